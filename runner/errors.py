@@ -1,0 +1,57 @@
+"""Every error a caller may see. A message is one line: what is wrong, where, and what to do next."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RunbookError(Exception):
+    """Base of all errors meant for the reader; the command line prints it without a traceback.
+
+    `exit_status` is what the process ends with: 2 for bad input, 3 where the work could not be finished.
+    """
+
+    exit_status = 3
+
+
+class InputError(RunbookError):
+    """The caller gave something that cannot be used: an argument, a file, a runbook."""
+
+    exit_status = 2
+
+
+class StoreError(RunbookError):
+    """The data folder could not be read or written."""
+
+
+class RecordError(InputError):
+    """A record file is not a record of this project, is truncated, or is of a newer schema."""
+
+
+class BusyError(RunbookError):
+    """Another run holds this node."""
+
+
+class GateError(RunbookError):
+    """A record may not be published."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One thing that is wrong in a runbook or a guide, at a place in a file (lines count from 1)."""
+
+    path: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}"
+
+
+class RunbookFaultsError(InputError):
+    """A runbook does not hold to the format; `faults` has every fault found, in file order."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        super().__init__("\n".join(str(fault) for fault in faults))

@@ -1,0 +1,224 @@
+"""A record: one run of one runbook on one node, as it is stored. Its JSON Schema is generated from here."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+
+from runner.entry.model import Evidence, Phase, Scalar
+from runner.hardware.machine import Machine
+
+SCHEMA_VERSION = 1
+
+
+class StepStatus(StrEnum):
+    """How a step ended.
+
+    `passed` and `symptom` ran to the end and found nothing, or found the symptom. `failed` missed an expectation
+    or fell back unasked. `error`, `timeout` and `interrupted` could not finish. `skipped` always has a reason.
+    """
+
+    PASSED = "passed"
+    SYMPTOM = "symptom"
+    FAILED = "failed"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+    @property
+    def finished(self) -> bool:
+        """Ran to its end, whatever it found: its numbers may be shown."""
+        return self in {StepStatus.PASSED, StepStatus.SYMPTOM, StepStatus.FAILED}
+
+    @property
+    def broken(self) -> bool:
+        """Could not finish: says nothing about the node."""
+        return self in {StepStatus.ERROR, StepStatus.TIMEOUT, StepStatus.INTERRUPTED}
+
+
+class Outcome(StrEnum):
+    """What a run says about its node."""
+
+    HEALTHY = "healthy"
+    FIX_PROVED = "fix_proved"
+    SYMPTOM = "symptom"
+    NOT_FIXED = "not_fixed"
+    NOT_REPRODUCED = "not_reproduced"
+    INCOMPLETE = "incomplete"
+    INCONCLUSIVE = "inconclusive"
+    NOT_APPLICABLE = "not_applicable"
+
+    @property
+    def exit_status(self) -> int:
+        """0 good, 1 the issue is there, 3 cannot say."""
+        if self in {Outcome.HEALTHY, Outcome.FIX_PROVED}:
+            return 0
+        return 1 if self in {Outcome.SYMPTOM, Outcome.NOT_FIXED, Outcome.NOT_REPRODUCED} else 3
+
+
+class Verdict(StrEnum):
+    """What a measurement says about an expectation."""
+
+    MET = "met"
+    MISSED = "missed"
+    INCONCLUSIVE = "inconclusive"
+    NOT_EVALUATED = "not_evaluated"
+
+
+class ClaimState(StrEnum):
+    """What a record says about a claim."""
+
+    CONFIRMED = "confirmed"
+    CONTRADICTED = "contradicted"
+    UNDECIDED = "undecided"
+
+
+def _utc(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Instant = Annotated[AwareDatetime, PlainSerializer(_utc, return_type=str)]
+"""UTC with zone, to the millisecond."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Measurement(_Model):
+    """One measured value with its raw samples.
+
+    Attributes:
+        name: a metric of `runner.catalogue`.
+        labels: what tells it from others of its name (op, bytes, arm, …).
+        value: the statistic over the samples, in `unit`.
+        statistic: `median`, `p95`, `max`, `sum`, `single`, …
+        samples: raw, in the order taken; empty where the value is not made of samples.
+    """
+
+    name: str
+    labels: dict[str, Scalar] = Field(default_factory=dict)
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    unit: str
+    statistic: str
+    samples: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+
+
+class Document(_Model):
+    """What a probe says: the JSON document at the end of its output.
+
+    Attributes:
+        fallback_reason: why `effective` differs from `requested`.
+        fallback_asked: the caller asked for a ladder (`--compile-mode smart`), so falling back is no failure.
+        details: anything else worth keeping, in JSON.
+    """
+
+    probe: str
+    method_version: int
+    status: str = Field(pattern="^(ok|symptom|not_applicable)$")
+    reason: str | None = None
+    requested: dict[str, JsonValue] = Field(default_factory=dict)
+    effective: dict[str, JsonValue] = Field(default_factory=dict)
+    fallback_reason: str | None = None
+    fallback_asked: bool = False
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+
+
+class StepResult(_Model):
+    """One step of a run: what ran, how it ended, what it printed (first and last part), what it measured."""
+
+    id: str
+    phase: Phase
+    command: str
+    digest: str
+    status: StepStatus
+    reason: str | None = None
+    exit_status: int | None = None
+    started_at: Instant | None = None
+    duration_s: float | None = None
+    gpus_used: int = 0
+    stdout_tail: str = ""
+    stdout_dropped_bytes: int = 0
+    stderr_tail: str = ""
+    stderr_dropped_bytes: int = 0
+    processes_ended: int = 0
+    probe: str | None = None
+    method_version: int | None = None
+    requested: dict[str, JsonValue] = Field(default_factory=dict)
+    effective: dict[str, JsonValue] = Field(default_factory=dict)
+    fallback_reason: str | None = None
+    fallback_asked: bool = False
+    details: dict[str, JsonValue] = Field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+
+
+class RunbookRef(_Model):
+    """The entry that was run."""
+
+    id: str
+    number: int
+    title: str
+
+
+class Code(_Model):
+    """The code that ran. `dirty`: runner/ or runbooks/ differ from the commit; None without a checkout."""
+
+    commit: str | None
+    digest: str
+    dirty: bool | None
+
+
+class Options(_Model):
+    """What the caller asked for. Numbers are compared among equal presets."""
+
+    preset: str
+    phases: tuple[Phase, ...]
+    steps: tuple[str, ...] = ()
+    reproduce: bool = False
+    slow: bool = True
+    allow: tuple[str, ...] = ()
+
+
+class StoredVerdict(_Model):
+    """An expectation judged when the run ended. History: pages judge afresh."""
+
+    id: str
+    verdict: Verdict
+    value: float | None
+    unit: str
+    evidence: Evidence
+    decides: bool
+    note: str | None = None
+
+
+class Record(_Model):
+    """One run of one runbook on one node.
+
+    `outcome` and `ended_at` are None only in a record whose run was killed: its finished steps still count.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    campaign: str | None = None
+    node_alias: str
+    runbook: RunbookRef
+    code: Code
+    machine: Machine
+    started_at: Instant
+    ended_at: Instant | None = None
+    options: Options
+    steps: tuple[StepResult, ...] = ()
+    verdicts: tuple[StoredVerdict, ...] = ()
+    outcome: Outcome | None = None
+    simulated: bool = False
+
+
+def record_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Record.model_json_schema(mode="serialization"),
+    }

@@ -1,0 +1,274 @@
+"""What this host is. The one place that looks; everything else is handed a `Machine`."""
+
+import ctypes.util
+import importlib.metadata
+import os
+import platform
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from runner.hardware.boards import board_of
+
+NVML_DEADLINE_S = 20.0
+
+
+class Gpu(BaseModel):
+    """One installed GPU. Identifiers (UUID, serial number) are never taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: int
+    name: str
+    memory_bytes: int
+    compute_capability: str | None = None
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    power_limit_w: float | None = None
+    throttle_reasons: tuple[str, ...] = ()
+    mig: bool = False
+    busy: bool | None = None
+
+
+class Machine(BaseModel):
+    """The facts about a host that make a number comparable. `None` where a thing could not be found out.
+
+    Attributes:
+        machine_class: installed hardware, such as `8xB200-180GB` or `cpu-x86_64-2c`.
+        load: one-minute load average when the run began.
+        gpu_error: why the GPUs could not be read, where there are signs of some.
+        simulated: NVML is a stand-in, or its GPUs have no device nodes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    machine_class: str
+    gpus: tuple[Gpu, ...]
+    gpu_error: str | None
+    driver: str | None
+    cpu: str | None
+    cores: int
+    arch: str
+    memory_bytes: int
+    os: str
+    kernel: str
+    python: str
+    torch: str | None
+    cuda: str | None
+    nccl: str | None
+    load: float | None
+    simulated: bool
+
+
+class _Nvml(BaseModel):
+    gpus: tuple[Gpu, ...] = ()
+    driver: str | None = None
+    error: str | None = None
+    simulated: bool = False
+
+
+def machine_class(gpus: tuple[Gpu, ...], gpu_error: str | None, arch: str, cores: int) -> str:
+    """Name the class of installed hardware: `8xB200-180GB`, `1xH100-80GB`, `cpu-x86_64-2c`.
+
+    A host whose GPUs are there but cannot be read is `unreadable-gpu-<arch>-<cores>c`, never a CPU class.
+    """
+    if gpu_error is not None:
+        return f"unreadable-gpu-{arch}-{cores}c"
+    if not gpus:
+        return f"cpu-{arch}-{cores}c"
+    kinds: dict[str, int] = {}
+    for gpu in gpus:
+        kind = _gpu_kind(gpu)
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return "+".join(f"{count}x{kind}" for kind, count in sorted(kinds.items()))
+
+
+def _gpu_kind(gpu: Gpu) -> str:
+    board = board_of(gpu.name)
+    if board is not None:
+        name = f"{board.name}-{board.memory_label_gb}GB"
+    else:
+        bare = re.sub(r"^NVIDIA\s+|[^A-Za-z0-9]+", "-", gpu.name).strip("-")
+        name = f"{bare}-{round(gpu.memory_bytes / 2**30)}GB"
+    return f"{name}-mig" if gpu.mig else name
+
+
+def look() -> Machine:
+    """Look at this host. Never raises for what a sick host may do; never imports torch."""
+    nvml = _look_at_gpus()
+    arch, cores = platform.machine(), os.cpu_count() or 1
+    torch, cuda = _torch_versions()
+    return Machine(
+        machine_class=machine_class(nvml.gpus, nvml.error, arch, cores),
+        gpus=nvml.gpus,
+        gpu_error=nvml.error,
+        driver=nvml.driver,
+        cpu=_cpu_model(),
+        cores=cores,
+        arch=arch,
+        memory_bytes=psutil.virtual_memory().total,
+        os=_os_name(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        torch=torch,
+        cuda=cuda,
+        nccl=_nccl_version(),
+        load=os.getloadavg()[0],
+        simulated=nvml.simulated,
+    )
+
+
+def gpu_count() -> int:
+    """GPUs that NVML shows on this host; 0 where there are none or they cannot be read."""
+    return len(_look_at_gpus().gpus)
+
+
+def _look_at_gpus() -> _Nvml:
+    # A wedged driver can hang any NVML call for good; a daemon thread lets this process go on without it.
+    found: list[_Nvml] = []
+    thread = threading.Thread(target=lambda: found.append(_read_nvml()), daemon=True, name="nvml")
+    thread.start()
+    thread.join(NVML_DEADLINE_S)
+    if found:
+        return found[0]
+    return _Nvml(error=f"NVML gave no answer within {NVML_DEADLINE_S:g} s; the driver may be wedged")
+
+
+def _read_nvml() -> _Nvml:
+    import pynvml  # noqa: PLC0415 - a host without GPUs should not pay for it at import
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return _Nvml(error=_why_unreadable(str(error)))
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        count = pynvml.nvmlDeviceGetCount()
+        gpus = tuple(_read_gpu(pynvml, index) for index in range(count))
+    except pynvml.NVMLError as error:
+        return _Nvml(error=f"NVML: {error}")
+    finally:
+        pynvml.nvmlShutdown()
+    return _Nvml(gpus=gpus, driver=driver, simulated=_is_stand_in(count))
+
+
+def _why_unreadable(message: str) -> str | None:
+    """An error only where the host shows signs of NVIDIA GPUs; without any, it simply has none."""
+    return f"NVML: {message}" if _signs_of_gpus() else None
+
+
+def _signs_of_gpus(pci: Path = Path("/sys/bus/pci/devices"), dev: Path = Path("/dev")) -> bool:
+    if any(dev.glob("nvidia[0-9]*")):
+        return True
+    for device in pci.glob("*"):
+        try:
+            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
+        except OSError:
+            continue
+        # PCI vendor 10de is NVIDIA, base class 03 a display or 3D controller.
+        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return False
+
+
+def _is_stand_in(count: int) -> bool:
+    """GPUs without device nodes are not GPUs, and a stand-in library says so by its marker symbol."""
+    if count and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return True
+    try:
+        return hasattr(ctypes.CDLL("libnvidia-ml.so.1"), "runbook_stand_in_nvml")
+    except OSError:
+        return False
+
+
+def _read_gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def ask(name: str, *arguments: object) -> Any:
+        """One reading; None where this board or driver does not have it."""
+        try:
+            return getattr(nvml, name)(handle, *arguments)
+        except nvml.NVMLError:
+            return None
+
+    capability = ask("nvmlDeviceGetCudaComputeCapability")
+    sm = ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)
+    memory = ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)
+    limit = ask("nvmlDeviceGetEnforcedPowerLimit")
+    mig = ask("nvmlDeviceGetMigMode")
+    reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
+    processes = ask("nvmlDeviceGetComputeRunningProcesses")
+    return Gpu(
+        index=index,
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+        compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
+        sm_clock_hz=None if sm is None else sm * 1e6,
+        memory_clock_hz=None if memory is None else memory * 1e6,
+        power_limit_w=None if limit is None else limit / 1e3,
+        throttle_reasons=() if reasons is None else _throttle_reasons(reasons),
+        mig=mig is not None and bool(mig[0]),
+        busy=None if processes is None else bool(processes),
+    )
+
+
+# Bits of nvmlClocksEventReasons that mean the GPU is held back; idle and user-set clocks are not among them.
+_HELD_BACK = {
+    0x0000000000000004: "software power cap",
+    0x0000000000000008: "hardware slowdown",
+    0x0000000000000010: "sync boost",
+    0x0000000000000020: "software thermal slowdown",
+    0x0000000000000040: "hardware thermal slowdown",
+    0x0000000000000080: "hardware power brake",
+}
+
+
+def _throttle_reasons(bits: int) -> tuple[str, ...]:
+    return tuple(name for bit, name in _HELD_BACK.items() if bits & bit)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return next(names, None)
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.system()
+
+
+def _torch_versions() -> tuple[str | None, str | None]:
+    """Versions of torch and of its CUDA, read from files: importing torch takes seconds."""
+    try:
+        distribution = importlib.metadata.distribution("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None, None
+    try:
+        text = Path(str(distribution.locate_file("torch/version.py"))).read_text(encoding="utf-8")
+    except OSError:
+        return distribution.version, None
+    cuda = re.search(r"^cuda\b.*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return version[1] if version else distribution.version, cuda[1] if cuda else None
+
+
+def _nccl_version() -> str | None:
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        if name.startswith("nvidia-nccl-cu"):
+            return distribution.version
+    return None

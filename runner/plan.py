@@ -1,0 +1,121 @@
+"""From a runbook, a machine and the caller's options to the steps that run here, each other one with a reason."""
+
+from dataclasses import dataclass
+
+from runner.entry.model import Phase, Runbook, Safety, Step
+from runner.errors import InputError
+from runner.hardware.machine import Machine
+from runner.presets import PRESETS, default_preset
+
+ALLOWANCES = ("changes-host", "busy")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller asked for.
+
+    Attributes:
+        phases: only these; all when empty.
+        steps: only these ids; all when empty. Their phase's and, for Verify, Fix's earlier steps still run where
+            the step starts from their environment.
+        preset: overrides the machine's own.
+        slow: whether steps marked `slow` run.
+        nodes: nodes that a step may use.
+    """
+
+    phases: tuple[Phase, ...] = ()
+    steps: tuple[str, ...] = ()
+    reproduce: bool = False
+    allow: tuple[str, ...] = ()
+    preset: str | None = None
+    slow: bool = True
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step, and why it will not run (None: it will)."""
+
+    step: Step
+    skip: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run, in order. `longest_s` is the sum of the deadlines of the steps that run, in seconds."""
+
+    runbook: Runbook
+    preset: str
+    steps: tuple[PlannedStep, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def longest_s(self) -> float:
+        """The longest that the run may take, in seconds."""
+        return sum(planned.step.timeout for planned in self.steps if planned.skip is None)
+
+
+def make_plan(runbook: Runbook, machine: Machine, request: Request) -> Plan:
+    """Decide for every asked step whether it runs here.
+
+    Raises:
+        InputError: a step or preset that does not exist, or a step asked for outside the asked phases.
+    """
+    preset = request.preset or default_preset(len(machine.gpus))
+    if preset not in PRESETS:
+        raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+    wanted = _wanted(runbook, request)
+    planned = tuple(
+        PlannedStep(step, _why_not(step, machine, request)) for step in runbook.steps if step.id in wanted
+    )
+    return Plan(
+        runbook,
+        preset,
+        planned,
+        tuple(phase for phase in Phase if phase in request.phases or not request.phases),
+    )
+
+
+def _wanted(runbook: Runbook, request: Request) -> frozenset[str]:
+    known = {step.id for step in runbook.steps}
+    for step_id in request.steps:
+        if step_id not in known:
+            raise InputError(f"{runbook.id} has no step {step_id!r}; it has {', '.join(sorted(known))}")
+    chosen = [
+        step
+        for step in runbook.steps
+        if (not request.phases or step.phase in request.phases)
+        and (not request.steps or step.id in request.steps)
+        and (step.phase is not Phase.REPRODUCE or request.reproduce or step.id in request.steps)
+    ]
+    if request.steps and not chosen:
+        raise InputError(f"none of the steps {', '.join(request.steps)} is in the phases asked for")
+    ids = {step.id for step in chosen}
+    # Verify starts from Fix's environment, and a single step from its phase's: those run too.
+    if request.steps or request.phases:
+        for step in chosen:
+            ids.update(earlier.id for earlier in runbook.inherits(step))
+    return frozenset(ids)
+
+
+def _why_not(step: Step, machine: Machine, request: Request) -> str | None:
+    if machine.gpu_error and step.gpus:
+        return f"needs {step.gpus} GPUs; the ones here cannot be read ({machine.gpu_error})"
+    if step.gpus > len(machine.gpus):
+        return f"needs {_count(step.gpus, 'GPU')}, this host has {len(machine.gpus) or 'none'}"
+    if step.nodes > request.nodes:
+        return f"needs {_count(step.nodes, 'node')}, this run has {request.nodes}"
+    if step.safety is Safety.CHANGES_HOST and "changes-host" not in request.allow:
+        return "changes the host; run with --allow changes-host to permit it"
+    if step.safety is Safety.LOADS_DEVICE and "busy" not in request.allow:
+        busy = [gpu.index for gpu in machine.gpus if gpu.busy]
+        if busy:
+            named = ", ".join(str(index) for index in busy)
+            return f"would load GPUs in use by other processes (index {named}); --allow busy runs it all the same"
+    if step.slow and not request.slow:
+        return "marked slow and left out here; run the entry itself to include it"
+    return None
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,188 @@
+"""What every probe promises: its arguments, its document, its exit status.
+
+A probe module has a `PROBE` at its top and a `main()` of one line, and imports torch only inside functions, so
+that its argument parser can be had on a laptop without torch:
+
+    PROBE = Probe("collectives", parser=_parser, run=_run)
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_probe(PROBE, argv)
+
+Human lines go to standard error. The last line of standard output is one JSON document, also written to
+`--output-json FILE` and to the file that RUNBOOK_RESULT names.
+Exit status: 0 healthy or measured, 1 symptom (with a document that says so), 2 bad usage, 80 not applicable here.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from runner.catalogue import METRICS, PROBES
+from runner.entry.model import Scalar
+from runner.errors import InputError
+from runner.evidence.record import Document, Measurement
+from runner.presets import PRESETS, default_preset
+
+OK, SYMPTOM, BAD_USAGE, NOT_APPLICABLE = 0, 1, 2, 80
+
+
+class NotApplicableError(Exception):
+    """The question does not arise on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a probe found out; `run_probe` turns it into the document and the exit status."""
+
+    measurements: Sequence[Measurement] = ()
+    status: Literal["ok", "symptom", "not_applicable"] = "ok"
+    reason: str | None = None
+    requested: Mapping[str, object] = field(default_factory=dict)
+    effective: Mapping[str, object] = field(default_factory=dict)
+    fallback_reason: str | None = None
+    fallback_asked: bool = False
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class Work(Protocol):
+    """The body of a probe."""
+
+    def __call__(self, arguments: argparse.Namespace) -> Findings:
+        """Measure, or raise InputError (exit 2) or NotApplicableError (exit 80)."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe: its name in the catalogue, its argument parser and its work."""
+
+    name: str
+    parser: Callable[[], argparse.ArgumentParser]
+    run: Work
+
+
+def base_parser(description: str | None) -> argparse.ArgumentParser:
+    """An argument parser with the options that every probe has: `--preset` and `--output-json`.
+
+    Args:
+        description: the probe module's docstring; its first line becomes the description.
+    """
+    parser = argparse.ArgumentParser(
+        description=(description or "").strip().partition("\n")[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default=os.environ.get("RUNBOOK_PRESET"),
+        help="scale of the work (default: RUNBOOK_PRESET, else tiny without a GPU, 8b with one, 70b with eight)",
+    )
+    parser.add_argument("--output-json", type=Path, metavar="FILE", help="also write the document to FILE")
+    return parser
+
+
+def preset_of(arguments: argparse.Namespace) -> str:
+    """The preset asked for, or the device's own."""
+    from runner.hardware.machine import gpu_count
+
+    return str(arguments.preset or default_preset(gpu_count()))
+
+
+def measured(
+    name: str, samples: Sequence[float], statistic: str = "median", /, **labels: Scalar
+) -> Measurement:
+    """A measurement from raw samples: the unit is the catalogue's, the value their median (or other statistic).
+
+    Raises:
+        KeyError: the metric or the statistic is not known.
+        ValueError: no samples.
+    """
+    functions: Mapping[str, Callable[[Sequence[float]], float]] = {
+        "median": statistics.median,
+        "mean": statistics.fmean,
+        "max": max,
+        "min": min,
+        "sum": math.fsum,
+    }
+    return Measurement(
+        name=name,
+        labels=dict(labels),
+        value=functions[statistic](samples),
+        unit=METRICS[name].unit,
+        statistic=statistic,
+        samples=tuple(samples),
+    )
+
+
+def single(name: str, value: float, /, **labels: Scalar) -> Measurement:
+    """A measurement that is one reading and has no samples beneath it."""
+    return Measurement(
+        name=name, labels=dict(labels), value=value, unit=METRICS[name].unit, statistic="single"
+    )
+
+
+def say(message: str) -> None:
+    """One line for a human, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
+    """Parse, work, report. A bug in the work is left to raise: a crash must never look like a symptom."""
+    arguments = probe.parser().parse_args(argv)
+    try:
+        findings = probe.run(arguments)
+    except InputError as error:
+        say(f"{probe.name}: {error}")
+        return BAD_USAGE
+    except NotApplicableError as error:
+        findings = Findings(status="not_applicable", reason=str(error))
+    publish(_document(probe, findings), arguments.output_json)
+    if findings.reason:
+        say(f"{probe.name}: {findings.reason}")
+    return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
+
+
+def _document(probe: Probe, findings: Findings) -> Document:
+    info = PROBES[probe.name]
+    for measurement in findings.measurements:
+        if measurement.name not in info.emits:
+            raise ValueError(
+                f"{probe.name} reports {measurement.name}, which the catalogue does not list for it"
+            )
+    return Document.model_validate(
+        {
+            "probe": probe.name,
+            "method_version": info.method_version,
+            "status": findings.status,
+            "reason": findings.reason,
+            "requested": dict(findings.requested),
+            "effective": dict(findings.effective),
+            "fallback_reason": findings.fallback_reason,
+            "fallback_asked": findings.fallback_asked,
+            "details": dict(findings.details),
+            "measurements": tuple(findings.measurements),
+        }
+    )
+
+
+def publish(document: Document, output: Path | None) -> None:
+    """Write the document to `--output-json` and RUNBOOK_RESULT, then print it as the last line of output.
+
+    Raises:
+        InputError: `--output-json` cannot be written.
+    """
+    line = json.dumps(document.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    result = os.environ.get("RUNBOOK_RESULT")
+    for path in filter(None, (output, Path(result) if result else None)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(line + "\n", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+    sys.stderr.flush()
+    print(line, flush=True)

@@ -1,0 +1,111 @@
+"""Units: what is stored (seconds, bytes, and so on), how a reader writes them, how a page shows them."""
+
+import math
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from runner.errors import InputError
+
+# Units that may stand in a record. `1` is the unit of a ratio or a count.
+STORED_UNITS = frozenset(
+    {"1", "s", "B", "B/s", "FLOP/s", "token/s", "token/J", "J/token", "J", "W", "Hz", "degC", "dB"}
+)
+
+_BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_DECIMAL = {"kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+# Written unit -> (factor to the stored unit, stored unit).
+_WRITTEN: Mapping[str, tuple[float, str]] = MappingProxyType(
+    {unit: (1.0, unit) for unit in STORED_UNITS}
+    | {"%": (0.01, "1"), "ms": (1e-3, "s"), "us": (1e-6, "s"), "min": (60.0, "s"), "h": (3600.0, "s")}
+    | {name: (float(factor), "B") for name, factor in (_BINARY | _DECIMAL).items()}
+    | {f"{name}/s": (float(factor), "B/s") for name, factor in (_BINARY | _DECIMAL).items()}
+    | {"GFLOP/s": (1e9, "FLOP/s"), "TFLOP/s": (1e12, "FLOP/s"), "MHz": (1e6, "Hz"), "GHz": (1e9, "Hz")}
+    | {"tokens/s": (1.0, "token/s"), "tokens/J": (1.0, "token/J"), "J/tokens": (1.0, "J/token")}
+    | {"mJ": (1e-3, "J"), "kJ": (1e3, "J"), "mW": (1e-3, "W"), "kW": (1e3, "W")}
+)
+
+_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%/]+)?\s*")
+
+
+def known_units() -> frozenset[str]:
+    """Every unit that a runbook may write."""
+    return frozenset(_WRITTEN)
+
+
+def to_stored(value: float, unit: str) -> tuple[float, str]:
+    """Convert a written value to its stored unit: `(30, "GB/s")` gives `(3e10, "B/s")`.
+
+    Raises:
+        InputError: the unit is not known.
+    """
+    if unit not in _WRITTEN:
+        raise InputError(f"unknown unit {unit!r}; known are {', '.join(sorted(_WRITTEN))}")
+    factor, stored = _WRITTEN[unit]
+    return value * factor, stored
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as `8GiB`, `256MiB`, `1GB` or `4096` as bytes.
+
+    Raises:
+        InputError: not a size.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match:
+        number, unit = float(match[1]), match[2] or "B"
+        factor, stored = _WRITTEN.get(unit, (0.0, ""))
+        if stored == "B" and (number * factor).is_integer():
+            return int(number * factor)
+    raise InputError(f"{text!r} is not a size; write bytes as 4096, 256MiB or 8GiB")
+
+
+def format_bytes(value: int) -> str:
+    """Write bytes the way a runbook does, exactly where a binary unit divides them: 268435456 is `256MiB`."""
+    for unit, factor in reversed(_BINARY.items()):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return f"{value}B"
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text and decimals > digits else text
+
+
+def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
+    for factor, unit in steps:
+        if abs(value) >= factor:
+            return f"{_significant(value / factor)} {unit}"
+    factor, unit = steps[-1]
+    return f"{_significant(value / factor)} {unit}"
+
+
+_SHOWN: Mapping[str, tuple[tuple[float, str], ...]] = MappingProxyType(
+    {
+        "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
+        "B": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
+        "B/s": ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s")),
+        "FLOP/s": ((1e12, "TFLOP/s"), (1e9, "GFLOP/s"), (1e6, "MFLOP/s")),
+        "Hz": ((1e9, "GHz"), (1e6, "MHz")),
+    }
+)
+_PLURAL: Mapping[str, str] = MappingProxyType({"token/s": "tokens/s", "token/J": "tokens/J", "degC": "°C"})
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """Show a stored value to a reader with three significant digits: `(8.38e11, "B/s")` is `838 GB/s`.
+
+    `None` reads `unmeasured`: never blank, never zero.
+    """
+    if value is None:
+        return "unmeasured"
+    if unit in _SHOWN:
+        return _scaled(value, _SHOWN[unit])
+    if unit == "1":
+        return f"{value:,.0f}" if float(value).is_integer() else _significant(value)
+    return f"{_significant(value)} {_PLURAL.get(unit, unit)}"
