@@ -79,7 +79,7 @@ def _significant(value: float, digits: int = 3) -> str:
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
     for factor, unit in steps:
-        if abs(value) >= factor:
+        if abs(value) >= factor or value == 0:
             return f"{_significant(value / factor)} {unit}"
     factor, unit = steps[-1]
     return f"{_significant(value / factor)} {unit}"
