@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -18,10 +17,10 @@ from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_state
-from runner.evidence.record import Outcome, Record, StepStatus
+from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.store import Store
 from runner.hardware.machine import look
-from runner.launch.recording import Bench, run_and_record
+from runner.launch.recording import Bench, Kept, run_and_record
 from runner.plan import Plan, make_plan
 
 
@@ -44,37 +43,39 @@ def run(arguments: argparse.Namespace) -> int:
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
     bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code_state(root))
-    records: list[Record] = []
+    kept: list[Kept] = []
     with _terminate_like_interrupt():
         for plan in plans:
             with Progress(console, plan, machine.machine_class) as progress:
                 try:
-                    record, path = run_and_record(plan, request, bench, progress)
+                    kept.append(run_and_record(plan, request, bench, progress))
                 except BusyError:
-                    if not records:
+                    if not kept:
                         raise
                     progress.trouble(f"{plan.runbook.id} was not run: another run holds this node")
                     continue
-            records.append(record)
-            _close(console, plan, record, path)
-            if any(step.status is StepStatus.INTERRUPTED for step in record.steps):
+            _close(console, plan, kept[-1])
+            if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
                 break
+    records = [one.record for one in kept]
     console.print(summary_table(records))
     if arguments.json:
         print(json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True, indent=2))
-    return exit_status(records, len(plans))
+    return exit_status(kept, len(plans))
 
 
-def exit_status(records: Sequence[Record], asked: int) -> int:
-    """The worst of the outcomes; 3 where an entry that was asked for has no record."""
-    statuses = [(record.outcome or Outcome.INCOMPLETE).exit_status for record in records]
-    return max(statuses) if len(statuses) == asked else 3
+def exit_status(kept: Sequence[Kept], asked: int) -> int:
+    """The worst of the outcomes; 3 where an entry that was asked for has no record in the data folder."""
+    if len(kept) < asked or not all(one.stored for one in kept):
+        return Outcome.INCOMPLETE.exit_status
+    return max((one.record.outcome or Outcome.INCOMPLETE).exit_status for one in kept)
 
 
-def _close(console: Console, plan: Plan, record: Record, path: Path) -> None:
+def _close(console: Console, plan: Plan, kept: Kept) -> None:
+    record = kept.record
     outcome = record.outcome or Outcome.INCOMPLETE
     console.print(
-        f"[bold]{plan.runbook.id}: {outcome.value}[/bold]  record: {escape(str(path))}", soft_wrap=True
+        f"[bold]{plan.runbook.id}: {outcome.value}[/bold]  record: {escape(str(kept.path))}", soft_wrap=True
     )
     found = any(
         step.phase is Phase.DIAGNOSE and step.status in {StepStatus.SYMPTOM, StepStatus.FAILED}

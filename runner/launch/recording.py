@@ -48,12 +48,21 @@ class Bench:
     code: Code
 
 
-def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observer) -> tuple[Record, Path]:
+@dataclass(frozen=True)
+class Kept:
+    """A finished run and the file that holds it; `stored` is false where the data folder could not take it."""
+
+    record: Record
+    path: Path
+    stored: bool
+
+
+def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observer) -> Kept:
     """Run a plan on this node; the record is saved before the first step, after every step, and at the end.
 
     Returns:
-        The finished record, and the file that holds it. When the data folder fails in the middle of the run,
-        the run goes on and the record is kept in a temporary file instead; the observer is told.
+        The finished run. When the data folder fails in the middle of it, the run goes on and the record is
+        kept in a temporary file instead; the observer is told.
 
     Raises:
         BusyError: another run holds this node.
@@ -61,7 +70,7 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
     """
     record = _new_record(plan, request, bench)
     with node_lock(record.run_id), tempfile.TemporaryDirectory(prefix="runbook-") as scratch:
-        path = bench.store.save(record)
+        bench.store.save(record)
         failing: StoreError | None = None
         for result in run_plan(
             plan,
@@ -77,11 +86,11 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
             failing = _try_save(bench.store, record, observer, failing)
         record = _finished(record, plan, bench.machine)
     try:
-        return record, bench.store.save(record)
+        return Kept(record, bench.store.save(record), stored=True)
     except StoreError as error:
         path = _keep_elsewhere(record)
         observer.trouble(f"{error}; the record of this run is kept in {path}")
-        return record, path
+        return Kept(record, path, stored=False)
 
 
 def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
