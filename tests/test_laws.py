@@ -23,6 +23,7 @@ ROOMS = (
     ("evidence",),
     ("plan",),
     ("launch", "probes", "pages"),
+    ("commands",),
     ("check",),
     ("cli",),
 )
