@@ -73,7 +73,12 @@ class Store:
             StoreError: it could not be written; the earlier file stands as it was.
         """
         path = self.path_of(record)
-        text = self._serialised(record)
+        try:
+            text = self._serialised(record)
+        except ValueError as error:
+            raise StoreError(
+                f"cannot write {path}: it would hold NaN or Infinity, which JSON has not"
+            ) from error
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A record in progress must outlive its process; a finished one should outlive a power cut too.
@@ -231,8 +236,7 @@ def _replace(path: Path, text: str, *, sync: bool) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        # A lone surrogate (undecodable output) has no UTF-8; an escape would be refused on reading.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace", newline="\n") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             os.fchmod(descriptor, 0o644)
             file.write(text)
             if sync:
