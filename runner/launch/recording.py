@@ -14,7 +14,8 @@ from runner.evidence.judge import judge_expectations, outcome
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine
-from runner.launch.local import node_lock, run_plan
+from runner.launch.local import run_plan
+from runner.launch.lock import node_lock
 from runner.plan import Plan, PlannedStep, Request
 
 
