@@ -3,6 +3,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -172,14 +174,37 @@ print(path.read_bytes() == before, len(list(path.parent.iterdir())))
     assert second == "True 1"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
-def test_a_read_only_folder_is_one_line(store: Store) -> None:
+@pytest.fixture
+def unprivileged_folder() -> Iterator[Path]:
+    """A folder of this process's own, without the rights of root over it while the test runs."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        if user == 0:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_read_only_folder_is_one_line(unprivileged_folder: Path) -> None:
+    store = Store(unprivileged_folder)
     path = store.save(record(step("a")))
     path.parent.chmod(0o500)
     with pytest.raises(StoreError, match="Permission denied"):
         store.save(record(step("a"), step("b")))
     path.parent.chmod(0o700)
     assert len(store.load(path).steps) == 1
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(unprivileged_folder: Path) -> None:
+    store = Store(unprivileged_folder)
+    folder = store.save(record()).parent
+    folder.chmod(0o000)
+    with pytest.raises(StoreError, match=r"cannot list .*Permission denied"):
+        list(store.records())
+    folder.chmod(0o700)
 
 
 def test_a_read_only_file_system_is_one_line() -> None:
