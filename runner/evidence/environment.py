@@ -21,13 +21,14 @@ _CONTINUATION = re.compile(r"[ \t}]")
 # `/proc/<pid>/environ` separates by NUL.
 _LINE = re.compile(r"[^\n\0]*[\n\0]?")
 # Python's own printed form of os.environ: one line, or two spaces of indent where it was pretty-printed.
-_PYTHON_FORM = re.compile(r"environ\(\{(?:[^\n]|\n[ \t])*")
+_PAIR = re.compile(r"['\"]: ['\"]")
+_PYTHON_FORM = re.compile(r"environ\(\{\s*['\"](?:(?!\}\))[^\n]|\n[ \t])*+(?:\}\))?")
 
 
 def remove_environments(text: str) -> str:
     """Replace each run of at least five assignments that names typical variables by one line that counts them."""
     if "environ({" in text:
-        text = _PYTHON_FORM.sub(lambda found: removed(max(found[0].count("': '"), 1)), text)
+        text = _PYTHON_FORM.sub(lambda found: removed(len(_PAIR.findall(found[0]))), text)
     # Cheap way out: no dump without one of these.
     if text.count("=") < FEWEST_VARIABLES or not any(f"{name}=" in text for name in _TYPICAL):
         return text

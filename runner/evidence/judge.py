@@ -21,6 +21,18 @@ from runner.evidence.record import (
 from runner.hardware.machine import Machine
 from runner.units import format_value, to_stored
 
+__all__ = [
+    "Evaluated",
+    "decides",
+    "describe_exit",
+    "evaluate",
+    "failed_by_expectation",
+    "judge_claims",
+    "judge_expectations",
+    "judge_step",
+    "outcome",
+]
+
 EXIT_OK, EXIT_SYMPTOM, EXIT_BAD_USAGE, EXIT_NOT_APPLICABLE = 0, 1, 2, 80
 _SHELL_SIGNAL_BASE = 128
 

@@ -32,6 +32,7 @@ _COMMON = frozenset(
     )
 )
 _FEWEST_CHARACTERS = 3
+_NO_NAME = re.compile(r"[^\w.-]+")
 _PLACEHOLDER = re.compile(
     r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
     r"|environment of \d+ variables removed)\]"
@@ -97,7 +98,7 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
         while name in result:
             number += 1
             name = f"{clean} ({number})"
-        hidden = _named_secret(key, item)
+        hidden = _named_secret(name, item)
         result[name] = redact_json(item, secrets) if hidden is None else hidden
     return result
 
@@ -175,9 +176,10 @@ def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
     if not isinstance(value, str) or not SPEAKING_NAME.search(key):
         return None
-    line = f'{key}="{value}"'
+    name = _NO_NAME.sub("_", key)
+    line = f'{name}="{value}"'
     redacted = _by_rules(line)
-    found = _PLACEHOLDER.search(redacted, len(key)) if redacted != line else None
+    found = _PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
     return found[0] if found else None
 
 
