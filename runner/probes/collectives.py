@@ -137,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         ready, *_ = [arm.world.ask(None, "joining the group")[0] for arm in arms.values()]
         for op in job.ops:
             for size in job.sizes:
-                measurements += _measure(arms, job, op, size)
+                measurements += _measure(arms, job, op, _whole(op, size, job.ranks))
     reason = _symptom(measurements)
     return Findings(
         measurements=measurements,
@@ -164,9 +164,17 @@ def _job(arguments: argparse.Namespace) -> _Job:
     if ranks == 1:
         raise NotApplicableError("one rank has nobody to talk to: bus bandwidth needs two or more")
     by_default = ["256KiB", "4MiB"] if backend == "gloo" else ["1MiB", "256MiB", "8GiB"]
-    sizes = tuple(_whole(parse_bytes(size), ranks) for size in arguments.sizes or by_default)
+    sizes = tuple(dict.fromkeys(parse_bytes(size) for size in arguments.sizes or by_default))
+    if min(sizes) < _ELEMENT * ranks:
+        raise InputError(f"--sizes must be at least {_ELEMENT * ranks} bytes: one element a rank")
     return _Job(
-        tuple(arguments.op), sizes, ranks, backend, arguments.iterations, arguments.warmup, arguments.timeout
+        tuple(dict.fromkeys(arguments.op)),
+        sizes,
+        ranks,
+        backend,
+        arguments.iterations,
+        arguments.warmup,
+        arguments.timeout,
     )
 
 
@@ -179,11 +187,9 @@ def _visible_gpus(visible: str | None, installed: int) -> int:
     return min(installed, len([entry for entry in shown if entry]))
 
 
-def _whole(size: int, ranks: int) -> int:
-    """The size rounded up so that every rank has an equal, whole number of elements."""
-    unit = _ELEMENT * ranks
-    if size < 1:
-        raise InputError("a message of 0 bytes has no bandwidth; give --sizes of at least 4 bytes a rank")
+def _whole(op: str, size: int, ranks: int) -> int:
+    """The size rounded up to whole elements, and to equal pieces where the collective deals in pieces."""
+    unit = _ELEMENT if op in {"all_reduce", "broadcast"} else _ELEMENT * ranks
     return math.ceil(size / unit) * unit
 
 
