@@ -138,6 +138,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         for op in job.ops:
             for size in job.sizes:
                 measurements += _measure(arms, job, op, _whole(op, size, job.ranks))
+    wrong = [found.value for found in measurements if found.name == "wrong_elements"]
+    # Without labels: of the whole run, so that one bound covers every size.
+    measurements.append(single("wrong_elements", sum(wrong)))
     reason = _symptom(measurements)
     return Findings(
         measurements=measurements,
@@ -236,6 +239,8 @@ def _turns(iterations: int) -> list[int]:
 
 def _symptom(measurements: Sequence[Measurement]) -> str | None:
     for found in measurements:
+        if not found.labels:
+            continue
         where = f"{found.labels['op']} of {format_bytes(int(found.labels['bytes']))}"
         if found.name == "wrong_elements" and found.value:
             return f"{where} gave {found.value:,.0f} wrong elements ({found.labels['arm']} environment)"

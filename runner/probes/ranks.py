@@ -26,6 +26,7 @@ import psutil
 from runner.errors import RankError
 
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
+SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
 # What an earlier launch leaves behind; torchrun sets its own.
@@ -39,7 +40,8 @@ class RankLine:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(os.environ[LINE_VARIABLE])
         self._lines = self._socket.makefile("r", encoding="utf-8")
-        self.rank = int(os.environ["RANK"])
+        # A process started without torchrun is the only one; a RANK in its environment is somebody else's.
+        self.rank = int(os.environ.get(SOLE_VARIABLE) or os.environ["RANK"])
         self.send({"rank": self.rank, "pid": os.getpid()})
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -84,9 +86,9 @@ class World:
     """Ranks that run one program, with work handed out in turns.
 
     Args:
-        program: what torchrun starts as each rank, such as `["-m", "runner.probes.collectives_worker"]`.
-        ranks: how many.
-        environment: complete environment of the ranks; what an earlier launch left in it is taken out.
+        program: what each rank is, such as `["-m", "runner.probes.collectives_worker"]`.
+        ranks: how many torchrun starts; None for one process without torchrun, whose environment stays as given.
+        environment: complete environment of the ranks; torchrun's own variables are taken out for torchrun.
         deadline: `time.monotonic()` after which an answer still missing is an error.
         label: how messages call this world.
     """
@@ -94,32 +96,37 @@ class World:
     def __init__(
         self,
         program: Sequence[str],
-        ranks: int,
+        ranks: int | None,
         environment: Mapping[str, str],
         deadline: float,
         label: str = "",
     ) -> None:
-        self._ranks, self._deadline, self._label = ranks, deadline, f" ({label})" if label else ""
+        self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
+        self._deadline, self._label = deadline, f" ({label})" if label else ""
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
         folder = Path(self._folder.name)
         self._output = folder / "output"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(folder / "line"))
-        self._listener.listen(ranks)
+        self._listener.listen(self._ranks)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._members: dict[int, _Member] = {}
-        torchrun = (
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--local-addr=127.0.0.1",
-            f"--nproc-per-node={ranks}",
-        )
+        command = [sys.executable, *program]
+        own = dict(environment) | {SOLE_VARIABLE: "0"}
+        if ranks is not None:
+            torchrun = (
+                "torch.distributed.run",
+                "--standalone",
+                "--local-addr=127.0.0.1",
+                f"--nproc-per-node={ranks}",
+            )
+            command = [sys.executable, "-m", *torchrun, *program]
+            own = _for_ranks(environment)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *torchrun, *program],
-                env=_for_ranks(environment) | {LINE_VARIABLE: str(folder / "line")},
+                command,
+                env=own | {LINE_VARIABLE: str(folder / "line")},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -167,7 +174,7 @@ class World:
             raise self._late(doing)
         ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
         if not ready and self._process.poll() is not None:
-            raise RankError(f"torchrun{self._label} ended while {doing}{self._last_words()}")
+            raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_words()}")
         heard = [member for member in self._members.values() if member.connection in ready]
         closed = [member for member in heard if not member.read()]
         failed = [

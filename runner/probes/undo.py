@@ -19,9 +19,9 @@ def add_shell_option(parser: argparse.ArgumentParser) -> None:
 
 
 def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
-    """Run the probe; with `--shell`, print its `details.undo` for `eval` (`details.by_hand` as comments) and keep the document off standard output.
+    """Run the probe; with `--shell`, print its `details.undo` for `eval` in place of the document.
 
-    The document still goes to RUNBOOK_RESULT and `--output-json`.
+    Lines in `details.by_hand` are printed as comments. The document still goes to RUNBOOK_RESULT and `--output-json`.
     """
     if not probe.parser().parse_args(argv).shell:
         return run_probe(probe, argv)
