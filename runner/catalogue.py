@@ -48,6 +48,41 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Algorithm bandwidth × the collective's bus factor; all_reduce: 2(n−1)/n. Comparable across rank counts.",
         ),
         "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
+        # Compiling: torch_compile_repro.
+        "compile_time": Metric(
+            "s",
+            "lower",
+            "Wall seconds of a compile with its first forward, from an empty cache; imports left out.",
+        ),
+        "compile_cpu_time": Metric(
+            "s",
+            "lower",
+            "CPU seconds of the same, compilers and workers included: what to compare on a busy host.",
+        ),
+        "compile_cpu_share": Metric(
+            "1",
+            None,
+            "CPU seconds ÷ wall seconds of a compile; 1 is one core pegged. Slow and stuck look alike.",
+        ),
+        "compile_finished": Metric("1", "higher", "1 where the compile ended within its deadline, else 0."),
+        "compile_setup_time": Metric(
+            "s", "lower", "Seconds to import torch and build the model, before a compile."
+        ),
+        "compile_cache": Metric("B", None, "Bytes that a compile put into its empty cache."),
+        "compile_peak_rss": Metric(
+            "B", "lower", "Largest resident memory of the compiling process, workers apart."
+        ),
+        "compiled_difference": Metric(
+            "1", "lower", "Largest |compiled − eager| over largest |eager| of the model's answer."
+        ),
+        "guard_time": Metric(
+            "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
+        ),
+        "processes_left": Metric("1", "lower", "Processes of a guarded compile alive after it was ended."),
+        "compile_workers": Metric("1", None, "Inductor compile workers alive on this node."),
+        "pegged_processes": Metric(
+            "1", "lower", "Processes with torch loaded that keep a core at least 90 % busy over the window."
+        ),
     }
 )
 
@@ -55,6 +90,24 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "collectives": ProbeInfo(
             1, "Collective bandwidth over message sizes", ("bus_bandwidth", "algorithm_bandwidth")
+        ),
+        "torch_compile_repro": ProbeInfo(
+            1,
+            "A guarded torch.compile of a block stack, with a bundle for a bug report",
+            (
+                "compile_time",
+                "guard_time",
+                "compile_cpu_time",
+                "compile_cpu_share",
+                "compile_finished",
+                "compile_setup_time",
+                "compile_cache",
+                "compile_peak_rss",
+                "compiled_difference",
+                "processes_left",
+                "compile_workers",
+                "pegged_processes",
+            ),
         ),
     }
 )

@@ -1,7 +1,5 @@
 """One rung of the ladder: a child that compiles and answers, watched, and ended when its time is up."""
 
-import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,30 +16,10 @@ import psutil
 import runner
 from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.spec import Mode, Spec
-from runner.probes.compile_guard.stacks import Look, Verdict, culprit, frames_of, judge
+from runner.probes.compile_guard.stacks import Verdict, culprit
+from runner.probes.compile_guard.watch import START_S, Sample, Watch, watch_child
 
 Outcome = Literal["finished", "deadline", "raised", "died", "wrong"]
-
-POLL_S = 0.1
-SAMPLE_S = 0.5
-# A child that has said "finished" and does not leave hangs in its shutdown, a known fault of compile workers.
-EXIT_S = 15.0
-# Importing torch and building the model is not compiling, but it may hang all the same.
-START_S = 600.0
-# Stacks are dumped at this share of the deadline and on it; what changed in between tells slow from stuck.
-FIRST_LOOK = 0.6
-_DUMP_S = 1.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The child at one moment: seconds since its start, CPU seconds, resident and cache bytes, processes."""
-
-    at_s: float
-    cpu_s: float
-    rss_bytes: int
-    cache_bytes: int
-    processes: int
 
 
 @dataclass(frozen=True)
@@ -80,60 +58,6 @@ class Attempt:
     folder: Path
 
 
-@dataclass
-class _Watch:
-    """What the parent has seen of a child so far."""
-
-    folder: Path
-    root: psutil.Process
-    began: float
-    facts: dict[str, Any] = field(default_factory=dict)
-    stage: str = "starting"
-    stage_at: float = 0.0
-    cpu_at_compile: float = 0.0
-    looks: list[Look] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    _read: int = 0
-
-    def now(self) -> float:
-        return time.monotonic() - self.began
-
-    def listen(self) -> None:
-        """Take in the lines that the child has completed since the last time."""
-        with (self.folder / "events.jsonl").open("rb") as events:
-            events.seek(self._read)
-            text = events.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._read += len(complete)
-        for line in complete.splitlines():
-            event = json.loads(line)
-            self.stage, self.stage_at = event.pop("event"), self.now()
-            if self.stage == "compiling":
-                self.cpu_at_compile = event.pop("cpu_s")
-            self.facts |= event
-
-    def sample(self) -> processes.Usage | None:
-        used = processes.usage(self.root)
-        if used is not None:
-            cache = processes.folder_bytes(self.folder / "cache")
-            self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, len(used.others) + 1))
-        return used
-
-    def look(self) -> None:
-        """Dump the stacks of the child's threads and note how far it is."""
-        used = self.sample()
-        if used is None:
-            return
-        dump = _dump_stacks(self.root, self.folder / "stacks.txt")
-        frames = frames_of(dump, self.facts.get("thread"))
-        at_s = self.now() - self.stage_at
-        self.looks.append(Look(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
-
-    @property
-    def verdict(self) -> Verdict | None:
-        return judge(self.looks[0], self.looks[-1]) if len(self.looks) > 1 else None
-
-
 def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) -> Attempt:
     """Compile and answer in a child of its own session; whatever happens, nothing of it is left running.
 
@@ -159,13 +83,15 @@ def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) ->
         )
         ended = 0
         try:
-            watch = _Watch(folder, psutil.Process(child.pid), began)
-            timed_out = _watch(watch, child, deadline_s)
+            watch = Watch(folder, psutil.Process(child.pid), began)
+            timed_out = watch_child(watch, child, deadline_s)
         finally:
             ended = processes.end(child.pid, token)
             child.wait()
     watch.listen()
-    return _conclude(spec, watch, child.returncode, timed_out, ended, len(processes.living(token)), tolerance)
+    outcome, reason = _outcome(watch, child.returncode, timed_out, tolerance)
+    left = len(processes.living(token))
+    return _conclude(watch, Mode(spec.mode), outcome=outcome, reason=reason, ended=ended, left=left)
 
 
 def _environment(token: str, cache: Path) -> dict[str, str]:
@@ -182,58 +108,14 @@ def _environment(token: str, cache: Path) -> dict[str, str]:
     }
 
 
-def _watch(watch: _Watch, child: subprocess.Popen[bytes], deadline_s: float) -> bool:
-    """Watch until the child is done or its time is up; True where the deadline came first."""
-    limits = {"compiling": deadline_s, "finished": EXIT_S, "raised": EXIT_S}
-    next_sample = 0.0
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(POLL_S)
-            return False
-        watch.listen()
-        spent = watch.now() - watch.stage_at
-        if spent >= limits.get(watch.stage, START_S):
-            if watch.stage in {"finished", "raised"}:
-                watch.facts["exit_hung"] = True
-                return False
-            watch.look()
-            return True
-        if watch.stage == "compiling" and not watch.looks and spent >= deadline_s * FIRST_LOOK:
-            watch.look()
-        elif watch.now() >= next_sample:
-            watch.sample()
-            next_sample = watch.now() + SAMPLE_S
-
-
-def _dump_stacks(root: psutil.Process, path: Path) -> str:
-    """Have the child write its stacks, and return what it wrote; empty where it does not answer the signal."""
-    before = path.stat().st_size if path.exists() else 0
-    if not path.exists():
-        return ""
-    with contextlib.suppress(psutil.Error):
-        root.send_signal(signal.SIGUSR1)
-    size, deadline = before, time.monotonic() + _DUMP_S
-    while time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        grown = path.stat().st_size
-        if grown == size > before:
-            break
-        size = grown
-    with path.open("rb") as stacks:
-        stacks.seek(before)
-        return stacks.read().decode(errors="replace")
-
-
 def _conclude(
-    spec: Spec, watch: _Watch, status: int, timed_out: bool, ended: int, left: int, tolerance: float
+    watch: Watch, mode: Mode, *, outcome: Outcome, reason: str | None, ended: int, left: int
 ) -> Attempt:
-    facts, mode = watch.facts, Mode(spec.mode)
+    facts = watch.facts
     compile_s, compile_cpu_s = facts.get("compile_s"), facts.get("compile_cpu_s")
     share = compile_cpu_s / compile_s if compile_s and compile_cpu_s is not None else None
-    if timed_out and watch.stage == "compiling":
-        compile_s = watch.looks[-1].at_s if watch.looks else None
-        share = _share(watch)
-    outcome, reason = _outcome(watch, status, timed_out, tolerance)
+    if outcome == "deadline" and watch.looks:
+        compile_s, share = watch.looks[-1].at_s, watch.cpu_share
     sampled = [sample.rss_bytes for sample in watch.samples]
     return Attempt(
         mode=mode,
@@ -255,15 +137,7 @@ def _conclude(
     )
 
 
-def _share(watch: _Watch) -> float | None:
-    """CPU seconds per second from the start of the compile to the last look."""
-    if not watch.looks or watch.looks[-1].at_s <= 0:
-        return None
-    last = watch.looks[-1]
-    return (last.cpu_s - watch.cpu_at_compile) / last.at_s
-
-
-def _outcome(watch: _Watch, status: int, timed_out: bool, tolerance: float) -> tuple[Outcome, str | None]:
+def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tuple[Outcome, str | None]:
     facts = watch.facts
     if timed_out:
         return "deadline", _why_deadline(watch)
@@ -286,7 +160,7 @@ def _outcome(watch: _Watch, status: int, timed_out: bool, tolerance: float) -> t
     return "finished", None
 
 
-def _why_deadline(watch: _Watch) -> str:
+def _why_deadline(watch: Watch) -> str:
     if watch.stage != "compiling":
         return f"no compile within {START_S:g} s of the start: still at stage {watch.stage!r}"
     last = watch.looks[-1] if watch.looks else None
