@@ -228,19 +228,21 @@ def _findings(
 
 def _measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
     labels = {"preset": preset, "mode": attempt.mode.value}
-    if attempt.mode != "eager":
-        yield single("compile_finished", float(attempt.outcome == "finished"), **labels)
+    ended = attempt.compile_ended
+    if attempt.mode != "eager" and (ended or attempt.outcome == "deadline"):
+        yield single("compile_finished", float(ended), **labels)
         if attempt.cpu_share is not None:
-            yield single("compile_cpu_share", attempt.cpu_share, **labels)
+            # A pegged CPU means one thing in a compile that ended and another in one that did not.
+            yield single("compile_cpu_share", attempt.cpu_share, **labels, ended=ended)
     if attempt.outcome != "finished":
         return
     yield single("compile_setup_time", attempt.start_s, **labels)
     yield single("compile_peak_rss", attempt.peak_rss_bytes, **labels)
-    yield single("compiled_difference", attempt.facts["difference"], **labels)
     if attempt.compile_s is not None and attempt.compile_cpu_s is not None:
         yield single("compile_time", attempt.compile_s, **labels)
         yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
         yield single("compile_cache", attempt.cache_bytes, **labels)
+        yield single("compiled_difference", attempt.facts["difference"], **labels)
 
 
 def _attempt(attempt: Attempt) -> dict[str, object]:

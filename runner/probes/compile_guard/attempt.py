@@ -57,6 +57,11 @@ class Attempt:
     facts: Mapping[str, Any]
     folder: Path
 
+    @property
+    def compile_ended(self) -> bool:
+        """Whether the compile came to an end, with whatever answer."""
+        return self.outcome in {"finished", "wrong"}
+
 
 def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) -> Attempt:
     """Compile and answer in a child of its own session; whatever happens, nothing of it is left running.
@@ -151,7 +156,7 @@ def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tu
         )
     difference = facts.get("difference")
     if difference is None:
-        return "wrong", "the compiled model's answer is not finite"
+        return "wrong", "the model's answer is not finite"
     if difference > tolerance:
         return (
             "wrong",

@@ -76,7 +76,7 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
             versions=_versions(),
         )
         if mode is Mode.EAGER:
-            tell("finished", difference=0.0, **_usage())
+            tell("finished", difference=output_difference(expected, expected), **_usage())
             return
         if spec.stall:
             stall.inject()
