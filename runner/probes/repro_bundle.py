@@ -74,6 +74,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         import torch
+        import torch._dynamo
+        import torch._inductor.compile_fx
 
         model, inputs = build(**{arguments!r})
         with torch.no_grad():

@@ -103,6 +103,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.look is not None:
         return _look(arguments.look)
     machine = look_at_machine()
+    if machine.torch is None:
+        raise RunbookError("this Python has no torch; install the package with its `probes` extra")
     preset = arguments.preset or default_preset(len(machine.gpus))
     size = SIZES[preset]
     blocks = size.blocks if arguments.blocks is None else arguments.blocks

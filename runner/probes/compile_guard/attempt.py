@@ -79,7 +79,7 @@ def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) ->
     began = time.monotonic()
     with (folder / "output.log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "runner.probes.compile_guard.child", str(folder)],
+            [sys.executable, "-m", "runner.probes.compile_guard.child", str(folder), str(os.getpid())],
             env=_environment(token, folder / "cache"),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,6 +1,6 @@
 """The guard's child: build, answer in eager, compile, answer again, and say so line by line.
 
-Started as `python -m runner.probes.compile_guard.child FOLDER`. Reads FOLDER/spec.json; appends JSON lines to
+Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, the guard's process id. Reads FOLDER/spec.json; appends JSON lines to
 FOLDER/events.jsonl, so that the parent knows how far a child came that never ends; SIGUSR1 appends the stacks of all
 threads to FOLDER/stacks.txt, also while native code holds the GIL.
 """
@@ -34,6 +34,8 @@ def main() -> int:
     folder = Path(sys.argv[1])
     # A guard that is killed must not leave a compile behind that nobody will end.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[2]):
+        return 1
     with (folder / "stacks.txt").open("a") as stacks, (folder / "events.jsonl").open("a") as events:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
