@@ -8,6 +8,7 @@ import getpass
 import inspect
 import json
 import os
+import re
 import socket
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.probes import block_stack
 from runner.probes.compile_guard import Attempt, Guarded, stall
+from runner.probes.compile_guard.attempt import TRACE
 from runner.probes.compile_guard.watch import FIRST_LOOK
 
 KEPT_VARIABLES = (
@@ -53,7 +55,7 @@ KEPT_VARIABLES = (
     "WORLD_SIZE",
 )
 # A compiler that loops can also log in a loop; the start and the end of a log are what a reader needs.
-LARGEST_TEXT = 4 * 2**20
+LARGEST_TEXT = 32 * 2**20
 
 _SCRIPT = '''"""Reproduces one torch.compile ({mode}). Needs torch alone: python reproduce.py
 
@@ -105,6 +107,7 @@ Taken {taken} by torch_compile_repro. {injected}
 * `<n>-<mode>/stacks.txt`: stacks of all threads at {share:.0%} of the deadline and on it. Equal innermost frames,
   no growth of the cache and CPU burned in between mean stuck; anything that moves means slow.
 * `<n>-<mode>/growth.json`: CPU seconds, resident bytes, cache bytes and process count over time.
+* `<n>-<mode>/trace/`: torch's structured trace, with graphs and generated code; `tlparse FILE` makes a report of it.
 * `<n>-<mode>/output.log`, `events.jsonl`: what the compiling process printed, and how far it came.
 
 No weights are in here; the model is a stack of blocks with random ones.
@@ -137,6 +140,8 @@ def contents(guarded: Guarded, case: Case, environment: Mapping[str, str]) -> di
         files[f"{attempt.folder.name}/growth.json"] = _json(growth)
         for name in ("stacks.txt", "output.log", "events.jsonl"):
             files[f"{attempt.folder.name}/{name}"] = _read(attempt.folder / name)
+        for number, log in enumerate(sorted((attempt.folder / TRACE).glob("*.log"))):
+            files[f"{attempt.folder.name}/{TRACE}/{number}.log"] = _read(log)
     return {name: without_names(text) for name, text in files.items()}
 
 
@@ -185,11 +190,13 @@ def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
 
 def without_names(text: str) -> str:
     """The text without this host's name, this user's name in paths, and the home folder."""
-    text = text.replace(str(Path.home()), "~") if Path.home() != Path("/") else text
-    host = socket.gethostname()
-    if host and host != "localhost":
-        text = text.replace(host, "<host>")
-    return text.replace(f"/{_user()}/", "/<user>/").replace(f"_{_user()}/", "_<user>/")
+    home, host, user = str(Path.home()), socket.gethostname(), re.escape(_user())
+    if home != "/":
+        text = text.replace(home, "~")
+    # Whole words only: a host called "vm" must not take the middle out of "llvm".
+    for name in {host, host.partition(".")[0]} - {"", "localhost"}:
+        text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "<host>", text)
+    return re.sub(rf"(?<=[/_]){user}(?=/)", "<user>", text)
 
 
 def _user() -> str:

@@ -19,6 +19,7 @@ from runner.probes.compile_guard.spec import Mode, Spec
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import START_S, Sample, Watch, watch_child
 
+TRACE = "trace"
 Outcome = Literal["finished", "deadline", "raised", "died", "wrong"]
 
 
@@ -37,7 +38,7 @@ class Attempt:
         ended: processes alive when the child was ended.
         left: processes of this attempt alive after it; anything but 0 is a fault of the guard.
         facts: what the child said of itself: versions, parameters, cache hits, graph breaks, difference.
-        folder: events.jsonl, stacks.txt, output.log, cache/ and, when finished, cache_artifacts.bin.
+        folder: events.jsonl, stacks.txt, output.log, trace/, cache/ and, when finished, cache_artifacts.bin.
     """
 
     mode: Mode
@@ -80,7 +81,7 @@ def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) ->
     with (folder / "output.log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "runner.probes.compile_guard.child", str(folder), str(os.getpid())],
-            env=_environment(token, folder / "cache"),
+            env=_environment(token, folder),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -99,13 +100,15 @@ def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) ->
     return _conclude(watch, Mode(spec.mode), outcome=outcome, reason=reason, ended=ended, left=left)
 
 
-def _environment(token: str, cache: Path) -> dict[str, str]:
+def _environment(token: str, folder: Path) -> dict[str, str]:
+    cache = folder.resolve() / "cache"
     root = str(Path(runner.__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
         processes.TOKEN: token,
-        "TORCHINDUCTOR_CACHE_DIR": str(cache.resolve()),
-        "TRITON_CACHE_DIR": str((cache / "triton").resolve()),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+        "TORCH_TRACE": str(folder.resolve() / TRACE),
         "PYTHONPATH": os.pathsep.join(paths),
         # A compile that is timed must not wait for a cache on another host.
         "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE": "0",

@@ -1,8 +1,8 @@
 """The guard's child: build, answer in eager, compile, answer again, and say so line by line.
 
-Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, the guard's process id. Reads FOLDER/spec.json; appends JSON lines to
-FOLDER/events.jsonl, so that the parent knows how far a child came that never ends; SIGUSR1 appends the stacks of all
-threads to FOLDER/stacks.txt, also while native code holds the GIL.
+Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, PARENT being the guard's process id. It reads
+FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the parent knows how far a child came that
+never ends. SIGUSR1 appends the stacks of all threads to FOLDER/stacks.txt, also while native code holds the GIL.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
             import_s=imported - began,
             build_s=time.monotonic() - imported,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            device=str(next(model.parameters()).device),
+            devices=sorted({str(parameter.device) for parameter in model.parameters()}),
             versions=_versions(),
         )
         if mode is Mode.EAGER:
