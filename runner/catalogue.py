@@ -65,6 +65,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "CPU seconds ÷ wall seconds of a compile; 1 is one core pegged. Slow and stuck look alike.",
         ),
         "compile_finished": Metric("1", "higher", "1 where the compile ended within its deadline, else 0."),
+        "warm_start_time": Metric(
+            "s", "lower", "compile_time in a second process that starts from the first one's compile cache."
+        ),
+        "warm_cache_misses": Metric(
+            "1", "lower", "Graphs that a start from the cache had to compile all the same."
+        ),
         "compile_setup_time": Metric(
             "s", "lower", "Seconds to import torch and build the model, before a compile."
         ),
@@ -97,6 +103,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             (
                 "compile_time",
                 "guard_time",
+                "warm_start_time",
+                "warm_cache_misses",
                 "compile_cpu_time",
                 "compile_cpu_share",
                 "compile_finished",

@@ -15,6 +15,7 @@ import pytest
 from runner.errors import InputError
 from runner.probes import block_stack
 from runner.probes.compile_guard import Builder, Stall, processes, safe_compile
+from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
 from runner.probes.compile_guard.stacks import Look, culprit, frames_of, judge
 
@@ -152,6 +153,18 @@ def test_another_guards_processes_are_let_live() -> None:
         assert processes.end(other.pid, "b" * 32) == 0
         assert other.poll() is None
         other.kill()
+
+
+def test_a_cache_is_merged_without_touching_what_is_there(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for path, text in ((source / "ab/k.so", "new"), (source / "cd/l.so", "new"), (target / "ab/k.so", "old")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (source / "cd/l.lock").touch()
+    assert merge(source, target) == 1
+    assert (target / "ab/k.so").read_text() == "old"
+    assert [path.name for path in (target / "cd").iterdir()] == ["l.so"]
+    assert folder_bytes(target) == 6
 
 
 def guarded(build: Builder, folder: Path, **options: Any) -> Any:

@@ -222,6 +222,18 @@ def test_a_real_compile_by_block_ends_and_answers_as_eager_does() -> None:
 
 
 @pytest.mark.system
+def test_a_second_process_finds_the_graph_in_the_first_ones_cache() -> None:
+    ran = probe("--compile-mode", "whole", "--blocks", "1", "--warm-start")
+    assert ran.status == 0, ran.stderr
+    assert ran.values("warm_cache_misses") == {"whole": 0}
+    assert ran.values("warm_start_time")["whole"] > 0
+    warm = ran.document["details"]["warm"]
+    assert warm["said"]["cache_hits"] == 1
+    # No compiler ran: the kernels' shared objects were in the cache too.
+    assert {sample["processes"] for sample in warm["growth"]} == {1}
+
+
+@pytest.mark.system
 def test_a_stall_without_a_ladder_is_a_symptom() -> None:
     ran = probe("--compile-mode", "whole", "--inject-stall", "--deadline", "2")
     assert ran.status == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from runner.probes.compile_guard.processes import folder_bytes
+from runner.probes.compile_guard.cache import folder_bytes
 
 # A process that uses this share of one core is pegged, in the sense of "CPU at 100 %".
 PEGGED_SHARE = 0.9

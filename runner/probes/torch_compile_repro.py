@@ -84,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a drill: make the compiler peg a CPU and never end, on every graph or on the whole model's alone",
     )
     parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="compile once more in a second child that starts from the first one's cache",
+    )
+    parser.add_argument(
         "--look",
         type=_positive,
         metavar="SECONDS",
@@ -132,6 +137,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
                 deadline_s=deadline_s,
                 folder=Path(folder),
                 tolerance=TOLERANCE["bfloat16" if shape["device"] == "cuda" else "float32"],
+                warm_start=arguments.warm_start,
                 stall=Stall(arguments.inject_stall) if arguments.inject_stall else None,
                 report=say,
             )
@@ -206,6 +212,7 @@ def _findings(
         # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
         raise RunbookError(f"could not measure: {guarded.reason}")
     measurements = [one for attempt in guarded.attempts for one in _measurements(attempt, preset)]
+    measurements += _warm(guarded, preset)
     labels = {"preset": preset, "mode": guarded.requested}
     if not stopped:
         measurements.append(single("guard_time", guard_s, **labels))
@@ -223,6 +230,7 @@ def _findings(
             "stack": shape,
             "parameters": parameters(shape),
             "attempts": [_attempt(attempt) for attempt in guarded.attempts],
+            "warm": None if guarded.warm is None else _attempt(guarded.warm),
             "bundle": None if bundle is None else bundle.name,
         },
     )
@@ -245,6 +253,17 @@ def _measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
         yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
         yield single("compile_cache", attempt.cache_bytes, **labels)
         yield single("compiled_difference", attempt.facts["difference"], **labels)
+
+
+def _warm(guarded: Guarded, preset: str) -> Iterator[Measurement]:
+    warm = guarded.warm
+    if warm is None:
+        return
+    if warm.outcome != "finished" or warm.compile_s is None:
+        raise RunbookError(f"the start from the cache did not work: {warm.reason}")
+    labels = {"preset": preset, "mode": warm.mode.value}
+    yield single("warm_start_time", warm.compile_s, **labels)
+    yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
 
 
 def _attempt(attempt: Attempt) -> dict[str, object]:

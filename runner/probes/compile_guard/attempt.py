@@ -15,6 +15,7 @@ import psutil
 
 import runner
 from runner.probes.compile_guard import processes
+from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.spec import Mode, Spec
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import START_S, Sample, Watch, watch_child
@@ -38,7 +39,7 @@ class Attempt:
         ended: processes alive when the child was ended.
         left: processes of this attempt alive after it; anything but 0 is a fault of the guard.
         facts: what the child said of itself: versions, parameters, cache hits, graph breaks, difference.
-        folder: events.jsonl, stacks.txt, output.log, trace/, cache/ and, when finished, cache_artifacts.bin.
+        folder: events.jsonl, stacks.txt, output.log, trace/ and cache/.
     """
 
     mode: Mode
@@ -64,7 +65,9 @@ class Attempt:
         return self.outcome in {"finished", "wrong"}
 
 
-def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) -> Attempt:
+def attempt(
+    spec: Spec, folder: Path, *, deadline_s: float, tolerance: float, start_from: Path | None = None
+) -> Attempt:
     """Compile and answer in a child of its own session; whatever happens, nothing of it is left running.
 
     Args:
@@ -72,9 +75,12 @@ def attempt(spec: Spec, folder: Path, *, deadline_s: float, tolerance: float) ->
         folder: an empty folder for what the child leaves.
         deadline_s: seconds for the compile and its first forward, counted from the start of the compile.
         tolerance: largest allowed difference from eager, relative to the largest magnitude of eager's answer.
+        start_from: a compile cache to start from; from an empty one when None.
     """
     (folder / "cache").mkdir(parents=True)
     (folder / "events.jsonl").touch()
+    if start_from is not None:
+        merge(start_from, folder / "cache")
     spec.write(folder / "spec.json")
     token = uuid.uuid4().hex
     began = time.monotonic()
@@ -104,10 +110,11 @@ def _environment(token: str, folder: Path) -> dict[str, str]:
     cache = folder.resolve() / "cache"
     root = str(Path(runner.__file__).resolve().parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
+    # Inductor puts Triton's cache under its own where nobody has named another; so one folder holds all.
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR"}
+    return inherited | {
         processes.TOKEN: token,
         "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TRITON_CACHE_DIR": str(cache / "triton"),
         "TORCH_TRACE": str(folder.resolve() / TRACE),
         "PYTHONPATH": os.pathsep.join(paths),
         # A compile that is timed must not wait for a cache on another host.
@@ -136,7 +143,7 @@ def _conclude(
         cpu_share=share,
         wall_s=watch.now(),
         peak_rss_bytes=max([facts.get("peak_rss_bytes", 0), *sampled]),
-        cache_bytes=processes.folder_bytes(watch.folder / "cache"),
+        cache_bytes=folder_bytes(watch.folder / "cache"),
         ended=ended,
         left=left,
         samples=tuple(watch.samples),

@@ -26,7 +26,6 @@ from runner.probes.compile_guard.modes import compile_in_place, output_differenc
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
 
 _PR_SET_PDEATHSIG = 1
-ARTIFACTS = "cache_artifacts.bin"
 
 
 def main() -> int:
@@ -45,7 +44,7 @@ def main() -> int:
 
         tell("started", thread=threading.main_thread().ident)
         try:
-            _work(Spec.read(folder / "spec.json"), folder, tell)
+            _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
             first_line = str(error).strip().partition("\n")[0]
             tell("raised", error=f"{type(error).__name__}: {first_line}"[:500])
@@ -53,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def _work(spec: Spec, folder: Path, tell: Any) -> None:
+def _work(spec: Spec, tell: Any) -> None:
     for place in spec.search:
         if place not in sys.path:
             sys.path.append(place)
@@ -89,9 +88,6 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
         answered = model(*inputs)
         _synchronise()
         compile_s, compile_cpu_s = time.monotonic() - began, _cpu_seconds() - cpu
-    artifacts = torch.compiler.save_cache_artifacts()
-    if artifacts is not None:
-        (folder / ARTIFACTS).write_bytes(artifacts[0])
     tell(
         "finished",
         compile_s=compile_s,

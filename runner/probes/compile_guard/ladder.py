@@ -10,6 +10,8 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.probes.compile_guard.attempt import Attempt, attempt
+from runner.probes.compile_guard.cache import merge
+from runner.probes.compile_guard.modes import compile_in_place
 from runner.probes.compile_guard.spec import Builder, Mode, Spec, Stall, reference
 
 LADDERS: Mapping[str, tuple[Mode, ...]] = {
@@ -33,12 +35,15 @@ class Guarded:
         effective: the rung that works; None where none of the requested did.
         reason: why `effective` is not the first rung; None where it is.
         attempts: every child that was tried, in order.
+        warm: a second child in the effective mode that started from the first one's cache; None where none was asked
+            for, or nothing was compiled.
     """
 
     requested: str
     effective: Mode | None
     reason: str | None
     attempts: tuple[Attempt, ...]
+    warm: Attempt | None = None
 
     @property
     def fallback_asked(self) -> bool:
@@ -48,22 +53,18 @@ class Guarded:
     def apply(self, model: Any) -> Any:
         """Compile the caller's own model in place as the guard found it to work, and return it.
 
-        The child's compile cache is loaded first. It serves only the same torch, Triton and device, and a first
-        forward under the same gradient mode (`torch.no_grad()`); `cache_counts` says whether it did.
+        The child's compile cache is copied into this process's own first. It serves only the same torch, Triton and
+        device, and a first forward under the same gradient mode (`torch.no_grad()`); `cache_counts` says whether it
+        did.
 
         Raises:
             InputError: no rung worked.
         """
-        import torch
-
-        from runner.probes.compile_guard.child import ARTIFACTS
-        from runner.probes.compile_guard.modes import compile_in_place
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
 
         if self.effective is None:
             raise InputError(f"nothing to apply: {self.reason}")
-        artifacts = self.attempts[-1].folder / ARTIFACTS if self.attempts else None
-        if artifacts is not None and artifacts.exists():
-            torch.compiler.load_cache_artifacts(artifacts.read_bytes())
+        merge(self.attempts[-1].folder / "cache", Path(cache_dir()))
         compile_in_place(model, self.effective)
         return model
 
@@ -85,6 +86,7 @@ def safe_compile(
     folder: Path | None = None,
     tolerance: float = TOLERANCE["float32"],
     stall: Stall | None = None,
+    warm_start: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guarded:
     """Find out, where it can be ended, how a model may be compiled.
@@ -100,6 +102,7 @@ def safe_compile(
         folder: where each child's stacks, log and cache are kept; a new temporary folder when None.
         tolerance: largest allowed difference from eager, relative to eager's largest magnitude.
         stall: a stall to inject into the compiler, for drills.
+        warm_start: also start a second child from the first one's cache, to see what a restart costs.
         report: is told, a line each, what is being tried and how it ended.
 
     Returns:
@@ -122,7 +125,12 @@ def safe_compile(
         tried.append(done)
         report(f"{rung}: {done.reason or 'the model answered'}")
         if done.outcome == "finished":
-            return Guarded(mode, rung, _reason(tried[:-1]), tuple(tried))
+            warm = None
+            if warm_start and rung is not Mode.EAGER:
+                again, cache = kept / f"{number}-{rung}-warm", done.folder / "cache"
+                warm = attempt(spec, again, deadline_s=deadline_s, tolerance=tolerance, start_from=cache)
+                report(f"{rung}, from the cache: {warm.reason or 'the model answered'}")
+            return Guarded(mode, rung, _reason(tried[:-1]), tuple(tried), warm)
     return Guarded(mode, None, _reason(tried), tuple(tried))
 
 

@@ -95,13 +95,3 @@ def _group(pid: int) -> int | None:
         return os.getpgid(pid)
     except OSError:
         return None
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of the files below a folder; files that vanish while it counts are not counted."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.stat(f"{parent}/{name}", follow_symlinks=False).st_size  # noqa: PTH116 - a hot loop
-    return total

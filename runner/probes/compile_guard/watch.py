@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from runner.probes.compile_guard import processes
+from runner.probes.compile_guard.cache import folder_bytes
 from runner.probes.compile_guard.stacks import Look, Verdict, frames_of, judge
 
 POLL_S = 0.1
@@ -81,7 +82,7 @@ class Watch:
         """Note what the child's tree uses now; None when the child is gone."""
         used = processes.usage(self.root)
         if used is not None:
-            cache = processes.folder_bytes(self.folder / "cache")
+            cache = folder_bytes(self.folder / "cache")
             self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, len(used.others) + 1))
         return used
 
