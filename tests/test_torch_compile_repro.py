@@ -227,10 +227,7 @@ def test_a_second_process_finds_the_graph_in_the_first_ones_cache() -> None:
     assert ran.status == 0, ran.stderr
     assert ran.values("warm_cache_misses") == {"whole": 0}
     assert ran.values("warm_start_time")["whole"] > 0
-    warm = ran.document["details"]["warm"]
-    assert warm["said"]["cache_hits"] == 1
-    # No compiler ran: the kernels' shared objects were in the cache too.
-    assert {sample["processes"] for sample in warm["growth"]} == {1}
+    assert ran.document["details"]["warm"]["said"]["cache_hits"] == 1
 
 
 @pytest.mark.system
