@@ -42,6 +42,15 @@ class ProbeInfo:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
+        "nvlinks_active": Metric("1", "higher", "NVLinks that are up on one GPU, as NVML counts them."),
+        "nvlinks_per_pair": Metric(
+            "1", "higher", "NVLinks between the two GPUs of the worst-connected pair."
+        ),
+        "nvlink_errors": Metric(
+            "1",
+            "lower",
+            "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
+        ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
@@ -94,6 +103,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
+        "topology": ProbeInfo(
+            1,
+            "How the GPUs are wired, against how their board should be",
+            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
+        ),
         "collectives": ProbeInfo(
             1, "Collective bandwidth over message sizes", ("bus_bandwidth", "algorithm_bandwidth")
         ),
