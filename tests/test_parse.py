@@ -113,6 +113,13 @@ def test_prose_and_steps_keep_their_order_and_wording() -> None:
     assert after.markdown == "Then think.\n\n```text\nillustration\n```"
 
 
+def test_the_title_may_be_repeated_as_a_heading_for_readers_on_a_git_host() -> None:
+    repeated = parsed(GOOD.replace("## Symptom", "# A good entry\n\n## Symptom"))
+    assert [section.title for section in repeated.sections] == [
+        section.title for section in parsed(GOOD).sections
+    ]
+
+
 def test_windows_line_ends_change_nothing_but_themselves() -> None:
     assert parsed(GOOD.replace("\n", "\r\n")) == parsed(GOOD)
 
@@ -168,7 +175,12 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         ("## Verify", "## Verfy", "55: unknown section 'Verfy' (did you mean 'Verify'?)"),
         ("## Verify", "## Fix", "55: the section 'Fix' stands twice"),
         ("## Root cause\n\nUnknown.\n", "", "the section ## Root cause is missing"),
-        ("## Symptom", "# Title\n\n## Symptom", "27: the title belongs into the front matter"),
+        (
+            "## Symptom",
+            "# Title\n\n## Symptom",
+            "27: a # heading stands before the sections and repeats the title",
+        ),
+        ("## Fix", "# A good entry\n\n## Fix", "49: a # heading stands before the sections"),
         ("## Symptom", "Hello.\n\n## Symptom", "27: text before the first section"),
         ("gpus=2", "gpu=2", "39: unknown attribute 'gpu' (did you mean 'gpus'?)"),
         ("gpus=2", "gpus=two", "39: gpus wants a whole number, not 'two'"),
