@@ -42,6 +42,18 @@ print(json.dumps({"version": sys.version_info[:2], "cuda": bool(cuda), "names": 
 """
 
 
+OLDEST = (3, 11)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a candidate Python said of itself: its version, whether its torch has CUDA, what is installed."""
+
+    version: tuple[int, ...]
+    cuda: bool
+    names: frozenset[str]
+
+
 @dataclass(frozen=True)
 class Base:
     """The Python that an environment is built on. `installed` is not empty where its own torch is to be used."""
@@ -62,11 +74,11 @@ def _base(session: nox.Session) -> Base:
             session.error(
                 f"RUNBOOK_PYTHON={named} is not a Python that runs; set it to one of 3.11 or newer, or unset it"
             )
-        if facts and tuple(facts["version"]) >= (3, 11) and facts["cuda"]:
-            return Base(python, frozenset(facts["names"]))
+        if facts and facts.version >= OLDEST and facts.cuda:
+            return Base(python, facts.names)
     python = named or sys.executable
     facts = _ask(python)
-    if facts is None or tuple(facts["version"]) < (3, 11):
+    if facts is None or facts.version < OLDEST:
         session.error(f"{python} is older than Python 3.11; set RUNBOOK_PYTHON to a newer one")
     return Base(python, frozenset())
 
@@ -82,13 +94,14 @@ def _pythons_on_path() -> Iterator[str]:
                 yield python
 
 
-def _ask(python: str) -> dict[str, list[str]] | None:
+def _ask(python: str) -> Facts | None:
     try:
         done = subprocess.run(
             [python, "-c", _ASK_PYTHON], capture_output=True, text=True, timeout=60, check=True
         )
-        return dict(json.loads(done.stdout))
-    except (OSError, subprocess.SubprocessError, ValueError):
+        said = json.loads(done.stdout)
+        return Facts(tuple(said["version"]), said["cuda"], frozenset(said["names"]))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return None
 
 
@@ -114,6 +127,7 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
             sys.executable,
             "-m",
             "virtualenv",
+            "--quiet",
             "--python",
             base.python,
             *shared,
@@ -121,10 +135,12 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
             external=True,
         )
     wanted = sorted({*had, *extras})
-    session.log(f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}")
+    session.log(
+        f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}; the first time this takes minutes"
+    )
     python = str(programs / "python")
     session.run(
-        python, "-m", "pip", "install", "--disable-pip-version-check", "--editable",
+        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable",
         f"{ROOT}[{','.join(wanted)}]", "--constraint", str(_constraints(folder, base)), external=True,
     )  # fmt: skip
     stamp.write_text(json.dumps({"foundation": foundation, "extras": wanted}), encoding="utf-8")

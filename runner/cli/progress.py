@@ -15,7 +15,7 @@ from runner.catalogue import PROBES
 from runner.evidence.record import Measurement, Outcome, Record, StepResult, StepStatus
 from runner.plan import Plan, PlannedStep
 from runner.stats import median_interval
-from runner.units import format_value
+from runner.units import format_bytes, format_value
 
 _COLOURS = {
     StepStatus.PASSED: "green",
@@ -106,27 +106,28 @@ def key_number(result: StepResult) -> str:
     spread = ""
     if interval is not None:
         spread = f" [{format_value(interval.low, key.unit)} … {format_value(interval.high, key.unit)}]"
-    labels = " ".join(f"{name}={value}" for name, value in key.labels.items())
+    labels = " ".join(
+        f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
+        for name, value in key.labels.items()
+    )
     return f"{key.name}{f' ({labels})' if labels else ''} {format_value(key.value, key.unit)}{spread}"
 
 
 def summary_table(records: Sequence[Record]) -> Table:
     """Entry, step, status, key number with unit, and the reason for each skip, for every step of the runs."""
-    table = Table(title="What was run", show_lines=False)
+    table = Table(title="What was run")
     for heading in ("entry", "step", "status", "key number", "reason"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "status")
     for record in records:
-        for result in record.steps:
+        for place, result in enumerate(record.steps):
             colour = _COLOURS[result.status]
             table.add_row(
-                record.runbook.id,
+                record.runbook.id if place == 0 else "",
                 f"{result.phase.value}/{result.id}",
                 f"[{colour}]{result.status.value}[/{colour}]",
                 escape(key_number(result)),
                 escape(result.reason or ""),
             )
         outcome = record.outcome or Outcome.INCOMPLETE
-        table.add_row(
-            f"[bold]{record.runbook.id}[/bold]", "", f"[bold]{outcome.value}[/bold]", "", "", end_section=True
-        )
+        table.add_row("", "outcome", f"[bold]{outcome.value}[/bold]", "", "", end_section=True)
     return table

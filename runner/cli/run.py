@@ -23,6 +23,9 @@ from runner.hardware.machine import look
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.plan import Plan, make_plan
 
+# A log has no width of its own; 80 columns would break every cell of the table.
+LOG_WIDTH = 150
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -39,6 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     # Human lines go to standard error where standard output is for a program.
     console = Console(stderr=arguments.json)
+    if not console.is_terminal:
+        console = Console(stderr=arguments.json, width=LOG_WIDTH)
     machine, request = look(), request_from(arguments)
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent

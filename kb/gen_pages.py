@@ -1,0 +1,36 @@
+"""Hands the generated pages to mkdocs-gen-files. All thought is in `runner.pages`; nothing is executed here.
+
+RUNBOOK_DATA names another data folder than site_data/ (the demo's scratch folder, say).
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mkdocs_gen_files
+
+from runner.entry.read import read_all
+from runner.evidence.store import Store
+from runner.pages.render import render
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Render and write every generated page."""
+    store = Store(Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data"))
+    pages = render(
+        read_all(ROOT / "runbooks"),
+        list(store.records()),
+        datetime.now(UTC),
+        ROOT / "kb" / "_templates",
+        unreadable=len(store.problems()),
+    )
+    for path, page in pages.items():
+        with mkdocs_gen_files.open(path, "w") as file:
+            file.write(page.text)
+        if page.source is not None:
+            mkdocs_gen_files.set_edit_path(path, f"../{page.source}")
+
+
+main()

@@ -1,0 +1,61 @@
+"""Text on pages: what came from outside stays text, and what time it is said in words."""
+
+import re
+from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
+
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
+# Control characters, line and tab apart. STX and ETX among them are Python-Markdown's own placeholders.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Captured output without escape sequences; other control characters show as their pictures (`␀`)."""
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
+    return _CONTROLS.sub(lambda match: _picture(match[0]), text)
+
+
+def _picture(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:  # noqa: PLR2004 - the first printable ASCII character
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004
+
+
+def inert(text: str) -> Markup:
+    """Text from outside, for a raw HTML block in a Markdown page: shown as it is and interpreted by nobody.
+
+    Line ends become character references, so that the block is one line and no Markdown syntax finds a line to
+    begin on; so do the characters that Markdown and its extensions look for within a line.
+    """
+    safe = str(escape(plain(text)))
+    return Markup(re.sub(r"[\n`~{}\[\]*_#|!:\\$+=^@-]", lambda match: f"&#{ord(match[0])};", safe))  # noqa: S704
+
+
+def cell(text: str) -> Markup:
+    """A short text for one line: line ends become spaces."""
+    return inert(" ".join(text.split()))
+
+
+def day(moment: datetime) -> str:
+    """`2026-11-23 08:15 UTC`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """How long ago, in the largest unit that fits: `3 days ago`."""
+    seconds = (now - moment).total_seconds()
+    for name, length in (
+        ("year", 31_557_600),
+        ("month", 2_629_800),
+        ("day", 86_400),
+        ("hour", 3600),
+        ("minute", 60),
+    ):
+        count = int(seconds // length)
+        if count >= 1:
+            return f"{count} {name}{'' if count == 1 else 's'} ago"
+    return "just now"

@@ -1,0 +1,279 @@
+"""What the pages show, worked out from runbooks and records before any template sees it. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from runner.catalogue import METRICS, PROBES
+from runner.entry.model import Claim, Condition, Expectation, Phase, Runbook, Step, step_digest
+from runner.evidence.judge import evaluate, judge_claims
+from runner.evidence.measured import Evaluated
+from runner.evidence.record import (
+    ClaimState,
+    Measurement,
+    Outcome,
+    Record,
+    StepResult,
+    Verdict,
+)
+from runner.evidence.store import last_run, latest
+from runner.presets import default_preset
+from runner.stats import Interval, median_interval
+from runner.units import format_bytes, format_value
+
+# The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
+HEADLINE_CLASSES = ("8xB200-180GB",)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All records, looked up the ways that pages need."""
+
+    finished: Mapping[tuple[str, str, str, str], tuple[Record, StepResult]]
+    runs: Mapping[tuple[str, str], Record]
+    classes: tuple[str, ...]
+    presets: Mapping[str, str]
+
+    def step(self, machine_class: str, runbook: str, step: str) -> tuple[Record, StepResult] | None:
+        """The newest finished result of a step on a class, at the class's own preset."""
+        return self.finished.get((machine_class, runbook, step, self.presets.get(machine_class, "")))
+
+
+def gather(records: Iterable[Record]) -> Evidence:
+    """Index records. Simulated ones are left out: nothing measured on them may be shown."""
+    real = [record for record in records if not record.simulated]
+    # The class's own default preset; numbers taken at another are not its headline.
+    presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
+    classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
+    at_home = [record for record in real if record.options.preset == presets[record.machine.machine_class]]
+    return Evidence(latest(real), last_run(at_home), classes, presets)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured value as a reader sees it. `better`: higher, lower, or None where neither is."""
+
+    name: str
+    labels: str
+    shown: str
+    interval: str
+    samples: int
+    statistic: str
+    meaning: str
+    better: str | None
+
+
+def number(measurement: Measurement) -> Number:
+    """Put a measurement into words."""
+    metric = METRICS.get(measurement.name)
+    interval = median_interval(measurement.samples) if measurement.statistic == "median" else None
+    return Number(
+        name=measurement.name,
+        labels=", ".join(
+            f"{name} {_label(name, value)}" for name, value in sorted(measurement.labels.items())
+        ),
+        shown=format_value(measurement.value, measurement.unit),
+        interval=show_interval(interval, measurement.unit),
+        samples=len(measurement.samples),
+        statistic=measurement.statistic,
+        meaning=metric.meaning if metric else "",
+        better=metric.better if metric else None,
+    )
+
+
+def _label(name: str, value: object) -> str:
+    return format_bytes(value) if name == "bytes" and isinstance(value, int) else str(value)
+
+
+def show_interval(interval: Interval | None, unit: str) -> str:
+    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none."""
+    if interval is None:
+        return ""
+    sure = f"{interval.confidence:.0%} interval" if interval.confidence else "range"
+    return f"{format_value(interval.low, unit)} … {format_value(interval.high, unit)} ({sure})"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An expectation beneath its step, judged afresh for one class."""
+
+    id: str
+    text: str
+    evidence: str
+    source: str
+    decides: bool
+    verdict: Verdict
+    shown: str
+    note: str
+
+
+@dataclass(frozen=True)
+class StepEvidence:
+    """What is known of one step on one class; `result` is None where it is unmeasured."""
+
+    machine_class: str
+    result: StepResult | None
+    record: Record | None
+    state: str
+    reason: str
+    stale: bool
+    key: Number | None
+    numbers: tuple[Number, ...]
+    bounds: tuple[Bound, ...]
+
+
+def step_evidence(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[StepEvidence, ...]:
+    """One row a class, in the order of the matrix."""
+    return tuple(_on_class(runbook, step, evidence, name) for name in evidence.classes)
+
+
+def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> StepEvidence:
+    found = evidence.step(machine_class, runbook.id, step.id)
+    bounds = [bound for bound in runbook.head.expectations if bound.metric.partition(".")[0] == step.id]
+    if found is None:
+        state, reason = _why_unmeasured(runbook, step, evidence, machine_class)
+        judged = tuple(_bound(bound, None) for bound in bounds)
+        return StepEvidence(machine_class, None, None, state, reason, False, None, (), judged)
+    record, result = found
+    current = step_digest(runbook, step, _methods(step))
+    numbers = tuple(number(measurement) for measurement in result.measurements)
+    return StepEvidence(
+        machine_class=machine_class,
+        result=result,
+        record=record,
+        state=result.status.value,
+        reason=result.reason or "",
+        stale=result.digest != current,
+        key=_key(result),
+        numbers=numbers,
+        bounds=tuple(_bound(bound, evaluate(bound, record.steps, record.machine)) for bound in bounds),
+    )
+
+
+def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> tuple[str, str]:
+    run = evidence.runs.get((machine_class, runbook.id))
+    last = next((result for result in run.steps if result.id == step.id), None) if run else None
+    if last is None:
+        return "unmeasured", "no record of this step on this class"
+    return last.status.value, last.reason or ""
+
+
+def _methods(step: Step) -> tuple[tuple[str, int], ...]:
+    return tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
+
+
+def _key(result: StepResult) -> Number | None:
+    info = PROBES.get(result.probe or "")
+    for name in info.emits if info else ():
+        named = [measurement for measurement in result.measurements if measurement.name == name]
+        if named:
+            return number(named[-1])
+    return None
+
+
+def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:
+    verdict = judged.verdict if judged else Verdict.NOT_EVALUATED
+    shown = format_value(judged.value, judged.unit) if judged else "unmeasured"
+    if judged and judged.interval:
+        shown += f", {show_interval(judged.interval, judged.unit)}"
+    return Bound(
+        id=expectation.id,
+        text=expectation.text or condition_text(expectation),
+        evidence=expectation.evidence.value,
+        source=expectation.source,
+        decides=expectation.evidence.decides,
+        verdict=verdict,
+        shown=shown,
+        note=(judged.note or "") if judged else "",
+    )
+
+
+def condition_text(condition: Condition) -> str:
+    """A bound in words: `busbw.bus_bandwidth (bytes 8GiB) at least 800 GB/s, on 8 × B200`."""
+    text = condition.metric + _at(condition.at)
+    if condition.over:
+        over_at = condition.at if condition.over_at is None else condition.over_at
+        text += f" ÷ {condition.over}{_at(over_at)}"
+    unit = condition.unit or ("" if condition.over else METRICS[condition.metric.partition(".")[2]].unit)
+    unit = f" {unit}" if unit not in {"", "1"} else ""
+    if condition.min is not None:
+        text += f" at least {condition.min:g}{unit}"
+    if condition.max is not None:
+        text += f"{' and' if condition.min is not None else ''} at most {condition.max:g}{unit}"
+    if condition.on:
+        text += f", on {f'{condition.on.count} × ' if condition.on.count else ''}{condition.on.gpu}"
+    return text
+
+
+def _at(labels: Mapping[str, object]) -> str:
+    return f" ({', '.join(f'{name} {value}' for name, value in labels.items())})" if labels else ""
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """One entry on one class: outcome in words, when, and the number that speaks for it."""
+
+    machine_class: str
+    state: str
+    when: datetime | None
+    key: Number | None
+    stale: bool
+
+
+def matrix_row(runbook: Runbook, evidence: Evidence) -> tuple[MatrixCell, ...]:
+    """One cell a class; a class without a record reads unmeasured."""
+    return tuple(_cell(runbook, evidence, name) for name in evidence.classes)
+
+
+def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCell:
+    run = evidence.runs.get((machine_class, runbook.id))
+    if run is None:
+        return MatrixCell(machine_class, "unmeasured", None, None, False)
+    current = {step.id: step_digest(runbook, step, _methods(step)) for step in runbook.steps}
+    ran = [result for result in run.steps if result.status.finished]
+    # The number of the last phase that has one: what Verify measured says most.
+    keys = [
+        key for phase in reversed(Phase) for result in ran if result.phase is phase and (key := _key(result))
+    ]
+    stale = any(result.digest != current.get(result.id) for result in ran)
+    return MatrixCell(
+        machine_class,
+        (run.outcome or Outcome.INCOMPLETE).value,
+        run.started_at,
+        keys[0] if keys else None,
+        stale,
+    )
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim and what each class's newest run says of it."""
+
+    claim: Claim
+    states: tuple[tuple[str, ClaimState, str, Record | None], ...]
+
+
+def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
+    """Every claim, decided afresh per class."""
+    judged = {
+        name: judge_claims(runbook, run.steps, run.machine)
+        for name in evidence.classes
+        if (run := evidence.runs.get((name, runbook.id)))
+    }
+    views = []
+    for claim in runbook.head.claims:
+        states = []
+        for name in evidence.classes:
+            state, found = judged.get(name, {}).get(claim.id, (ClaimState.UNDECIDED, None))
+            shown = format_value(found.value, found.unit) if found and found.value is not None else ""
+            states.append((name, state, shown, evidence.runs.get((name, runbook.id))))
+        views.append(ClaimView(claim, tuple(states)))
+    return tuple(views)
+
+
+def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Record, ...]:
+    """The records that some page takes a number or an outcome from, each once."""
+    ids = {runbook.id for runbook in runbooks}
+    found = {record.run_id: record for record, _ in evidence.finished.values() if record.runbook.id in ids}
+    found |= {record.run_id: record for (_, runbook), record in evidence.runs.items() if runbook in ids}
+    return tuple(sorted(found.values(), key=lambda record: record.run_id))
