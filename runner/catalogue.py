@@ -42,6 +42,15 @@ class ProbeInfo:
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
+        "nvlinks_active": Metric("1", "higher", "NVLinks that are up on one GPU, as NVML counts them."),
+        "nvlinks_per_pair": Metric(
+            "1", "higher", "NVLinks between the two GPUs of the worst-connected pair."
+        ),
+        "nvlink_errors": Metric(
+            "1",
+            "lower",
+            "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
+        ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
@@ -82,11 +91,57 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Speed under the caller's environment ÷ under a clean one, in interleaved pairs (label: phase).",
         ),
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
+        # Compiling: torch_compile_repro.
+        "compile_time": Metric(
+            "s",
+            "lower",
+            "Wall seconds of a compile with its first forward, from an empty cache; imports left out.",
+        ),
+        "compile_cpu_time": Metric(
+            "s",
+            "lower",
+            "CPU seconds of the same, compilers and workers included: what to compare on a busy host.",
+        ),
+        "compile_cpu_share": Metric(
+            "1",
+            None,
+            "CPU seconds ÷ wall seconds of a compile; 1 is one core pegged. Slow and stuck look alike.",
+        ),
+        "compile_finished": Metric("1", "higher", "1 where the compile ended within its deadline, else 0."),
+        "warm_start_time": Metric(
+            "s", "lower", "compile_time in a second process that starts from the first one's compile cache."
+        ),
+        "warm_cache_misses": Metric(
+            "1", "lower", "Graphs that a start from the cache had to compile all the same."
+        ),
+        "compile_setup_time": Metric(
+            "s", "lower", "Seconds to import torch and build the model, before a compile."
+        ),
+        "compile_cache": Metric("B", None, "Bytes that a compile put into its empty cache."),
+        "compile_peak_rss": Metric(
+            "B", "lower", "Largest resident memory of the compiling process, workers apart."
+        ),
+        "compiled_difference": Metric(
+            "1", "lower", "Largest |compiled − eager| over largest |eager| of the model's answer."
+        ),
+        "guard_time": Metric(
+            "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
+        ),
+        "processes_left": Metric("1", "lower", "Processes of a guarded compile alive after it was ended."),
+        "compile_workers": Metric("1", None, "Inductor compile workers alive on this node."),
+        "pegged_processes": Metric(
+            "1", "lower", "Processes with torch loaded that keep a core at least 90 % busy over the window."
+        ),
     }
 )
 
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
+        "topology": ProbeInfo(
+            1,
+            "How the GPUs are wired, against how their board should be",
+            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
+        ),
         "collectives": ProbeInfo(
             1,
             "Collective bandwidth over message sizes",
@@ -115,6 +170,26 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "clean_ratio",
                 "peak_memory",
                 "threads",
+            ),
+        ),
+        "torch_compile_repro": ProbeInfo(
+            1,
+            "A guarded torch.compile of a block stack, with a bundle for a bug report",
+            (
+                "compile_time",
+                "guard_time",
+                "warm_start_time",
+                "warm_cache_misses",
+                "compile_cpu_time",
+                "compile_cpu_share",
+                "compile_finished",
+                "compile_setup_time",
+                "compile_cache",
+                "compile_peak_rss",
+                "compiled_difference",
+                "processes_left",
+                "compile_workers",
+                "pegged_processes",
             ),
         ),
     }

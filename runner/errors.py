@@ -27,6 +27,10 @@ class RecordError(InputError):
     """A record file is not a record of this project, is truncated, or is of a newer schema."""
 
 
+class DocumentError(RunbookError):
+    """What a step wrote as its result is not a document that can be believed."""
+
+
 class BusyError(RunbookError):
     """Another run holds this node."""
 

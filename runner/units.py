@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from types import MappingProxyType
 
 from runner.errors import InputError
@@ -54,10 +55,11 @@ def parse_bytes(text: str) -> int:
     """
     match = _QUANTITY.fullmatch(text)
     if match:
-        number, unit = float(match[1]), match[2] or "B"
-        factor, stored = _WRITTEN.get(unit, (0.0, ""))
-        if stored == "B" and (number * factor).is_integer():
-            return int(number * factor)
+        factor, stored = _WRITTEN.get(match[2] or "B", (0.0, ""))
+        # A fraction, since a float loses bytes above 2**53.
+        value = Fraction(match[1]) * int(factor)
+        if stored == "B" and value.denominator == 1:
+            return int(value)
     raise InputError(f"{text!r} is not a size; write bytes as 4096, 256MiB or 8GiB")
 
 
@@ -79,7 +81,7 @@ def _significant(value: float, digits: int = 3) -> str:
 
 def _scaled(value: float, steps: tuple[tuple[float, str], ...]) -> str:
     for factor, unit in steps:
-        if abs(value) >= factor:
+        if abs(value) >= factor or value == 0:
             return f"{_significant(value / factor)} {unit}"
     factor, unit = steps[-1]
     return f"{_significant(value / factor)} {unit}"

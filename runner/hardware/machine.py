@@ -1,6 +1,7 @@
 """What this host is. The one place that looks; everything else is handed a `Machine`."""
 
-import ctypes.util
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -267,8 +268,8 @@ def _torch_versions() -> tuple[str | None, str | None]:
 
 
 def _nccl_version() -> str | None:
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"] or ""
-        if name.startswith("nvidia-nccl-cu"):
-            return distribution.version
+    # By name: going through every installed distribution takes a tenth of a second.
+    for cuda in ("cu13", "cu12"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(f"nvidia-nccl-{cuda}")
     return None

@@ -10,8 +10,8 @@ that its argument parser can be had on a laptop without torch:
 
 Human lines go to standard error. The last line of standard output is one JSON document, also written to
 `--output-json FILE` and to the file that RUNBOOK_RESULT names.
-Exit status: 0 healthy or measured, 1 symptom (with a document that says so), 2 bad usage, 3 could not be finished
-(an error with its one line), 80 not applicable here.
+Exit status: 0 healthy or measured, 1 symptom (with a document that says so), 2 bad usage, 3 could not
+measure, 80 not applicable here.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
 from runner.presets import PRESETS, default_preset
 
-OK, SYMPTOM, BAD_USAGE, NOT_APPLICABLE = 0, 1, 2, 80
+OK, SYMPTOM, NOT_APPLICABLE = 0, 1, 80
 
 
 class NotApplicableError(Exception):
@@ -56,7 +56,7 @@ class Work(Protocol):
     """The body of a probe."""
 
     def __call__(self, arguments: argparse.Namespace) -> Findings:
-        """Measure, or raise InputError (exit 2) or NotApplicableError (exit 80)."""
+        """Measure, or raise InputError (exit 2), another RunbookError (3) or NotApplicableError (80)."""
 
 
 @dataclass(frozen=True)

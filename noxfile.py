@@ -1,0 +1,329 @@
+"""Everything that people and CI run. `nox -l` lists the sessions; `nox -s demo` is the place to begin.
+
+The sessions share two environments instead of having one each: twenty entries must not mean twenty copies of
+torch. `.nox/node` has torch, `.nox/site` builds pages without it, and `.nox/lint` holds the linter. An environment
+is made when it is first needed and made again when the requirements or the Python beneath it change.
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+ENVIRONMENTS = ROOT / ".nox"
+DEMO = ROOT / "scratch" / "demo"
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+# MkDocs and Material print banners about each other's successors; the versions here are held (pyproject.toml).
+QUIET_MKDOCS = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
+
+# Run by a candidate Python: its version, whether its torch is a CUDA build, and what it has installed. torch is
+# not imported (that takes seconds): its version.py says it.
+_ASK_PYTHON = """
+import importlib.metadata as m, importlib.util, json, pathlib, re, sys
+spec = importlib.util.find_spec("torch")
+text = pathlib.Path(spec.origin).with_name("version.py").read_text() if spec and spec.origin else ""
+names = sorted({(d.metadata["Name"] or "").lower().replace("_", "-") for d in m.distributions()})
+cuda = re.search(r"^cuda\\b.*=\\s*['\\"][\\d.]+['\\"]", text, re.M)
+print(json.dumps({"version": sys.version_info[:2], "cuda": bool(cuda), "names": names}))
+"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The Python that an environment is built on. `installed` is not empty where its own torch is to be used."""
+
+    python: str
+    installed: frozenset[str]
+
+
+def _base(session: nox.Session) -> Base:
+    """The node's own Python if it has a CUDA build of torch (a vendor's container, say), else the one nox runs on.
+
+    RUNBOOK_PYTHON names another one.
+    """
+    named = os.environ.get("RUNBOOK_PYTHON")
+    for python in [named] if named else _pythons_on_path():
+        facts = _ask(python)
+        if named and facts is None:
+            session.error(
+                f"RUNBOOK_PYTHON={named} is not a Python that runs; set it to one of 3.11 or newer, or unset it"
+            )
+        if facts and tuple(facts["version"]) >= (3, 11) and facts["cuda"]:
+            return Base(python, frozenset(facts["names"]))
+    python = named or sys.executable
+    facts = _ask(python)
+    if facts is None or tuple(facts["version"]) < (3, 11):
+        session.error(f"{python} is older than Python 3.11; set RUNBOOK_PYTHON to a newer one")
+    return Base(python, frozenset())
+
+
+def _pythons_on_path() -> Iterator[str]:
+    yield sys.executable
+    seen = {os.path.realpath(sys.executable)}
+    for folder in os.get_exec_path():
+        for name in ("python3", "python"):
+            python = shutil.which(name, path=folder)
+            if python and os.path.realpath(python) not in seen:
+                seen.add(os.path.realpath(python))
+                yield python
+
+
+def _ask(python: str) -> dict[str, list[str]] | None:
+    try:
+        done = subprocess.run(
+            [python, "-c", _ASK_PYTHON], capture_output=True, text=True, timeout=60, check=True
+        )
+        return dict(json.loads(done.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _environment(session: nox.Session, name: str, *extras: str) -> Path:
+    """Make or complete the shared environment `name` with these extras of the project; its folder of programs.
+
+    Extras add up: `tests` puts its own beside those that `demo` installed.
+    """
+    base = _base(session) if name == "node" else Base(sys.executable, frozenset())
+    folder = ENVIRONMENTS / name
+    stamp, programs = folder / "requirements.json", folder / "bin"
+    foundation = _digest(base)
+    had: list[str] = []
+    if stamp.exists():
+        made = json.loads(stamp.read_text(encoding="utf-8"))
+        had = made["extras"] if made["foundation"] == foundation else []
+        if had and set(extras) <= set(had):
+            return programs
+    if not had:
+        shutil.rmtree(folder, ignore_errors=True)
+        shared = ["--system-site-packages"] if base.installed else []
+        session.run(
+            sys.executable,
+            "-m",
+            "virtualenv",
+            "--python",
+            base.python,
+            *shared,
+            str(folder),
+            external=True,
+        )
+    wanted = sorted({*had, *extras})
+    session.log(f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}")
+    python = str(programs / "python")
+    session.run(
+        python, "-m", "pip", "install", "--disable-pip-version-check", "--editable",
+        f"{ROOT}[{','.join(wanted)}]", "--constraint", str(_constraints(folder, base)), external=True,
+    )  # fmt: skip
+    stamp.write_text(json.dumps({"foundation": foundation, "extras": wanted}), encoding="utf-8")
+    return programs
+
+
+def _digest(base: Base) -> str:
+    files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    about = [base.python, *sorted(base.installed), sys.version]
+    return hashlib.sha256(b"\0".join([*files, *(text.encode() for text in about)])).hexdigest()
+
+
+def _constraints(folder: Path, base: Base) -> Path:
+    """The constraints, less those on packages that the node's own Python brings: its torch stays as it is."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _project_name(line) not in base.installed]
+    path = folder / "constraints.txt"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
+
+
+def _project_name(line: str) -> str:
+    return re.split(r"[=<>~!\s#]", line, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def _with(programs: Path, **variables: str) -> dict[str, str]:
+    return {"PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]), **variables}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    programs = _environment(session, "lint", "lint")
+    session.run(str(programs / "ruff"), "check", ".", external=True)
+    session.run(str(programs / "ruff"), "format", "--check", ".", external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy, strictly, over the package, the tests and this file."""
+    programs = _environment(session, "node", "probes", "site", "tests", "types")
+    session.run(str(programs / "mypy"), external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after `--` go to pytest."""
+    programs = _environment(session, "node", "probes", "site", "tests")
+    session.run(
+        str(programs / "python"), "-m", "pytest", *session.posargs, external=True, env=_with(programs)
+    )
+
+
+@nox.session
+def system(session: nox.Session) -> None:
+    """Run the slower tests of the whole system; arguments after `--` go to pytest."""
+    programs = _environment(session, "node", "probes", "site", "tests")
+    session.run(
+        str(programs / "python"),
+        "-m",
+        "pytest",
+        "-m",
+        "system",
+        *session.posargs,
+        external=True,
+        env=_with(programs),
+    )
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Validate the runbooks and the data folder; no GPU and no torch needed."""
+    programs = _environment(session, "site", "site")
+    session.run(str(programs / "runbook"), "check", *session.posargs, external=True)
+    session.run(str(programs / "runbook"), "verify-data", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into site/, strictly and without torch."""
+    programs = _environment(session, "site", "site")
+    _mkdocs(session, programs, "build", "--strict", "--site-dir", str(ROOT / "site"))
+    session.log("the site is in site/: open site/index.html")
+
+
+@nox.session
+def serve(session: nox.Session) -> None:
+    """Show the site on 127.0.0.1:8000 with live reload; `-- --dev-addr 127.0.0.1:9000` for another port."""
+    programs = _environment(session, "site", "site")
+    _mkdocs(session, programs, "serve", *(session.posargs or ("--dev-addr", "127.0.0.1:8000")))
+
+
+def _mkdocs(session: nox.Session, programs: Path, *arguments: str, **variables: str) -> None:
+    session.run(
+        str(programs / "mkdocs"), *arguments, external=True, env=_with(programs, **QUIET_MKDOCS, **variables)
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run every entry on this machine, faults injected, and build the site from what it measured; publishes nothing."""
+    programs = _environment(session, "node", "probes", "site")
+    data, site = DEMO / "site_data", DEMO / "site"
+    shutil.rmtree(DEMO, ignore_errors=True)
+    status = _runbook(
+        session,
+        programs,
+        "--data",
+        str(data),
+        "run",
+        *(entry.id for entry in ENTRIES),
+        "--reproduce",
+        "--without-slow",
+    )
+    _mkdocs(session, programs, "build", "--strict", "--site-dir", str(site), RUNBOOK_DATA=str(data))
+    session.log(f"records: {data.relative_to(ROOT)}   site: {(site / 'index.html').relative_to(ROOT)}")
+    if status not in {0, 1}:
+        _end(session, status, "the demo could not finish every step; the table above says which and why")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a session needs to know of a runbook; read without a parser, since nox's Python has none."""
+
+    id: str
+    number: str
+    title: str
+
+
+def _entries() -> Iterator[Entry]:
+    for path in sorted((ROOT / "runbooks").glob("*.md")):
+        head = path.read_text(encoding="utf-8", errors="replace").partition("\n---")[0]
+        number = re.search(r"^number:\s*(\d+)\s*$", head, re.MULTILINE)
+        title = re.search(r"^title:\s*[\"']?(.+?)[\"']?\s*$", head, re.MULTILINE)
+        if number:
+            yield Entry(path.stem, number[1], title[1] if title else path.stem)
+
+
+ENTRIES = tuple(sorted(_entries(), key=lambda entry: int(entry.number)))
+
+
+def _runbook(session: nox.Session, programs: Path, *arguments: str) -> int:
+    """Run `runbook` and return its exit status; 2 (bad input) ends the session at once."""
+    done = subprocess.run(
+        [programs / "runbook", *arguments], env={**os.environ, **_with(programs)}, check=False
+    )
+    if done.returncode == 2:  # noqa: PLR2004 - the design's exit status for bad input
+        _end(session, done.returncode, "runbook refused its input; its message is above")
+    return done.returncode
+
+
+_worst_status = 0
+
+
+def _end(session: nox.Session, status: int, message: str) -> None:
+    """Fail the session, and let nox end with the runbook's own exit status instead of its 1.
+
+    1 means that the issue is there and 3 that nobody can say: whoever calls nox must be able to tell.
+    """
+    global _worst_status  # noqa: PLW0603 - nox gives sessions no other way to set its exit status
+    if not _worst_status:
+        atexit.register(lambda: os._exit(_flushed(_worst_status)))
+    _worst_status = max(_worst_status, status)
+    session.error(message)
+
+
+def _flushed(status: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _session_of(entry: Entry) -> Callable[[nox.Session], None]:
+    def run_entry(session: nox.Session) -> None:
+        programs = _environment(session, "node", "probes")
+        status = _runbook(session, programs, *_run_words(entry, session.posargs))
+        if status:
+            _end(
+                session, status, f"entry {entry.number} ended with exit status {status}; its outcome is above"
+            )
+
+    run_entry.__doc__ = (
+        f"{entry.title}: run entry {entry.number} on this node; arguments after -- go to `runbook run`."
+    )
+    return run_entry
+
+
+def _run_words(entry: Entry, posargs: Sequence[str]) -> list[str]:
+    """`--data DIR` and `--runbooks DIR` belong before the command, wherever the caller put them."""
+    before, after = [], []
+    words = iter(posargs)
+    for word in words:
+        if word in {"--data", "--runbooks"}:
+            before += [word, next(words, "")]
+        else:
+            after.append(word)
+    return [*before, "run", entry.id, *after]
+
+
+for _entry in ENTRIES:
+    nox.session(name=f"runbook-{_entry.id}")(_session_of(_entry))
+    nox.session(name=f"runbook-{_entry.number}")(_session_of(_entry))

@@ -1,0 +1,91 @@
+"""`runbook check`: everything that can be wrong with entries and guides, found without running them."""
+
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from mdit_py_plugins.front_matter import front_matter_plugin
+
+from runner.commands import command_faults
+from runner.entry.model import Runbook
+from runner.entry.read import folder_faults, read_paths
+from runner.errors import Fault
+
+TYPOGRAPHIC = {
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"',
+    "\u2013": "-", "\u2014": "--", "\u2212": "-", "\u00a0": " ", "\u2026": "...",
+}  # fmt: skip
+SHELLS = frozenset({"bash", "sh", "shell", "console"})
+
+
+def check(paths: tuple[Path, ...], guides: tuple[Path, ...] = (), *, whole_folder: bool) -> tuple[Fault, ...]:
+    """Every fault of these runbooks and guides, in order of file and line.
+
+    Args:
+        paths: runbook files.
+        guides: Markdown files whose bash fences are checked too.
+        whole_folder: the paths are all entries there are, so links between them can be followed.
+    """
+    runbooks, faults = read_paths(paths)
+    found = list(faults)
+    if whole_folder:
+        found.extend(folder_faults(runbooks))
+    for runbook in runbooks:
+        found.extend(_step_faults(runbook))
+    broken = {fault.path for fault in faults}
+    readable = [path for path in paths if path not in broken]
+    for path in (*readable, *guides):
+        found.extend(_fence_faults(path))
+    return tuple(sorted(set(found)))
+
+
+def _step_faults(runbook: Runbook) -> Iterator[Fault]:
+    for step in runbook.steps:
+        for line, message in _shell_faults(step.command):
+            yield Fault(runbook.path, step.line + line, message)
+
+
+def _shell_faults(command: str) -> Iterator[tuple[int, str]]:
+    """Faults of one block; lines count from 1 within the block."""
+    for number, line in enumerate(command.split("\n"), start=1):
+        if line.startswith("$ "):
+            yield number, "a `$ ` prompt; write the command alone, so that it can be copied and run"
+        for character, plain in TYPOGRAPHIC.items():
+            if character in line:
+                yield number, f"a typographic {character!r} in a command; write {plain!r}"
+    done = subprocess.run(
+        ["bash", "-n", "-c", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode or done.stderr.strip():
+        said = (done.stderr.strip().splitlines() or ["bash refuses it"])[0]
+        number, message = _bash_place(said)
+        yield number, f"bash cannot parse this block: {message}"
+
+
+def _bash_place(said: str) -> tuple[int, str]:
+    """`bash: -c: line 3: syntax error …` → (3, `syntax error …`)."""
+    for part in said.split(": "):
+        if part.startswith("line ") and part[5:].isdecimal():
+            return int(part[5:]), said.split(f"{part}: ", 1)[1]
+    return 1, said
+
+
+def _fence_faults(path: Path) -> Iterator[Fault]:
+    """Commands of this project in any shell fence, steps and illustrations alike, against their own parsers."""
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    for token in MarkdownIt("commonmark").use(front_matter_plugin).parse(text):
+        if token.type != "fence" or not token.map or not _is_shell(token.info):
+            continue
+        for line, message in command_faults(token.content):
+            yield Fault(path, token.map[0] + 1 + line, message)
+
+
+def _is_shell(info: str) -> bool:
+    words: Iterable[str] = info.replace("{", " ").split()
+    return next(iter(words), "") in SHELLS

@@ -1,0 +1,39 @@
+"""The arguments that say what to run, shared by `plan` and `run`."""
+
+import argparse
+
+from runner.entry.model import Phase
+from runner.plan import ALLOWANCES, Request
+from runner.presets import PRESETS
+
+
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `--phase`, `--step`, `--reproduce`, `--allow`, `--preset` and `--without-slow`."""
+    phases = [phase.value for phase in Phase]
+    parser.add_argument(
+        "--phase", action="append", choices=phases, default=[], help="only this phase; repeatable"
+    )
+    parser.add_argument("--step", action="append", default=[], metavar="S", help="only this step; repeatable")
+    parser.add_argument("--reproduce", action="store_true", help="also inject the fault (phase Reproduce)")
+    parser.add_argument(
+        "--allow",
+        action="append",
+        choices=ALLOWANCES,
+        default=[],
+        help="permit changes to the host, or a busy GPU",
+    )
+    parser.add_argument("--preset", choices=PRESETS, help="scale of the work (default: this machine's own)")
+    parser.add_argument("--without-slow", action="store_true", help="leave out steps marked slow")
+
+
+def request_from(arguments: argparse.Namespace) -> Request:
+    """The request that the arguments state. `--phase reproduce` asks for Reproduce by itself."""
+    phases = tuple(phase for phase in Phase if phase.value in arguments.phase)
+    return Request(
+        phases=phases,
+        steps=tuple(arguments.step),
+        reproduce=arguments.reproduce or Phase.REPRODUCE in phases,
+        allow=tuple(sorted(set(arguments.allow))),
+        preset=arguments.preset,
+        slow=not arguments.without_slow,
+    )

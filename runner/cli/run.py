@@ -1,0 +1,102 @@
+"""`runbook run`: run entries on this node, show how they get on, and keep their records."""
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.markup import escape
+
+from runner.cli.progress import Progress, summary_table
+from runner.cli.request import add_request_arguments, request_from
+from runner.entry.model import Phase
+from runner.entry.read import find
+from runner.errors import BusyError
+from runner.evidence.code import code_state
+from runner.evidence.record import Outcome, StepStatus
+from runner.evidence.store import Store
+from runner.hardware.machine import look
+from runner.launch.recording import Bench, Kept, run_and_record
+from runner.plan import Plan, make_plan
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("ids", nargs="+", metavar="ID", help="an entry's id or number")
+    add_request_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the entries one after the other; the exit status is that of the worst outcome (3 over 1 over 0).
+
+    Raises:
+        InputError: an entry, a step or a preset that does not exist; nothing has run then.
+    """
+    # Human lines go to standard error where standard output is for a program.
+    console = Console(stderr=arguments.json)
+    machine, request = look(), request_from(arguments)
+    plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
+    root = arguments.runbooks.resolve().parent
+    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code_state(root))
+    kept: list[Kept] = []
+    with _terminate_like_interrupt():
+        for plan in plans:
+            with Progress(console, plan, machine.machine_class) as progress:
+                try:
+                    kept.append(run_and_record(plan, request, bench, progress))
+                except BusyError:
+                    if not kept:
+                        raise
+                    progress.trouble(f"{plan.runbook.id} was not run: another run holds this node")
+                    continue
+            _close(console, plan, kept[-1])
+            if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
+                break
+    records = [one.record for one in kept]
+    console.print(summary_table(records))
+    if arguments.json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True, indent=2))
+    return exit_status(kept, len(plans))
+
+
+def exit_status(kept: Sequence[Kept], asked: int) -> int:
+    """The worst of the outcomes; 3 where an entry that was asked for has no record in the data folder."""
+    if len(kept) < asked or not all(one.stored for one in kept):
+        return Outcome.INCOMPLETE.exit_status
+    return max((one.record.outcome or Outcome.INCOMPLETE).exit_status for one in kept)
+
+
+def _close(console: Console, plan: Plan, kept: Kept) -> None:
+    record = kept.record
+    outcome = record.outcome or Outcome.INCOMPLETE
+    console.print(
+        f"[bold]{plan.runbook.id}: {outcome.value}[/bold]  record: {escape(str(kept.path))}", soft_wrap=True
+    )
+    found = any(
+        step.phase is Phase.DIAGNOSE and step.status in {StepStatus.SYMPTOM, StepStatus.FAILED}
+        for step in record.steps
+    )
+    if outcome is Outcome.FIX_PROVED and found:
+        console.print("The fix held in this run only. To keep it, apply for good:")
+        for step in record.steps:
+            if step.phase is Phase.FIX and step.status is StepStatus.PASSED:
+                console.print(escape(step.command.rstrip()), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run the way Ctrl-C does: the step is ended and the record stays valid."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,35 @@
+"""`runbook verify-data`: may the data folder be published?"""
+
+import argparse
+import sys
+
+from runner.evidence.gate import gate
+from runner.evidence.store import Store
+
+MAY_NOT = 1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments of its own: `--data` says which folder."""
+    parser.description = "Check that every record of the data folder may be published; one line a problem."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the problems and return 1, or one line and 0 where there are none."""
+    store = Store(arguments.data)
+    problems = gate(store)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        print(f"verify-data: {_count(len(problems), 'problem')}; not fit to publish", file=sys.stderr)
+        return MAY_NOT
+    paths = store.files()
+    classes = {path.parent.parent for path in paths}
+    print(
+        f"verify-data: {_count(len(paths), 'record')} of {_count(len(classes), 'machine class', 'es')} fit to publish"
+    )
+    return 0
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"

@@ -1,0 +1,90 @@
+"""The attributes of a step: what stands in braces after ```` ```bash ````."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from runner.entry.model import Safety
+from runner.entry.words import nearest
+
+_BRACES = re.compile(r"(?P<language>[^\s{]*)\s*\{(?P<inside>[^{}]*)\}\s*")
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+KNOWN = ("gpus", "needs", "nodes", "safety", "slow", "timeout")
+LONGEST_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """A fence's info string, read. `faults` are messages without a place; `fields` are those of `Step`."""
+
+    language: str
+    step_id: str | None
+    fields: Mapping[str, object]
+    faults: tuple[str, ...]
+
+
+def is_id(text: str) -> bool:
+    """Whether a text may be an id: lower-case letters, digits and hyphens, not a hyphen first."""
+    return _ID.fullmatch(text) is not None
+
+
+def read_attributes(info: str) -> Attributes:
+    """Read `bash {#busbw gpus=2 timeout=300 safety=loads-device needs=a,b slow}`."""
+    info = info.strip()
+    match = _BRACES.fullmatch(info)
+    if match is None:
+        language = re.split(r"[\s{]", info, maxsplit=1)[0]
+        broken = ("the attributes do not parse; write {#id name=value …} after the language",)
+        return Attributes(language, None, MappingProxyType({}), broken if "{" in info or "}" in info else ())
+    fields: dict[str, object] = {}
+    faults: list[str] = []
+    step_id: str | None = None
+    for word in match["inside"].split():
+        if word.startswith("#"):
+            if step_id is not None:
+                faults.append(f"two ids, #{step_id} and {word}")
+            elif not is_id(word[1:]):
+                faults.append(f"{word!r} is no id; use lower-case letters, digits and hyphens")
+            step_id = word[1:]
+            continue
+        name, equals, value = word.partition("=")
+        if name not in KNOWN:
+            faults.append(f"unknown attribute {name!r}{nearest(name, KNOWN)}")
+        elif name in fields:
+            faults.append(f"the attribute {name!r} stands twice")
+        else:
+            try:
+                fields[name] = _value(name, value, given=bool(equals))
+            except ValueError as error:
+                faults.append(str(error))
+    if step_id is None:
+        faults.append("a fence with attributes needs an id: {#id …}; without attributes it is illustration")
+    elif match["language"] != "bash":
+        faults.append(f"a step is written in bash, not {match['language'] or 'nothing'}")
+    return Attributes(match["language"], step_id, MappingProxyType(fields), tuple(faults))
+
+
+def _value(name: str, value: str, *, given: bool) -> object:
+    value = value.strip("\"'")
+    if name == "slow":
+        if given:
+            raise ValueError("slow stands alone, without a value")
+        return True
+    if name == "safety":
+        known = [safety.value for safety in Safety]
+        if value not in known:
+            raise ValueError(f"unknown safety {value!r}{nearest(value, known)}")
+        return Safety(value)
+    if name == "needs":
+        ids = tuple(part for part in value.split(",") if part)
+        if not ids or not all(is_id(part) for part in ids):
+            raise ValueError(f"needs wants ids of steps, separated by commas, not {value!r}")
+        return ids
+    if name == "timeout":
+        if not re.fullmatch(r"\d{1,6}(\.\d+)?", value) or not 0 < float(value) <= LONGEST_S:
+            raise ValueError(f"timeout wants seconds between 0 and {LONGEST_S:g}, not {value!r}")
+        return float(value)
+    if not re.fullmatch(r"\d{1,5}", value) or (name == "nodes" and int(value) < 1):
+        raise ValueError(f"{name} wants a whole number, not {value!r}")
+    return int(value)

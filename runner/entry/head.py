@@ -1,0 +1,173 @@
+"""The YAML head of a runbook, read with the line of every key and with nothing that can explode."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from runner.entry.model import FrontMatter
+from runner.entry.words import nearest
+from runner.errors import Fault, RunbookFaultsError
+
+DEEPEST = 8
+
+Place = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that stops at the first alias: a head has no use for them, and nested ones grow without bound."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node; refuse aliases and deep nesting."""
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="YAML aliases are not allowed; write the value out", problem_mark=event.start_mark
+            )
+        self._depth = getattr(self, "_depth", 0) + 1
+        if self._depth > DEEPEST:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {DEEPEST} levels",
+                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+# YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans; `on:` is a key of ours, and only true and false are booleans.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), ["t", "f"])
+
+
+def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
+    """Read and validate a head.
+
+    Args:
+        text: the YAML between the `---` lines.
+        first_line: the line of the file on which `text` begins.
+        path: the file, for messages.
+
+    Raises:
+        RunbookFaultsError: every fault of the head, each with its line.
+    """
+    node, lines = _compose(text, first_line, path)
+    loader = _Loader("")
+    try:
+        data = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
+    except ValueError as error:
+        raise RunbookFaultsError((Fault(path, first_line, f"a value cannot be read: {error}"),)) from error
+    try:
+        return FrontMatter.model_validate(data)
+    except ValidationError as error:
+        raise RunbookFaultsError(tuple(_faults(error, lines, first_line, path))) from error
+
+
+def key_lines(text: str, first_line: int, path: Path) -> Mapping[Place, int]:
+    """The line of every key and list item: `("expectations", 0, "min")` → 17."""
+    return _compose(text, first_line, path)[1]
+
+
+def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, dict[Place, int]]:
+    for number, line in enumerate(text.split("\n"), start=first_line):
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            raise RunbookFaultsError((Fault(path, number, "a tab indents this line; YAML wants spaces"),))
+    try:
+        node = _Loader(text).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
+    except yaml.YAMLError as error:
+        message = str(error).partition("\n")[0]
+        raise RunbookFaultsError(
+            (Fault(path, first_line, f"the front matter is not YAML: {message}"),)
+        ) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise RunbookFaultsError(
+            (
+                Fault(
+                    path, first_line, "the front matter is empty or no mapping; it needs id, number and title"
+                ),
+            )
+        )
+    lines: dict[Place, int] = {}
+    faults = list(_walk(node, (), first_line, lines, path))
+    if faults:
+        raise RunbookFaultsError(tuple(faults))
+    return node, lines
+
+
+def _walk(
+    node: yaml.Node, place: Place, first_line: int, lines: dict[Place, int], path: Path
+) -> Iterator[Fault]:
+    """Note the line of every key and item below a node; duplicate keys are faults."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*place, str(key.value))
+            line = key.start_mark.line + first_line
+            if here in lines:
+                yield Fault(
+                    path, line, f"the key {key.value!r} stands twice; the first is on line {lines[here]}"
+                )
+            lines[here] = line
+            yield from _walk(value, here, first_line, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[*place, index] = item.start_mark.line + first_line
+            yield from _walk(item, (*place, index), first_line, lines, path)
+
+
+def _yaml_fault(error: yaml.MarkedYAMLError, first_line: int, path: Path) -> Fault:
+    mark = error.problem_mark or error.context_mark
+    line = first_line + (mark.line if mark else 0)
+    return Fault(path, line, f"the front matter is not YAML: {error.problem or error.context}")
+
+
+def _faults(
+    error: ValidationError, lines: Mapping[Place, int], first_line: int, path: Path
+) -> Iterator[Fault]:
+    for problem in error.errors():
+        place: Place = tuple(problem["loc"])
+        line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), first_line)
+        where = ".".join(str(part) for part in place)
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(FrontMatter, place[:-1])
+            message = f"unknown key {place[-1]!r}{nearest(str(place[-1]), known)}"
+        elif problem["type"] == "missing":
+            message = f"{where} is missing"
+        elif problem["type"] == "enum":
+            values = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
+            message = f"{where}: unknown value {problem['input']!r}{nearest(str(problem['input']), values)}"
+        else:
+            message = f"{where}: {problem['msg'].removeprefix('Value error, ')}" if where else problem["msg"]
+        yield Fault(path, line, message)
+
+
+def _fields_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
+    """Names of the fields of the model that stands at a place of the head."""
+    current: Any = model
+    for part in place:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        found = _model_in(field.annotation) if field else None
+        if found is None:
+            return ()
+        current = found
+    return tuple(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in {tuple, list, dict, Union, UnionType}:
+        return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return None

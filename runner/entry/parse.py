@@ -1,0 +1,187 @@
+"""From the text of a runbook to a `Runbook`, or to every fault that it has. Pure: no file is touched."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.front_matter import front_matter_plugin
+
+from runner.entry.attributes import is_id, read_attributes
+from runner.entry.head import key_lines, parse_head
+from runner.entry.model import FrontMatter, Phase, Prose, Runbook, Section, Step
+from runner.entry.references import reference_faults
+from runner.entry.words import nearest
+from runner.errors import Fault, RunbookFaultsError
+
+SECTIONS = ("Symptom", "Root cause", "Diagnose", "Reproduce", "Fix", "Verify", "See also")
+OPTIONAL = frozenset({"Reproduce", "See also"})
+_PHASES = {phase.value.capitalize(): phase for phase in Phase}
+
+
+@dataclass
+class _Draft:
+    """What has been gathered so far, and every fault met on the way."""
+
+    path: Path
+    lines: Sequence[str]
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, line: int, message: str) -> None:
+        self.faults.append(Fault(self.path, line, message))
+
+
+def parse(text: str, path: Path) -> Runbook:
+    """Parse a runbook.
+
+    Args:
+        text: the whole file.
+        path: where it stands; its stem must be the id.
+
+    Raises:
+        RunbookFaultsError: with every fault found, in the order of the file.
+    """
+    # markdown-it folds these to \n itself; doing it first keeps its line numbers and ours the same.
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    draft = _Draft(path, text.split("\n"))
+    tokens = MarkdownIt("commonmark").use(front_matter_plugin).parse(text)
+    head = _head(tokens, draft)
+    sections = _sections(tokens, draft, None if head is None else head.title)
+    if head is not None:
+        runbook = Runbook(head=head, sections=sections, path=path)
+        place = key_lines(tokens[0].content, 2, path)
+        draft.faults.extend(reference_faults(runbook, place))
+    if draft.faults or head is None:
+        raise RunbookFaultsError(tuple(sorted(set(draft.faults))))
+    return runbook
+
+
+def _head(tokens: Sequence[Token], draft: _Draft) -> FrontMatter | None:
+    if not tokens or tokens[0].type != "front_matter":
+        draft.fault(1, "no front matter; begin the file with --- lines around id, number and title")
+        return None
+    try:
+        head = parse_head(tokens[0].content, 2, draft.path)
+    except RunbookFaultsError as error:
+        draft.faults.extend(error.faults)
+        return None
+    line = key_lines(tokens[0].content, 2, draft.path).get(("id",), 2)
+    if not is_id(head.id):
+        draft.fault(line, f"{head.id!r} is no id; use lower-case letters, digits and hyphens")
+    elif head.id != draft.path.stem:
+        draft.fault(line, f"the id {head.id!r} is not the file's name; call the file {head.id}.md")
+    return head
+
+
+def _sections(tokens: Sequence[Token], draft: _Draft, title_in_head: str | None) -> tuple[Section, ...]:
+    starts: list[tuple[int, str, int]] = []  # place among the tokens, title, line from 0
+    for place, token in enumerate(tokens):
+        if token.level == 0 and token.type == "heading_open" and token.map:
+            title = tokens[place + 1].content.strip()
+            if token.tag == "h1" and (starts or title_in_head not in {title, None}):
+                message = f"a # heading stands before the sections and repeats the title, {title_in_head!r}"
+                draft.fault(token.map[0] + 1, message)
+            elif token.tag == "h2":
+                starts.append((place, title, token.map[0]))
+    _before_sections(tokens[: starts[0][0] if starts else len(tokens)], draft)
+    _titles(starts, draft)
+    bounds = [*starts, (len(tokens), "", len(draft.lines))]
+    seen: dict[str, int] = {}
+    return tuple(
+        _section(tokens[place + 3 : after], title, (line, end), draft, seen)
+        for (place, title, line), (after, _, end) in pairwise(bounds)
+    )
+
+
+def _before_sections(tokens: Sequence[Token], draft: _Draft) -> None:
+    for place, token in enumerate(tokens):
+        in_heading = place > 0 and tokens[place - 1].type == "heading_open"
+        if token.map and not in_heading and token.type not in {"front_matter", "heading_open"}:
+            draft.fault(token.map[0] + 1, "text before the first section; put it under ## Symptom")
+            return
+
+
+def _titles(starts: Sequence[tuple[int, str, int]], draft: _Draft) -> None:
+    seen: list[str] = []
+    for _, title, line in starts:
+        if title not in SECTIONS:
+            draft.fault(line + 1, f"unknown section {title!r}{nearest(title, SECTIONS)}")
+        elif title in seen:
+            draft.fault(line + 1, f"the section {title!r} stands twice")
+        elif seen and SECTIONS.index(title) < max(SECTIONS.index(one) for one in seen):
+            draft.fault(line + 1, f"the section {title!r} is out of order; it is {', '.join(SECTIONS)}")
+        if title in SECTIONS:
+            seen.append(title)
+    for title in SECTIONS:
+        if title not in seen and title not in OPTIONAL:
+            draft.fault(len(draft.lines), f"the section ## {title} is missing")
+
+
+def _section(
+    tokens: Sequence[Token], title: str, span: tuple[int, int], draft: _Draft, seen: dict[str, int]
+) -> Section:
+    """One section; `span` is its first and last line (from 0, the heading's, and past the end)."""
+    phase = _PHASES.get(title)
+    body: list[Prose | Step] = []
+    begin = span[0] + 1
+    for token, step in _steps(tokens, title, phase, draft, seen):
+        assert token.map
+        body.extend(_prose(draft.lines[begin : token.map[0]]))
+        body.append(step)
+        begin = token.map[1]
+    body.extend(_prose(draft.lines[begin : span[1]]))
+    return Section(title=title, phase=phase, body=tuple(body))
+
+
+def _prose(lines: Sequence[str]) -> Iterator[Prose]:
+    text = "\n".join(lines).strip("\n")
+    if text.strip():
+        yield Prose(markdown=text)
+
+
+def _steps(
+    tokens: Sequence[Token], title: str, phase: Phase | None, draft: _Draft, seen: dict[str, int]
+) -> Iterator[tuple[Token, Step]]:
+    for token in tokens:
+        if token.type != "fence" or not token.map:
+            continue
+        line = token.map[0] + 1
+        if not _closed(token, draft.lines):
+            draft.fault(line, "this fence is never closed")
+            continue
+        attributes = read_attributes(token.info)
+        for message in attributes.faults:
+            draft.fault(line, message)
+        if attributes.step_id is None or attributes.faults:
+            continue
+        step_id = attributes.step_id
+        if phase is None:
+            draft.fault(
+                line, f"a step may not stand under {title}; its section is its phase: {', '.join(_PHASES)}"
+            )
+        elif step_id in seen:
+            draft.fault(line, f"the step id {step_id!r} stands twice; the first is on line {seen[step_id]}")
+        elif token.level:
+            draft.fault(line, "a step stands at the left margin, not inside a list or a quote")
+        else:
+            seen[step_id] = line
+            fields = dict(attributes.fields)
+            yield (
+                token,
+                Step.model_validate(
+                    {"id": step_id, "phase": phase, "command": token.content, "line": line, **fields}
+                ),
+            )
+
+
+def _closed(token: Token, lines: Sequence[str]) -> bool:
+    """Whether a fence has its closing line: markdown-it ends an open one silently at the end of its container."""
+    assert token.map
+    last = lines[min(token.map[1], len(lines)) - 1].strip().lstrip(">").strip()
+    mark = re.escape(token.markup[0])
+    return (
+        token.map[1] - token.map[0] > 1 and re.fullmatch(rf"{mark}{{{len(token.markup)},}}", last) is not None
+    )

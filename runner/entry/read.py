@@ -1,0 +1,154 @@
+"""Reads runbooks from a folder. The only place in `entry` that touches files."""
+
+from pathlib import Path
+
+from runner.entry.model import Runbook
+from runner.entry.parse import parse
+from runner.entry.words import nearest
+from runner.errors import Fault, InputError, RunbookFaultsError
+
+LARGEST = 1 << 20
+
+
+def read_runbook(path: Path) -> Runbook:
+    """Read and parse one runbook.
+
+    Raises:
+        RunbookFaultsError: every fault of the file: unreadable, empty, too large, binary, not UTF-8, not to the format.
+    """
+    return parse(_text(path), path)
+
+
+def read_all(folder: Path) -> tuple[Runbook, ...]:
+    """Every runbook of a folder, by number.
+
+    Raises:
+        InputError: the folder is not there or holds no runbook.
+        RunbookFaultsError: the faults of all files together, duplicate ids and numbers and dead links included.
+    """
+    paths = runbook_paths(folder)
+    runbooks, faults = read_paths(paths)
+    faults += folder_faults(runbooks)
+    if faults:
+        raise RunbookFaultsError(tuple(sorted(faults)))
+    return runbooks
+
+
+def read_paths(paths: tuple[Path, ...]) -> tuple[tuple[Runbook, ...], tuple[Fault, ...]]:
+    """The runbooks that parse, by number, and the faults of those that do not."""
+    runbooks: list[Runbook] = []
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            runbooks.append(read_runbook(path))
+        except RunbookFaultsError as error:
+            faults.extend(error.faults)
+    return tuple(sorted(runbooks, key=lambda runbook: runbook.head.number)), tuple(faults)
+
+
+def runbook_paths(folder: Path) -> tuple[Path, ...]:
+    """The runbook files of a folder, by name.
+
+    Raises:
+        InputError: the folder is not there or holds none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; name the one that holds the runbooks with --runbooks DIR")
+    paths = tuple(sorted(path for path in folder.glob("*.md") if not path.name.startswith(".")))
+    if not paths:
+        raise InputError(f"{folder} holds no runbook (*.md); name the right one with --runbooks DIR")
+    return paths
+
+
+def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
+    """What only shows with all entries in view: numbers used twice, related entries and guides that are not there."""
+    faults: list[Fault] = []
+    numbers: dict[int, Runbook] = {}
+    ids = {runbook.id for runbook in runbooks}
+    for runbook in runbooks:
+        head = runbook.head
+        if head.number in numbers:
+            other = numbers[head.number].path.name
+            faults.append(
+                Fault(
+                    runbook.path, _line_of(runbook, "number"), f"number {head.number} is also that of {other}"
+                )
+            )
+        numbers.setdefault(head.number, runbook)
+        faults.extend(
+            Fault(
+                runbook.path,
+                _line_of(runbook, "related"),
+                f"related names no entry {name!r}{nearest(name, ids)}",
+            )
+            for name in head.related
+            if name not in ids
+        )
+        if head.guide is not None and not _guide(runbook).is_file():
+            faults.append(
+                Fault(
+                    runbook.path,
+                    _line_of(runbook, "guide"),
+                    f"the guide {head.guide!r} is not there under kb/",
+                )
+            )
+    return tuple(faults)
+
+
+def find(folder: Path, name: str) -> Runbook:
+    """The runbook with this id or number. Others in the folder may be broken: they are not looked into.
+
+    Raises:
+        InputError: no such entry; the message names the nearest.
+        RunbookFaultsError: the entry has faults.
+    """
+    paths = runbook_paths(folder)
+    for path in paths:
+        if path.stem == name:
+            return read_runbook(path)
+    if name.isdecimal():
+        runbooks, faults = read_paths(paths)
+        found = [runbook for runbook in runbooks if runbook.head.number == int(name)]
+        if found:
+            return found[0]
+        if faults:
+            raise RunbookFaultsError(faults)
+        known = ", ".join(f"{runbook.head.number} {runbook.id}" for runbook in runbooks)
+        raise InputError(f"no entry has number {name}; there are {known}")
+    raise InputError(f"no entry {name!r}{nearest(name, [path.stem for path in paths])}")
+
+
+def _guide(runbook: Runbook) -> Path:
+    return runbook.path.resolve().parents[1] / "kb" / (runbook.head.guide or "")
+
+
+def _line_of(runbook: Runbook, key: str) -> int:
+    lines = runbook.path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), 1)
+
+
+def _text(path: Path) -> str:
+    def refuse(message: str, line: int = 1) -> RunbookFaultsError:
+        return RunbookFaultsError((Fault(path, line, message),))
+
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise refuse("this is a link that leaves the folder; put the file itself here")
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from error
+    if len(data) > LARGEST:
+        raise refuse(
+            f"larger than {LARGEST >> 20} MiB; a runbook is text for a person: move data into its own file"
+        )
+    if b"\0" in data:
+        raise refuse("not text: it holds NUL bytes", data[: data.index(b"\0")].count(b"\n") + 1)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise refuse(f"not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8", line) from error
+    if not text.strip():
+        raise refuse("empty; begin with --- lines around id, number and title")
+    return text

@@ -1,0 +1,131 @@
+"""What a runbook says about its own steps and metrics must exist. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from runner.catalogue import METRICS, PROBES
+from runner.entry.attributes import is_id
+from runner.entry.model import Condition, Runbook, Step
+from runner.entry.words import nearest
+from runner.errors import Fault, InputError
+from runner.units import known_units, parse_bytes, to_stored
+
+Place = tuple[str | int, ...]
+
+# Python and browsers read signatures alike; these are the constructs that only one of the two has.
+_PYTHON_ONLY = re.compile(r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]")
+# A group that repeats without bound and holds a repetition without bound can take exponential time.
+_NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*[*+](?:[^()\\]|\\.)*\)[*+]")
+
+
+def reference_faults(runbook: Runbook, lines: Mapping[Place, int]) -> Iterator[Fault]:
+    """Every reference of a runbook that leads nowhere, with its line."""
+    for place, message in _head_faults(runbook):
+        line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
+        yield Fault(runbook.path, line, message)
+    yield from _needs_faults(runbook)
+
+
+def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
+    head = runbook.head
+    seen: set[str] = set()
+    for index, expectation in enumerate(head.expectations):
+        yield from _condition_faults(runbook, expectation, ("expectations", index))
+        yield from _id_faults(expectation.id, seen, ("expectations", index, "id"))
+    for index, claim in enumerate(head.claims):
+        yield from _id_faults(claim.id, seen, ("claims", index, "id"))
+        for name in ("confirmed_if", "contradicted_if"):
+            condition = getattr(claim, name)
+            if condition is not None:
+                yield from _condition_faults(runbook, condition, ("claims", index, name))
+    for index, signature in enumerate(head.signatures):
+        message = _pattern_fault(signature.pattern)
+        if message:
+            yield ("signatures", index, "pattern"), message
+
+
+def _id_faults(name: str, seen: set[str], place: Place) -> Iterator[tuple[Place, str]]:
+    if not is_id(name):
+        yield place, f"{name!r} is no id; use lower-case letters, digits and hyphens"
+    if name in seen:
+        yield place, f"the id {name!r} stands twice among expectations and claims"
+    seen.add(name)
+
+
+def _condition_faults(runbook: Runbook, condition: Condition, place: Place) -> Iterator[tuple[Place, str]]:
+    units = set()
+    for field, metric in (("metric", condition.metric), ("over", condition.over)):
+        if metric is None:
+            continue
+        message = _metric_fault(runbook, metric)
+        if message:
+            yield (*place, field), message
+        else:
+            units.add(METRICS[metric.partition(".")[2]].unit)
+    if condition.unit is not None and condition.unit not in known_units():
+        yield (*place, "unit"), f"unknown unit {condition.unit!r}{nearest(condition.unit, known_units())}"
+    elif len(units) == 1:
+        stored = "1" if condition.over else next(iter(units))
+        given = to_stored(1.0, condition.unit)[1] if condition.unit else stored
+        if given != stored:
+            yield (
+                (*place, "unit"),
+                f"{condition.unit} does not measure {condition.metric}, which is stored in {stored}",
+            )
+    elif len(units) > 1:
+        yield (*place, "over"), f"{condition.metric} and {condition.over} have different units"
+    for field in ("at", "over_at"):
+        size = (getattr(condition, field) or {}).get("bytes")
+        if isinstance(size, str):
+            try:
+                parse_bytes(size)
+            except InputError as error:
+                yield (*place, field, "bytes"), str(error)
+
+
+def _metric_fault(runbook: Runbook, metric: str) -> str | None:
+    step_id, dot, name = metric.partition(".")
+    if not dot:
+        return f"{metric!r} is no metric; write <step id>.<measurement>"
+    step = runbook.step(step_id)
+    if step is None:
+        return f"{metric!r} names no step {step_id!r}{nearest(step_id, [one.id for one in runbook.steps])}"
+    if name not in METRICS:
+        return f"unknown measurement {name!r}{nearest(name, METRICS)}"
+    emitted = _emitted(step)
+    if emitted is not None and name not in emitted:
+        return f"the step {step_id!r} does not measure {name!r}{nearest(name, emitted)}"
+    return None
+
+
+def _emitted(step: Step) -> frozenset[str] | None:
+    """What the probes of a step may measure; None where it starts none that is known."""
+    infos = [PROBES[name] for name in step.probes if name in PROBES]
+    return frozenset(name for info in infos for name in info.emits) if infos else None
+
+
+def _needs_faults(runbook: Runbook) -> Iterator[Fault]:
+    earlier: list[str] = []
+    for step in runbook.steps:
+        for needed in step.needs:
+            if needed not in earlier:
+                later = runbook.step(needed) is not None
+                message = (
+                    f"needs={needed}: that step does not run before this one"
+                    if later
+                    else f"needs={needed} names no step{nearest(needed, earlier)}"
+                )
+                yield Fault(runbook.path, step.line, message)
+        earlier.append(step.id)
+
+
+def _pattern_fault(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"the pattern is no regular expression: {error}"
+    if _PYTHON_ONLY.search(pattern):
+        return "the pattern uses what browsers and Python read differently (flags, look-behind, named or atomic groups)"
+    if _NESTED_REPEAT.search(pattern):
+        return "the pattern repeats a group that repeats; on some lines that takes for ever"
+    return None

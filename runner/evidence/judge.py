@@ -1,0 +1,257 @@
+"""What steps, bounds and claims come to: statuses, verdicts and the outcome of a run. Pure.
+
+The rule above all others: no green tick that was not earned. What could not be told is said to be so.
+"""
+
+import dataclasses
+import signal
+from collections.abc import Mapping, Sequence
+
+from runner.entry.model import Claim, Expectation, Phase, Runbook
+from runner.evidence.measured import Evaluated, evaluate, fits
+from runner.evidence.record import (
+    ClaimState,
+    Document,
+    Outcome,
+    StepResult,
+    StepStatus,
+    StoredVerdict,
+    Verdict,
+)
+from runner.hardware.machine import Machine
+from runner.units import format_value, to_stored
+
+__all__ = [
+    "Evaluated",
+    "decides",
+    "describe_exit",
+    "evaluate",
+    "failed_by_expectation",
+    "judge_claims",
+    "judge_expectations",
+    "judge_step",
+    "outcome",
+]
+
+EXIT_OK, EXIT_SYMPTOM, EXIT_BAD_USAGE, EXIT_NOT_APPLICABLE = 0, 1, 2, 80
+_SHELL_SIGNAL_BASE = 128
+
+_ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
+    "timeout": (StepStatus.TIMEOUT, "still running at its deadline, so it was ended"),
+    "interrupted": (StepStatus.INTERRUPTED, "interrupted before it ended"),
+    "not_started": (StepStatus.ERROR, "could not be started"),
+}
+_MEANINGS: Mapping[int, str] = {
+    EXIT_BAD_USAGE: "exit status 2: bad usage; see its error output",
+    126: "exit status 126: a command in the block is not executable",
+    127: "exit status 127: a command in the block was not found",
+}
+_CRASH = "exit status 1 without a document that says so is a crash, not a symptom"
+_KILLED = " (often the kernel's out-of-memory killer; `dmesg` would say so)"
+
+
+def judge_step(
+    ending: str, exit_status: int | None, document: Document | None, problem: str | None
+) -> tuple[StepStatus, str | None]:
+    """Say how a step ended, and why where that needs saying.
+
+    Args:
+        ending: `exited`, `timeout`, `interrupted` or `not_started`.
+        exit_status: what the block ended with; a negative one is a signal, as `subprocess` has it.
+        document: what the block wrote as its result, if it wrote one.
+        problem: why that result cannot be believed (the text of a `DocumentError`), or why nothing started.
+
+    An exit status and a document that contradict each other are an error: of two stories, neither is proved.
+    """
+    if ending != "exited":
+        status, why = _ENDINGS[ending]
+        return status, f"{why}: {problem}" if problem else why
+    if exit_status is None:
+        return StepStatus.ERROR, "ended without an exit status"
+    if problem is not None:
+        odd = exit_status not in {EXIT_OK, EXIT_SYMPTOM}
+        return StepStatus.ERROR, f"{describe_exit(exit_status)}; {problem}" if odd else problem
+    says = None if document is None else document.status
+    match exit_status, says:
+        case (0, None | "ok"):
+            return _passed(document)
+        case (0 | 1, "symptom"):
+            return StepStatus.SYMPTOM, _reason(document, "the probe found the symptom")
+        case (0 | 80, "not_applicable") | (80, None | "ok"):
+            return StepStatus.SKIPPED, _reason(document, "not applicable on this machine")
+        case (80, "symptom"):
+            return StepStatus.ERROR, "exit status 80 says not applicable, its document says symptom"
+        case _:
+            return StepStatus.ERROR, describe_exit(exit_status)
+
+
+def _passed(document: Document | None) -> tuple[StepStatus, str | None]:
+    if document is None:
+        return StepStatus.PASSED, None
+    if document.fallback_reason is not None and not document.fallback_asked:
+        return StepStatus.FAILED, f"fell back unasked: {document.fallback_reason}"
+    return StepStatus.PASSED, document.reason
+
+
+def _reason(document: Document | None, otherwise: str) -> str:
+    return (None if document is None else document.reason) or otherwise
+
+
+def describe_exit(exit_status: int) -> str:
+    """What an exit status that is not a verdict means: 139 and -11 are `killed by SIGSEGV`."""
+    if exit_status == EXIT_SYMPTOM:
+        return _CRASH
+    number = -exit_status if exit_status < 0 else exit_status - _SHELL_SIGNAL_BASE
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return _MEANINGS.get(exit_status, f"exit status {exit_status}")
+    return f"killed by {name}{_KILLED if name == 'SIGKILL' else ''}"
+
+
+def judge_expectations(
+    runbook: Runbook, steps: Sequence[StepResult], machine: Machine
+) -> tuple[StoredVerdict, ...]:
+    """Judge every expectation of the entry by the run's steps."""
+    return tuple(_stored(runbook, expectation, steps, machine) for expectation in runbook.head.expectations)
+
+
+def _stored(
+    runbook: Runbook, expectation: Expectation, steps: Sequence[StepResult], machine: Machine
+) -> StoredVerdict:
+    found = evaluate(expectation, steps, machine)
+    return StoredVerdict(
+        id=expectation.id,
+        verdict=found.verdict,
+        value=found.value,
+        unit=found.unit,
+        evidence=expectation.evidence,
+        decides=decides(runbook, expectation, machine),
+        note=found.note,
+    )
+
+
+def decides(runbook: Runbook, expectation: Expectation, machine: Machine) -> bool:
+    """Whether missing this expectation fails its step here.
+
+    Its number must have a source and be meant for this hardware. A Reproduce step is there to show the fault, so
+    a bound on what it measures decides nothing.
+    """
+    step = runbook.step(_step_of(expectation.metric))
+    reproduces = step is not None and step.phase is Phase.REPRODUCE
+    return expectation.evidence.decides and fits(expectation.on, machine) and not reproduces
+
+
+def failed_by_expectation(
+    runbook: Runbook, result: StepResult, earlier: Sequence[StepResult], machine: Machine
+) -> str | None:
+    """The reason why a step that ran is `failed` by an expectation on what it measured, or None if it is not."""
+    steps = [*(step for step in earlier if step.id != result.id), result]
+    for expectation in runbook.head.expectations:
+        if _step_of(expectation.metric) != result.id or not decides(runbook, expectation, machine):
+            continue
+        found = evaluate(expectation, steps, machine)
+        if found.verdict is Verdict.MISSED:
+            return f"expectation {expectation.id} missed: {_missed(expectation, found)}"
+    return None
+
+
+def _missed(expectation: Expectation, found: Evaluated) -> str:
+    def shown(bound: float) -> str:
+        stored, unit = to_stored(bound, expectation.unit or found.unit)
+        return format_value(stored, unit)
+
+    wanted = [f"at least {shown(expectation.min)}"] if expectation.min is not None else []
+    wanted += [f"at most {shown(expectation.max)}"] if expectation.max is not None else []
+    subject = expectation.metric + (f" / {expectation.over}" if expectation.over else "")
+    return f"{subject} is {format_value(found.value, found.unit)}, expected {' and '.join(wanted)}"
+
+
+def _step_of(metric: str) -> str:
+    return metric.partition(".")[0]
+
+
+def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> Outcome:
+    """What a run says about its node. The first line that applies decides:
+
+    | the run | outcome |
+    | --- | --- |
+    | a step ended in error, timeout or interrupted | incomplete |
+    | every step was skipped (or there was none) | not_applicable |
+    | a deciding expectation is inconclusive | inconclusive |
+    | fault shown; Verify ran; Verify and Fix are clean; Fix, where it has steps, ran | fix_proved |
+    | fault shown; Verify ran; Verify or Fix is not clean | not_fixed |
+    | fault shown; Verify did not run, or every step of Fix was skipped | symptom |
+    | Reproduce ran | not_reproduced |
+    | Verify or Fix is not clean | not_fixed |
+    | Diagnose or Verify ran | healthy |
+    | only Fix ran | inconclusive: nothing looked at the node |
+
+    *Ran*: a step of the phase was not skipped. *Clean*: none of its steps is `symptom` or `failed`. *Fault shown*:
+    Diagnose is not clean, or a step of Reproduce shows the symptom. A step whose deciding expectation turned out
+    missed after it had passed (a ratio to a later step) counts as failed.
+    """
+    if any(step.status.broken for step in steps):
+        return Outcome.INCOMPLETE
+    ran = [step for step in steps if step.status is not StepStatus.SKIPPED]
+    if not ran:
+        return Outcome.NOT_APPLICABLE
+    if any(verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE for verdict in verdicts):
+        return Outcome.INCONCLUSIVE
+    phases = {step.phase for step in ran}
+    unclean = _unclean(runbook, ran, verdicts)
+    mended = not unclean & {Phase.FIX, Phase.VERIFY}
+    reproduced = any(step.phase is Phase.REPRODUCE and step.status is StepStatus.SYMPTOM for step in ran)
+    if Phase.DIAGNOSE in unclean or reproduced:
+        fix_skipped = Phase.FIX not in phases and any(step.phase is Phase.FIX for step in steps)
+        return _after_fault(verified=Phase.VERIFY in phases, mended=mended, fix_skipped=fix_skipped)
+    if Phase.REPRODUCE in phases:
+        return Outcome.NOT_REPRODUCED
+    if not mended:
+        return Outcome.NOT_FIXED
+    return Outcome.HEALTHY if phases & {Phase.DIAGNOSE, Phase.VERIFY} else Outcome.INCONCLUSIVE
+
+
+def _after_fault(*, verified: bool, mended: bool, fix_skipped: bool) -> Outcome:
+    if not verified:
+        return Outcome.SYMPTOM
+    if not mended:
+        return Outcome.NOT_FIXED
+    # The fault went away without its fix: that proves nothing about the fix.
+    return Outcome.SYMPTOM if fix_skipped else Outcome.FIX_PROVED
+
+
+def _unclean(runbook: Runbook, ran: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> set[Phase]:
+    """Phases in which a step found the symptom, failed, or missed a deciding expectation."""
+    missed = {verdict.id for verdict in verdicts if verdict.decides and verdict.verdict is Verdict.MISSED}
+    failed = {_step_of(bound.metric) for bound in runbook.head.expectations if bound.id in missed}
+    bad = {StepStatus.SYMPTOM, StepStatus.FAILED}
+    return {step.phase for step in ran if step.status in bad or step.id in failed}
+
+
+def judge_claims(
+    runbook: Runbook, steps: Sequence[StepResult], machine: Machine
+) -> Mapping[str, tuple[ClaimState, Evaluated | None]]:
+    """What the run says about each claim of the entry, by claim id, with the bound that speaks loudest.
+
+    A claim is decided by the bound that is met; where both are, its two bounds contradict each other and it stays
+    undecided.
+    """
+    return {claim.id: _claim(claim, steps, machine) for claim in runbook.head.claims}
+
+
+def _claim(
+    claim: Claim, steps: Sequence[StepResult], machine: Machine
+) -> tuple[ClaimState, Evaluated | None]:
+    confirms = None if claim.confirmed_if is None else evaluate(claim.confirmed_if, steps, machine)
+    contradicts = None if claim.contradicted_if is None else evaluate(claim.contradicted_if, steps, machine)
+    for_it = confirms is not None and confirms.verdict is Verdict.MET
+    against = contradicts is not None and contradicts.verdict is Verdict.MET
+    if confirms is not None and for_it and against:
+        note = "confirmed_if and contradicted_if are both met; the claim's bounds overlap"
+        return ClaimState.UNDECIDED, dataclasses.replace(confirms, note=note)
+    if for_it:
+        return ClaimState.CONFIRMED, confirms
+    if against:
+        return ClaimState.CONTRADICTED, contradicts
+    return ClaimState.UNDECIDED, confirms or contradicts

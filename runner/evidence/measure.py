@@ -1,0 +1,157 @@
+"""From what a step wrote as its result to a document whose numbers can be compared.
+
+A result passes four gates in turn: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of a
+document, and the catalogue (known probe and metrics, stored units). The first three know nothing of a format
+beyond a probe's own: another tool's JSON joins between the second and the third, by building a `Document`.
+"""
+
+import difflib
+import json
+import math
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from runner.catalogue import METRICS, PROBES
+from runner.entry.model import Scalar
+from runner.errors import DocumentError
+from runner.evidence.record import Document, Measurement
+
+MAX_DOCUMENT_BYTES = 4 * 2**20
+
+
+def read_document(path: Path) -> Document | None:
+    """Read the document that a step left, or None where it left none (no file, or an empty one).
+
+    Args:
+        path: the file that RUNBOOK_RESULT named.
+
+    Raises:
+        DocumentError: there is a file, but not one to be believed; the message is one line.
+    """
+    text = _read_text(path)
+    if text is None:
+        return None
+    document = _shape(text, parse_json(text, path.name), path.name)
+    check_against_catalogue(document, path.name)
+    return document
+
+
+def parse_json(text: str, name: str) -> Any:
+    """Parse JSON as the standard has it: NaN, Infinity and numbers too large for a float are refused.
+
+    Raises:
+        DocumentError: not JSON, or a number that is not finite; `name` says where.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise DocumentError(f"{name} holds {constant}; leave out a value that could not be measured")
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise DocumentError(f"{name} holds {number}, which no float can hold")
+        return value
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
+    except RecursionError as error:
+        raise DocumentError(f"{name} is nested too deeply to be a document") from error
+    except ValueError as error:
+        raise DocumentError(f"{name} is not JSON: {error}") from error
+
+
+def check_against_catalogue(document: Document, name: str) -> None:
+    """Check that every number is one that the house knows: probe, metric, unit, and no two alike.
+
+    Raises:
+        DocumentError: the first fault found, with the nearest known word; `name` says where.
+    """
+    info = PROBES.get(document.probe)
+    if info is None:
+        raise DocumentError(
+            f"{name} is of the unknown probe {document.probe!r}{_nearest(document.probe, PROBES)}"
+        )
+    seen: set[tuple[str, tuple[tuple[str, Scalar], ...]]] = set()
+    for measurement in document.measurements:
+        metric = METRICS.get(measurement.name)
+        if metric is None:
+            hint = _nearest(measurement.name, METRICS)
+            raise DocumentError(f"{name} has the unknown metric {measurement.name!r}{hint}")
+        if measurement.unit != metric.unit:
+            raise DocumentError(
+                f"{name} gives {measurement.name} in {measurement.unit!r}; it is stored in {metric.unit!r}"
+            )
+        if measurement.name not in info.emits:
+            raise DocumentError(
+                f"{name} has {measurement.name}, which {document.probe} is not listed to report in the catalogue"
+            )
+        key = (measurement.name, tuple(sorted(measurement.labels.items())))
+        if key in seen:
+            raise DocumentError(f"{name} has {_described(measurement)} twice; tell the two apart by a label")
+        seen.add(key)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        # A block may have put a pipe or a device in the file's place; opening those could wait for good.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DocumentError(f"{path.name} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DocumentError(f"{path.name} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"{path.name} is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path.name} is not UTF-8 (byte {error.start})") from error
+    return text if text.strip() else None
+
+
+def _shape(text: str, data: Any, name: str) -> Document:
+    if not isinstance(data, dict):
+        raise DocumentError(f"{name} holds a {type(data).__name__}, not a document")
+    try:
+        # Strict, so that "3" or true is never taken for a number.
+        return Document.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise DocumentError(
+            _shape_fault(name, data, tuple(first["loc"]), first["type"], first["msg"])
+        ) from error
+
+
+def _shape_fault(
+    name: str, data: dict[str, Any], place: tuple[int | str, ...], kind: str, message: str
+) -> str:
+    if len(place) > 1 and place[0] == "measurements" and isinstance(place[1], int):
+        measurement = data["measurements"][place[1]]
+        named = measurement.get("name") if isinstance(measurement, dict) else None
+        where = f"{name}: measurement {place[1] + 1}" + (f" ({named})" if isinstance(named, str) else "")
+        place = place[2:]
+    else:
+        where = name
+    field = ".".join(str(part) for part in place)
+    if kind == "missing":
+        return f"{where} lacks {'a unit' if field == 'unit' else field}"
+    if kind == "extra_forbidden":
+        known = (*Document.model_fields, *Measurement.model_fields)
+        return f"{where} has the unknown key {field!r}{_nearest(field, known)}"
+    return f"{where}: {field}: {message}" if field else f"{where}: {message}"
+
+
+def _described(measurement: Measurement) -> str:
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(measurement.labels.items()))
+    return f"{measurement.name} [{labels}]" if labels else measurement.name
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,202 @@
+"""Takes out of text what names a host, a person or a secret, before it is stored.
+
+The order of the rules matters: a token inside an assignment is replaced with all that is assigned. What says
+something about the fault stays: versions, digests, commits, bus addresses, loopback addresses, the useful part of
+NCCL's debug lines.
+"""
+
+import contextlib
+import functools
+import getpass
+import os
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from runner.evidence.environment import looks_like_environment, remove_environments, removed
+from runner.evidence.patterns import RULES, SPEAKING_NAME
+from runner.evidence.record import Measurement, Record, StepResult
+
+# Too common to name a host or a person: taking them out would shred the text.
+_COMMON = frozenset(
+    re.findall(
+        r"[\w-]+",
+        "root user admin localhost localdomain ubuntu debian centos rocky fedora nobody daemon guest test tests tester "
+        "runner build builder worker workers node nodes host server client master main head login home work data "
+        "python torch nccl cuda nvidia gpu gpus docker container jenkins gitlab github slurm opc azureuser ec2-user "
+        "default none null true false vm dev prod staging compute cluster",
+    )
+)
+_FEWEST_CHARACTERS = 3
+_NO_NAME = re.compile(r"[^\w.-]+")
+_PLACEHOLDER = re.compile(
+    r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
+    r"|environment of \d+ variables removed)\]"
+)
+
+
+def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
+    """Replace what must not be stored by placeholders such as `[ip]`, `[host]`, `[user]`, `[uuid]`, `[token]`.
+
+    Idempotent. Time grows linearly with the text.
+
+    Args:
+        text: anything a program printed.
+        secrets: further words to take out wherever they stand alone, whatever their case (`host_secrets`).
+    """
+    words = tuple(
+        sorted({word.lower() for word in secrets if word.strip()}, key=lambda word: (-len(word), word))
+    )
+    # A replacement may bring a new match to light. Each one turns text into a placeholder, and no placeholder
+    # matches, so there is less to replace every time and this ends.
+    while True:
+        changed = _without_words(_by_rules(remove_environments(text)), words)
+        if changed == text:
+            return text
+        text = changed
+
+
+def _by_rules(text: str) -> str:
+    lowered = text.lower()
+    for rule in RULES:
+        if rule.may_apply(text, lowered):
+            text = rule.apply(text)
+    return text
+
+
+def _without_words(text: str, words: tuple[str, ...]) -> str:
+    lowered = text.lower()
+    if not any(word in lowered for word in words):
+        return text
+    return _words_pattern(words).sub(lambda found: found[0] if found["kept"] else "[redacted]", text)
+
+
+@functools.lru_cache(maxsize=8)
+def _words_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    alternatives = "|".join(re.escape(word) for word in words)
+    return re.compile(rf"(?P<kept>{_PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
+
+
+def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
+    """The same for JSON: every string, keys too. A mapping that is an environment becomes one line that says so."""
+    if isinstance(value, str):
+        return redact_text(value, secrets)
+    if isinstance(value, list):
+        return [redact_json(item, secrets) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if looks_like_environment(value):
+        return removed(len(value))
+    result: dict[str, JsonValue] = {}
+    for key, item in value.items():
+        name = clean = redact_text(key, secrets)
+        number = 1
+        while name in result:
+            number += 1
+            name = f"{clean} ({number})"
+        hidden = _named_secret(name, item)
+        result[name] = redact_json(item, secrets) if hidden is None else hidden
+    return result
+
+
+def redact_record(record: Record, secrets: Sequence[str] = ()) -> Record:
+    """A copy of the record with every free text redacted; what identifies and compares runs stays as it is."""
+    return redact_head(record, secrets).model_copy(
+        update={"steps": tuple(redact_step(step, secrets) for step in record.steps)}
+    )
+
+
+def redact_head(record: Record, secrets: Sequence[str] = ()) -> Record:
+    """The record with everything but its steps redacted."""
+    machine = record.machine
+    verdicts = tuple(
+        verdict.model_copy(update={"note": _optional(verdict.note, secrets)}) for verdict in record.verdicts
+    )
+    facts = {
+        "gpu_error": _optional(machine.gpu_error, secrets),
+        "cpu": _optional(machine.cpu, secrets),
+        "os": redact_text(machine.os, secrets),
+        "kernel": redact_text(machine.kernel, secrets),
+    }
+    return record.model_copy(
+        update={
+            "campaign": _optional(record.campaign, secrets),
+            "machine": machine.model_copy(update=facts),
+            "verdicts": verdicts,
+        }
+    )
+
+
+def redact_step(step: StepResult, secrets: Sequence[str] = ()) -> StepResult:
+    """The step with its command, output, reasons and document redacted."""
+    return step.model_copy(
+        update={
+            "command": redact_text(step.command, secrets),
+            "reason": _optional(step.reason, secrets),
+            "stdout_tail": redact_text(step.stdout_tail, secrets),
+            "stderr_tail": redact_text(step.stderr_tail, secrets),
+            "fallback_reason": _optional(step.fallback_reason, secrets),
+            "requested": _mapping(step.requested, secrets),
+            "effective": _mapping(step.effective, secrets),
+            "details": _mapping(step.details, secrets),
+            "measurements": tuple(_measurement(measurement, secrets) for measurement in step.measurements),
+        }
+    )
+
+
+@functools.cache
+def host_secrets() -> tuple[str, ...]:
+    """What names this host and its user: host names, user names, the home folder. The one place that looks.
+
+    Common and very short words are left out; the patterns of `redact_text` find those where their place says what
+    they are.
+    """
+    words: set[str] = set()
+    for name in (socket.gethostname(), os.uname().nodename, os.environ.get("HOSTNAME", "")):
+        words |= {name, name.partition(".")[0]}
+    words |= {os.environ.get(variable, "") for variable in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
+    # A container may run as a user id without a name.
+    with contextlib.suppress(KeyError, OSError):
+        words.add(getpass.getuser())
+    home = os.environ.get("HOME", "")
+    if len(Path(home).parts) > 2:  # noqa: PLR2004 - `/home/x`, not `/` or `/root`
+        words |= {home, Path(home).name}
+    return tuple(sorted(word for word in words if _telling(word)))
+
+
+def _telling(word: str) -> bool:
+    return len(word) >= _FEWEST_CHARACTERS and word.lower() not in _COMMON and not word.isdigit()
+
+
+def _named_secret(key: str, value: Any) -> str | None:
+    """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
+    if not isinstance(value, str) or not SPEAKING_NAME.search(key):
+        return None
+    name = _NO_NAME.sub("_", key)
+    line = f'{name}="{value}"'
+    redacted = _by_rules(line)
+    found = _PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
+    return found[0] if found else None
+
+
+def _optional(text: str | None, secrets: Sequence[str]) -> str | None:
+    return None if text is None else redact_text(text, secrets)
+
+
+def _mapping(value: Mapping[str, JsonValue], secrets: Sequence[str]) -> dict[str, JsonValue]:
+    redacted = redact_json(dict(value), secrets)
+    return redacted if isinstance(redacted, dict) else {"environment": redacted}
+
+
+def _measurement(measurement: Measurement, secrets: Sequence[str]) -> Measurement:
+    if not any(isinstance(label, str) for label in measurement.labels.values()):
+        return measurement
+    labels = {
+        key: redact_text(label, secrets) if isinstance(label, str) else label
+        for key, label in measurement.labels.items()
+    }
+    return measurement.model_copy(update={"labels": labels})

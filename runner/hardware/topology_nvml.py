@@ -1,0 +1,144 @@
+"""Reads the wiring of this node through NVML."""
+
+from itertools import combinations
+from typing import Any
+
+from runner.errors import RunbookError
+from runner.hardware.topology import FABRIC_STATES, GpuWiring, Pair, Topology
+
+# NVML's nvmlGpuTopologyLevel_t, in the words of `nvidia-smi topo -m`.
+_LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
+# nvmlGpuP2PStatus_t.
+_P2P = {
+    0: "ok",
+    1: "not supported by the chipset",
+    2: "not supported by the GPU",
+    3: "not supported by the I/O hub",
+    4: "disabled by a registry key",
+    5: "not supported",
+}
+_REMOTE_IS_GPU = 0
+
+
+def read_topology() -> Topology | None:
+    """The wiring as NVML tells it; None on a host with no NVIDIA library or driver.
+
+    Raises:
+        RunbookError: GPUs are there and cannot be read.
+    """
+    import pynvml  # noqa: PLC0415 - a host without GPUs should not pay for it at import
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+        return None
+    except pynvml.NVMLError as error:
+        raise RunbookError(f"NVML does not start: {error}; check the driver with nvidia-smi") from error
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        reader = _Reader(pynvml)
+        gpus = tuple(reader.gpu(index, handle) for index, handle in enumerate(handles))
+        pairs = tuple(
+            reader.pair(gpus[a], gpus[b], handles[a], handles[b])
+            for a, b in combinations(range(len(handles)), 2)
+        )
+        mig = any((reader.ask("nvmlDeviceGetMigMode", handle) or (0,))[0] for handle in handles)
+    except pynvml.NVMLError as error:
+        raise RunbookError(f"NVML could not read the GPUs: {error}; check dmesg for Xid messages") from error
+    finally:
+        pynvml.nvmlShutdown()
+    return Topology("nvml", gpus, pairs, mig)
+
+
+class _Reader:
+    """Asks NVML; a question that this board or driver cannot answer is None."""
+
+    def __init__(self, nvml: Any) -> None:
+        self._nvml = nvml
+
+    def ask(self, name: str, *arguments: object) -> Any:
+        """One answer, or None where it is not supported. A lost GPU is not an unsupported question: it raises."""
+        unsupported = (
+            self._nvml.NVML_ERROR_NOT_SUPPORTED,
+            self._nvml.NVML_ERROR_INVALID_ARGUMENT,
+            self._nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+            self._nvml.NVML_ERROR_NO_PERMISSION,
+        )
+        try:
+            return getattr(self._nvml, name)(*arguments)
+        except self._nvml.NVMLError as error:
+            if error.value in unsupported:
+                return None
+            raise
+
+    def gpu(self, index: int, handle: Any) -> GpuWiring:
+        """One GPU's links, fabric, PCIe and NUMA node."""
+        states = [
+            self.ask("nvmlDeviceGetNvLinkState", handle, link)
+            for link in range(self._nvml.NVML_NVLINK_MAX_LINKS)
+        ]
+        known = [(link, state) for link, state in enumerate(states) if state is not None]
+        fabric = self._fabric(handle)
+        return GpuWiring(
+            index=index,
+            links_active=sum(bool(state) for _, state in known),
+            links_down=tuple(link for link, state in known if not state),
+            link_errors=self._errors(handle, [link for link, _ in known]),
+            fabric_state=fabric[0],
+            fabric_error=fabric[1],
+            pcie_generation=self.ask("nvmlDeviceGetCurrPcieLinkGeneration", handle),
+            pcie_width=self.ask("nvmlDeviceGetCurrPcieLinkWidth", handle),
+            pcie_max_generation=self.ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
+            pcie_max_width=self.ask("nvmlDeviceGetMaxPcieLinkWidth", handle),
+            numa_node=self.ask("nvmlDeviceGetNumaNodeId", handle),
+        )
+
+    def _errors(self, handle: Any, links: list[int]) -> int | None:
+        counters = (
+            self._nvml.NVML_NVLINK_ERROR_DL_REPLAY,
+            self._nvml.NVML_NVLINK_ERROR_DL_RECOVERY,
+            self._nvml.NVML_NVLINK_ERROR_DL_CRC_FLIT,
+            self._nvml.NVML_NVLINK_ERROR_DL_CRC_DATA,
+        )
+        read = [
+            self.ask("nvmlDeviceGetNvLinkErrorCounter", handle, link, kind)
+            for link in links
+            for kind in counters
+        ]
+        found = [value for value in read if value is not None]
+        return sum(found) if found else None
+
+    def _fabric(self, handle: Any) -> tuple[str | None, int | None]:
+        info = self._nvml.c_nvmlGpuFabricInfoV_t()
+        if self.ask("nvmlDeviceGetGpuFabricInfoV", handle, self._nvml.byref(info)) is None:
+            return None, None
+        state = FABRIC_STATES.get(info.state, f"unknown ({info.state})")
+        # The status says something only once registration has been tried.
+        return state, int(info.status) if state not in {"not supported", "not started"} else None
+
+    def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> Pair:
+        """How two GPUs are connected: NVLinks where the driver offers them, else the PCIe path."""
+        status = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, self._nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        links = (
+            self._links_between(a, b, handle_a, handle_b) if status == self._nvml.NVML_P2P_STATUS_OK else 0
+        )
+        readable = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, 0)  # 0: NVML_P2P_CAPS_INDEX_READ
+        p2p = None if readable is None else _P2P.get(readable, "unknown")
+        if links:
+            return Pair(a.index, b.index, f"NV{links}", p2p)
+        level = self.ask("nvmlDeviceGetTopologyCommonAncestor", handle_a, handle_b)
+        return Pair(a.index, b.index, _LEVELS.get(level, "unknown"), p2p)
+
+    def _links_between(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> int:
+        """Through switches every active link reaches every GPU; without switches the links to this peer are counted."""
+        remote = [
+            self.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle_a, link)
+            for link in range(a.links_active or 0)
+        ]
+        if any(kind == _REMOTE_IS_GPU for kind in remote):
+            peer = self.ask("nvmlDeviceGetPciInfo", handle_b)
+            ends = [
+                self.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle_a, link) for link in range(len(remote))
+            ]
+            return sum(end is not None and peer is not None and end.busId == peer.busId for end in ends)
+        return min(a.links_active or 0, b.links_active or 0)

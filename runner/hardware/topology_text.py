@@ -1,0 +1,80 @@
+"""Reads the text of `nvidia-smi topo -m`, such as a colleague pasted it.
+
+It never guesses: a cell that is not one of the matrix's words is an error with its place.
+"""
+
+import re
+
+from runner.errors import InputError
+from runner.hardware.topology import GpuWiring, Pair, Topology
+
+_CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_GPU = re.compile(r"GPU(\d+)")
+# Columns after the matrix that drivers have added over the years, each one or two words wide.
+_TRAILING = ("CPU", "NUMA", "GPU", "Affinity", "ID")
+
+
+def parse_topology(text: str) -> Topology:
+    """Read the matrix of GPU pairs out of `nvidia-smi topo -m`.
+
+    NIC rows and columns are passed over: GPU–NIC cells are PCIe paths on a healthy node too.
+
+    Raises:
+        InputError: no header of GPUs, a row that is cut off or missing, a cell that is none, or a matrix that
+            contradicts itself.
+    """
+    lines = [_ESCAPES.sub("", line).rstrip() for line in text.splitlines()]
+    at, devices = _header(lines)
+    columns = {int(match[1]): place for place, name in enumerate(devices) if (match := _GPU.fullmatch(name))}
+    rows: dict[int, list[str]] = {}
+    for number, line in enumerate(lines[at + 1 :], start=at + 2):
+        words = line.split()
+        match = _GPU.fullmatch(words[0]) if words else None
+        if match is None:
+            continue
+        rows[int(match[1])] = _cells(words[1:], len(devices), number)
+    missing = sorted(set(columns) - set(rows))
+    if missing:
+        raise InputError(
+            f"the matrix names GPU{missing[0]} and has no row for it; paste the whole output of nvidia-smi topo -m"
+        )
+    pairs = tuple(_pair(rows, columns, a, b) for a in sorted(columns) for b in sorted(columns) if a < b)
+    return Topology("text", tuple(GpuWiring(index) for index in sorted(columns)), pairs)
+
+
+def _header(lines: list[str]) -> tuple[int, list[str]]:
+    """The header line and the devices that it names: GPUs and NICs, up to the affinity columns."""
+    for at, line in enumerate(lines):
+        words = line.split()
+        if words and _GPU.fullmatch(words[0]) and not (len(words) > 1 and _CELL.fullmatch(words[1])):
+            end = next(
+                (i for i, word in enumerate(words) if word in _TRAILING and not _GPU.fullmatch(word)),
+                len(words),
+            )
+            return at, words[:end]
+    raise InputError(
+        "no header with GPU0 found; paste the whole output of nvidia-smi topo -m, its first line included"
+    )
+
+
+def _cells(words: list[str], count: int, line: int) -> list[str]:
+    if len(words) < count:
+        raise InputError(
+            f"line {line} is cut off: {len(words)} cells where the header has {count}; paste the whole line"
+        )
+    for word in words[:count]:
+        if not _CELL.fullmatch(word):
+            raise InputError(
+                f"line {line}: {word!r} is not a cell of nvidia-smi topo -m (NV18, PIX, PXB, PHB, NODE, SYS)"
+            )
+    return words[:count]
+
+
+def _pair(rows: dict[int, list[str]], columns: dict[int, int], a: int, b: int) -> Pair:
+    there, back = rows[a][columns[b]], rows[b][columns[a]]
+    if there != back or there == "X":
+        raise InputError(
+            f"the matrix contradicts itself: GPU{a} to GPU{b} is {there}, and back it is {back}; paste it again"
+        )
+    return Pair(a, b, "SYS" if there == "SOC" else there)

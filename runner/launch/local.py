@@ -1,0 +1,202 @@
+"""Runs a plan on this node, step by step, and yields each result as it ends."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from runner.catalogue import PROBES
+from runner.entry.model import Phase, Step, step_digest
+from runner.errors import DocumentError
+from runner.evidence.judge import failed_by_expectation, judge_step
+from runner.evidence.measure import read_document
+from runner.evidence.record import Document, StepResult, StepStatus
+from runner.hardware.machine import Machine
+from runner.launch.command import CommandResult, Ending, run_block
+from runner.plan import Plan, PlannedStep
+
+LARGEST_DETAILS = 64 * 1024
+
+
+class BlockRunner(Protocol):
+    """What runs one bash block: `runner.launch.command.run_block`, or a stand-in."""
+
+    def __call__(
+        self, command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path
+    ) -> CommandResult:
+        """Run the block to its end or its deadline (seconds)."""
+
+
+@dataclass
+class _Environments:
+    """The environment in which each phase stands: the caller's, then what its successful blocks made of it."""
+
+    caller: Mapping[str, str]
+    now: dict[Phase, Mapping[str, str]] = field(default_factory=dict)
+
+    def of(self, phase: Phase) -> Mapping[str, str]:
+        start = self.now.get(Phase.FIX, self.caller) if phase is Phase.VERIFY else self.caller
+        return self.now.get(phase, start)
+
+
+def run_plan(
+    plan: Plan,
+    machine: Machine,
+    *,
+    run_id: str,
+    root: Path,
+    environment: Mapping[str, str],
+    scratch: Path,
+    on_start: Callable[[PlannedStep], None],
+    run: BlockRunner = run_block,
+) -> Iterator[StepResult]:
+    """Yield one result a planned step, skipped ones included, each as soon as it is known.
+
+    Args:
+        plan: what to run, and what to skip.
+        machine: this node.
+        run_id: the run's, which every step finds in RUNBOOK_RUN_ID.
+        root: the folder in which blocks run.
+        environment: the caller's.
+        scratch: an empty folder for the documents that steps write.
+        on_start: told before a step runs.
+        run: what runs a block.
+    """
+    environments = _Environments(_for_steps(environment, plan, machine, run_id))
+    done: list[StepResult] = []
+    for planned in plan.steps:
+        why_not = planned.skip or _unmet(planned.step, done)
+        if why_not is not None:
+            result = _skipped(plan, planned.step, why_not)
+        else:
+            on_start(planned)
+            result = _run_step(plan, planned.step, machine, done, root, scratch, environments, run)
+        done.append(result)
+        yield result
+
+
+def _for_steps(environment: Mapping[str, str], plan: Plan, machine: Machine, run_id: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    return {
+        **environment,
+        "PATH": path,
+        "RUNBOOK_RUN_ID": run_id,
+        "RUNBOOK_PRESET": plan.preset,
+        "RUNBOOK_GPUS": str(len(machine.gpus)),
+    }
+
+
+def _unmet(step: Step, done: Sequence[StepResult]) -> str | None:
+    """Why a step whose turn it is does not run after all."""
+    if any(result.status is StepStatus.INTERRUPTED for result in done):
+        return "the run was interrupted"
+    ended = {result.id: result.status for result in done}
+    for needed in step.needs:
+        status = ended.get(needed)
+        if status is not StepStatus.PASSED:
+            return f"needs {needed}, which {'did not run' if status is None else f'ended as {status.value}'}"
+    return None
+
+
+def _digest(plan: Plan, step: Step) -> str:
+    methods = tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
+    return step_digest(plan.runbook, step, methods)
+
+
+def _skipped(plan: Plan, step: Step, reason: str) -> StepResult:
+    return StepResult(
+        id=step.id,
+        phase=step.phase,
+        command=step.command,
+        digest=_digest(plan, step),
+        status=StepStatus.SKIPPED,
+        reason=reason,
+    )
+
+
+def _run_step(
+    plan: Plan,
+    step: Step,
+    machine: Machine,
+    done: Sequence[StepResult],
+    root: Path,
+    scratch: Path,
+    environments: _Environments,
+    run: BlockRunner,
+) -> StepResult:
+    result_file = scratch / f"{step.id}.json"
+    started = datetime.now(UTC)
+    ran = run(
+        step.command,
+        environment={**environments.of(step.phase), "RUNBOOK_RESULT": str(result_file)},
+        timeout=step.timeout,
+        cwd=root,
+    )
+    document, problem = _document(result_file, ran)
+    status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem)
+    result = StepResult(
+        id=step.id,
+        phase=step.phase,
+        command=step.command,
+        digest=_digest(plan, step),
+        status=status,
+        reason=reason,
+        exit_status=ran.exit_status,
+        started_at=started,
+        duration_s=ran.duration_s,
+        gpus_used=step.gpus,
+        stdout_tail=ran.stdout.text,
+        stdout_dropped_bytes=ran.stdout.dropped_bytes,
+        stderr_tail=ran.stderr.text,
+        stderr_dropped_bytes=ran.stderr.dropped_bytes,
+        processes_ended=ran.processes_ended,
+        **_from_document(document),
+    )
+    if status is StepStatus.PASSED:
+        missed = failed_by_expectation(plan.runbook, result, done, machine)
+        if missed is not None:
+            result = result.model_copy(update={"status": StepStatus.FAILED, "reason": missed})
+    if ran.environment is not None:
+        environments.now[step.phase] = ran.environment
+    return result
+
+
+def _document(path: Path, ran: CommandResult) -> tuple[Document | None, str | None]:
+    """What the step wrote, and why it cannot be believed (or why nothing started)."""
+    if ran.ending is not Ending.EXITED:
+        # A document written before the deadline speaks of a step that had not ended: its numbers are not kept.
+        return None, ran.problem
+    try:
+        return read_document(path), None
+    except DocumentError as error:
+        return None, str(error)
+
+
+def _from_document(document: Document | None) -> dict[str, object]:
+    if document is None:
+        return {}
+    return {
+        "probe": document.probe,
+        "method_version": document.method_version,
+        "requested": document.requested,
+        "effective": document.effective,
+        "fallback_reason": document.fallback_reason,
+        "fallback_asked": document.fallback_asked,
+        "details": _bounded(document.details),
+        "measurements": document.measurements,
+    }
+
+
+def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    size = len(json.dumps(details))
+    return (
+        details
+        if size <= LARGEST_DETAILS
+        else {"left_out": f"{size} bytes of details, more than a record holds"}
+    )

@@ -1,0 +1,146 @@
+"""One run, written down as it happens: a finished step is on disk before the next one begins."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from runner.errors import StoreError
+from runner.evidence.code import new_run_id, node_alias
+from runner.evidence.judge import judge_expectations, outcome
+from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
+from runner.evidence.store import Store
+from runner.hardware.machine import Machine
+from runner.launch.local import run_plan
+from runner.launch.lock import node_lock
+from runner.plan import Plan, PlannedStep, Request
+
+
+class Observer(Protocol):
+    """Who wants to know how a run is getting on."""
+
+    def step_begins(self, planned: PlannedStep) -> None:
+        """A step is about to run."""
+
+    def step_ended(self, result: StepResult) -> None:
+        """A step has ended, or was skipped."""
+
+    def trouble(self, message: str) -> None:
+        """Something is wrong that does not end the run."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where runs happen and what they are stamped with.
+
+    Attributes:
+        root: the folder in which blocks run.
+        environment: the caller's environment, from which every phase starts.
+        code: the state of the code that runs.
+    """
+
+    machine: Machine
+    store: Store
+    root: Path
+    environment: Mapping[str, str]
+    code: Code
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished run and the file that holds it; `stored` is false where the data folder could not take it."""
+
+    record: Record
+    path: Path
+    stored: bool
+
+
+def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observer) -> Kept:
+    """Run a plan on this node; the record is saved before the first step, after every step, and at the end.
+
+    Returns:
+        The finished run. When the data folder fails in the middle of it, the run goes on and the record is
+        kept in a temporary file instead; the observer is told.
+
+    Raises:
+        BusyError: another run holds this node.
+        StoreError: the data folder cannot be written; nothing has run then.
+    """
+    record = _new_record(plan, request, bench)
+    with node_lock(record.run_id), tempfile.TemporaryDirectory(prefix="runbook-") as scratch:
+        bench.store.save(record)
+        failing: StoreError | None = None
+        for result in run_plan(
+            plan,
+            bench.machine,
+            run_id=record.run_id,
+            root=bench.root,
+            environment=bench.environment,
+            scratch=Path(scratch),
+            on_start=observer.step_begins,
+        ):
+            record = record.model_copy(update={"steps": (*record.steps, result)})
+            observer.step_ended(result)
+            failing = _try_save(bench.store, record, observer, failing)
+        record = _finished(record, plan, bench.machine)
+    try:
+        return Kept(record, bench.store.save(record), stored=True)
+    except StoreError as error:
+        path = _keep_elsewhere(record)
+        observer.trouble(f"{error}; the record of this run is kept in {path}")
+        return Kept(record, path, stored=False)
+
+
+def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
+    head = plan.runbook.head
+    return Record(
+        run_id=new_run_id(),
+        node_alias=node_alias(),
+        runbook=RunbookRef(id=head.id, number=head.number, title=head.title),
+        code=bench.code,
+        machine=bench.machine,
+        started_at=datetime.now(UTC),
+        options=Options(
+            preset=plan.preset,
+            phases=plan.phases,
+            steps=request.steps,
+            reproduce=request.reproduce,
+            slow=request.slow,
+            allow=request.allow,
+        ),
+        simulated=bench.machine.simulated,
+    )
+
+
+def _finished(record: Record, plan: Plan, machine: Machine) -> Record:
+    verdicts = judge_expectations(plan.runbook, record.steps, machine)
+    return record.model_copy(
+        update={
+            "verdicts": verdicts,
+            "outcome": outcome(plan.runbook, record.steps, verdicts),
+            "ended_at": datetime.now(UTC),
+        }
+    )
+
+
+def _try_save(
+    store: Store, record: Record, observer: Observer, failing: StoreError | None
+) -> StoreError | None:
+    try:
+        store.save(record)
+    except StoreError as error:
+        if failing is None:
+            observer.trouble(f"{error}; the run goes on and its record is written at the end")
+        return error
+    return None
+
+
+def _keep_elsewhere(record: Record) -> Path:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix=f"runbook-{record.run_id}-", suffix=".json", delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(record.model_dump(mode="json"), file, sort_keys=True, indent=2)
+    return Path(file.name)

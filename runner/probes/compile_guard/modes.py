@@ -1,0 +1,84 @@
+"""The rungs, as they are applied to a model in the process that holds it. torch is imported inside functions."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from runner.errors import InputError
+from runner.probes.compile_guard.spec import Mode
+
+
+def compile_in_place(model: Any, mode: Mode) -> None:
+    """Make a model compile itself at its next forward.
+
+    `nn.Module.compile` changes only how the module is called: names in its state dict stay. In `per-block` mode each
+    of the repeated blocks is compiled; they share one code object, so the first one's compile serves all.
+
+    Args:
+        model: an `nn.Module`.
+        mode: `eager` leaves the model as it is.
+
+    Raises:
+        InputError: `per-block` on a model without repeated blocks.
+    """
+    if mode is Mode.WHOLE:
+        model.compile()
+    elif mode is Mode.PER_BLOCK:
+        for block in repeated_blocks(model):
+            block.compile()
+
+
+def repeated_blocks(model: Any) -> tuple[Any, ...]:
+    """The blocks that a model repeats: members of those `nn.ModuleList`s whose members are all of one class.
+
+    Lists inside such a block are part of the block and are not looked into.
+
+    Raises:
+        InputError: there are none.
+    """
+    from torch import nn
+
+    found: list[Any] = []
+
+    def visit(module: Any) -> None:
+        if isinstance(module, nn.ModuleList) and len({type(member) for member in module}) == 1:
+            found.extend(module)
+            return
+        for child in module.children():
+            visit(child)
+
+    visit(model)
+    if not found:
+        raise InputError(f"{type(model).__name__} has no nn.ModuleList of equal blocks to compile one by one")
+    return tuple(found)
+
+
+def output_difference(answer: Any, expected: Any) -> float | None:
+    """Largest difference of two outputs over the largest magnitude expected; None where that is not finite.
+
+    max |a − e| ÷ max |e|, over the tensors of both outputs in order.
+    """
+    import torch
+
+    worst = 0.0
+    for got, wanted in zip(tensors(answer), tensors(expected), strict=True):
+        scale = wanted.abs().max().float().clamp_min(torch.finfo(torch.float32).tiny)
+        share = ((got.float() - wanted.float()).abs().max() / scale).item()
+        if not torch.isfinite(torch.tensor(share)):
+            return None
+        worst = max(worst, share)
+    return worst
+
+
+def tensors(output: Any) -> Iterable[Any]:
+    """The floating-point tensors in a model's output: a tensor, a sequence or mapping of them, a `ModelOutput`."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from tensors(value)

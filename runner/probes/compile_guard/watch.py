@@ -1,0 +1,159 @@
+"""Watching a compile from outside: what its child says, what its processes use, where its stacks stand."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from runner.probes.compile_guard import processes
+from runner.probes.compile_guard.cache import folder_bytes
+from runner.probes.compile_guard.stacks import Look, Verdict, frames_of, judge
+
+POLL_S = 0.1
+SAMPLE_S = 0.5
+# A child that has said "finished" and does not leave hangs in its shutdown, a known fault of compile workers.
+EXIT_S = 15.0
+# Importing torch and building the model is not compiling, but it may hang all the same.
+START_S = 600.0
+# Stacks are dumped at this share of the deadline and on it; what changed in between tells slow from stuck.
+FIRST_LOOK = 0.6
+_DUMP_S = 1.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The child at one moment: seconds since its start, CPU seconds, resident and cache bytes, processes."""
+
+    at_s: float
+    cpu_s: float
+    rss_bytes: int
+    cache_bytes: int
+    processes: int
+
+
+@dataclass
+class Watch:
+    """What the parent has seen of a child so far.
+
+    Attributes:
+        began: `time.monotonic()` at the child's start.
+        facts: what the child said of itself.
+        stage: the child's latest event: `starting`, `started`, `built`, `compiling`, `finished` or `raised`.
+        stage_at: seconds from the start to that event, as the parent saw it.
+        cpu_at_compile: CPU seconds that the child had used when its compile began.
+    """
+
+    folder: Path
+    root: psutil.Process
+    began: float
+    facts: dict[str, Any] = field(default_factory=dict)
+    stage: str = "starting"
+    stage_at: float = 0.0
+    cpu_at_compile: float = 0.0
+    looks: list[Look] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    _read: int = 0
+
+    def now(self) -> float:
+        """Seconds since the child's start."""
+        return time.monotonic() - self.began
+
+    def listen(self) -> None:
+        """Take in the lines that the child has completed since the last time."""
+        with (self.folder / "events.jsonl").open("rb") as events:
+            events.seek(self._read)
+            text = events.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read += len(complete)
+        for line in complete.splitlines():
+            event = json.loads(line)
+            self.stage, self.stage_at = event.pop("event"), self.now()
+            if self.stage == "compiling":
+                self.cpu_at_compile = event.pop("cpu_s")
+            self.facts |= event
+
+    def sample(self) -> processes.Usage | None:
+        """Note what the child's tree uses now; None when the child is gone."""
+        used = processes.usage(self.root)
+        if used is not None:
+            cache = folder_bytes(self.folder / "cache")
+            self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, len(used.others) + 1))
+        return used
+
+    def look(self) -> None:
+        """Dump the stacks of the child's threads and note how far it is."""
+        used = self.sample()
+        if used is None:
+            return
+        dump = _dump_stacks(self.root, self.folder / "stacks.txt")
+        frames = frames_of(dump, self.facts.get("thread"))
+        at_s = self.now() - self.stage_at
+        self.looks.append(Look(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Slow or stuck, by the first and the last look; None with fewer than two."""
+        return judge(self.looks[0], self.looks[-1]) if len(self.looks) > 1 else None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """CPU seconds per second from the start of the compile to the last look; None without a look."""
+        if not self.looks:
+            return None
+        last = self.looks[-1]
+        return (last.cpu_s - self.cpu_at_compile) / last.at_s
+
+
+def watch_child(watch: Watch, child: subprocess.Popen[bytes], deadline_s: float) -> bool:
+    """Watch until the child is done or its time is up; True where the deadline came first.
+
+    Args:
+        watch: takes in what is seen.
+        child: the process, leader of its own session.
+        deadline_s: seconds for the compile, counted from the child's word that it begins.
+    """
+    limits = {"compiling": deadline_s, "finished": EXIT_S, "raised": EXIT_S}
+    next_sample = 0.0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_S)
+            return False
+        watch.listen()
+        spent = watch.now() - watch.stage_at
+        if spent >= limits.get(watch.stage, START_S):
+            if watch.stage in {"finished", "raised"}:
+                watch.facts["exit_hung"] = True
+                return False
+            if watch.stage == "compiling":
+                watch.look()
+            return True
+        if watch.stage == "compiling" and not watch.looks and spent >= deadline_s * FIRST_LOOK:
+            watch.look()
+        elif watch.now() >= next_sample:
+            watch.sample()
+            next_sample = watch.now() + SAMPLE_S
+
+
+def _dump_stacks(root: psutil.Process, path: Path) -> str:
+    """Have the child write its stacks, and return what it wrote; empty where it does not answer the signal."""
+    before = path.stat().st_size if path.exists() else 0
+    if not path.exists():
+        return ""
+    with contextlib.suppress(psutil.Error):
+        root.send_signal(signal.SIGUSR1)
+    size, deadline = before, time.monotonic() + _DUMP_S
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        grown = path.stat().st_size
+        if grown == size > before:
+            break
+        size = grown
+    with path.open("rb") as stacks:
+        stacks.seek(before)
+        return stacks.read().decode(errors="replace")

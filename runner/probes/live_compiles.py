@@ -1,0 +1,109 @@
+"""Compiles that run on this node now: who pegs a CPU, with how many compile workers, and whether a cache grows.
+
+Read-only: it reads /proc twice, a few seconds apart, and sends no signal. Processes of other users show only as much
+as their owner lets be seen; run it as root, or as the user of the job.
+"""
+
+import contextlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from runner.probes.compile_guard.cache import folder_bytes
+
+# A process that uses this share of one core is pegged, in the sense of "CPU at 100 %".
+PEGGED_SHARE = 0.9
+_WORKER_MARK = "_inductor/compile_worker/"
+_COMPILERS = frozenset({"cc1plus", "ptxas", "cicc", "nvcc", "g++", "clang++", "ninja"})
+
+
+@dataclass(frozen=True)
+class LiveCompile:
+    """One process that has torch loaded.
+
+    Attributes:
+        cpu_share: CPU seconds per second of the window; 1 is one pegged core.
+        workers: its live Inductor compile workers.
+        compilers: C++, PTX and CUDA compilers now running below it.
+        cache: its Inductor cache folder; None where its environment may not be read.
+        cache_growth_bytes: growth of that folder in the window.
+    """
+
+    pid: int
+    name: str
+    cpu_share: float
+    workers: int
+    compilers: int
+    cache: Path | None
+    cache_growth_bytes: int | None
+
+    @property
+    def compiling(self) -> bool:
+        """Whether it has compilers at work, or a cache that grows."""
+        return self.compilers > 0 or bool(self.cache_growth_bytes)
+
+    @property
+    def pegged(self) -> bool:
+        """Whether it keeps a core busy."""
+        return self.cpu_share >= PEGGED_SHARE
+
+
+def look(window_s: float) -> tuple[LiveCompile, ...]:
+    """Look at every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
+    before = {process.pid: _State.of(process) for process in psutil.process_iter() if _has_torch(process)}
+    began = time.monotonic()
+    time.sleep(window_s)
+    found = []
+    for pid, old in before.items():
+        with contextlib.suppress(psutil.Error):
+            new = _State.of(psutil.Process(pid))
+            share = (new.cpu_s - old.cpu_s) / (time.monotonic() - began)
+            growth = None if new.cache is None else new.cache_bytes - old.cache_bytes
+            found.append(LiveCompile(pid, new.name, share, new.workers, new.compilers, new.cache, growth))
+    return tuple(sorted(found, key=lambda one: -one.cpu_share))
+
+
+@dataclass(frozen=True)
+class _State:
+    name: str
+    cpu_s: float
+    workers: int
+    compilers: int
+    cache: Path | None
+    cache_bytes: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> "_State":
+        times, workers, compilers = process.cpu_times(), 0, 0
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                workers += _is_worker(child)
+                compilers += child.name() in _COMPILERS
+        cache = _cache_of(process)
+        size = 0 if cache is None else folder_bytes(cache)
+        return cls(process.name(), times.user + times.system, workers, compilers, cache, size)
+
+
+def _has_torch(process: psutil.Process) -> bool:
+    """Whether libtorch is mapped, and it is not itself one of the workers."""
+    try:
+        mapped = Path(f"/proc/{process.pid}/maps").read_bytes()
+        return b"libtorch_cpu" in mapped and not _is_worker(process)
+    except (OSError, psutil.Error):
+        return False
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return any(_WORKER_MARK in word for word in process.cmdline())
+
+
+def _cache_of(process: psutil.Process) -> Path | None:
+    try:
+        environment, user = process.environ(), process.username()
+    except psutil.Error:
+        return None
+    named = environment.get("TORCHINDUCTOR_CACHE_DIR")
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"torchinductor_{user}"

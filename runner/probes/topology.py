@@ -1,0 +1,125 @@
+"""How the GPUs of this node are wired, and whether that is how their board should be wired.
+
+The physics: on an HGX node every GPU has all its NVLinks to the switches, so all GPU pairs read the same `NV<n>` with
+n the links of one GPU (18 on H100, H200 and B200), and switches carry traffic only once the fabric is `completed`.
+A pair that reads PIX, PXB, PHB, NODE or SYS goes over PCIe. Wiring is the driver's to report: no NCCL variable
+changes it.
+
+    python -m runner.probes.topology
+    python -m runner.probes.topology --from pasted.txt --board B200
+    nvidia-smi topo -m | python -m runner.probes.topology --from -
+
+Text names no board: without `--board` one uniform NVLink mesh is healthy and anything else is the symptom.
+Exit status: 0 as it should be, 1 a wiring fault, 2 bad input, 80 no pair of GPUs here.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.errors import InputError
+from runner.evidence.record import Measurement
+from runner.hardware.boards import BOARDS, Board, board_named, board_of
+from runner.hardware.machine import look
+from runner.hardware.topology import Topology, Verdict, judge
+from runner.hardware.topology_nvml import read_topology
+from runner.hardware.topology_text import parse_topology
+from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+
+LARGEST_TEXT = 1 << 20
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="read nvidia-smi topo -m text; - is standard input"
+    )
+    parser.add_argument(
+        "--board",
+        choices=[board.name for board in BOARDS],
+        help="the board to hold it against (default: what NVML says)",
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    topology, board = _from_text(arguments) if arguments.source else _from_nvml(arguments)
+    verdict = judge(topology, board)
+    for fault in verdict.faults:
+        say(f"{'SYMPTOM' if fault.symptom else 'note'}: {fault}")
+    if not verdict.faults:
+        say(f"wiring as expected: {len(topology.gpus)} GPUs, all pairs {topology.pairs[0].link}")
+    return Findings(
+        measurements=_measurements(topology),
+        status="ok" if verdict.healthy else "symptom",
+        reason=_reason(verdict),
+        requested={"source": "text" if arguments.source else "nvml", "board": arguments.board},
+        effective={"source": topology.source, "board": board.name if board else None},
+        details={
+            "pairs": {f"{pair.a}-{pair.b}": pair.link for pair in topology.pairs},
+            "faults": [str(fault) for fault in verdict.faults],
+            "mig": topology.mig,
+        },
+    )
+
+
+def _reason(verdict: Verdict) -> str | None:
+    symptoms = [fault for fault in verdict.faults if fault.symptom]
+    if not symptoms:
+        return None
+    more = f" (and {len(symptoms) - 1} more)" if len(symptoms) > 1 else ""
+    return f"{symptoms[0]}{more}"
+
+
+def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
+    topology = parse_topology(_read(arguments.source))
+    if len(topology.gpus) < 2:  # noqa: PLR2004 - a pair
+        raise NotApplicableError("the text shows one GPU; wiring between GPUs needs two")
+    return topology, board_named(arguments.board) if arguments.board else None
+
+
+def _read(source: str) -> str:
+    try:
+        data = (
+            sys.stdin.buffer.read(LARGEST_TEXT) if source == "-" else Path(source).read_bytes()[:LARGEST_TEXT]
+        )
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror}") from error
+    return data.decode("utf-8", "replace")
+
+
+def _from_nvml(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
+    topology = read_topology()
+    if topology is None:
+        raise NotApplicableError(
+            "this host has no NVIDIA driver; paste a node's nvidia-smi topo -m with --from FILE"
+        )
+    if len(topology.gpus) < 2:  # noqa: PLR2004 - a pair
+        raise NotApplicableError(f"this host has {len(topology.gpus)} GPU; wiring between GPUs needs two")
+    if arguments.board:
+        return topology, board_named(arguments.board)
+    boards = {board_of(gpu.name) for gpu in look().gpus}
+    return topology, boards.pop() if len(boards) == 1 else None
+
+
+def _measurements(topology: Topology) -> list[Measurement]:
+    found = [single("nvlinks_per_pair", min((pair.nvlinks for pair in topology.pairs), default=0))]
+    for gpu in topology.gpus:
+        if gpu.links_active is not None:
+            found.append(single("nvlinks_active", gpu.links_active, gpu=gpu.index))
+        if gpu.link_errors is not None:
+            found.append(single("nvlink_errors", gpu.link_errors, gpu=gpu.index))
+    return found
+
+
+PROBE = Probe("topology", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""Compile a stack of transformer blocks under a guard, measure it, and keep a bundle for a bug report.
+
+Physics: compile time follows the size of the traced graph, that is the number of operations and so of distinct
+blocks, and hardly the number of parameters: a wide block has the operations of a narrow one. A pegged CPU with an
+idle GPU is what every compile looks like, a healthy one too. What tells slow from stuck is whether it moves on:
+stacks, cache and compiler processes are looked at twice, apart in time.
+
+Each compile runs in a child process with an empty cache and a deadline; on the deadline its stacks are kept and the
+child and all it has started are ended. The stack's size comes from --preset; weights are random.
+
+Output: seconds (wall and CPU) of the compile with its first forward, CPU share, cache bytes, peak resident memory,
+and how far the compiled answer is from eager's. Symptom: the compile did not end within its deadline in the mode
+asked for. With `--compile-mode smart` the ladder goes on to one block at a time and then to eager, and the symptom
+is that not even eager answered.
+
+    python -m runner.probes.torch_compile_repro --compile-mode whole --deadline 120
+    python -m runner.probes.torch_compile_repro --output-dir artifacts/torch_compile_repro --inject-stall --deadline 5
+    python -m runner.probes.torch_compile_repro --look 3
+"""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from runner.errors import InputError, RunbookError
+from runner.evidence.record import Measurement
+from runner.hardware.machine import Machine
+from runner.hardware.machine import look as look_at_machine
+from runner.presets import default_preset
+from runner.probes import block_stack, live_compiles, repro_bundle
+from runner.probes.compile_guard import Attempt, Guarded, Stall, add_compile_arguments, safe_compile
+from runner.probes.compile_guard.ladder import TOLERANCE
+from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+
+
+@dataclass(frozen=True)
+class Size:
+    """The stack of a preset. `deadline_s`: seconds within which a healthy cold compile ends with much to spare."""
+
+    blocks: int
+    width: int
+    heads: int
+    hidden: int
+    tokens: int
+    deadline_s: float
+
+
+# 40b and 70b lie above the 40e9 parameters that the entry speaks of (40.4e9 and 70.0e9).
+SIZES = {
+    "tiny": Size(2, 64, 4, 128, 32, 180),
+    "8b": Size(32, 4096, 32, 14336, 2048, 900),
+    "40b": Size(50, 8192, 64, 22016, 2048, 1800),
+    "70b": Size(72, 8192, 64, 28672, 2048, 1800),
+}
+# Activations, the compiler's own allocations and CUDA's context come on top of the weights.
+_HEADROOM = 1.1
+_CURVE_POINTS = 40
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    add_compile_arguments(parser)
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="write the bundle, one zip, into DIR (made if missing)"
+    )
+    parser.add_argument(
+        "--deadline", type=_positive, metavar="SECONDS", help="for each compile with its first forward"
+    )
+    parser.add_argument("--blocks", type=int, metavar="N", help="blocks in the stack (default: the preset's)")
+    parser.add_argument(
+        "--inject-stall",
+        nargs="?",
+        const=Stall.EVERY_GRAPH.value,
+        choices=[kind.value for kind in Stall],
+        help="a drill: make the compiler peg a CPU and never end, on every graph or on the whole model's alone",
+    )
+    parser.add_argument(
+        "--warm-start",
+        action="store_true",
+        help="compile once more in a second child that starts from the first one's cache",
+    )
+    parser.add_argument(
+        "--look",
+        type=_positive,
+        metavar="SECONDS",
+        help="compile nothing: watch the processes on this node that have torch loaded for so long, read-only",
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    if arguments.look is not None:
+        return _look(arguments.look)
+    machine = look_at_machine()
+    if machine.torch is None:
+        raise RunbookError("this Python has no torch; install the package with its `probes` extra")
+    preset = arguments.preset or default_preset(len(machine.gpus))
+    size = SIZES[preset]
+    blocks = size.blocks if arguments.blocks is None else arguments.blocks
+    if blocks < 1:
+        raise InputError(f"--blocks must be 1 or more, not {blocks}")
+    shape = {
+        "blocks": blocks,
+        "width": size.width,
+        "heads": size.heads,
+        "hidden": size.hidden,
+        "tokens": size.tokens,
+        "device": _device(machine),
+    }
+    _check_memory(machine, shape)
+    deadline_s = arguments.deadline or size.deadline_s
+    # The runner ends a step with SIGTERM; turned into an exception, it lets the guard end its child first.
+    previous = signal.signal(signal.SIGTERM, _leave)
+    try:
+        with tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
+            began = time.monotonic()
+            guarded = safe_compile(
+                block_stack.build,
+                shape,
+                mode=arguments.compile_mode,
+                deadline_s=deadline_s,
+                folder=Path(folder),
+                tolerance=TOLERANCE["bfloat16" if shape["device"] == "cuda" else "float32"],
+                warm_start=arguments.warm_start,
+                stall=Stall(arguments.inject_stall) if arguments.inject_stall else None,
+                report=say,
+            )
+            guard_s = time.monotonic() - began
+            bundle = _bundle(arguments, guarded, shape, deadline_s, machine)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if bundle:
+        say(f"bundle: {bundle}")
+    return _findings(arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, bundle=bundle)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _device(machine: Machine) -> str:
+    if not machine.gpus:
+        return "cpu"
+    if machine.cuda is None:
+        raise NotApplicableError(
+            f"this host has GPUs but torch {machine.torch} here has no CUDA; run it with the Python of the job"
+        )
+    return "cuda"
+
+
+def parameters(shape: dict[str, int | str]) -> int:
+    """Parameters of the stack: per block 4·width² for attention, 3·width·hidden for the network, 2·width for norms."""
+    width, hidden, blocks = (int(shape[key]) for key in ("width", "hidden", "blocks"))
+    return blocks * (4 * width**2 + 3 * width * hidden + 2 * width)
+
+
+def _check_memory(machine: Machine, shape: dict[str, int | str]) -> None:
+    needed = parameters(shape) * (2 if shape["device"] == "cuda" else 4) * _HEADROOM
+    there = machine.gpus[0].memory_bytes if shape["device"] == "cuda" else machine.memory_bytes
+    if needed > there:
+        raise NotApplicableError(
+            f"{parameters(shape) / 1e9:.1f}e9 parameters need {needed / 2**30:.0f} GiB on one device, which has "
+            f"{there / 2**30:.0f}; take a smaller --preset or --blocks"
+        )
+
+
+def _bundle(
+    arguments: argparse.Namespace,
+    guarded: Guarded,
+    shape: dict[str, int | str],
+    deadline_s: float,
+    machine: Machine,
+) -> Path | None:
+    if arguments.output_dir is None:
+        return None
+    taken = datetime.now(UTC)
+    case = repro_bundle.Case(
+        shape, deadline_s, arguments.inject_stall, machine.model_dump(mode="json"), taken
+    )
+    files = repro_bundle.contents(guarded, case, os.environ)
+    return repro_bundle.write(arguments.output_dir, files, taken)
+
+
+def _findings(
+    arguments: argparse.Namespace,
+    guarded: Guarded,
+    *,
+    preset: str,
+    shape: dict[str, int | str],
+    guard_s: float,
+    bundle: Path | None,
+) -> Findings:
+    failed = [attempt for attempt in guarded.attempts if attempt.outcome != "finished"]
+    stopped = guarded.effective is None
+    if stopped and failed[-1].outcome != "deadline":
+        # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
+        raise RunbookError(f"could not measure: {guarded.reason}")
+    measurements = [one for attempt in guarded.attempts for one in _measurements(attempt, preset)]
+    measurements += _warm(guarded, preset)
+    labels = {"preset": preset, "mode": guarded.requested}
+    if not stopped:
+        measurements.append(single("guard_time", guard_s, **labels))
+    measurements.append(single("processes_left", sum(a.left for a in guarded.attempts), **labels))
+    return Findings(
+        measurements=measurements,
+        status="symptom" if stopped else "ok",
+        reason=guarded.reason,
+        requested={"compile_mode": guarded.requested},
+        effective={"compile_mode": guarded.effective},
+        fallback_reason=None if stopped else guarded.reason,
+        fallback_asked=guarded.fallback_asked,
+        details={
+            "injected_stall": arguments.inject_stall,
+            "stack": shape,
+            "parameters": parameters(shape),
+            "attempts": [_attempt(attempt) for attempt in guarded.attempts],
+            "warm": None if guarded.warm is None else _attempt(guarded.warm),
+            "bundle": None if bundle is None else bundle.name,
+        },
+    )
+
+
+def _measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
+    labels = {"preset": preset, "mode": attempt.mode.value}
+    ended = attempt.compile_ended
+    if attempt.mode != "eager" and (ended or attempt.outcome == "deadline"):
+        yield single("compile_finished", float(ended), **labels)
+        if attempt.cpu_share is not None:
+            # A pegged CPU means one thing in a compile that ended and another in one that did not.
+            yield single("compile_cpu_share", attempt.cpu_share, **labels, ended=ended)
+    if attempt.outcome != "finished":
+        return
+    yield single("compile_setup_time", attempt.start_s, **labels)
+    yield single("compile_peak_rss", attempt.peak_rss_bytes, **labels)
+    if attempt.compile_s is not None and attempt.compile_cpu_s is not None:
+        yield single("compile_time", attempt.compile_s, **labels)
+        yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
+        yield single("compile_cache", attempt.cache_bytes, **labels)
+        yield single("compiled_difference", attempt.facts["difference"], **labels)
+
+
+def _warm(guarded: Guarded, preset: str) -> Iterator[Measurement]:
+    warm = guarded.warm
+    if warm is None:
+        return
+    if warm.outcome != "finished" or warm.compile_s is None:
+        raise RunbookError(f"the start from the cache did not work: {warm.reason}")
+    labels = {"preset": preset, "mode": warm.mode.value}
+    yield single("warm_start_time", warm.compile_s, **labels)
+    yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
+
+
+def _attempt(attempt: Attempt) -> dict[str, object]:
+    step = max(1, math.ceil(len(attempt.samples) / _CURVE_POINTS))
+    return {
+        "mode": attempt.mode,
+        "outcome": attempt.outcome,
+        "verdict": attempt.verdict,
+        "reason": attempt.reason,
+        "given_s": attempt.compile_s,
+        "processes_ended": attempt.ended,
+        "said": {key: value for key, value in attempt.facts.items() if key != "thread"},
+        "growth": [asdict(sample) for sample in attempt.samples[::step]],
+    }
+
+
+def _look(window_s: float) -> Findings:
+    found = live_compiles.look(window_s)
+    for one in found:
+        cache = (
+            "cache unreadable" if one.cache_growth_bytes is None else f"cache {one.cache_growth_bytes:+d} B"
+        )
+        say(
+            f"pid {one.pid} {one.name}: {one.cpu_share:.0%} CPU, {one.workers} compile workers, "
+            f"{one.compilers} compilers, {cache} in {window_s:g} s"
+            f"{' - compiling' if one.compiling else ''}{' - pegged' if one.pegged else ''}"
+        )
+    if not found:
+        say("no process that can be seen has torch loaded")
+    return Findings(
+        measurements=[
+            single("compile_workers", sum(one.workers for one in found)),
+            single("pegged_processes", sum(one.pegged for one in found)),
+        ],
+        details={
+            "window_s": window_s,
+            "processes": [
+                {
+                    "pid": one.pid,
+                    "name": one.name,
+                    "cpu_share": one.cpu_share,
+                    "workers": one.workers,
+                    "compilers": one.compilers,
+                    "cache_growth_bytes": one.cache_growth_bytes,
+                    "compiling": one.compiling,
+                }
+                for one in found
+            ],
+        },
+    )
+
+
+PROBE = Probe("torch_compile_repro", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status; 3 where a compile failed in another way than by not ending."""
+    try:
+        return run_probe(PROBE, argv)
+    except RunbookError as error:
+        say(f"{PROBE.name}: {error}")
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Builders for the evidence tests: machines, measurements, steps, records and runbooks with telling defaults."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runner.entry.model import Claim, Expectation, FrontMatter, Phase, Runbook, Section, Step
+from runner.evidence.record import (
+    Code,
+    Measurement,
+    Options,
+    Outcome,
+    Record,
+    RunbookRef,
+    StepResult,
+    StepStatus,
+)
+from runner.hardware.machine import Gpu, Machine, machine_class
+
+B200 = "NVIDIA B200"
+
+
+def machine(*names: str, **changes: Any) -> Machine:
+    """A host with these GPUs, or without any."""
+    gpus = tuple(Gpu(index=index, name=name, memory_bytes=180 * 10**9) for index, name in enumerate(names))
+    facts: dict[str, Any] = {
+        "machine_class": machine_class(gpus, None, "x86_64", 2),
+        "gpus": gpus,
+        "gpu_error": None,
+        "driver": "580.95.05" if names else None,
+        "cpu": "Example CPU",
+        "cores": 2,
+        "arch": "x86_64",
+        "memory_bytes": 8 * 2**30,
+        "os": "Example Linux 12",
+        "kernel": "6.1.0",
+        "python": "3.11.2",
+        "torch": "2.13.0",
+        "cuda": None,
+        "nccl": None,
+        "load": 0.1,
+        "simulated": False,
+    }
+    return Machine(**(facts | changes))
+
+
+def measurement(value: float, *samples: float, name: str = "bus_bandwidth", **labels: Any) -> Measurement:
+    """A measurement in B/s: the median of its samples where there are any."""
+    return Measurement(
+        name=name,
+        labels=labels,
+        value=value,
+        unit="B/s",
+        statistic="median" if samples else "single",
+        samples=samples,
+    )
+
+
+def step(
+    step_id: str = "busbw",
+    *measurements: Measurement,
+    phase: Phase = Phase.DIAGNOSE,
+    status: StepStatus = StepStatus.PASSED,
+    **changes: Any,
+) -> StepResult:
+    """A step that ran."""
+    return StepResult.model_validate(
+        {
+            "id": step_id,
+            "phase": phase,
+            "command": "true",
+            "digest": "0123456789abcdef",
+            "status": status,
+            "exit_status": 0,
+            "measurements": measurements,
+        }
+        | changes
+    )
+
+
+def record(*steps: StepResult, **changes: Any) -> Record:
+    """A healthy run of one entry on a host without GPUs."""
+    fields: dict[str, Any] = {
+        "run_id": "a1b2c3d4e5f6",
+        "node_alias": "node-3fa9c1",
+        "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
+        "code": Code(commit="0" * 40, digest="0123456789abcdef", dirty=False),
+        "machine": machine(),
+        "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
+        "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
+        "options": Options(preset="tiny", phases=tuple(Phase)),
+        "steps": steps,
+        "outcome": Outcome.HEALTHY,
+    }
+    return Record(**(fields | changes))
+
+
+def expectation(**changes: Any) -> Expectation:
+    """A sourced bound on `busbw.bus_bandwidth`."""
+    fields = {
+        "id": "faq-floor",
+        "metric": "busbw.bus_bandwidth",
+        "evidence": "reported",
+        "source": "a source",
+    }
+    return Expectation.model_validate(fields | changes)
+
+
+def runbook(
+    expectations: tuple[Expectation, ...] = (), claims: tuple[Claim, ...] = (), **phases: str
+) -> Runbook:
+    """An entry whose steps are given as id=phase."""
+    steps = [Step(id=name, phase=Phase(phase), command="true", line=1) for name, phase in phases.items()]
+    sections = tuple(Section(title=found.id, phase=found.phase, body=(found,)) for found in steps)
+    head = FrontMatter(id="nvlink", number=2, title="NVLink", expectations=expectations, claims=claims)
+    return Runbook(head=head, sections=sections, path=Path("runbooks/nvlink.md"))

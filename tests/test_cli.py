@@ -1,0 +1,235 @@
+"""The `runbook` command as its users meet it: the real program, real folders, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.evidence.record import Record
+
+ROOT = Path(__file__).parents[1]
+
+HEAD = """\
+---
+id: {id}
+number: {number}
+title: A small entry
+---
+
+## Symptom
+
+It is slow.
+
+## Root cause
+
+Nobody knows.
+
+## Diagnose
+
+{diagnose}
+
+## Fix
+
+{fix}
+
+## Verify
+
+{verify}
+"""
+
+
+def step(step_id: str, command: str, attributes: str = "") -> str:
+    return f"```bash {{#{step_id} {attributes}}}\n{command}\n```"
+
+
+def write_entry(
+    folder: Path,
+    diagnose: str = "",
+    fix: str = "",
+    verify: str = "",
+    entry_id: str = "small",
+    number: int = 1,
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{entry_id}.md"
+    text = HEAD.format(id=entry_id, number=number, diagnose=diagnose, fix=fix, verify=verify)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def command(tmp_path: Path, *words: str) -> list[str]:
+    runbooks, data = tmp_path / "runbooks", tmp_path / "data"
+    return [sys.executable, "-m", "runner.cli.main", "--runbooks", str(runbooks), "--data", str(data), *words]
+
+
+def runbook(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(tmp_path, *words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def records(tmp_path: Path) -> list[Record]:
+    files = sorted((tmp_path / "data").rglob("*.json"))
+    return [Record.model_validate_json(path.read_text(encoding="utf-8")) for path in files]
+
+
+def test_a_run_writes_one_record_and_says_where(tmp_path: Path) -> None:
+    write_entry(
+        tmp_path / "runbooks",
+        step("look", "echo hello"),
+        step("mend", "export A=1"),
+        step("see", "test $A = 1"),
+    )
+    done = runbook(tmp_path, "run", "small")
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path)
+    assert record.outcome == "healthy"
+    assert [result.status for result in record.steps] == ["passed"] * 3
+    assert record.steps[0].stdout_tail == "hello\n"
+    assert "data/" in done.stdout
+
+
+def test_a_step_that_exits_1_without_a_document_is_an_error_and_the_run_ends_with_3(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "exit 1"))
+    done = runbook(tmp_path, "run", "1")
+    assert done.returncode == 3
+    (record,) = records(tmp_path)
+    assert (record.steps[0].status, record.outcome) == ("error", "incomplete")
+
+
+def test_an_entry_that_does_not_exist_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true"))
+    done = runbook(tmp_path, "run", "smal")
+    assert done.returncode == 2
+    assert "small" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_on_standard_output_is_json_alone(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "echo hello"))
+    done = runbook(tmp_path, "run", "small", "--json")
+    (printed,) = json.loads(done.stdout)
+    assert printed["outcome"] == "healthy"
+    assert "look" in done.stderr
+
+
+def test_the_exit_status_of_several_entries_is_that_of_the_worst(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true"))
+    write_entry(tmp_path / "runbooks", step("look", "exit 9"), entry_id="broken", number=2)
+    assert runbook(tmp_path, "run", "broken", "small").returncode == 3
+    assert runbook(tmp_path, "run", "small").returncode == 0
+
+
+def test_plan_runs_nothing_and_says_the_longest_time(tmp_path: Path) -> None:
+    write_entry(
+        tmp_path / "runbooks",
+        step("look", f"touch {tmp_path}/ran", "timeout=40"),
+        step("big", "true", "gpus=8"),
+    )
+    done = runbook(tmp_path, "plan", "small")
+    assert done.returncode == 0, done.stderr
+    assert "needs 8 GPUs" in " ".join(done.stdout.split())
+    assert "40 s" in done.stdout
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_valid_record_and_nothing_running(
+    tmp_path: Path, signal_number: int
+) -> None:
+    marker = tmp_path / "started"
+    write_entry(
+        tmp_path / "runbooks",
+        step("first", "echo done")
+        + "\n\n"
+        + step("endless", f"touch {marker}; sleep 1000 & echo $! > {tmp_path}/pid; wait"),
+        step("never", "true"),
+    )
+    process = subprocess.Popen(command(tmp_path, "run", "small"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal_number)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    (record,) = records(tmp_path)
+    assert [result.status for result in record.steps] == ["passed", "interrupted", "skipped"]
+    assert record.outcome == "incomplete"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_killed_run_keeps_every_finished_step(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    body = step("first", "echo done") + "\n\n" + step("endless", f"echo $$ > {marker}; exec sleep 1000")
+    write_entry(tmp_path / "runbooks", body)
+    process = subprocess.Popen(command(tmp_path, "run", "small"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not marker.exists() or not marker.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    os.kill(int(marker.read_text()), signal.SIGKILL)
+    (record,) = records(tmp_path)
+    assert [(result.id, result.status) for result in record.steps] == [("first", "passed")]
+    assert record.outcome is None
+
+
+def test_two_runs_on_one_node_do_not_disturb_each_other(tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    write_entry(tmp_path / "runbooks", step("endless", f"echo $$ > {marker}; exec sleep 1000"))
+    first = subprocess.Popen(command(tmp_path, "run", "small"), cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not marker.exists() or not marker.read_text():
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = runbook(tmp_path, "run", "small")
+    first.send_signal(signal.SIGINT)
+    first.wait(timeout=60)
+    assert second.returncode == 3
+    assert str(first.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_data_folder_that_cannot_be_written_stops_the_run_before_its_first_step(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", f"touch {tmp_path}/ran"))
+    (tmp_path / "data").write_text("a file where the folder should be", encoding="utf-8")
+    done = runbook(tmp_path, "run", "small")
+    assert done.returncode == 3
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_data_folder_that_fails_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    spoil = f"rm -rf {tmp_path}/data; echo x > {tmp_path}/data"
+    write_entry(
+        tmp_path / "runbooks",
+        step("look", "echo hello") + "\n\n" + step("spoil", spoil),
+        verify=step("see", "true"),
+    )
+    done = runbook(tmp_path, "run", "small")
+    kept = done.stderr.rsplit(" ", 1)[-1].strip()
+    record = Record.model_validate_json(Path(kept).read_text(encoding="utf-8"))
+    Path(kept).unlink()
+    assert [result.status for result in record.steps] == ["passed"] * 3
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("words", [["list"], ["--help"], ["check"]])
+def test_torch_is_not_imported_by_what_does_not_need_it(tmp_path: Path, words: list[str]) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true"))
+    arguments = command(tmp_path, *words)[3:]
+    program = (
+        "import sys\nfrom runner.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "sys.exit(7 if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

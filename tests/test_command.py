@@ -1,0 +1,265 @@
+"""Blocks that behave, and blocks that do everything a block should not: all with the real bash."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.launch.command import CommandResult, Ending, run_block
+from runner.launch.output import HEAD_BYTES, TAIL_BYTES, Window
+
+ROOT = Path(__file__).parents[1]
+BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+MARK = "RUNBOOK_TEST_MARK"
+
+
+def run(
+    command: str, tmp_path: Path, timeout: float = 60.0, environment: Mapping[str, str] = BASE
+) -> CommandResult:
+    return run_block(command, environment=environment, timeout=timeout, cwd=tmp_path)
+
+
+def alive(mark: str) -> list[int]:
+    """Every process whose command line carries a mark."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if any(mark in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process.pid)
+    return found
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A word that only this test's processes carry; whatever of them outlives the test is ended."""
+    word = f"{MARK}-{os.getpid()}-{time.monotonic_ns()}"
+    yield word
+    for pid in alive(word):
+        os.kill(pid, 9)
+
+
+def test_a_block_runs_in_the_folder_given_without_standard_input(tmp_path: Path) -> None:
+    result = run("pwd; cat; echo end >&2", tmp_path)
+    assert (result.ending, result.exit_status) == (Ending.EXITED, 0)
+    assert result.stdout.text == f"{tmp_path}\n"
+    assert result.stderr.text == "end\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("exit 7", 7),
+        ("false; echo unreachable", 1),
+        ("false | true", 1),
+        ("echo $unset_variable", 1),
+        ("kill -SEGV $$", -11),
+        ("no-such-program", 127),
+        ("if then", 2),
+    ],
+)
+def test_the_exit_status_is_bashs_own_under_strict_settings(
+    command: str, status: int, tmp_path: Path
+) -> None:
+    result = run(command, tmp_path)
+    assert (result.ending, result.exit_status) == (Ending.EXITED, status)
+    assert result.environment is None
+    assert "unreachable" not in result.stdout.text
+
+
+def test_error_messages_name_the_lines_of_the_block(tmp_path: Path) -> None:
+    assert "line 3: nonsense" in run("true\n\nnonsense", tmp_path).stderr.text
+
+
+def test_exports_and_unsets_are_carried_and_bashs_own_variables_are_not(tmp_path: Path) -> None:
+    before = {**BASE, "GOES": "1", "STAYS": "2"}
+    result = run("export NEW=$'two\\nlines' && unset GOES; cd /; LOCAL=1", tmp_path, environment=before)
+    assert result.environment is not None
+    assert result.environment["NEW"] == "two\nlines"
+    assert result.environment["STAYS"] == "2"
+    assert not {"GOES", "LOCAL", "PWD", "OLDPWD", "SHLVL", "_", "RUNBOOK_STEP_TOKEN"} & set(
+        result.environment
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export A=1; exit 0",
+        "export A=1 # a comment at the end",
+        "# a comment first\nexport A=1",
+        "trap 'echo bye' EXIT; export A=1",
+        "export A=1; cat <<EOF\nhere\nEOF",
+        "set -a; A=1",
+        "export A=1; PATH=/nonexistent",
+        "set -o noclobber; export A=1",
+    ],
+)
+def test_the_environment_is_carried_however_a_block_ends_well(command: str, tmp_path: Path) -> None:
+    result = run(command, tmp_path)
+    assert result.environment is not None, result.stderr.text
+    assert result.environment["A"] == "1"
+
+
+def test_a_blocks_own_exit_trap_still_runs(tmp_path: Path) -> None:
+    assert run("trap 'echo bye' EXIT; echo hi", tmp_path).stdout.text == "hi\nbye\n"
+
+
+def test_a_deadline_ends_the_block_and_keeps_what_it_had_printed(tmp_path: Path, mark: str) -> None:
+    result = run(f"echo early; exec -a {mark} sleep 1000", tmp_path, timeout=0.5)
+    assert (result.ending, result.exit_status) == (Ending.TIMEOUT, None)
+    assert result.stdout.text == "early\n"
+    assert result.processes_ended >= 1
+    assert alive(mark) == []
+
+
+def test_a_block_that_ignores_sigterm_is_killed(tmp_path: Path, mark: str) -> None:
+    result = run(
+        f"trap '' TERM; while true; do bash -c 'exec -a {mark} sleep 0.2'; done", tmp_path, timeout=0.3
+    )
+    assert result.ending is Ending.TIMEOUT
+    assert alive(mark) == []
+
+
+# A daemon as daemons are made: two forks, a session of its own, an empty environment, no open files of the block.
+DAEMON = """
+import os, sys
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+null = os.open('/dev/null', os.O_RDWR)
+for fd in (0, 1, 2): os.dup2(null, fd)
+os.execve('/bin/sleep', [sys.argv[1], '1000'], {})
+"""
+
+
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+def test_a_daemon_that_left_group_session_and_environment_does_not_get_away(
+    ends_by_itself: bool, tmp_path: Path, mark: str
+) -> None:
+    (tmp_path / "daemon.py").write_text(DAEMON, encoding="utf-8")
+    command = f"{sys.executable} daemon.py {mark}; echo started; " + (
+        "true" if ends_by_itself else "sleep 1000"
+    )
+    result = run(command, tmp_path, timeout=60 if ends_by_itself else 2)
+    assert result.ending is (Ending.EXITED if ends_by_itself else Ending.TIMEOUT)
+    assert result.stdout.text == "started\n"
+    assert result.processes_ended >= 1
+    assert alive(mark) == []
+
+
+def test_timeout_kills_grandchildren_that_changed_their_group(tmp_path: Path, mark: str) -> None:
+    result = run(f"setsid bash -c 'trap \"\" TERM; exec -a {mark} sleep 1000' & wait", tmp_path, timeout=0.5)
+    assert result.ending is Ending.TIMEOUT
+    assert alive(mark) == []
+
+
+def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_path: Path, mark: str) -> None:
+    result = run(f"(exec -a {mark} sleep 1000) & echo done", tmp_path)
+    assert (result.ending, result.exit_status, result.stdout.text) == (Ending.EXITED, 0, "done\n")
+    assert result.processes_ended >= 1
+    assert alive(mark) == []
+
+
+def test_children_of_the_caller_are_left_alone(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "1000"])
+    dead = subprocess.Popen(["sh", "-c", "exit 5"])
+    run("sleep 1000 & true", tmp_path)
+    assert other.poll() is None
+    assert dead.wait() == 5
+    other.kill()
+    other.wait()
+
+
+def test_closed_output_does_not_end_a_block_early(tmp_path: Path) -> None:
+    result = run("exec 1>&- 2>&-; sleep 0.2; exit 4", tmp_path)
+    assert (result.ending, result.exit_status) == (Ending.EXITED, 4)
+
+
+def test_a_gigabyte_of_output_is_read_and_bounded(tmp_path: Path) -> None:
+    result = run(
+        "echo first; head -c 1000000000 /dev/zero | tr '\\0' 'x'; echo; echo last", tmp_path, timeout=120
+    )
+    assert result.exit_status == 0
+    assert result.stdout.text.startswith("first\n")
+    assert result.stdout.text.endswith("last\n")
+    assert result.stdout.dropped_bytes > 999_000_000
+    assert len(result.stdout.text) < 80_000
+
+
+def test_bytes_of_any_kind_become_text(tmp_path: Path) -> None:
+    result = run(r"printf '\xff\xfe\x00ok\x1b[31mred<script>\n'", tmp_path)
+    assert result.stdout.text == "\\xff\\xfe\x00ok\x1b[31mred<script>\n"
+
+
+def test_a_block_that_cannot_start_says_why(tmp_path: Path) -> None:
+    result = run("true", tmp_path / "not-there")
+    assert result.ending is Ending.NOT_STARTED
+    assert "not-there" in (result.problem or "")
+    assert run("x" * 200_000, tmp_path).ending is Ending.NOT_STARTED
+
+
+INTERRUPTED = """
+import json, os, sys
+from pathlib import Path
+from runner.launch.command import run_block
+done = run_block(sys.argv[1], environment=dict(os.environ), timeout=100, cwd=Path.cwd())
+print(json.dumps([done.ending.value, done.stdout.text]))
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_ends_the_block_and_so_does_an_impatient_second_one(
+    signals: int, tmp_path: Path, mark: str
+) -> None:
+    block = f"echo early; touch {tmp_path}/on; trap '' TERM; while true; do bash -c 'exec -a {mark} sleep 0.2'; done"
+    runner = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, block],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not (tmp_path / "on").exists():
+        assert runner.poll() is None
+        time.sleep(0.01)
+    for _ in range(signals):
+        runner.send_signal(2)
+        time.sleep(0.3)
+    printed, _ = runner.communicate(timeout=60)
+    assert printed.strip() == '["interrupted", "early\\n"]'
+    assert alive(mark) == []
+
+
+@given(st.lists(st.binary(max_size=50), max_size=40), st.integers(1, 40), st.integers(1, 40))
+def test_a_window_never_holds_more_than_its_bounds_and_counts_every_byte(
+    pieces: list[bytes], head: int, tail: int
+) -> None:
+    window = Window(head, tail)
+    for piece in pieces:
+        window.add(piece)
+    whole = b"".join(pieces)
+    captured = window.captured()
+    if captured.dropped_bytes == 0:
+        assert captured.text == whole.decode("utf-8", "backslashreplace")
+        return
+    assert len(whole) > head + tail
+    assert f"[{captured.dropped_bytes} bytes dropped]" in captured.text
+    assert len(whole) - head - tail <= captured.dropped_bytes <= len(whole)
+
+
+@given(st.integers(20, 200))
+def test_no_half_of_a_word_remains_at_a_cut(length: int) -> None:
+    window = Window()
+    secret = "s" * length
+    window.add(b"x " * (HEAD_BYTES // 2 - length // 4))
+    window.add(f"{secret} ".encode())
+    window.add(b"y " * TAIL_BYTES)
+    text = window.captured().text
+    assert secret in text or "s" not in text.replace("bytes dropped", "")

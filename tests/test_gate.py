@@ -1,0 +1,165 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli.main import main
+from runner.evidence.gate import ceiling, gate
+from runner.evidence.record import Code, Measurement, Record
+from runner.evidence.store import Store
+from tests.evidence_samples import B200, machine, measurement, record, step
+
+NOW = datetime(2026, 11, 2, tzinfo=UTC)
+EIGHT = machine(*[B200] * 8)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data", secrets=())
+
+
+def messages(store: Store) -> list[str]:
+    return [problem.message for problem in gate(store, NOW)]
+
+
+def write(store: Store, found: Record) -> Path:
+    """Put a record down as it is, past what `save` would do to it."""
+    path = store.path_of(found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(found.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def test_good_records_pass(store: Store) -> None:
+    store.save(record(step("busbw", measurement(3e10, 3e10, bytes=1))))
+    store.save(record(step("busbw", measurement(838e9, 838e9)), run_id="b" * 12, machine=EIGHT))
+    assert messages(store) == []
+
+
+def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
+    assert messages(store) == ["has no records; run an entry first, there is nothing to publish"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"simulated": True}, "was simulated"),
+        ({"machine": machine(simulated=True)}, "was simulated"),
+        ({"outcome": None}, "has no outcome"),
+        ({"ended_at": None}, "has no outcome"),
+        ({"code": Code(commit="0" * 40, digest="d", dirty=True)}, "uncommitted changes"),
+        ({"code": Code(commit=None, digest="d", dirty=None)}, "names no commit"),
+        ({"ended_at": datetime(2026, 11, 1, 7, tzinfo=UTC)}, "ended before it started"),
+        ({"ended_at": datetime(2026, 11, 9, tzinfo=UTC)}, "lies in the future"),
+        ({"machine": machine(cpu=None, os="")}, "lacks facts about its machine: cpu, os"),
+        ({"machine": machine(memory_bytes=0)}, "lacks facts about its machine: memory_bytes"),
+        ({"machine": machine(B200, driver=None)}, "lacks facts about its machine: driver"),
+        ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-x86_64-2c"),
+        ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
+        ({"campaign": "at 10.0.0.5"}, "redaction would take out"),
+    ],
+)
+def test_each_fault_of_a_record_is_named(store: Store, changes: dict[str, Any], says: str) -> None:
+    write(store, record(step("a"), **changes))
+    found = messages(store)
+    assert any(says in message for message in found), found
+    assert all("\n" not in message for message in found)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (measurement(1.0).model_copy(update={"unit": "s"}), "bus_bandwidth is in s, it is stored in B/s"),
+        (measurement(1.0, name="made_up"), "made_up is not a known metric"),
+        (
+            measurement(1e9, 1e9, 2e12),
+            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s",
+        ),
+    ],
+)
+def test_each_fault_of_a_measurement_is_named(store: Store, found: Measurement, says: str) -> None:
+    write(store, record(step("busbw", found), machine=EIGHT))
+    assert messages(store) == [f"step busbw: {says}"]
+
+
+def measured_in(unit: str, name: str, **labels: str) -> Measurement:
+    return Measurement(name=name, labels=labels, value=1.0, unit=unit, statistic="single")
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus_used", "highest"),
+    [
+        (measured_in("FLOP/s", "matmul_rate", dtype="bf16"), 1, 2250e12),
+        (measured_in("FLOP/s", "matmul_rate", dtype="fp8"), 2, 9000e12),
+        (measured_in("FLOP/s", "matmul_rate"), 0, 8 * 4500e12),
+        (measured_in("B/s", "memory_bandwidth"), 1, 8e12),
+        (measured_in("B/s", "bus_bandwidth"), 8, 1800e9),
+        (measured_in("token/s", "tokens_per_second"), 8, None),
+    ],
+)
+def test_a_ceiling_follows_from_the_board(found: Measurement, gpus_used: int, highest: float | None) -> None:
+    assert ceiling(found, record(machine=EIGHT), step(gpus_used=gpus_used)) == highest
+
+
+@pytest.mark.parametrize("names", [[], ["NVIDIA Unknown 9000"], [B200, "NVIDIA Unknown 9000"]])
+def test_an_unknown_board_has_no_ceiling(names: list[str]) -> None:
+    assert ceiling(measured_in("B/s", "bus_bandwidth"), record(machine=machine(*names)), step()) is None
+
+
+def test_a_run_is_published_once(store: Store) -> None:
+    store.save(record())
+    store.save(record(started_at=datetime(2026, 11, 1, 7, tzinfo=UTC)))
+    (message,) = messages(store)
+    assert message.startswith("has the run id of")
+
+
+@pytest.mark.parametrize("place", ["8xB200-180GB/nvlink/x.json", "cpu-x86_64-2c/other/x.json"])
+def test_a_record_in_the_wrong_place_is_told_where_it_belongs(store: Store, place: str) -> None:
+    moved = store.root / place
+    moved.parent.mkdir(parents=True)
+    store.save(record()).rename(moved)
+    assert messages(store) == ["belongs at cpu-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json"]
+
+
+def test_unreadable_and_foreign_files_keep_the_folder_back(store: Store) -> None:
+    path = store.save(record())
+    path.with_name("20261101T080001Z-bad.json").write_text('{"load": NaN}')
+    (store.root / "notes.txt").write_text("mine")
+    assert sorted(messages(store)) == [
+        "holds NaN; leave out a value that could not be measured",
+        "is not a record of this project; move it elsewhere",
+    ]
+
+
+def test_the_command_prints_a_line_a_problem_and_returns_1(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(store, record(simulated=True, outcome=None))
+    assert main(["--data", str(store.root), "verify-data"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "verify-data: 2 problems; not fit to publish"
+    assert all(line.startswith(f"{path}: ") for line in lines[:-1])
+
+
+def test_the_command_returns_0_where_all_may_be_published(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.save(record(started_at=datetime(2025, 1, 1, tzinfo=UTC), ended_at=datetime(2025, 1, 2, tzinfo=UTC)))
+    assert main(["--data", str(store.root), "verify-data"]) == 0
+    assert capsys.readouterr().out == "verify-data: 1 record of 1 machine class fit to publish\n"
+
+
+def test_the_command_returns_1_for_an_empty_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data", str(tmp_path), "verify-data"]) == 1
+    assert "nothing to publish" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_cannot_be_listed_ends_with_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").write_text("a file")
+    assert main(["--data", str(tmp_path / "data"), "verify-data"]) == 3
+    assert "cannot list" in capsys.readouterr().err

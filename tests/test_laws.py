@@ -1,0 +1,131 @@
+"""The laws of the house, each as a small test."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "runner").rglob("*.py"))
+
+# Each room may import from itself and from the rooms before it. `probes` stands after `evidence` because it speaks
+# in its models; `check` after `probes` because it reads their parsers.
+ROOMS = (
+    ("errors",),
+    ("units", "catalogue", "stats", "presets"),
+    ("hardware",),
+    ("models",),
+    ("sizing",),
+    ("entry",),
+    ("evidence",),
+    ("plan",),
+    ("launch", "probes", "pages"),
+    ("commands",),
+    ("check",),
+    ("cli",),
+)
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix("runner.").split(".")[0]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, *, at_top_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_top_only else list(ast.walk(tree))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_room_is_on_the_plan() -> None:
+    rooms = {room_of(name_of(path)) for path in MODULES} - {"runner"}
+    assert rooms == {room for level in ROOMS for room in level}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    level = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    here = room_of(name_of(path))
+    for imported in imports_of(path):
+        if not imported.startswith("runner."):
+            continue
+        there = room_of(imported)
+        if there == here or there not in level or here not in level:
+            continue
+        assert level[there] < level[here], f"{here} may not import {there}"
+
+
+def reached_from(room: str) -> set[str]:
+    paths = {name_of(path): path for path in MODULES}
+    waiting = [name for name in paths if room_of(name) == room]
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in reached:
+            continue
+        reached.add(name)
+        waiting += [imported for imported in imports_of(paths[name]) if imported in paths]
+    return reached
+
+
+def test_pages_never_reach_what_executes_or_prints() -> None:
+    reached = {room_of(name) for name in reached_from("pages")}
+    assert not reached & {"launch", "cli", "probes", "check"}
+    for name in reached_from("pages"):
+        if room_of(name) == "pages":
+            path = next(path for path in MODULES if name_of(path) == name)
+            assert not set(imports_of(path)) & {"subprocess", "os.system", "pty", "multiprocessing"}
+
+
+def test_torch_is_imported_only_by_probes_and_there_only_inside_functions() -> None:
+    for path in MODULES:
+        heavy = {name.split(".")[0] for name in imports_of(path)} & {"torch", "transformers", "numpy"}
+        if room_of(name_of(path)) == "probes":
+            at_top = {name.split(".")[0] for name in imports_of(path, at_top_only=True)}
+            assert not at_top & {"torch", "transformers"}, f"{path} imports torch at its top"
+        else:
+            assert not heavy, f"{path} imports {heavy}"
+
+
+def test_only_commands_and_probes_print() -> None:
+    for path in MODULES:
+        if room_of(name_of(path)) in {"cli", "probes"}:
+            continue
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"print", "exit"}
+        ]
+        assert not calls, f"{path} prints"
+
+
+def test_importing_everything_prints_nothing_and_looks_at_nothing() -> None:
+    names = [name_of(path) for path in MODULES]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "sys.exit('torch' in sys.modules or 'pynvml' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_module_is_longer_than_can_be_read_in_one_sitting() -> None:
+    long = {name_of(path): count for path in MODULES if (count := len(path.read_text().splitlines())) > 400}
+    assert not long

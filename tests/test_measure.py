@@ -1,0 +1,128 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import DocumentError
+from runner.evidence.measure import MAX_DOCUMENT_BYTES, read_document
+
+GOOD: dict[str, Any] = {
+    "probe": "collectives",
+    "method_version": 1,
+    "status": "ok",
+    "measurements": [
+        {
+            "name": "bus_bandwidth",
+            "labels": {"op": "all_reduce", "bytes": 1048576},
+            "value": 3e10,
+            "unit": "B/s",
+            "statistic": "median",
+            "samples": [3e10, 31000000000, 2.9e10],
+        }
+    ],
+}
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "result.json"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def changed(**changes: object) -> dict[str, Any]:
+    return GOOD | {"measurements": [GOOD["measurements"][0] | changes]}
+
+
+def without(key: str) -> dict[str, Any]:
+    return GOOD | {"measurements": [{k: v for k, v in GOOD["measurements"][0].items() if k != key}]}
+
+
+def test_a_good_document_keeps_its_numbers_and_samples(tmp_path: Path) -> None:
+    document = read_document(written(tmp_path, GOOD))
+    assert document is not None
+    assert document.measurements[0].samples == (3e10, 3.1e10, 2.9e10)
+    assert document.measurements[0].labels == {"op": "all_reduce", "bytes": 1048576}
+
+
+@pytest.mark.parametrize("content", [b"", b" \n"])
+def test_an_empty_file_is_no_document(tmp_path: Path, content: bytes) -> None:
+    assert read_document(written(tmp_path, content)) is None
+
+
+def test_no_file_is_no_document(tmp_path: Path) -> None:
+    assert read_document(tmp_path / "result.json") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("not json", "not JSON"),
+        ('{"probe": "collectives"', "not JSON"),
+        (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
+        (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4 MiB"),
+        ("[" * 200_000, "nested too deeply"),
+        ("[]", "holds a list"),
+        ('{"details": {"x": NaN}}', "holds NaN"),
+        ('{"details": {"x": -Infinity}}', "holds -Infinity"),
+        ('{"details": {"x": 1e999}}', "holds 1e999"),
+        (without("unit"), "measurement 1 (bus_bandwidth) lacks a unit"),
+        (without("value"), "measurement 1 (bus_bandwidth) lacks value"),
+        ({"probe": "collectives", "status": "ok"}, "lacks method_version"),
+        (GOOD | {"probe": "collective"}, "unknown probe 'collective'; did you mean 'collectives'?"),
+        (changed(name="buss_bandwidth"), "unknown metric 'buss_bandwidth'; did you mean 'bus_bandwidth'?"),
+        (changed(unit="GB/s"), "gives bus_bandwidth in 'GB/s'; it is stored in 'B/s'"),
+        (changed(value="3e10"), "measurement 1 (bus_bandwidth): value"),
+        (changed(value=True), "measurement 1 (bus_bandwidth): value"),
+        (changed(value=None), "measurement 1 (bus_bandwidth): value"),
+        (changed(samples=[1, "2"]), "samples.1"),
+        (changed(sample=[1]), "unknown key 'sample'; did you mean 'samples'?"),
+        (GOOD | {"statuss": "ok"}, "unknown key 'statuss'; did you mean 'status'?"),
+        (GOOD | {"status": "fine"}, "status"),
+        (
+            GOOD | {"measurements": GOOD["measurements"] * 2},
+            "bus_bandwidth [bytes=1048576, op=all_reduce] twice",
+        ),
+        (GOOD | {"measurements": [3]}, "measurement 1"),
+    ],
+)
+def test_each_fault_is_one_line_that_names_it(tmp_path: Path, content: object, says: str) -> None:
+    with pytest.raises(DocumentError) as raised:
+        read_document(written(tmp_path, content))
+    message = str(raised.value)
+    assert says in message
+    assert message.startswith("result.json")
+    assert "\n" not in message
+
+
+def test_a_metric_of_another_probe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner import catalogue  # noqa: PLC0415 - its table is narrowed below
+    from runner.evidence import measure  # noqa: PLC0415 - and this module reads it
+
+    narrowed = catalogue.ProbeInfo(1, "latency only", ("algorithm_bandwidth",))
+    monkeypatch.setattr(measure, "PROBES", {"collectives": narrowed})
+    with pytest.raises(DocumentError, match="bus_bandwidth, which collectives is not listed to report"):
+        read_document(written(tmp_path, GOOD))
+
+
+def test_equal_names_with_different_labels_are_two_measurements(tmp_path: Path) -> None:
+    measurements = [GOOD["measurements"][0], changed(labels={"bytes": 1})["measurements"][0]]
+    document = read_document(written(tmp_path, GOOD | {"measurements": measurements}))
+    assert document is not None
+    assert len(document.measurements) == 2
+
+
+def test_a_pipe_in_the_place_of_the_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "result.json")
+    with pytest.raises(DocumentError, match="not a regular file"):
+        read_document(tmp_path / "result.json")
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(DocumentError, match="not a regular file"):
+        read_document(tmp_path / "result.json")

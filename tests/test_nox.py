@@ -1,0 +1,121 @@
+"""The sessions, run by the real nox over the project's own noxfile, in the environment that the tests run in."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Loads the real noxfile, but lets its sessions use this very environment instead of making one.
+WRAPPER = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("real_noxfile", {noxfile!r})
+real = importlib.util.module_from_spec(spec)
+sys.modules["real_noxfile"] = real
+spec.loader.exec_module(real)
+real._environment = lambda session, name, *extras: pathlib.Path({programs!r})
+"""
+
+ENTRY = """\
+---
+id: nvlink-bandwidth
+number: 2
+title: A stand-in entry
+---
+
+## Symptom
+
+None.
+
+## Root cause
+
+None.
+
+## Diagnose
+
+```bash {{#look}}
+{command}
+```
+
+## Fix
+
+Nothing.
+
+## Verify
+
+Nothing.
+"""
+
+CRASHING_PROBE = "python -c 'raise SystemError(\"the probe broke\")'"
+
+
+def nox(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    wrapper = tmp_path / "noxfile.py"
+    programs = tmp_path / "bin"
+    programs.mkdir(exist_ok=True)
+    runbook = programs / "runbook"
+    runbook.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runner.cli.main "$@"\n', encoding="utf-8")
+    runbook.chmod(0o755)
+    wrapper.write_text(
+        WRAPPER.format(noxfile=str(ROOT / "noxfile.py"), programs=str(programs)), encoding="utf-8"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "nox", "-f", str(wrapper), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+    )
+
+
+def run_entry(tmp_path: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    folder = tmp_path / "runbooks"
+    folder.mkdir()
+    (folder / "nvlink-bandwidth.md").write_text(ENTRY.format(command=command), encoding="utf-8")
+    return nox(
+        tmp_path,
+        "-s",
+        "runbook-2",
+        "--",
+        "--runbooks",
+        str(folder),
+        "--data",
+        str(tmp_path / "data"),
+        *arguments,
+    )
+
+
+def test_every_entry_has_a_session_by_id_and_by_number_with_its_title_as_help(tmp_path: Path) -> None:
+    listed = nox(tmp_path, "-l").stdout
+    for path in sorted((ROOT / "runbooks").glob("*.md")):
+        number = re.search(r"^number:\s*(\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert number
+        assert re.search(rf"runbook-{path.stem} -> \S", listed)
+        assert re.search(rf"runbook-{number[1]} -> \S", listed)
+
+
+@pytest.mark.parametrize("session", ["lint", "types", "tests", "docs", "demo", "serve", "system", "check"])
+def test_every_session_says_what_it_does(tmp_path: Path, session: str) -> None:
+    assert re.search(rf"\b{session} -> \S", nox(tmp_path, "-l").stdout)
+
+
+def test_a_healthy_entry_ends_nox_with_0(tmp_path: Path) -> None:
+    done = run_entry(tmp_path, "true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "healthy" in done.stdout
+
+
+def test_a_crashing_probe_ends_nox_with_3_and_never_with_1(tmp_path: Path) -> None:
+    done = run_entry(tmp_path, CRASHING_PROBE)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "incomplete" in done.stdout
+
+
+def test_bad_input_ends_nox_with_2(tmp_path: Path) -> None:
+    done = run_entry(tmp_path, "true", "--step", "no-such-step")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no-such-step" in done.stderr

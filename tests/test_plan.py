@@ -1,0 +1,99 @@
+import pytest
+
+from runner.entry.model import Phase, Runbook, Safety, Step
+from runner.errors import InputError
+from runner.plan import Plan, Request, make_plan
+from tests.builders import a_machine, a_runbook, eight_b200
+
+
+def entry() -> Runbook:
+    return a_runbook(
+        Step(id="look", phase=Phase.DIAGNOSE, command="true", line=1),
+        Step(id="pairs", phase=Phase.DIAGNOSE, command="true", line=2, gpus=2, safety=Safety.LOADS_DEVICE),
+        Step(id="inject", phase=Phase.REPRODUCE, command="true", line=3),
+        Step(id="undo", phase=Phase.FIX, command="true", line=4),
+        Step(id="reset", phase=Phase.FIX, command="true", line=5, safety=Safety.CHANGES_HOST),
+        Step(id="again", phase=Phase.VERIFY, command="true", line=6, timeout=10),
+        Step(id="long", phase=Phase.VERIFY, command="true", line=7, slow=True, nodes=2),
+    )
+
+
+def skips(plan: Plan) -> dict[str, str | None]:
+    return {planned.step.id: planned.skip for planned in plan.steps}
+
+
+def test_reproduce_runs_only_when_it_is_asked_for() -> None:
+    assert "inject" not in skips(make_plan(entry(), a_machine(), Request()))
+    assert skips(make_plan(entry(), a_machine(), Request(reproduce=True)))["inject"] is None
+
+
+def test_steps_run_in_the_order_of_phases() -> None:
+    plan = make_plan(entry(), eight_b200(), Request(reproduce=True))
+    assert [p.step.id for p in plan.steps] == ["look", "pairs", "inject", "undo", "reset", "again", "long"]
+
+
+def test_a_step_that_needs_gpus_is_skipped_with_the_reason_on_a_host_without() -> None:
+    found = skips(make_plan(entry(), a_machine(), Request()))
+    assert found["pairs"] == "needs 2 GPUs, this host has none"
+    assert found["look"] is None
+
+
+def test_gpus_that_cannot_be_read_are_named_as_the_reason() -> None:
+    found = skips(make_plan(entry(), a_machine(gpu_error="NVML: driver mismatch"), Request()))
+    assert found["pairs"] == "needs 2 GPUs; the ones here cannot be read (NVML: driver mismatch)"
+
+
+def test_a_busy_gpu_is_not_loaded_unless_allowed() -> None:
+    machine = eight_b200(busy=(3,))
+    assert "index 3" in (skips(make_plan(entry(), machine, Request()))["pairs"] or "")
+    assert skips(make_plan(entry(), machine, Request(allow=("busy",))))["pairs"] is None
+
+
+def test_a_step_that_changes_the_host_never_runs_unasked() -> None:
+    assert "--allow changes-host" in (skips(make_plan(entry(), a_machine(), Request()))["reset"] or "")
+    assert skips(make_plan(entry(), a_machine(), Request(allow=("changes-host",))))["reset"] is None
+
+
+def test_slow_steps_and_steps_for_more_nodes_say_why_they_are_left_out() -> None:
+    assert "needs 2 nodes" in (skips(make_plan(entry(), a_machine(), Request()))["long"] or "")
+    assert "slow" in (skips(make_plan(entry(), a_machine(), Request(slow=False, nodes=2)))["long"] or "")
+
+
+def test_verify_alone_runs_fix_first() -> None:
+    assert list(skips(make_plan(entry(), a_machine(), Request(phases=(Phase.VERIFY,))))) == [
+        "undo",
+        "reset",
+        "again",
+        "long",
+    ]
+
+
+def test_a_single_step_brings_the_steps_whose_environment_it_starts_from() -> None:
+    assert list(skips(make_plan(entry(), a_machine(), Request(steps=("again",))))) == [
+        "undo",
+        "reset",
+        "again",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(steps=("agian",)), "has no step 'agian'; it has again"),
+        (Request(preset="9b"), "unknown preset '9b'; known are tiny"),
+        (Request(steps=("look",), phases=(Phase.FIX,)), "none of the steps look"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(request_: Request, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_plan(entry(), a_machine(), request_)
+
+
+def test_the_longest_time_counts_only_steps_that_run() -> None:
+    assert make_plan(entry(), a_machine(), Request()).longest_s == pytest.approx(300 + 300 + 10)
+
+
+def test_the_preset_is_the_machines_own_unless_asked() -> None:
+    assert make_plan(entry(), a_machine(), Request()).preset == "tiny"
+    assert make_plan(entry(), eight_b200(), Request()).preset == "70b"
+    assert make_plan(entry(), eight_b200(), Request(preset="8b")).preset == "8b"

@@ -1,0 +1,355 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from runner.errors import RecordError, StoreError
+from runner.evidence.record import Outcome, Record, StepResult, StepStatus, record_schema
+from runner.evidence.redact import redact_record, redact_step
+from runner.evidence.store import Store, last_run, latest
+from tests.evidence_samples import B200, machine, measurement, record, step
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data", secrets=("zaphod",))
+
+
+def test_a_record_lies_under_its_class_and_runbook_and_comes_back_equal(store: Store) -> None:
+    original = record(step("busbw", measurement(3e10, 3e10, 3.1e10, bytes=1)), step("b"))
+    path = store.save(original)
+    assert path == store.root / "cpu-x86_64-2c" / "nvlink" / "20261101T080000Z-a1b2c3d4e5f6.json"
+    assert store.load(path) == original
+
+
+def test_a_file_is_sorted_indented_by_two_and_ends_with_a_newline(store: Store) -> None:
+    text = store.save(
+        record(step("busbw", measurement(1.0)), step("b", details={"z": [1, {}], "ä": []}))
+    ).read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_a_record_without_steps_is_written_alike(store: Store) -> None:
+    text = store.save(record()).read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_a_saved_record_holds_to_the_published_schema(store: Store) -> None:
+    path = store.save(
+        record(step("busbw", measurement(3e10, 3e10, op="x")), step("b", status=StepStatus.SKIPPED))
+    )
+    schema = record_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    content = json.loads(path.read_text())
+    jsonschema.Draft202012Validator(schema).validate(content)
+    del content["machine"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(content)
+
+
+def test_what_is_stored_has_been_redacted(store: Store) -> None:
+    leak = "zaphod@node /home/bob 10.0.0.5 hf_ZyXwVuTsRqPoNmLkJiHgFeDcBa987654"
+    path = store.save(record(step("busbw", stdout_tail=leak), machine=machine(gpu_error=leak)))
+    text = path.read_text()
+    for private in ("zaphod", "bob", "10.0.0.5", "hf_"):
+        assert private not in text
+    loaded = store.load(path)
+    assert redact_record(loaded, ("zaphod",)) == loaded
+
+
+def test_a_record_saved_again_replaces_its_earlier_state(store: Store) -> None:
+    steps: tuple[StepResult, ...] = ()
+    for number in range(5):
+        steps = (*steps, step(f"s{number}"))
+        path = store.save(record(*steps, ended_at=None, outcome=None))
+        assert store.load(path).steps == steps
+    finished = record(*steps, outcome=Outcome.SYMPTOM)
+    assert store.load(store.save(finished)) == finished
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_a_step_is_redacted_once_however_often_its_record_is_saved(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def counting(found: StepResult, secrets: tuple[str, ...]) -> StepResult:
+        seen.append(found.id)
+        return redact_step(found, secrets)
+
+    monkeypatch.setattr("runner.evidence.store.redact_step", counting)
+    steps = [step(f"s{number}") for number in range(20)]
+    for count in range(21):
+        store.save(record(*steps[:count]))
+    assert seen == [found.id for found in steps]
+
+
+def test_a_step_that_was_replaced_is_written_anew(store: Store) -> None:
+    store.save(record(step("a"), step("b")))
+    path = store.save(record(step("a", stdout_tail="other"), step("b")))
+    assert [found.stdout_tail for found in store.load(path).steps] == ["other", ""]
+
+
+def test_two_runs_do_not_share_steps(store: Store) -> None:
+    shared = step("a")
+    one = store.save(record(shared, step("b")))
+    other = store.save(record(shared, step("c"), run_id="b" * 12))
+    assert [found.id for found in store.load(one).steps] == ["a", "b"]
+    assert [found.id for found in store.load(other).steps] == ["a", "c"]
+
+
+def test_a_start_in_another_zone_is_filed_under_utc(store: Store) -> None:
+    local = datetime(2026, 11, 1, 10, 0, tzinfo=timezone(timedelta(hours=2)))
+    assert store.path_of(record(started_at=local)).name.startswith("20261101T080000Z-")
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/b", "", ".hidden"])
+def test_an_id_that_would_leave_the_folder_is_refused(store: Store, run_id: str) -> None:
+    changed = record(machine=machine(machine_class=run_id))
+    with pytest.raises(StoreError, match="cannot name a file"):
+        store.save(changed)
+    assert not store.root.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    store = Store(tmp_path / "data")
+    with pytest.raises(StoreError, match="cannot write"):
+        store.save(record())
+    with pytest.raises(StoreError, match="cannot list"):
+        list(store.records())
+    assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_earlier_file_as_it_was(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.save(record(step("a")))
+    before = path.read_bytes()
+    # Linux answers every write to /dev/full as a full disk does.
+    monkeypatch.setattr(
+        "runner.evidence.store.tempfile.mkstemp",
+        lambda **_: (os.open("/dev/full", os.O_WRONLY), str(path.parent / ".full.tmp")),
+    )
+    monkeypatch.setattr("runner.evidence.store.os.fchmod", lambda *_: None)
+    with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)) as raised:
+        store.save(record(step("a"), step("b")))
+    assert "\n" not in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_file_size_limit_leaves_the_earlier_file_and_no_litter(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from runner.errors import StoreError
+from runner.evidence.store import Store
+from tests.evidence_samples import record, step
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = Store(Path(sys.argv[1]))
+path = store.save(record(step("a")))
+before = path.read_bytes()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    store.save(record(step("a"), step("b", stdout_tail="x" * 50000)))
+except StoreError as error:
+    print(error)
+print(path.read_bytes() == before, len(list(path.parent.iterdir())))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    first, second = done.stdout.splitlines()
+    assert os.strerror(errno.EFBIG) in first
+    assert second == "True 1"
+
+
+@pytest.fixture
+def unprivileged_folder() -> Iterator[Path]:
+    """A folder of this process's own, without the rights of root over it while the test runs."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        if user == 0:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_read_only_folder_is_one_line(unprivileged_folder: Path) -> None:
+    store = Store(unprivileged_folder)
+    path = store.save(record(step("a")))
+    path.parent.chmod(0o500)
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.save(record(step("a"), step("b")))
+    path.parent.chmod(0o700)
+    assert len(store.load(path).steps) == 1
+
+
+def test_a_folder_that_may_not_be_listed_is_one_line(unprivileged_folder: Path) -> None:
+    store = Store(unprivileged_folder)
+    folder = store.save(record()).parent
+    folder.chmod(0o000)
+    with pytest.raises(StoreError, match=r"cannot list .*Permission denied"):
+        list(store.records())
+    folder.chmod(0o700)
+
+
+def test_a_read_only_file_system_is_one_line() -> None:
+    # /proc refuses new folders to everyone, root too.
+    with pytest.raises(StoreError, match="cannot write /proc/") as raised:
+        Store(Path("/proc/runbook-data")).save(record())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_value_that_json_has_not_is_refused_and_the_earlier_file_stands(store: Store) -> None:
+    path = store.save(record(step("a")))
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="NaN"):
+        store.save(record(step("a", duration_s=float("nan"))))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is not JSON"),
+        (b"hello", "is not JSON"),
+        (b'{"schema_version": 1, "run_id": "a', "is cut short"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"[]", "is not a record"),
+        (b'{"schema_version": 1}', "is not a record: run_id: Field required"),
+        (b'{"schema_version": 2, "anything": [1]}', "was written by a newer version"),
+        (b'{"schema_version": 1, "load": NaN}', "holds NaN"),
+    ],
+)
+def test_a_bad_record_is_one_line_and_the_rest_still_reads(store: Store, content: bytes, says: str) -> None:
+    good = store.save(record(step("a")))
+    bad = good.with_name("20261101T080001Z-bad.json")
+    bad.write_bytes(content)
+    with pytest.raises(RecordError) as raised:
+        store.load(bad)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert [found.run_id for found in store.records()] == ["a1b2c3d4e5f6"]
+    (problem,) = store.problems()
+    assert problem.path == bad
+    assert says in str(problem)
+
+
+def test_every_truncation_of_a_record_is_refused(store: Store) -> None:
+    path = store.save(record(step("a", measurement(1.0, 1.0))))
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RecordError):
+            store.load(path)
+
+
+def test_a_newer_schema_says_to_upgrade(store: Store) -> None:
+    path = store.save(record())
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
+    with pytest.raises(RecordError, match=r"newer version .*schema 9.*upgrade"):
+        store.load(path)
+
+
+def test_a_missing_record_is_one_line(store: Store) -> None:
+    with pytest.raises(RecordError, match="No such file"):
+        store.load(store.root / "x.json")
+
+
+def test_foreign_files_are_reported_and_leftovers_of_a_killed_run_are_not(store: Store) -> None:
+    path = store.save(record())
+    (path.parent / f".{path.name}.abc.tmp").write_text("{")
+    (store.root / ".gitkeep").touch()
+    (store.root / "notes.txt").write_text("mine")
+    (path.parent / "log.txt").write_text("mine")
+    (path.parent / "deeper").mkdir()
+    (path.parent / "deeper" / "x.json").write_text("{}")
+    assert len(list(store.records())) == 1
+    names = [problem.path.name for problem in store.problems()]
+    assert sorted(names) == ["log.txt", "notes.txt", "x.json"]
+    assert "move it elsewhere" in str(store.problems()[0])
+
+
+def test_an_absent_folder_has_no_records_and_no_problems(store: Store) -> None:
+    assert list(store.records()) == []
+    assert store.problems() == ()
+
+
+def test_records_can_be_asked_for_by_runbook_and_class(store: Store) -> None:
+    store.save(record())
+    on_gpu = record(run_id="b" * 12, machine=machine(*[B200] * 8))
+    store.save(on_gpu)
+    assert [found.run_id for found in store.records(machine_class="8xB200-180GB")] == ["b" * 12]
+    assert len(list(store.records(runbook="nvlink"))) == 2
+    assert list(store.records(runbook="other")) == []
+
+
+def at_minute(
+    minute: int, *steps: StepResult, preset: str = "tiny", outcome: Outcome | None = Outcome.HEALTHY
+) -> Record:
+    base = record(*steps, run_id=f"{minute:012x}", outcome=outcome)
+    return base.model_copy(
+        update={
+            "started_at": datetime(2026, 11, 1, 8, minute, tzinfo=UTC),
+            "options": base.options.model_copy(update={"preset": preset}),
+        }
+    )
+
+
+def test_latest_is_the_newest_finished_step_of_each_preset() -> None:
+    records = [
+        at_minute(3, step("a", status=StepStatus.ERROR), step("b", status=StepStatus.SKIPPED)),
+        at_minute(2, step("a"), step("b", status=StepStatus.SYMPTOM), outcome=None),
+        at_minute(1, step("a"), step("b")),
+        at_minute(0, step("a"), preset="8b"),
+    ]
+    found = {key[2:]: taken.run_id[-1] for key, (taken, _) in latest(records).items()}
+    assert found == {("a", "tiny"): "2", ("b", "tiny"): "2", ("a", "8b"): "0"}
+
+
+def test_the_last_run_is_the_newest_that_came_to_an_outcome() -> None:
+    records = [at_minute(2, outcome=None), at_minute(1, outcome=Outcome.SYMPTOM), at_minute(0)]
+    found = last_run(records)
+    assert {key: taken.outcome for key, taken in found.items()} == {
+        ("cpu-x86_64-2c", "nvlink"): Outcome.SYMPTOM
+    }
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_record(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from runner.evidence.store import Store
+from tests.evidence_samples import record, step
+store = Store(Path(sys.argv[1]))
+steps = ()
+while True:
+    steps = (*steps, step(f"s{len(steps)}", stdout_tail="x" * 2000))[-200:]
+    store.save(record(*steps, ended_at=None, outcome=None))
+    print(len(steps), flush=True)
+"""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
+    assert writer.stdout is not None
+    for _ in range(30):
+        assert writer.stdout.readline()
+    writer.kill()
+    writer.communicate()
+    (found,) = Store(tmp_path).records()
+    assert len(found.steps) >= 30
+    assert Store(tmp_path).problems() == ()

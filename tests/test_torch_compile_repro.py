@@ -1,0 +1,280 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from runner.probes import live_compiles, torch_compile_repro
+from runner.probes.repro_bundle import without_names
+from runner.probes.torch_compile_repro import SIZES, main, parameters
+
+MODULE = "runner.probes.torch_compile_repro"
+SECRET = "hf_" + "a1B2" * 9
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    document: dict[str, Any]
+    stderr: str
+    left: list[int]
+
+    def values(self, name: str) -> dict[str, float]:
+        found = (one for one in self.document["measurements"] if one["name"] == name)
+        return {one["labels"].get("mode", ""): one["value"] for one in found}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", MODULE, *words]
+
+
+def environment(run_id: str) -> dict[str, str]:
+    return os.environ | {
+        "RUNBOOK_RUN_ID": run_id,
+        "RUNBOOK_PRESET": "tiny",
+        "SOME_TOKEN": SECRET,
+        "CXX": "g++",
+    }
+
+
+def probe(*words: str) -> Ran:
+    run_id = uuid.uuid4().hex
+    done = subprocess.run(
+        command(*words), env=environment(run_id), capture_output=True, text=True, check=False, timeout=200
+    )
+    lines = done.stdout.splitlines()
+    return Ran(done.returncode, json.loads(lines[-1]) if lines else {}, done.stderr, alive(run_id))
+
+
+def alive(run_id: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("RUNBOOK_RUN_ID") == run_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_parser_can_be_had_without_torch() -> None:
+    code = (
+        f"import sys, {MODULE} as probe; probe.PROBE.parser().parse_args(['--compile-mode', 'smart'])\n"
+        "raise SystemExit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--deadline", "0"],
+        ["--deadline", "nan"],
+        ["--deadline", "soon"],
+        ["--compile-mode", "fast"],
+        ["--look", "-1"],
+    ],
+)
+def test_bad_usage_exits_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_stack_without_blocks_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", "tiny", "--blocks", "0"]) == 2
+    assert "--blocks must be 1 or more, not 0" in capsys.readouterr().err
+
+
+def test_skip_compile_is_the_eager_mode() -> None:
+    parser = torch_compile_repro.PROBE.parser()
+    assert parser.parse_args(["--skip-compile"]).compile_mode == "eager"
+    assert parser.parse_args([]).compile_mode == "smart"
+
+
+def test_the_two_large_stacks_lie_above_40b_parameters() -> None:
+    for preset in ("40b", "70b"):
+        size = SIZES[preset]
+        shape: dict[str, int | str] = {"blocks": size.blocks, "width": size.width, "hidden": size.hidden}
+        assert parameters(shape) > 40e9
+
+
+@pytest.mark.skipif(psutil.virtual_memory().total > 2**40, reason="this host could hold the model")
+def test_a_model_larger_than_the_host_is_not_applicable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", "70b", "--blocks", "300"]) == 80
+    assert "take a smaller --preset or --blocks" in json.loads(capsys.readouterr().out)["reason"]
+
+
+def test_names_of_host_and_user_are_taken_out_and_words_that_hold_them_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "vm")
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("LOGNAME", "ann")
+    text = "/home/ann/job on vm by llvm, /tmp/torchinductor_ann/x, /data/ann/y, planning"
+    assert (
+        without_names(text)
+        == "~/job on <host> by llvm, /tmp/torchinductor_<user>/x, /data/<user>/y, planning"
+    )
+
+
+def test_a_look_sees_a_process_with_torch_loaded() -> None:
+    code = "import torch; print('up', flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as busy:
+        try:
+            assert busy.stdout is not None
+            assert busy.stdout.readline() == b"up\n"
+            seen = [one for one in live_compiles.look(1.0) if one.pid == busy.pid]
+        finally:
+            busy.kill()
+    assert len(seen) == 1
+    assert seen[0].cpu_share > 0.1
+    assert not seen[0].compiling
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bundles")
+
+
+@pytest.fixture(scope="module")
+def stalled(bundles: Path) -> Ran:
+    return probe("--compile-mode", "smart", "--inject-stall", "--deadline", "2", "--output-dir", str(bundles))
+
+
+@pytest.fixture(scope="module")
+def bundle(stalled: Ran, bundles: Path) -> dict[str, str]:
+    (path,) = bundles.iterdir()
+    assert path.name == stalled.document["details"]["bundle"]
+    with zipfile.ZipFile(path) as opened:
+        return {name.partition("/")[2]: opened.read(name).decode() for name in opened.namelist()}
+
+
+def test_under_the_guard_a_stalled_compile_ends_and_the_model_answers(stalled: Ran) -> None:
+    assert stalled.status == 0
+    assert stalled.document["requested"] == {"compile_mode": "smart"}
+    assert stalled.document["effective"] == {"compile_mode": "eager"}
+    assert stalled.document["fallback_asked"] is True
+    assert "whole: did not end within" in stalled.document["fallback_reason"]
+    assert stalled.values("compile_finished") == {"whole": 0, "per-block": 0}
+    assert stalled.document["details"]["injected_stall"] == "every-graph"
+
+
+def test_a_stall_is_named_stuck_at_the_frame_that_loops(stalled: Ran) -> None:
+    attempts = stalled.document["details"]["attempts"]
+    assert [attempt["verdict"] for attempt in attempts] == ["stuck-busy", "stuck-busy", None]
+    assert "stall.py:stalled_pass" in attempts[0]["reason"]
+
+
+def test_nothing_of_a_stalled_compile_is_left_alive(stalled: Ran) -> None:
+    assert stalled.left == []
+    assert stalled.values("processes_left") == {"smart": 0}
+
+
+def test_the_bundle_of_a_compile_that_never_ended_is_complete(bundle: dict[str, str]) -> None:
+    assert {"README.md", "reproduce.py", "versions.json", "environment.json", "machine.json"} <= set(bundle)
+    assert "The stall was injected (every-graph): this is a drill." in bundle["README.md"]
+    # Two dumps: at a share of the deadline, and on it.
+    assert bundle["1-whole/stacks.txt"].count("in stalled_pass") == 2
+    assert json.loads(bundle["versions.json"])["torch"]
+    assert '"dynamo_output_graph"' in bundle["1-whole/trace/0.log"]
+    growth = json.loads(bundle["1-whole/growth.json"])
+    assert growth[-1]["cpu_s"] > growth[0]["cpu_s"]
+    compile(bundle["reproduce.py"], "reproduce.py", "exec")
+
+
+def test_the_bundle_holds_no_names_and_no_environment_but_the_allowed(bundle: dict[str, str]) -> None:
+    assert json.loads(bundle["environment.json"]) | {"CXX": "g++", "RUNBOOK_PRESET": "tiny"} == json.loads(
+        bundle["environment.json"]
+    )
+    for text in bundle.values():
+        assert SECRET not in text
+        assert "SOME_TOKEN" not in text
+        assert without_names(text) == text
+
+
+def test_a_real_compile_by_block_ends_and_answers_as_eager_does() -> None:
+    ran = probe("--compile-mode", "per-block", "--blocks", "2")
+    assert ran.status == 0, ran.stderr
+    assert ran.document["effective"] == {"compile_mode": "per-block"}
+    assert ran.document["fallback_reason"] is None
+    assert ran.values("compile_finished") == {"per-block": 1}
+    assert ran.values("compile_cpu_time")["per-block"] > 0
+    assert ran.values("compile_cache")["per-block"] > 0
+    assert ran.values("compile_peak_rss")["per-block"] > 2**20
+    assert ran.values("compiled_difference")["per-block"] < 1e-3
+    said = ran.document["details"]["attempts"][0]["said"]
+    # Both blocks share one code object, so one graph is compiled, from an empty cache.
+    assert (said["graphs"], said["cache_hits"], said["cache_misses"]) == (1, 0, 1)
+    assert ran.left == []
+
+
+@pytest.mark.system
+def test_a_second_process_finds_the_graph_in_the_first_ones_cache() -> None:
+    ran = probe("--compile-mode", "whole", "--blocks", "1", "--warm-start")
+    assert ran.status == 0, ran.stderr
+    assert ran.values("warm_cache_misses") == {"whole": 0}
+    assert ran.values("warm_start_time")["whole"] > 0
+    assert ran.document["details"]["warm"]["said"]["cache_hits"] == 1
+
+
+@pytest.mark.system
+def test_a_stall_without_a_ladder_is_a_symptom() -> None:
+    ran = probe("--compile-mode", "whole", "--inject-stall", "--deadline", "2")
+    assert ran.status == 1
+    assert ran.document["status"] == "symptom"
+    assert ran.document["effective"] == {"compile_mode": None}
+    assert ran.left == []
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_probe_that_is_killed_takes_its_compile_along(number: signal.Signals, tmp_path: Path) -> None:
+    run_id = uuid.uuid4().hex
+    with subprocess.Popen(
+        command("--compile-mode", "whole", "--inject-stall", "--deadline", "100"),
+        env=environment(run_id) | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as started:
+        wait_until(
+            lambda: any("compiling" in events.read_text() for events in tmp_path.rglob("events.jsonl"))
+        )
+        assert len(alive(run_id)) >= 2
+        started.send_signal(number)
+        started.wait(30)
+        wait_until(lambda: not alive(run_id))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "did not come about"
+        time.sleep(0.1)
+
+
+@pytest.mark.system
+def test_the_bundles_script_does_the_stall_again_elsewhere(bundle: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "reproduce.py").write_text(bundle["reproduce.py"])
+    done = subprocess.run(
+        [sys.executable, "-I", "reproduce.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "in stalled_pass" in done.stderr

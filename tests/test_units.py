@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import InputError
+from runner.units import STORED_UNITS, format_bytes, format_value, parse_bytes, to_stored
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("8GiB", 2**33), ("256MiB", 2**28), ("1GB", 10**9), ("4096", 4096), ("1.5KiB", 1536)],
+)
+def test_sizes_are_read_as_bytes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "8 apples", "1.0001KiB", "8GiB/s", "nan", "inf"])
+def test_what_is_not_a_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InputError, match="write bytes as"):
+        parse_bytes(text)
+
+
+@given(st.integers(min_value=0, max_value=2**60))
+def test_written_bytes_read_back_the_same(value: int) -> None:
+    assert parse_bytes(format_bytes(value)) == value
+
+
+def test_written_units_become_stored_units() -> None:
+    assert to_stored(30, "GB/s") == (3e10, "B/s")
+    value, unit = to_stored(70, "%")
+    assert value == pytest.approx(0.7)
+    assert unit == "1"
+
+
+def test_unknown_unit_names_the_known_ones() -> None:
+    with pytest.raises(InputError, match="GB/s"):
+        to_stored(1, "furlong")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (8.38e11, "B/s", "838 GB/s"),
+        (1.24e-3, "s", "1.24 ms"),
+        (15974, "token/s", "15,974 tokens/s"),
+        (0.95, "1", "0.950"),
+        (18, "1", "18"),
+        (2**33, "B", "8.00 GiB"),
+        (0.0, "s", "0 s"),
+        (None, "B/s", "unmeasured"),
+    ],
+)
+def test_values_are_shown_with_three_digits_and_their_unit(
+    value: float | None, unit: str, shown: str
+) -> None:
+    assert format_value(value, unit) == shown
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from(sorted(STORED_UNITS)))
+def test_every_finite_value_can_be_shown(value: float, unit: str) -> None:
+    assert format_value(value, unit)
