@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from runner.errors import InputError
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
-from runner.probes.contract import BAD_USAGE, NOT_APPLICABLE
+from runner.probes.contract import NOT_APPLICABLE
 
 PROBE_COMMAND = [sys.executable, "-m", "runner.probes.collectives"]
 # Guards against a hang only; nothing is judged by it.
@@ -194,7 +195,7 @@ def test_one_rank_is_not_applicable(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_bad_input_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == BAD_USAGE
+    assert main(arguments) == InputError.exit_status
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

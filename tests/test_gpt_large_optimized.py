@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.probes.contract import BAD_USAGE, NOT_APPLICABLE
+from runner.errors import InputError
+from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.gpt_large_optimized import PROBE, main
 
 HANG_S = 120
@@ -108,7 +109,7 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
 def test_bad_input_is_refused_before_any_long_work(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == BAD_USAGE
+    assert main(arguments) == InputError.exit_status
     assert message in capsys.readouterr().err
 
 

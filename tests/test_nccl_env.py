@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.contract import BAD_USAGE, OK, SYMPTOM
+from runner.errors import InputError
+from runner.probes.contract import OK, SYMPTOM
 from runner.probes.nccl_env import main
 
 
@@ -84,4 +85,4 @@ def test_a_value_that_may_name_a_host_is_not_stored(
 
 
 def test_no_nodes_is_bad_usage() -> None:
-    assert main(["--nodes", "0"]) == BAD_USAGE
+    assert main(["--nodes", "0"]) == InputError.exit_status
