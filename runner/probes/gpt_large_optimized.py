@@ -117,9 +117,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
     program = _program(arguments, shape, device, mode)
     deadline = time.monotonic() + arguments.timeout
     labels = {
-        "model": arguments.model
-        if arguments.model in {"tiny", "8b", "40b", "70b"}
-        else shape.name.rpartition("/")[2],
+        # A folder by its last name: the way there is nobody's business.
+        "model": Path(shape.name).name,
         "batch_size": arguments.batch_size,
         "prompt_length": arguments.prompt_length,
         "mode": mode or "eager",
@@ -144,6 +143,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "compile_mode": arguments.compile_mode,
         },
         effective={
+            "model": labels["model"],
             "device": device,
             "compile_mode": mode,
             "dtype": ready["caller"]["dtype"],

@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from runner.errors import InputError
+from runner.probes.contract import OK, SYMPTOM
+from runner.probes.nccl_env import main
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith(("NCCL_", "RUNBOOK_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_nothing_set_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == OK
+    assert json.loads(capsys.readouterr().out)["measurements"][0]["value"] == 0
+
+
+def test_the_leftover_is_the_symptom_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    assert main([]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    assert document["reason"].startswith("NCCL_P2P_DISABLE is harmful on one node")
+    assert document["details"]["undo"] == ["unset NCCL_P2P_DISABLE"]
+
+
+def test_a_leftover_in_a_file_is_the_symptom_and_left_to_the_reader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".nccl.conf").write_text("NCCL_P2P_DISABLE=1\n", encoding="utf-8")
+    assert main([]) == SYMPTOM
+    capsys.readouterr()
+    assert main(["--shell"]) == OK
+    printed = capsys.readouterr().out
+    assert printed.startswith("# by hand: sed -i ")
+    assert "~/.nccl.conf" in printed
+
+
+def test_the_printed_lines_undo_the_fault_in_a_real_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth0")
+    assert main(["--shell"]) == OK
+    lines = capsys.readouterr().out
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{lines}\nenv | grep ^NCCL_"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "NCCL_SOCKET_IFNAME=eth0\n"
+
+
+def test_the_document_of_shell_mode_still_reaches_the_runner(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    monkeypatch.setenv("RUNBOOK_RESULT", str(result))
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    assert main(["--shell"]) == OK
+    assert json.loads(result.read_text(encoding="utf-8"))["status"] == "symptom"
+    assert "{" not in capsys.readouterr().out
+
+
+def test_two_nodes_make_a_harmless_setting_harmful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_IB_DISABLE", "1")
+    assert (main([]), main(["--nodes", "2"])) == (OK, SYMPTOM)
+
+
+def test_a_value_that_may_name_a_host_is_not_stored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NCCL_COMM_ID", "gpu-node-17.cluster.example:4000")
+    assert main([]) == OK
+    assert "gpu-node-17" not in capsys.readouterr().out
+
+
+def test_no_nodes_is_bad_usage() -> None:
+    assert main(["--nodes", "0"]) == InputError.exit_status

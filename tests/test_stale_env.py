@@ -1,0 +1,105 @@
+import json
+import os
+import subprocess
+
+import pytest
+
+from runner.probes.contract import OK, SYMPTOM
+from runner.probes.stale_env import main
+from runner.probes.stale_variables import Harm, leftovers, without_leftovers
+
+TORCHRUN = {
+    "WORLD_SIZE": "8",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "LOCAL_WORLD_SIZE": "8",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_MAX_RESTARTS": "0",
+    "OMP_NUM_THREADS": "1",
+    "NCCL_P2P_DISABLE": "1",
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for leftover in leftovers(os.environ, 2):
+        monkeypatch.delenv(leftover.name)
+    monkeypatch.delenv("RUNBOOK_RESULT", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "harm"),
+    [
+        ("WORLD_SIZE", "8", Harm.HIGH),
+        ("WORLD_SIZE", "1", Harm.LOW),
+        ("RANK", "3", Harm.HIGH),
+        ("OMP_NUM_THREADS", "1", Harm.MEDIUM),
+        ("OMP_NUM_THREADS", "16", None),
+        ("CUDA_LAUNCH_BLOCKING", "1", Harm.HIGH),
+        ("CUDA_LAUNCH_BLOCKING", "0", None),
+        ("TORCHDYNAMO_DISABLE", "1", Harm.HIGH),
+        ("CUDA_VISIBLE_DEVICES", "0", None),
+        ("CUDA_VISIBLE_DEVICES", "GPU-8f3a", None),
+        ("CUDA_VISIBLE_DEVICES", "0,1,2,3", Harm.MEDIUM),
+        ("CUDA_VISIBLE_DEVICES", "-1", Harm.HIGH),
+        ("MASTER_ADDR", "10.0.0.1", Harm.MEDIUM),
+        ("NCCL_DEBUG", "WARN", Harm.LOW),
+        ("NCCL_P2P_DISABLE", "1", Harm.MEDIUM),
+        ("TORCHELASTIC_RESTART_COUNT", "0", Harm.LOW),
+        ("PATH", "/usr/bin", None),
+    ],
+)
+def test_each_variable_is_judged_by_what_it_does(name: str, value: str, harm: Harm | None) -> None:
+    assert [leftover.harm for leftover in leftovers({name: value}, 2)] == ([harm] if harm else [])
+
+
+def test_one_thread_is_right_on_one_core() -> None:
+    assert leftovers({"OMP_NUM_THREADS": "1"}, 1) == []
+
+
+def test_the_worst_comes_first() -> None:
+    found = leftovers(TORCHRUN, 2)
+    assert found[0].name == "WORLD_SIZE"
+    assert found[-1].harm is Harm.LOW
+    assert {leftover.name for leftover in found} == set(TORCHRUN)
+
+
+def test_a_cleaned_environment_has_no_leftovers_and_keeps_the_rest() -> None:
+    clean = without_leftovers(TORCHRUN | {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0,1"}, 2)
+    assert clean == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"}
+
+
+def test_leftovers_are_the_symptom_and_a_clean_environment_is_healthy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([]) == OK
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()
+    assert main([]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    assert document["reason"].startswith("WORLD_SIZE is left over")
+    assert "10.0.0.1" not in json.dumps(document)
+
+
+def test_the_printed_lines_clean_a_real_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--shell"]) == OK
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{capsys.readouterr().out}\nenv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    left = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    assert not TORCHRUN.keys() & left.keys()
+
+
+def test_a_low_leftover_alone_is_no_symptom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    assert main([]) == OK
