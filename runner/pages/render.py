@@ -1,4 +1,4 @@
-"""From runbooks and records to pages: {path under the docs folder: page}. Pure: somebody else writes them."""
+"""From runbooks and records to pages (path under the docs folder → page). Pure: somebody else writes them."""
 
 import json
 from collections.abc import Sequence
