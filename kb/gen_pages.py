@@ -27,10 +27,15 @@ def main() -> None:
         unreadable=len(store.problems()),
     )
     for path, page in pages.items():
-        with mkdocs_gen_files.open(path, "w") as file:
-            file.write(page.text)
-        if page.source is not None:
-            mkdocs_gen_files.set_edit_path(path, f"../{page.source}")
+        with mkdocs_gen_files.open(path, "w") as out:
+            out.write(page.text)
+    # mkdocs_gen_files.set_edit_path has an effect only beside a repo_url, which would make every reader's browser
+    # call the forge; the files themselves can be told.
+    files = mkdocs_gen_files.FilesEditor.current().files
+    for path, page in pages.items():
+        file = files.get_file_from_path(path)
+        if file is not None and page.source is not None:
+            file.edit_uri = f"../{page.source}"
 
 
 main()

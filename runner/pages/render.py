@@ -25,7 +25,7 @@ from runner.pages.view import (
 
 @dataclass(frozen=True)
 class Page:
-    """One file of the site. `source` is the file, from the project's root, that an editor should open; None for data."""
+    """One file of the site; `source` is the file that an editor should open, from the root, None for data."""
 
     text: str
     source: str | None
