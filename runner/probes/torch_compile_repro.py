@@ -33,6 +33,7 @@ from types import FrameType
 
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Measurement
+from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look as look_at_machine
 from runner.presets import default_preset
@@ -193,7 +194,7 @@ def _bundle(
     case = repro_bundle.Case(
         shape, deadline_s, arguments.inject_stall, machine.model_dump(mode="json"), taken
     )
-    files = repro_bundle.contents(guarded, case, os.environ)
+    files = repro_bundle.contents(guarded, case, os.environ, host_secrets())
     return repro_bundle.write(arguments.output_dir, files, taken)
 
 
@@ -220,7 +221,7 @@ def _findings(
     return Findings(
         measurements=measurements,
         status="symptom" if stopped else "ok",
-        reason=guarded.reason,
+        reason=guarded.reason if stopped or not failed else f"fell back to {guarded.effective}",
         requested={"compile_mode": guarded.requested},
         effective={"compile_mode": guarded.effective},
         fallback_reason=None if stopped else guarded.reason,
