@@ -57,6 +57,40 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Algorithm bandwidth × the collective's bus factor; all_reduce: 2(n−1)/n. Comparable across rank counts.",
         ),
         "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
+        # Entries 2 and 3: the interconnect, and one GPU after a rollback.
+        "collective_time": Metric("s", "lower", "Time of one collective on its slowest rank."),
+        "wrong_elements": Metric(
+            "1", "lower", "Elements of a collective's result, over all ranks, that are not what they must be."
+        ),
+        "environment_ratio": Metric(
+            "1",
+            "higher",
+            "Bus bandwidth under the caller's environment ÷ under a clean one, in interleaved pairs.",
+        ),
+        "nccl_settings": Metric("1", None, "Settings that steer NCCL, from the environment and its files."),
+        "harmful_settings": Metric(
+            "1", "lower", "Settings judged harmful for the number of nodes asked about."
+        ),
+        "stale_variables": Metric(
+            "1", "lower", "Variables that a multi-GPU launch left behind and that harm a single-GPU server."
+        ),
+        "time_to_first_token": Metric(
+            "s", "lower", "Prefill of the whole prompt until the first token is known."
+        ),
+        "time_per_output_token": Metric(
+            "s", "lower", "One decoding step of the batch, first token not counted."
+        ),
+        "tokens_per_second": Metric("token/s", "higher", "Batch size ÷ time of one decoding step."),
+        "prefill_tokens_per_second": Metric(
+            "token/s", "higher", "Prompt tokens of the batch ÷ time to first token."
+        ),
+        "threads": Metric("1", None, "Threads that torch computes with on the CPU."),
+        "clean_ratio": Metric(
+            "1",
+            "higher",
+            "Speed under the caller's environment ÷ under a clean one, in interleaved pairs (label: phase).",
+        ),
+        "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
             "s",
@@ -109,7 +143,34 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
         ),
         "collectives": ProbeInfo(
-            1, "Collective bandwidth over message sizes", ("bus_bandwidth", "algorithm_bandwidth")
+            1,
+            "Collective bandwidth over message sizes",
+            (
+                "bus_bandwidth",
+                "algorithm_bandwidth",
+                "collective_time",
+                "wrong_elements",
+                "environment_ratio",
+            ),
+        ),
+        "nccl_env": ProbeInfo(
+            1, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
+        ),
+        "stale_env": ProbeInfo(
+            1, "What a multi-GPU launch left behind in the environment", ("stale_variables",)
+        ),
+        "gpt_large_optimized": ProbeInfo(
+            1,
+            "Prefill and greedy decoding of a large model with a static KV cache",
+            (
+                "tokens_per_second",
+                "time_per_output_token",
+                "time_to_first_token",
+                "prefill_tokens_per_second",
+                "clean_ratio",
+                "peak_memory",
+                "threads",
+            ),
         ),
         "torch_compile_repro": ProbeInfo(
             1,

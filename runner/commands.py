@@ -15,7 +15,8 @@ from runner.entry.words import nearest
 from runner.probes.contract import Probe
 
 _ENDS = frozenset({"|", "||", "&&", "&", ";", ";;", "(", ")", "|&", "{", "}"})
-_REDIRECTION = re.compile(r"\d*(>>?|<|>\||&>>?|<<<?)(&\d+|&-)?")
+# A redirection and its target; 2 of `2>` belongs to it only where it stands alone before it.
+_REDIRECTION = re.compile(r"(?:(?<=\s)\d+)?(?:&>>?|>>?\|?|<<?<?)\s*(?:&\d+|&-|[^\s|;&()]+)")
 # What a value may be when only the shell knows it: any type and any choice takes it.
 _UNKNOWABLE = re.compile(r"[$`*?]")
 
@@ -42,13 +43,16 @@ def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:
             number += 1
             text = f"{text[:-1]} {lines[number]}"
         number += 1
-        for words in _split(re.sub(r"\$\(|`|\"\$\(", " ( ", text)):
+        # A command substitution is a command of its own, quoted or not.
+        text = re.sub(r"\"?\$\((?!\()|`", " ( ", _REDIRECTION.sub(" ", text))
+        for words in _split(text):
             yield start + 1, words
 
 
 def _split(text: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;()<>")
     lexer.commenters = "#"
+    lexer.whitespace_split = True
     words: list[str] = []
     try:
         for word in lexer:
@@ -64,20 +68,11 @@ def _split(text: str) -> Iterator[list[str]]:
 
 
 def _call(words: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The module and arguments of `python -m runner.…` within a simple command, redirections left out."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if skip:
-            skip = False
-        elif _REDIRECTION.fullmatch(word) or word in {"<", ">", ">>", "<<", "<<<", ">&", "&>"}:
-            skip = not word.endswith(("&1", "&2", "&-"))
-        else:
-            kept.append(word)
-    for place in range(len(kept) - 2):
-        if re.fullmatch(r"(.*/)?python3?(\.\d+)?", kept[place]) and kept[place + 1] == "-m":
-            module = kept[place + 2]
-            return (module, kept[place + 3 :]) if module.split(".")[0] == "runner" else None
+    """The module and arguments of `python -m runner.…` within a simple command."""
+    for place in range(len(words) - 2):
+        if re.fullmatch(r"(.*/)?python3?(\.\d+)?", words[place]) and words[place + 1] == "-m":
+            module = words[place + 2]
+            return (module, list(words[place + 3 :])) if module.split(".")[0] == "runner" else None
     return None
 
 

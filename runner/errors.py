@@ -35,6 +35,10 @@ class BusyError(RunbookError):
     """Another run holds this node."""
 
 
+class RankError(RunbookError):
+    """A rank of a multi-process measurement died, hung or never joined; the message names it."""
+
+
 class GateError(RunbookError):
     """A record may not be published."""
 

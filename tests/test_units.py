@@ -27,7 +27,9 @@ def test_written_bytes_read_back_the_same(value: int) -> None:
 
 def test_written_units_become_stored_units() -> None:
     assert to_stored(30, "GB/s") == (3e10, "B/s")
-    assert to_stored(70, "%") == (pytest.approx(0.7), "1")
+    value, unit = to_stored(70, "%")
+    assert value == pytest.approx(0.7)
+    assert unit == "1"
 
 
 def test_unknown_unit_names_the_known_ones() -> None:

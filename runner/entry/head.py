@@ -39,6 +39,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans; `on:` is a key of ours, and only true and false are booleans.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), ["t", "f"])
+
+
 def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
     """Read and validate a head.
 

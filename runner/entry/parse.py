@@ -49,7 +49,7 @@ def parse(text: str, path: Path) -> Runbook:
     draft = _Draft(path, text.split("\n"))
     tokens = MarkdownIt("commonmark").use(front_matter_plugin).parse(text)
     head = _head(tokens, draft)
-    sections = _sections(tokens, draft)
+    sections = _sections(tokens, draft, None if head is None else head.title)
     if head is not None:
         runbook = Runbook(head=head, sections=sections, path=path)
         place = key_lines(tokens[0].content, 2, path)
@@ -76,15 +76,14 @@ def _head(tokens: Sequence[Token], draft: _Draft) -> FrontMatter | None:
     return head
 
 
-def _sections(tokens: Sequence[Token], draft: _Draft) -> tuple[Section, ...]:
+def _sections(tokens: Sequence[Token], draft: _Draft, title_in_head: str | None) -> tuple[Section, ...]:
     starts: list[tuple[int, str, int]] = []  # place among the tokens, title, line from 0
     for place, token in enumerate(tokens):
         if token.level == 0 and token.type == "heading_open" and token.map:
             title = tokens[place + 1].content.strip()
-            if token.tag == "h1":
-                draft.fault(
-                    token.map[0] + 1, "the title belongs into the front matter; sections begin with ##"
-                )
+            if token.tag == "h1" and (starts or title_in_head not in {title, None}):
+                message = f"a # heading stands before the sections and repeats the title, {title_in_head!r}"
+                draft.fault(token.map[0] + 1, message)
             elif token.tag == "h2":
                 starts.append((place, title, token.map[0]))
     _before_sections(tokens[: starts[0][0] if starts else len(tokens)], draft)
@@ -98,8 +97,9 @@ def _sections(tokens: Sequence[Token], draft: _Draft) -> tuple[Section, ...]:
 
 
 def _before_sections(tokens: Sequence[Token], draft: _Draft) -> None:
-    for token in tokens:
-        if token.map and token.level == 0 and token.type not in {"front_matter", "heading_open"}:
+    for place, token in enumerate(tokens):
+        in_heading = place > 0 and tokens[place - 1].type == "heading_open"
+        if token.map and not in_heading and token.type not in {"front_matter", "heading_open"}:
             draft.fault(token.map[0] + 1, "text before the first section; put it under ## Symptom")
             return
 

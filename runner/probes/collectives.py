@@ -1,0 +1,266 @@
+"""Bandwidth of collectives over message sizes, between the GPUs of one node (NCCL) or processes on its CPU (gloo).
+
+Physics. A collective over n ranks moves more than its message: in the best algorithm each rank of an all_reduce sends
+and receives 2(n−1)/n of it, of an all_gather, reduce_scatter or all_to_all (n−1)/n, of a broadcast all of it. The
+algorithm bandwidth, message bytes ÷ time of the slowest rank, times that factor is the bus bandwidth, the number
+that can be held against the links and compared across rank counts (factors and byte counts as in nccl-tests'
+PERFORMANCE.md). Small messages measure latency, large ones bandwidth: a floor means nothing without size and ranks.
+
+Results are checked element by element on data whose sums fp32 holds exactly. With --compare-environment a second set
+of ranks runs without the caller's NCCL_* and GLOO_* variables, turn and turn about with the first; the ratio of the
+two, pair by pair, tells a bad environment from bad wiring.
+
+Output: collective_time (s), algorithm_bandwidth and bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm
+(`caller` or `clean`); wrong_elements; environment_ratio. Symptom: wrong elements, or a ratio surely below 0.9.
+
+Example:
+    python -m runner.probes.collectives --op all_reduce --sizes 256MiB 8GiB --compare-environment
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from runner.errors import InputError
+from runner.evidence.record import Measurement
+from runner.hardware.machine import gpu_count
+from runner.probes.contract import (
+    Findings,
+    NotApplicableError,
+    Probe,
+    base_parser,
+    measured,
+    run_probe,
+    say,
+    single,
+)
+from runner.probes.ranks import World, ended_by_sigterm
+from runner.stats import median_interval
+from runner.units import format_bytes, format_value, parse_bytes
+
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+SCRUBBED = ("NCCL_", "GLOO_", "TORCH_NCCL_")
+# Below this share of the clean environment's bandwidth the caller's environment is called the fault.
+ENVIRONMENT_FLOOR = 0.9
+_ELEMENT = 4
+_TURNS = 10
+_MOST_IN_A_TURN = 64
+
+
+def bus_factor(op: str, ranks: int) -> float:
+    """Bus bandwidth ÷ algorithm bandwidth of a collective over `ranks` ranks (nccl-tests, PERFORMANCE.md)."""
+    if op == "broadcast":
+        return 1.0
+    return (2.0 if op == "all_reduce" else 1.0) * (ranks - 1) / ranks
+
+
+def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what steers NCCL or gloo, the user's NCCL file included."""
+    kept = {name: value for name, value in environment.items() if not name.startswith(SCRUBBED)}
+    # An empty file in place of ~/.nccl.conf; /etc/nccl.conf cannot be left out by any variable.
+    return kept | {"NCCL_CONF_FILE": os.devnull}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    parser.add_argument("--op", choices=OPS, nargs="+", default=["all_reduce"], help="collectives to run")
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="SIZE", help="message sizes, as 256KiB 4MiB (default: by preset)"
+    )
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="processes (default: visible GPUs; 2 without any)"
+    )
+    parser.add_argument("--backend", choices=("auto", "gloo", "nccl"), default="auto")
+    parser.add_argument(
+        "--iterations", type=int, default=20, metavar="N", help="timed ones a size (default 20)"
+    )
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed ones a size (default 5)")
+    parser.add_argument(
+        "--timeout", type=float, default=120.0, metavar="S", help="deadline of all, in seconds"
+    )
+    parser.add_argument(
+        "--compare-environment",
+        action="store_true",
+        help="also run without the caller's NCCL_* and GLOO_* variables, interleaved, and report the ratio",
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class _Job:
+    ops: tuple[str, ...]
+    sizes: tuple[int, ...]
+    ranks: int
+    backend: str
+    iterations: int
+    warmup: int
+    timeout: float
+
+
+@dataclass
+class _Arm:
+    world: World
+    times: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    job = _job(arguments)
+    named = sorted(name for name in os.environ if name.startswith(SCRUBBED))
+    compare = arguments.compare_environment and bool(named)
+    if arguments.compare_environment and not named:
+        say("no NCCL_* or GLOO_* variable is set: there is no second environment to compare with")
+    environments = {"caller": dict(os.environ)} | ({"clean": scrubbed(os.environ)} if compare else {})
+    if job.backend == "gloo":
+        # All ranks are on this host; its name need not resolve to an address that reaches it.
+        environments = {arm: {"GLOO_SOCKET_IFNAME": "lo"} | env for arm, env in environments.items()}
+    deadline = time.monotonic() + job.timeout
+    program = (
+        "-m",
+        "runner.probes.collectives_worker",
+        f"--backend={job.backend}",
+        f"--timeout={job.timeout}",
+    )
+    measurements: list[Measurement] = []
+    with ended_by_sigterm(), contextlib.ExitStack() as stack:
+        arms = {
+            arm: _Arm(stack.enter_context(World(program, job.ranks, environment, deadline, arm)))
+            for arm, environment in environments.items()
+        }
+        ready, *_ = [arm.world.ask(None, "joining the group")[0] for arm in arms.values()]
+        for op in job.ops:
+            for size in job.sizes:
+                measurements += _measure(arms, job, op, _whole(op, size, job.ranks))
+    wrong = [found.value for found in measurements if found.name == "wrong_elements"]
+    # Without labels: of the whole run, so that one bound covers every size.
+    measurements.append(single("wrong_elements", sum(wrong)))
+    reason = _symptom(measurements)
+    return Findings(
+        measurements=measurements,
+        status="symptom" if reason else "ok",
+        reason=reason,
+        requested={"ops": list(job.ops), "ranks": arguments.ranks, "backend": arguments.backend},
+        effective={"ranks": job.ranks, "backend": job.backend, "arms": list(arms)},
+        details={"scrubbed_variables": named, "torch": ready["torch"], "nccl": ready["nccl"]},
+    )
+
+
+def _job(arguments: argparse.Namespace) -> _Job:
+    gpus = _visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), gpu_count())
+    backend = arguments.backend
+    if backend == "auto":
+        backend = "nccl" if gpus else "gloo"
+    ranks = arguments.ranks if arguments.ranks is not None else (gpus if backend == "nccl" else 2)
+    if ranks < 1 or arguments.iterations < 1 or arguments.warmup < 0 or arguments.timeout <= 0:
+        raise InputError("--ranks, --iterations and --timeout must be above zero, --warmup not below")
+    if backend == "nccl" and ranks > gpus:
+        raise InputError(
+            f"{ranks} NCCL ranks need as many GPUs; {gpus} are visible here (--backend gloo needs none)"
+        )
+    if ranks == 1:
+        raise NotApplicableError("one rank has nobody to talk to: bus bandwidth needs two or more")
+    by_default = ["256KiB", "4MiB"] if backend == "gloo" else ["1MiB", "256MiB", "8GiB"]
+    sizes = tuple(dict.fromkeys(parse_bytes(size) for size in arguments.sizes or by_default))
+    if min(sizes) < _ELEMENT * ranks:
+        raise InputError(f"--sizes must be at least {_ELEMENT * ranks} bytes: one element a rank")
+    return _Job(
+        tuple(dict.fromkeys(arguments.op)),
+        sizes,
+        ranks,
+        backend,
+        arguments.iterations,
+        arguments.warmup,
+        arguments.timeout,
+    )
+
+
+def _visible_gpus(visible: str | None, installed: int) -> int:
+    """GPUs that CUDA will show: as installed, or as many as CUDA_VISIBLE_DEVICES lists (up to the first -1)."""
+    if visible is None:
+        return installed
+    listed = [entry.strip() for entry in visible.split(",")]
+    shown = listed[: listed.index("-1")] if "-1" in listed else listed
+    return min(installed, len([entry for entry in shown if entry]))
+
+
+def _whole(op: str, size: int, ranks: int) -> int:
+    """The size rounded up to whole elements, and to equal pieces where the collective deals in pieces."""
+    unit = _ELEMENT if op in {"all_reduce", "broadcast"} else _ELEMENT * ranks
+    return math.ceil(size / unit) * unit
+
+
+def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Measurement]:
+    what = {"op": op, "bytes": size}
+    where = f"{op} of {format_bytes(size)}"
+    labels: dict[str, Any] = {**what, "ranks": job.ranks, "backend": job.backend}
+    found: list[Measurement] = []
+    for name, arm in arms.items():
+        arm.times, arm.turns = [], []
+        wrong = sum(answer["wrong"] for answer in arm.world.ask({**what, "check": True}, f"checking {where}"))
+        found.append(single("wrong_elements", wrong, **labels, arm=name))
+        arm.world.ask({**what, "warmup": job.warmup, "iterations": 1}, f"warming up {where}")
+    for turn, iterations in enumerate(_turns(job.iterations)):
+        # ABBA: neither arm always goes first, so that a drift of the machine cancels.
+        for arm in list(arms.values())[:: -1 if turn % 2 else 1]:
+            command = {**what, "warmup": 1, "iterations": iterations}
+            answers = arm.world.ask(command, f"timing {where}")
+            slowest = [max(times) for times in zip(*(answer["seconds"] for answer in answers), strict=True)]
+            arm.times += slowest
+            arm.turns.append(median(slowest))
+    factor = bus_factor(op, job.ranks)
+    for name, arm in arms.items():
+        found += [
+            measured("bus_bandwidth", [size * factor / t for t in arm.times], **labels, arm=name),
+            measured("algorithm_bandwidth", [size / t for t in arm.times], **labels, arm=name),
+            measured("collective_time", arm.times, **labels, arm=name),
+        ]
+        bus = format_value(found[-3].value, "B/s")
+        say(
+            f"{where}, {job.ranks} ranks, {job.backend}, {name}: bus {bus}, {format_value(median(arm.times), 's')}"
+        )
+    if "clean" in arms:
+        pairs = zip(arms["clean"].turns, arms["caller"].turns, strict=True)
+        found.append(measured("environment_ratio", [clean / caller for clean, caller in pairs], **labels))
+    return found
+
+
+def _turns(iterations: int) -> list[int]:
+    """Iterations of each turn: ten turns where there are that many, more where a turn would be too long."""
+    turns = max(min(_TURNS, iterations), math.ceil(iterations / _MOST_IN_A_TURN))
+    return [iterations // turns + (turn < iterations % turns) for turn in range(turns)]
+
+
+def _symptom(measurements: Sequence[Measurement]) -> str | None:
+    for found in measurements:
+        if not found.labels:
+            continue
+        where = f"{found.labels['op']} of {format_bytes(int(found.labels['bytes']))}"
+        if found.name == "wrong_elements" and found.value:
+            return f"{where} gave {found.value:,.0f} wrong elements ({found.labels['arm']} environment)"
+        if found.name == "environment_ratio":
+            interval = median_interval(found.samples)
+            if interval is not None and interval.high < ENVIRONMENT_FLOOR:
+                return (
+                    f"{where}: this environment reaches {found.value:.0%} of a clean one (at most {interval.high:.0%});"
+                    " python -m runner.probes.nccl_env names the variables"
+                )
+    return None
+
+
+PROBE = Probe("collectives", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

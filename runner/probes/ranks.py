@@ -1,0 +1,286 @@
+"""Ranks started by torchrun, each with a line to this process. No torch here.
+
+torchrun tells its caller little about which rank went wrong, and starts each rank in a session of its own, out of
+reach of a signal to torchrun's group. So every rank opens a line (a Unix socket) to the process that asked for it,
+before it imports torch: the caller then hands out work, hears the answers, sees at once which rank is gone, and
+knows whom to end.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import psutil
+
+from runner.errors import RankError
+
+LINE_VARIABLE = "RUNBOOK_RANK_LINE"
+SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
+_END_GRACE_S = 10.0
+_POLL_S = 0.2
+# What an earlier launch leaves behind; torchrun sets its own.
+_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class RankLine:
+    """A rank's end of the line: one JSON object a line, both ways."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(os.environ[LINE_VARIABLE])
+        self._lines = self._socket.makefile("r", encoding="utf-8")
+        # A process started without torchrun is the only one; a RANK in its environment is somebody else's.
+        self.rank = int(os.environ.get(SOLE_VARIABLE) or os.environ["RANK"])
+        self.send({"rank": self.rank, "pid": os.getpid()})
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Say something to the process that started the ranks."""
+        self._socket.sendall((json.dumps(message) + "\n").encode())
+
+    def commands(self) -> Iterator[dict[str, Any]]:
+        """Commands until the caller closes the line, or goes away."""
+        for line in self._lines:
+            yield json.loads(line)
+
+
+class _Member:
+    """The caller's end of one rank's line."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.rank = -1
+        self.pid = -1
+        self.inbox: list[dict[str, Any]] = []
+        self._pending = b""
+
+    def read(self) -> bool:
+        """Take in what has come; False where the line is closed."""
+        try:
+            data = self.connection.recv(1 << 20)
+        except ConnectionError:
+            data = b""
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        self.inbox += [json.loads(line) for line in lines]
+        return bool(data)
+
+    def state(self) -> str:
+        """What the kernel says the process is doing."""
+        try:
+            return psutil.Process(self.pid).status()
+        except psutil.Error:
+            return "gone"
+
+
+class World:
+    """Ranks that run one program, with work handed out in turns.
+
+    Args:
+        program: what each rank is, such as `["-m", "runner.probes.collectives_worker"]`.
+        ranks: how many torchrun starts; None for one process without torchrun, whose environment stays as given.
+        environment: complete environment of the ranks; torchrun's own variables are taken out for torchrun.
+        deadline: `time.monotonic()` after which an answer still missing is an error.
+        label: how messages call this world.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        ranks: int | None,
+        environment: Mapping[str, str],
+        deadline: float,
+        label: str = "",
+    ) -> None:
+        self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
+        self._deadline, self._label = deadline, f" ({label})" if label else ""
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
+        folder = Path(self._folder.name)
+        self._output = folder / "output"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(folder / "line"))
+        self._listener.listen(self._ranks)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._members: dict[int, _Member] = {}
+        command = [sys.executable, *program]
+        own = dict(environment) | {SOLE_VARIABLE: "0"}
+        if ranks is not None:
+            torchrun = (
+                "torch.distributed.run",
+                "--standalone",
+                "--local-addr=127.0.0.1",
+                f"--nproc-per-node={ranks}",
+            )
+            command = [sys.executable, "-m", *torchrun, *program]
+            own = _for_ranks(environment)
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env=own | {LINE_VARIABLE: str(folder / "line")},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._part()
+        finally:
+            self._end()
+
+    def ask(self, command: Mapping[str, object] | None, doing: str) -> list[dict[str, Any]]:
+        """Give every rank the same command and collect their answers, in order of rank.
+
+        Args:
+            command: what the ranks are told; None waits for what they say unasked once they are ready.
+            doing: what this is, for messages: `while <doing>`.
+
+        Raises:
+            RankError: a rank died, failed, or gave no answer by the deadline; it is named.
+        """
+        while len(self._members) < self._ranks:
+            self._hear(doing)
+        if command is not None:
+            line = (json.dumps(command) + "\n").encode()
+            for rank, member in self._members.items():
+                try:
+                    member.connection.sendall(line)
+                except OSError as error:
+                    raise self._lost(rank, doing) from error
+        while not all(member.inbox for member in self._members.values()):
+            self._hear(doing)
+        return [self._members[rank].inbox.pop(0) for rank in range(self._ranks)]
+
+    def _hear(self, doing: str) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._late(doing)
+        ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
+        if not ready and self._process.poll() is not None:
+            raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_words()}")
+        heard = [member for member in self._members.values() if member.connection in ready]
+        closed = [member for member in heard if not member.read()]
+        failed = [
+            (member, message["error"]) for member in heard for message in member.inbox if "error" in message
+        ]
+        # A rank that is gone without a word comes before the complaints of those it left behind.
+        for member in closed:
+            if member not in [complaining for complaining, _ in failed]:
+                raise self._lost(member.rank, doing)
+        for member, error in failed:
+            raise RankError(f"rank {member.rank}{self._label} failed while {doing}: {error}")
+        if self._listener in ready:
+            self._greet()
+
+    def _greet(self) -> None:
+        connection, _ = self._listener.accept()
+        member = _Member(connection)
+        # The greeting is the first thing a rank does once it is connected.
+        connection.settimeout(max(0.1, self._deadline - time.monotonic()))
+        greeting = b""
+        while not greeting.endswith(b"\n"):
+            byte = connection.recv(1)
+            if not byte:
+                raise RankError(f"a rank{self._label} died as it started{self._last_words()}")
+            greeting += byte
+        hello = json.loads(greeting)
+        member.rank, member.pid = hello["rank"], hello["pid"]
+        connection.settimeout(None)
+        self._members[member.rank] = member
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _lost(self, rank: int, doing: str) -> RankError:
+        return RankError(
+            f"rank {rank}{self._label} died while {doing} (killed, out of memory, or crashed){self._last_words()}"
+        )
+
+    def _late(self, doing: str) -> RankError:
+        absent = [rank for rank in range(self._ranks) if rank not in self._members]
+        missing = sorted(rank for rank, member in self._members.items() if not member.inbox)
+        stopped = [rank for rank in missing if self._members[rank].state() == psutil.STATUS_STOPPED]
+        if absent:
+            what = f"{_named(absent)} never joined"
+        elif stopped:
+            what = f"{_named(stopped)} hung (process stopped)"
+        else:
+            states = ", ".join(f"{rank}: {self._members[rank].state()}" for rank in missing)
+            what = f"{_named(missing)} gave no answer (process states {states})"
+        return RankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
+
+    def _last_words(self) -> str:
+        text = self._output.read_bytes()[-20_000:].decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines()]
+        # The last line that names an exception says more than torchrun's own summary, which comes after it.
+        causes = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
+        return f"; it said: {causes[-1][-300:]}" if causes else ""
+
+    def _part(self) -> None:
+        """Close the lines, which ends the ranks' loops, and let torchrun see them go."""
+        for member in self._members.values():
+            with contextlib.suppress(OSError):
+                member.connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_END_GRACE_S)
+
+    def _end(self) -> None:
+        """End whatever still lives, ranks first: each has a session of its own."""
+        if self._process.poll() is None:
+            # Held still, torchrun can neither start another rank nor reap one whose id we are about to use.
+            torchrun = psutil.Process(self._process.pid)
+            with contextlib.suppress(psutil.Error):
+                torchrun.suspend()
+                for child in torchrun.children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+            self._process.kill()
+        self._process.wait()
+        for member in self._members.values():
+            member.connection.close()
+        self._selector.close()
+        self._listener.close()
+        self._folder.cleanup()
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that ranks are ended with the process that started them."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _for_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _LAUNCH_VARIABLES and not name.startswith("TORCHELASTIC_")
+    }
+
+
+def _named(ranks: Sequence[int]) -> str:
+    listed = ", ".join(str(rank) for rank in ranks)
+    return f"rank {listed}" if len(ranks) == 1 else f"ranks {listed}"

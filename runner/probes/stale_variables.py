@@ -1,0 +1,184 @@
+"""What a multi-GPU launch leaves in an environment, and what it does to one process on one GPU. Pure.
+
+Sources: torchrun's own variables (PyTorch, "torchrun (Elastic Launch)"), the CUDA programming guide's environment
+variables, PyTorch's compiler switches, and NCCL's manual through `nccl_settings`.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from runner.probes.nccl_settings import Judgement, Setting, judge
+
+
+class Harm(StrEnum):
+    """How bad a leftover is for a single-GPU server; `low` alone is no symptom."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A variable, what it does to one process on one GPU, and the line that undoes it."""
+
+    name: str
+    value: str
+    harm: Harm
+    does: str
+    undo: str
+
+
+_Verdict = tuple[Harm, str] | None
+_Rule = Callable[[str, int], _Verdict]
+
+
+def _number(value: str) -> int | None:
+    return int(value) if re.fullmatch(r"-?\d+", value.strip()) else None
+
+
+def _above(limit: int, harm: Harm, does: str, otherwise: str) -> _Rule:
+    """Harmful where the number is above a limit or no number; else a low leftover."""
+
+    def rule(value: str, cores: int) -> _Verdict:
+        del cores
+        number = _number(value)
+        return (harm, does) if number is None or number > limit else (Harm.LOW, otherwise)
+
+    return rule
+
+
+def _always(harm: Harm, does: str) -> _Rule:
+    return lambda value, cores: (harm, does)  # noqa: ARG005 - a rule has one shape
+
+
+def _switch(harm: Harm, does: str) -> _Rule:
+    """Harmful where the switch is on."""
+    return lambda value, cores: (  # noqa: ARG005 - a rule has one shape
+        (harm, does) if value.strip().lower() not in {"", "0", "false", "off", "no"} else None
+    )
+
+
+def _threads(value: str, cores: int) -> _Verdict:
+    if _number(value) == 1 and cores > 1:
+        return (
+            Harm.MEDIUM,
+            f"one CPU thread for torch on {cores} cores; torchrun sets it and nobody takes it back",
+        )
+    return None
+
+
+def _visible(value: str, cores: int) -> _Verdict:
+    del cores
+    listed = [entry for entry in value.split(",") if entry.strip()]
+    if not listed or listed[0].strip() == "-1":
+        return Harm.HIGH, "hides every GPU: CUDA finds none"
+    if len(listed) > 1:
+        return Harm.MEDIUM, "shows several GPUs: a framework may spread one model over them again"
+    return None
+
+
+_GROUP_OF_ONE = "describes a group of one, which is what is wanted; still a leftover"
+_RULES: Mapping[str, _Rule] = MappingProxyType(
+    {
+        "WORLD_SIZE": _above(
+            1, Harm.HIGH, "waits for ranks that never come: hangs at rendezvous", _GROUP_OF_ONE
+        ),
+        "LOCAL_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that are not there", _GROUP_OF_ONE),
+        "RANK": _above(
+            0, Harm.HIGH, "calls this process a later rank, which waits for rank 0", _GROUP_OF_ONE
+        ),
+        "LOCAL_RANK": _above(0, Harm.HIGH, "selects a GPU index that need not exist any more", _GROUP_OF_ONE),
+        "GROUP_RANK": _always(Harm.LOW, "torchrun's number of the node"),
+        "GROUP_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts nodes that are not there", _GROUP_OF_ONE),
+        "ROLE_RANK": _always(Harm.LOW, "torchrun's number within a role"),
+        "ROLE_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that are not there", _GROUP_OF_ONE),
+        "ROLE_NAME": _always(Harm.LOW, "torchrun's name of the role"),
+        "MASTER_ADDR": _always(
+            Harm.MEDIUM, "init_process_group turns to this address, gone or another job's"
+        ),
+        "MASTER_PORT": _always(Harm.MEDIUM, "init_process_group turns to this port, gone or another job's"),
+        "TORCHELASTIC_RUN_ID": _always(Harm.MEDIUM, "makes torch believe torchrun started this process"),
+        "TENSOR_PARALLEL_SIZE": _above(
+            1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE
+        ),
+        "TP_SIZE": _above(1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE),
+        "OMP_NUM_THREADS": _threads,
+        "MKL_NUM_THREADS": _threads,
+        "OPENBLAS_NUM_THREADS": _threads,
+        "CUDA_LAUNCH_BLOCKING": _switch(
+            Harm.HIGH, "waits after every kernel; CUDA graphs cannot be captured"
+        ),
+        "CUDA_DEVICE_MAX_CONNECTIONS": _above(
+            1,
+            Harm.LOW,
+            "a queue count set for a job",
+            "one hardware queue: copies and kernels no longer overlap",
+        ),
+        "CUDA_VISIBLE_DEVICES": _visible,
+        "TORCHDYNAMO_DISABLE": _switch(
+            Harm.HIGH, "turns torch.compile off without a word; no CUDA graphs from it"
+        ),
+        "TORCH_COMPILE_DISABLE": _switch(
+            Harm.HIGH, "turns torch.compile off without a word; no CUDA graphs from it"
+        ),
+        "PYTORCH_NO_CUDA_MEMORY_CACHING": _switch(Harm.HIGH, "asks the driver for every allocation"),
+        "TORCH_DISTRIBUTED_DEBUG": lambda value, _: (
+            (Harm.LOW, "adds checks to collectives") if value.upper() in {"INFO", "DETAIL"} else None
+        ),
+    }
+)
+_PREFIXES: Mapping[str, tuple[Harm, str]] = MappingProxyType(
+    {
+        "TORCHELASTIC_": (Harm.LOW, "torchrun's own bookkeeping"),
+        "TORCH_NCCL_": (Harm.LOW, "torch's NCCL watchdog; unused by one process"),
+        "GLOO_": (Harm.LOW, "steers gloo; unused by one process"),
+    }
+)
+
+
+def leftovers(environment: Mapping[str, str], cores: int) -> list[Leftover]:
+    """What a launch left behind in this environment, worst first.
+
+    Args:
+        environment: of the server, or of the shell that will start it.
+        cores: CPU cores of the host; on one core one thread is right.
+    """
+    found = []
+    for name, value in sorted(environment.items()):
+        verdict = _judge(name, value, cores)
+        if verdict is not None:
+            found.append(Leftover(name, value, *verdict, undo=_undo(name)))
+    order = [Harm.HIGH, Harm.MEDIUM, Harm.LOW]
+    return sorted(found, key=lambda leftover: order.index(leftover.harm))
+
+
+def without_leftovers(environment: Mapping[str, str], cores: int) -> dict[str, str]:
+    """The environment after the clean-up: every leftover gone, one GPU where there were several or none."""
+    clean = dict(environment)
+    for leftover in leftovers(environment, cores):
+        if leftover.name == "CUDA_VISIBLE_DEVICES":
+            clean[leftover.name] = "0"
+        else:
+            del clean[leftover.name]
+    return clean
+
+
+def _judge(name: str, value: str, cores: int) -> _Verdict:
+    if name in _RULES:
+        return _RULES[name](value, cores)
+    if name.startswith("NCCL_"):
+        finding = judge(Setting(name, value, "environment"), 1)
+        if finding.judgement is Judgement.HARMFUL:
+            return Harm.MEDIUM, f"for the next job on several GPUs: {finding.why}"
+        return Harm.LOW, "steers NCCL, which one GPU does not use"
+    return next((verdict for prefix, verdict in _PREFIXES.items() if name.startswith(prefix)), None)
+
+
+def _undo(name: str) -> str:
+    # One GPU, by number: the checklist's pin. It also brings back a GPU that an empty list or -1 had hidden.
+    return "export CUDA_VISIBLE_DEVICES=0" if name == "CUDA_VISIBLE_DEVICES" else f"unset {shlex.quote(name)}"

@@ -1,0 +1,85 @@
+"""Build a transformer of a given shape with random weights. Nothing is downloaded."""
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from runner.models import ModelShape
+
+
+def llama_config(shape: "ModelShape") -> Any:
+    """The transformers `LlamaConfig` of a shape, with SDPA attention and no special tokens."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ff,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=shape.max_positions,
+        tie_word_embeddings=shape.tied_embeddings,
+        # Random weights may produce any token at any step: none of them may end a sequence.
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    config._attn_implementation = "sdpa"  # noqa: SLF001 - the library's own switch has no public setter on a config
+    return config
+
+
+def build_model(
+    shape: "ModelShape",
+    dtype: "torch.dtype",
+    device: "torch.device | str",
+    *,
+    seed: int = 0,
+    initializer_range: float = 0.02,
+) -> Any:
+    """A `LlamaForCausalLM` of this shape in eval mode, its weights drawn from N(0, initializer_range²).
+
+    It is laid out on the meta device first, so that its peak memory is its weights. On `meta` it stays without data.
+
+    Args:
+        shape: what to build.
+        dtype: type of the weights.
+        device: where they live.
+        seed: of the weights alone; the global generators are left as they are.
+        initializer_range: standard deviation; a larger one makes greedy decoding repeat itself less.
+    """
+    import torch
+    from torch import nn
+    from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config, device = llama_config(shape), torch.device(device)
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(config)
+        if not shape.gated_mlp:
+            for layer in model.model.layers:
+                layer.mlp = nn.Sequential(
+                    OrderedDict(
+                        up_proj=nn.Linear(shape.hidden, shape.ff, bias=False),
+                        act_fn=nn.GELU(approximate="tanh"),
+                        down_proj=nn.Linear(shape.ff, shape.hidden, bias=False),
+                    )
+                )
+    model = model.to(dtype).eval().requires_grad_(requires_grad=False)
+    if device.type == "meta":
+        return model
+    model = model.to_empty(device=device)
+    # The rotary frequencies are not weights: they are computed, in fp32, wherever the model lives.
+    with device:
+        model.model.rotary_emb = LlamaRotaryEmbedding(config)
+    model.tie_weights()
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0.0, initializer_range, generator=generator)
+        else:
+            parameter.fill_(1.0)
+    return model

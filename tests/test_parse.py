@@ -1,0 +1,281 @@
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.entry.attributes import read_attributes
+from runner.entry.model import Phase, Prose, Runbook, Safety, Step
+from runner.entry.parse import parse
+from runner.errors import RunbookFaultsError
+
+GOOD = """\
+---
+id: good
+number: 1
+title: A good entry
+severity: high
+tags: [nccl, nvlink]
+signatures:
+  - pattern: "NCCL WARN .*timeout"
+    weight: 3
+expectations:
+  - id: faq-busbw
+    metric: busbw.bus_bandwidth
+    at: {bytes: 8GiB, op: all_reduce}
+    min: 800
+    unit: GB/s
+    on: {gpu: B200, count: 8}
+    evidence: reported
+    source: a report
+claims:
+  - id: a-claim
+    text: It is so.
+    evidence: reported
+    source: a report
+    confirmed_if: {metric: busbw.bus_bandwidth, max: 30, unit: GB/s}
+---
+
+## Symptom
+
+Slow.
+
+## Root cause
+
+Unknown.
+
+## Diagnose
+
+Look first.
+
+```bash {#busbw gpus=2 timeout=30 safety=loads-device}
+python -m runner.probes.collectives --op all_reduce
+```
+
+Then think.
+
+```text
+illustration
+```
+
+## Fix
+
+```bash {#undo}
+unset NCCL_P2P_DISABLE
+```
+
+## Verify
+
+```bash {#again needs=busbw,undo slow}
+true
+```
+
+## See also
+
+Nothing.
+"""
+
+
+def parsed(text: str, name: str = "good") -> Runbook:
+    return parse(text, Path(f"{name}.md"))
+
+
+def faults(text: str, name: str = "good") -> list[str]:
+    with pytest.raises(RunbookFaultsError) as caught:
+        parsed(text, name)
+    return [f"{fault.line}: {fault.message}" for fault in caught.value.faults]
+
+
+def test_a_good_entry_reads_whole() -> None:
+    runbook = parsed(GOOD)
+    assert (runbook.id, runbook.head.number, runbook.head.severity) == ("good", 1, "high")
+    assert [step.id for step in runbook.steps] == ["busbw", "undo", "again"]
+    busbw, _, again = runbook.steps
+    assert (busbw.phase, busbw.gpus, busbw.timeout, busbw.safety) == (
+        Phase.DIAGNOSE,
+        2,
+        30.0,
+        Safety.LOADS_DEVICE,
+    )
+    assert busbw.command == "python -m runner.probes.collectives --op all_reduce\n"
+    assert GOOD.splitlines()[busbw.line - 1].startswith("```bash {#busbw")
+    assert (again.needs, again.slow) == (("busbw", "undo"), True)
+
+
+def test_prose_and_steps_keep_their_order_and_wording() -> None:
+    diagnose = parsed(GOOD).sections[2]
+    first, step, after = diagnose.body
+    assert isinstance(first, Prose)
+    assert first.markdown == "Look first."
+    assert isinstance(step, Step)
+    assert isinstance(after, Prose)
+    assert after.markdown == "Then think.\n\n```text\nillustration\n```"
+
+
+def test_the_title_may_be_repeated_as_a_heading_for_readers_on_a_git_host() -> None:
+    repeated = parsed(GOOD.replace("## Symptom", "# A good entry\n\n## Symptom"))
+    assert [section.title for section in repeated.sections] == [
+        section.title for section in parsed(GOOD).sections
+    ]
+
+
+def test_windows_line_ends_change_nothing_but_themselves() -> None:
+    assert parsed(GOOD.replace("\n", "\r\n")) == parsed(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("severity: high", "severty: high", "5: unknown key 'severty' (did you mean 'severity'?)"),
+        ("severity: high", "severity: hgih", "5: severity: unknown value 'hgih' (did you mean 'high'?)"),
+        ("    weight: 3", "    wieght: 3", "9: unknown key 'wieght' (did you mean 'weight'?)"),
+        ("{gpu: B200, count: 8}", "{gpu: B200, cuont: 8}", "16: unknown key 'cuont' (did you mean 'count'?)"),
+        ("number: 1\n", "", "2: number is missing"),
+        ("number: 1\n", "number: one\n", "3: number: Input should be a valid integer"),
+        ("id: good\n", "id: other\n", "2: the id 'other' is not the file's name; call the file other.md"),
+        ("id: good\n", "id: ../good\n", "2: '../good' is no id"),
+        (
+            "severity: high",
+            "severity: high\nid: good",
+            "6: the key 'id' stands twice; the first is on line 2",
+        ),
+        ("    min: 800\n", "", "11: expectations.0: needs min or max"),
+        ("    min: 800\n", "    min: .nan\n", "14: expectations.0.min: Input should be a finite number"),
+        ("unit: GB/s\n    on", "unit: GB/sec\n    on", "15: unknown unit 'GB/sec' (did you mean 'GB/s'?)"),
+        (
+            "unit: GB/s\n    on",
+            "unit: ms\n    on",
+            "15: ms does not measure busbw.bus_bandwidth, which is stored in B/s",
+        ),
+        (
+            "metric: busbw.bus_bandwidth\n",
+            "metric: busbv.bus_bandwidth\n",
+            "12: 'busbv.bus_bandwidth' names no step",
+        ),
+        (
+            "metric: busbw.bus_bandwidth\n",
+            "metric: busbw.bus_bandwith\n",
+            "12: unknown measurement 'bus_bandwith'",
+        ),
+        (
+            "metric: busbw.bus_bandwidth\n",
+            "metric: busbw.nvlinks_active\n",
+            "12: the step 'busbw' does not measure",
+        ),
+        ("bytes: 8GiB", "bytes: 8GiBs", "13: '8GiBs' is not a size"),
+        (
+            "NCCL WARN .*timeout",
+            "(?P<x>NCCL)",
+            "8: the pattern uses what browsers and Python read differently",
+        ),
+        ("NCCL WARN .*timeout", "NCCL (WARN", "8: the pattern is no regular expression"),
+        ("NCCL WARN .*timeout", "(a+)+b", "8: the pattern repeats a group that repeats"),
+        ("id: a-claim", "id: faq-busbw", "20: the id 'faq-busbw' stands twice"),
+        ("## Verify", "## Verfy", "55: unknown section 'Verfy' (did you mean 'Verify'?)"),
+        ("## Verify", "## Fix", "55: the section 'Fix' stands twice"),
+        ("## Root cause\n\nUnknown.\n", "", "the section ## Root cause is missing"),
+        (
+            "## Symptom",
+            "# Title\n\n## Symptom",
+            "27: a # heading stands before the sections and repeats the title",
+        ),
+        ("## Fix", "# A good entry\n\n## Fix", "49: a # heading stands before the sections"),
+        ("## Symptom", "Hello.\n\n## Symptom", "27: text before the first section"),
+        ("gpus=2", "gpu=2", "39: unknown attribute 'gpu' (did you mean 'gpus'?)"),
+        ("gpus=2", "gpus=two", "39: gpus wants a whole number, not 'two'"),
+        ("timeout=30", "timeout=0", "39: timeout wants seconds between 0 and 86400, not '0'"),
+        ("timeout=30", "timeout=30 timeout=31", "39: the attribute 'timeout' stands twice"),
+        (
+            "safety=loads-device",
+            "safety=load-device",
+            "39: unknown safety 'load-device' (did you mean 'loads-device'?)",
+        ),
+        ("{#undo}", "{undo}", "51: unknown attribute 'undo'"),
+        ("{#undo}", "{gpus=1}", "51: a fence with attributes needs an id"),
+        ("{#undo}", "{#busbw}", "51: the step id 'busbw' stands twice; the first is on line 39"),
+        ("{#undo}", "{#../../etc}", "51: '#../../etc' is no id"),
+        ("{#undo}", "{#undo", "51: the attributes do not parse"),
+        ("```bash {#undo}", "```python {#undo}", "51: a step is written in bash, not python"),
+        ("needs=busbw,undo", "needs=bsubw", "57: needs=bsubw names no step (did you mean 'busbw'?)"),
+        ("needs=busbw,undo", "needs=again", "57: needs=again: that step does not run before this one"),
+        ("true\n```", "true", "57: this fence is never closed"),
+        ("Slow.", "```bash {#early}\ntrue\n```", "29: a step may not stand under Symptom"),
+        (
+            "Look first.",
+            "- a list\n\n  ```bash {#inner}\n  true\n  ```",
+            "39: a step stands at the left margin",
+        ),
+    ],
+)
+def test_each_fault_is_named_with_its_line(old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    found = faults(GOOD.replace(old, new, 1))
+    assert any(fault.startswith(expected) or fault.endswith(expected) for fault in found), found
+
+
+def test_all_faults_are_found_in_one_run() -> None:
+    text = (
+        GOOD.replace("severity: high", "severty: high")
+        .replace("## Verify", "## Verfy")
+        .replace("gpus=2", "gpu=2")
+    )
+    found = faults(text)
+    assert [fault.partition(":")[0] for fault in found if "did you mean" in fault] == ["5", "39", "55"]
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("id: x\n\tnumber: 1", "a tab indents this line"),
+        ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "aliases are not allowed"),
+        ("id: [1, 2", "the front matter is not YAML"),
+        ("- a\n- b", "no mapping"),
+        ("", "no mapping"),
+        ("a: " + "[" * 50 + "]" * 50, "nested deeper than"),
+        ("id: !!python/object/apply:os.system ['true']", "the front matter is not YAML"),
+        ("id: 2026-99-99", "cannot be read"),
+    ],
+)
+def test_yaml_that_means_harm_or_nothing_is_one_line(head: str, expected: str) -> None:
+    (found,) = [fault for fault in faults(f"---\n{head}\n---\n") if expected in fault]
+    assert "\n" not in found
+
+
+def test_a_file_without_front_matter_says_how_to_begin() -> None:
+    assert faults("# Hello\n")[0].startswith("1: no front matter; begin the file with ---")
+
+
+@given(st.text(max_size=400))
+def test_any_text_is_a_runbook_or_faults(text: str) -> None:
+    with pytest.raises(RunbookFaultsError):
+        parsed(text)
+
+
+@given(st.integers(0, len(GOOD)), st.text(max_size=20))
+def test_a_good_entry_with_anything_put_into_it_is_a_runbook_or_faults(place: int, text: str) -> None:
+    with suppress(RunbookFaultsError):
+        assert parsed(GOOD[:place] + text + GOOD[place:]).id == "good"
+
+
+@given(
+    step_id=st.from_regex(r"[a-z0-9][a-z0-9-]{0,10}", fullmatch=True),
+    gpus=st.integers(0, 99),
+    timeout=st.integers(1, 86400),
+    safety=st.sampled_from(Safety),
+    slow=st.booleans(),
+)
+def test_attributes_that_are_written_read_back(
+    step_id: str, gpus: int, timeout: int, safety: Safety, slow: bool
+) -> None:
+    info = f"bash {{#{step_id} gpus={gpus} timeout={timeout} safety={safety.value}{' slow' if slow else ''}}}"
+    read = read_attributes(info)
+    assert (read.step_id, read.faults) == (step_id, ())
+    assert dict(read.fields) == {"gpus": gpus, "timeout": float(timeout), "safety": safety} | (
+        {"slow": True} if slow else {}
+    )
+
+
+@given(st.text(max_size=60))
+def test_any_info_string_is_read_without_a_crash(info: str) -> None:
+    assert read_attributes(info).faults is not None
