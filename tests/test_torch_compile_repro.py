@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from runner.entry.read import read_all
+from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
 from runner.probes import live_compiles, torch_compile_repro
 from runner.probes.repro_bundle import KEPT_VARIABLES
@@ -267,3 +269,28 @@ def test_the_bundles_script_does_the_stall_again_elsewhere(bundle: dict[str, str
     )
     assert done.returncode == 1
     assert "in stalled_pass" in done.stderr
+
+
+def ranked(log: str) -> dict[str, int]:
+    return {
+        match.runbook_id: match.score for match in match_lines(log.splitlines(), read_all(Path("runbooks")))
+    }
+
+
+def test_the_entry_is_found_by_the_stack_dump_of_a_stalled_compile(bundle: dict[str, str]) -> None:
+    assert next(iter(ranked(bundle["1-whole/stacks.txt"]))) == "torch-compile-hang"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("    pre_grad_passes (torch/_inductor/fx_passes/pre_grad.py:358)", True),
+        ("Exception ignored in atexit callback: <function shutdown_compile_workers at 0x7f88>", True),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=4, OpType=ALLREDUCE", True),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=158046, OpType=GATHER", False),
+        ('  File "/opt/torch/_inductor/graph.py", line 12, in run', False),
+        ("import torch._inductor.config", False),
+    ],
+)
+def test_the_entrys_signatures_tell_a_hang_from_a_log_that_names_inductor(line: str, *, found: bool) -> None:
+    assert ("torch-compile-hang" in ranked(line)) is found
