@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from runner.probes.compile_guard.cache import folder_bytes
+from runner.probes.contract import Findings, say, single
 
 # A process that uses this share of one core is pegged, in the sense of "CPU at 100 %".
 PEGGED_SHARE = 0.9
@@ -64,6 +65,43 @@ def look(window_s: float) -> tuple[LiveCompile, ...]:
             growth = None if new.cache is None else new.cache_bytes - old.cache_bytes
             found.append(LiveCompile(pid, new.name, share, new.workers, new.compilers, new.cache, growth))
     return tuple(sorted(found, key=lambda one: -one.cpu_share))
+
+
+def findings(window_s: float) -> Findings:
+    """Look, tell a human a line for each process, and report; never a symptom, as two looks prove none."""
+    found = look(window_s)
+    for one in found:
+        cache = (
+            "cache unreadable" if one.cache_growth_bytes is None else f"cache {one.cache_growth_bytes:+d} B"
+        )
+        say(
+            f"pid {one.pid} {one.name}: {one.cpu_share:.0%} CPU, {one.workers} compile workers, "
+            f"{one.compilers} compilers, {cache} in {window_s:g} s"
+            f"{' - compiling' if one.compiling else ''}{' - pegged' if one.pegged else ''}"
+        )
+    if not found:
+        say("no process that can be seen has torch loaded")
+    return Findings(
+        measurements=[
+            single("compile_workers", sum(one.workers for one in found)),
+            single("pegged_processes", sum(one.pegged for one in found)),
+        ],
+        details={
+            "window_s": window_s,
+            "processes": [
+                {
+                    "pid": one.pid,
+                    "name": one.name,
+                    "cpu_share": one.cpu_share,
+                    "workers": one.workers,
+                    "compilers": one.compilers,
+                    "cache_growth_bytes": one.cache_growth_bytes,
+                    "compiling": one.compiling,
+                }
+                for one in found
+            ],
+        },
+    )
 
 
 @dataclass(frozen=True)

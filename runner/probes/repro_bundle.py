@@ -1,23 +1,20 @@
 """The bundle for a bug report: one zip that somebody else can open, read and run. No weights are in it.
 
-What goes in is put together by `contents` (pure); `write` makes the zip. Host name, user name and home folder are
-taken out of every text, and of the environment only variables named here are kept.
+What goes in is put together by `contents`; `write` makes the zip. Every text is redacted as records are, and of the
+environment only variables named here are kept.
 """
 
-import getpass
 import inspect
 import json
-import os
-import re
-import socket
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.evidence.redact import redact_text
 from runner.probes import block_stack
 from runner.probes.compile_guard import Attempt, Guarded, stall
 from runner.probes.compile_guard.attempt import TRACE
@@ -63,6 +60,7 @@ Ends by itself: after {deadline:g} s it prints the stacks of all threads and lea
 """
 
 import faulthandler
+import os
 import tempfile
 import time
 from typing import Any
@@ -71,8 +69,6 @@ from typing import Any
 
 
 def main() -> None:
-    import os
-
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         import torch
@@ -87,7 +83,7 @@ def main() -> None:
             began = time.monotonic()
             answer = model(*inputs)
             faulthandler.cancel_dump_traceback_later()
-            print(f"compiled and answered in {{time.monotonic() - began:.1f}} s")
+            print(f"answered in {{time.monotonic() - began:.1f}} s")
             print(f"largest difference from eager {{(answer - expected).abs().max().item():.3g}}")
 
 
@@ -125,8 +121,17 @@ class Case:
     taken: datetime
 
 
-def contents(guarded: Guarded, case: Case, environment: Mapping[str, str]) -> dict[str, str]:
-    """Everything that goes into the bundle, as file name -> text. Reads the attempts' folders."""
+def contents(
+    guarded: Guarded, case: Case, environment: Mapping[str, str], secrets: Sequence[str]
+) -> dict[str, str]:
+    """Everything that goes into the bundle, redacted, as file name -> text. Reads the attempts' folders.
+
+    Args:
+        guarded: what was tried.
+        case: what was asked for.
+        environment: the caller's; only allow-listed variables are kept.
+        secrets: words that name this host and its user (`host_secrets`).
+    """
     first = guarded.attempts[0]
     files = {
         "README.md": _readme(guarded, case),
@@ -142,7 +147,7 @@ def contents(guarded: Guarded, case: Case, environment: Mapping[str, str]) -> di
             files[f"{attempt.folder.name}/{name}"] = _read(attempt.folder / name)
         for number, log in enumerate(sorted((attempt.folder / TRACE).glob("*.log"))):
             files[f"{attempt.folder.name}/{TRACE}/{number}.log"] = _read(log)
-    return {name: without_names(text) for name, text in files.items()}
+    return {name: redact_text(text, secrets) for name, text in files.items()}
 
 
 def script(case: Case, attempt: Attempt) -> str:
@@ -186,24 +191,6 @@ def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
     except OSError as error:
         raise InputError(f"cannot write the bundle into {folder}: {error.strerror}") from error
     return path
-
-
-def without_names(text: str) -> str:
-    """The text without this host's name, this user's name in paths, and the home folder."""
-    home, host, user = str(Path.home()), socket.gethostname(), re.escape(_user())
-    if home != "/":
-        text = text.replace(home, "~")
-    # Whole words only: a host called "vm" must not take the middle out of "llvm".
-    for name in {host, host.partition(".")[0]} - {"", "localhost"}:
-        text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", "<host>", text)
-    return re.sub(rf"(?<=[/_]){user}(?=/)", "<user>", text)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid_{os.getuid()}"
 
 
 def _readme(guarded: Guarded, case: Case) -> str:

@@ -25,19 +25,19 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from runner.errors import InputError, RunbookError
-from runner.evidence.record import Measurement
+from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look as look_at_machine
 from runner.presets import default_preset
-from runner.probes import block_stack, live_compiles, repro_bundle
-from runner.probes.compile_guard import Attempt, Guarded, Stall, add_compile_arguments, safe_compile
+from runner.probes import block_stack, compile_report, live_compiles, repro_bundle
+from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 
@@ -63,7 +63,6 @@ SIZES = {
 }
 # Activations, the compiler's own allocations and CUDA's context come on top of the weights.
 _HEADROOM = 1.1
-_CURVE_POINTS = 40
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +105,7 @@ def _positive(text: str) -> float:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.look is not None:
-        return _look(arguments.look)
+        return live_compiles.findings(arguments.look)
     machine = look_at_machine()
     if machine.torch is None:
         raise RunbookError("this Python has no torch; install the package with its `probes` extra")
@@ -193,7 +192,7 @@ def _bundle(
     case = repro_bundle.Case(
         shape, deadline_s, arguments.inject_stall, machine.model_dump(mode="json"), taken
     )
-    files = repro_bundle.contents(guarded, case, os.environ)
+    files = repro_bundle.contents(guarded, case, os.environ, host_secrets())
     return repro_bundle.write(arguments.output_dir, files, taken)
 
 
@@ -211,8 +210,10 @@ def _findings(
     if stopped and failed[-1].outcome != "deadline":
         # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
         raise RunbookError(f"could not measure: {guarded.reason}")
-    measurements = [one for attempt in guarded.attempts for one in _measurements(attempt, preset)]
-    measurements += _warm(guarded, preset)
+    measurements = [
+        one for attempt in guarded.attempts for one in compile_report.measurements(attempt, preset)
+    ]
+    measurements += compile_report.warm_measurements(guarded, preset)
     labels = {"preset": preset, "mode": guarded.requested}
     if not stopped:
         measurements.append(single("guard_time", guard_s, **labels))
@@ -220,7 +221,7 @@ def _findings(
     return Findings(
         measurements=measurements,
         status="symptom" if stopped else "ok",
-        reason=guarded.reason,
+        reason=guarded.reason if stopped or not failed else f"fell back to {guarded.effective}",
         requested={"compile_mode": guarded.requested},
         effective={"compile_mode": guarded.effective},
         fallback_reason=None if stopped else guarded.reason,
@@ -229,89 +230,9 @@ def _findings(
             "injected_stall": arguments.inject_stall,
             "stack": shape,
             "parameters": parameters(shape),
-            "attempts": [_attempt(attempt) for attempt in guarded.attempts],
-            "warm": None if guarded.warm is None else _attempt(guarded.warm),
+            "attempts": [compile_report.account(attempt) for attempt in guarded.attempts],
+            "warm": None if guarded.warm is None else compile_report.account(guarded.warm),
             "bundle": None if bundle is None else bundle.name,
-        },
-    )
-
-
-def _measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
-    labels = {"preset": preset, "mode": attempt.mode.value}
-    ended = attempt.compile_ended
-    if attempt.mode != "eager" and (ended or attempt.outcome == "deadline"):
-        yield single("compile_finished", float(ended), **labels)
-        if attempt.cpu_share is not None:
-            # A pegged CPU means one thing in a compile that ended and another in one that did not.
-            yield single("compile_cpu_share", attempt.cpu_share, **labels, ended=ended)
-    if attempt.outcome != "finished":
-        return
-    yield single("compile_setup_time", attempt.start_s, **labels)
-    yield single("compile_peak_rss", attempt.peak_rss_bytes, **labels)
-    if attempt.compile_s is not None and attempt.compile_cpu_s is not None:
-        yield single("compile_time", attempt.compile_s, **labels)
-        yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
-        yield single("compile_cache", attempt.cache_bytes, **labels)
-        yield single("compiled_difference", attempt.facts["difference"], **labels)
-
-
-def _warm(guarded: Guarded, preset: str) -> Iterator[Measurement]:
-    warm = guarded.warm
-    if warm is None:
-        return
-    if warm.outcome != "finished" or warm.compile_s is None:
-        raise RunbookError(f"the start from the cache did not work: {warm.reason}")
-    labels = {"preset": preset, "mode": warm.mode.value}
-    yield single("warm_start_time", warm.compile_s, **labels)
-    yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
-
-
-def _attempt(attempt: Attempt) -> dict[str, object]:
-    step = max(1, math.ceil(len(attempt.samples) / _CURVE_POINTS))
-    return {
-        "mode": attempt.mode,
-        "outcome": attempt.outcome,
-        "verdict": attempt.verdict,
-        "reason": attempt.reason,
-        "given_s": attempt.compile_s,
-        "processes_ended": attempt.ended,
-        "said": {key: value for key, value in attempt.facts.items() if key != "thread"},
-        "growth": [asdict(sample) for sample in attempt.samples[::step]],
-    }
-
-
-def _look(window_s: float) -> Findings:
-    found = live_compiles.look(window_s)
-    for one in found:
-        cache = (
-            "cache unreadable" if one.cache_growth_bytes is None else f"cache {one.cache_growth_bytes:+d} B"
-        )
-        say(
-            f"pid {one.pid} {one.name}: {one.cpu_share:.0%} CPU, {one.workers} compile workers, "
-            f"{one.compilers} compilers, {cache} in {window_s:g} s"
-            f"{' - compiling' if one.compiling else ''}{' - pegged' if one.pegged else ''}"
-        )
-    if not found:
-        say("no process that can be seen has torch loaded")
-    return Findings(
-        measurements=[
-            single("compile_workers", sum(one.workers for one in found)),
-            single("pegged_processes", sum(one.pegged for one in found)),
-        ],
-        details={
-            "window_s": window_s,
-            "processes": [
-                {
-                    "pid": one.pid,
-                    "name": one.name,
-                    "cpu_share": one.cpu_share,
-                    "workers": one.workers,
-                    "compilers": one.compilers,
-                    "cache_growth_bytes": one.cache_growth_bytes,
-                    "compiling": one.compiling,
-                }
-                for one in found
-            ],
         },
     )
 

@@ -1,0 +1,63 @@
+"""What a guarded compile reports: its measurements, and an account of each rung."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from runner.errors import RunbookError
+from runner.evidence.record import Measurement
+from runner.probes.compile_guard import Attempt, Guarded
+from runner.probes.contract import single
+
+_CURVE_POINTS = 40
+
+
+def measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
+    """The numbers of one rung, labelled with its mode and the preset."""
+    labels = {"preset": preset, "mode": attempt.mode.value}
+    ended = attempt.compile_ended
+    if attempt.mode != "eager" and (ended or attempt.outcome == "deadline"):
+        yield single("compile_finished", float(ended), **labels)
+        if attempt.cpu_share is not None:
+            # A pegged CPU means one thing in a compile that ended and another in one that did not.
+            yield single("compile_cpu_share", attempt.cpu_share, **labels, ended=ended)
+    if attempt.outcome != "finished":
+        return
+    yield single("compile_setup_time", attempt.start_s, **labels)
+    yield single("compile_peak_rss", attempt.peak_rss_bytes, **labels)
+    if attempt.compile_s is not None and attempt.compile_cpu_s is not None:
+        yield single("compile_time", attempt.compile_s, **labels)
+        yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
+        yield single("compile_cache", attempt.cache_bytes, **labels)
+        yield single("compiled_difference", attempt.facts["difference"], **labels)
+
+
+def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
+    """The numbers of the start from the cache, where one was asked for.
+
+    Raises:
+        RunbookError: it did not work, although the compile before it did.
+    """
+    warm = guarded.warm
+    if warm is None:
+        return
+    if warm.outcome != "finished" or warm.compile_s is None:
+        raise RunbookError(f"the start from the cache did not work: {warm.reason}")
+    labels = {"preset": preset, "mode": warm.mode.value}
+    yield single("warm_start_time", warm.compile_s, **labels)
+    yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
+
+
+def account(attempt: Attempt) -> dict[str, object]:
+    """What is worth keeping of one rung beside its numbers, in JSON; the growth thinned to a few dozen points."""
+    step = max(1, math.ceil(len(attempt.samples) / _CURVE_POINTS))
+    return {
+        "mode": attempt.mode,
+        "outcome": attempt.outcome,
+        "verdict": attempt.verdict,
+        "reason": attempt.reason,
+        "given_s": attempt.compile_s,
+        "processes_ended": attempt.ended,
+        "said": {key: value for key, value in attempt.facts.items() if key != "thread"},
+        "growth": [asdict(sample) for sample in attempt.samples[::step]],
+    }
