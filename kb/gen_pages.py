@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import mkdocs_gen_files
+from mkdocs_gen_files.editor import FilesEditor
 
 from runner.entry.read import read_all
 from runner.evidence.store import Store
@@ -31,7 +32,7 @@ def main() -> None:
             out.write(page.text)
     # mkdocs_gen_files.set_edit_path has an effect only beside a repo_url, which would make every reader's browser
     # call the forge; the files themselves can be told.
-    files = mkdocs_gen_files.FilesEditor.current().files
+    files = FilesEditor.current().files
     for path, page in pages.items():
         file = files.get_file_from_path(path)
         if file is not None and page.source is not None:
