@@ -91,6 +91,28 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Speed under the caller's environment ÷ under a clean one, in interleaved pairs (label: phase).",
         ),
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
+        # Long prompts: long_context_validation.
+        "predicted_memory": Metric(
+            "B", None, "Peak by arithmetic: weights + KV cache + max(activations, logits)."
+        ),
+        "prediction_ratio": Metric("1", None, "Predicted peak ÷ measured peak; 1 is exact."),
+        "kv_cache": Metric(
+            "B", "lower", "KV cache: 2 × layers × kv_heads × head_dim × tokens × batch × bytes per element."
+        ),
+        "kv_cache_difference": Metric(
+            "B", None, "Bytes of the cache's tensors less those of the formula; 0 is exact."
+        ),
+        "prompt_done": Metric(
+            "1", "higher", "Share of a prompt's work that was done when it ended; 1 is all of it."
+        ),
+        "smallest_prompt_done": Metric(
+            "1", "higher", "Least share done among prompts that ran out of memory."
+        ),
+        "longest_fitting": Metric(
+            "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did."
+        ),
+        "memory_headroom": Metric("B", "higher", "Budget less the peak of the largest prompt."),
+        "prefill_time": Metric("s", "lower", "Wall seconds of one prefill, its cache laid out included."),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
             "s",
@@ -137,6 +159,22 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
+        "long_context_validation": ProbeInfo(
+            1,
+            "Peak memory of long prompts, predicted and measured, under a budget",
+            (
+                "longest_fitting",
+                "peak_memory",
+                "predicted_memory",
+                "prediction_ratio",
+                "kv_cache",
+                "kv_cache_difference",
+                "prompt_done",
+                "smallest_prompt_done",
+                "memory_headroom",
+                "prefill_time",
+            ),
+        ),
         "topology": ProbeInfo(
             1,
             "How the GPUs are wired, against how their board should be",

@@ -100,12 +100,18 @@ def _argument_fault(module: str, arguments: Sequence[str]) -> str | None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parser.parse_args(list(arguments))
+            _, left = parser.parse_known_args(list(arguments))
     except SystemExit as stop:
         if not stop.code:
             return None  # --help
         message = (said.getvalue().strip().splitlines() or ["bad arguments"])[-1].partition("error: ")[2]
-        return f"{module}: {message}{_nearest_flag(message, parser)}"
+        return f"{module}: {message}"
+    # `$FLAGS` stands for flags that only the shell knows; whatever else is left over is a fault.
+    unknown = [word for word in left if not _UNKNOWABLE.search(word)]
+    if unknown:
+        flags = parser._option_string_actions  # noqa: SLF001 - argparse has no public way to list its options
+        hint = nearest(unknown[0], flags) if unknown[0].startswith("-") else ""
+        return f"{module}: unrecognized arguments: {' '.join(unknown)}{hint}"
     return None
 
 
@@ -114,8 +120,3 @@ def _forgive_unknowable(parser: argparse.ArgumentParser, arguments: Sequence[str
     if any(_UNKNOWABLE.search(word) for word in arguments):
         for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
             action.choices, action.type = None, None
-
-
-def _nearest_flag(message: str, parser: argparse.ArgumentParser) -> str:
-    unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-    return nearest(unknown[1], parser._option_string_actions) if unknown else ""  # noqa: SLF001 - as above

@@ -159,3 +159,12 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
 def test_the_entries_of_this_project_have_no_faults() -> None:
     done = check(ROOT / "runbooks")
     assert done.returncode == 0, done.stderr
+
+
+def test_flags_that_only_the_shell_knows_are_no_fault_but_a_wrong_one_beside_them_is() -> None:
+    call = "python -m runner.probes.long_context_validation --plan --model 70b"
+    assert not list(command_faults(f"{call} $LONG_CONTEXT_FLAGS"))
+    assert not list(command_faults(f"{call} --board $BOARD"))
+    [(_, message)] = command_faults(f"{call} $LONG_CONTEXT_FLAGS --bord B200")
+    assert "unrecognized arguments: --bord" in message
+    assert "did you mean '--board'?" in message

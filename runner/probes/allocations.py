@@ -1,0 +1,63 @@
+"""The true peak of a process's own tensors, on any device, and a limit that is enforced where the device has none.
+
+Every storage that an operator returns is followed until it is freed. What an operator allocates and frees inside
+itself (a kernel's scratch) is not seen; on a GPU the caching allocator's own peak is used instead.
+"""
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OverBudgetError(Exception):
+    """The tensors alive would take more than the limit; the message has both in bytes."""
+
+
+def follow(limit: int | None = None) -> Any:
+    """A context manager that follows allocations; see `_follower` for its attributes."""
+    return _follower()(limit)
+
+
+def _follower() -> Any:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
+        """Follows storages. `live` and `peak` are bytes; beyond `limit` bytes it raises OverBudgetError."""
+
+        def __init__(self, limit: int | None) -> None:
+            super().__init__()  # type: ignore[no-untyped-call] # as above
+            self.limit, self.live, self.peak = limit, 0, 0
+            self._known: dict[int, weakref.ref[Any]] = {}
+
+        def add(self, *tensors: "torch.Tensor") -> None:
+            """Count tensors that were there before, weights say."""
+            for tensor in tensors:
+                self._count(tensor.untyped_storage())
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    self._count(leaf.untyped_storage())
+            return result
+
+        def _count(self, storage: Any) -> None:
+            key = storage._cdata  # noqa: SLF001 - the only identity that two views of a storage share
+            if key in self._known or storage.device.type == "meta":
+                return
+            size = storage.nbytes()
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+            if self.limit is not None and self.live > self.limit:
+                raise OverBudgetError(f"{self.live} bytes alive, limit {self.limit}")
+
+        def _forget(self, key: int, size: int) -> None:
+            if self._known.pop(key, None) is not None:
+                self.live -= size
+
+    return Follower

@@ -1,0 +1,102 @@
+"""Prefills prompts of growing length and measures the peak memory of each, under a limit that is enforced."""
+
+import gc
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from runner.models import ModelShape
+from runner.probes.allocations import OverBudgetError, follow
+from runner.probes.transformer import build_model
+from runner.sizing import Work
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How one prompt went: bytes at the peak, bytes of the KV cache, seconds, share read, and what stopped it."""
+
+    peak: int
+    kv: int
+    seconds: float
+    done: float
+    over: str | None
+
+
+class Prefill:
+    """A model with random weights that reads prompts into a KV cache of their length.
+
+    On a GPU the peak is the caching allocator's and the limit is set there; on a CPU host both are kept by following
+    every storage.
+    """
+
+    def __init__(self, shape: ModelShape, work: Work, budget: int | None) -> None:
+        import torch
+
+        self._work, self._budget = work, budget
+        self._cuda = torch.cuda.is_available()
+        self.device = "cuda" if self._cuda else "cpu"
+        if self._cuda and budget is not None:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
+        dtype = {2: torch.bfloat16, 4: torch.float32}[work.weight_bytes]
+        self._model = build_model(shape, dtype, self.device)
+        self._blocks = len(self._model.model.layers)
+        self._passed = 0
+        for layer in self._model.model.layers:
+            layer.register_forward_hook(self._block_done)
+
+    def _block_done(self, *_: Any) -> None:
+        self._passed += 1
+
+    def run(self, tokens: int) -> Reached:
+        """Read one prompt; running out of memory is a result."""
+        import torch
+
+        self._passed = 0
+        chunk = min(self._work.chunk or tokens, tokens)
+        steps = -(-tokens // chunk) * self._blocks
+        follower = None if self._cuda else follow(self._budget)
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        kv, over = 0, None
+        try:
+            kv = self._read(tokens, chunk, follower)
+        except (OverBudgetError, torch.cuda.OutOfMemoryError) as error:
+            over = str(error).splitlines()[0]
+        if self._cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        peak = torch.cuda.max_memory_allocated() if follower is None else follower.peak
+        # What a failed prompt left behind must not count for the next one.
+        gc.collect()
+        if self._cuda:
+            torch.cuda.empty_cache()
+        return Reached(int(peak), kv, seconds, 1.0 if over is None else self._passed / steps, over)
+
+    def _read(self, tokens: int, chunk: int, follower: Any) -> int:
+        """Prefill chunk by chunk; the bytes that the cache's tensors hold at the end."""
+        import contextlib
+
+        import torch
+        from transformers import DynamicCache, StaticCache
+
+        prompt = torch.zeros(self._work.batch, tokens, dtype=torch.long, device=self.device)
+        # A cache that grows copies itself; in chunks it is laid out once, as a server does.
+        whole = chunk >= tokens
+        cache: Any = (
+            DynamicCache(config=self._model.config)
+            if whole
+            else StaticCache(config=self._model.config, max_cache_len=tokens)
+        )
+        keep = 0 if self._work.all_logits else 1
+        with torch.no_grad(), follower or contextlib.nullcontext():
+            if follower is not None:
+                follower.add(*self._model.parameters(), *self._model.buffers())
+            for start in range(0, tokens, chunk):
+                self._model(prompt[:, start : start + chunk], past_key_values=cache, logits_to_keep=keep)
+            return sum(
+                tensor.untyped_storage().nbytes()
+                for layer in cache.layers
+                for tensor in (layer.keys, layer.values)
+            )
