@@ -6,6 +6,7 @@ from datetime import datetime
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Claim, Condition, Expectation, Phase, Runbook, Step, step_digest
+from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated
 from runner.evidence.record import (
@@ -163,12 +164,8 @@ def _methods(step: Step) -> tuple[tuple[str, int], ...]:
 
 
 def _key(result: StepResult) -> Number | None:
-    info = PROBES.get(result.probe or "")
-    for name in info.emits if info else ():
-        named = [measurement for measurement in result.measurements if measurement.name == name]
-        if named:
-            return number(named[-1])
-    return None
+    key = key_measurement(result)
+    return number(key) if key else None
 
 
 def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:
