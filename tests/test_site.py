@@ -207,8 +207,8 @@ def test_the_scripts_know_no_other_host_but_those_of_what_no_page_uses(site: Sit
         assert "@import" not in text
         # An address at the beginning of a string is one that may be fetched; those in comments are not.
         hosts |= set(re.findall(r"[\"'`](?:https?:)?//([\w.-]+\.[a-z]{2,})", text))
-    # The theme fetches these only for a Mermaid diagram, a repository's stars, and pages opened as files in old ways.
-    assert hosts <= {"unpkg.com", "api.github.com", "www.w3.org", "fb.me", "feross.org"}, hosts
+    # The theme fetches a Mermaid diagram's renderer or an old browser's missing part, and a repository's stars.
+    assert hosts <= {"unpkg.com", "api.github.com"}, hosts
     for path in site.pages():
         page = read_html(path.read_text(encoding="utf-8"))
         assert not page.all(class_="mermaid")
