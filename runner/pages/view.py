@@ -42,7 +42,7 @@ class Evidence:
 
 def gather(records: Iterable[Record]) -> Evidence:
     """Index records. Simulated ones are left out: nothing measured on them may be shown."""
-    real = [record for record in records if not record.simulated]
+    real = [record for record in records if not (record.simulated or record.machine.simulated)]
     # The class's own default preset; numbers taken at another are not its headline.
     presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
     classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
