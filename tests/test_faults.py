@@ -300,7 +300,7 @@ def test_blocks_that_misbehave_end_and_leave_nothing_running(tmp_path: Path, mar
         "silent": "exec 1>&- 2>&-; sleep 0.1; exit 5",
         "asks": "read -r answer",
         "background": f"(exec -a {mark} sleep 1000) &",
-        "stubborn": f"trap '' TERM HUP INT; setsid bash -c 'trap \"\" TERM; exec -a {mark} sleep 1000' & "
+        "stubborn": f"trap '' TERM HUP INT; setsid bash -c 'exec -a {mark} sleep 1000' & "
         "while true; do sleep 0.05; done",
     }
     entry(
