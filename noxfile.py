@@ -1,6 +1,6 @@
 """Everything that people and CI run. `nox -l` lists the sessions; `nox -s demo` is the place to begin.
 
-The sessions share two environments instead of having one each: twenty entries must not mean twenty copies of
+The sessions share a few environments instead of having one each: twenty entries must not mean twenty copies of
 torch. `.nox/node` has torch, `.nox/site` builds pages without it, and `.nox/lint` holds the linter. An environment
 is made when it is first needed and made again when the requirements or the Python beneath it change.
 """
@@ -261,6 +261,20 @@ def demo(session: nox.Session) -> None:
         _end(session, status, "the demo could not finish every step; the table above says which and why")
 
 
+@nox.session
+def campaign(session: nox.Session) -> None:
+    """Run every entry on this node, faults injected, into site_data/ to be published; `-- --data DIR` elsewhere."""
+    programs = _environment(session, "node", "probes")
+    before, after = _split_words(session.posargs)
+    ids = (entry.id for entry in ENTRIES)
+    status = _runbook(session, programs, *before, "run", *ids, "--reproduce", *after)
+    refused = _runbook(session, programs, *before, "verify-data")
+    if status or refused:
+        _end(
+            session, status or refused, "not every entry came to a good end here; the table above says which"
+        )
+
+
 @dataclass(frozen=True)
 class Entry:
     """What a session needs to know of a runbook; read without a parser, since nox's Python has none."""
@@ -316,7 +330,8 @@ def _flushed(status: int) -> int:
 def _session_of(entry: Entry) -> Callable[[nox.Session], None]:
     def run_entry(session: nox.Session) -> None:
         programs = _environment(session, "node", "probes")
-        status = _runbook(session, programs, *_run_words(entry, session.posargs))
+        before, after = _split_words(session.posargs)
+        status = _runbook(session, programs, *before, "run", entry.id, *after)
         if status:
             _end(
                 session, status, f"entry {entry.number} ended with exit status {status}; its outcome is above"
@@ -328,8 +343,8 @@ def _session_of(entry: Entry) -> Callable[[nox.Session], None]:
     return run_entry
 
 
-def _run_words(entry: Entry, posargs: Sequence[str]) -> list[str]:
-    """`--data DIR` and `--runbooks DIR` belong before the command, wherever the caller put them."""
+def _split_words(posargs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--data DIR` and `--runbooks DIR` belong before the command, wherever the caller put them; then the rest."""
     before, after = [], []
     words = iter(posargs)
     for word in words:
@@ -337,7 +352,7 @@ def _run_words(entry: Entry, posargs: Sequence[str]) -> list[str]:
             before += [word, next(words, "")]
         else:
             after.append(word)
-    return [*before, "run", entry.id, *after]
+    return before, after
 
 
 for _entry in ENTRIES:

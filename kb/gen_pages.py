@@ -8,25 +8,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import mkdocs_gen_files
+from mkdocs.exceptions import PluginError
 from mkdocs_gen_files.editor import FilesEditor
 
 from runner.entry.read import read_all
+from runner.errors import RunbookError
 from runner.evidence.store import Store
-from runner.pages.render import render
+from runner.pages.render import Page, render
 
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
     """Render and write every generated page."""
-    store = Store(Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data"))
-    pages = render(
-        read_all(ROOT / "runbooks"),
-        list(store.records()),
-        datetime.now(UTC),
-        ROOT / "kb" / "_templates",
-        unreadable=len(store.problems()),
-    )
+    try:
+        pages = _pages()
+    except RunbookError as error:
+        # MkDocs prints this as one line of its own kind and ends; anything else would be a traceback.
+        raise PluginError(str(error)) from error
     for path, page in pages.items():
         with mkdocs_gen_files.open(path, "w") as out:
             out.write(page.text)
@@ -37,6 +36,17 @@ def main() -> None:
         file = files.get_file_from_path(path)
         if file is not None and page.source is not None:
             file.edit_uri = f"../{page.source}"
+
+
+def _pages() -> dict[str, Page]:
+    store = Store(Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data"))
+    return render(
+        read_all(ROOT / "runbooks"),
+        list(store.records()),
+        datetime.now(UTC),
+        ROOT / "kb" / "_templates",
+        unreadable=len(store.problems()),
+    )
 
 
 main()

@@ -113,6 +113,37 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "memory_headroom": Metric("B", "higher", "Budget less the peak of the largest prompt."),
         "prefill_time": Metric("s", "lower", "Wall seconds of one prefill, its cache laid out included."),
+        # Precision and power: the sweep, the FP8 layers, the comparison of two sweeps.
+        "flop_rate": Metric(
+            "FLOP/s",
+            "higher",
+            "2 × parameters of the blocks × tokens ÷ seconds; attention and embeddings left out.",
+        ),
+        "signal_to_noise": Metric("dB", "higher", "10 log₁₀(Σ exact² ÷ Σ (found − exact)²), exact in fp32."),
+        "speed_ratio": Metric("1", "higher", "Tokens per second ÷ bf16's, in interleaved pairs of windows."),
+        "energy_ratio": Metric("1", "higher", "Tokens per joule ÷ bf16's, in interleaved pairs of windows."),
+        "tokens_per_joule": Metric(
+            "token/J",
+            "higher",
+            "Prompt tokens ÷ joules, by the hardware's own energy counter, idle power included.",
+        ),
+        "power": Metric("W", None, "Joules ÷ seconds of a window, idle power included."),
+        "fp8_share": Metric(
+            "1",
+            "higher",
+            "Share of the time of all matrix products that FP8 ones took, in one eager forward.",
+        ),
+        "layers_in_fp8": Metric("1", "higher", "Linear layers of the blocks whose product ran in FP8."),
+        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks whose product did not."),
+        "saturated_share": Metric(
+            "1", "lower", "Largest share of a layer's inputs beyond what its scale can hold."
+        ),
+        "underflow_share": Metric(
+            "1", "lower", "Largest share of a layer's nonzero inputs that its scale turns into zero."
+        ),
+        "efficiency_change": Metric(
+            "1", "higher", "A mode's ratio to bf16 after ÷ before (label: of which ratio)."
+        ),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
             "s",
@@ -209,6 +240,34 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "peak_memory",
                 "threads",
             ),
+        ),
+        "precision_power_sweep": ProbeInfo(
+            1,
+            "Speed, energy and accuracy of a prefill in each precision, interleaved",
+            (
+                "speed_ratio",
+                "prefill_tokens_per_second",
+                "flop_rate",
+                "signal_to_noise",
+                "tokens_per_joule",
+                "power",
+                "energy_ratio",
+            ),
+        ),
+        "fp8_transformer_engine": ProbeInfo(
+            1,
+            "Which layers ran in FP8, and how good their scales are",
+            (
+                "signal_to_noise",
+                "layers_in_fp8",
+                "layers_not_in_fp8",
+                "fp8_share",
+                "saturated_share",
+                "underflow_share",
+            ),
+        ),
+        "power_efficiency_analyzer": ProbeInfo(
+            1, "Two power sweeps compared, mode by mode", ("efficiency_change",)
         ),
         "torch_compile_repro": ProbeInfo(
             1,

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from runner.catalogue import PROBES
 from runner.cli.screen import Screen
-from runner.evidence.record import Measurement, Outcome, Record, StepResult, StepStatus
+from runner.evidence.headline import key_measurement, telling_labels
+from runner.evidence.record import Outcome, Record, StepResult, StepStatus
 from runner.plan import Plan, PlannedStep
 from runner.stats import median_interval
 from runner.units import format_bytes, format_value
@@ -86,20 +86,8 @@ class Progress:
         print(f"runbook: {message}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)
 
 
-def key_measurement(result: StepResult) -> Measurement | None:
-    """The measurement that speaks for a step: the last one of its probe's first metric."""
-    info = PROBES.get(result.probe or "")
-    if info is None:
-        return None
-    for name in info.emits:
-        named = [measurement for measurement in result.measurements if measurement.name == name]
-        if named:
-            return named[-1]
-    return None
-
-
 def key_number(result: StepResult) -> str:
-    """That measurement in words: name, labels, value with unit, and its 95 % interval; empty where there is none."""
+    """What speaks for a step: name, labels, value with unit, 95 % interval; empty where nothing was measured."""
     key = key_measurement(result)
     if key is None:
         return ""
@@ -109,7 +97,7 @@ def key_number(result: StepResult) -> str:
         spread = f" [{format_value(interval.low, key.unit)} … {format_value(interval.high, key.unit)}]"
     labels = " ".join(
         f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
-        for name, value in key.labels.items()
+        for name, value in telling_labels(key, result.measurements).items()
     )
     return f"{key.name}{f' ({labels})' if labels else ''} {format_value(key.value, key.unit)}{spread}"
 

@@ -198,10 +198,11 @@ class Record(_Model):
     """One run of one runbook on one node.
 
     `outcome` and `ended_at` are None only in a record whose run was killed: its finished steps still count.
+    `run_id` can name a file, and nothing outside its folder.
     """
 
     schema_version: int = SCHEMA_VERSION
-    run_id: str
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     campaign: str | None = None
     node_alias: str
     runbook: RunbookRef

@@ -3,13 +3,16 @@
 import re
 from datetime import UTC, datetime
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
 # Control characters, line and tab apart. STX and ETX among them are Python-Markdown's own placeholders.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+# What HTML, Markdown or one of its extensions looks for. One pass over all: a reference must not be referred to.
+_ACTIVE = re.compile(r"[\t\n&<>\"'`~{}\[\]*_#|!:\\$+=^@-]")
 
 
 def plain(text: str) -> str:
@@ -29,10 +32,10 @@ def inert(text: str) -> Markup:
     """Text from outside, for a raw HTML block in a Markdown page: shown as it is and interpreted by nobody.
 
     Line ends become character references, so that the block is one line and no Markdown syntax finds a line to
-    begin on; so do the characters that Markdown and its extensions look for within a line.
+    begin on; so do tabs, which Markdown would widen as if all were one line, and the characters that Markdown and
+    its extensions look for within a line.
     """
-    safe = str(escape(plain(text)))
-    return Markup(re.sub(r"[\n`~{}\[\]*_#|!:\\$+=^@-]", lambda match: f"&#{ord(match[0])};", safe))  # noqa: S704
+    return Markup(_ACTIVE.sub(lambda match: f"&#{ord(match[0])};", plain(text)))  # noqa: S704
 
 
 def cell(text: str) -> Markup:

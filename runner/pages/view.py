@@ -6,6 +6,7 @@ from datetime import datetime
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Claim, Condition, Expectation, Phase, Runbook, Step, step_digest
+from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated
 from runner.evidence.record import (
@@ -41,7 +42,7 @@ class Evidence:
 
 def gather(records: Iterable[Record]) -> Evidence:
     """Index records. Simulated ones are left out: nothing measured on them may be shown."""
-    real = [record for record in records if not record.simulated]
+    real = [record for record in records if not (record.simulated or record.machine.simulated)]
     # The class's own default preset; numbers taken at another are not its headline.
     presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
     classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
@@ -163,12 +164,8 @@ def _methods(step: Step) -> tuple[tuple[str, int], ...]:
 
 
 def _key(result: StepResult) -> Number | None:
-    info = PROBES.get(result.probe or "")
-    for name in info.emits if info else ():
-        named = [measurement for measurement in result.measurements if measurement.name == name]
-        if named:
-            return number(named[-1])
-    return None
+    key = key_measurement(result)
+    return number(key) if key else None
 
 
 def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:

@@ -237,11 +237,12 @@ def _take_turns(arms: Mapping[str, _Arm], turns: int, new_tokens: int) -> None:
 
 
 def _report(
-    arms: Mapping[str, _Arm], labels: Mapping[str, Any], arguments: argparse.Namespace
+    arms: dict[str, _Arm], labels: Mapping[str, Any], arguments: argparse.Namespace
 ) -> list[Measurement]:
     batch, prompt = arguments.batch_size, arguments.batch_size * arguments.prompt_length
     found: list[Measurement] = []
-    for name, arm in arms.items():
+    # The caller's arm last: it is the one that speaks for the step.
+    for name, arm in reversed(arms.items()):
         own = {**labels, "arm": name}
         found += [
             measured("tokens_per_second", [batch / seconds for seconds in arm.rest], **own),

@@ -1,0 +1,116 @@
+"""Which model, on which device, with how many tokens: the choice that both FP8 probes make alike."""
+
+import argparse
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from runner.errors import InputError
+from runner.hardware.machine import look
+from runner.models import ModelShape, model_shape
+from runner.presets import PRESETS
+from runner.probes.contract import NotApplicableError, preset_of
+from runner.probes.precision.scales import Scales, read_scales
+from runner.units import format_value
+
+if TYPE_CHECKING:
+    import torch
+
+# Tokens of a prefill that fills the device: products there are bound by compute.
+_TOKENS = {"cuda": 4096, "cpu": 128}
+# Activations and workspace are left this share of the memory.
+_FOR_WEIGHTS = 0.8
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp8_te": 3}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A prefill of `tokens` tokens in each of `batch_size` sequences. `name` is the model's without its folder."""
+
+    shape: ModelShape
+    device: str
+    batch_size: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return Path(self.shape.name).name
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--batch-size`, `--tokens` and `--scales`."""
+    parser.add_argument(
+        "--model",
+        help="tiny, 8b, 40b, 70b or a model folder (default: the largest up to the preset's that fits)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, metavar="N", help="tokens a sequence (default 4096, on a CPU 128)"
+    )
+    parser.add_argument(
+        "--scales",
+        type=Path,
+        metavar="FILE",
+        help="static FP8 scales from fp8_transformer_engine --recalibrate (default: dynamic ones)",
+    )
+
+
+def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
+    """The work asked for, if every mode's copy of the model fits side by side.
+
+    Raises:
+        InputError: a number that makes no sense, or an unknown model.
+        NotApplicableError: nothing fits on this device.
+    """
+    machine = look()
+    device = "cuda" if machine.gpus else "cpu"
+    memory = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
+    tokens = _TOKENS[device] if arguments.tokens is None else arguments.tokens
+    if arguments.batch_size < 1 or tokens < 1:
+        raise InputError("--batch-size and --tokens must be 1 or more")
+    # The fp32 reference comes first and is gone before the modes are built.
+    element = max(_BYTES["fp32"], sum(_BYTES[mode] for mode in set(modes)))
+    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset_of(arguments)) + 1][::-1]
+    for shape in map(model_shape, names):
+        if tokens > shape.max_positions:
+            raise InputError(f"--tokens {tokens}: {shape.name} takes at most {shape.max_positions}")
+        need = shape.parameters * element
+        if need <= memory * _FOR_WEIGHTS:
+            return Work(shape, device, arguments.batch_size, tokens)
+    raise NotApplicableError(
+        f"{names[-1]} in {len(set(modes))} precisions needs {format_value(need, 'B')} for weights, the {device} has"
+        f" {format_value(memory, 'B')}; choose a smaller --model or fewer --modes"
+    )
+
+
+def layer_names(shape: ModelShape) -> tuple[str, ...]:
+    """Names of the linear layers in the model's blocks; builds nothing."""
+    import torch
+
+    from runner.probes.precision.linear import block_linears
+    from runner.probes.transformer import build_model
+
+    return tuple(name for name, _ in block_linears(build_model(shape, torch.bfloat16, "meta")))
+
+
+def scales_from(arguments: argparse.Namespace, shape: ModelShape) -> Scales | None:
+    """The scales of `--scales`, checked against the model; None for dynamic ones.
+
+    Raises:
+        InputError: the file is not this model's.
+    """
+    return None if arguments.scales is None else read_scales(arguments.scales, shape, layer_names(shape))
+
+
+def sample_tokens(work: Work, seed: int = 0) -> "torch.Tensor":
+    """Random tokens [batch, tokens] on the device; the same for the same seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    size = (work.batch_size, work.tokens)
+    return torch.randint(0, work.shape.vocab, size, generator=generator).to(work.device)

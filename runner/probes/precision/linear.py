@@ -1,0 +1,108 @@
+"""Linear layers that multiply in FP8 (E4M3), and the model whose blocks are made of them.
+
+Weights are quantised once with one scale a tensor, activations at every call: with the scale of the batch at hand
+(dynamic) or with one found by calibration (static). The product is `torch._scaled_mm`: on a GPU the FP8 tensor
+cores', on a CPU one that computes in higher precision from the same quantised numbers, so that accuracy can be
+studied anywhere and speed cannot.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# Largest finite E4M3 number (OCP FP8), and the smallest above zero.
+E4M3_MAX = 448.0
+E4M3_TINIEST = 2.0**-9
+# The FP8 tensor cores take matrices whose sides are multiples of 16.
+MULTIPLE = 16
+COMPUTE_CAPABILITY = (8, 9)
+
+
+def block_linears(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of every linear layer in the model's blocks: what a reader means by "the model runs in FP8"."""
+    from torch import nn
+
+    for name, module in model.model.layers.named_modules():
+        if isinstance(module, nn.Linear | _fp8_linear()):
+            yield f"layers.{name}", module
+
+
+def convert(
+    model: Any, static: Mapping[str, float] | None = None, leave_out: Collection[str] = ()
+) -> dict[str, str]:
+    """Put FP8 layers in the place of the linear layers of the model's blocks.
+
+    Args:
+        model: a transformers causal model; changed in place.
+        static: scale of each layer's input by name, or None for dynamic scales.
+        leave_out: names of layers that stay as they are.
+
+    Returns:
+        Layers that stay as they are, each with the reason.
+    """
+    left: dict[str, str] = {}
+    for name, linear in list(block_linears(model)):
+        if name in leave_out:
+            left[name] = "left out by the layer list"
+        elif linear.bias is not None:
+            left[name] = "it has a bias"
+        elif linear.in_features % MULTIPLE or linear.out_features % MULTIPLE:
+            left[name] = f"its shape {linear.out_features}×{linear.in_features} is no multiple of {MULTIPLE}"
+        else:
+            parent, _, last = name.removeprefix("layers.").rpartition(".")
+            scale = None if static is None else static[name]
+            setattr(model.model.layers.get_submodule(parent), last, _fp8_linear()(linear, scale))
+    return left
+
+
+def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":
+    """`values / scale` in E4M3; what is beyond its largest number saturates."""
+    import torch
+
+    # In fp32: rounding to bf16 first would round twice.
+    return (values.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+def scale_of(values: "torch.Tensor") -> "torch.Tensor":
+    """The scale, fp32, that maps the largest magnitude onto E4M3's largest number."""
+    return (values.abs().amax().float() / E4M3_MAX).clamp(min=1e-12)
+
+
+@cache
+def _fp8_linear() -> Any:
+    import torch
+    from torch import nn
+
+    class Fp8Linear(nn.Module):
+        """`x @ weight.T` with both in E4M3 and the result in x's type. Has no bias."""
+
+        def __init__(self, linear: nn.Linear, input_scale: float | None) -> None:
+            super().__init__()
+            self.in_features, self.out_features = linear.in_features, linear.out_features
+            weight = linear.weight.detach()
+            # Never trained and never cast: plain tensors, which `Module.to` leaves alone.
+            self.weight_scale = scale_of(weight)
+            self.weight = quantise(weight, self.weight_scale)
+            self.input_scale = (
+                None if input_scale is None else torch.tensor(input_scale, device=weight.device)
+            )
+            # Hopper's and later cards add up faster with fewer bits; CPUs do not know the switch.
+            self._fast = weight.device.type == "cuda"
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.reshape(-1, self.in_features)
+            scale = scale_of(rows) if self.input_scale is None else self.input_scale
+            product = torch._scaled_mm(  # noqa: SLF001 - torch's only FP8 product has a private name
+                quantise(rows, scale),
+                self.weight.t(),
+                scale_a=scale,
+                scale_b=self.weight_scale,
+                out_dtype=x.dtype,
+                use_fast_accum=self._fast,
+            )
+            return product.reshape(*x.shape[:-1], self.out_features)
+
+    return Fp8Linear

@@ -1,0 +1,193 @@
+"""A small entry and its records: all that a page can show of a step, each once."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from runner.catalogue import PROBES
+from runner.entry.model import Phase, Runbook, step_digest
+from runner.entry.parse import parse
+from runner.evidence.record import (
+    Measurement,
+    Options,
+    Outcome,
+    Record,
+    RunbookRef,
+    StepResult,
+    StepStatus,
+)
+from tests.evidence_samples import machine, measurement, record, step
+
+NOW = datetime(2026, 11, 4, 9, 30, tzinfo=UTC)
+START = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+
+TEXT = """\
+---
+id: small
+number: 7
+title: A small entry
+severity: low
+tags: [nccl, example]
+expectations:
+  - id: floor
+    metric: busbw.bus_bandwidth
+    at: {bytes: 8GiB}
+    min: 100
+    unit: GB/s
+    on: {gpu: H100, count: 2}
+    evidence: chosen
+    source: a tenth below what was seen
+  - id: faq-hearsay
+    metric: busbw.bus_bandwidth
+    at: {bytes: 8GiB}
+    min: 700
+    unit: GB/s
+    evidence: unsourced
+    source: nobody knows where from
+    text: It should reach 700 GB/s.
+  - id: right-again
+    metric: again.wrong_elements
+    max: 0
+    evidence: chosen
+    source: a wrong result is broken
+claims:
+  - id: slow
+    text: Below 1 GB/s.
+    evidence: reported
+    source: a forum
+    confirmed_if: {metric: busbw.bus_bandwidth, at: {bytes: 8GiB}, max: 1, unit: GB/s}
+    contradicted_if: {metric: busbw.bus_bandwidth, at: {bytes: 8GiB}, min: 100, unit: GB/s}
+  - id: nobody-looked
+    text: It is the cable.
+    evidence: unsourced
+    source: hearsay
+---
+
+## Symptom
+
+It is **slow**.
+
+## Root cause
+
+Nobody knows.
+
+## Diagnose
+
+How fast is it?
+
+```bash {#busbw gpus=2 timeout=30 safety=loads-device}
+python -m runner.probes.collectives --op all_reduce
+```
+
+How is it wired?
+
+```bash {#wiring}
+python -m runner.probes.topology
+```
+
+## Fix
+
+```bash {#mend safety=changes-host}
+true
+```
+
+## Verify
+
+```bash {#again}
+python -m runner.probes.collectives --again
+```
+"""
+
+
+def entry() -> Runbook:
+    """The entry."""
+    return parse(TEXT, Path("small.md"))
+
+
+def digest(runbook: Runbook, step_id: str) -> str:
+    """The digest of a step as it stands."""
+    found = runbook.step(step_id)
+    assert found is not None
+    return step_digest(runbook, found, tuple((name, PROBES[name].method_version) for name in found.probes))
+
+
+def result(runbook: Runbook, step_id: str, *measurements: Measurement, **changes: object) -> StepResult:
+    """A result of a step, fresh unless the changes say otherwise."""
+    found = runbook.step(step_id)
+    assert found is not None
+    facts = {"digest": digest(runbook, step_id), "command": found.command, "started_at": START} | changes
+    if found.probes:
+        facts = {"probe": found.probes[0], "method_version": 1} | facts
+    return step(step_id, *measurements, phase=found.phase, **facts)  # type: ignore[arg-type]
+
+
+def run(runbook: Runbook, *steps: StepResult, preset: str = "tiny", **changes: object) -> Record:
+    """A run of the entry."""
+    facts: dict[str, object] = {
+        "runbook": RunbookRef(id=runbook.id, number=runbook.head.number, title=runbook.head.title),
+        "started_at": START,
+        "ended_at": START + timedelta(minutes=2),
+        "options": Options(preset=preset, phases=tuple(Phase)),
+    }
+    return record(*steps, **(facts | changes))
+
+
+def wrong_elements(value: float) -> Measurement:
+    """How many elements of a result are wrong."""
+    return Measurement(name="wrong_elements", value=value, unit="1", statistic="sum")
+
+
+def records(runbook: Runbook) -> list[Record]:
+    """A host without GPUs, where much is slow, skipped or failed, and one with two H100, where one step is stale."""
+    cpu = run(
+        runbook,
+        result(
+            runbook,
+            "busbw",
+            measurement(4.1e8, 3.9e8, 4.0e8, 4.1e8, 4.2e8, 4.6e8, bytes=8 * 2**30),
+            stdout_tail="bus bandwidth\t410 MB/s\n",
+            stderr_tail="warming up\n",
+            stdout_dropped_bytes=12,
+        ),
+        result(
+            runbook, "wiring", status=StepStatus.SKIPPED, reason="no NVIDIA GPU on this host", exit_status=80
+        ),
+        result(
+            runbook,
+            "mend",
+            status=StepStatus.SKIPPED,
+            reason="changes the host: not allowed",
+            exit_status=None,
+        ),
+        result(
+            runbook,
+            "again",
+            wrong_elements(3),
+            status=StepStatus.FAILED,
+            reason="expectation right-again missed: again.wrong_elements is 3, expected at most 0",
+        ),
+        outcome=Outcome.NOT_FIXED,
+    )
+    gpus = run(
+        runbook,
+        result(
+            runbook,
+            "busbw",
+            measurement(3.5e11, 3.4e11, 3.5e11, 3.6e11, bytes=8 * 2**30),
+            measurement(1.2e11, 1.2e11, bytes=2**20),
+        ),
+        result(
+            runbook,
+            "wiring",
+            Measurement(name="nvlinks_per_pair", value=18, unit="1", statistic="single"),
+            digest="feedfeedfeedfeed",
+        ),
+        result(runbook, "mend", stdout_tail=""),
+        result(runbook, "again", wrong_elements(0)),
+        preset="8b",
+        run_id="b1b2c3d4e5f6",
+        node_alias="node-77aa00",
+        machine=machine(*["NVIDIA H100 80GB HBM3"] * 2, cuda="13.0", nccl="2.27.7"),
+        started_at=START + timedelta(days=2),
+        outcome=Outcome.HEALTHY,
+    )
+    return [cpu, gpus]

@@ -1,0 +1,183 @@
+"""FP8 layers for real (`torch._scaled_mm` on the CPU), their scales, and the probe that examines them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.errors import InputError
+from runner.models import model_shape
+from runner.probes.fp8_transformer_engine import main
+from runner.probes.precision.choice import layer_names
+from runner.probes.precision.linear import convert, quantise, scale_of
+from runner.probes.precision.scales import Scales, digest_of, read_scales
+from runner.probes.transformer import build_model
+
+SMALL = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 256,
+    "max_position_embeddings": 512,
+}
+
+
+def folder_of(tmp_path: Path, **changed: int) -> str:
+    folder = tmp_path / "small"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**SMALL, **changed}), encoding="utf-8")
+    return str(folder)
+
+
+def probe(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main(["--tokens", "32", *arguments])
+    return status, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def value(document: dict[str, Any], name: str, **labels: object) -> float:
+    [found] = [
+        one["value"]
+        for one in document["measurements"]
+        if one["name"] == name and labels.items() <= one["labels"].items()
+    ]
+    return float(found)
+
+
+def test_a_well_scaled_model_is_all_in_fp8_and_accurate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = probe(capsys, "--model", folder_of(tmp_path))
+    assert (status, document["status"]) == (0, "ok")
+    assert value(document, "layers_in_fp8") == 14
+    assert value(document, "layers_not_in_fp8") == 0
+    assert 20 < value(document, "signal_to_noise", of="worst layer") < 32
+    assert 0.2 < value(document, "fp8_share") <= 1
+    assert document["effective"]["model"] == "small"
+    assert document["effective"]["scales"] == "dynamic"
+
+
+def test_a_corrupted_scale_is_named_and_its_layer_stays_in_fp8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = probe(capsys, "--model", folder_of(tmp_path), "--inject", "corrupted-scales")
+    assert (status, document["status"]) == (1, "symptom")
+    assert list(document["details"]["below_floor"]) == ["layers.1.self_attn.q_proj"]
+    assert "layers.1.self_attn.q_proj" in document["reason"]
+    assert "saturate" in document["reason"]
+    assert value(document, "layers_not_in_fp8") == 0
+    assert value(document, "saturated_share") > 0.5
+
+
+def test_layers_left_in_bf16_are_named_and_the_others_stay_accurate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = probe(capsys, "--model", folder_of(tmp_path), "--inject", "bf16-layers")
+    assert status == 1
+    left = document["details"]["layers_not_in_fp8"]
+    assert len(left) == 7
+    assert set(left.values()) == {"bfloat16: left out by the layer list"}
+    assert all(name.startswith("layers.1.") for name in left)
+    assert value(document, "signal_to_noise", of="worst layer") > 20
+
+
+def test_a_shape_that_fp8_cannot_take_is_named_with_its_sides(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = probe(capsys, "--model", folder_of(tmp_path, intermediate_size=136))
+    assert status == 1
+    left = document["details"]["layers_not_in_fp8"]
+    assert left["layers.0.mlp.up_proj"] == "bfloat16: its shape 136×64 is no multiple of 16"
+    assert len(left) == 6
+
+
+def test_recalibrated_scales_are_used_by_the_same_model_and_refused_by_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = folder_of(tmp_path), tmp_path / "scales.json"
+    status, _ = probe(capsys, "--model", model, "--recalibrate", "--output-json", str(file))
+    assert status == 0
+    status, document = probe(capsys, "--model", model, "--scales", str(file))
+    assert status == 0
+    assert document["effective"]["scales"].startswith("static")
+    assert value(document, "signal_to_noise", of="worst layer") > 20
+    other = folder_of(tmp_path, num_hidden_layers=3)
+    assert main(["--tokens", "32", "--model", other, "--scales", str(file)]) == InputError.exit_status
+    assert "of another configuration" in capsys.readouterr().err
+
+
+TINY = model_shape("tiny")
+
+
+def written(path: Path, **changed: object) -> Path:
+    content = Scales("tiny", digest_of(TINY), dict.fromkeys(layer_names(TINY), 0.01)).to_json()
+    path.write_text(json.dumps({**content, **changed}), encoding="utf-8")
+    return path
+
+
+def test_good_scales_are_read_bare_and_from_within_a_document(tmp_path: Path) -> None:
+    names = layer_names(TINY)
+    bare = read_scales(written(tmp_path / "bare.json"), TINY, names)
+    wrapped = tmp_path / "document.json"
+    wrapped.write_text(json.dumps({"details": {"scales": bare.to_json()}}), encoding="utf-8")
+    assert read_scales(wrapped, TINY, names) == bare
+    assert len(names) == 28
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0, -1.0, "0.1", None, True])
+def test_a_scale_that_is_no_number_above_zero_is_refused_by_its_layers_name(
+    tmp_path: Path, wrong: object
+) -> None:
+    names = layer_names(TINY)
+    inputs = {**dict.fromkeys(names, 0.01), names[5]: wrong}
+    with pytest.raises(InputError, match=rf"the scale of {names[5]} is .* --recalibrate"):
+        read_scales(written(tmp_path / "scales.json", inputs=inputs), TINY, names)
+
+
+def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
+    names = layer_names(TINY)
+    fewer = dict.fromkeys(names[1:], 0.01)
+    with pytest.raises(InputError, match=f"no scale for {names[0]}"):
+        read_scales(written(tmp_path / "scales.json", inputs=fewer), TINY, names)
+    more = dict.fromkeys((*names, "layers.9.mlp.up_proj"), 0.01)
+    with pytest.raises(InputError, match=r"a scale for layers.9.mlp.up_proj, which tiny does not have"):
+        read_scales(written(tmp_path / "scales.json", inputs=more), TINY, names)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not JSON"),
+        ("[1, 2]", "holds no scales"),
+        ('{"details": {"scales": null}}', "holds no scales"),
+        ('{"format": 2}', "scales of format 2, this reads 1"),
+        ('{"format": 1, "model": "8b", "model_digest": "x"}', "calibrated for '8b'"),
+    ],
+)
+def test_a_file_that_holds_no_such_scales_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "scales.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_scales(path, TINY, layer_names(TINY))
+    with pytest.raises(InputError, match="No such file"):
+        read_scales(tmp_path / "none.json", TINY, layer_names(TINY))
+
+
+def test_fp8_layers_multiply_as_the_formula_says() -> None:
+    model = build_model(TINY, torch.bfloat16, "cpu")
+    linear = model.model.layers[0].mlp.up_proj
+    weight = linear.weight.float()
+    convert(model)
+    fp8 = model.model.layers[0].mlp.up_proj
+    x = torch.randn(3, 5, TINY.hidden, generator=torch.Generator().manual_seed(1)).bfloat16()
+    scale, weight_scale = scale_of(x), scale_of(weight)
+    expected = (quantise(x, scale).float() * scale) @ (
+        quantise(weight, weight_scale).float() * weight_scale
+    ).t()
+    assert torch.allclose(fp8(x).float(), expected, rtol=2e-2, atol=2e-2)
+    assert fp8(x).shape == (3, 5, TINY.ff)
+    assert model.lm_head.weight.dtype == torch.bfloat16
