@@ -148,9 +148,11 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
 
 
 def _digest(base: Base) -> str:
-    files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    about = [base.python, *sorted(base.installed), sys.version]
-    return hashlib.sha256(b"\0".join([*files, *(text.encode() for text in about)])).hexdigest()
+    # Not the whole of pyproject.toml: a new lint rule is no reason to install torch again.
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    held = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    about = [base.python, sorted(base.installed), sys.version, project, held]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _constraints(folder: Path, base: Base) -> Path:

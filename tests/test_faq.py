@@ -32,6 +32,11 @@ SENTENCES = {
         "faq-48-gb-per-gpu",
         "faq-activation-checkpointing",
     },
+    "fp8-power-regression": {
+        "faq-tokens-per-joule",
+        "faq-invalid-calibration-falls-back",
+        "faq-recalibrate",
+    },
 }
 
 # What the FAQ says, and the words by which the sentence in the entry names it.
@@ -47,6 +52,7 @@ NUMBERS = [
     ("long-context-memory", "faq-32k-tokens", "32K"),
     ("long-context-memory", "faq-70-percent-progress", "70 %"),
     ("long-context-memory", "faq-48-gb-per-gpu", "48 GB"),
+    ("fp8-power-regression", "faq-tokens-per-joule", "6 tokens per joule"),
 ]
 
 
