@@ -1,11 +1,13 @@
 """Blocks that behave, and blocks that do everything a block should not: all with the real bash."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -152,6 +154,32 @@ def test_a_daemon_that_left_group_session_and_environment_does_not_get_away(
     assert result.stdout.text == "started\n"
     assert result.processes_ended >= 1
     assert alive(mark) == []
+
+
+def test_no_daemon_gets_away_while_its_parents_are_still_dying(tmp_path: Path, mark: str) -> None:
+    # Each round catches the daemon's forks at another moment.
+    (tmp_path / "daemon.py").write_text(DAEMON, encoding="utf-8")
+    for _ in range(25):
+        assert run(f"{sys.executable} -S -E daemon.py {mark}", tmp_path).processes_ended >= 1
+    assert alive(mark) == []
+
+
+def test_ctrl_c_at_the_moment_of_the_start_leaves_nothing_running(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def interrupted_start(*words: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process = start(*words, **options)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted_start)
+    before = signal.getsignal(signal.SIGINT)
+    result = run(f"exec -a {mark} sleep 1000", tmp_path)
+    assert result.ending is Ending.INTERRUPTED
+    assert alive(mark) == []
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_timeout_kills_grandchildren_that_changed_their_group(tmp_path: Path, mark: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 good, 1 issue found, 2 bad input, 3 cannot say."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without UTF-8 gets escapes instead of a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser(words)
     arguments = parser.parse_args(words)
     try:

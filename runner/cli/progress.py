@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from runner.cli.screen import Screen
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus
 from runner.plan import Plan, PlannedStep
@@ -82,7 +83,7 @@ class Progress:
 
     def trouble(self, message: str) -> None:
         """Say what is wrong without ending the run."""
-        print(f"runbook: {message}", file=sys.stderr, flush=True)
+        print(f"runbook: {message}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)
 
 
 def key_number(result: StepResult) -> str:

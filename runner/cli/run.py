@@ -4,20 +4,23 @@ import argparse
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import IO, cast
 
 from rich.console import Console
 from rich.markup import escape
 
 from runner.cli.progress import Progress, summary_table
 from runner.cli.request import add_request_arguments, request_from
+from runner.cli.screen import Screen
 from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_state
-from runner.evidence.record import Outcome, StepStatus
+from runner.evidence.record import Outcome, Record, StepStatus
 from runner.evidence.store import Store
 from runner.hardware.machine import look
 from runner.launch.recording import Bench, Kept, run_and_record
@@ -41,9 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: an entry, a step or a preset that does not exist; nothing has run then.
     """
     # Human lines go to standard error where standard output is for a program.
-    console = Console(stderr=arguments.json)
+    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
+    console = Console(file=screen)
     if not console.is_terminal:
-        console = Console(stderr=arguments.json, width=LOG_WIDTH)
+        console = Console(file=screen, width=LOG_WIDTH)
     machine, request = look(), request_from(arguments)
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
@@ -64,9 +68,22 @@ def run(arguments: argparse.Namespace) -> int:
                 break
     records = [one.record for one in kept]
     console.print(summary_table(records))
-    if arguments.json:
-        print(json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True, indent=2))
+    if arguments.json and not _printed_as_json(records):
+        return Outcome.INCOMPLETE.exit_status
     return exit_status(kept, len(plans))
+
+
+def _printed_as_json(records: Sequence[Record]) -> bool:
+    out = Screen(sys.stdout)
+    out.write(
+        json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True, indent=2) + "\n"
+    )
+    out.flush()
+    if out.lost:
+        print(
+            "runbook: standard output did not take the records; they are in the data folder", file=sys.stderr
+        )
+    return not out.lost
 
 
 def exit_status(kept: Sequence[Kept], asked: int) -> int:
@@ -95,13 +112,18 @@ def _close(console: Console, plan: Plan, kept: Kept) -> None:
 
 @contextmanager
 def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run the way Ctrl-C does: the step is ended and the record stays valid."""
+    """SIGTERM and a hangup end a run the way Ctrl-C does: the step is ended and the record stays valid."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Under nohup a hangup is ignored, and stays so.
+    heeded = [
+        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = [(number, signal.signal(number, interrupt)) for number in heeded]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import IO, Self
 
 from runner.launch.leftovers import TOKEN, Brood
@@ -23,6 +25,9 @@ GRACE_S = 2.0
 _READ_BYTES = 1 << 20
 # Without a pidfd (not Linux, or an old kernel) the shell's end is looked for this often.
 _POLL_S = 0.05
+_LOST = (
+    "its environment cannot be carried on: too large to hand to a program, or the temporary folder is full"
+)
 # What bash itself sets or changes; carrying it on would say something untrue of the next block.
 _OF_BASH = ("_", "SHLVL", "PWD", "OLDPWD", TOKEN)
 
@@ -44,7 +49,7 @@ class CommandResult:
         exit_status: bash's; negative for a signal; None where it did not end by itself.
         environment: the complete environment after a block that ended with 0; None otherwise.
         processes_ended: processes that outlived the block, or its deadline, and were ended.
-        problem: why the block could not be started.
+        problem: why the block could not be started, or why what it exported cannot be carried on.
     """
 
     ending: Ending
@@ -65,7 +70,11 @@ def run_block(command: str, *, environment: Mapping[str, str], timeout: float, c
     """
     bash = shutil.which("bash", path=environment.get("PATH", os.defpath)) or shutil.which("bash")
     token = uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix="runbook-block-") as folder:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="runbook-block-", ignore_cleanup_errors=True)
+    except OSError as error:
+        return not_started(f"no temporary folder can be made: {error}")
+    with temporary as folder, _interrupts_held() as let_interrupts:
         after = Path(folder) / "environment"
         began = time.monotonic()
         brood = Brood(token)
@@ -80,18 +89,59 @@ def run_block(command: str, *, environment: Mapping[str, str], timeout: float, c
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            nothing = Captured("", 0)
-            return CommandResult(Ending.NOT_STARTED, None, nothing, nothing, 0.0, None, 0, str(error))
+            return not_started(str(error))
         brood.starts(process.pid)
         with _Block(process, brood) as block:
-            ending = block.run(began + timeout)
+            ending = block.run(began + timeout, let_interrupts)
             ended = block.finish(ending)
         duration = time.monotonic() - began
         status = process.returncode if ending is Ending.EXITED else None
         carried = _read_environment(after, environment) if status == 0 else None
+        problem = _LOST if carried is not None and not carried else None
     return CommandResult(
-        ending, status, block.stdout.captured(), block.stderr.captured(), duration, carried, ended
+        ending,
+        status,
+        block.stdout.captured(),
+        block.stderr.captured(),
+        duration,
+        carried or None,
+        ended,
+        problem,
     )
+
+
+def not_started(problem: str) -> CommandResult:
+    """The result of a block that never ran, and why."""
+    nothing = Captured("", 0)
+    return CommandResult(Ending.NOT_STARTED, None, nothing, nothing, 0.0, None, 0, problem)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[Callable[[], None]]:
+    """Keep Ctrl-C and its like waiting until the function it gives is called, or the end.
+
+    One that came between the start of a shell and the first look at it would leave the shell running for good.
+    """
+    before: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
+    held: list[int] = []
+
+    def let_go() -> None:
+        while before:
+            signal.signal(*before.popitem())
+        while held:
+            signal.raise_signal(held.pop())
+
+    # Python runs handlers in the main thread only; elsewhere there is nothing to hold.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, lambda number, _frame: held.append(number))
+    try:
+        yield let_go
+    finally:
+        let_go()
 
 
 class _Block:
@@ -123,9 +173,10 @@ class _Block:
             pipe.close()
         self._brood.ends()
 
-    def run(self, deadline: float) -> Ending:
-        """Read until the shell ends, the deadline passes (monotonic seconds), or Ctrl-C."""
+    def run(self, deadline: float, let_interrupts: Callable[[], None]) -> Ending:
+        """Read until the shell ends, the deadline passes (monotonic seconds), or Ctrl-C, which is let in from here."""
         try:
+            let_interrupts()
             while self._process.poll() is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -202,19 +253,24 @@ def _script(command: str, after: Path) -> str:
     """The block, with a trap before it, on its first line so that bash's line numbers stay the block's own.
 
     The trap leaves the exit status alone and writes the environment only after success. A block that sets its own
-    EXIT trap replaces this one, so the environment is written once more behind the block.
+    EXIT trap replaces this one, so the environment is written once more behind the block. What cannot be written
+    whole (too large for a process to take, no space left) leaves an empty file.
     """
     env = shutil.which("env") or "/usr/bin/env"
-    write = f"{shlex.quote(env)} -0 >| {shlex.quote(str(after))} 2>/dev/null || :"
-    trap = f"if [ $? -eq 0 ] && [ ! -s {shlex.quote(str(after))} ]; then {write}; fi"
+    place = shlex.quote(str(after))
+    write = f"{shlex.quote(env)} -0 2>/dev/null >| {place} || : >| {place} || :"
+    trap = f"if [ $? -eq 0 ] && [ ! -s {place} ]; then {write}; fi"
     return f"trap {shlex.quote(trap)} EXIT; {command}\n{write}\n"
 
 
 def _read_environment(path: Path, before: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment after a block; None where its shell was replaced (`exec`), empty where it was lost."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
+    if not data:
+        return {}
     pairs = (os.fsdecode(item).partition("=") for item in data.split(b"\0") if item)
     found = {name: value for name, equals, value in pairs if equals and name not in _OF_BASH}
     return found | {name: before[name] for name in _OF_BASH if name in before and name != TOKEN}

@@ -100,7 +100,11 @@ class Brood:
         ended: set[int] = set()
         deadline = time.monotonic() + grace_s
         asked: set[int] = set()
-        while alive := self.alive():
+        while True:
+            alive = self.alive()
+            # A process that forked and died while it was looked at has left its child behind: look again.
+            if not alive and not self.reap():
+                return len(ended)
             late = time.monotonic() >= deadline
             for process in alive:
                 ended.add(process.pid)
@@ -108,20 +112,24 @@ class Brood:
                     asked.add(process.pid)
                     with contextlib.suppress(psutil.Error):
                         process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
-            wait(_POLL_S)
-            self.reap()
-        self.reap()
-        return len(ended)
+            if alive:
+                wait(_POLL_S)
+                self.reap()
 
-    def reap(self) -> None:
-        """Collect dead orphans of this block; never a child that other code started and waits for."""
+    def reap(self) -> bool:
+        """Collect dead orphans of this block, and say whether there were any.
+
+        Never a child that other code started and waits for.
+        """
         if self._subreaper and _childless():
-            return
+            return False
         with _lock:
             spared = self._before | _running
+        collected = False
         for pid in set(_children()) - spared:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+                collected |= os.waitpid(pid, os.WNOHANG)[0] != 0
+        return collected
 
 
 def _childless() -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from runner.evidence.judge import failed_by_expectation, judge_step
 from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
 from runner.hardware.machine import Machine
-from runner.launch.command import CommandResult, Ending, run_block
+from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.plan import Plan, PlannedStep
 
 LARGEST_DETAILS = 64 * 1024
@@ -35,14 +36,18 @@ class BlockRunner(Protocol):
 
 @dataclass
 class _Environments:
-    """The environment in which each phase stands: the caller's, then what its successful blocks made of it."""
+    """The environment in which each phase stands: the caller's, then what its successful blocks made of it.
+
+    `always` is the run's own, which every step finds whatever the blocks before it did.
+    """
 
     caller: Mapping[str, str]
+    always: Mapping[str, str]
     now: dict[Phase, Mapping[str, str]] = field(default_factory=dict)
 
     def of(self, phase: Phase) -> Mapping[str, str]:
         start = self.now.get(Phase.FIX, self.caller) if phase is Phase.VERIFY else self.caller
-        return self.now.get(phase, start)
+        return {**self.now.get(phase, start), **self.always}
 
 
 def run_plan(
@@ -68,7 +73,12 @@ def run_plan(
         on_start: told before a step runs.
         run: what runs a block.
     """
-    environments = _Environments(_for_steps(environment, plan, machine, run_id))
+    always = {
+        "RUNBOOK_RUN_ID": run_id,
+        "RUNBOOK_PRESET": plan.preset,
+        "RUNBOOK_GPUS": str(len(machine.gpus)),
+    }
+    environments = _Environments(_with_our_programs(environment), always)
     done: list[StepResult] = []
     for planned in plan.steps:
         why_not = planned.skip or _unmet(planned.step, done)
@@ -81,15 +91,9 @@ def run_plan(
         yield result
 
 
-def _for_steps(environment: Mapping[str, str], plan: Plan, machine: Machine, run_id: str) -> dict[str, str]:
+def _with_our_programs(environment: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    return {
-        **environment,
-        "PATH": path,
-        "RUNBOOK_RUN_ID": run_id,
-        "RUNBOOK_PRESET": plan.preset,
-        "RUNBOOK_GPUS": str(len(machine.gpus)),
-    }
+    return {**environment, "PATH": path}
 
 
 def _unmet(step: Step, done: Sequence[StepResult]) -> str | None:
@@ -130,14 +134,18 @@ def _run_step(
     environments: _Environments,
     run: BlockRunner,
 ) -> StepResult:
-    result_file = scratch / f"{step.id}.json"
     started = datetime.now(UTC)
-    ran = run(
-        step.command,
-        environment={**environments.of(step.phase), "RUNBOOK_RESULT": str(result_file)},
-        timeout=step.timeout,
-        cwd=root,
-    )
+    try:
+        result_file = _place_of_result(scratch, step)
+    except OSError as error:
+        result_file, ran = scratch, not_started(f"no place for its result can be made: {error}")
+    else:
+        ran = run(
+            step.command,
+            environment={**environments.of(step.phase), "RUNBOOK_RESULT": str(result_file)},
+            timeout=step.timeout,
+            cwd=root,
+        )
     document, problem = _document(result_file, ran)
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem)
     result = StepResult(
@@ -167,9 +175,15 @@ def _run_step(
     return result
 
 
+def _place_of_result(scratch: Path, step: Step) -> Path:
+    # In a folder of its own, made now: whatever earlier steps wrote or removed, this result is this step's.
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=scratch)) / f"{step.id}.json"
+
+
 def _document(path: Path, ran: CommandResult) -> tuple[Document | None, str | None]:
     """What the step wrote, and why it cannot be believed (or why nothing started)."""
-    if ran.ending is not Ending.EXITED:
+    if ran.ending is not Ending.EXITED or ran.problem is not None:
         # A document written before the deadline speaks of a step that had not ended: its numbers are not kept.
         return None, ran.problem
     try:

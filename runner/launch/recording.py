@@ -1,6 +1,5 @@
 """One run, written down as it happens: a finished step is on disk before the next one begins."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from runner.errors import StoreError
+from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
 from runner.evidence.judge import judge_expectations, outcome
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
@@ -68,9 +67,10 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
     Raises:
         BusyError: another run holds this node.
         StoreError: the data folder cannot be written; nothing has run then.
+        RunbookError: no temporary folder can be made; nothing has run then.
     """
     record = _new_record(plan, request, bench)
-    with node_lock(record.run_id), tempfile.TemporaryDirectory(prefix="runbook-") as scratch:
+    with node_lock(record.run_id), _scratch() as scratch:
         bench.store.save(record)
         failing: StoreError | None = None
         for result in run_plan(
@@ -90,8 +90,22 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
         return Kept(record, bench.store.save(record), stored=True)
     except StoreError as error:
         path = _keep_elsewhere(record)
-        observer.trouble(f"{error}; the record of this run is kept in {path}")
-        return Kept(record, path, stored=False)
+        if path is None:
+            observer.trouble(
+                f"{error}, and no temporary file can take it; its last state on disk is what was written before"
+            )
+        else:
+            observer.trouble(f"{error}; the record of this run is kept in {path}")
+        return Kept(record, path or bench.store.path_of(record), stored=False)
+
+
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise RunbookError(
+            f"cannot make a temporary folder: {error.strerror}; make room, or name another in TMPDIR"
+        ) from error
 
 
 def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
@@ -138,9 +152,9 @@ def _try_save(
     return None
 
 
-def _keep_elsewhere(record: Record) -> Path:
-    with tempfile.NamedTemporaryFile(
-        "w", prefix=f"runbook-{record.run_id}-", suffix=".json", delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(record.model_dump(mode="json"), file, sort_keys=True, indent=2)
-    return Path(file.name)
+def _keep_elsewhere(record: Record) -> Path | None:
+    """Where the record is kept, as a data folder of its own, redacted like any; None where nothing takes it."""
+    try:
+        return Store(Path(tempfile.mkdtemp(prefix="runbook-record-"))).save(record)
+    except (OSError, StoreError):
+        return None
