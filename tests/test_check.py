@@ -168,3 +168,11 @@ def test_flags_that_only_the_shell_knows_are_no_fault_but_a_wrong_one_beside_the
     [(_, message)] = command_faults(f"{call} $LONG_CONTEXT_FLAGS --bord B200")
     assert "unrecognized arguments: --bord" in message
     assert "did you mean '--board'?" in message
+
+
+def test_a_headline_that_names_no_step_is_found_with_the_nearest_one(folder: Path) -> None:
+    wrong = GOOD.replace("severity: high", "severity: high\nheadline: busbww")
+    (folder / "good.md").write_text(wrong, encoding="utf-8")
+    [line] = refused(folder)
+    assert "headline names no step 'busbww'" in line
+    assert "did you mean" in line

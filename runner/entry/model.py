@@ -130,7 +130,7 @@ class Signature(_Strict):
 
 
 class FrontMatter(_Strict):
-    """The YAML head of a runbook."""
+    """The YAML head of a runbook. `headline` is the id of the step whose number stands for the entry."""
 
     id: str
     number: int = Field(ge=1)
@@ -138,6 +138,7 @@ class FrontMatter(_Strict):
     severity: Severity = Severity.MEDIUM
     tags: tuple[str, ...] = ()
     applies_to: tuple[str, ...] = ()
+    headline: str | None = None
     signatures: tuple[Signature, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     claims: tuple[Claim, ...] = ()

@@ -28,6 +28,9 @@ def reference_faults(runbook: Runbook, lines: Mapping[Place, int]) -> Iterator[F
 
 def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
     head = runbook.head
+    steps = [step.id for step in runbook.steps]
+    if head.headline is not None and head.headline not in steps:
+        yield ("headline",), f"headline names no step {head.headline!r}{nearest(head.headline, steps)}"
     seen: set[str] = set()
     for index, expectation in enumerate(head.expectations):
         yield from _condition_faults(runbook, expectation, ("expectations", index))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runner.catalogue import METRICS, PROBES
-from runner.entry.model import Claim, Condition, Expectation, Phase, Runbook, Step, step_digest
+from runner.entry.model import Claim, Condition, Expectation, Runbook, Step, step_digest
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated
@@ -65,7 +65,7 @@ class Number:
 
 
 def number(measurement: Measurement) -> Number:
-    """Put a measurement into words."""
+    """Put a measurement into words, with all of its labels: a bandwidth without its size says nothing."""
     metric = METRICS.get(measurement.name)
     interval = median_interval(measurement.samples) if measurement.statistic == "median" else None
     return Number(
@@ -228,10 +228,9 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
         return MatrixCell(machine_class, "unmeasured", None, None, False)
     current = {step.id: step_digest(runbook, step, _methods(step)) for step in runbook.steps}
     ran = [result for result in run.steps if result.status.finished]
-    # The number of the last phase that has one: what Verify measured says most.
-    keys = [
-        key for phase in reversed(Phase) for result in ran if result.phase is phase and (key := _key(result))
-    ]
+    # The number that the entry chose, else the last one: what Verify measured says most.
+    chosen = [result for result in ran if result.id == runbook.head.headline]
+    keys = [key for result in (*chosen, *reversed(ran)) if (key := _key(result))]
     stale = any(result.digest != current.get(result.id) for result in ran)
     return MatrixCell(
         machine_class,
