@@ -3,6 +3,7 @@
 import gc
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from runner.models import ModelShape
@@ -29,7 +30,9 @@ class Prefill:
     every storage.
     """
 
-    def __init__(self, shape: ModelShape, work: Work, budget: int | None) -> None:
+    def __init__(
+        self, shape: ModelShape, work: Work, budget: int | None, *, checkpoint: bool = False
+    ) -> None:
         import torch
 
         self._work, self._budget = work, budget
@@ -40,13 +43,23 @@ class Prefill:
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
         dtype = {2: torch.bfloat16, 4: torch.float32}[work.weight_bytes]
         self._model = build_model(shape, dtype, self.device)
-        self._blocks = len(self._model.model.layers)
+        # The output matrix counts as a step as well: a prompt can get through all blocks and die at its logits.
+        self._steps = (*self._model.model.layers, self._model.lm_head)
         self._passed = 0
-        for layer in self._model.model.layers:
-            layer.register_forward_hook(self._block_done)
+        for module in self._steps:
+            module.register_forward_hook(self._step_done)
+        if checkpoint:
+            self._checkpoint()
 
-    def _block_done(self, *_: Any) -> None:
+    def _step_done(self, *_: Any) -> None:
         self._passed += 1
+
+    def _checkpoint(self) -> None:
+        """Have torch checkpoint the activations of every block, as one does in training."""
+        from torch.utils.checkpoint import checkpoint
+
+        for layer in self._model.model.layers:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
     def run(self, tokens: int) -> Reached:
         """Read one prompt; running out of memory is a result."""
@@ -54,7 +67,7 @@ class Prefill:
 
         self._passed = 0
         chunk = min(self._work.chunk or tokens, tokens)
-        steps = -(-tokens // chunk) * self._blocks
+        steps = -(-tokens // chunk) * len(self._steps)
         follower = None if self._cuda else follow(self._budget)
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -62,7 +75,7 @@ class Prefill:
         kv, over = 0, None
         try:
             kv = self._read(tokens, chunk, follower)
-        except (OverBudgetError, torch.cuda.OutOfMemoryError) as error:
+        except (OverBudgetError, torch.OutOfMemoryError) as error:
             over = str(error).splitlines()[0]
         if self._cuda:
             torch.cuda.synchronize()
