@@ -111,8 +111,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "longest_fitting": Metric(
             "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did."
         ),
-        "memory_headroom": Metric("B", "higher", "Budget less the peak of the largest prompt."),
+        "memory_headroom": Metric("B", "higher", "Budget less the highest peak of the sweep or plan."),
         "prefill_time": Metric("s", "lower", "Wall seconds of one prefill, its cache laid out included."),
+        "largest_batch": Metric(
+            "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
+        ),
+        "checkpoint_ratio": Metric(
+            "1", "lower", "Peak of a prefill with activation checkpointing ÷ without; 1 is no gain."
+        ),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
             "s",
@@ -173,6 +179,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "smallest_prompt_done",
                 "memory_headroom",
                 "prefill_time",
+                "largest_batch",
+                "checkpoint_ratio",
             ),
         ),
         "topology": ProbeInfo(

@@ -4,7 +4,9 @@ Formulas: KV bytes = 2 × layers × kv_heads × head_dim × tokens × batch × b
 tokens × vocabulary × bytes; activations are what an eager block holds at its fullest, derived at `activations`.
 """
 
-from dataclasses import dataclass
+import sys
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 
 from runner.hardware.boards import Board
 from runner.models import ModelShape
@@ -116,6 +118,17 @@ def footprint(shape: ModelShape, work: Work) -> Footprint:
         activations=activations(shape, work),
         logits=logits_bytes(shape, work),
     )
+
+
+def largest_batch(shape: ModelShape, work: Work, budget: int) -> int:
+    """Sequences at once whose prefill fits into `budget` bytes; 0 if not even one does."""
+
+    def total(batch: int) -> int:
+        return footprint(shape, replace(work, batch=batch)).total
+
+    # No more fit than their KV caches alone would.
+    most = min(sys.maxsize - 1, max(0, budget) // kv_cache_bytes(shape, replace(work, batch=1)))
+    return bisect_right(range(1, most + 1), budget, key=total)
 
 
 def board_budget(board: Board) -> int:

@@ -2,10 +2,12 @@
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from runner.errors import RunbookError
 from runner.models import ModelShape
 from runner.probes.allocations import OverBudgetError, follow
 from runner.probes.transformer import build_model
@@ -28,15 +30,19 @@ class Prefill:
 
     On a GPU the peak is the caching allocator's and the limit is set there; on a CPU host both are kept by following
     every storage.
+
+    Raises:
+        RunbookError: it is to run on a GPU, and torch cannot use one.
     """
 
-    def __init__(
-        self, shape: ModelShape, work: Work, budget: int | None, *, checkpoint: bool = False
-    ) -> None:
+    def __init__(self, shape: ModelShape, work: Work, budget: int | None, *, gpu: bool) -> None:
         import torch
 
-        self._work, self._budget = work, budget
-        self._cuda = torch.cuda.is_available()
+        if gpu and not torch.cuda.is_available():
+            raise RunbookError(
+                "this host has a GPU that torch cannot use; install a CUDA build, or look at the driver"
+            )
+        self._work, self._budget, self._cuda = work, budget, gpu
         self.device = "cuda" if self._cuda else "cpu"
         if self._cuda and budget is not None:
             total = torch.cuda.get_device_properties(0).total_memory
@@ -48,24 +54,26 @@ class Prefill:
         self._passed = 0
         for module in self._steps:
             module.register_forward_hook(self._step_done)
-        if checkpoint:
-            self._checkpoint()
+        self._checkpoint = False
+        for layer in self._model.model.layers:
+            layer.forward = partial(self._block, layer.forward)
 
     def _step_done(self, *_: Any) -> None:
         self._passed += 1
 
-    def _checkpoint(self) -> None:
-        """Have torch checkpoint the activations of every block, as one does in training."""
+    def _block(self, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """One block, its activations checkpointed where that is asked for, as one does in training."""
         from torch.utils.checkpoint import checkpoint
 
-        for layer in self._model.model.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        if not self._checkpoint:
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
 
-    def run(self, tokens: int) -> Reached:
-        """Read one prompt; running out of memory is a result."""
+    def run(self, tokens: int, *, checkpoint: bool = False) -> Reached:
+        """Read one prompt, with activation checkpointing or without; running out of memory is a result."""
         import torch
 
-        self._passed = 0
+        self._passed, self._checkpoint = 0, checkpoint
         chunk = min(self._work.chunk or tokens, tokens)
         steps = -(-tokens // chunk) * len(self._steps)
         follower = None if self._cuda else follow(self._budget)
