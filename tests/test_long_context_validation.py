@@ -275,7 +275,7 @@ def test_what_would_bring_a_host_down_is_not_begun(
 ) -> None:
     host = look().model_copy(update={"gpus": ()})
     monkeypatch.setattr(probe, "look", lambda: host)
-    monkeypatch.setattr(probe.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
     assert probe.main(arguments) == NOT_APPLICABLE
     assert "choose a smaller --model" in json.loads(capsys.readouterr().out)["reason"]
 
