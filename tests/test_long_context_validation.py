@@ -74,11 +74,11 @@ def values(document: Mapping[str, Any], name: str) -> dict[int | None, float]:
 @pytest.mark.parametrize(
     "work",
     [
-        Work(512),
-        Work(512, batch=2),
-        Work(512, all_logits=False),
-        Work(512, chunk=128),
-        Work(500, chunk=128, batch=3, all_logits=False),
+        Work(256),
+        Work(256, batch=2),
+        Work(256, all_logits=False),
+        Work(256, chunk=64),
+        Work(250, chunk=64, batch=3, all_logits=False),
     ],
     ids=["naive", "batch of 2", "last-token logits", "chunked", "chunked with a rest, batch of 3"],
 )
