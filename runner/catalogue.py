@@ -111,7 +111,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "longest_fitting": Metric(
             "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did."
         ),
-        "memory_headroom": Metric("B", "higher", "Budget less the peak of the largest prompt."),
+        "memory_headroom": Metric("B", "higher", "Budget less the highest peak of the sweep or plan."),
         "prefill_time": Metric("s", "lower", "Wall seconds of one prefill, its cache laid out included."),
         # Precision and power: the sweep, the FP8 layers, the comparison of two sweeps.
         "flop_rate": Metric(
@@ -143,6 +143,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "efficiency_change": Metric(
             "1", "higher", "A mode's ratio to bf16 after ÷ before (label: of which ratio)."
+        ),
+        "largest_batch": Metric(
+            "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
+        ),
+        "checkpoint_ratio": Metric(
+            "1", "lower", "Peak of a prefill with activation checkpointing ÷ without; 1 is no gain."
         ),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
@@ -204,6 +210,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "smallest_prompt_done",
                 "memory_headroom",
                 "prefill_time",
+                "largest_batch",
+                "checkpoint_ratio",
             ),
         ),
         "topology": ProbeInfo(

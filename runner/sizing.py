@@ -4,13 +4,16 @@ Formulas: KV bytes = 2 × layers × kv_heads × head_dim × tokens × batch × b
 tokens × vocabulary × bytes; activations are what an eager block holds at its fullest, derived at `activations`.
 """
 
-from dataclasses import dataclass
+import sys
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 
 from runner.hardware.boards import Board
 from runner.models import ModelShape
 
 # What the allocator's rounding and the CUDA context and communicators take on a GPU; a rule of thumb, not measured.
 GPU_OVERHEAD_BYTES = 2 * 2**30
+_FP32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,14 @@ class Footprint:
         return self.weights + self.kv_cache + max(self.activations, self.logits)
 
 
+def kv_heads_on_one_gpu(shape: ModelShape, work: Work) -> int:
+    """Key/value heads that one GPU holds. Above kv_heads, tensor parallelism replicates them instead of splitting."""
+    return -(-shape.kv_heads // min(work.tensor_parallel, shape.kv_heads))
+
+
 def kv_cache_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the KV cache on one GPU. Above kv_heads, tensor parallelism replicates it instead of splitting it."""
-    heads = -(-shape.kv_heads // min(work.tensor_parallel, shape.kv_heads))
+    """Bytes of the KV cache on one GPU."""
+    heads = kv_heads_on_one_gpu(shape, work)
     return 2 * shape.layers * heads * shape.head_dim * work.tokens * work.batch * work.kv_bytes
 
 
@@ -64,33 +72,42 @@ def weight_bytes(shape: ModelShape, work: Work) -> int:
 def activations(shape: ModelShape, work: Work) -> int:
     """Bytes of the fullest moment within an eager block without gradients.
 
-    Alive all along are the embedded prompt, the block's input and the rotary cosines and sines. In the MLP of a gated
-    block the residual, its norm, the activated gate, the up projection and their product come on top: in all
-    4 × hidden + 3 × ff + 2 × head_dim a position (2 × ff without a gate). In attention it is the norm, q and k before
-    and after rotation, and v; grouped keys and values are repeated for every query head over the whole cache, and a
-    chunk that is not the whole prompt needs a mask of chunk × tokens.
+    Alive all along are the embedded prompt, the block's input, the rotary cosines and sines and, where the prompt goes
+    through in chunks, a mask of one byte for each of chunk × tokens. On top of them comes the fullest of four moments:
+
+    * the MLP: residual, norm, activated gate, up projection, their product (without a gate: projection, activated);
+    * a norm: residual, and its input and output once more, computed in fp32;
+    * the rotation: norm, q, k, v, and three copies of q (or, q done, of k) while it is turned. A cache that grows does
+      not have the last layer's keys and values yet;
+    * the attention kernel: norm, q and its result. A chunk also takes a mask in the weights' type for every sequence,
+      and grouped keys and values repeated for every query head over the whole cache (a single one needs no copy).
     """
     chunk = min(work.chunk or work.tokens, work.tokens)
+    whole = chunk == work.tokens
     positions = chunk * work.batch
-    ff = -(-shape.ff // work.tensor_parallel)
-    query = shape.heads * shape.head_dim // work.tensor_parallel
-    key = max(1, shape.kv_heads // work.tensor_parallel) * shape.head_dim
-    always = 2 * shape.hidden + 2 * shape.head_dim
-    mlp = positions * (always + 2 * shape.hidden + (3 if shape.gated_mlp else 2) * ff)
-    attention = positions * (always + shape.hidden + 2 * (query + key) + key)
-    if query > key:
-        attention += 2 * query * work.tokens * work.batch
-    if chunk < work.tokens:
-        attention += chunk * work.tokens
-    return max(mlp, attention) * work.weight_bytes
+    residual = positions * shape.hidden
+    ff = positions * -(-shape.ff // work.tensor_parallel)
+    kv_heads = kv_heads_on_one_gpu(shape, work)
+    heads = shape.heads // work.tensor_parallel
+    query, key = (positions * count * shape.head_dim for count in (heads, kv_heads))
+    mlp = 2 * residual + (3 if shape.gated_mlp else 2) * ff
+    norm = residual + residual * 2 * _FP32_BYTES // work.weight_bytes
+    rotation = residual + max(4 * query + 2 * key, 2 * query + 5 * key) - (2 * key if whole else 0)
+    kernel = residual + 2 * query
+    if not whole:
+        kernel += chunk * work.tokens * work.batch
+        if 1 < kv_heads < heads:
+            kernel += 2 * heads * shape.head_dim * work.tokens * work.batch
+    always = 2 * residual + 2 * chunk * shape.head_dim
+    mask = 0 if whole else chunk * work.tokens
+    return (always + max(mlp, norm, rotation, kernel)) * work.weight_bytes + mask
 
 
 def logits_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the logits, with the embedded prompt and the last hidden states before and after their norm."""
+    """Bytes of the logits with the last hidden states beneath them; of chunks, one is alive at a time."""
     positions = min(work.chunk or work.tokens, work.tokens) * work.batch
-    hidden = 3 * positions * shape.hidden * work.weight_bytes
     rows = positions if work.all_logits else work.batch
-    return hidden + rows * shape.vocab * work.weight_bytes
+    return (positions * shape.hidden + rows * shape.vocab) * work.weight_bytes
 
 
 def footprint(shape: ModelShape, work: Work) -> Footprint:
@@ -101,6 +118,17 @@ def footprint(shape: ModelShape, work: Work) -> Footprint:
         activations=activations(shape, work),
         logits=logits_bytes(shape, work),
     )
+
+
+def largest_batch(shape: ModelShape, work: Work, budget: int) -> int:
+    """Sequences at once whose prefill fits into `budget` bytes; 0 if not even one does."""
+
+    def total(batch: int) -> int:
+        return footprint(shape, replace(work, batch=batch)).total
+
+    # No more fit than their KV caches alone would.
+    most = min(sys.maxsize - 1, max(0, budget) // kv_cache_bytes(shape, replace(work, batch=1)))
+    return bisect_right(range(1, most + 1), budget, key=total)
 
 
 def board_budget(board: Board) -> int:

@@ -1,7 +1,8 @@
 """The true peak of a process's own tensors, on any device, and a limit that is enforced where the device has none.
 
-Every storage that an operator returns is followed until it is freed. What an operator allocates and frees inside
-itself (a kernel's scratch) is not seen; on a GPU the caching allocator's own peak is used instead.
+Every storage that an operator returns, be it as a view, is followed until it is freed; a tensor from before counts once
+it is added. What an operator allocates and frees inside itself (a kernel's scratch) is not seen; on a GPU the caching
+allocator's own peak is used instead.
 """
 
 import weakref

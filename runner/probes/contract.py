@@ -136,13 +136,14 @@ def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
     """Parse, work, report. A bug in the work is left to raise: a crash must never look like a symptom."""
     arguments = probe.parser().parse_args(argv)
     try:
-        findings = probe.run(arguments)
+        try:
+            findings = probe.run(arguments)
+        except NotApplicableError as error:
+            findings = Findings(status="not_applicable", reason=str(error))
+        publish(_document(probe, findings), arguments.output_json)
     except RunbookError as error:
         say(f"{probe.name}: {error}")
         return error.exit_status
-    except NotApplicableError as error:
-        findings = Findings(status="not_applicable", reason=str(error))
-    publish(_document(probe, findings), arguments.output_json)
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]

@@ -16,9 +16,11 @@ Exit status: 0 all lengths fit, 1 one does not, 2 bad input, 3 could not measure
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import psutil
 
@@ -28,14 +30,26 @@ from runner.hardware.boards import BOARDS, board_named
 from runner.hardware.machine import look
 from runner.models import ModelShape, model_shape
 from runner.presets import PRESETS
-from runner.probes.contract import Findings, Probe, base_parser, measured, preset_of, run_probe, say, single
-from runner.sizing import Footprint, Work, board_budget, footprint, kv_cache_bytes
+from runner.probes.contract import (
+    Findings,
+    NotApplicableError,
+    Probe,
+    base_parser,
+    measured,
+    preset_of,
+    run_probe,
+    say,
+    single,
+)
+from runner.probes.prefill import Prefill, Reached
+from runner.sizing import Footprint, Work, board_budget, footprint, kv_cache_bytes, largest_batch
 from runner.units import format_value
 
 TINY_LENGTHS = (512, 1024, 2048, 4096)
 LONG_LENGTHS = (32768, 65536)
-# A share of the device's memory that a sweep leaves free by itself.
-_HEADROOM = 0.9
+# The share of a device's free memory that a sweep may take.
+_USABLE = 0.9
+_PLANNED_CHUNK = 2048
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="the same as a share of the predicted naive peak at the longest length",
     )
+    parser.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="read every prompt once more with activation checkpointing, and compare the peaks",
+    )
     parser.add_argument("--plan", action="store_true", help="predict alone, for --board")
     parser.add_argument(
         "--board", choices=[board.name for board in BOARDS], help="the board that --plan is for"
@@ -79,67 +98,98 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of every length. `budget` in bytes; None: the device's own end."""
+    """What is asked of every length, and on what. `budget` in bytes; None: the device's own end."""
 
     shape: ModelShape
     lengths: tuple[int, ...]
     work: Work
     budget: int | None
+    gpu: bool = False
+
+    @property
+    def model(self) -> str:
+        """The model's name for a record: of a folder, no more than its last part."""
+        return Path(self.shape.name).name
 
     def at(self, length: int) -> Work:
         return replace(self.work, tokens=length)
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    _check_budget(arguments)
     if arguments.plan:
         return _plan(arguments)
+    if arguments.board:
+        raise InputError("--board is for --plan: a sweep measures the machine that it runs on")
     question = _question(arguments)
-    rows = _measure(question)
+    rows = _measure(question, checkpoint=arguments.checkpoint)
     return _report(arguments, question, rows)
 
 
+def _check_budget(arguments: argparse.Namespace) -> None:
+    for name, value in (
+        ("--budget-gib", arguments.budget_gib),
+        ("--budget-share", arguments.budget_share),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} {value:g}: give a number above zero")
+
+
 def _plan(arguments: argparse.Namespace) -> Findings:
+    if arguments.budget_share is not None or arguments.checkpoint:
+        raise InputError("--budget-share and --checkpoint are for a sweep, which measures; --plan does not")
     board = board_named(arguments.board) if arguments.board else None
-    if board is None and arguments.budget_gib is None:
+    if arguments.budget_gib is not None:
+        budget = int(arguments.budget_gib * 2**30)
+    elif board is not None:
+        budget = board_budget(board)
+    else:
         raise InputError("--plan needs --board or --budget-gib: without either there is nothing to fit into")
     shape = model_shape(arguments.model or preset_of(arguments))
-    lengths = tuple(arguments.sequence_lengths or LONG_LENGTHS)
-    work = _work(arguments, shape, lengths, element_bytes=2)
-    budget = (
-        int(arguments.budget_gib * 2**30)
-        if arguments.budget_gib is not None
-        else board_budget(board)
-        if board
-        else 0
-    )
-    question = _Question(shape, lengths, work, budget)
+    lengths = _lengths(arguments, LONG_LENGTHS)
+    question = _Question(shape, lengths, _work(arguments, shape, lengths, element_bytes=2), budget)
+    found = {length: footprint(shape, question.at(length)) for length in lengths}
+    over = [length for length in lengths if found[length].total > budget]
     measurements: list[Measurement] = []
-    over = []
     for length in lengths:
-        found = footprint(shape, question.at(length))
-        measurements.append(single("predicted_memory", found.total, tokens=length))
-        measurements.append(single("kv_cache", found.kv_cache, tokens=length))
-        say(f"{length} tokens: {_parts(found)}; budget {format_value(budget, 'B')}")
-        if found.total > budget:
-            over.append(length)
-            for name, saved in _remedies(shape, question.at(length)):
-                say(f"  {name} saves {format_value(saved, 'B')}")
+        batch = largest_batch(shape, question.at(length), budget)
+        measurements += [
+            single("predicted_memory", found[length].total, tokens=length),
+            single("kv_cache", found[length].kv_cache, tokens=length),
+            single("largest_batch", batch, tokens=length),
+        ]
+        say(
+            f"{length} tokens: {_parts(found[length])}; budget {format_value(budget, 'B')};"
+            f" a batch of up to {batch} fits"
+        )
+        for name, saved in _remedies(shape, question.at(length)) if length in over else ():
+            fits = found[length].total - saved <= budget
+            say(f"  {name} saves {format_value(saved, 'B')}{', and then it fits' if fits else ''}")
+    measurements.append(single("longest_fitting", max(set(lengths) - set(over), default=0)))
+    if not over:
+        highest = max(one.total for one in found.values())
+        measurements.append(single("memory_headroom", budget - highest))
     return Findings(
         measurements=measurements,
         status="symptom" if over else "ok",
         reason=f"{over[0]} tokens do not fit into {format_value(budget, 'B')}" if over else None,
-        requested={"model": shape.name, "board": arguments.board, "plan": True},
-        effective={"model": shape.name, "board": board.name if board else None, "plan": True},
-        details={"remedies": {str(n): dict(_remedies(shape, question.at(n))) for n in over}},
+        requested={"model": question.model, "board": arguments.board, "plan": True},
+        effective={"model": question.model, "board": board.name if board else None, "plan": True},
+        details={
+            "budget_bytes": budget,
+            "parts": {str(length): asdict(found[length]) for length in lengths},
+            "remedies": {str(length): dict(_remedies(shape, question.at(length))) for length in over},
+        },
     )
 
 
 def _remedies(shape: ModelShape, work: Work) -> list[tuple[str, int]]:
     """Changes that lower the peak, the largest saving first, in bytes."""
     now = footprint(shape, work).total
+    chunks = f"chunks of {_PLANNED_CHUNK}" + (" and last-token logits" if work.all_logits else "")
     changes = {
         "last-token logits": replace(work, all_logits=False),
-        "chunked prefill (2048)": replace(work, chunk=2048, all_logits=False),
+        chunks: replace(work, chunk=_PLANNED_CHUNK, all_logits=False),
         "FP8 KV cache": replace(work, kv_bytes=1),
     }
     if work.batch > 1:
@@ -151,14 +201,14 @@ def _remedies(shape: ModelShape, work: Work) -> list[tuple[str, int]]:
 
 
 def _parts(found: Footprint) -> str:
-    parts = {
-        "weights": found.weights,
-        "KV cache": found.kv_cache,
-        "activations": found.activations,
-        "logits": found.logits,
-    }
-    said = ", ".join(f"{name} {format_value(value, 'B')}" for name, value in parts.items())
+    said = ", ".join(f"{name} {format_value(value, 'B')}" for name, value in asdict(found).items())
+    said = said.replace("kv_cache", "KV cache")
     return f"{format_value(found.total, 'B')} predicted ({said})"
+
+
+def _lengths(arguments: argparse.Namespace, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Each length once, in the order given."""
+    return tuple(dict.fromkeys(arguments.sequence_lengths or default))
 
 
 def _work(
@@ -204,22 +254,31 @@ def _question(arguments: argparse.Namespace) -> _Question:
     # A CPU host computes in fp32: half precision there is emulated and slow.
     element_bytes = 2 if gpus else 4
     shape = _shape(arguments, memory, element_bytes)
-    lengths = tuple(arguments.sequence_lengths or (LONG_LENGTHS if gpus else TINY_LENGTHS))
+    lengths = _lengths(arguments, LONG_LENGTHS if gpus else TINY_LENGTHS)
     work = _work(arguments, shape, lengths, element_bytes)
-    naive = replace(work, tokens=max(lengths), all_logits=True, chunk=None)
+    naive = replace(work, all_logits=True, chunk=None)
     budget = None
     if arguments.budget_gib is not None:
         budget = int(arguments.budget_gib * 2**30)
     elif arguments.budget_share is not None:
         budget = int(arguments.budget_share * footprint(shape, naive).total)
-    question = _Question(shape, lengths, work, budget)
-    weights = footprint(shape, work).weights
-    if budget is not None and budget < weights:
+    found = footprint(shape, work)
+    if budget is not None and budget < found.weights:
         raise InputError(
             f"the budget of {format_value(budget, 'B')} is below the weights of {shape.name},"
-            f" {format_value(weights, 'B')}; give more, or a smaller --model"
+            f" {format_value(found.weights, 'B')}; give more, or a smaller --model"
         )
-    return question
+    # On a GPU running out of memory is a result. A CPU host would be brought down, so it has to hold all of it, or
+    # the budget and the allocation that goes over it.
+    need = found.weights if gpus else found.total
+    if budget is not None:
+        need = min(need, budget + max(found.activations, found.logits))
+    if need > memory * _USABLE:
+        raise NotApplicableError(
+            f"{shape.name} would take {format_value(need, 'B')} at {max(lengths)} tokens, this host has"
+            f" {format_value(memory, 'B')}; choose a smaller --model, --batch-size or --sequence-lengths"
+        )
+    return _Question(shape, lengths, work, budget, gpu=bool(gpus))
 
 
 def _shape(arguments: argparse.Namespace, memory: int, element_bytes: int) -> ModelShape:
@@ -229,89 +288,85 @@ def _shape(arguments: argparse.Namespace, memory: int, element_bytes: int) -> Mo
     preset = preset_of(arguments)
     for name in reversed(PRESETS[: PRESETS.index(preset) + 1]):
         shape = model_shape(name)
-        if shape.parameters * element_bytes <= memory * _HEADROOM / 2:
+        if shape.parameters * element_bytes <= memory * _USABLE / 2:
             return shape
-    raise InputError(f"not even the tiny model fits into {format_value(memory, 'B')} of free memory")
+    raise NotApplicableError(f"not even the tiny model fits into {format_value(memory, 'B')} of free memory")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One length, measured. `peak` in bytes up to where it came; `done` is the share of the prompt that was read."""
+    """One length, measured; `checkpointed` is the same prompt with activation checkpointing."""
 
     tokens: int
-    peak: int
-    kv: int
-    seconds: float
-    done: float
-    over: str | None
+    reached: Reached
+    checkpointed: Reached | None = None
 
 
-def _measure(question: _Question) -> list[_Row]:
-    from runner.probes.prefill import Prefill
-
-    prefill = Prefill(question.shape, question.work, question.budget)
-    say(f"{question.shape.name}, {question.shape.parameters / 1e9:.3g}B parameters, on {prefill.device}")
+def _measure(question: _Question, *, checkpoint: bool) -> list[_Row]:
+    prefill = Prefill(question.shape, question.work, question.budget, gpu=question.gpu)
+    say(f"{question.model}, {question.shape.parameters / 1e9:.3g}B parameters, on {prefill.device}")
     rows = []
     for length in question.lengths:
         reached = prefill.run(length)
-        row = _Row(length, reached.peak, reached.kv, reached.seconds, reached.done, reached.over)
-        said = f"stopped at {row.done:.0%}: {row.over}" if row.over else "fits"
+        said = f"stopped at {reached.done:.0%}: {reached.over}" if reached.over else "fits"
         predicted = _parts(footprint(question.shape, question.at(length)))
-        say(f"{length} tokens: peak {format_value(row.peak, 'B')}, {predicted}; {said}")
-        rows.append(row)
+        say(f"{length} tokens: peak {format_value(reached.peak, 'B')}, {predicted}; {said}")
+        again = prefill.run(length, checkpoint=True) if checkpoint and reached.over is None else None
+        if again is not None:
+            say(f"{length} tokens: peak {format_value(again.peak, 'B')} with activation checkpointing")
+        rows.append(_Row(length, reached, again))
     return rows
 
 
 def _report(arguments: argparse.Namespace, question: _Question, rows: Sequence[_Row]) -> Findings:
-    measurements: list[Measurement] = []
-    for row in rows:
-        work = question.at(row.tokens)
-        predicted = footprint(question.shape, work).total
-        measurements += [
-            single("predicted_memory", predicted, tokens=row.tokens),
-            single("peak_memory", row.peak, tokens=row.tokens),
-            single("prompt_done", row.done, tokens=row.tokens),
-        ]
-        if row.over is None:
-            measurements += [
-                single("prediction_ratio", predicted / row.peak, tokens=row.tokens),
-                single("kv_cache", row.kv, tokens=row.tokens),
-                single(
-                    "kv_cache_difference", row.kv - kv_cache_bytes(question.shape, work), tokens=row.tokens
-                ),
-                measured("prefill_time", [row.seconds], tokens=row.tokens),
-            ]
-    fitting = [row.tokens for row in rows if row.over is None]
-    over = [row for row in rows if row.over is not None]
+    measurements = [measurement for row in rows for measurement in _measurements(question, row)]
+    over = [row for row in rows if row.reached.over is not None]
+    fitting = [row.tokens for row in rows if row.reached.over is None]
     measurements.append(single("longest_fitting", max(fitting, default=0)))
     if over:
-        measurements.append(single("smallest_prompt_done", min(row.done for row in over)))
+        measurements.append(single("smallest_prompt_done", min(row.reached.done for row in over)))
     elif question.budget is not None:
-        measurements.append(single("memory_headroom", question.budget - max(row.peak for row in rows)))
+        highest = max(row.reached.peak for row in rows)
+        measurements.append(single("memory_headroom", question.budget - highest))
+    flags = {"logits": arguments.logits, "chunk": arguments.chunk, "checkpoint": arguments.checkpoint}
     return Findings(
         measurements=measurements,
         status="symptom" if over else "ok",
         reason=_ran_out(over[0]) if over else None,
-        requested={"model": arguments.model, "logits": arguments.logits, "chunk": arguments.chunk},
-        effective={"model": question.shape.name, "logits": arguments.logits, "chunk": arguments.chunk},
+        requested={"model": question.model if arguments.model else None, **flags},
+        effective={"model": question.model, **flags},
         details={
             "budget_bytes": question.budget,
-            "parts": {str(n): _as_json(footprint(question.shape, question.at(n))) for n in question.lengths},
+            "parts": {str(n): asdict(footprint(question.shape, question.at(n))) for n in question.lengths},
         },
     )
 
 
+def _measurements(question: _Question, row: _Row) -> list[Measurement]:
+    tokens, reached, work = row.tokens, row.reached, question.at(row.tokens)
+    predicted = footprint(question.shape, work).total
+    found = [
+        single("predicted_memory", predicted, tokens=tokens),
+        single("peak_memory", reached.peak, tokens=tokens),
+        single("prompt_done", reached.done, tokens=tokens),
+    ]
+    if reached.over is None:
+        difference = reached.kv - kv_cache_bytes(question.shape, work)
+        found += [
+            single("prediction_ratio", predicted / reached.peak, tokens=tokens),
+            single("kv_cache", reached.kv, tokens=tokens),
+            single("kv_cache_difference", difference, tokens=tokens),
+            measured("prefill_time", [reached.seconds], tokens=tokens),
+        ]
+    if row.checkpointed is not None and row.checkpointed.over is None:
+        found.append(single("checkpoint_ratio", row.checkpointed.peak / reached.peak, tokens=tokens))
+    return found
+
+
 def _ran_out(row: _Row) -> str:
-    return f"{row.tokens} tokens ran out of memory at {row.done:.0%} of the prompt: {row.over}"
-
-
-def _as_json(found: Footprint) -> dict[str, int]:
-    return {
-        "weights": found.weights,
-        "kv_cache": found.kv_cache,
-        "activations": found.activations,
-        "logits": found.logits,
-    }
+    return (
+        f"{row.tokens} tokens ran out of memory at {row.reached.done:.0%} of the prompt: {row.reached.over}"
+    )
 
 
 PROBE = Probe("long_context_validation", parser=_parser, run=_run)

@@ -2,9 +2,12 @@
 
 import gc
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from runner.errors import RunbookError
 from runner.models import ModelShape
 from runner.probes.allocations import OverBudgetError, follow
 from runner.probes.transformer import build_model
@@ -27,34 +30,52 @@ class Prefill:
 
     On a GPU the peak is the caching allocator's and the limit is set there; on a CPU host both are kept by following
     every storage.
+
+    Raises:
+        RunbookError: it is to run on a GPU, and torch cannot use one.
     """
 
-    def __init__(self, shape: ModelShape, work: Work, budget: int | None) -> None:
+    def __init__(self, shape: ModelShape, work: Work, budget: int | None, *, gpu: bool) -> None:
         import torch
 
-        self._work, self._budget = work, budget
-        self._cuda = torch.cuda.is_available()
+        if gpu and not torch.cuda.is_available():
+            raise RunbookError(
+                "this host has a GPU that torch cannot use; install a CUDA build, or look at the driver"
+            )
+        self._work, self._budget, self._cuda = work, budget, gpu
         self.device = "cuda" if self._cuda else "cpu"
         if self._cuda and budget is not None:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
         dtype = {2: torch.bfloat16, 4: torch.float32}[work.weight_bytes]
         self._model = build_model(shape, dtype, self.device)
-        self._blocks = len(self._model.model.layers)
+        # The output matrix counts as a step as well: a prompt can get through all blocks and die at its logits.
+        self._steps = (*self._model.model.layers, self._model.lm_head)
         self._passed = 0
+        for module in self._steps:
+            module.register_forward_hook(self._step_done)
+        self._checkpoint = False
         for layer in self._model.model.layers:
-            layer.register_forward_hook(self._block_done)
+            layer.forward = partial(self._block, layer.forward)
 
-    def _block_done(self, *_: Any) -> None:
+    def _step_done(self, *_: Any) -> None:
         self._passed += 1
 
-    def run(self, tokens: int) -> Reached:
-        """Read one prompt; running out of memory is a result."""
+    def _block(self, forward: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """One block, its activations checkpointed where that is asked for, as one does in training."""
+        from torch.utils.checkpoint import checkpoint
+
+        if not self._checkpoint:
+            return forward(*arguments, **named)
+        return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **named)
+
+    def run(self, tokens: int, *, checkpoint: bool = False) -> Reached:
+        """Read one prompt, with activation checkpointing or without; running out of memory is a result."""
         import torch
 
-        self._passed = 0
+        self._passed, self._checkpoint = 0, checkpoint
         chunk = min(self._work.chunk or tokens, tokens)
-        steps = -(-tokens // chunk) * self._blocks
+        steps = -(-tokens // chunk) * len(self._steps)
         follower = None if self._cuda else follow(self._budget)
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -62,7 +83,7 @@ class Prefill:
         kv, over = 0, None
         try:
             kv = self._read(tokens, chunk, follower)
-        except (OverBudgetError, torch.cuda.OutOfMemoryError) as error:
+        except (OverBudgetError, torch.OutOfMemoryError) as error:
             over = str(error).splitlines()[0]
         if self._cuda:
             torch.cuda.synchronize()
