@@ -121,6 +121,10 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
         if had and set(extras) <= set(had):
             return programs
     if not had:
+        if Path(sys.prefix).is_relative_to(folder):
+            session.error(
+                f"this nox runs from {folder.relative_to(ROOT)} and would delete itself; run another nox"
+            )
         shutil.rmtree(folder, ignore_errors=True)
         shared = ["--system-site-packages"] if base.installed else []
         session.run(

@@ -40,7 +40,7 @@ def refused(folder: Path) -> list[str]:
 
 def test_a_good_folder_is_counted_and_ends_with_0(folder: Path) -> None:
     done = check(folder)
-    assert (done.returncode, done.stdout) == (0, "1 entries with 3 steps, no faults\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "1 entry with 3 steps, no faults\n"), done.stderr
 
 
 @pytest.mark.parametrize(

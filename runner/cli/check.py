@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runner.check import check
 from runner.entry.read import read_paths, runbook_paths
+from runner.entry.words import counted
 from runner.errors import InputError
 
 BAD_INPUT = 2
@@ -36,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(fault, file=sys.stderr)
     if faults:
         files = len({fault.path for fault in faults})
-        print(f"{len(faults)} faults in {files} files", file=sys.stderr)
+        print(f"{counted(len(faults), 'fault')} in {counted(files, 'file')}", file=sys.stderr)
         return BAD_INPUT
     runbooks, _ = read_paths(paths)
     steps = sum(len(runbook.steps) for runbook in runbooks)
-    print(f"{len(runbooks)} entries with {steps} steps, no faults")
+    print(f"{counted(len(runbooks), 'entry', 'entries')} with {counted(steps, 'step')}, no faults")
     return 0

@@ -20,7 +20,7 @@ from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_state
-from runner.evidence.record import Outcome, Record, StepStatus
+from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.store import Store
 from runner.hardware.machine import look
 from runner.launch.recording import Bench, Kept, run_and_record
@@ -68,16 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
                 break
     records = [one.record for one in kept]
     console.print(summary_table(records))
-    if arguments.json and not _printed_as_json(records):
+    if arguments.json and not _printed_as_json(kept):
         return Outcome.INCOMPLETE.exit_status
     return exit_status(kept, len(plans))
 
 
-def _printed_as_json(records: Sequence[Record]) -> bool:
+def _printed_as_json(kept: Sequence[Kept]) -> bool:
     out = Screen(sys.stdout)
-    out.write(
-        json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True, indent=2) + "\n"
-    )
+    # As they were stored, redacted: what is printed gets pasted.
+    records = [json.loads(one.path.read_text(encoding="utf-8")) for one in kept]
+    out.write(json.dumps(records, sort_keys=True, indent=2) + "\n")
     out.flush()
     if out.lost:
         print(

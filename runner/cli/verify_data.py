@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from runner.entry.words import counted
 from runner.evidence.gate import gate
 from runner.evidence.store import Store
 
@@ -21,15 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        print(f"verify-data: {_count(len(problems), 'problem')}; not fit to publish", file=sys.stderr)
+        print(f"verify-data: {counted(len(problems), 'problem')}; not fit to publish", file=sys.stderr)
         return MAY_NOT
     paths = store.files()
     classes = {path.parent.parent for path in paths}
-    print(
-        f"verify-data: {_count(len(paths), 'record')} of {_count(len(classes), 'machine class', 'es')} fit to publish"
-    )
+    of_classes = counted(len(classes), "machine class", "machine classes")
+    print(f"verify-data: {counted(len(paths), 'record')} of {of_classes} fit to publish")
     return 0
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{plural}"

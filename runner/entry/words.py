@@ -1,4 +1,4 @@
-"""The nearest known word, for messages about unknown ones."""
+"""Words for messages: the nearest known one, and a noun with its number."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,3 +11,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f" (did you mean {close[0]!r}?)"
     return f" (known: {', '.join(words)})" if words else ""
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 fault`, `2 faults`, `2 entries`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
