@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.entry.model import Condition, Hardware
-from runner.evidence.measured import evaluate, fits
+from runner.evidence.measured import evaluate, fits, fits_class
 from runner.evidence.record import StepStatus, Verdict
 from tests.evidence_samples import B200, machine, measurement, step
 
@@ -208,3 +208,25 @@ def test_a_value_is_never_infinite(one: float, other: float) -> None:
     steps = [step("a", measurement(one)), step("busbw", measurement(other))]
     value = evaluate(bound(over="a.bus_bandwidth", min=0), steps, CPU).value
     assert value is None or math.isfinite(value)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "count", "machine_class", "expected"),
+    [
+        ("B200", None, "8xB200-180GB", True),
+        ("B200", 8, "8xB200-180GB", True),
+        ("B200", 8, "1xB200-180GB", False),
+        ("B200", None, "8xH200-141GB", False),
+        ("H100", None, "4xH100-80GB-mig", False),
+        ("none", None, "cpu-x86_64-2c", True),
+        ("none", None, "8xB200-180GB", False),
+        ("B200", None, "cpu-x86_64-2c", False),
+        ("none", None, "unreadable-gpu-x86_64-2c", False),
+        ("RTX-4090", None, "2xGeForce-RTX-4090-24GB", True),
+    ],
+)
+def test_a_class_without_a_record_is_matched_by_its_name(
+    gpu: str, count: int | None, machine_class: str, expected: bool
+) -> None:
+    assert fits_class(Hardware(gpu=gpu, count=count), machine_class) is expected
+    assert fits_class(None, machine_class)

@@ -156,15 +156,25 @@ def test_an_unsourced_expectation_shows_its_verdict_and_decides_nothing() -> Non
     assert "nobody knows where from" in bound.words
 
 
-def test_a_bound_for_other_hardware_is_not_evaluated_and_says_for_which_it_is() -> None:
+def test_a_bound_stands_only_under_the_hardware_that_it_is_meant_for() -> None:
     rows = table(page(*records(entry())), "busbw")
-    here, there = (
-        next(one for one in rows[name].all("tr") if "a tenth below" in one.words) for name in (CPU, H100)
-    )
-    assert "not evaluated" in here.words
-    assert "meant for 2 H100" in here.words
-    assert "met" in there.words.split()
-    assert "decides nothing" not in there.words
+    having = {
+        name: [one for one in row.all("tr") if "a tenth below" in one.words] for name, row in rows.items()
+    }
+    assert [name for name, found in having.items() if found] == [H100]
+    assert "met" in having[H100][0].words.split()
+    assert "decides nothing" not in having[H100][0].words
+
+
+def test_a_bound_for_hardware_that_no_class_has_is_still_on_the_page() -> None:
+    alone = [record for record in records(entry()) if record.machine.machine_class == CPU]
+    text = page(*alone)
+    assert not any("a tenth below" in row.words for row in table(text, "busbw").values())
+    (elsewhere,) = [
+        one for one in read_html(text).all("details") if "Expected on other hardware" in one.words
+    ]
+    assert "on 2 × H100" in elsewhere.words
+    assert "a tenth below" in elsewhere.words
 
 
 def test_a_claim_reads_confirmed_contradicted_or_undecided_for_each_class() -> None:

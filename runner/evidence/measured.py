@@ -74,6 +74,21 @@ def fits(on: Hardware | None, machine: Machine) -> bool:
     return all(not gpu.mig and _is_board(gpu.name, on.gpu) for gpu in machine.gpus)
 
 
+_CLASS = re.compile(r"(?P<count>\d+)x(?P<gpu>.+)-\d+GB(?P<mig>-mig)?")
+
+
+def fits_class(on: Hardware | None, machine_class: str) -> bool:
+    """The same of a machine class, which is all that is known where no record exists."""
+    if on is None:
+        return True
+    if on.gpu.lower() == "none":
+        return machine_class.startswith("cpu-") and on.count is None
+    named = _CLASS.fullmatch(machine_class)
+    if named is None or named["mig"] or on.count not in (None, int(named["count"])):
+        return False
+    return re.search(rf"(?<!\w){re.escape(on.gpu)}(?!\w)", named["gpu"], re.IGNORECASE) is not None
+
+
 def _is_board(product: str, wanted: str) -> bool:
     known = board_named(wanted)
     if known is not None:

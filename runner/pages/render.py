@@ -15,6 +15,7 @@ from runner.evidence.record import Record, record_schema
 from runner.pages.text import age, cell, day, inert
 from runner.pages.view import (
     Evidence,
+    bounds_elsewhere,
     claim_views,
     gather,
     matrix_row,
@@ -82,9 +83,14 @@ def _entry(jinja: Environment, shared: dict[str, object], runbook: Runbook, evid
             section.title,
             [
                 # The author's Markdown is the page's own; only what was captured is foreign.
-                (Markup(part.markdown), None, ())  # noqa: S704
+                (Markup(part.markdown), None, (), ())  # noqa: S704
                 if isinstance(part, Prose)
-                else (None, part, step_evidence(runbook, part, evidence))
+                else (
+                    None,
+                    part,
+                    step_evidence(runbook, part, evidence),
+                    bounds_elsewhere(runbook, part, evidence),
+                )
                 for part in section.body
             ],
         )

@@ -8,7 +8,7 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Step, step_digest
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
-from runner.evidence.measured import Evaluated
+from runner.evidence.measured import Evaluated, fits, fits_class
 from runner.evidence.record import (
     ClaimState,
     Measurement,
@@ -133,7 +133,7 @@ def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: s
     bounds = [bound for bound in runbook.head.expectations if bound.metric.partition(".")[0] == step.id]
     if found is None:
         state, reason = _why_unmeasured(runbook, step, evidence, machine_class)
-        judged = tuple(_bound(bound, None) for bound in bounds)
+        judged = tuple(_bound(bound, None) for bound in bounds if fits_class(bound.on, machine_class))
         return StepEvidence(machine_class, None, None, state, reason, False, None, (), judged)
     record, result = found
     current = step_digest(runbook, step, _methods(step))
@@ -147,7 +147,21 @@ def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: s
         stale=result.digest != current,
         key=_key(result),
         numbers=numbers,
-        bounds=tuple(_bound(bound, evaluate(bound, record.steps, record.machine)) for bound in bounds),
+        bounds=tuple(
+            _bound(bound, evaluate(bound, record.steps, record.machine))
+            for bound in bounds
+            if fits(bound.on, record.machine)
+        ),
+    )
+
+
+def bounds_elsewhere(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[Bound, ...]:
+    """Expectations of a step that are meant for hardware of which no class is shown."""
+    return tuple(
+        _bound(bound, None)
+        for bound in runbook.head.expectations
+        if bound.metric.partition(".")[0] == step.id
+        and not any(fits_class(bound.on, name) for name in evidence.classes)
     )
 
 
