@@ -1,5 +1,6 @@
 """What every test gets: a node of its own, so that tests and real runs beside them do not wait for each other."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,9 @@ def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "node.lock"
     monkeypatch.setenv(PLACE_VARIABLE, str(place))
     return place
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heeded() -> None:
+    """A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
