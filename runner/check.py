@@ -12,7 +12,7 @@ from runner.entry.model import Prose, Runbook
 from runner.entry.read import folder_faults, read_paths
 from runner.errors import Fault
 from runner.evidence.store import Store
-from runner.pages.numbers import gather
+from runner.pages.evidence import gather
 from runner.pages.prose import prose_faults
 from runner.pages.readings import Known
 

@@ -4,9 +4,10 @@ Samples of timings are skewed and have outliers, so the centre is the median and
 intervals (Efron's percentile method). The resampling is seeded, so the same samples give the same interval.
 """
 
+import functools
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
@@ -79,7 +80,8 @@ def median_interval(samples: Sequence[float]) -> Interval | None:
         return None
     if len(samples) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(samples), max(samples), None)
-    return _bootstrap(samples, statistics.median)
+    ordered = sorted(samples)
+    return _central(sorted((ordered[low] + ordered[high]) / 2 for low, high in _median_ranks(len(ordered))))
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
@@ -101,10 +103,12 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     return _central(ratios)
 
 
-def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], float]) -> Interval:
+@functools.lru_cache(maxsize=64)
+def _median_ranks(count: int) -> tuple[tuple[int, int], ...]:
+    """The two middle ranks of every resample of so many samples; the same for any samples, so drawn once."""
     source = random.Random(0)  # noqa: S311 - resampling, not secrecy
-    drawn = sorted(statistic(source.choices(samples, k=len(samples))) for _ in range(RESAMPLES))
-    return _central(drawn)
+    drawn = (sorted(source.choices(range(count), k=count)) for _ in range(RESAMPLES))
+    return tuple((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in drawn)
 
 
 def _central(ordered: Sequence[float]) -> Interval:

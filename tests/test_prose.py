@@ -13,7 +13,7 @@ from runner.errors import InputError, RunbookFaultsError
 from runner.evidence.record import Record
 from runner.pages import prose
 from runner.pages.calls import find_calls
-from runner.pages.numbers import gather
+from runner.pages.evidence import gather
 from runner.pages.prose import NAMES, as_html, as_markdown, expand, prose_faults
 from runner.pages.readings import Known
 from runner.pages.render import render

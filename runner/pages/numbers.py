@@ -1,60 +1,14 @@
-"""Records and measurements, looked up and put into words the ways that pages need. Pure."""
+"""Measurements put into words. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Runbook, Scalar, Step, step_digest
-from runner.evidence.record import Measurement, Record, StepResult
-from runner.evidence.store import last_run, latest_by_node
-from runner.presets import default_preset
+from runner.evidence.record import Measurement
+from runner.pages.evidence import Found
 from runner.stats import Interval, median_interval, percentile
 from runner.units import format_bytes, format_value
-
-# The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
-HEADLINE_CLASSES = ("8xB200-180GB",)
-
-Found = tuple[Record, StepResult]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All records, looked up the ways that pages need.
-
-    Attributes:
-        finished: newest finished result of each node, the newest of all last, by (class, runbook, step, preset).
-        runs: newest run that came to an outcome, by (class, runbook).
-        classes: every machine class that is shown, GPUs first.
-        presets: the preset that is a class's own.
-    """
-
-    finished: Mapping[tuple[str, str, str, str], tuple[Found, ...]]
-    runs: Mapping[tuple[str, str], Record]
-    classes: tuple[str, ...]
-    presets: Mapping[str, str]
-
-    def step(self, machine_class: str, runbook: str, step: str) -> Found | None:
-        """The newest finished result of a step on a class, at the class's own preset."""
-        nodes = self._nodes(machine_class, runbook, step)
-        return nodes[-1] if nodes else None
-
-    def nodes(self, machine_class: str, runbook: str, step: str) -> tuple[Found, ...]:
-        """Each node's newest result, as far as they took it the same way as the newest of all, which is last."""
-        nodes = self._nodes(machine_class, runbook, step)
-        return tuple(found for found in nodes if found[1].digest == nodes[-1][1].digest)
-
-    def _nodes(self, machine_class: str, runbook: str, step: str) -> tuple[Found, ...]:
-        return self.finished.get((machine_class, runbook, step, self.presets.get(machine_class, "")), ())
-
-
-def gather(records: Iterable[Record]) -> Evidence:
-    """Index records. Simulated ones are left out: nothing measured on them may be shown."""
-    real = [record for record in records if not (record.simulated or record.machine.simulated)]
-    # The class's own default preset; numbers taken at another are not its headline.
-    presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
-    classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
-    at_home = [record for record in real if record.options.preset == presets[record.machine.machine_class]]
-    return Evidence(latest_by_node(real), last_run(at_home), classes, presets)
 
 
 def current_digest(runbook: Runbook, step: Step) -> str:

@@ -12,7 +12,8 @@ from runner.evidence.measured import differing, fitting
 from runner.evidence.record import Measurement
 from runner.hardware.boards import BOARDS
 from runner.pages.calls import CallError
-from runner.pages.numbers import HEADLINE_CLASSES, Evidence, across_nodes, current_digest, number, show_labels
+from runner.pages.evidence import HEADLINE_CLASSES, Evidence
+from runner.pages.numbers import across_nodes, current_digest, number, show_labels
 from runner.pages.tables import Reading, Table
 
 _GPU_CLASS = re.compile(rf"\d+x({'|'.join(f'{one.name}-{one.memory_label_gb}GB' for one in BOARDS)})(-mig)?")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Prose, Runbook, Safety, Step
 from runner.evidence.record import Record, record_schema
-from runner.pages.numbers import Evidence, gather
+from runner.pages.evidence import Evidence, gather
 from runner.pages.prose import as_html, expand
 from runner.pages.readings import Known
 from runner.pages.text import age, cell, day, inert

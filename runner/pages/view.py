@@ -16,7 +16,8 @@ from runner.evidence.record import (
     StepResult,
     Verdict,
 )
-from runner.pages.numbers import Evidence, Found, Number, across_nodes, current_digest, number, show_interval
+from runner.pages.evidence import Evidence, Found
+from runner.pages.numbers import Number, across_nodes, current_digest, number, show_interval
 from runner.units import format_value
 
 
