@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.entry.read import read_all
-from runner.entry.signatures import LONGEST_LINE, match_lines
+from runner.entry.signatures import LONGEST_LINE, match_log
 from runner.errors import InputError
 
 NO_MATCH = 1
+_BLOCK = 1 << 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: the log cannot be read.
     """
     runbooks = read_all(arguments.runbooks)
-    matches = match_lines(_lines(arguments.log), runbooks)
+    matches = match_log(_blocks(arguments.log), runbooks)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(match) for match in matches], ensure_ascii=False, indent=2))
     else:
@@ -40,15 +41,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(name: str) -> Iterator[str]:
-    """The log's lines, however long they are: never more than a few KiB of one is held in memory."""
+def _blocks(name: str) -> Iterator[bytes]:
+    """The log in pieces of whole lines. Of a line without an end never more than a block is held in memory."""
     try:
         with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            while line := file.readline(LONGEST_LINE):
-                rest = line
-                while not rest.endswith(b"\n") and (rest := file.readline(1 << 20)):
-                    pass
-                yield line.decode("utf-8", "replace")
+            rest = b""
+            while block := file.read(_BLOCK):
+                end = block.rfind(b"\n") + 1
+                if end:
+                    yield rest + block[:end]
+                    rest = block[end:]
+                elif len(rest) <= LONGEST_LINE:
+                    rest += block
+            if rest:
+                yield rest
     except OSError as error:
         raise InputError(
             f"cannot read {name}: {error.strerror}; name a log file, or - for standard input"

@@ -13,7 +13,7 @@ from runner.units import known_units, parse_bytes, to_stored
 Place = tuple[str | int, ...]
 
 # Python and browsers read signatures alike; these are the constructs that only one of the two has.
-_PYTHON_ONLY = re.compile(r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]")
+_PYTHON_ONLY = re.compile(r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]|\\[1-9uUN]|\{,|\[\^?\]|\[[^\]]*\\S|\\x[89a-fA-F]")
 # A group that repeats without bound and holds a repetition without bound can take exponential time.
 _NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*[*+](?:[^()\\]|\\.)*\)[*+]")
 
@@ -128,8 +128,13 @@ def _pattern_fault(pattern: str) -> str | None:
         re.compile(pattern)
     except re.error as error:
         return f"the pattern is no regular expression: {error}"
+    if not pattern.isascii():
+        return "the pattern is not ASCII; logs are matched byte by byte, so write . for any other character"
     if _PYTHON_ONLY.search(pattern):
-        return "the pattern uses what browsers and Python read differently (flags, look-behind, named or atomic groups)"
+        return (
+            "the pattern uses what browsers and Python read differently (flags, look-behind, back references, named or "
+            "atomic groups, {,n}, [] at the start of a set, \\S in a set, \\u, characters above \\x7f)"
+        )
     if _NESTED_REPEAT.search(pattern):
         return "the pattern repeats a group that repeats; on some lines that takes for ever"
     return None
