@@ -3,6 +3,7 @@
 RUNBOOK_DATA names another data folder than site_data/ (the demo's scratch folder, say).
 """
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from mkdocs_gen_files.editor import FilesEditor
 
 from runner.entry.read import read_all
 from runner.errors import RunbookError
-from runner.evidence.store import Store
+from runner.evidence.store import Problem, Store
 from runner.pages.render import Page, render
 
 ROOT = Path(__file__).parents[1]
@@ -34,26 +35,36 @@ def main() -> None:
     files = FilesEditor.current().files
     for path, page in pages.items():
         file = files.get_file_from_path(path)
-        if file is not None and page.source is not None:
+        if file is None:
+            continue
+        if page.source is not None:
             file.edit_uri = f"../{page.source}"
+        if page.address is not None:
+            # MkDocs makes a page of whatever ends in .md; what is to be published as Markdown has another name here.
+            file.dest_uri = page.address
 
 
 def _pages() -> dict[str, Page]:
     store = Store(Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data"))
+    problems: list[Problem] = []
     return render(
         read_all(ROOT / "runbooks"),
-        list(store.records()),
+        store.read(problems),
         datetime.now(UTC),
         ROOT / "kb" / "_templates",
-        unreadable=len(store.problems()),
+        unreadable=problems,
         guides=_guides(),
+        options=json.loads((ROOT / "kb" / "data" / "probe_options.json").read_text(encoding="utf-8")),
+        site_url=os.environ.get("RUNBOOK_SITE_URL", ""),
     )
 
 
 def _guides() -> dict[str, str]:
     """The hand-written pages: path under the docs folder → Markdown."""
     docs = ROOT / "kb"
-    written = (path for path in sorted(docs.rglob("*.md")) if "_templates" not in path.parts)
+    written = (
+        path for path in sorted(docs.rglob("*.md")) if not path.relative_to(docs).parts[0].startswith("_")
+    )
     return {path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8") for path in written}
 
 

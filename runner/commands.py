@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 import runner.probes
+from runner.catalogue import PROBES
 from runner.entry.words import nearest
 from runner.probes.contract import Probe
 
@@ -31,6 +32,39 @@ def command_faults(block: str) -> Iterator[tuple[int, str]]:
         message = _module_fault(module) or _argument_fault(module, arguments)
         if message:
             yield line, message
+
+
+def probe_options() -> dict[str, list[dict[str, object]]]:
+    """What every probe's parser takes, as data for the site, which may not look at probes itself.
+
+    Returns:
+        Probe → options in the parser's order: usage, help, default (None where there is none), required.
+    """
+    return {name: list(_options(name)) for name in sorted(PROBES)}
+
+
+def _options(name: str) -> Iterator[dict[str, object]]:
+    parser = importlib.import_module(f"runner.probes.{name}").PROBE.parser()
+    for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
+        if action.dest == "help":
+            continue
+        default = action.default
+        yield {
+            "usage": " ".join(filter(None, (", ".join(action.option_strings), _value_of(action)))),
+            "help": action.help and action.help % {"default": default, "prog": parser.prog},
+            "default": None
+            if default in (None, False, argparse.SUPPRESS)
+            else " ".join(map(str, default if isinstance(default, list | tuple) else [default])),
+            "required": action.required,
+        }
+
+
+def _value_of(action: argparse.Action) -> str:
+    """`N`, `SIZE …` or `gloo|nccl`: what stands after an option; nothing after a switch."""
+    if action.nargs == 0:
+        return ""
+    one = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())
+    return one if action.nargs in (None, 1, "?") else f"{one} …"
 
 
 def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:

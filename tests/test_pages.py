@@ -36,7 +36,7 @@ CPU, H100, B200 = "cpu-x86_64-2c", "2xH100-80GB", "8xB200-180GB"
 
 
 def pages(*found: Record, unreadable: int = 0, now: datetime = NOW) -> dict[str, Page]:
-    return render([entry()], found, now, TEMPLATES, unreadable)
+    return render([entry()], found, now, TEMPLATES, range(unreadable))
 
 
 def page(*found: Record) -> str:

@@ -130,11 +130,19 @@ class Signature(_Strict):
 
 
 class FrontMatter(_Strict):
-    """The YAML head of a runbook. `headline` is the id of the step whose number stands for the entry."""
+    """The YAML head of a runbook.
+
+    Attributes:
+        headline: id of the step whose number stands for the entry.
+        seen: what is seen, from the general to the particular: the entry's way through the tree of symptoms.
+        formerly: ids that the entry has had; links to them lead here, and so do their records.
+    """
 
     id: str
     number: int = Field(ge=1)
     title: str = Field(min_length=1)
+    seen: tuple[str, ...] = Field(default=(), max_length=4)
+    formerly: tuple[str, ...] = ()
     severity: Severity = Severity.MEDIUM
     tags: tuple[str, ...] = ()
     applies_to: tuple[str, ...] = ()

@@ -61,10 +61,11 @@ def runbook_paths(folder: Path) -> tuple[Path, ...]:
 
 
 def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
-    """What only shows with all entries in view: numbers used twice, related entries and guides that are not there."""
+    """What only shows with all entries in view: numbers and former ids used twice, links to what is not there."""
     faults: list[Fault] = []
     numbers: dict[int, Runbook] = {}
     ids = {runbook.id for runbook in runbooks}
+    former: dict[str, Runbook] = {}
     for runbook in runbooks:
         head = runbook.head
         if head.number in numbers:
@@ -75,6 +76,11 @@ def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
                 )
             )
         numbers.setdefault(head.number, runbook)
+        for name in head.formerly:
+            if name in ids or former.setdefault(name, runbook) is not runbook:
+                other = name if name in ids else former[name].id
+                message = f"formerly {name!r} is also an id of {other}; an address leads to one entry"
+                faults.append(Fault(runbook.path, _line_of(runbook, "formerly"), message))
         faults.extend(
             Fault(
                 runbook.path,

@@ -13,7 +13,10 @@ from runner.units import known_units, parse_bytes, to_stored
 Place = tuple[str | int, ...]
 
 # Python and browsers read signatures alike; these are the constructs that only one of the two has.
-_PYTHON_ONLY = re.compile(r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]|\\[1-9uUN]|\{,|\[\^?\]|\[[^\]]*\\S|\\x[89a-fA-F]")
+_PYTHON_ONLY = re.compile(
+    r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]"
+    r"|\\[1-9uUN]|\{,|\[\^?\]|\[[^\]]*\\S|\\x[89a-fA-F]"
+)
 # A group that repeats without bound and holds a repetition without bound can take exponential time.
 _NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*[*+](?:[^()\\]|\\.)*\)[*+]")
 
@@ -31,6 +34,9 @@ def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
     steps = [step.id for step in runbook.steps]
     if head.headline is not None and head.headline not in steps:
         yield ("headline",), f"headline names no step {head.headline!r}{nearest(head.headline, steps)}"
+    for index, name in enumerate(head.formerly):
+        if not is_id(name):
+            yield ("formerly", index), f"{name!r} is no id; use lower-case letters, digits and hyphens"
     seen: set[str] = set()
     for index, expectation in enumerate(head.expectations):
         yield from _condition_faults(runbook, expectation, ("expectations", index))

@@ -1,7 +1,7 @@
-"""Which entries a log speaks of: every entry's signatures against every line, in one pass over the log. Pure.
+r"""Which entries a log speaks of: every entry's signatures against every line, in one pass over the log. Pure.
 
-The site's page matches in the browser with the same table (`signature_table`). Both look at bytes: Python's patterns are
-bytes patterns, the browser reads a log one byte a character, so `\\w`, `\\d`, `\\b` and `.` mean the same in both.
+The site's page matches in the browser with the same table (`signature_table`). Both look at bytes: Python's patterns
+are bytes patterns, the browser reads a log one byte a character, so `\w`, `\d`, `\b` and `.` mean the same in both.
 """
 
 import re
@@ -71,13 +71,13 @@ def signature_table(runbooks: Sequence[Runbook]) -> dict[str, object]:
 
 
 def portable(pattern: str) -> str:
-    """The pattern with white space spelt out: a browser's `\\s` knows more kinds of it than Python's."""
+    r"""The pattern with white space spelt out: a browser's `\s` knows more kinds of it than Python's."""
 
     def spelt(match: re.Match[str]) -> str:
-        token = match[0]
-        if token.startswith("["):
-            return token.replace(r"\\", "\0").replace(r"\s", _SPACE).replace("\0", r"\\")
-        return {r"\s": f"[{_SPACE}]", r"\S": f"[^{_SPACE}]"}.get(token, token)
+        part = match[0]
+        if part.startswith("["):
+            return part.replace(r"\\", "\0").replace(r"\s", _SPACE).replace("\0", r"\\")
+        return {r"\s": f"[{_SPACE}]", r"\S": f"[^{_SPACE}]"}.get(part, part)
 
     return re.sub(r"\\.|\[\^?(?:\\.|[^\]\\])*\]", spelt, pattern, flags=re.DOTALL)
 
@@ -167,21 +167,21 @@ class _Search:
 
 
 def anchors(pattern: str) -> tuple[str, ...]:
-    """Plain texts of which every match of a pattern holds one; none where one alternative has none worth looking for."""
+    """Plain texts of which every match of a pattern holds one; none where an alternative has none worth looking for."""
     runs: list[list[str]] = [[""]]
     place = depth = 0
     while place < len(pattern):
-        token = _token(pattern, place)
-        place += len(token)
+        part = _token(pattern, place)
+        place += len(part)
         repeat = re.compile(r"(?:[*+?]|\{\d*,?\d*\})\??").match(pattern, place)
-        literal = _literal(token) if depth == 0 else None
-        if token == "|" and depth == 0:
+        literal = _literal(part) if depth == 0 else None
+        if part == "|" and depth == 0:
             runs.append([""])
         elif literal is not None and not (repeat and _may_be_none(repeat[0])):
             runs[-1][-1] += literal
         else:
             runs[-1].append("")
-        depth += token.startswith("(") - (token == ")")
+        depth += part.startswith("(") - (part == ")")
         if repeat:
             # Anything may follow the first occurrence of what is repeated.
             runs[-1].append("")
@@ -195,15 +195,17 @@ def _may_be_none(repeat: str) -> bool:
 
 
 def _token(pattern: str, place: int) -> str:
-    match = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|.", re.DOTALL).match(pattern, place)
+    match = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|.", re.DOTALL).match(
+        pattern, place
+    )
     assert match
     return match[0]
 
 
-def _literal(token: str) -> str | None:
-    """The character that a token stands for, None where it stands for more or for none."""
-    if len(token) == 1:
-        return None if token in "^$.|()[]{}*+?" else token
-    if len(token) == 2 and token[0] == "\\" and not token[1].isalnum():  # noqa: PLR2004 - an escaped character
-        return token[1]
+def _literal(part: str) -> str | None:
+    """The character that a part stands for, None where it stands for more or for none."""
+    if len(part) == 1:
+        return None if part in "^$.|()[]{}*+?" else part
+    if len(part) == 2 and part[0] == "\\" and not part[1].isalnum():  # noqa: PLR2004 - an escaped character
+        return part[1]
     return None

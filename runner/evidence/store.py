@@ -120,15 +120,26 @@ class Store:
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
         found: list[Problem] = []
+        for _ in self.read(found):
+            pass
+        return tuple(found)
+
+    def read(self, problems: list[Problem]) -> Iterator[Record]:
+        """Every readable record, one at a time; what `problems` finds is added to the list on the way.
+
+        Raises:
+            StoreError: the data folder cannot be listed.
+        """
         for path in self._everything():
             if not self._is_place_of_record(path):
-                found.append(Problem(path, "is not a record of this project; move it elsewhere"))
+                problems.append(Problem(path, "is not a record of this project; move it elsewhere"))
                 continue
             try:
-                self.load(path)
+                record = self.load(path)
             except RecordError as error:
-                found.append(Problem(path, str(error).removeprefix(f"{path} ")))
-        return tuple(found)
+                problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
+                continue
+            yield record
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
+from runner.entry.model import Scalar
 from runner.evidence.headline import key_measurement
 from runner.evidence.record import Measurement, Outcome, Record, StepResult
 from runner.presets import default_preset
@@ -27,7 +28,7 @@ class Point:
 
     when: datetime
     measurement: str
-    labels: tuple[tuple[str, object], ...]
+    labels: tuple[tuple[str, Scalar], ...]
     unit: str
     value: float
     low: float

@@ -1,185 +1,276 @@
 """From runbooks and records to pages (path under the docs folder → page). Pure: somebody else writes them."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from runner.catalogue import METRICS, PROBES
-from runner.entry.model import Prose, Runbook, Safety, Step
+from runner.entry.model import Prose, Runbook
 from runner.evidence.record import Record, record_schema
+from runner.pages.answer import decision_tree, fix_block, symptom_line
+from runner.pages.changes import last_refresh, verdict_changes
+from runner.pages.environment import environment
 from runner.pages.evidence import Evidence, gather
-from runner.pages.prose import as_html, expand
+from runner.pages.plot import trend_plot
+from runner.pages.programs import catalogue, feed, latest_results, llms_text, redirect, signatures_script
+from runner.pages.proof import before_and_after, trends
+from runner.pages.prose import Shown, as_html, as_markdown, expand
 from runner.pages.readings import Known
-from runner.pages.text import age, cell, day, inert
+from runner.pages.schema import schema_models
 from runner.pages.view import (
     bounds_elsewhere,
+    by_urgency,
     claim_views,
     matrix_row,
     shown_records,
     step_evidence,
 )
 
+# So many rows of the matrix stand on one page: more would make it too heavy for a phone.
+ROWS_A_PAGE = 100
+# So many entries the start page shows, those that need somebody first, and a branch of its tree.
+ROWS_AT_START = 40
+ENTRIES_A_BRANCH = 20
+_Show = Callable[[Shown], str]
+_Sections = list[tuple[str, list[tuple[object, ...]]]]
+
 
 @dataclass(frozen=True)
 class Page:
-    """One file of the site; `source` is the file that an editor should open, from the root, None for data."""
+    """One file of the site.
+
+    Attributes:
+        text: its content.
+        source: the file that an editor should open, from the root, None for data.
+        address: where the site has it, if that is not its path.
+    """
 
     text: str
     source: str | None
+    address: str | None = None
 
 
 def render(
     runbooks: Sequence[Runbook],
-    records: Sequence[Record],
+    records: Iterable[Record],
     now: datetime,
     templates: Path,
-    unreadable: int = 0,
+    unreadable: Sized = (),
     guides: Mapping[str, str] = MappingProxyType({}),
+    options: Mapping[str, Sequence[Mapping[str, object]]] = MappingProxyType({}),
+    site_url: str = "",
 ) -> dict[str, Page]:
     """Render every generated page and data file.
 
     Args:
         runbooks: all entries, by number.
-        records: all records that could be read.
+        records: all records that could be read, in any order; each is looked at once.
         now: the moment that ages are counted from.
         templates: the folder of Jinja templates.
-        unreadable: how many record files could not be read, so that the start page says it.
+        unreadable: the files that are no records, so that the start page says how many; counted after the last record.
         guides: the hand-written pages, path under the docs folder → Markdown.
+        options: what each probe's parser takes (`runner.commands.probe_options`).
+        site_url: where the site will stand, for the feed's links; empty where nobody knows.
 
     Returns:
-        Path under the docs folder → page; paths use `/`. Of the guides, those that ask for numbers.
+        Path under the docs folder → page; paths use `/`. Of the guides, those that ask for numbers, and the plain
+        Markdown of every page.
 
     Raises:
         RunbookFaultsError: an entry or a guide asks for a number of something that does not exist.
     """
-    evidence = gather(records)
-    known = Known({runbook.id: runbook for runbook in runbooks}, evidence)
-    jinja = _jinja(templates, now)
-    shared = {"evidence": evidence, "runbooks": runbooks, "now": now, "unreadable": unreadable}
-    rows = [(runbook, matrix_row(runbook, evidence)) for runbook in runbooks]
-    measurements = jinja.get_template("measurements.md.j2").render(shared, metrics=METRICS, probes=PROBES)
+    renamed = {old: runbook.id for runbook in runbooks for old in runbook.head.formerly}
+    site = _Site(runbooks, gather(records, renamed), environment(templates, now), now, unreadable)
     pages = {
-        "index.md": Page(jinja.get_template("index.md.j2").render(shared, rows=rows), None),
-        "entries/index.md": Page(jinja.get_template("entries.md.j2").render(shared, rows=rows), None),
-        "reference/measurements.md": Page(measurements, "runner/catalogue.py"),
-        "data/record.schema.json": Page(_json(record_schema()), None),
-        "data/latest.json": Page(_json(_latest(runbooks, evidence)), None),
+        **site.lists(),
+        **site.reference(options),
+        **site.data(site_url),
+        **_guides(guides, site.known),
     }
     for runbook in runbooks:
-        pages[f"entries/{runbook.id}.md"] = Page(
-            _entry(jinja, shared, runbook, known), f"runbooks/{runbook.path.name}"
+        pages |= site.entry(runbook)
+    # What stands under a guide's path already is its page; every other Markdown page is named here.
+    others = [(page.address, _title(page.text)) for page in pages.values() if page.address]
+    apart = [(path, title) for path, title in others if not re.match(r"entries/(?!index)", path)]
+    pages["llms.txt"] = Page(llms_text(runbooks, site.symptoms, apart), None)
+    return pages
+
+
+def plain_page(path: str, text: str) -> dict[str, Page]:
+    """The plain Markdown of a page, which the site has beside it: `entries/x.md` beside `entries/x.html`."""
+    return {f"{path}.txt": Page(text, None, path)}
+
+
+class _Site:
+    """What all pages of one site share."""
+
+    def __init__(
+        self,
+        runbooks: Sequence[Runbook],
+        evidence: Evidence,
+        jinja: Environment,
+        now: datetime,
+        unreadable: Sized,
+    ) -> None:
+        self.runbooks = runbooks
+        self.evidence = evidence
+        self.jinja = jinja
+        self.known = Known({runbook.id: runbook for runbook in runbooks}, evidence)
+        self.rows = {runbook.id: matrix_row(runbook, evidence) for runbook in runbooks}
+        self.changes = verdict_changes(runbooks, evidence)
+        self.symptoms = {
+            runbook.id: " ".join(self._expanded(runbook, symptom_line(runbook), as_markdown).split())
+            for runbook in runbooks
+        }
+        self.shared = {"evidence": evidence, "runbooks": runbooks, "now": now, "unreadable": len(unreadable)}
+
+    def lists(self) -> dict[str, Page]:
+        """The start page and the list of entries, which may take several pages."""
+        rows = [(runbook, self.rows[runbook.id]) for runbook in self.runbooks]
+        at_start = rows if len(rows) <= ROWS_AT_START else sorted(rows, key=by_urgency)[:ROWS_AT_START]
+        shared = self.shared | {
+            "tree": decision_tree(self.runbooks, ENTRIES_A_BRANCH),
+            "refresh": last_refresh(self.runbooks, self.evidence, self.changes),
+        }
+        pages = {"index.md": Page(self._fill("index.md.j2", shared, rows=at_start), None)}
+        pages |= plain_page("index.md", self._fill("index.plain.j2", shared, rows=rows, prefix="entries/"))
+        pages |= plain_page("entries/index.md", self._fill("index.plain.j2", shared, rows=rows, prefix=""))
+        count = max(1, -(-len(rows) // ROWS_A_PAGE))
+        for number in range(count):
+            some = rows[number * ROWS_A_PAGE : (number + 1) * ROWS_A_PAGE]
+            path = f"entries/{'index' if number == 0 else f'page-{number + 1}'}.md"
+            pages[path] = Page(self._fill("entries.md.j2", rows=some, number=number + 1, count=count), None)
+        return pages
+
+    def reference(self, options: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, Page]:
+        """Measurements, probes and the record's schema; these are plain Markdown as they stand."""
+        emitted_by = {
+            name: [probe for probe, info in PROBES.items() if name in info.emits] for name in METRICS
+        }
+        texts = {
+            "reference/measurements.md": self._fill(
+                "measurements.md.j2", metrics=METRICS, emitted_by=emitted_by
+            ),
+            "reference/probes.md": self._fill("probes.md.j2", probes=PROBES, options=options),
+            "reference/record.md": self._fill("record.md.j2", models=schema_models(record_schema())),
+        }
+        pages: dict[str, Page] = {}
+        for (path, text), source in zip(
+            texts.items(),
+            ("runner/catalogue.py", "runner/catalogue.py", "runner/evidence/record.py"),
+            strict=True,
+        ):
+            pages[path] = Page(text, source)
+            pages |= plain_page(path, text)
+        return pages
+
+    def data(self, site_url: str) -> dict[str, Page]:
+        """What programs read."""
+        runs = list(self.evidence.runs.values())
+        newest = max((run.started_at for run in runs), default=None)
+        pages = {
+            "data/record.schema.json": Page(_json(record_schema()), None),
+            "data/latest.json": Page(_json(latest_results(self.runbooks, self.evidence)), None),
+            "data/catalogue.json": Page(_json(catalogue(self.runbooks, self.symptoms)), None),
+            "data/signatures.js": Page(signatures_script(self.runbooks), None),
+            "feed.xml": Page(feed(self.changes, newest, site_url), None),
+        }
+        for record in shown_records(self.runbooks, self.evidence):
+            pages[record_path(record)] = Page(_json(record.model_dump(mode="json")), None)
+        return pages
+
+    def entry(self, runbook: Runbook) -> dict[str, Page]:
+        """An entry's page, its plain Markdown, and pages that lead here from former ids."""
+        html = partial(self._expanded, runbook, show=_html(1))
+        plain = partial(self._expanded, runbook, show=as_markdown)
+        drawn = [
+            (trend, trend_plot(trend, f"trend-{place}") if len(trend.points) > 1 else None)
+            for place, trend in enumerate(trends(runbook, self.evidence))
+        ]
+        shared = {
+            "runbook": runbook,
+            "fix": fix_block(runbook),
+            "pairs": before_and_after(runbook, self.evidence),
+            "drawn": drawn,
+            "claims": claim_views(runbook, self.evidence),
+            "row": self.rows[runbook.id],
+            "runs": [(name, self.evidence.runs.get((name, runbook.id))) for name in self.evidence.classes],
+            "related": [one for one in self.runbooks if one.id in runbook.head.related],
+        }
+        page = self._fill(
+            "entry.md.j2", shared, symptom=html(symptom_line(runbook)), sections=self._sections(runbook, html)
         )
+        text = self._fill(
+            "entry.plain.j2",
+            shared,
+            symptom=plain(symptom_line(runbook)),
+            sections=self._sections(runbook, plain),
+        )
+        path = f"entries/{runbook.id}.md"
+        pages = {path: Page(page, f"runbooks/{runbook.path.name}"), **plain_page(path, text)}
+        return pages | {f"entries/{old}.html": Page(redirect(runbook), None) for old in runbook.head.formerly}
+
+    def _sections(
+        self, runbook: Runbook, expanded: Callable[[Prose], Markup]
+    ) -> list[tuple[str, list[tuple[object, ...]]]]:
+        return [
+            (
+                section.title,
+                [
+                    (expanded(part), None, (), ())
+                    if isinstance(part, Prose)
+                    else (
+                        None,
+                        part,
+                        step_evidence(runbook, part, self.evidence),
+                        bounds_elsewhere(runbook, part, self.evidence),
+                    )
+                    for part in section.body
+                ],
+            )
+            for section in runbook.sections
+        ]
+
+    def _expanded(self, runbook: Runbook, prose: Prose, show: _Show) -> Markup:
+        # The author's Markdown is the page's own; only what was captured is foreign.
+        return Markup(expand(prose.markdown, runbook.path, prose.line, self.known, show))  # noqa: S704
+
+    def _fill(self, template: str, *shared: Mapping[str, object], **values: object) -> str:
+        more = {name: value for some in shared for name, value in some.items()}
+        return self.jinja.get_template(template).render(self.shared | more | values)
+
+
+def _guides(guides: Mapping[str, str], known: Known) -> dict[str, Page]:
+    pages: dict[str, Page] = {}
     for path, text in guides.items():
-        show = partial(as_html, prefix="../" * path.count("/"))
-        expanded = expand(text, Path("kb", path), 1, known, show)
+        file = Path("kb", path)
+        expanded = expand(text, file, 1, known, _html(path.count("/")))
         if expanded != text:
             pages[path] = Page(expanded, f"kb/{path}")
-    for record in shown_records(runbooks, evidence):
-        pages[record_path(record)] = Page(_json(record.model_dump(mode="json")), None)
+        pages |= plain_page(path, expand(text, file, 1, known, as_markdown))
     return pages
+
+
+def _html(depth: int) -> _Show:
+    return partial(as_html, prefix="../" * depth)
+
+
+def _title(markdown: str) -> str:
+    found = re.search(r"^# (.+)$", markdown, re.MULTILINE)
+    return found[1] if found else "untitled"
 
 
 def record_path(record: Record) -> str:
     """Where the site keeps the raw record that a number came from."""
     return f"data/records/{record.run_id}.json"
-
-
-def _entry(jinja: Environment, shared: dict[str, object], runbook: Runbook, known: Known) -> str:
-    evidence = known.evidence
-    show = partial(as_html, prefix="../")
-    sections = [
-        (
-            section.title,
-            [
-                # The author's Markdown is the page's own; only what was captured is foreign.
-                (Markup(expand(part.markdown, runbook.path, part.line, known, show)), None, (), ())  # noqa: S704
-                if isinstance(part, Prose)
-                else (
-                    None,
-                    part,
-                    step_evidence(runbook, part, evidence),
-                    bounds_elsewhere(runbook, part, evidence),
-                )
-                for part in section.body
-            ],
-        )
-        for section in runbook.sections
-    ]
-    runs = [(name, evidence.runs.get((name, runbook.id))) for name in evidence.classes]
-    return jinja.get_template("entry.md.j2").render(
-        shared, runbook=runbook, sections=sections, claims=claim_views(runbook, evidence), runs=runs
-    )
-
-
-def _jinja(templates: Path, now: datetime) -> Environment:
-    # Autoescape on whatever the ending: the pages are Markdown, but every value from outside goes into raw HTML.
-    jinja = Environment(
-        loader=FileSystemLoader(templates),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters.update(inert=inert, cell=cell, day=day, fence=_fence)
-    jinja.globals.update(age=lambda moment: age(moment, now), record_path=record_path, needs=_needs)
-    return jinja
-
-
-def _fence(command: str) -> Markup:
-    """A command as a fenced block, exactly as it runs; the fence is longer than any run of backquotes in it."""
-    longest = max((len(run) for line in command.split("\n") if (run := _leading_backquotes(line))), default=0)
-    fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}bash\n{command.rstrip()}\n{fence}")  # noqa: S704 - a fence is verbatim
-
-
-def _leading_backquotes(line: str) -> str:
-    stripped = line.lstrip()
-    return stripped[: len(stripped) - len(stripped.lstrip("`"))]
-
-
-def _needs(step: Step) -> str:
-    """What a step asks of the node, in words."""
-    words = []
-    if step.gpus:
-        words.append(f"{step.gpus} GPU{'s' if step.gpus > 1 else ''}")
-    if step.nodes > 1:
-        words.append(f"{step.nodes} nodes")
-    what = {
-        Safety.READ_ONLY: "read-only",
-        Safety.LOADS_DEVICE: "loads the device",
-        Safety.CHANGES_HOST: "changes the host: runs only with --allow changes-host",
-    }[step.safety]
-    return "; ".join(
-        [*(["needs " + " and ".join(words)] if words else []), what, f"deadline {step.timeout:g} s"]
-    )
-
-
-def _latest(runbooks: Sequence[Runbook], evidence: Evidence) -> list[dict[str, object]]:
-    """For programs: the newest finished result of every step, per class and preset."""
-    known = {runbook.id for runbook in runbooks}
-    return [
-        {
-            "machine_class": machine_class,
-            "runbook": runbook,
-            "step": step,
-            "preset": preset,
-            "status": result.status.value,
-            "digest": result.digest,
-            "started_at": result.model_dump(mode="json")["started_at"],
-            "record": record_path(record),
-            "measurements": [one.model_dump(mode="json", exclude={"samples"}) for one in result.measurements],
-        }
-        for (machine_class, runbook, step, preset), nodes in sorted(evidence.finished.items())
-        if runbook in known
-        for record, result in nodes[-1:]
-    ]
 
 
 def _json(value: object) -> str:

@@ -153,6 +153,11 @@ class MatrixCell:
     key: Number | None
     stale: bool
 
+    @property
+    def urgency(self) -> int:
+        """Place of the outcome in `URGENCY`, to sort by."""
+        return URGENCY.index(self.state)
+
 
 def matrix_row(runbook: Runbook, evidence: Evidence) -> tuple[MatrixCell, ...]:
     """One cell a class; a class without a record reads unmeasured."""
@@ -179,6 +184,20 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
         next(filter(None, keys), None),
         stale,
     )
+
+
+# What needs somebody first comes first.
+URGENCY = (
+    *(one.value for one in (Outcome.NOT_FIXED, Outcome.SYMPTOM, Outcome.INCOMPLETE, Outcome.INCONCLUSIVE)),
+    *(one.value for one in (Outcome.NOT_REPRODUCED, Outcome.HEALTHY, Outcome.FIX_PROVED)),
+    *(Outcome.NOT_APPLICABLE.value, "unmeasured"),
+)
+
+
+def by_urgency(row: tuple[Runbook, tuple[MatrixCell, ...]]) -> tuple[int, int]:
+    """Sorts rows of the matrix: the most urgent of their outcomes, then the number."""
+    runbook, cells = row
+    return min(URGENCY.index(cell.state) for cell in cells), runbook.head.number
 
 
 @dataclass(frozen=True)
