@@ -92,7 +92,8 @@ def test_every_cell_of_the_matrix_says_something() -> None:
     assert [one.words for one in matrix.one("thead").all("th")] == ["Entry", H100, B200, CPU]
     assert all(one.words for one in matrix.all("td"))
     assert "not fixed" in matrix.words
-    assert "3 days ago, 2026-11-01 08:00 UTC" in matrix.words
+    assert "3 days ago" in matrix.words
+    assert "2026-11-01 08:00 UTC" in {one.attributes["title"] for one in matrix.all("time")}
 
 
 def test_a_number_of_one_class_never_stands_under_another() -> None:
@@ -170,9 +171,7 @@ def test_a_bound_for_hardware_that_no_class_has_is_still_on_the_page() -> None:
     alone = [record for record in records(entry()) if record.machine.machine_class == CPU]
     text = page(*alone)
     assert not any("a tenth below" in row.words for row in table(text, "busbw").values())
-    (elsewhere,) = [
-        one for one in read_html(text).all("details") if "Expected on other hardware" in one.words
-    ]
+    (elsewhere,) = read_html(text).all("details", class_="rb-elsewhere")
     assert "on 2 × H100" in elsewhere.words
     assert "a tenth below" in elsewhere.words
 
@@ -183,10 +182,10 @@ def test_a_claim_reads_confirmed_contradicted_or_undecided_for_each_class() -> N
         for one in read_html(page(*records(entry()))).all("div", role="region")
         if one.attributes["aria-label"] == "Claims"
     )
-    assert [one.words for one in region.one("thead").all("th")][2:] == [H100, B200, CPU]
+    assert [one.words for one in region.one("thead").all("th")][1:] == [H100, B200, CPU]
     slow, nobody = region.one("tbody").all("tr")
-    assert [one.words.split()[0] for one in slow.all("td")[1:]] == ["contradicted", "undecided", "confirmed"]
-    assert [one.words.split()[0] for one in nobody.all("td")[1:]] == ["undecided"] * 3
+    assert [one.words.split()[0] for one in slow.all("td")] == ["contradicted", "undecided", "confirmed"]
+    assert [one.words.split()[0] for one in nobody.all("td")] == ["undecided"] * 3
 
 
 def test_nothing_measured_on_stand_ins_is_shown() -> None:
