@@ -23,7 +23,7 @@ _DAYS = timedelta(days=4)
 _NEVER = frozenset({"defs", "title"})
 _UNUSED = frozenset({"background", "titles", "tooltip-overlay", "text-overlay"})
 # Only so that the library has something to work with: its style sheet is taken out again.
-_NO_STYLE = Style(colors=("#000000",) * 8)
+_NO_STYLE = Style(colors=("#000000",) * 8, label_font_size=15, major_label_font_size=15)
 
 
 def trend_plot(trend: Trend, name: str) -> Markup:
@@ -45,7 +45,7 @@ def trend_plot(trend: Trend, name: str) -> Markup:
         width=WIDTH,
         height=HEIGHT,
         margin=6,
-        margin_right=42,
+        margin_right=52,
         css=(),
         js=(),
         style=_NO_STYLE,
