@@ -1,4 +1,4 @@
-"""The site in a real browser: what a person does with it, by pointer, by keyboard, on a phone, in the dark, from a folder.
+"""The site in a real browser: what a person does with it, by keyboard, on a phone, in the dark, from a folder.
 
 The browser is the system's Chromium; RUNBOOK_CHROMIUM names another one.
 """
@@ -12,10 +12,11 @@ from datetime import timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, Request, ViewportSize, expect, sync_playwright
 
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
@@ -44,7 +45,7 @@ PAGES = (
     "reference/record",
     "reference/glossary",
 )
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESKTOP, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
 
 
 def records(place: Path) -> None:
@@ -53,7 +54,7 @@ def records(place: Path) -> None:
     node = partial(machine, *["NVIDIA H200"] * 8, cuda="13.0", nccl="2.27.7")
     for day in range(12):
         value = 4.6e11 + (day % 3) * 4e9
-        labels = {"op": "all_reduce", "bytes": 8 * 2**30, "ranks": 8}
+        labels: dict[str, Any] = {"op": "all_reduce", "bytes": 8 * 2**30, "ranks": 8}
         broken = result(NVLINK, "injected-bandwidth", measurement(3e10, 2.9e10, 3e10, 3.1e10, **labels))
         good = measurement(value, value * 0.98, value, value * 1.02, **labels)
         store.save(
@@ -104,8 +105,12 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    program = os.environ.get("RUNBOOK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "no Chromium; install your distribution's (`apt-get install chromium`), or name one in RUNBOOK_CHROMIUM"
+    program = (
+        os.environ.get("RUNBOOK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    )
+    assert program, (
+        "no Chromium; install your distribution's (`apt-get install chromium`), or name one in RUNBOOK_CHROMIUM"
+    )
     started = playwright.chromium.launch(executable_path=program)
     yield started
     started.close()
@@ -177,21 +182,31 @@ def test_a_copy_button_gives_exactly_the_command(page: Page, served: str, entry:
     for place, command in wanted:
         button = page.locator(place).first.get_by_role("button")
         button.click()
-        page.wait_for_function("text => navigator.clipboard.readText().then(found => found.trimEnd() === text)", arg=command)
+        page.wait_for_function(
+            "text => navigator.clipboard.readText().then(found => found.trimEnd() === text)", arg=command
+        )
 
 
 LOGS = {
     "peer access": b"rank0: NCCL INFO NCCL_P2P_DISABLE set by environment to 1\r\nfine\n" * 9,
     "two entries": b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\nSubprocPool unclean exit\n",
     "bytes": b"\xff\xfe\x00 NCCL_IB_DISABLE set by environment to 1 \xc3\xa9\xa0\n" + bytes(range(256)),
-    "long lines": b"x" * 4090 + b"SubprocPool unclean exit\n" + b"y" * 3_000_000 + b" SubprocPool unclean exit\nok\n",
+    "long lines": b"x" * 4090
+    + b"SubprocPool unclean exit\n"
+    + b"y" * 3_000_000
+    + b" SubprocPool unclean exit\nok\n",
     "no end": b"a\nb\nSubprocPool unclean exit",
     "nothing": b"all is well\n\n\n",
     "empty": b"",
     "mixed": b"\n".join(
         f"{number}: {line}".encode()
         for number in range(400)
-        for line in ("NCCL INFO NET/Socket : Using [0]eth0", "scale\tis\xa0nan", "FP8 falling back to bf16", "\r")
+        for line in (
+            "NCCL INFO NET/Socket : Using [0]eth0",
+            "scale\tis\xa0nan",
+            "FP8 falling back to bf16",
+            "\r",
+        )
     ),
 }
 
@@ -249,14 +264,16 @@ def serious(page: Page) -> list[str]:
 def test_axe_finds_nothing_serious(page: Page, site: Site, name: str, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     visit(page, site, name)
-    assert page.locator("body").get_attribute("data-md-color-scheme") == ("slate" if scheme == "dark" else "default")
+    assert page.locator("body").get_attribute("data-md-color-scheme") == (
+        "slate" if scheme == "dark" else "default"
+    )
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
     assert serious(page) == []
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_on_a_phone_a_page_does_not_scroll_sideways(page: Page, site: Site, name: str) -> None:
-    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+    page.set_viewport_size(PHONE)
     visit(page, site, name)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
@@ -284,7 +301,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_plot_is_legible_and_says_the_same_in_words_and_as_a_table(page: Page, site: Site, scheme: str) -> None:
+def test_a_plot_is_legible_and_says_the_same_in_words_and_as_a_table(
+    page: Page, site: Site, scheme: str
+) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     visit(page, site, "entries/nvlink-bandwidth")
     assert min(page.evaluate(CONTRAST)) >= 3

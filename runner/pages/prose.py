@@ -103,8 +103,8 @@ def as_html(shown: Shown, prefix: str) -> str:
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(cell(name)) for name in shown.head)
     rows = Markup("").join(_row(row, prefix) for row in shown.rows)
     return Markup(
-        '<div class="rb-scroll" role="region" aria-label="{}" tabindex="0"><table class="rb-table"><thead><tr>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
+        '<div class="rb-scroll" role="region" aria-label="{}" tabindex="0"><table class="rb-table">'
+        "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
     ).format(cell(shown.caption), head, rows)
 
 

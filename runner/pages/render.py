@@ -13,7 +13,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from runner.catalogue import METRICS, PROBES
-from runner.entry.model import Prose, Runbook
+from runner.entry.model import Prose, Runbook, Step
 from runner.evidence.record import Record, record_schema
 from runner.pages.answer import decision_tree, fix_block, symptom_line
 from runner.pages.changes import last_refresh, verdict_changes
@@ -26,6 +26,8 @@ from runner.pages.prose import Shown, as_html, as_markdown, expand
 from runner.pages.readings import Known
 from runner.pages.schema import schema_models
 from runner.pages.view import (
+    Bound,
+    StepEvidence,
     bounds_elsewhere,
     by_urgency,
     claim_views,
@@ -40,7 +42,8 @@ ROWS_A_PAGE = 100
 ROWS_AT_START = 40
 ENTRIES_A_BRANCH = 20
 _Show = Callable[[Shown], str]
-_Sections = list[tuple[str, list[tuple[object, ...]]]]
+_Rows = tuple[StepEvidence, ...]
+_Bounds = tuple[Bound, ...]
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ class _Site:
         ]
         shared = {
             "runbook": runbook,
+            "symptom": symptom_line(runbook),
+            "sections": self._sections(runbook),
             "fix": fix_block(runbook),
             "pairs": before_and_after(runbook, self.evidence),
             "drawn": drawn,
@@ -205,30 +210,21 @@ class _Site:
             "runs": [(name, self.evidence.runs.get((name, runbook.id))) for name in self.evidence.classes],
             "related": [one for one in self.runbooks if one.id in runbook.head.related],
         }
-        page = self._fill(
-            "entry.md.j2", shared, symptom=html(symptom_line(runbook)), sections=self._sections(runbook, html)
-        )
-        text = self._fill(
-            "entry.plain.j2",
-            shared,
-            symptom=plain(symptom_line(runbook)),
-            sections=self._sections(runbook, plain),
-        )
+        page = self._fill("entry.md.j2", shared, expanded=html)
+        text = self._fill("entry.plain.j2", shared, expanded=plain)
         path = f"entries/{runbook.id}.md"
         pages = {path: Page(page, f"runbooks/{runbook.path.name}"), **plain_page(path, text)}
         return pages | {f"entries/{old}.html": Page(redirect(runbook), None) for old in runbook.head.formerly}
 
-    def _sections(
-        self, runbook: Runbook, expanded: Callable[[Prose], Markup]
-    ) -> list[tuple[str, list[tuple[object, ...]]]]:
+    def _sections(self, runbook: Runbook) -> list[tuple[str, list[tuple[Prose | Step, _Rows, _Bounds]]]]:
+        """Title of each section, and its parts; a step with what is known of it."""
         return [
             (
                 section.title,
                 [
-                    (expanded(part), None, (), ())
+                    (part, (), ())
                     if isinstance(part, Prose)
                     else (
-                        None,
                         part,
                         step_evidence(runbook, part, self.evidence),
                         bounds_elsewhere(runbook, part, self.evidence),
