@@ -160,13 +160,4 @@
   document.querySelectorAll("table.rb-sort").forEach(sortable);
   const form = document.getElementById("match-log");
   if (form) matcherPage(form);
-
-  /* On paper nothing can be opened: what a table's place is then, is open. */
-  const closed = () => [...document.querySelectorAll("details:not([open])")];
-  let opened = [];
-  window.addEventListener("beforeprint", () => {
-    opened = closed().filter(one => one.parentElement.closest("details") === null);
-    opened.forEach(one => { one.open = true; });
-  });
-  window.addEventListener("afterprint", () => opened.forEach(one => { one.open = false; }));
 })();
