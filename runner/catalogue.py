@@ -231,7 +231,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "nccl_env": ProbeInfo(
-            1, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
+            2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
         ),
         "stale_env": ProbeInfo(
             1, "What a multi-GPU launch left behind in the environment", ("stale_variables",)
