@@ -59,6 +59,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
         # Entries 2 and 3: the interconnect, and one GPU after a rollback.
         "collective_time": Metric("s", "lower", "Time of one collective on its slowest rank."),
+        "slow_collective_time": Metric(
+            "s", "lower", "95th percentile of collective_time, by linear interpolation."
+        ),
+        "nccl_channels": Metric(
+            "1", None, "Connections between ranks by the way NCCL chose, counted in its own log."
+        ),
         "wrong_elements": Metric(
             "1", "lower", "Elements of a collective's result, over all ranks, that are not what they must be."
         ),
@@ -220,12 +226,14 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
         ),
         "collectives": ProbeInfo(
-            1,
+            2,
             "Collective bandwidth over message sizes",
             (
                 "bus_bandwidth",
                 "algorithm_bandwidth",
                 "collective_time",
+                "slow_collective_time",
+                "nccl_channels",
                 "wrong_elements",
                 "environment_ratio",
             ),

@@ -14,6 +14,9 @@ import pytest
 from runner.errors import InputError
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.nccl_settings import Origin, Setting
+from tests.nvml import EIGHT_B200
+from tests.nvml import environment as nvml_environment
 
 PROBE_COMMAND = [sys.executable, "-m", "runner.probes.collectives"]
 # Guards against a hang only; nothing is judged by it.
@@ -68,6 +71,15 @@ def test_bandwidths_follow_from_the_times_that_are_kept(two_ranks: dict[str, Any
         assert bus["samples"] == pytest.approx(expected)
 
 
+def test_the_slow_end_of_the_times_stands_beside_their_middle(two_ranks: dict[str, Any]) -> None:
+    times = {json.dumps(found["labels"]): found for found in named(two_ranks, "collective_time")}
+    slow = {json.dumps(found["labels"]): found for found in named(two_ranks, "slow_collective_time")}
+    assert slow.keys() == times.keys()
+    for labels, found in slow.items():
+        assert found["statistic"] == "p95"
+        assert times[labels]["value"] <= found["value"] <= max(times[labels]["samples"])
+
+
 def test_a_caller_environment_is_compared_with_a_scrubbed_one_in_the_same_run() -> None:
     done = run(
         "--ranks", "2", "--sizes", "64KiB", "--backend", "gloo", "--compare-environment",
@@ -77,7 +89,7 @@ def test_a_caller_environment_is_compared_with_a_scrubbed_one_in_the_same_run() 
     (ratio,) = named(document, "environment_ratio")
     assert len(ratio["samples"]) == 10
     assert {found["labels"]["arm"] for found in named(document, "bus_bandwidth")} == {"caller", "clean"}
-    assert document["details"]["scrubbed_variables"] == ["NCCL_P2P_DISABLE"]
+    assert document["details"]["settings_left_out_of_clean"] == ["NCCL_P2P_DISABLE"]
 
 
 @pytest.mark.system
@@ -205,6 +217,32 @@ def test_bad_input_ends_with_one_line(arguments: list[str], capsys: pytest.Captu
 )
 def test_bus_factors_are_those_of_nccl_tests(op: str, ranks: int, factor: float) -> None:
     assert bus_factor(op, ranks) == factor
+
+
+def test_the_systems_file_is_overruled_in_a_clean_environment_but_for_what_describes_the_system() -> None:
+    in_files = [
+        Setting("NCCL_P2P_DISABLE", "1", "/etc/nccl.conf", Origin.FILE),
+        Setting("NCCL_IB_HCA", "mlx5", "/etc/nccl.conf", Origin.FILE),
+        Setting("NCCL_ALGO", "Ring", "~/.nccl.conf", Origin.FILE),
+    ]
+    clean = scrubbed({"NCCL_P2P_DISABLE": "1"}, in_files)
+    assert clean == {"NCCL_P2P_DISABLE": "", "NCCL_CONF_FILE": os.devnull}
+
+
+@pytest.mark.parametrize("fabric", ["fabric 1 0 0", "fabric_gpu 6 3 802 0"])
+def test_bandwidth_is_not_asked_for_before_the_fabric_is_up(fabric: str, tmp_path: Path) -> None:
+    done = run(environment=nvml_environment(tmp_path, f"{EIGHT_B200}{fabric}\n"))
+    assert done.returncode == NOT_APPLICABLE
+    assert "CUDA does not start before the fabric is up: GPU" in done.stderr
+
+
+def test_gpus_that_torch_cannot_use_are_an_error_that_names_it(tmp_path: Path) -> None:
+    done = run(
+        "--sizes", "1MiB", environment=nvml_environment(tmp_path, EIGHT_B200.replace("count 8", "count 2"))
+    )
+    assert done.returncode == 3
+    assert "failed while joining the group" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_scrubbing_takes_only_what_steers_transport() -> None:
