@@ -51,6 +51,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "lower",
             "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
         ),
+        "pcie_width": Metric("1", "higher", "Lanes of one GPU's PCIe link as it is now."),
+        "pcie_generation": Metric(
+            "1", None, "Generation of one GPU's PCIe link as it is now; an idle link lowers it to save power."
+        ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
@@ -223,7 +227,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
         "topology": ProbeInfo(
             1,
             "How the GPUs are wired, against how their board should be",
-            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
+            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors", "pcie_width", "pcie_generation"),
         ),
         "collectives": ProbeInfo(
             2,

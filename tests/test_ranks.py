@@ -31,21 +31,21 @@ def world(folder: Path, before: str = "", after: str = "", port: int | None = No
     return World([str(program)], 2, environment, time.monotonic() + HANG_S, "test", port)
 
 
-def until(world: World, condition: Callable[[], bool]) -> None:
-    """Let the world hear its ranks until it has come this far, then let its deadline pass."""
-    while not condition():
-        world._hear("starting")
-    world._deadline = time.monotonic()
+def late(group: World, condition: Callable[[World], bool]) -> None:
+    """Let a group hear its ranks until it has come this far, then let its deadline pass."""
+    with group:
+        while not condition(group):
+            group._hear("starting")
+        group._deadline = time.monotonic()
+        group.ask(None, "meeting")
 
 
 def test_a_rank_that_never_joins_is_named_at_the_deadline(tmp_path: Path) -> None:
     said = r"^rank 1 never joined \(test\) by the deadline, while meeting"
-    with pytest.raises(RankError, match=said), world(tmp_path, before=LATE) as group:
-        until(group, lambda: 0 in group._members)
-        group.ask(None, "meeting")
+    with pytest.raises(RankError, match=said):
+        late(world(tmp_path, before=LATE), lambda group: 0 in group._members)
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(
     ("after", "said"),
     [
@@ -60,12 +60,12 @@ def test_a_rank_that_is_behind_the_others_is_named_though_all_are_silent(
     after: str, said: str, tmp_path: Path
 ) -> None:
     marks = after.count("mark")
-    with pytest.raises(RankError, match=said), world(tmp_path, after=after) as group:
-        until(
-            group,
-            lambda: sorted(len(member.marks) for member in group._members.values()) == [marks - 1, marks],
-        )
-        group.ask(None, "meeting")
+
+    def reached(group: World) -> bool:
+        return sorted(len(member.marks) for member in group._members.values()) == [marks - 1, marks]
+
+    with pytest.raises(RankError, match=said):
+        late(world(tmp_path, after=after), reached)
 
 
 def test_a_taken_port_is_named_at_once(tmp_path: Path) -> None:
@@ -80,7 +80,6 @@ def test_no_port_is_bad_input(tmp_path: Path) -> None:
         world(tmp_path, port=70000)
 
 
-@pytest.mark.system
 def test_a_port_taken_after_the_look_ends_the_run_with_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

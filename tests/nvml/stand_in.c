@@ -8,6 +8,7 @@
  *   link_down GPU LINK        link_errors GPU LINK COUNTER VALUE          p2p STATUS
  *   ancestor LEVEL            ancestor_pair A B LEVEL                     numa GPU NODE
  *   fabric STATE STATUS MASK  fabric_gpu GPU STATE STATUS MASK
+ *   clique GPU ID
  *   pcie GEN WIDTH MAXGEN MAXWIDTH                 pcie_gpu GPU GEN WIDTH
  *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString)
  *
@@ -37,7 +38,7 @@ static struct {
     unsigned ancestor[GPUS][GPUS];
     unsigned char down[GPUS][LINKS];
     unsigned long long errors[GPUS][LINKS][COUNTERS];
-    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS];
+    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS], clique[GPUS];
     unsigned pcie[GPUS][4];
     int numa[GPUS];
     struct { char function[64]; int code; } fails[FAILS];
@@ -92,6 +93,7 @@ static int load(const char *path) {
             for (a = 0; a < GPUS; a++) board.fabric_state[a] = b, board.fabric_status[a] = c, board.fabric_mask[a] = d;
             continue;
         }
+        if (sscanf(line, "clique %u %u", &a, &b) == 2 && a < GPUS) { board.clique[a] = b; continue; }
         if (sscanf(line, "pcie_gpu %u %u %u", &a, &b, &c) == 3 && a < GPUS) {
             board.pcie[a][0] = b, board.pcie[a][1] = c;
             continue;
@@ -195,7 +197,7 @@ int nvmlDeviceGetGpuFabricInfoV(void *h, void *out) {
     unsigned char *bytes = out; /* version 4, uuid 16, status 4, clique 4, state 4, mask 4 */
     unsigned g = G(h);
     ANSWER(memcpy(bytes + 20, &board.fabric_status[g], 4), memcpy(bytes + 28, &board.fabric_state[g], 4),
-           memcpy(bytes + 32, &board.fabric_mask[g], 4));
+           memcpy(bytes + 32, &board.fabric_mask[g], 4), memcpy(bytes + 24, &board.clique[g], 4));
 }
 int nvmlDeviceGetCurrPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][0]); }
 int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][1]); }
