@@ -72,6 +72,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "wrong_elements": Metric(
             "1", "lower", "Elements of a collective's result, over all ranks, that are not what they must be."
         ),
+        "copy_bandwidth": Metric(
+            "B/s",
+            "higher",
+            "Bytes moved ÷ seconds of one copy; within one memory a byte is read and written, and counts twice.",
+        ),
+        "peak_share": Metric("1", "higher", "copy_bandwidth ÷ the peak of the board's memory or NVLinks."),
+        "slowest_pair": Metric("B/s", "higher", "copy_bandwidth of the slowest pair of GPUs."),
+        "pair_spread": Metric("1", "higher", "Slowest pair ÷ median pair; near 1 on a sound mesh."),
         "environment_ratio": Metric(
             "1",
             "higher",
@@ -241,6 +249,11 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "wrong_elements",
                 "environment_ratio",
             ),
+        ),
+        "memory_bandwidth": ProbeInfo(
+            1,
+            "Copies between GPUs, between host and GPU, and within a memory",
+            ("copy_bandwidth", "peak_share", "slowest_pair", "pair_spread", "wrong_elements"),
         ),
         "nccl_env": ProbeInfo(
             2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")

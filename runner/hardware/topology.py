@@ -112,7 +112,7 @@ def judge(topology: Topology, board: Board | None) -> Verdict:
         (
             *_fabric_faults(topology.gpus),
             *_partition_faults(topology.gpus),
-            *(_link_faults(topology.gpus, board) if board else ()),
+            *(_link_faults(topology, board) if board else ()),
             *_mesh_faults(topology, board),
             *_p2p_faults(topology),
             *_pcie_faults(topology.gpus),
@@ -158,7 +158,10 @@ def _partition_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
     return found
 
 
-def _link_faults(gpus: Sequence[GpuWiring], board: Board) -> list[WiringFault]:
+def _link_faults(topology: Topology, board: Board) -> list[WiringFault]:
+    if not topology.mig and all(gpu.links_active == 0 for gpu in topology.gpus):
+        # One fault, which the mesh names, not one a GPU.
+        return []
     return [
         WiringFault(
             "links",
@@ -168,7 +171,7 @@ def _link_faults(gpus: Sequence[GpuWiring], board: Board) -> list[WiringFault]:
             f"{board.nvlinks} on {board.name}",
             "look for NVLink errors in dmesg (Xid 74 and 149 and later) and reseat or drain the node",
         )
-        for gpu in gpus
+        for gpu in topology.gpus
         if gpu.links_active is not None and gpu.links_active != board.nvlinks
     ]
 
