@@ -80,6 +80,16 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "peak_share": Metric("1", "higher", "copy_bandwidth ÷ the peak of the board's memory or NVLinks."),
         "slowest_pair": Metric("B/s", "higher", "copy_bandwidth of the slowest pair of GPUs."),
         "pair_spread": Metric("1", "higher", "Slowest pair ÷ median pair; near 1 on a sound mesh."),
+        "operation_time": Metric("s", "lower", "Wall seconds of one operation, without a profiler."),
+        "operation_rate": Metric(
+            "FLOP/s",
+            "higher",
+            "Operations that the arithmetic asks for (a product 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+        ),
+        "kernel_time": Metric(
+            "s", "lower", "Seconds of one kernel an iteration of its operation, as the profiler saw it."
+        ),
+        "kernel_share": Metric("1", None, "Time of one kernel ÷ time of all kernels of its operation."),
         "environment_ratio": Metric(
             "1",
             "higher",
@@ -254,6 +264,11 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1,
             "Copies between GPUs, between host and GPU, and within a memory",
             ("copy_bandwidth", "peak_share", "slowest_pair", "pair_spread", "wrong_elements"),
+        ),
+        "capture_fp8_flexattention_traces": ProbeInfo(
+            1,
+            "A trace of FP8 matrix products and flex attention, and their largest kernels",
+            ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
         ),
         "nccl_env": ProbeInfo(
             2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")

@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     installed = gpu_count()
     if installed and not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
         raise RunbookError(
-            f"NVML shows {installed} GPUs and this torch can use none; look for CUDA in python -m torch.utils.collect_env"
+            f"NVML shows {installed} GPUs and this torch can use none: python -m torch.utils.collect_env says why"
         )
     boards = {board_of(torch.cuda.get_device_name(index)) for index in range(gpus)}
     board = boards.pop() if len(boards) == 1 else None
