@@ -270,6 +270,19 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             "A trace of FP8 matrix products and flex attention, and their largest kernels",
             ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
         ),
+        # The field's own tools, whose JSON is read as it is.
+        "nccl_tests": ProbeInfo(
+            1,
+            "Collective bandwidth as nccl-tests measures it",
+            (
+                "bus_bandwidth",
+                "algorithm_bandwidth",
+                "collective_time",
+                "slow_collective_time",
+                "wrong_elements",
+            ),
+        ),
+        "nvbandwidth": ProbeInfo(1, "Copies as nvbandwidth measures them", ("copy_bandwidth",)),
         "nccl_env": ProbeInfo(
             2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
         ),
