@@ -40,6 +40,7 @@ from runner.probes.contract import (
     single,
 )
 from runner.probes.traced_work import SHAPES, Operation, operations
+from runner.probes.usable import usable_gpus
 from runner.units import format_value
 
 _NSYS_DEADLINE_S = 120.0
@@ -72,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.iterations < 1 or arguments.top < 1:
         raise InputError("--iterations and --top must be above zero")
     preset = preset_of(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if usable_gpus() else "cpu"
     if device == "cpu" and preset != "tiny":
         raise InputError(f"preset {preset} needs a GPU that torch can use; --preset tiny runs on a CPU")
     compiled = device == "cuda" and not arguments.skip_compile

@@ -36,8 +36,6 @@ from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.machine import gpu_count
 from runner.hardware.topology import Topology
-from runner.hardware.topology import judge as judge_wiring
-from runner.hardware.topology_nvml import read_topology
 from runner.probes.contract import (
     Findings,
     NotApplicableError,
@@ -52,6 +50,7 @@ from runner.probes.nccl_log import Transport, fault_of, logging_environment, rea
 from runner.probes.nccl_settings import Judgement, Origin, Setting, judge
 from runner.probes.nccl_sources import home_of, read_own
 from runner.probes.ranks import World, ended_by_sigterm
+from runner.probes.usable import wiring_with_fabric
 from runner.stats import median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
@@ -138,7 +137,7 @@ class _Arm:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     job = _job(arguments)
-    wiring = _wiring(job)
+    wiring = wiring_with_fabric() if job.backend == "nccl" else None
     settings = read_own(os.environ, home_of(os.getuid()))
     in_files = [setting for setting in settings if setting.origin is Origin.FILE]
     named = sorted(
@@ -199,15 +198,6 @@ def _world(job: _Job, arm: str, environment: Mapping[str, str], logs: Path, dead
     # Two arms cannot meet on one port: the second takes the next.
     port = None if job.port is None else job.port + (arm == "clean")
     return World(program, job.ranks, environment, deadline, arm, port)
-
-
-def _wiring(job: _Job) -> Topology | None:
-    """How the GPUs are wired; a fabric that is not up has to be seen to first, since CUDA cannot start without it."""
-    topology = read_topology() if job.backend == "nccl" else None
-    for fault in judge_wiring(topology, None).faults if topology else ():
-        if fault.kind == "fabric":
-            raise NotApplicableError(f"CUDA does not start before the fabric is up: {fault}")
-    return topology
 
 
 def _nvlinked(topology: Topology | None) -> bool:

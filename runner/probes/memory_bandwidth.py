@@ -15,7 +15,6 @@ Example:
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +24,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from runner.entry.model import Scalar
-from runner.errors import InputError, RunbookError
+from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board, board_of
-from runner.hardware.machine import gpu_count
 from runner.probes.contract import Findings, Probe, base_parser, measured, run_probe, say, single
+from runner.probes.usable import usable_gpus
 from runner.stats import median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
@@ -121,12 +120,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     size = parse_bytes(arguments.size)
     if arguments.iterations < 1 or arguments.warmup < 0 or not 1 << 10 <= size <= _LARGEST:
         raise InputError("--iterations must be above zero, --warmup not below, and --size from 1KiB to 1TiB")
-    gpus = torch.cuda.device_count()
-    installed = gpu_count()
-    if installed and not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        raise RunbookError(
-            f"NVML shows {installed} GPUs and this torch can use none: python -m torch.utils.collect_env says why"
-        )
+    gpus = usable_gpus()
     boards = {board_of(torch.cuda.get_device_name(index)) for index in range(gpus)}
     board = boards.pop() if len(boards) == 1 else None
     found: list[Measurement] = []
