@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from runner.entry.read import read_runbook
+from runner.evidence.judge import judge_claims
+from runner.evidence.record import ClaimState, Record, StepStatus
 from tests.nvml import EIGHT_B200, environment
 from tests.test_nccl_sources import job
 
@@ -19,11 +22,17 @@ OFF = "is harmful on one node: GPUs of one node no longer reach each other's mem
 
 
 def diagnose(tmp_path: Path, board: str, *steps: str, **variables: str) -> tuple[int, dict[str, Any]]:
-    """The entry's Diagnose, run by the program itself; its exit status and its record."""
+    return run_entry(tmp_path, board, "diagnose", *steps, **variables)
+
+
+def run_entry(
+    tmp_path: Path, board: str, phase: str, *steps: str, **variables: str
+) -> tuple[int, dict[str, Any]]:
+    """A phase of the entry, run by the program itself; its exit status and its record."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("NCCL_")}
     done = subprocess.run(
         [sys.executable, "-m", "runner.cli.main", "--data", str(tmp_path / "data"), "run", "nvlink-bandwidth",
-         "--phase", "diagnose", *(word for step in steps for word in ("--step", step)), "--json"],
+         "--phase", phase, *(word for step in steps for word in ("--step", step)), "--json"],
         cwd=ROOT,
         env=own | environment(tmp_path, board) | variables,
         capture_output=True,
@@ -98,6 +107,21 @@ def test_a_misspelt_variable_is_named_with_the_right_one(tmp_path: Path) -> None
     assert found["settings"][0] == "symptom"
     assert "NCCL_P2P_LEVLE in environment is misspelt" in (found["settings"][1] or "")
     assert "did you mean NCCL_P2P_LEVEL?" in (found["settings"][1] or "")
+
+
+def test_the_claim_that_a_variable_moves_the_matrix_is_decided_by_running_the_tool(tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    matrix = ROOT / "tests" / "topo" / "eight_b200_with_nics.txt"
+    tool.write_text(f'#!/bin/sh\n[ "$*" = "topo -m" ] && cat {matrix}\n', encoding="utf-8")
+    tool.chmod(0o755)
+    path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
+    steps = ("topo-before", "topo-after")
+    stored = run_entry(tmp_path, EIGHT_B200, "reproduce", *steps, PATH=path)[1]
+    record = Record.model_validate_json(json.dumps(stored))
+    assert {step.status for step in record.steps if step.id in steps} == {StepStatus.PASSED}
+    entry = read_runbook(ROOT / "runbooks" / "nvlink-bandwidth.md")
+    assert judge_claims(entry, record.steps, record.machine)["faq-topo-phb"][0] is ClaimState.CONTRADICTED
 
 
 @pytest.mark.system
