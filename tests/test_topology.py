@@ -81,6 +81,12 @@ def test_every_pair_has_its_own_verdict_and_every_gpu_its_place(tmp_path: Path) 
     assert (details["gpus"][2]["pcie_generation"], details["gpus"][2]["pcie_width"]) == (1, 8)
 
 
+def test_counts_that_no_driver_gives_are_not_called_zero(tmp_path: Path) -> None:
+    board = EIGHT_B200 + "fail nvmlDeviceGetNvLinkErrorCounter 3\n"
+    found: Any = probe(tmp_path, board)[1]["measurements"]
+    assert "nvlink_errors" not in {one["name"] for one in found}
+
+
 @pytest.mark.parametrize("code", [1, 3, 15, 999])
 def test_errors_from_every_call_never_read_as_healthy(code: int, tmp_path: Path) -> None:
     done, document = probe(tmp_path, f"{EIGHT_B200}fail * {code}\n")
@@ -90,7 +96,15 @@ def test_errors_from_every_call_never_read_as_healthy(code: int, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("note", "named"),
-    [("pcie_gpu 2 5 8\n", "PCIe ×8"), ("link_errors 1 4 0 9\n", "9 NVLink data-link errors")],
+    [
+        ("pcie_gpu 2 5 8\n", "PCIe ×8"),
+        ("link_errors 1 4 0 9\n", "9 NVLink data-link errors"),
+        # Newer boards keep the counts as fields: effective errors (219) and link recoveries (215).
+        (
+            "fail nvmlDeviceGetNvLinkErrorCounter 3\nfield 1 4 219 5\nfield 1 17 215 2\n",
+            "GPU 1: 7 NVLink data-link errors",
+        ),
+    ],
 )
 def test_what_is_worth_a_look_is_said_and_decides_nothing(tmp_path: Path, note: str, named: str) -> None:
     done, document = probe(tmp_path, EIGHT_B200 + note)

@@ -19,6 +19,16 @@ _P2P = {
     5: "not supported",
 }
 _REMOTE_IS_GPU = 0
+# Counts of a link's errors, without those of single symbols, which a sound link has too and corrects.
+_FIELDS = (
+    "EFFECTIVE_ERRORS",
+    "LINK_RECOVERY_EVENTS",
+    "RCV_ERRORS",
+    "BUFFER_OVERRUN_ERRORS",
+    "MALFORMED_PACKET_ERRORS",
+)
+# nvmlValueType_t, whole numbers only.
+_VALUE_OF = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
 # Two bits each of the fabric's health mask: 0 unknown, 1 so, 2 not so.
 _COMPLAINTS = {
     "degraded bandwidth": 0,
@@ -127,7 +137,22 @@ class _Reader:
             for kind in counters
         ]
         found = [value for value in read if value is not None]
-        return sum(found) if found else None
+        return sum(found) if found else self._error_fields(handle, links)
+
+    def _error_fields(self, handle: Any, links: list[int]) -> int | None:
+        """The same of boards whose driver keeps its counts as fields (Blackwell), link by link."""
+        wanted = [
+            (getattr(self._nvml, f"NVML_FI_DEV_NVLINK_COUNT_{name}"), link)
+            for link in links
+            for name in _FIELDS
+        ]
+        fields = self.ask("nvmlDeviceGetFieldValues", handle, wanted) if wanted else None
+        read = [
+            int(getattr(field.value, _VALUE_OF[field.valueType]))
+            for field in fields or ()
+            if field.nvmlReturn == self._nvml.NVML_SUCCESS and field.valueType in _VALUE_OF
+        ]
+        return sum(read) if read else None
 
     def _fabric(self, handle: Any) -> "_Fabric":
         info = self._nvml.c_nvmlGpuFabricInfoV_t()

@@ -8,7 +8,7 @@
  *   link_down GPU LINK        link_errors GPU LINK COUNTER VALUE          p2p STATUS
  *   ancestor LEVEL            ancestor_pair A B LEVEL                     numa GPU NODE
  *   fabric STATE STATUS MASK  fabric_gpu GPU STATE STATUS MASK
- *   clique GPU ID
+ *   clique GPU ID             field GPU LINK FIELD VALUE (of nvmlDeviceGetFieldValues; others are not supported)
  *   pcie GEN WIDTH MAXGEN MAXWIDTH                 pcie_gpu GPU GEN WIDTH
  *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString)
  *
@@ -43,6 +43,8 @@ static struct {
     int numa[GPUS];
     struct { char function[64]; int code; } fails[FAILS];
     int fail_count;
+    struct { unsigned gpu, link, field; unsigned long long value; } fields[FAILS];
+    int field_count;
 } board;
 
 static int load(const char *path) {
@@ -91,6 +93,11 @@ static int load(const char *path) {
         }
         if (sscanf(line, "fabric %u %u %u", &b, &c, &d) == 3) {
             for (a = 0; a < GPUS; a++) board.fabric_state[a] = b, board.fabric_status[a] = c, board.fabric_mask[a] = d;
+            continue;
+        }
+        if (sscanf(line, "field %u %u %u %llu", &a, &b, &c, &value) == 4 && board.field_count < FAILS) {
+            board.fields[board.field_count].gpu = a, board.fields[board.field_count].link = b;
+            board.fields[board.field_count].field = c, board.fields[board.field_count++].value = value;
             continue;
         }
         if (sscanf(line, "clique %u %u", &a, &b) == 2 && a < GPUS) { board.clique[a] = b; continue; }
@@ -204,3 +211,21 @@ int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board
 int nvmlDeviceGetMaxPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][2]); }
 int nvmlDeviceGetMaxPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][3]); }
 int nvmlDeviceGetNumaNodeId(void *h, int *out) { ANSWER(*out = board.numa[G(h)]); }
+
+/* NVLink counts of newer boards. A field value: id 4, scope 4, timestamp 8, latency 8, type 4, return 4, value 8. */
+int nvmlDeviceGetFieldValues(void *h, int n, void *out) {
+    int failed = failing(__func__);
+    if (failed) return failed;
+    for (int i = 0; i < n; i++) {
+        unsigned char *item = (unsigned char *)out + 40 * i;
+        unsigned id, scope, type = 3 /* unsigned long long */, answer = NOT_SUPPORTED;
+        memcpy(&id, item, 4), memcpy(&scope, item + 4, 4);
+        for (int f = 0; f < board.field_count; f++)
+            if (board.fields[f].gpu == G(h) && board.fields[f].link == scope && board.fields[f].field == id) {
+                memcpy(item + 32, &board.fields[f].value, 8);
+                answer = OK;
+            }
+        memcpy(item + 24, &type, 4), memcpy(item + 28, &answer, 4);
+    }
+    return OK;
+}
