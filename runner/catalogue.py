@@ -263,7 +263,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
         "memory_bandwidth": ProbeInfo(
             1,
             "Copies between GPUs, between host and GPU, and within a memory",
-            ("copy_bandwidth", "peak_share", "slowest_pair", "pair_spread", "wrong_elements"),
+            ("slowest_pair", "copy_bandwidth", "peak_share", "pair_spread", "wrong_elements"),
         ),
         "capture_fp8_flexattention_traces": ProbeInfo(
             1,

@@ -93,9 +93,12 @@ def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gone", "."])
-def test_a_named_file_that_cannot_be_read_is_an_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"NCCL_CONF_FILE names .*, which is not there|cannot read"):
-        read_own({"NCCL_CONF_FILE": str(tmp_path / name)}, tmp_path)
+def test_a_named_file_that_cannot_be_read_is_a_finding(name: str, tmp_path: Path) -> None:
+    (tmp_path / ".nccl.conf").write_text("NCCL_ALGO=Ring\n", encoding="utf-8")
+    (setting,) = read_own({"NCCL_CONF_FILE": str(tmp_path / name)}, tmp_path)
+    found = judge(setting, 1)
+    assert found.judgement.is_fault
+    assert "names a file that cannot be read" in found.why
 
 
 def test_a_unit_gives_what_systemd_would_set() -> None:

@@ -45,6 +45,7 @@ from runner.units import format_value
 
 _NSYS_DEADLINE_S = 120.0
 _LONGEST_NAME = 100
+_WARM_UP_ITERATIONS = 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,6 +124,8 @@ def _timed(operation: Operation, device: str, iterations: int) -> list[Measureme
     result, exact = operation.run().float(), operation.exact()
     noise = float((result - exact).square().sum())
     exactness = float(exact.square().sum()) / noise if noise else None
+    for _ in range(_WARM_UP_ITERATIONS):
+        operation.run()
     seconds = []
     for _ in range(iterations):
         _wait(device)

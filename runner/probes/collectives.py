@@ -277,7 +277,8 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Me
             arm.times += slowest
             arm.turns.append(median(slowest))
     factor = bus_factor(op, job.ranks)
-    for name, arm in arms.items():
+    # The caller's last: the last number speaks for a step.
+    for name, arm in reversed(arms.items()):
         found += [
             measured("bus_bandwidth", [size * factor / t for t in arm.times], **labels, arm=name),
             measured("algorithm_bandwidth", [size / t for t in arm.times], **labels, arm=name),

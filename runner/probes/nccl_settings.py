@@ -45,13 +45,20 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: `source` names the place it stands in; `shadowed` where an earlier source wins."""
+    """One setting.
+
+    Attributes:
+        source: the place it stands in.
+        shadowed: an earlier source sets it too, and wins.
+        dangling: it names a file that cannot be read.
+    """
 
     name: str
     value: str
     source: str
     origin: Origin = Origin.ENVIRONMENT
     shadowed: bool = False
+    dangling: bool = False
 
     @property
     def undo(self) -> str:
@@ -88,6 +95,12 @@ def judge(setting: Setting, nodes: int) -> Finding:
     """Say what a setting does to a job on so many nodes."""
     if setting.shadowed:
         return Finding(setting, Judgement.HARMLESS, "without effect: an earlier source sets it too, and wins")
+    if setting.dangling:
+        return Finding(
+            setting,
+            Judgement.MISSPELT,
+            "names a file that cannot be read; NCCL passes over it without a word",
+        )
     if setting.name != setting.name.strip():
         plain = (
             f"NCCL takes the spaces as part of the name, so it does nothing; write {setting.name.strip()}="

@@ -127,19 +127,20 @@ def read_settings(
         home: of its user.
         system: the system's file.
         root: the file system that the process sees, such as `/proc/17/root` for one in a container.
-
-    Raises:
-        InputError: $NCCL_CONF_FILE names what cannot be read.
     """
     found = list(own)
-    named = next((setting.value for setting in found if setting.name == "NCCL_CONF_FILE"), None)
-    user = Path(named).expanduser() if named else home / ".nccl.conf"
-    for path, must_exist in ((user, bool(named)), (system, False)):
+    named = next((setting for setting in found if setting.name == "NCCL_CONF_FILE" and setting.value), None)
+    user = Path(named.value).expanduser() if named else home / ".nccl.conf"
+    for path in (user, system):
         shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
         inside = root / path.relative_to("/") if path.is_absolute() else path
         if root != Path("/"):
             shown = str(inside)
-        found += parse_conf(_read(inside, must_exist=must_exist), shown)
+        text = _read(inside)
+        if text is not None:
+            found += parse_conf(text, shown)
+        elif named is not None and path == user:
+            found[found.index(named)] = replace(named, dangling=True)
     seen: set[str] = set()
     settings = []
     for setting in found:
@@ -149,11 +150,7 @@ def read_settings(
 
 
 def read_own(environment: Mapping[str, str], home: Path) -> list[Setting]:
-    """What a job started from here would see.
-
-    Raises:
-        InputError: $NCCL_CONF_FILE names what cannot be read.
-    """
+    """What a job started from here would see."""
     own = [
         Setting(name, value, "environment")
         for name, value in sorted(environment.items())
@@ -215,25 +212,20 @@ def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> list[Setting]:
             if real in seen or not real.is_file():
                 continue
             seen.add(real)
-            settings, files = parse_unit(_read(path, must_exist=False), str(path))
+            settings, files = parse_unit(_read(path) or "", str(path))
             found += settings
             for pattern in files:
                 for named in sorted(Path("/").glob(pattern.removeprefix("-").lstrip("/"))):
                     if named not in seen and named.is_file():
                         seen.add(named)
-                        found += parse_environment_file(_read(named, must_exist=False), str(named))
+                        found += parse_environment_file(_read(named) or "", str(named))
     return found
 
 
-def _read(path: Path, *, must_exist: bool) -> str:
+def _read(path: Path) -> str | None:
+    """The text of a file; None where it is not there or closed to this user."""
     try:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES).decode(errors="replace")
-    except FileNotFoundError as error:
-        if must_exist:
-            raise InputError(
-                f"NCCL_CONF_FILE names {path}, which is not there; unset it or correct it"
-            ) from error
-        return ""
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except OSError:
+        return None
