@@ -278,7 +278,7 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Me
             arm.turns.append(median(slowest))
     factor = bus_factor(op, job.ranks)
     # The caller's last: the last number speaks for a step.
-    for name, arm in reversed(arms.items()):
+    for name, arm in list(arms.items())[::-1]:
         found += [
             measured("bus_bandwidth", [size * factor / t for t in arm.times], **labels, arm=name),
             measured("algorithm_bandwidth", [size / t for t in arm.times], **labels, arm=name),
