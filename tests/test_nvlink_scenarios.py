@@ -124,6 +124,40 @@ def test_the_claim_that_a_variable_moves_the_matrix_is_decided_by_running_the_to
     assert judge_claims(entry, record.steps, record.machine)["faq-topo-phb"][0] is ClaimState.CONTRADICTED
 
 
+@pytest.mark.parametrize(
+    ("step", "tool", "fixture", "metric"),
+    [
+        ("nccl-tests", "all_reduce_perf", "nccl_tests_v3.json", "bus_bandwidth"),
+        ("nvbandwidth", "nvbandwidth", "nvbandwidth.json", "copy_bandwidth"),
+    ],
+)
+def test_the_fields_own_tools_are_run_where_they_are_and_their_json_is_read(
+    step: str, tool: str, fixture: str, metric: str, tmp_path: Path
+) -> None:
+    """The tool's place is taken by a script that writes where the real one would: after -J, or to its output."""
+    script = tmp_path / "bin" / tool
+    script.parent.mkdir()
+    written = ROOT / "tests" / "tools" / fixture
+    script.write_text(
+        "#!/bin/bash\nwhile [ $# -gt 0 ] && [ $1 != -J ]; do shift; done\n"
+        f"cat {written} > ${{2:-/dev/stdout}}\n",
+        encoding="utf-8",
+    )
+    script.chmod(0o755)
+    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
+    record = run_entry(tmp_path, EIGHT_B200, "diagnose", step, PATH=path)[1]
+    (found,) = (one for one in record["steps"] if one["id"] == step)
+    assert found["status"] == "passed", found
+    assert metric in {one["name"] for one in found["measurements"]}
+
+
+def test_a_tool_that_is_not_there_is_skipped_and_said_to_be_missing(tmp_path: Path) -> None:
+    record = run_entry(tmp_path, EIGHT_B200, "diagnose", "nvbandwidth")[1]
+    (found,) = (one for one in record["steps"] if one["id"] == "nvbandwidth")
+    assert found["status"] == "skipped"
+    assert "nvbandwidth is not on PATH" in found["stderr_tail"]
+
+
 @pytest.mark.system
 def test_the_whole_diagnosis_names_a_fabric_that_is_not_up_and_asks_no_bandwidth_of_it(
     tmp_path: Path,
