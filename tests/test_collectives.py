@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 from runner.errors import InputError
+from runner.probes import collectives
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.nccl_log import Transport
 from runner.probes.nccl_settings import Origin, Setting
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
@@ -243,6 +245,29 @@ def test_gpus_that_torch_cannot_use_are_an_error_that_names_it(tmp_path: Path) -
     assert done.returncode == 3
     assert "failed while joining the group" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(collectives, "World", lambda *arguments: started.append(arguments))
+    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=4000)
+    for arm in ("caller", "clean"):
+        collectives._world(job, arm, {"NCCL_DEBUG": "WARN"}, tmp_path / arm, 0.0)
+    environments = [arguments[2] for arguments in started]
+    assert [environment["NCCL_DEBUG"] for environment in environments] == ["INFO", "INFO"]
+    folders = [Path(environment["NCCL_DEBUG_FILE"]).parent for environment in environments]
+    assert folders == [tmp_path / "caller", tmp_path / "clean"]
+    assert [arguments[-1] for arguments in started] == [4000, 4001]
+
+
+def test_the_transport_of_each_arm_is_a_measurement() -> None:
+    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=None)
+    found = collectives._channels({"caller": Transport({"SHM/direct": 3}, None), "clean": None}, job)
+    assert [(one.name, one.value, one.labels["transport"], one.labels["arm"]) for one in found] == [
+        ("nccl_channels", 3, "SHM/direct", "caller")
+    ]
 
 
 def test_scrubbing_takes_only_what_steers_transport() -> None:

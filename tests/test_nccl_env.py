@@ -18,6 +18,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     # NCCL asks the user database, not HOME.
     monkeypatch.setattr(nccl_env, "home_of", lambda user: tmp_path)
+    monkeypatch.setattr(nccl_env, "UNIT_FOLDERS", ())
 
 
 def test_nothing_set_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:
