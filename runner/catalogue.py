@@ -243,7 +243,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "topology": ProbeInfo(
-            1,
+            2,
             "How the GPUs are wired, against how their board should be",
             ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors", "pcie_width", "pcie_generation"),
         ),
