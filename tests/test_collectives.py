@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,6 +212,14 @@ def test_one_rank_is_not_applicable(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_input_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == InputError.exit_status
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_port_in_use_ends_with_one_line_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--ranks", "2", "--backend", "gloo", "--port", str(port)]) == InputError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} cannot be listened on" in line
 
 
 @pytest.mark.parametrize(
