@@ -201,7 +201,10 @@ def _world(job: _Job, arm: str, environment: Mapping[str, str], logs: Path, dead
 
 
 def _nvlinked(topology: Topology | None) -> bool:
-    return topology is not None and bool(topology.pairs) and all(pair.nvlinks for pair in topology.pairs)
+    # Instances of a split GPU have no peer access, whatever links the board has.
+    if topology is None or topology.mig or not topology.pairs:
+        return False
+    return all(pair.nvlinks for pair in topology.pairs)
 
 
 def _channels(transports: Mapping[str, Transport | None], job: _Job) -> list[Measurement]:
