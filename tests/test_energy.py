@@ -154,7 +154,9 @@ def test_a_real_watch_of_nvml_is_right_within_one_percent_or_refuses(tmp_path: P
     curves = [(650, 0, 1000), (500, 450, 1700), (300, 100, 25000), *[(400, 0, 1000)] * 4]
     board = nvml.EIGHT_B200 + "temperature 61\nreasons 4\n"
     board += "".join(f"energy {gpu} {w} {s} {p}\n" for gpu, (w, s, p) in enumerate(curves))
-    board += "energy_wrap 3 2500\nenergy_stall 4 2500 3200 0\nenergy_stall 5 2500 2750 1\nenergy_lost 6 2500\n"
+    board += (
+        "energy_wrap 3 2500\nenergy_stall 4 2500 3200 0\nenergy_stall 5 2500 2750 1\nenergy_lost 6 2500\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", NVML_PROGRAM],
         env={**os.environ, **nvml.environment(tmp_path, board)},
@@ -228,9 +230,7 @@ def test_a_rapl_counter_that_steps_back_or_vanishes_is_refused(powercap: Path) -
 
 
 def test_a_window_over_two_rapl_packages_adds_them_up_across_an_overflow(tmp_path: Path) -> None:
-    places = [
-        domain(tmp_path, f"intel-rapl:{n}", f"package-{n}", 0, size=20_000_000) for n in range(2)
-    ]
+    places = [domain(tmp_path, f"intel-rapl:{n}", f"package-{n}", 0, size=20_000_000) for n in range(2)]
     counters = rapl_counters(tmp_path)
     clock, traces = [0.0], [Trace(counter) for counter in counters]
     for step in range(1201):

@@ -60,7 +60,7 @@ def made(path: Path, series: dict[str, list[float]], **more: Any) -> Path:
     return path
 
 
-def noisy(seed: int, count: int = WINDOWS, **changed: float) -> dict[str, list[float]]:
+def noisy(seed: int, /, count: int = WINDOWS, **changed: float) -> dict[str, list[float]]:
     """Samples of every mode with 1 % of noise, the named modes multiplied."""
     source = random.Random(seed)
     return {
@@ -81,7 +81,7 @@ def verdicts_over_100_pairs(
     found = []
     for seed in range(100):
         before = made(tmp_path / "a.json", noisy(seed))
-        after = made(tmp_path / "b.json", noisy(seed + 1000, **changed))
+        after = made(tmp_path / "b.json", noisy(seed + 1000, WINDOWS, **changed))
         found.append(compared(capsys, before, after)[1]["details"]["verdicts"])
     return found
 
@@ -124,7 +124,10 @@ def test_a_clear_change_within_the_tolerance_and_too_few_windows_are_inconclusiv
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, after = made(tmp_path / "a.json", noisy(1)), made(tmp_path / "b.json", noisy(2, fp8=0.9))
-    assert compared(capsys, before, after, "--tolerance", "0.2")[1]["details"]["verdicts"]["fp8"] == "inconclusive"
+    assert (
+        compared(capsys, before, after, "--tolerance", "0.2")[1]["details"]["verdicts"]["fp8"]
+        == "inconclusive"
+    )
     before, after = made(tmp_path / "a.json", noisy(1, 2)), made(tmp_path / "b.json", noisy(2, 2, fp8=0.5))
     assert compared(capsys, before, after)[1]["details"]["verdicts"]["fp8"] == "inconclusive"
 
@@ -144,7 +147,12 @@ SAYS = {
     [
         ({"sm_clock": 1.2e9}, {}, 1, "clocks 1.97 GHz → 1.20 GHz"),
         ({"throttled_share": 0.8}, {}, 1, "share of time throttled 0 → 0.800"),
-        ({}, {"throttled_by": {"fp8": ["software power cap"]}}, 1, "throttled by nothing → software power cap"),
+        (
+            {},
+            {"throttled_by": {"fp8": ["software power cap"]}},
+            1,
+            "throttled by nothing → software power cap",
+        ),
         ({"temperature": 84.0}, {}, 1, "temperature 60.0 °C → 84.0 °C"),
         ({"fp8_share": 0.4}, {}, 1, "FP8 share 1 → 0.400"),
         ({}, {"precision": {"fp8": "bf16"}}, 1, "effective precision fp8 → bf16"),

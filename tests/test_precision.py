@@ -250,7 +250,9 @@ def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no input scale for {names[0]}"):
         read_scales(written(tmp_path / "scales.json", inputs=fewer), TINY, names)
     more = dict.fromkeys((*names, "layers.9.mlp.up_proj"), 0.01)
-    with pytest.raises(InputError, match=r"an extra input scale for layers.9.mlp.up_proj, which tiny does not have"):
+    with pytest.raises(
+        InputError, match=r"an extra input scale for layers.9.mlp.up_proj, which tiny does not have"
+    ):
         read_scales(written(tmp_path / "scales.json", inputs=more), TINY, names)
     with pytest.raises(InputError, match="has no weight scales"):
         read_scales(written(tmp_path / "scales.json", weights=None), TINY, names)

@@ -119,7 +119,9 @@ def test_an_fp8_mode_that_multiplied_in_bf16_is_a_fallback_that_nobody_asked_for
 READING = Sensors(1.9e9, 3.9e9, 60.0, ())
 
 
-def window(watts: float, iteration_s: float, *, lost: bool = False, sensors: tuple[Sensors, ...] = ()) -> Window:
+def window(
+    watts: float, iteration_s: float, *, lost: bool = False, sensors: tuple[Sensors, ...] = ()
+) -> Window:
     """Five seconds of work at constant power, watched to the tick."""
     ticks = [Tick(watts * n / 10, n / 10, n / 10 + 0.099) for n in range(51)]
     trace = Trace(Curve(watts), ticks, "the counter is gone" if lost else None)
@@ -168,7 +170,9 @@ def test_a_refused_window_takes_its_turn_from_every_mode_and_too_many_take_all()
 
 def test_clocks_temperature_and_throttling_stand_beside_the_joules() -> None:
     hot = replace(READING, sm_clock_hz=1.2e9, temperature_c=85.0, throttled_by=("software power cap",))
-    [taken] = tally({"fp8": [window(500, 0.1, sensors=(READING, hot, hot))] * 2}, 1, None, None).taken.values()
+    [taken] = tally(
+        {"fp8": [window(500, 0.1, sensors=(READING, hot, hot))] * 2}, 1, None, None
+    ).taken.values()
     assert taken.clock_hz == [1.2e9, 1.2e9]
     assert taken.temperature_c == [85.0, 85.0]
     assert taken.throttled == pytest.approx([2 / 3, 2 / 3])

@@ -12,7 +12,7 @@ by layer, and how each layer's FP8 output compares with fp32 on the same input.
     python -m runner.probes.fp8_transformer_engine --scales artifacts/fp8/recalibration.json
 
 The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). Scales are dynamic unless
-`--recalibrate` finds static ones or `--scales` brings them; with both, the old ones are "before" and the new ones "after".
+`--recalibrate` finds static ones or `--scales` brings them; with both, the old ones are "before", the new ones "after".
 Only static and delayed scaling have anything to recalibrate: current (dynamic), blockwise and MXFP8 scaling take theirs
 from the tensor at hand, and `--recalibrate --recipe mxfp8` says so and does nothing.
 Exit status: 0 all in FP8 and accurate, 1 a layer is not, 2 bad input, 3 could not measure, 80 not applicable here.

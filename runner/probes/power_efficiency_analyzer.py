@@ -1,14 +1,14 @@
 """Did efficiency change between two sweeps, by how much, is that more than noise, and what explains it?
 
 What is compared. Where both sweeps read energy: tokens per joule of every mode. Where one did not: the speed of every
-mode as a ratio to BF16 within its own sweep; the two were interleaved there, so that a machine that is slower today slows
-both.
+mode as a ratio to BF16 within its own sweep; the two were interleaved there, so that a machine that is slower today
+slows both.
 
-The test. Welch's t of the logarithms of a mode's windows; windows are then exchanged between the two sweeps, in all modes
-at once, and the largest |t| of 999 such drawings says what chance alone can do. So the chance of any false report stays
-at 1 % over all modes of a sweep together. With 12 windows a mode (`--rounds 6`, the sweep's default) and 1 % of noise, a
-change of 3 % is found in more than 95 of 100 comparisons; with fewer than four nothing is. A change that is clear but
-smaller than `--tolerance` is no verdict.
+The test. Welch's t of the logarithms of a mode's windows; windows are then exchanged between the two sweeps, in all
+modes at once, and the largest |t| of 999 such drawings says what chance alone can do. So the chance of any false report
+stays at 1 % over all modes of a sweep together. With 12 windows a mode (what the sweep takes where it reads energy) and
+1 % of noise, a change of 3 % is found in more than 95 of 100 comparisons; with fewer than four windows nothing is. A
+change that is clear but smaller than `--tolerance` is no verdict.
 
     python -m runner.probes.power_efficiency_analyzer before.json after.json
     python -m runner.probes.power_efficiency_analyzer                   # the newest two of artifacts/power
@@ -128,7 +128,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
 
 def _because(one: _Compared) -> str:
-    return f"also changed: {', '.join(one.because)}" if one.because else "nothing else that is recorded changed"
+    return (
+        f"also changed: {', '.join(one.because)}" if one.because else "nothing else that is recorded changed"
+    )
 
 
 def _report(compared: Sequence[_Compared]) -> list[Measurement]:

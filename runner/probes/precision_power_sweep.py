@@ -3,8 +3,8 @@
 The physics: a prefill of many tokens is bound by matrix products, 2 × parameters floating-point operations a token.
 FP8 halves the bytes and, on tensor cores that have it, doubles the rate; quantising costs extra passes over the
 activations, which only pay where they are fused (`torch.compile`). Energy is power × time: an FP8 that is slower than
-BF16, or that never ran, shows here as fewer tokens per joule. A GPU that idles draws a good share of its power, so joules
-are given with idle power and without.
+BF16, or that never ran, shows here as fewer tokens per joule. A GPU that idles draws a good share of its power, so
+joules are given with idle power and without.
 
     python -m runner.probes.precision_power_sweep --modes fp16 bf16 fp8 fp8_te
     python -m runner.probes.precision_power_sweep --modes bf16 fp8 --scales artifacts/fp8/recalibration.json
@@ -13,8 +13,8 @@ are given with idle power and without.
 Every mode reads the same tokens with the same weights, window by window in ABBA order, warmed up before. Energy comes
 from the hardware's own counter; without one it is absent, with the reason, and so is every window in which the counter
 could not be believed. `fp8` is torchao's dynamic row-wise FP8 on a GPU of compute capability 8.9 or more, and this
-project's own layer on a CPU and with `--scales`; `fp8_te` is Transformer Engine's. A mode that cannot run says why. Which
-kernels multiplied is looked up for each FP8 mode: one that multiplied in something else is a fallback and fails.
+project's own layer on a CPU and with `--scales`; `fp8_te` is Transformer Engine's. A mode that cannot run says why.
+Which kernels multiplied is looked up for each FP8 mode: one that multiplied in something else is a fallback and fails.
 Exit status: 0 measured, 2 bad input, 3 could not measure, 80 not applicable here.
 """
 
@@ -23,8 +23,10 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from runner.entry.model import Scalar
 from runner.errors import InputError
 from runner.probes.compile_guard import add_compile_arguments
 from runner.probes.contract import (
@@ -82,7 +84,11 @@ def _parser() -> argparse.ArgumentParser:
         "--price-per-kwh", type=float, metavar="X", help="in any currency; without it no cost is given"
     )
     parser.add_argument(
-        "--pue", type=float, default=1.0, metavar="X", help="power usage effectiveness for the cost (default 1)"
+        "--pue",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="power usage effectiveness for the cost (default 1)",
     )
     add_compile_arguments(parser)
     # On a CPU compiling takes longer than it gains here: without a word, only a GPU compiles.
@@ -123,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     window_s = arguments.window or (_WINDOW_WITH_ENERGY_S if energy.counters else _WINDOW_S)
     idle, no_idle = idle_watts(energy, window_s)
     windows = interleaved(
-        {mode: lambda arm=arm: arm.forward(tokens) for mode, arm in swept.arms.items()},
+        {mode: partial(arm.forward, tokens) for mode, arm in swept.arms.items()},
         energy,
         window_s,
         arguments.rounds or (_ROUNDS_WITH_ENERGY if energy.counters else _ROUNDS),
@@ -133,7 +139,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         say(f"energy refused: {line}")
     if found.no_energy:
         say(f"no energy: {found.no_energy}")
-    labels = {"model": work.name, "batch_size": work.batch_size, "tokens": work.tokens}
+    labels: dict[str, Scalar] = {"model": work.name, "batch_size": work.batch_size, "tokens": work.tokens}
     shares = {mode: proof.share for mode, proof in swept.proofs.items()}
     measurements = of_modes(found, swept.accuracy, shares, work.shape, labels)
     if idle is not None:

@@ -66,8 +66,8 @@ class Arm:
 def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None = None) -> Arm:
     """Build the model in a mode, every mode from the same bf16 weights.
 
-    `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao refuses), it is
-    this project's own layer.
+    `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao refuses), it
+    is this project's own layer.
 
     Args:
         mode: `fp16`, `bf16`, `fp8` or `fp8_te`.

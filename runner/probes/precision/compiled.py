@@ -36,7 +36,9 @@ class Compiled:
     @property
     def fallback_reason(self) -> str | None:
         """Why some mode runs on a lower rung than asked for; None where none does."""
-        lower = [f"{mode}: {one.reason}" for mode, one in self.guarded.items() if one.effective and one.reason]
+        lower = [
+            f"{mode}: {one.reason}" for mode, one in self.guarded.items() if one.effective and one.reason
+        ]
         return "; ".join(lower) or None
 
     @property

@@ -130,7 +130,9 @@ def _without_energy(windows: Sequence[Window], tokens: int) -> Taken:
         if temperatures:
             found.temperature_c.append(max(temperatures))
         if window.sensors:
-            found.throttled.append(sum(bool(one.throttled_by) for one in window.sensors) / len(window.sensors))
+            found.throttled.append(
+                sum(bool(one.throttled_by) for one in window.sensors) / len(window.sensors)
+            )
     reasons = chain.from_iterable(one.throttled_by for window in windows for one in window.sensors)
     found.throttled_by = tuple(sorted(set(reasons)))
     return found

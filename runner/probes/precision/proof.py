@@ -2,8 +2,8 @@
 
 A module may call itself FP8 and multiply in BF16. What ran is what the profiler saw: kernels on a GPU, the outermost
 operators on a CPU (where `_scaled_mm` computes through inner operators that must not be counted twice). Which of their
-names mean FP8 differs by device and library version, so the matcher is calibrated first: a known FP8 product and a known
-BF16 one of the model's own shapes are profiled on this very device.
+names mean FP8 differs by device and library version, so the matcher is calibrated first: a known FP8 product and a
+known BF16 one of the model's own shapes are profiled on this very device.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunbookError
@@ -103,9 +104,7 @@ def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
     return matcher(names[True], names[False])
 
 
-def _known_products(
-    x: "torch.Tensor", weight: "torch.Tensor"
-) -> Iterator[tuple[bool, Callable[[], object]]]:
+def _known_products(x: "torch.Tensor", weight: "torch.Tensor") -> Iterator[tuple[bool, Callable[[], object]]]:
     import torch
 
     on_gpu = x.device.type == "cuda"
@@ -116,12 +115,18 @@ def _known_products(
         right_scale = scale_b.t() if scale_b.dim() else scale_b
         yield (
             True,
-            lambda a=a, b=b, scale_a=scale_a, scale_b=right_scale: torch._scaled_mm(  # noqa: SLF001 - torch's FP8 product
-                a, b.t(), scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=on_gpu
+            partial(
+                torch._scaled_mm,  # noqa: SLF001 - torch's only FP8 product has a private name
+                a,
+                b.t(),
+                scale_a=scale_a,
+                scale_b=right_scale,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=on_gpu,
             ),
         )
     for dtype in (torch.bfloat16, torch.float16):
-        yield False, lambda dtype=dtype: torch.nn.functional.linear(x.to(dtype), weight.to(dtype))
+        yield False, partial(torch.nn.functional.linear, x.to(dtype), weight.to(dtype))
 
 
 def kernels_of(model: Any, forward: Callable[[], object], device: str) -> list[Kernel]:
@@ -169,7 +174,6 @@ def _ranges(model: Any, wait: Callable[[], None]) -> Iterator[None]:
 
 def _profiled(run: Callable[[], object], device: str) -> list[Kernel]:
     import torch
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     # Kineto tells stderr of every start and stop unless its level is above all of its messages.
@@ -180,7 +184,7 @@ def _profiled(run: Callable[[], object], device: str) -> list[Kernel]:
         if device == "cuda":
             torch.cuda.synchronize()
     events = list(seen.events())
-    on_cpu = [event for event in events if event.device_type == DeviceType.CPU]
+    on_cpu = [event for event in events if event.device_type.name == "CPU"]
     ranges = [
         (event.time_range.start, event.time_range.end, event.name.removeprefix(_RANGE))
         for event in on_cpu
@@ -190,7 +194,7 @@ def _profiled(run: Callable[[], object], device: str) -> list[Kernel]:
         ran = [
             event
             for event in events
-            if event.device_type == DeviceType.CUDA
+            if event.device_type.name == "CUDA"
             and not event.name.startswith((_RANGE, "Memcpy", "Memset", "ProfilerStep"))
         ]
     else:

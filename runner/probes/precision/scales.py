@@ -130,7 +130,9 @@ def _checked(
             raise InputError(f"{path}: no {kind} scale for {name}; {_AGAIN}")
     for name, value in values.items():
         if name not in layers:
-            raise InputError(f"{path}: an extra {kind} scale for {name}, which {model} does not have; {_AGAIN}")
+            raise InputError(
+                f"{path}: an extra {kind} scale for {name}, which {model} does not have; {_AGAIN}"
+            )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value <= 0:
             raise InputError(
