@@ -233,8 +233,8 @@ def test_a_window_over_two_rapl_packages_adds_them_up_across_an_overflow(tmp_pat
     places = [domain(tmp_path, f"intel-rapl:{n}", f"package-{n}", 0, size=20_000_000) for n in range(2)]
     counters = rapl_counters(tmp_path)
     clock, traces = [0.0], [Trace(counter) for counter in counters]
-    for step in range(1201):
-        clock[0] = step * 0.005
+    for step in range(601):
+        clock[0] = step * 0.01
         for place, watts in zip(places, (100, 250), strict=True):
             (place / "energy_uj").write_text(f"{int(watts * clock[0] * 1e6) % 20_000_000}\n")
         for trace in traces:

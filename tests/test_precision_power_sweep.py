@@ -1,6 +1,7 @@
 """The sweep for real on a small model, and how its windows become samples."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,43 @@ def test_an_fp8_mode_that_multiplied_in_bf16_is_a_fallback_that_nobody_asked_for
     assert left["layers.0.mlp.up_proj"] == "not in FP8: left out by the layer list"
 
 
+class HostPower:
+    """Joules of a host that draws 50 W, and 100 W more for each core that this process keeps busy."""
+
+    name, tick_s = "host power", 0.001
+
+    def read(self) -> float:
+        return 50 * time.perf_counter() + 100 * time.process_time()
+
+
+def test_a_sweep_with_a_counter_reports_joules_with_and_without_idle_power_and_their_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_power_sweep, "counters_of", lambda _: ((HostPower(),), lambda: READING))
+    words = ["--modes", "bf16", "fp16", "--window", "0.2", "--price-per-kwh", "0.1", "--pue", "1.2"]
+    status, document = sweep(tmp_path, *words)
+    assert status == 0
+    assert (document["details"]["no_energy"], document["details"]["energy"]) == (None, ["host power"])
+    [idle] = [one["value"] for one in document["measurements"] if one["name"] == "idle_power"]
+    assert 49 < idle < 80
+    for mode in ("bf16", "fp16"):
+        samples = {name: of(document, name)[mode]["samples"] for name in WITH_ENERGY}
+        for rate, watts, per_joule in zip(
+            of(document, "prefill_tokens_per_second")[mode]["samples"],
+            samples["power"],
+            samples["tokens_per_joule"],
+            strict=True,
+        ):
+            assert watts > idle
+            assert rate / watts == pytest.approx(per_joule, rel=1e-6)
+        assert min(samples["tokens_per_joule_above_idle"]) > max(samples["tokens_per_joule"])
+        assert samples["sm_clock"] == [1.9e9] * 4
+        cost_of = of(document, "energy_cost")[mode]
+        assert (cost_of["labels"]["price_per_kwh"], cost_of["labels"]["pue"]) == (0.1, 1.2)
+    assert len(of(document, "energy_ratio")["fp16"]["samples"]) == 4
+
+
+WITH_ENERGY = ("tokens_per_joule", "tokens_per_joule_above_idle", "power", "sm_clock", "temperature")
 READING = Sensors(1.9e9, 3.9e9, 60.0, ())
 
 
