@@ -127,12 +127,12 @@ def test_torchao_quantises_every_layer_that_it_can_take_and_they_multiply_in_fp8
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The real torchao on the real kernels; only its own check for a GPU is lifted."""
+    odd = ModelShape("odd", 2, 64, 4, 2, 16, 136, 256, 512)
     monkeypatch.setattr("runner.probes.precision.arms.unavailable", lambda *_, **__: None)
     monkeypatch.setattr("torchao.quantization.quant_api._check_hardware_support", lambda _: None)
     monkeypatch.setattr(
         "runner.probes.precision.arms.build_model", lambda *_: build_model(odd, torch.bfloat16, "cpu")
     )
-    odd = ModelShape("odd", 2, 64, 4, 2, 16, 136, 256, 512)
     arm = build_arm("fp8", odd, "cuda")
     assert arm.implementation == TORCHAO
     proof, left, made = examined(arm.model, dict(arm.left))

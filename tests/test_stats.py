@@ -111,7 +111,7 @@ def test_the_comparison_is_the_same_every_time_and_blind_to_units() -> None:
     before, after = series(source, 2, 6), series(source, 2, 6, m0=1.02)
     thousandfold = [{name: [1e3 * one for one in of] for name, of in run.items()} for run in (before, after)]
     assert changes(before, after) == changes(before, after)
-    for name, one in changes(*thousandfold).items():
+    for name, one in changes(thousandfold[0], thousandfold[1]).items():
         assert one.probability == pytest.approx(changes(before, after)[name].probability, abs=0.01)
 
 
