@@ -61,7 +61,9 @@ def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None
     if not energy.counters:
         return None, energy.missing
     try:
-        window = run_window(lambda: time.sleep(_IDLE_NAP_S), seconds, energy.counters, energy.sensors)
+        # Clocks and power fall a while after the last work: the first of two windows is thrown away.
+        for _ in range(2):
+            window = run_window(lambda: time.sleep(_IDLE_NAP_S), seconds, energy.counters, energy.sensors)
         return window.watts(), None
     except EnergyError as error:
         return None, str(error)

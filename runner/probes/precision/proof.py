@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,10 @@ def matcher(fp8: Collection[str], other: Collection[str]) -> Matcher:
         ours, theirs = (frozenset(map(key, set(names) - common)) for names in (fp8, other))
         if ours and theirs and not ours & theirs:
             return Matcher(ours, theirs, rule)
+    if not fp8:
+        raise ProofError(
+            "this device refused every known FP8 product: choose a model whose sides are multiples of 16"
+        )
     raise ProofError(
         f"a known FP8 product and a known BF16 one ran the same kernels here ({', '.join(sorted(common)) or 'none'}):"
         " this device or this torch multiplies in another type than asked for"
@@ -99,8 +103,10 @@ def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
         x = torch.randn(rows, wide, device=device, dtype=torch.bfloat16)
         weight = torch.randn(tall, wide, device=device, dtype=torch.bfloat16)
         for is_fp8, product in _known_products(x, weight):
-            product()
-            names[is_fp8] |= {kernel.name for kernel in _profiled(product, device)}
+            # A shape or a kind of scale that this device refuses in FP8 is nothing to learn from.
+            with suppress(RuntimeError) if is_fp8 else nullcontext():
+                product()
+                names[is_fp8] |= {kernel.name for kernel in _profiled(product, device)}
     return matcher(names[True], names[False])
 
 
