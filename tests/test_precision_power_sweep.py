@@ -224,6 +224,8 @@ def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
     assert (found.fallback_reason, found.fallback_asked) == (None, False)
 
 
+# Inductor imports a module of torch's own that still uses it.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.system
 def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> None:
     status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--compile-mode", "per-block")

@@ -128,6 +128,7 @@ def test_torchao_quantises_every_layer_that_it_can_take_and_they_multiply_in_fp8
 ) -> None:
     """The real torchao on the real kernels; only its own check for a GPU is lifted."""
     odd = ModelShape("odd", 2, 64, 4, 2, 16, 136, 256, 512)
+    pytest.importorskip("torchao", reason="torchao is installed beside GPUs only: the `fp8` extra")
     monkeypatch.setattr("runner.probes.precision.arms.unavailable", lambda *_, **__: None)
     monkeypatch.setattr("torchao.quantization.quant_api._check_hardware_support", lambda _: None)
     monkeypatch.setattr(
@@ -172,5 +173,5 @@ def test_calibrated_scales_need_no_torchao(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
     assert unavailable("fp8", "cuda", static=True) is None
-    assert "or give --scales" in str(unavailable("fp8", "cuda"))
+    assert "install the `fp8` extra, or give --scales" in str(unavailable("fp8", "cuda"))
     assert model_shape("tiny").layers == 4

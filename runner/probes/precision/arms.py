@@ -139,7 +139,7 @@ def _why_no_torchao() -> str | None:
             PerRow,
         )
     except (ImportError, OSError) as error:
-        return f"torchao is not usable ({str(error).partition(chr(10))[0]}): pip install torchao, or give --scales"
+        return f"torchao is not usable ({str(error).partition(chr(10))[0]}): install the `fp8` extra, or give --scales"
     return None
 
 
