@@ -259,6 +259,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     other = made(tmp_path / "other.json", {"fp16": noisy(1)["fp16"]})
     empty = made(tmp_path / "empty.json", {})
     zero = made(tmp_path / "zero.json", {"fp8": [0.0] * 12})
+    uneven = made(tmp_path / "uneven.json", {"fp8": [1.0] * 5, "bf16": [1.0] * 4})
     broken = tmp_path / "broken.json"
     broken.write_text("{", encoding="utf-8")
     larger = tmp_path / "larger.json"
@@ -270,6 +271,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         ((good, other), "no mode in common"),
         ((good, empty), "measured nothing"),
         ((good, zero), "samples must be positive"),
+        ((uneven, uneven), "as many turns"),
         ((good, broken), "not what a probe writes"),
         ((good, larger), "ran other models: tiny and 8b"),
         ((good, foreign), "written by topology"),
