@@ -111,6 +111,8 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
     Extras add up: `tests` puts its own beside those that `demo` installed.
     """
     base = _base(session) if name == "node" else Base(sys.executable, frozenset())
+    if "probes" in extras and shutil.which("nvidia-smi"):
+        extras = (*extras, "fp8")
     folder = ENVIRONMENTS / name
     stamp, programs = folder / "requirements.json", folder / "bin"
     foundation = _digest(base)

@@ -156,10 +156,28 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Prompt tokens ÷ joules, by the hardware's own energy counter, idle power included.",
         ),
         "power": Metric("W", None, "Joules ÷ seconds of a window, idle power included."),
+        "idle_power": Metric("W", "lower", "The same with the models in memory and nothing running."),
+        "joules_per_token": Metric("J/token", "lower", "1 ÷ tokens_per_joule: idle power included."),
+        "tokens_per_joule_above_idle": Metric(
+            "token/J", "higher", "Prompt tokens ÷ (joules − idle power × seconds of the same work)."
+        ),
+        "joules_per_token_above_idle": Metric(
+            "J/token", "lower", "1 ÷ tokens_per_joule_above_idle: what the work itself drew."
+        ),
+        "energy_cost": Metric(
+            "1",
+            "lower",
+            "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in that price's currency (labels).",
+        ),
+        "sm_clock": Metric("Hz", None, "Clock of the GPU's multiprocessors, median of a window's readings."),
+        "temperature": Metric("degC", None, "Highest temperature of the GPU in a window."),
+        "throttled_share": Metric(
+            "1", "lower", "Share of readings in which something held the GPU's clocks back."
+        ),
         "fp8_share": Metric(
             "1",
             "higher",
-            "Share of the time of all matrix products that FP8 ones took, in one eager forward.",
+            "Share of the time of the layers' matrix products that FP8 kernels took, in one eager forward.",
         ),
         "layers_in_fp8": Metric("1", "higher", "Linear layers of the blocks whose product ran in FP8."),
         "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks whose product did not."),
@@ -170,7 +188,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1", "lower", "Largest share of a layer's nonzero inputs that its scale turns into zero."
         ),
         "efficiency_change": Metric(
-            "1", "higher", "A mode's ratio to bf16 after ÷ before (label: of which ratio)."
+            "1", "higher", "A mode's efficiency after ÷ before (label: of which measure), geometric means."
+        ),
+        "chance_probability": Metric(
+            "1",
+            None,
+            "How often chance alone shows a change as clear in any mode; at most 0.01 is called a change.",
         ),
         "largest_batch": Metric(
             "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
@@ -303,20 +326,29 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "precision_power_sweep": ProbeInfo(
-            1,
+            2,
             "Speed, energy and accuracy of a prefill in each precision, interleaved",
             (
                 "speed_ratio",
                 "prefill_tokens_per_second",
                 "flop_rate",
                 "signal_to_noise",
+                "fp8_share",
                 "tokens_per_joule",
+                "joules_per_token",
+                "tokens_per_joule_above_idle",
+                "joules_per_token_above_idle",
                 "power",
+                "idle_power",
                 "energy_ratio",
+                "energy_cost",
+                "sm_clock",
+                "temperature",
+                "throttled_share",
             ),
         ),
         "fp8_transformer_engine": ProbeInfo(
-            1,
+            2,
             "Which layers ran in FP8, and how good their scales are",
             (
                 "signal_to_noise",
@@ -328,7 +360,9 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "power_efficiency_analyzer": ProbeInfo(
-            1, "Two power sweeps compared, mode by mode", ("efficiency_change",)
+            2,
+            "Two power sweeps compared, mode by mode",
+            ("efficiency_change", "chance_probability"),
         ),
         "torch_compile_repro": ProbeInfo(
             1,
