@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from runner.models import ModelShape
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.decoding import Decoder
 from runner.probes.transformer import build_model
 
@@ -44,7 +45,7 @@ def test_a_second_prompt_sees_nothing_of_the_first() -> None:
 def test_compiled_steps_choose_the_same_tokens() -> None:
     model, prompt = model_of(SHAPE), prompts(1)
     eager = Decoder(model, 64).generate(prompt, 16)
-    compiled = Decoder(model, 64, compile_mode="default").generate(prompt, 16)
+    compiled = Decoder(model, 64, Mode.WHOLE).generate(prompt, 16)
     assert compiled.tolist() == eager.tolist()
 
 

@@ -18,7 +18,7 @@ ROOMS = (
     ("units", "catalogue", "stats", "presets"),
     ("hardware",),
     ("models",),
-    ("sizing",),
+    ("sizing", "sizing_decode"),
     ("entry",),
     ("evidence",),
     ("plan",),

@@ -9,6 +9,7 @@ import torch
 
 from runner.errors import InputError
 from runner.models import ModelShape, model_shape, parse_shape
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.decoding import Decoder
 from runner.probes.ranks import World
 from runner.probes.tensor_parallel import check_degree, degrees, shard
@@ -44,7 +45,7 @@ def prompt_of(shape: ModelShape) -> torch.Tensor:
 
 
 def answers(
-    ranks: World, config: dict[str, Any], prompt: torch.Tensor, *, late: bool = False, mode: str | None = None
+    ranks: World, config: dict[str, Any], prompt: torch.Tensor, *, late: bool = False, mode: Mode = Mode.EAGER
 ) -> list[dict[str, Any]]:
     return ranks.ask(
         {
@@ -53,7 +54,7 @@ def answers(
             "new_tokens": NEW_TOKENS,
             "late": late,
             "initializer_range": 0.3,
-            "compile_mode": mode,
+            "mode": mode,
         },
         "computing",
     )
@@ -100,7 +101,7 @@ def test_a_rank_holds_half_of_what_is_cut(ranks: World) -> None:
 def test_two_ranks_choose_the_same_tokens_when_their_steps_are_compiled(ranks: World) -> None:
     shape = parse_shape("test", CONFIG)
     model, prompt = build_model(shape, torch.float32, "cpu", initializer_range=0.3), prompt_of(shape)
-    for answer in answers(ranks, CONFIG, prompt, mode="default"):
+    for answer in answers(ranks, CONFIG, prompt, mode=Mode.WHOLE):
         assert_same_choices(model, prompt, torch.tensor(answer["tokens"]))
 
 
