@@ -2,6 +2,7 @@
 
 from runner.hardware.boards import Board
 from runner.models import ModelShape
+from runner.sizing import board_budget
 
 
 def bytes_per_step(shape: ModelShape, element: float, context: int, batch: int = 1) -> float:
@@ -29,7 +30,6 @@ def decode_ceiling(
     None where weights and cache do not fit into the board's memory.
     """
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * context * batch
-    usable = board.memory_usable_bytes or board.memory_label_gb * 1e9
-    if element * (shape.parameters + cache) > usable:
+    if element * (shape.parameters + cache) > board_budget(board):
         return None
     return board.memory_bandwidth / bytes_per_step(shape, element, context, batch) * batch

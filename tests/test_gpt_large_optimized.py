@@ -79,7 +79,7 @@ def test_prefill_and_decoding_are_measured_apart_with_their_samples(small: str, 
     assert len(found["time_per_output_token"]["samples"]) == 6 * 4
     expected = [2 / seconds for seconds in found["time_per_output_token"]["samples"]]
     assert found["tokens_per_second"]["samples"] == pytest.approx(expected)
-    assert found["tokens_per_second"]["labels"]["model"] == "config.json"
+    assert found["tokens_per_second"]["labels"]["model"] == "small"
     assert small not in done.stdout
 
 

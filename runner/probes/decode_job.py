@@ -44,6 +44,14 @@ class Job:
     new_tokens: int
 
     @property
+    def label(self) -> str:
+        """The model by its last name: the way to a folder is nobody's business."""
+        path = Path(self.model)
+        if path.suffix != ".json":
+            return path.name
+        return path.parent.name if path.name == "config.json" else path.stem
+
+    @property
     def element(self) -> int:
         """Bytes of a weight."""
         return 4 if self.device == "cpu" else 2

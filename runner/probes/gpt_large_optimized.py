@@ -27,7 +27,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -45,6 +44,7 @@ from runner.probes.graph_launches import Launches
 from runner.probes.ranks import World, ended_by_sigterm
 from runner.probes.stale_variables import leftovers, without_leftovers
 
+_EAGER_S, _COMPILED_S = 240.0, 900.0
 _WARM_UP_TURNS = 2
 # Steps whose launches are counted; the turn has that many, or fewer.
 _COUNTED_STEPS = 8
@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         "--turns", type=int, default=10, metavar="N", help="prefills, each with its decoding (default 10)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=240.0, metavar="S", help="deadline of all, in seconds"
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="deadline of all, in seconds (default 240, and 900 where the step is compiled)",
     )
     parser.add_argument(
         "--compare-environment",
@@ -95,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    if arguments.timeout is None:
+        arguments.timeout = _EAGER_S if arguments.compile_mode == "eager" else _COMPILED_S
     machine, deadline = look(), time.monotonic() + arguments.timeout
     cores = os.cpu_count() or 1
     environments = {"caller": dict(os.environ)}
@@ -116,8 +121,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         _take_turns(worlds, arms, arguments.turns, job, deadline - arguments.timeout * _KEPT_SHARE)
         _look_inside(worlds, arms, job, mode)
     labels = {
-        # A folder by its last name: the way there is nobody's business.
-        "model": Path(job.model).name,
+        "model": job.label,
         "batch_size": job.batch,
         "prompt_length": job.prompt,
         "ranks": job.ranks,

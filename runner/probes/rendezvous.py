@@ -3,7 +3,8 @@
 A server written for several GPUs joins a process group where its environment says that there is one: WORLD_SIZE,
 RANK, MASTER_ADDR, MASTER_PORT. Left over with WORLD_SIZE=8, the only process waits for seven others, for ten minutes
 and more by default, with no load on CPU or GPU and without a word. Here a child does what such a server does
-(`init_process_group` with gloo), against a deadline, and is ended at it.
+(`init_process_group` with gloo), against a deadline, and is ended at it. Not where MASTER_ADDR names a live job: the
+child would knock at its door.
 
 Output: rendezvous_time (s), where the process came up; details.ending: `alone` (nothing asks for a group), `joined`,
 `waiting` or `failed`. Symptom: it still waits at the deadline, or fails.
