@@ -52,7 +52,7 @@ _COUNTED_STEPS = 8
 _GUARD_SHARE = 0.25
 # What is left of it for looking inside once turns were taken again.
 _KEPT_SHARE = 0.5
-_MOST_REPEATS = 4
+_MOST_REPEATS = 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -179,7 +179,7 @@ def _warm_up(worlds: Mapping[str, World], job: Job) -> list[int]:
 def _take_turns(
     worlds: Mapping[str, World], arms: Mapping[str, Arm], turns: int, job: Job, latest: float
 ) -> None:
-    """Decode turn and turn about; where other work disturbed it, up to four times as often, until `latest`."""
+    """Decode turn and turn about; where other work disturbed it, up to three times as often, until `latest`."""
     turn = 0
     while turn < turns or (
         "clean" in arms
