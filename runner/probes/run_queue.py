@@ -8,8 +8,8 @@ may leave out what was disturbed without favouring either side. Linux keeps the 
 import contextlib
 from pathlib import Path
 
-# Above this share of the time a turn was disturbed. Left in peace, two threads that wake at once wait up to 3 % (seen on
-# two cores); a neighbour at work costs tens of percent.
+# Above this share of the time a turn was disturbed. Left in peace, two threads that wake at once wait up to 3 % (seen
+# on two cores); a neighbour at work costs tens of percent.
 MOST_WAITED = 0.05
 
 
