@@ -5,7 +5,8 @@
 Both decode greedily in one process, turn and turn about, and their tokens are compared first. On a GPU the loop's step
 is compiled with CUDA graphs and `generate` compiles its own forward, as it does for a static cache; on a CPU both are
 eager.
-The ratio is transformers' time ÷ the loop's time, pair by pair: above 1 the loop is ahead.
+The ratio is transformers' time ÷ the loop's time, pair by pair: above 1 the loop is ahead. Pairs in which other work took
+a core away are left out.
 """
 
 import sys
@@ -18,20 +19,22 @@ import torch
 from runner.models import model_shape
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.decoding import Decoder
+from runner.probes.run_queue import MOST_WAITED, share, waited
 from runner.probes.transformer import build_model
 from runner.stats import median_interval, spread
 
-PAIRS, FEWEST_PAIRS = 40, 20
+PAIRS, FEWEST_PAIRS = 60, 20
 PROMPT, NEW_TOKENS = 64, 64
 
 
-def seconds(work: Callable[[], torch.Tensor]) -> float:
-    """Wall seconds of one turn."""
-    began = time.perf_counter()
+def timed(work: Callable[[], torch.Tensor]) -> tuple[float, bool]:
+    """Wall seconds of one turn, and whether it was left in peace."""
+    queued, began = waited(), time.perf_counter()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return seconds, (share(queued, waited(), seconds) or 0.0) <= MOST_WAITED
 
 
 def main() -> None:
@@ -60,19 +63,22 @@ def main() -> None:
     same = sum(int(a == b) for a, b in zip(ours()[0], theirs()[0], strict=True))
     for work in (ours, theirs):
         work()
-    ratios: list[float] = []
     sides: tuple[list[float], list[float]] = ([], [])
     for pair in range(pairs):
         # ABBA: neither side always goes first.
         order = (ours, theirs) if pair % 2 else (theirs, ours)
-        taken = {work: seconds(work) for work in order}
-        ratios.append(taken[theirs] / taken[ours])
-        sides[0].append(taken[ours])
-        sides[1].append(taken[theirs])
+        taken = {work: timed(work) for work in order}
+        if all(calm for _, calm in taken.values()):
+            sides[0].append(taken[ours][0])
+            sides[1].append(taken[theirs][0])
+    ratios = [other / one for one, other in zip(*sides, strict=True)]
     interval = median_interval(ratios)
-    assert interval is not None
+    if interval is None or len(ratios) < FEWEST_PAIRS:
+        sys.exit(
+            f"inconclusive: other work disturbed all but {len(ratios)} of {pairs} pairs; run it on an idle machine"
+        )
     print(
-        f"{shape.name} on {device}, {PROMPT} + {NEW_TOKENS} tokens, {pairs} pairs, {same} of {NEW_TOKENS} tokens equal"
+        f"{shape.name} on {device}, {PROMPT} + {NEW_TOKENS} tokens, {len(ratios)} of {pairs} pairs undisturbed, {same} of {NEW_TOKENS} tokens equal"
     )
     for name, side in zip(("decode loop", "transformers generate, static cache"), sides, strict=True):
         print(f"{name}: median {spread(side).median:.3f} s, {NEW_TOKENS / spread(side).median:.1f} tokens/s")
