@@ -5,8 +5,8 @@
 Both decode greedily in one process, turn and turn about, and their tokens are compared first. On a GPU the loop's step
 is compiled with CUDA graphs and `generate` compiles its own forward, as it does for a static cache; on a CPU both are
 eager.
-The ratio is transformers' time ÷ the loop's time, pair by pair: above 1 the loop is ahead. Pairs in which other work took
-a core away are left out.
+The ratio is transformers' time ÷ the loop's time, pair by pair: above 1 the loop is ahead. Pairs in which other work
+took a core away are left out.
 """
 
 import sys
@@ -77,9 +77,8 @@ def main() -> None:
         sys.exit(
             f"inconclusive: other work disturbed all but {len(ratios)} of {pairs} pairs; run it on an idle machine"
         )
-    print(
-        f"{shape.name} on {device}, {PROMPT} + {NEW_TOKENS} tokens, {len(ratios)} of {pairs} pairs undisturbed, {same} of {NEW_TOKENS} tokens equal"
-    )
+    print(f"{shape.name} on {device}, {PROMPT} + {NEW_TOKENS} tokens: {same} of {NEW_TOKENS} tokens equal")
+    print(f"{len(ratios)} of {pairs} pairs undisturbed")
     for name, side in zip(("decode loop", "transformers generate, static cache"), sides, strict=True):
         print(f"{name}: median {spread(side).median:.3f} s, {NEW_TOKENS / spread(side).median:.1f} tokens/s")
     print(
