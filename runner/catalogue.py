@@ -74,9 +74,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "stale_variables": Metric(
             "1", "lower", "Variables that a multi-GPU launch left behind and that harm a single-GPU server."
         ),
-        "rendezvous_time": Metric(
-            "s", "lower", "From the call to join a process group until one process is up; 0 without a group."
-        ),
+        "rendezvous_time": Metric("s", "lower", "From the call to join a process group until it is joined."),
         "time_to_first_token": Metric(
             "s", "lower", "Prefill of the whole prompt until the first token is known."
         ),

@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import InputError
+from runner.errors import InputError, RunbookError
 from runner.hardware.machine import Machine
 from runner.models import ModelShape, model_shape, weight_files
 from runner.presets import PRESETS
@@ -165,6 +166,9 @@ def guard(
         mode: of `LADDERS`.
         deadline_s: seconds for each rung.
         report: is told how each rung went.
+
+    Raises:
+        RunbookError: no rung answered.
     """
     if mode != "smart":
         return Mode(mode), None
@@ -174,17 +178,22 @@ def guard(
         kv_heads=job.shape.kv_heads // job.ranks,
         ff=job.shape.ff // job.ranks,
     )
-    guarded = safe_compile(
-        build_step,
-        {
-            "shape": dataclasses.asdict(shape),
-            "device": job.device,
-            "batch_size": job.batch,
-            "max_length": job.length,
-        },
-        mode=mode,
-        deadline_s=deadline_s,
-        tolerance=TOLERANCE["float32" if job.device == "cpu" else "bfloat16"],
-        report=report,
-    )
-    return guarded.effective or Mode.EAGER, guarded
+    step = {
+        "shape": dataclasses.asdict(shape),
+        "device": job.device,
+        "batch_size": job.batch,
+        "max_length": job.length,
+    }
+    with tempfile.TemporaryDirectory(prefix="decode-guard-") as folder:
+        guarded = safe_compile(
+            build_step,
+            step,
+            mode=mode,
+            deadline_s=deadline_s,
+            folder=Path(folder),
+            tolerance=TOLERANCE["float32" if job.device == "cpu" else "bfloat16"],
+            report=report,
+        )
+    if guarded.effective is None:
+        raise RunbookError(f"{job.label} does not answer even in eager: {guarded.reason}")
+    return guarded.effective, guarded

@@ -6,8 +6,8 @@ and more by default, with no load on CPU or GPU and without a word. Here a child
 (`init_process_group` with gloo), against a deadline, and is ended at it. Not where MASTER_ADDR names a live job: the
 child would knock at its door.
 
-Output: rendezvous_time (s), where the process came up; details.ending: `alone` (nothing asks for a group), `joined`,
-`waiting` or `failed`. Symptom: it still waits at the deadline, or fails.
+Output: rendezvous_time (s), where the process joined a group; details.ending: `alone` (nothing asks for a group),
+`joined`, `waiting` or `failed`. Symptom: it still waits at the deadline, or fails.
 
 Example:
     WORLD_SIZE=8 RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m runner.probes.rendezvous --deadline 10
@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     with ended_by_sigterm(), world:
         (ready,) = world.ask(None, "loading torch")
         if not ready["group"]:
-            return _findings("alone", 0.0)
+            return _findings("alone", None)
         deadline = time.monotonic() + arguments.deadline
         try:
             (answer,) = world.ask({}, "joining its process group", deadline)
