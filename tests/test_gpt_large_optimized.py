@@ -105,6 +105,10 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
         (["--model", "13b"], "no model '13b'"),
         (["--model", "nowhere/model"], "no model 'nowhere/model'"),
         (["--model", "tiny", "--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus must be above zero"),
+        (
+            ["--model", "tiny", "--tensor-parallel-gpus", "2", "--compare-environment"],
+            "left behind for one GPU",
+        ),
         (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores can stand in for that many at most"),
         (["--model", "tiny", "--new-tokens", "1"], "--new-tokens must be 2 or more"),
         (["--model", "tiny", "--batch-size", "0"], "--batch-size must be above zero"),

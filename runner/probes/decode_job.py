@@ -143,6 +143,10 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
             f"--new-tokens must be 2 or more, not {arguments.new_tokens}: the first is prefill's"
         )
     asked = arguments.tensor_parallel_gpus
+    if asked > 1 and arguments.compare_environment:
+        raise InputError(
+            "--compare-environment asks what a launch left behind for one GPU; use it with --tensor-parallel-gpus 1"
+        )
     if machine.gpus and asked > len(machine.gpus):
         raise InputError(
             f"--tensor-parallel-gpus {asked}: this host has {len(machine.gpus)} GPUs; ask for that many at most"
