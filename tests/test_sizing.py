@@ -111,7 +111,7 @@ def test_more_tokens_or_more_sequences_never_take_less_memory(
     now = footprint(shape, work)
     for more in (replace(work, tokens=work.tokens + tokens), replace(work, batch=work.batch + batch)):
         then = footprint(shape, more)
-        assert all(after >= before for before, after in zip(astuple(now), astuple(then), strict=True))
+        assert all(after >= before for before, after in zip(astuple(now), astuple(then), strict=True) if not isinstance(after, str))
         assert then.total > now.total
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class OverBudgetError(Exception):
-    """The tensors alive would take more than the limit; the message has both in bytes."""
+    """The tensors alive would take more than the limit; the message has both in bytes, and who asked for more."""
 
 
 def follow(limit: int | None = None) -> Any:
@@ -23,7 +23,7 @@ def follow(limit: int | None = None) -> Any:
 
 def _follower() -> Any:
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
     from torch.utils._pytree import tree_leaves
 
     class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
@@ -37,16 +37,26 @@ def _follower() -> Any:
         def add(self, *tensors: "torch.Tensor") -> None:
             """Count tensors that were there before, weights say."""
             for tensor in tensors:
-                self._count(tensor.untyped_storage())
+                self._count(tensor, "what was there before")
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+                # A tensor made of others (a shard of one that is cut over ranks): its own dispatch comes back with
+                # the operators on those.
+                return NotImplemented
             result = func(*args, **(kwargs or {}))
             for leaf in tree_leaves(result):
                 if isinstance(leaf, torch.Tensor):
-                    self._count(leaf.untyped_storage())
+                    self._count(leaf, str(func))
             return result
 
-        def _count(self, storage: Any) -> None:
+        def _count(self, tensor: "torch.Tensor", asker: str) -> None:
+            if is_traceable_wrapper_subclass(tensor):
+                for part in (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]):
+                    if isinstance(part, torch.Tensor):
+                        self._count(part, asker)
+                return
+            storage: Any = tensor.untyped_storage()
             key = storage._cdata  # noqa: SLF001 - the only identity that two views of a storage share
             if key in self._known or storage.device.type == "meta":
                 return
@@ -55,7 +65,9 @@ def _follower() -> Any:
             self.peak = max(self.peak, self.live)
             self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
             if self.limit is not None and self.live > self.limit:
-                raise OverBudgetError(f"{self.live} bytes alive, limit {self.limit}")
+                raise OverBudgetError(
+                    f"{asker} took {size} bytes: {self.live} bytes alive, limit {self.limit}"
+                )
 
         def _forget(self, key: int, size: int) -> None:
             if self._known.pop(key, None) is not None:

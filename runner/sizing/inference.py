@@ -1,17 +1,22 @@
 """What an eager model without gradients holds at its fullest while it reads a prompt. No torch, no device."""
 
 from runner.models import ModelShape
-from runner.sizing.work import FP32_BYTES, Work, kv_heads_on_one_gpu
+from runner.sizing.work import FP32_BYTES, Work, head_split, kv_heads_on_one_gpu
 
 # Of one score of eager attention: see `activations`.
 SCORE_BYTES = 8
 
 
 def activations(shape: ModelShape, work: Work) -> int:
-    """Bytes of the fullest moment within an eager block without gradients.
+    """Bytes of the fullest moment within an eager block without gradients."""
+    return max(block_moments(shape, work).values())
+
+
+def block_moments(shape: ModelShape, work: Work) -> dict[str, int]:
+    """Bytes at every moment within an eager block without gradients that can be its fullest.
 
     Alive all along are the embedded prompt, the block's input, the rotary cosines and sines and, where the prompt goes
-    through in chunks, a mask of one byte for each of chunk × tokens. On top of them comes the fullest of these moments:
+    through in chunks, a mask of one byte for each of chunk × tokens. On top of them come the moments:
 
     * the MLP: residual, norm, activated gate, up projection, their product (without a gate: projection, activated);
     * a norm: residual, and its input and output once more, computed in fp32;
@@ -47,11 +52,22 @@ def activations(shape: ModelShape, work: Work) -> int:
         kernel += 0 if whole else scores
         mask = 0 if whole else chunk * work.tokens
     always = 2 * residual + 2 * chunk * shape.head_dim
-    return (always + max(mlp, norm, rotation, kernel)) * work.weight_bytes + mask
+    moments = {
+        "a block's MLP": mlp,
+        "a block's norm": norm,
+        "the rotation of queries and keys": rotation,
+        "a block's attention": kernel,
+    }
+    return {name: (always + size) * work.weight_bytes + mask for name, size in moments.items()}
 
 
 def logits_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the logits with the last hidden states beneath them; of chunks, one is alive at a time."""
+    """Bytes of the logits with the last hidden states beneath them; of chunks, one is alive at a time.
+
+    Where the output matrix is split, a GPU holds its own columns, those of all GPUs as they came, and put in order.
+    """
     positions = min(work.chunk or work.tokens, work.tokens) * work.batch
     rows = positions if work.all_logits else work.batch
-    return (positions * shape.hidden + rows * shape.vocab) * work.weight_bytes
+    split = head_split(shape, work)
+    columns = shape.vocab if split == 1 else shape.vocab // split + 2 * shape.vocab
+    return (positions * shape.hidden + rows * columns) * work.weight_bytes

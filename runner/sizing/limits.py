@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from runner.hardware.boards import Board
 from runner.models import ModelShape
-from runner.sizing.inference import activations, logits_bytes
+from runner.sizing.inference import block_moments, logits_bytes
 from runner.sizing.training import step
 from runner.sizing.work import Footprint, Work, kv_cache_bytes, optimizer_bytes, weight_bytes
 
 # What the allocator's rounding and the CUDA context and communicators take on a GPU; a rule of thumb, not measured.
 GPU_OVERHEAD_BYTES = 2 * 2**30
+# Of the room beyond what does not grow with the prompt: left free where a longest prompt is predicted.
+MARGIN = 0.05
 
 
 def footprint(shape: ModelShape, work: Work) -> Footprint:
@@ -19,6 +21,7 @@ def footprint(shape: ModelShape, work: Work) -> Footprint:
     weights = weight_bytes(shape, work)
     if work.training is not None:
         held = step(shape, work)
+        beyond = held.activations + held.gradients
         return Footprint(
             weights=weights,
             kv_cache=0,
@@ -26,12 +29,16 @@ def footprint(shape: ModelShape, work: Work) -> Footprint:
             logits=held.loss,
             gradients=held.gradients,
             optimizer=optimizer_bytes(shape, work),
+            moment="the loss" if held.loss > beyond else held.moment,
         )
+    moments, logits = block_moments(shape, work), logits_bytes(shape, work)
+    fullest = max(moments, key=lambda name: moments[name])
     return Footprint(
         weights=weights,
         kv_cache=kv_cache_bytes(shape, work),
-        activations=activations(shape, work),
-        logits=logits_bytes(shape, work),
+        activations=moments[fullest],
+        logits=logits,
+        moment="the logits" if logits > moments[fullest] else fullest,
     )
 
 
@@ -46,13 +53,22 @@ def largest_batch(shape: ModelShape, work: Work, budget: int) -> int:
     return bisect_right(range(1, most + 1), budget, key=total)
 
 
-def longest(shape: ModelShape, work: Work, budget: int) -> int:
-    """Tokens of the longest prompt whose peak fits into `budget` bytes, up to the model's most; 0 if none does."""
+def longest(shape: ModelShape, work: Work, budget: int, margin: float = MARGIN) -> int:
+    """Tokens of the longest prompt that fits into `budget` bytes, up to the model's most; 0 if none does.
+
+    Args:
+        shape: of the model.
+        work: at any length.
+        budget: bytes on each GPU.
+        margin: share of the budget beyond weights and optimizer state that is left free.
+    """
 
     def total(tokens: int) -> int:
         return footprint(shape, replace(work, tokens=tokens)).total
 
-    return bisect_right(range(1, shape.max_positions + 1), budget, key=total)
+    room = budget - weight_bytes(shape, work) - optimizer_bytes(shape, work)
+    allowed = budget - margin * max(0, room)
+    return bisect_right(range(1, shape.max_positions + 1), allowed, key=total)
 
 
 def quadratic_term(work: Work) -> str | None:

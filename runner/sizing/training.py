@@ -11,7 +11,14 @@ The bytes that autograd saves of a block are those of the tensors that its opera
 from dataclasses import dataclass
 
 from runner.models import ModelShape
-from runner.sizing.work import FP32_BYTES, Work, block_weight_bytes, kv_heads_on_one_gpu, weight_bytes
+from runner.sizing.work import (
+    FP32_BYTES,
+    Work,
+    block_weight_bytes,
+    head_weight_bytes,
+    kv_heads_on_one_gpu,
+    weight_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,12 @@ class Step:
     """Bytes beyond weights and optimizer state, at the two moments that compete for a step's peak.
 
     Attributes:
+        moment: the fullest one after the loss, by its name.
         activations, gradients: at the fullest moment after the loss.
         loss: at the loss's backward: what was saved of all blocks, the log-softmax, and two gradients of its size.
     """
 
+    moment: str
     activations: int
     gradients: int
     loss: int
@@ -54,10 +63,10 @@ def step(shape: ModelShape, work: Work) -> Step:
         raise ValueError("a prefill is no training step")
     block, positions = _block(shape, work), work.tokens * work.batch
     always = 2 * work.tokens * shape.head_dim * work.weight_bytes
-    if work.training.checkpointing != "none" and work.attention == "eager":
+    if work.checkpointing != "none" and work.attention == "eager":
         # A checkpointed block keeps its arguments, the mask among them.
         always += work.tokens * work.tokens * work.batch * work.weight_bytes
-    head = (shape.vocab + 1) * shape.hidden * work.weight_bytes
+    head = head_weight_bytes(shape, work) + shape.hidden * work.weight_bytes
     last_norm = positions * shape.hidden * (FP32_BYTES + 2 * work.weight_bytes)
     loss = shape.layers * block.kept + always + last_norm + 3 * positions * shape.vocab * FP32_BYTES
 
@@ -74,17 +83,18 @@ def step(shape: ModelShape, work: Work) -> Step:
         + block.residual
         + max(block.attention, block.scores)
     )
-    moments = [(block.residual + always, weight_bytes(shape, work))]
-    for others_done in (0, shape.layers - 1):
+    moments = {"the end of the backward": (block.residual + always, weight_bytes(shape, work))}
+    for place, others_done in (("last", 0), ("first", shape.layers - 1)):
         kept = (shape.layers - 1 - others_done) * block.kept + always
         gradients = head + others_done * one
-        moments += [(kept + in_mlp, gradients + down), (kept + in_attention, gradients + mlp_weights)]
-    activations, gradients = max(moments, key=sum)
-    return Step(activations, gradients, loss)
+        name = f"the backward of the {place} block's"
+        moments[f"{name} MLP"] = kept + in_mlp, gradients + down
+        moments[f"{name} attention"] = kept + in_attention, gradients + mlp_weights
+    fullest = max(moments, key=lambda name: sum(moments[name]))
+    return Step(fullest, *moments[fullest], loss)
 
 
 def _block(shape: ModelShape, work: Work) -> _Block:
-    assert work.training is not None
     size, positions = work.weight_bytes, work.tokens * work.batch
     residual = positions * shape.hidden * size
     ff = positions * -(-shape.ff // work.tensor_parallel) * size
@@ -104,10 +114,10 @@ def _block(shape: ModelShape, work: Work) -> _Block:
     else:
         attention, saved = 2 * query + 2 * key, 2 * query + 2 * key + logarithms
     saved += norms + 2 * products
-    if work.training.checkpointing == "selective":
+    if work.checkpointing == "selective":
         kept += query + 2 * key + 2 * residual + products
         kept += query + logarithms if work.attention == "sdpa" else 0
-    elif work.training.checkpointing == "none":
+    elif work.checkpointing == "none":
         kept = saved
     # Two gradients in fp32, when the scores in half precision are gone.
     transient = one * (2 * FP32_BYTES - half) if work.attention == "eager" else 0

@@ -18,22 +18,6 @@ _STATES: dict[Optimizer, int] = {"adamw": 2, "sgd": 0}
 
 
 @dataclass(frozen=True)
-class Training:
-    """That the work is a training step: forward, backward, and the optimizer's step with its state in place.
-
-    Gradients and optimizer state have the weights' type, as torch makes them; gradients are freed between steps.
-
-    Attributes:
-        checkpointing: what of a block is kept for the backward: all that it saves, its input alone (`full`), or its
-            input and the results of matrix products and attention (`selective`).
-        optimizer: whose state is held.
-    """
-
-    checkpointing: Checkpointing = "none"
-    optimizer: Optimizer = "adamw"
-
-
-@dataclass(frozen=True)
 class Work:
     """One prefill, or one training step, of `tokens` tokens in each of `batch` sequences.
 
@@ -44,7 +28,12 @@ class Work:
         chunk: positions that go through the model at once; None for all of them.
         tensor_parallel: GPUs that share weights, heads and MLP.
         attention: `sdpa` never holds the scores; `eager` holds heads × tokens × tokens of them.
-        training: None for a prefill.
+        checkpointing: what of a block is kept for the backward: all that it saves, its input alone (`full`), or its
+            input and the results of matrix products and attention (`selective`). Without gradients nothing is saved, so
+            a prefill gains nothing.
+        training: the optimizer of a training step (forward, backward and its own step, with its state in place); None
+            for a prefill. Gradients and state have the weights' type, as torch makes them, and gradients are freed
+            between steps.
     """
 
     tokens: int
@@ -55,7 +44,8 @@ class Work:
     chunk: int | None = None
     tensor_parallel: int = 1
     attention: Attention = "sdpa"
-    training: Training | None = None
+    checkpointing: Checkpointing = "none"
+    training: Optimizer | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +59,7 @@ class Footprint:
         activations, gradients: at the fullest moment within a block; in training, of a block's backward.
         logits: at the moment of the logits, what lies beneath them included: the last hidden states, and in training
             all that was saved for the backward.
+        moment: the fullest one of all, by its name.
     """
 
     weights: int
@@ -77,6 +68,7 @@ class Footprint:
     logits: int
     gradients: int = 0
     optimizer: int = 0
+    moment: str = ""
 
     @property
     def total(self) -> int:
@@ -99,19 +91,32 @@ def kv_cache_bytes(shape: ModelShape, work: Work) -> int:
 
 
 def block_weight_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of one block's weights on one GPU."""
-    return -(-shape.block_parameters // work.tensor_parallel) * work.weight_bytes
+    """Bytes of one block's weights on one GPU: tensor parallelism splits the matrices, not the two norms."""
+    norms = 2 * shape.hidden
+    return (-(-(shape.block_parameters - norms) // work.tensor_parallel) + norms) * work.weight_bytes
+
+
+def head_weight_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the output matrix on one GPU: split by vocabulary, where that divides and it is no embedding as well."""
+    return shape.hidden * shape.vocab // head_split(shape, work) * work.weight_bytes
+
+
+def head_split(shape: ModelShape, work: Work) -> int:
+    """Over how many GPUs the output matrix is split."""
+    whole = shape.tied_embeddings or shape.vocab % work.tensor_parallel
+    return 1 if whole else work.tensor_parallel
 
 
 def weight_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the weights on one GPU: blocks are split by tensor parallelism, embeddings and norms are not."""
-    blocks = shape.layers * shape.block_parameters
-    rest = shape.parameters - blocks
-    return (-(-blocks // work.tensor_parallel) + rest) * work.weight_bytes
+    """Bytes of the weights on one GPU: the embedding and the norms are not split by tensor parallelism."""
+    blocks = shape.layers * block_weight_bytes(shape, work)
+    embedding = shape.vocab * shape.hidden * work.weight_bytes
+    head = 0 if shape.tied_embeddings else head_weight_bytes(shape, work)
+    return blocks + embedding + head + shape.hidden * work.weight_bytes
 
 
 def optimizer_bytes(shape: ModelShape, work: Work) -> int:
     """Bytes of the optimizer's state on one GPU."""
     if work.training is None:
         return 0
-    return _STATES[work.training.optimizer] * weight_bytes(shape, work)
+    return _STATES[work.training] * weight_bytes(shape, work)
