@@ -93,7 +93,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
         # Long prompts: long_context_validation.
         "predicted_memory": Metric(
-            "B", None, "Peak by arithmetic: weights + KV cache + optimizer state + max(activations + gradients, logits)."
+            "B",
+            None,
+            "Peak by arithmetic: weights + KV cache + optimizer state + max(activations + gradients, logits).",
         ),
         "prediction_ratio": Metric("1", None, "Predicted peak ÷ measured peak; 1 is exact."),
         "kv_cache": Metric(
@@ -113,10 +115,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "memory_headroom": Metric("B", "higher", "Budget less the highest peak of the sweep or plan."),
         "prefill_time": Metric(
-            "s", "lower", "Wall seconds of one prefill, its cache laid out included; memory is followed meanwhile."
+            "s",
+            "lower",
+            "Wall seconds of one prefill, its cache laid out included; memory is followed meanwhile.",
         ),
         "step_time": Metric(
-            "s", "lower", "Wall seconds of one training step: forward, backward, optimizer; memory is followed."
+            "s",
+            "lower",
+            "Wall seconds of one training step: forward, backward, optimizer; memory is followed.",
         ),
         "rank_peak_memory": Metric(
             "B", "lower", "Most memory that tensors held at once on one rank's device (label: rank)."
@@ -142,7 +148,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "remedy_saving": Metric("B", "higher", "Peak without a remedy less the peak with it, at one length."),
         "remedy_memory_ratio": Metric("1", "lower", "Peak with a remedy ÷ without; 1 is no gain."),
         "remedy_time_ratio": Metric(
-            "1", "lower", "Seconds with a remedy ÷ without, in interleaved pairs; memory is not followed meanwhile."
+            "1",
+            "lower",
+            "Seconds with a remedy ÷ without, in interleaved pairs; memory is not followed meanwhile.",
         ),
         # Precision and power: the sweep, the FP8 layers, the comparison of two sweeps.
         "flop_rate": Metric(

@@ -125,9 +125,7 @@ def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, 
         raise ValueError("a parabola takes three different points")
     exact = [(Fraction(x), Fraction(y)) for x, y in points]
     powers = [sum((x**n for x, _ in exact), Fraction()) for n in range(5)]
-    rows = [
-        [*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)
-    ]
+    rows = [[*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)]
     for place in range(3):
         pivot = next(row for row in rows[place:] if row[place])
         rows.remove(pivot)

@@ -167,7 +167,9 @@ def test_half_precision_is_predicted_as_well() -> None:
 @pytest.mark.parametrize("work", [Work(512), Work(512, training="adamw")], ids=["prefill", "training"])
 def test_the_peak_is_the_one_that_torchs_own_profiler_sees(work: Work) -> None:
     bench = Bench(SHAPE, fp32(work), None, gpu=False)
-    before = sum(tensor.untyped_storage().nbytes() for tensor in (*bench._model.parameters(), *bench._state()))
+    before = sum(
+        tensor.untyped_storage().nbytes() for tensor in (*bench._model.parameters(), *bench._state())
+    )
     followed = only(bench.run(fp32(work))).peak - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
@@ -243,7 +245,7 @@ def test_a_narrow_cache_gives_nearly_the_same_answers(kv_bytes: int) -> None:
         exact = model(prompt).logits[:, -1]
         for chunk in (None, 24):
             cache = new_cache(model.config, Work(64, weight_bytes=4, kv_bytes=kv_bytes, chunk=chunk))
-            for part in prompt.split(chunk or 64, dim=1):
+            for part in torch.split(prompt, chunk or 64, dim=1):
                 found = model(part, past_key_values=cache).logits[:, -1]
             error = (found - exact).norm() / exact.norm()
             assert 0 < error < (0.1 if kv_bytes == 1 else 0.01)
@@ -303,7 +305,9 @@ def test_remedies_are_measured_beside_doing_without(probing: Probing) -> None:
     assert chunks["remedy_memory_ratio"]["value"] < 0.9
     assert len(chunks["remedy_time_ratio"]["samples"]) == 2
     # A quarter of the bytes of an fp32 cache.
-    assert found["FP8 KV cache"]["remedy_saving"]["value"] == pytest.approx(2 * 4 * 2 * 16 * 512 * 3, rel=0.05)
+    assert found["FP8 KV cache"]["remedy_saving"]["value"] == pytest.approx(
+        2 * 4 * 2 * 16 * 512 * 3, rel=0.05
+    )
     checkpointed = found["full activation checkpointing"]
     assert checkpointed["remedy_memory_ratio"]["value"] == pytest.approx(1, abs=0.001)
 
@@ -328,7 +332,7 @@ def test_checkpointing_pays_in_training(probing: Probing) -> None:
 def test_the_longest_prompt_predicted_fits_and_a_quarter_more_does_not(
     work: tuple[str, ...], share: str, probing: Probing
 ) -> None:
-    lengths = ("--sequence-lengths", "128", "256", "384", "512", "2048")
+    lengths = ("--sequence-lengths", "64", "128", "192", "256", "768")
     status, document = probing(*lengths, "--budget-share", share, "--find-limit", *work)
     assert status == SYMPTOM
     runs = {
@@ -377,29 +381,24 @@ def test_a_plan_and_a_sweep_predict_the_same(probing: Probing) -> None:
 
 
 def test_two_ranks_share_a_model_and_each_gives_its_peak(probing: Probing) -> None:
-    lengths = ("--sequence-lengths", "128", "256")
+    lengths = ("--sequence-lengths", "1024", "128", "256")
     _, alone = probing(*lengths)
-    status, document = probing(*lengths, "--tensor-parallel-gpus", "2")
-    assert status == OK
+    status, document = probing(*lengths, "--tensor-parallel-gpus", "2", "--budget-share", "0.7")
+    assert status == SYMPTOM
+    done = values(document, "prompt_done")
+    assert 0 < done[1024] < 1
+    assert (done[128], done[256]) == (1, 1)
     peaks = {
         (one["labels"]["tokens"], one["labels"]["rank"]): one["value"]
         for one in document["measurements"]
         if one["name"] == "rank_peak_memory"
     }
-    assert set(peaks) == {(128, 0), (128, 1), (256, 0), (256, 1)}
+    assert set(peaks) == {(tokens, rank) for tokens in (128, 256, 1024) for rank in (0, 1)}
     for tokens, ratio in values(document, "prediction_ratio").items():
         assert ratio == pytest.approx(1, abs=0.05)
+        assert tokens is not None
         assert peaks[tokens, 0] == peaks[tokens, 1] < values(alone, "peak_memory")[tokens]
     assert values(document, "kv_cache_difference") == {128: 0, 256: 0}
-
-
-def test_ranks_that_run_out_of_memory_report_it_and_go_on(probing: Probing) -> None:
-    arguments = ("--tensor-parallel-gpus", "2", "--budget-share", "0.7")
-    status, document = probing("--sequence-lengths", "1024", "128", *arguments)
-    assert status == SYMPTOM
-    done = values(document, "prompt_done")
-    assert done[1024] < 1
-    assert done[128] == 1
 
 
 def test_a_plan_ranks_remedies_those_that_fit_first_by_what_they_cost(
@@ -440,13 +439,15 @@ def test_where_no_single_change_is_enough_the_plan_says_what_several_do(
 def test_the_flags_of_a_remedy_save_what_the_plan_says(
     model: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = ["--plan", "--model", model, "--budget-gib", "160", "--tensor-parallel-gpus", "2", "--mode", mode]
+    base = ["--plan", "--model", model, "--budget-gib", "160", "--tensor-parallel-gpus", "4", "--mode", mode]
     base += ["--sequence-lengths", "131072"]
     assert probe.main([*base, "--batch-size", "2"]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
     before = values(document, "predicted_memory")[131072]
     for one in document["details"]["remedies"]["131072"]:
-        probe.main([*base, *([] if "--batch-size" in one["flags"] else ["--batch-size", "2"]), *one["flags"].split()])
+        probe.main(
+            [*base, *([] if "--batch-size" in one["flags"] else ["--batch-size", "2"]), *one["flags"].split()]
+        )
         after = values(json.loads(capsys.readouterr().out), "predicted_memory")[131072]
         assert before - after == one["saves_bytes"]
 
@@ -476,14 +477,24 @@ def test_any_number_of_sequences_fits_into_a_budget_beyond_measure() -> None:
     assert largest_batch(SHAPE, Work(1), 10**300) > 10**18
 
 
-def test_a_plan_needs_no_torch() -> None:
+def test_the_faqs_case_is_planned_without_torch_in_under_half_a_second() -> None:
     program = (
-        "import sys, runner.probes.long_context_validation as p;"
-        "status = p.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8']);"
+        "import sys, resource, runner.probes.long_context_validation as p;"
+        "status = p.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8',"
+        "'--sequence-lengths', '32768', '65536']);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(used.ru_utime + used.ru_stime, file=sys.stderr);"
         "sys.exit(9 if {'torch', 'transformers'} & set(sys.modules) else status)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=HANG_S)
-    assert done.returncode == OK, done.stderr
+    # CPU seconds, interpreter and imports included: wall seconds on a busy host say nothing.
+    taken = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=HANG_S
+        )
+        assert done.returncode == OK, done.stderr
+        taken.append(float(done.stderr.splitlines()[-1]))
+    assert min(taken) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -502,7 +513,10 @@ def test_a_plan_needs_no_torch() -> None:
         (["--mode", "training", "--logits", "last"], "--logits last is for --mode inference"),
         (["--mode", "training", "--kv-dtype", "fp8"], "--kv-dtype is for --mode inference"),
         (["--optimizer", "sgd"], "--optimizer is for --mode training"),
-        (["--mode", "training", "--budget-gib", "0.1"], "below the weights and optimizer state of tiny, 192 MiB"),
+        (
+            ["--mode", "training", "--budget-gib", "0.1"],
+            "below the weights and optimizer state of tiny, 192 MiB",
+        ),
         (["--find-limit"], "need --budget-gib or --budget-share on a host without a GPU"),
         (["--apply-first-remedy"], "need --budget-gib or --budget-share on a host without a GPU"),
         (["--plan", "--board", "B200", "--find-limit"], "--find-limit is for a sweep"),

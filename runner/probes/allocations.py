@@ -6,6 +6,7 @@ allocator's own peak is used instead.
 """
 
 import weakref
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,9 +22,19 @@ def follow(limit: int | None = None) -> Any:
     return _follower()(limit)
 
 
-def _follower() -> Any:
+def _storages(values: Iterable[Any]) -> Iterator[Any]:
+    """The storages beneath all tensors among these values; of a tensor made of others, theirs."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+    for value in values:
+        if hasattr(value, "__tensor_flatten__"):
+            yield from _storages(getattr(value, name) for name in value.__tensor_flatten__()[0])
+        elif isinstance(value, torch.Tensor):
+            yield value.untyped_storage()
+
+
+def _follower() -> Any:
+    from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
     class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
@@ -36,8 +47,8 @@ def _follower() -> Any:
 
         def add(self, *tensors: "torch.Tensor") -> None:
             """Count tensors that were there before, weights say."""
-            for tensor in tensors:
-                self._count(tensor, "what was there before")
+            for storage in _storages(tensors):
+                self._count(storage, "what was there before")
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if any(hasattr(kind, "__tensor_flatten__") for kind in types):
@@ -45,18 +56,11 @@ def _follower() -> Any:
                 # the operators on those.
                 return NotImplemented
             result = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor):
-                    self._count(leaf, str(func))
+            for storage in _storages(tree_leaves(result)):
+                self._count(storage, str(func))
             return result
 
-        def _count(self, tensor: "torch.Tensor", asker: str) -> None:
-            if is_traceable_wrapper_subclass(tensor):
-                for part in (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]):
-                    if isinstance(part, torch.Tensor):
-                        self._count(part, asker)
-                return
-            storage: Any = tensor.untyped_storage()
+        def _count(self, storage: Any, asker: str) -> None:
             key = storage._cdata  # noqa: SLF001 - the only identity that two views of a storage share
             if key in self._known or storage.device.type == "meta":
                 return

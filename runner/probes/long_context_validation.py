@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where the plan says that it does not fit, make the first change of its list that makes it fit",
     )
     parser.add_argument(
-        "--snapshot", type=Path, metavar="FILE", help="where a GPU's allocator writes what it held when it ran out"
+        "--snapshot",
+        type=Path,
+        metavar="FILE",
+        help="where a GPU's allocator writes what it held when it ran out",
     )
     parser.add_argument("--plan", action="store_true", help="predict alone, for --board or within the budget")
     parser.add_argument("--board", metavar="NAME", help="the board that --plan is for: B200, H200, H100")
@@ -75,7 +78,9 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--sequence-lengths", type=int, nargs="+", metavar="N", help="prompt lengths in tokens")
     add("--model", help="tiny, 8b, 40b, 70b or a model folder (default: the preset's, if it fits)")
-    add("--mode", choices=("inference", "training"), default="inference", help="a prefill, or a training step")
+    add(
+        "--mode", choices=("inference", "training"), default="inference", help="a prefill, or a training step"
+    )
     add("--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)")
     add(
         "--tensor-parallel-gpus",
@@ -104,13 +109,20 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="what a block keeps for the backward (default none: keep all)",
     )
-    add("--optimizer", choices=("adamw", "sgd"), help="of a training step (default adamw: two states a weight)")
+    add(
+        "--optimizer",
+        choices=("adamw", "sgd"),
+        help="of a training step (default adamw: two states a weight)",
+    )
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
-        "--budget-gib", type=float, metavar="GIB", help="memory of each device that the run may take; enforced"
+        "--budget-gib",
+        type=float,
+        metavar="GIB",
+        help="memory of each device that the run may take; enforced",
     )
     budget.add_argument(
         "--budget-share",
@@ -138,7 +150,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
 def _asked(arguments: argparse.Namespace, question: Question) -> dict[str, object]:
     names = ("mode", "batch_size", "logits", "chunk", "kv_dtype", "attention", "activation_checkpointing")
-    flags = {name: getattr(arguments, name) for name in (*names, "tensor_parallel_gpus", "apply_first_remedy")}
+    flags = {
+        name: getattr(arguments, name) for name in (*names, "tensor_parallel_gpus", "apply_first_remedy")
+    }
     return {"model": question.model if arguments.model else None, **flags}
 
 

@@ -76,9 +76,7 @@ def together(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPU
     return _applied(shape, work, budget, tuple(chosen)) if chosen else None
 
 
-def first_remedy(
-    shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS
-) -> Remedy | None:
+def first_remedy(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> Remedy | None:
     """The cheapest single change that makes it fit, else as many as it takes; None where all are not enough."""
     candidates = (*remedies(shape, work, budget, gpus=gpus)[:1], together(shape, work, budget, gpus=gpus))
     return next((one for one in candidates if one is not None and one.fits), None)

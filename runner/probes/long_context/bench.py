@@ -1,4 +1,4 @@
-"""Runs prompts and training steps on one device and measures the peak memory of each, under a limit that is enforced."""
+"""Runs prompts and training steps on one device and measures each one's peak memory, under a limit that is enforced."""
 
 import contextlib
 import gc
@@ -148,7 +148,8 @@ class Bench:
             held = self._held(follower)
             if self._snapshot is not None:
                 self._snapshot.parent.mkdir(parents=True, exist_ok=True)
-                torch.cuda.memory._dump_snapshot(str(self._snapshot))  # noqa: SLF001 - documented so
+                dump: Any = torch.cuda.memory._dump_snapshot  # noqa: SLF001 - documented so
+                dump(str(self._snapshot))
         seconds = self._since(began)
         done = 1.0 if over is None else self._passed / self._all_steps(work)
         reached = Reached(self._peak(follower), kv, seconds, done, over, held, *self._device())

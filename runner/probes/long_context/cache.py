@@ -43,29 +43,39 @@ def cache_bytes(cache: Any) -> int:
 def _narrow(kind: "torch.dtype", most: int | None) -> Any:
     """One layer in another type; `most` tokens are laid out at once, or as many as the only prompt has."""
     import torch
-    from transformers.cache_utils import DynamicLayer, StaticLayer
+    from transformers import cache_utils
 
-    class WholeLayer(DynamicLayer):  # type: ignore[misc] # transformers has no types
+    # The library has types, but not for what makes a subclass.
+    dynamic_layer: Any = cache_utils.DynamicLayer
+    static_layer: Any = cache_utils.StaticLayer
+
+    class WholeLayer(dynamic_layer):
         """Takes the whole prompt in one update."""
+
+        keys: Any
+        values: Any
 
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             self.dtype, self.device, self.is_initialized = kind, key_states.device, True
             self.keys, self.values = key_states.to(kind), value_states.to(kind)
             return self.keys.to(key_states.dtype), self.values.to(value_states.dtype)
 
-    class LaidOutLayer(StaticLayer):  # type: ignore[misc] # as above
+    class LaidOutLayer(static_layer):
         """Takes a prompt in chunks."""
 
-        def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
+        keys: Any
+        values: Any
+        filled = 0
+
+        def _lay_out(self, key_states: Any) -> None:
             self.dtype, self.device, self.is_initialized = kind, key_states.device, True
             size = (*key_states.shape[:2], self.max_cache_len, key_states.shape[-1])
             self.keys = torch.zeros(size, dtype=kind, device=self.device)
             self.values = torch.zeros(size, dtype=kind, device=self.device)
-            self.filled = 0
 
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
+                self._lay_out(key_states)
             end = self.filled + key_states.shape[-2]
             # index_copy_ knows no FP8; a slice does.
             self.keys[:, :, self.filled : end].copy_(key_states)

@@ -25,7 +25,7 @@ class Checkpointed:
 
         if self.mode == "none":
             return forward(*arguments, **named)
-        chosen = {"context_fn": self._contexts} if self.mode == "selective" else {}
+        chosen: dict[str, Any] = {"context_fn": self._contexts} if self.mode == "selective" else {}
         return checkpoint(
             forward, *arguments, use_reentrant=False, preserve_rng_state=False, **chosen, **named
         )
@@ -37,7 +37,8 @@ def _contexts(costly: frozenset[Any]) -> Any:
     def policy(_: Any, operator: Any, *__: Any, **___: Any) -> CheckpointPolicy:
         return CheckpointPolicy.MUST_SAVE if operator in costly else CheckpointPolicy.PREFER_RECOMPUTE
 
-    return create_selective_checkpoint_contexts(policy)
+    make: Any = create_selective_checkpoint_contexts
+    return make(policy)
 
 
 def _costly() -> frozenset[Any]:

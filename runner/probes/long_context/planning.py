@@ -50,7 +50,11 @@ def plan(question: Question, budget: int) -> Findings:
     if not ranked:
         highest = max(footprint(shape, question.at(tokens)).total for tokens in question.lengths)
         measurements.append(single("memory_headroom", budget - highest))
-    asked = {"model": question.model, "plan": True, "mode": "training" if question.work.training else "inference"}
+    asked = {
+        "model": question.model,
+        "plan": True,
+        "mode": "training" if question.work.training else "inference",
+    }
     board = question.board.name if question.board else None
     return Findings(
         measurements=measurements,

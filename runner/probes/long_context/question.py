@@ -26,8 +26,12 @@ from runner.sizing import (
 )
 from runner.units import format_value
 
-TINY_LENGTHS = (512, 1024, 2048, 4096)
-LONG_LENGTHS = (32768, 65536)
+# Lengths where none are given, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
+_LENGTHS = {
+    "inference": ((512, 1024, 2048, 4096), (32768, 65536)),
+    "comparison": ((1024,), (32768,)),
+    "training": ((256, 512, 1024), (2048, 4096, 8192)),
+}
 # The share of a device's free memory that a sweep may take.
 _USABLE = 0.9
 # Without a GPU ranks are processes on this host's cores.
@@ -98,7 +102,7 @@ def planned(arguments: argparse.Namespace, look: Looks) -> Question:
     on_host = board is None and arguments.budget_gib is None
     element = _CPU_BYTES if on_host and not look().gpus else _GPU_BYTES
     shape = model_shape(arguments.model or preset_of(arguments))
-    lengths = _lengths(arguments, TINY_LENGTHS if element == _CPU_BYTES else LONG_LENGTHS)
+    lengths = _lengths(arguments, gpu=element == _GPU_BYTES)
     work = _work(arguments, shape, lengths, element)
     budget = _budget(arguments, shape, work)
     if budget is not None:
@@ -132,7 +136,7 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
     memory = machine.gpus[0].memory_bytes if gpus else psutil.virtual_memory().available // ranks
     element = _GPU_BYTES if gpus else _CPU_BYTES
     shape = _shape(arguments, memory, element)
-    lengths = _lengths(arguments, LONG_LENGTHS if gpus else TINY_LENGTHS)
+    lengths = _lengths(arguments, gpu=bool(gpus))
     work = _work(arguments, shape, lengths, element)
     budget = _budget(arguments, shape, work)
     if budget is not None:
@@ -190,7 +194,9 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
             ("--kv-dtype", arguments.kv_dtype != "auto"),
         ):
             if given:
-                raise InputError(f"{name} is for --mode inference: a training step has no cache and needs all logits")
+                raise InputError(
+                    f"{name} is for --mode inference: a training step has no cache and needs all logits"
+                )
     elif arguments.optimizer is not None:
         raise InputError("--optimizer is for --mode training")
 
@@ -201,13 +207,16 @@ def _board(arguments: argparse.Namespace) -> Board | None:
     board = board_named(arguments.board)
     if board is None:
         known = ", ".join(one.name for one in BOARDS)
-        raise InputError(f"--board {arguments.board}: not known; known are {known}; for others give --budget-gib")
+        raise InputError(
+            f"--board {arguments.board}: not known; known are {known}; for others give --budget-gib"
+        )
     return board
 
 
-def _lengths(arguments: argparse.Namespace, default: tuple[int, ...]) -> tuple[int, ...]:
+def _lengths(arguments: argparse.Namespace, *, gpu: bool) -> tuple[int, ...]:
     """Each length once, in the order given."""
-    return tuple(dict.fromkeys(arguments.sequence_lengths or default))
+    kind = "comparison" if arguments.mode == "inference" and arguments.compare_remedies else arguments.mode
+    return tuple(dict.fromkeys(arguments.sequence_lengths or _LENGTHS[kind][gpu]))
 
 
 def _work(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[int], element: int) -> Work:
@@ -221,7 +230,8 @@ def _work(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[in
     for part, count in split.items():
         if count % arguments.tensor_parallel_gpus:
             raise InputError(
-                f"--tensor-parallel-gpus {arguments.tensor_parallel_gpus} does not divide {count} {part} of {shape.name}"
+                f"--tensor-parallel-gpus {arguments.tensor_parallel_gpus} does not divide {count} {part}"
+                f" of {shape.name}"
             )
     return Work(
         tokens=max(lengths),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from statistics import median
 
+from runner.entry.model import Scalar
 from runner.evidence.record import Measurement
 from runner.probes.contract import Findings, measured, say, single
 from runner.probes.long_context.question import Question
@@ -89,7 +90,7 @@ def _of_limit(limit: Limit) -> Iterator[Measurement]:
 
 
 def _of_comparison(compared: Comparison) -> Iterator[Measurement]:
-    labels = {"remedy": compared.name, "tokens": compared.plain.tokens}
+    labels: dict[str, Scalar] = {"remedy": compared.name, "tokens": compared.plain.tokens}
     if not compared.changed.fits:
         return
     plain, changed = compared.plain.worst.peak, compared.changed.worst.peak
@@ -110,9 +111,7 @@ def _limit_fault(limit: Limit | None) -> str | None:
     if not limit.at.fits:
         return f"the longest prompt predicted to fit, {limit.at.tokens} tokens, does not"
     if limit.beyond is not None and limit.beyond.fits:
-        return (
-            f"{limit.beyond.tokens} tokens fit, {BEYOND:g} times the longest prompt predicted; the prediction is too low"
-        )
+        return f"{limit.beyond.tokens} tokens fit, {BEYOND:g} times the longest prompt predicted: that is too low"
     return None
 
 
@@ -128,7 +127,11 @@ def _said_growth(question: Question, swept: Swept) -> str:
     assert swept.growth is not None
     grown = swept.growth
     named = _named_term(question, swept)
-    square = f"{grown.quadratic_share:.1%} of the growth goes with the square of the length" if named else "no square term"
+    square = (
+        f"{grown.quadratic_share:.1%} of the growth goes with the square of the length"
+        if named
+        else "no square term"
+    )
     return (
         f"growth: {format_value(grown.constant, 'B')} + {format_value(grown.linear, 'B')} a token; {square}"
         + (f": {named}" if named else "")
@@ -138,4 +141,6 @@ def _said_growth(question: Question, swept: Swept) -> str:
 def _ran_out(row: Row) -> str:
     held = max(row.worst.held.items(), key=lambda one: one[1], default=None)
     most = f"; {held[0]} held {format_value(held[1], 'B')} of it" if held else ""
-    return f"{row.tokens} tokens ran out of memory at {row.worst.done:.0%} of the work: {row.worst.over}{most}"
+    return (
+        f"{row.tokens} tokens ran out of memory at {row.worst.done:.0%} of the work: {row.worst.over}{most}"
+    )

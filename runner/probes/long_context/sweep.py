@@ -99,7 +99,7 @@ def sweep(question: Question, runs: Runs, *, find_limit: bool, compare_rounds: i
     if find_limit and question.budget is not None:
         limit = _limit(question, runs, grown, question.budget)
     fitting = [row for row in rows if row.fits]
-    compared = ()
+    compared: tuple[Comparison, ...] = ()
     if compare_rounds and fitting:
         longest_row = max(fitting, key=lambda row: row.tokens)
         compared = tuple(_compared(question.shape, runs, longest_row, compare_rounds))
@@ -136,7 +136,9 @@ def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int) ->
     fitted = grown.longest(budget, most) if grown else None
     target = by_arithmetic if fitted is None else fitted
     by_growth = f", {fitted} by the growth measured" if fitted is not None else ""
-    say(f"longest that fits: {by_arithmetic} tokens by arithmetic{by_growth}; {MARGIN:.0%} of the room left free")
+    say(
+        f"longest that fits: {by_arithmetic} tokens by arithmetic{by_growth}; {MARGIN:.0%} of the room left free"
+    )
     at = _measured(question, runs, target) if target else None
     further = int(target * BEYOND)
     beyond = _measured(question, runs, further) if target and further <= most else None

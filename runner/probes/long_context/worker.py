@@ -39,7 +39,14 @@ def ranks(
     model: str, work: Work, budget: int | None, *, gpu: bool, environment: dict[str, str], deadline: float
 ) -> Iterator[Ranks]:
     """As many ranks as the work is split over, their model built."""
-    program = ["-m", "runner.probes.long_context.worker", "--model", model, "--work", json.dumps(asdict(work))]
+    program = [
+        "-m",
+        "runner.probes.long_context.worker",
+        "--model",
+        model,
+        "--work",
+        json.dumps(asdict(work)),
+    ]
     program += ["--gpu"] if gpu else []
     program += ["--budget", str(budget)] if budget is not None else []
     own = dict(environment) if gpu else {**environment, "OMP_NUM_THREADS": "1"}
