@@ -140,6 +140,10 @@ def _run(arguments: argparse.Namespace) -> Findings:
     question = swept(arguments, look)
     if question.remedy is not None:
         say(f"the plan's first remedy: {question.remedy.name} ({question.remedy.flags})")
+    if arguments.snapshot is not None and not question.gpu:
+        say(
+            "--snapshot: no GPU here whose allocator could write one; what held the memory is in the document"
+        )
     say(f"{question.model}, {question.shape.parameters / 1e9:.3g}B parameters, {arguments.mode}")
     with _runs(question, arguments.snapshot) as runs:
         found = sweep(
@@ -163,14 +167,7 @@ def _runs(question: Question, snapshot: Path | None) -> Iterator[Runs]:
         return
     with (
         ended_by_sigterm(),
-        ranks(
-            question.shape.name,
-            question.work,
-            question.budget,
-            gpu=question.gpu,
-            environment=dict(os.environ),
-            deadline=time.monotonic() + _RANKS_DEADLINE_S,
-        ) as running,
+        ranks(question, snapshot, os.environ, time.monotonic() + _RANKS_DEADLINE_S) as running,
     ):
         yield running
 

@@ -49,7 +49,7 @@ def _narrow(kind: "torch.dtype", most: int | None) -> Any:
     dynamic_layer: Any = cache_utils.DynamicLayer
     static_layer: Any = cache_utils.StaticLayer
 
-    class WholeLayer(dynamic_layer):
+    class WholeLayer(dynamic_layer):  # type: ignore[misc] # as above
         """Takes the whole prompt in one update."""
 
         keys: Any
@@ -60,7 +60,7 @@ def _narrow(kind: "torch.dtype", most: int | None) -> Any:
             self.keys, self.values = key_states.to(kind), value_states.to(kind)
             return self.keys.to(key_states.dtype), self.values.to(value_states.dtype)
 
-    class LaidOutLayer(static_layer):
+    class LaidOutLayer(static_layer):  # type: ignore[misc] # as above
         """Takes a prompt in chunks."""
 
         keys: Any

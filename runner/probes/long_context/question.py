@@ -14,6 +14,7 @@ from runner.hardware.machine import Machine
 from runner.models import ModelShape, model_shape
 from runner.presets import PRESETS
 from runner.probes.contract import NotApplicableError, preset_of
+from runner.probes.tensor_parallel import check_degree
 from runner.sizing import (
     NODE_GPUS,
     Footprint,
@@ -136,6 +137,7 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
     memory = machine.gpus[0].memory_bytes if gpus else psutil.virtual_memory().available // ranks
     element = _GPU_BYTES if gpus else _CPU_BYTES
     shape = _shape(arguments, memory, element)
+    check_degree(shape, ranks)
     lengths = _lengths(arguments, gpu=bool(gpus))
     work = _work(arguments, shape, lengths, element)
     budget = _budget(arguments, shape, work)

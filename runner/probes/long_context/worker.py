@@ -3,13 +3,15 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from runner.models import model_shape
 from runner.probes.long_context.bench import Bench, Reached
+from runner.probes.long_context.question import Question
 from runner.probes.ranks import RankLine, World
 from runner.sizing import Work
 
@@ -36,19 +38,31 @@ class Ranks:
 
 @contextmanager
 def ranks(
-    model: str, work: Work, budget: int | None, *, gpu: bool, environment: dict[str, str], deadline: float
+    question: Question, snapshot: Path | None, environment: Mapping[str, str], deadline: float
 ) -> Iterator[Ranks]:
-    """As many ranks as the work is split over, their model built."""
+    """As many ranks as the work is split over, their model built.
+
+    Args:
+        question: what is asked.
+        snapshot: as in `Bench`; each rank adds its number to the name.
+        environment: complete environment of the ranks.
+        deadline: `time.monotonic()` after which an answer still missing is an error.
+
+    Raises:
+        RankError: a rank died or gave no answer.
+    """
+    work, budget, gpu = question.work, question.budget, question.gpu
     program = [
         "-m",
         "runner.probes.long_context.worker",
         "--model",
-        model,
+        question.shape.name,
         "--work",
         json.dumps(asdict(work)),
     ]
     program += ["--gpu"] if gpu else []
     program += ["--budget", str(budget)] if budget is not None else []
+    program += ["--snapshot", str(snapshot)] if snapshot is not None else []
     own = dict(environment) if gpu else {**environment, "OMP_NUM_THREADS": "1"}
     with World(program, work.tensor_parallel, own, deadline) as world:
         world.ask(None, "building the model")
@@ -62,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", required=True)
     parser.add_argument("--budget", type=int)
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--snapshot", type=Path)
     arguments = parser.parse_args(argv)
     line = RankLine()
     try:
@@ -78,7 +93,10 @@ def _serve(line: RankLine, arguments: argparse.Namespace, work: Work) -> None:
     device = "cuda" if arguments.gpu else "cpu"
     with joined(device, line.rank, work.tensor_parallel, _COLLECTIVE_S) as mesh:
         shape = model_shape(arguments.model)
-        bench = Bench(shape, work, arguments.budget, gpu=arguments.gpu, mesh=mesh)
+        snapshot: Path | None = arguments.snapshot
+        if snapshot is not None:
+            snapshot = snapshot.with_name(f"{snapshot.stem}-{line.rank}{snapshot.suffix}")
+        bench = Bench(shape, work, arguments.budget, gpu=arguments.gpu, mesh=mesh, snapshot=snapshot)
         line.send({"ready": True})
         for command in line.commands():
             line.send(_answer(bench, command))
