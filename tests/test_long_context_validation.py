@@ -332,7 +332,7 @@ def test_checkpointing_pays_in_training(probing: Probing) -> None:
 def test_the_longest_prompt_predicted_fits_and_a_quarter_more_does_not(
     work: tuple[str, ...], share: str, probing: Probing
 ) -> None:
-    lengths = ("--sequence-lengths", "64", "128", "192", "256", "768")
+    lengths = ("--sequence-lengths", "48", "96", "144", "192", "768")
     status, document = probing(*lengths, "--budget-share", share, "--find-limit", *work)
     assert status == SYMPTOM
     runs = {
@@ -380,6 +380,7 @@ def test_a_plan_and_a_sweep_predict_the_same(probing: Probing) -> None:
             assert predicted[tokens] == pytest.approx(peak, rel=0.05)
 
 
+@pytest.mark.system
 def test_two_ranks_share_a_model_and_each_gives_its_peak(probing: Probing) -> None:
     lengths = ("--sequence-lengths", "1024", "128", "256")
     _, alone = probing(*lengths)
@@ -439,7 +440,7 @@ def test_where_no_single_change_is_enough_the_plan_says_what_several_do(
 def test_the_flags_of_a_remedy_save_what_the_plan_says(
     model: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = ["--plan", "--model", model, "--budget-gib", "160", "--tensor-parallel-gpus", "4", "--mode", mode]
+    base = ["--plan", "--model", model, "--budget-gib", "120", "--tensor-parallel-gpus", "4", "--mode", mode]
     base += ["--sequence-lengths", "131072"]
     assert probe.main([*base, "--batch-size", "2"]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
