@@ -9,6 +9,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -193,3 +194,27 @@ def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], 
 def _central(ordered: Sequence[float]) -> Interval:
     tail = (1 - CONFIDENCE) / 2 * 100
     return Interval(percentile(ordered, tail), percentile(ordered, 100 - tail), CONFIDENCE)
+
+
+def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
+
+    The normal equations are solved in fractions: powers of large x lose a float's digits.
+
+    Raises:
+        ValueError: fewer than three different x.
+    """
+    if len({x for x, _ in points}) < 3:  # noqa: PLR2004 - three coefficients
+        raise ValueError("a parabola takes three different points")
+    exact = [(Fraction(x), Fraction(y)) for x, y in points]
+    powers = [sum((x**n for x, _ in exact), Fraction()) for n in range(5)]
+    rows = [[*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)]
+    for place in range(3):
+        pivot = next(row for row in rows[place:] if row[place])
+        rows.remove(pivot)
+        rows.insert(place, [value / pivot[place] for value in pivot])
+        for number, row in enumerate(rows):
+            if number != place:
+                rows[number] = [one - row[place] * two for one, two in zip(row, rows[place], strict=True)]
+    a, b, c = (float(row[3]) for row in rows)
+    return a, b, c
