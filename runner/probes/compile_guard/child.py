@@ -5,12 +5,9 @@ FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the pare
 never ends. SIGUSR1 appends the stacks of all threads to FOLDER/stacks.txt, also while native code holds the GIL.
 """
 
-import contextlib
 import ctypes
 import faulthandler
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import resource
@@ -18,14 +15,32 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.probes.compile_guard import stall
-from runner.probes.compile_guard.modes import compile_in_place, output_difference
+from runner.probes.compile_guard.blocks import Call, lay_out
+from runner.probes.compile_guard.figures import (
+    CompilerTime,
+    counters,
+    cpu_seconds,
+    peak_rss_bytes,
+    versions,
+)
+from runner.probes.compile_guard.modes import (
+    blocks_of,
+    compile_in_place,
+    one_thread,
+    output_difference,
+    tensors,
+)
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
+from runner.probes.compile_guard.workers import start_workers
 
 _PR_SET_PDEATHSIG = 1
+# What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def main() -> int:
@@ -35,6 +50,8 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):
         return 1
+    # Workers are ended by SIGABRT so that they tell their stacks; nobody wants their memory on disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with (folder / "stacks.txt").open("a") as stacks, (folder / "events.jsonl").open("a") as events:
         faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
 
@@ -44,15 +61,16 @@ def main() -> int:
 
         tell("started", thread=threading.main_thread().ident)
         try:
-            _work(Spec.read(folder / "spec.json"), tell)
+            _work(Spec.read(folder / "spec.json"), folder, tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
             first_line = str(error).strip().partition("\n")[0]
-            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500])
+            memory = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500], memory=memory)
             return 1
     return 0
 
 
-def _work(spec: Spec, tell: Any) -> None:
+def _work(spec: Spec, folder: Path, tell: Any) -> None:
     for place in spec.search:
         if place not in sys.path:
             sys.path.append(place)
@@ -64,96 +82,85 @@ def _work(spec: Spec, tell: Any) -> None:
         importlib.import_module("torch._dynamo")
         importlib.import_module("torch._inductor.compile_fx")
     imported = time.monotonic()
-    model, inputs = resolve(spec.builder)(**spec.arguments)
-    with torch.no_grad():
-        expected = model(*inputs)
-        _synchronise()
-        tell(
-            "built",
-            import_s=imported - began,
-            build_s=time.monotonic() - imported,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            devices=sorted({str(parameter.device) for parameter in model.parameters()}),
-            versions=_versions(),
-        )
-        if mode is Mode.EAGER:
-            tell("finished", difference=output_difference(expected, expected), **_usage())
-            return
-        if spec.stall:
-            stall.inject()
-        cpu = _cpu_seconds()
-        tell("compiling", cpu_s=cpu)
-        began = time.monotonic()
-        compile_in_place(model, mode)
-        answered = model(*inputs)
-        _synchronise()
-        compile_s, compile_cpu_s = time.monotonic() - began, _cpu_seconds() - cpu
+    if spec.memory_bytes is not None:
+        _limit_memory(spec.memory_bytes)
+    calls, parameters = _calls(spec, mode)
+    expected = _answers(calls, backward=spec.backward)
+    tell(
+        "built",
+        import_s=imported - began,
+        build_s=time.monotonic() - imported,
+        parameters=parameters,
+        alone=spec.alone,
+        devices=sorted({str(one.device) for module, _, _ in calls for one in module.parameters()}),
+        versions=versions(),
+    )
+    if mode is Mode.EAGER:
+        difference = output_difference(expected, expected)
+        tell("finished", difference=difference, peak_rss_bytes=peak_rss_bytes())
+        return
+    if mode is Mode.ONE_THREAD:
+        one_thread()
+    elif torch.cuda.is_available():
+        start_workers(folder / "workers.txt")
+    if spec.stall:
+        stall.inject()
+    compiler, cpu = CompilerTime.watched(), cpu_seconds()
+    tell("compiling", cpu_s=cpu)
+    began = time.monotonic()
+    for module, _, _ in calls:
+        if spec.alone:
+            module.compile()
+        else:
+            compile_in_place(module, mode)
+    answered = _answers(calls, backward=spec.backward)
+    compile_s, compile_cpu_s = time.monotonic() - began, cpu_seconds() - cpu
     tell(
         "finished",
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
+        compiler_cpu_s=compiler.cpu_s,
         difference=output_difference(answered, expected),
-        **_usage(),
-        **_counters(),
+        peak_rss_bytes=peak_rss_bytes(),
+        **counters(),
     )
 
 
-def _synchronise() -> None:
+def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int]:
+    """What to compile and call, and the parameters of the whole model."""
+    build = resolve(spec.builder)
+    if spec.alone:
+        return lay_out(lambda: build(**spec.arguments), backward=spec.backward)
+    model, inputs = build(**spec.arguments)
+    if mode is Mode.PER_BLOCK and not blocks_of(model):
+        compile_in_place(model, mode)
+    return [(model, inputs, {})], sum(parameter.numel() for parameter in model.parameters())
+
+
+def _answers(calls: Sequence[Call], *, backward: bool) -> list[Any]:
+    """What the modules answer, and with `backward` the gradients of their parameters too."""
     import torch
 
+    found: list[Any] = []
+    with torch.set_grad_enabled(backward):
+        for module, inputs, named in calls:
+            output = module(*inputs, **named)
+            found += [one.detach() for one in tensors(output)]
+            if backward:
+                # The sum of squares: a plain sum has gradients that hide a wrong sign less well.
+                sum(one.float().square().sum() for one in tensors(output)).backward()
+                found += [one.grad for one in module.parameters() if one.grad is not None]
+                module.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return found
 
 
-def _cpu_seconds() -> float:
-    """CPU seconds of this process, of the children it has waited for, and of those still at work."""
-    import psutil
-
-    total = 0.0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        used = resource.getrusage(who)
-        total += used.ru_utime + used.ru_stime
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
-
-
-def _usage() -> dict[str, object]:
-    # Linux counts ru_maxrss in KiB.
-    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-
-
-def _counters() -> dict[str, object]:
-    from torch._dynamo.utils import counters
-
-    inductor = counters["inductor"]
-    return {
-        "graphs": counters["stats"]["unique_graphs"],
-        "graph_breaks": sum(counters["graph_break"].values()),
-        "cache_hits": inductor["fxgraph_cache_hit"],
-        "cache_misses": inductor["fxgraph_cache_miss"],
-    }
-
-
-def _versions() -> dict[str, object]:
-    import torch
-    import torch._inductor.config as inductor
-
-    triton = None
-    if importlib.util.find_spec("triton"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            triton = importlib.metadata.version("triton")
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "torch_git": torch.version.git_version,
-        "cuda": torch.version.cuda,
-        "triton": triton,
-        "compile_threads": inductor.compile_threads,
-        "cores": len(os.sched_getaffinity(0)),
-    }
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process and what it starts take so much more address space than it has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@ from pathlib import Path
 import psutil
 
 TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
+RUN_ID = "RUNBOOK_RUN_ID"
 GRACE_S = 1.0
+# In the command line of Inductor's compile workers, and of the process that holds their pool.
+WORKER_MARK = "_inductor/compile_worker"
 _ROUNDS = 5
 
 
@@ -26,9 +29,12 @@ class Usage:
     others: frozenset[tuple[int, str]]
 
 
-def living(token: str) -> list[psutil.Process]:
-    """Every living process (zombies are dead) whose environment carries this guard's token."""
-    mark = f"{TOKEN}={token}".encode()
+def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
+    """Every living process (zombies are dead) whose environment has this value of a variable.
+
+    `TOKEN` names one child and all that it started; `RUN_ID` the whole run that it belongs to, its caller too.
+    """
+    mark = f"{variable}={value}".encode()
     found = []
     for pid in psutil.pids():
         try:
@@ -60,6 +66,39 @@ def usage(root: psutil.Process) -> Usage | None:
             if process.pid != root.pid:
                 others.add((process.pid, process.name()))
     return Usage(cpu, rss, frozenset(others))
+
+
+def left_of_run() -> list[psutil.Process]:
+    """Processes of this process's run that live beside it and those it was started by; none without a run."""
+    run_id = os.environ.get(RUN_ID)
+    if not run_id:
+        return []
+    here = psutil.Process()
+    own = {here.pid, *(parent.pid for parent in here.parents())}
+    return [process for process in living(run_id, RUN_ID) if process.pid not in own]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether this is one of Inductor's compile workers, or the process that holds their pool."""
+    try:
+        return any(WORKER_MARK in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def tell_stacks(token: str) -> int:
+    """Have every compile worker write its stacks and end: SIGABRT, which faulthandler answers with all threads.
+
+    Returns:
+        How many workers were asked.
+    """
+    # The newest first: the pool's holder is the oldest and takes the others with it when it goes.
+    workers = sorted(filter(is_worker, living(token)), key=lambda process: -process.pid)
+    for worker in workers:
+        with contextlib.suppress(psutil.Error):
+            worker.send_signal(signal.SIGABRT)
+    psutil.wait_procs(workers, timeout=GRACE_S)
+    return len(workers)
 
 
 def end(leader: int, token: str) -> int:
