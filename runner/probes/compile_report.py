@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from runner.errors import RunbookError
 from runner.evidence.record import Measurement
-from runner.probes.compile_guard import Attempt, Guarded
+from runner.probes.compile_guard import Attempt, Guarded, processes
 from runner.probes.contract import single
 
 _CURVE_POINTS = 40
@@ -29,6 +29,8 @@ def measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
         yield single("compile_time", attempt.compile_s, **labels)
         yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
         yield single("compile_cache", attempt.cache_bytes, **labels)
+        yield single("graph_breaks", float(attempt.facts["graph_breaks"]), **labels)
+        yield single("recompiles", float(attempt.facts["recompiles"]), **labels)
         yield single("compiled_difference", attempt.facts["difference"], **labels)
 
 
@@ -48,6 +50,12 @@ def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
     yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
 
 
+def processes_left(guarded: Guarded) -> int:
+    """Processes of the guarded compiles that are alive, by the guard's token and by this run's RUNBOOK_RUN_ID."""
+    marked = sum(one.left for one in (*guarded.attempts, *filter(None, [guarded.warm])))
+    return max(marked, len(processes.left_of_run()))
+
+
 def account(attempt: Attempt) -> dict[str, object]:
     """What is worth keeping of one rung beside its numbers, in JSON; the growth thinned to a few dozen points."""
     step = max(1, math.ceil(len(attempt.samples) / _CURVE_POINTS))
@@ -58,6 +66,6 @@ def account(attempt: Attempt) -> dict[str, object]:
         "reason": attempt.reason,
         "given_s": attempt.compile_s,
         "processes_ended": attempt.ended,
-        "said": {key: value for key, value in attempt.facts.items() if key != "thread"},
+        "said": dict(attempt.facts),
         "growth": [asdict(sample) for sample in attempt.samples[::step]],
     }

@@ -53,7 +53,7 @@ class Ranks:
         Raises:
             RankError: rank 0 did not decide in time; the job has lost it.
         """
-        place = f"compile-guard/{self._call}/{rung}"
+        place = f"llm-runbooks/compile-guard/{self._call}/{rung}"
         self._store.set(f"{place}/{self._rank}", failure or "")
         if self._rank == 0:
             decided = self._decide(place, wait_s + SLACK_S)
@@ -97,13 +97,13 @@ def peers() -> Peers:
         raise RankError(f"WORLD_SIZE is no number: {os.environ['WORLD_SIZE']!r}") from error
     if size <= 1:
         return Alone()
-    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=SLACK_S))))
+        store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=SLACK_S))))
     except (ValueError, RuntimeError) as error:
         raise RankError(
             f"WORLD_SIZE={size} speaks of other ranks, and they cannot be reached ({error}); start all of them, or "
             "unset WORLD_SIZE"
         ) from error
-    return Ranks(dist.PrefixStore("llm-runbooks", store), rank, size)
+    return Ranks(store, rank, size)

@@ -16,11 +16,11 @@ import psutil
 import runner
 from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
+from runner.probes.compile_guard.command import environment
 from runner.probes.compile_guard.spec import Mode, Spec
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 
-TRACE = "trace"
 Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 
 
@@ -41,7 +41,7 @@ class Attempt:
         ended: processes alive when the child was ended.
         left: processes of this attempt alive after it; anything but 0 is a fault of the guard.
         facts: what the child said of itself: versions, parameters, cache hits, graph breaks, difference.
-        folder: events.jsonl, stacks.txt, workers.txt, output.log, trace/ and cache/.
+        folder: events.jsonl, output.log, stacks/ (a file for each Python process), trace/ and cache/.
     """
 
     mode: Mode
@@ -114,8 +114,6 @@ def attempt(
         try:
             watch = Watch(folder, psutil.Process(child.pid), began)
             timed_out = watch_child(watch, child, time_for)
-            if timed_out:
-                processes.tell_stacks(token)
         finally:
             ended = processes.end(child.pid, token)
             child.wait()
@@ -126,23 +124,9 @@ def attempt(
 
 
 def _environment(token: str, folder: Path) -> dict[str, str]:
-    cache = folder.resolve() / "cache"
     root = str(Path(runner.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Inductor puts Triton's cache under its own where nobody has named another; so one folder holds all.
-    inherited = {
-        name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR" and not _of_launch(name)
-    }
-    return {processes.RUN_ID: token} | inherited | {
-        processes.TOKEN: token,
-        "PYTHONFAULTHANDLER": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TORCH_TRACE": str(folder.resolve() / TRACE),
-        "PYTHONPATH": os.pathsep.join(paths),
-        # A compile that is timed must not wait for a cache on another host.
-        "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE": "0",
-        "TORCHINDUCTOR_AUTOTUNE_REMOTE_CACHE": "0",
-    }
+    complete = environment(token, folder, {"PYTHONPATH": root})
+    return {name: value for name, value in complete.items() if not _of_launch(name)}
 
 
 def _of_launch(name: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runner.errors import InputError
-from runner.probes.compile_guard.modes import repeated_blocks
+from runner.probes.compile_guard.modes import blocks_of
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """A module, and the arguments and keyword arguments to call it with."""
@@ -30,11 +30,11 @@ def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool)
         backward: whether gradients are wanted.
 
     Returns:
-        A call for each kind, in the order in which the model runs them, and the parameters of the whole model.
+        A call for each kind, in the order in which the model runs them, and the parameters of the whole model. No
+        call where the model repeats no blocks.
 
     Raises:
-        InputError: the model has no repeated blocks, runs none of them, or gives them something else than tensors
-            and plain values.
+        InputError: the model runs none of its blocks, or gives them something else than tensors and plain values.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -46,13 +46,12 @@ def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool)
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.set_grad_enabled(backward):
         model, inputs = build()
-        hooks = [
-            block.register_forward_pre_hook(note, with_kwargs=True) for block in repeated_blocks(model)
-        ]
-        model(*inputs)
+        hooks = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks_of(model)]
+        if hooks:
+            model(*inputs)
     for hook in hooks:
         hook.remove()
-    if not seen:
+    if hooks and not seen:
         raise InputError(f"{type(model).__name__} repeats blocks and its forward calls none of them")
     total = sum(parameter.numel() for parameter in model.parameters())
     torch.manual_seed(0)

@@ -2,18 +2,16 @@
 
 Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, PARENT being the guard's process id. It reads
 FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the parent knows how far a child came that
-never ends. SIGUSR1 appends the stacks of all threads to FOLDER/stacks.txt, also while native code holds the GIL.
+never ends. Its stacks are had by the hook of `dumps`, also while native code holds the GIL.
 """
 
 import ctypes
-import faulthandler
 import importlib
 import json
 import os
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +27,13 @@ from runner.probes.compile_guard.figures import (
     versions,
 )
 from runner.probes.compile_guard.modes import (
-    blocks_of,
     compile_in_place,
     one_thread,
     output_difference,
+    repeated_blocks,
     tensors,
 )
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
-from runner.probes.compile_guard.workers import start_workers
 
 _PR_SET_PDEATHSIG = 1
 # What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
@@ -50,18 +47,15 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):
         return 1
-    # Workers are ended by SIGABRT so that they tell their stacks; nobody wants their memory on disk.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with (folder / "stacks.txt").open("a") as stacks, (folder / "events.jsonl").open("a") as events:
-        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    with (folder / "events.jsonl").open("a") as events:
 
         def tell(event: str, **facts: object) -> None:
             events.write(json.dumps({"event": event, **facts}) + "\n")
             events.flush()
 
-        tell("started", thread=threading.main_thread().ident)
+        tell("started")
         try:
-            _work(Spec.read(folder / "spec.json"), folder, tell)
+            _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
             first_line = str(error).strip().partition("\n")[0]
             memory = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
@@ -70,13 +64,12 @@ def main() -> int:
     return 0
 
 
-def _work(spec: Spec, folder: Path, tell: Any) -> None:
+def _work(spec: Spec, tell: Any) -> None:
     for place in spec.search:
         if place not in sys.path:
             sys.path.append(place)
     mode, began = Mode(spec.mode), time.monotonic()
-    import torch
-
+    importlib.import_module("torch")
     if mode is not Mode.EAGER:
         # The compiler is imported on its first use; its import is no part of a compile.
         importlib.import_module("torch._dynamo")
@@ -84,14 +77,16 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
     imported = time.monotonic()
     if spec.memory_bytes is not None:
         _limit_memory(spec.memory_bytes)
-    calls, parameters = _calls(spec, mode)
+    if mode is Mode.ONE_THREAD:
+        one_thread()
+    calls, parameters, alone = _calls(spec, mode)
     expected = _answers(calls, backward=spec.backward)
     tell(
         "built",
         import_s=imported - began,
         build_s=time.monotonic() - imported,
         parameters=parameters,
-        alone=spec.alone,
+        alone=alone,
         devices=sorted({str(one.device) for module, _, _ in calls for one in module.parameters()}),
         versions=versions(),
     )
@@ -99,17 +94,13 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
         difference = output_difference(expected, expected)
         tell("finished", difference=difference, peak_rss_bytes=peak_rss_bytes())
         return
-    if mode is Mode.ONE_THREAD:
-        one_thread()
-    elif torch.cuda.is_available():
-        start_workers(folder / "workers.txt")
     if spec.stall:
         stall.inject()
     compiler, cpu = CompilerTime.watched(), cpu_seconds()
     tell("compiling", cpu_s=cpu)
     began = time.monotonic()
     for module, _, _ in calls:
-        if spec.alone:
+        if alone:
             module.compile()
         else:
             compile_in_place(module, mode)
@@ -126,15 +117,17 @@ def _work(spec: Spec, folder: Path, tell: Any) -> None:
     )
 
 
-def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int]:
-    """What to compile and call, and the parameters of the whole model."""
+def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:
+    """What to compile and call, the parameters of the whole model, and whether blocks stand for it."""
     build = resolve(spec.builder)
     if spec.alone:
-        return lay_out(lambda: build(**spec.arguments), backward=spec.backward)
+        calls, parameters = lay_out(lambda: build(**spec.arguments), backward=spec.backward)
+        if calls:
+            return calls, parameters, True
     model, inputs = build(**spec.arguments)
-    if mode is Mode.PER_BLOCK and not blocks_of(model):
-        compile_in_place(model, mode)
-    return [(model, inputs, {})], sum(parameter.numel() for parameter in model.parameters())
+    if mode is Mode.PER_BLOCK:
+        repeated_blocks(model)
+    return [(model, inputs, {})], sum(parameter.numel() for parameter in model.parameters()), False
 
 
 def _answers(calls: Sequence[Call], *, backward: bool) -> list[Any]:

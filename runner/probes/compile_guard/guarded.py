@@ -104,8 +104,8 @@ class Guarded:
         hits, misses = (now - before for now, before in zip(cache_counts(), (hits, misses), strict=True))
         if misses:
             warnings.warn(
-                f"{misses} graph(s) were not in the cache that the guard handed over and were compiled here, unguarded: "
-                "is torch, the device, the gradient mode or a shape another one?",
+                f"{misses} graph(s) were not in the cache that the guard handed over and were compiled here, "
+                "unguarded: is torch, the device, the gradient mode or a shape another one?",
                 CacheMissWarning,
                 stacklevel=2,
             )

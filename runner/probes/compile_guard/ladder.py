@@ -40,6 +40,7 @@ def safe_compile(
     backward: bool = False,
     memory_bytes: int | None = None,
     stall: Stall | None = None,
+    start_from: Path | None = None,
     warm_start: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guarded:
@@ -62,6 +63,7 @@ def safe_compile(
         memory_bytes: address space that a child may take beyond what it has once torch is imported. Not for a child
             that uses a GPU: the driver reserves far more address space than it ever uses.
         stall: a stall to inject into the compiler, for drills.
+        start_from: a compile cache that every child starts from a copy of; an empty one when None.
         warm_start: also start a second child, with the whole model, from the first one's cache: what a restart costs.
         report: is told, a line each, what is being tried and how it ended.
 
@@ -83,7 +85,7 @@ def safe_compile(
         memory_bytes=memory_bytes,
     )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
-    descent = _Descent(asked, stall, kept, deadline_s, tolerance, report)
+    descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
     return descent.go(LADDERS[mode], peers(), warm_start=warm_start)
 
 
@@ -95,12 +97,13 @@ class _Descent:
         asked: Spec,
         stall: Stall | None,
         folder: Path,
+        start_from: Path | None,
         deadline_s: float,
         tolerance: float,
         report: Callable[[str], None],
     ) -> None:
         self._asked, self._stall, self._folder = asked, stall, folder
-        self._tolerance, self._report = tolerance, report
+        self._start_from, self._tolerance, self._report = start_from, tolerance, report
         self._deadline_s, self._until = deadline_s, time.monotonic() + deadline_s
         self._tried: list[Attempt] = []
 
@@ -125,7 +128,9 @@ class _Descent:
             if not budget.worth_trying(left, self._tried[-1].start_s):
                 return f"not tried, {max(0.0, left):.1f} s were left"
         self._report(f"{rung}: compiling and answering in a child")
-        done = self._attempt(rung, f"{len(self._tried) + 1}-{rung}", later)
+        alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD}
+        name = f"{len(self._tried) + 1}-{rung}"
+        done = self._attempt(rung, name, later, alone=alone, start_from=self._start_from)
         self._tried.append(done)
         self._report(f"{rung}: {done.reason or 'the model answered'}")
         return done.reason
@@ -136,13 +141,13 @@ class _Descent:
         self._report(f"{cold.mode}: once more, from the cache")
         # The guard's own deadline is about the compile; a start that is merely measured has one of the same length.
         self._until = time.monotonic() + self._deadline_s
-        warm = self._attempt(cold.mode, f"{cold.folder.name}-warm", 0, start_from=cold.folder / "cache")
+        name, cache = f"{cold.folder.name}-warm", cold.folder / "cache"
+        warm = self._attempt(cold.mode, name, 0, alone=False, start_from=cache)
         self._report(f"{cold.mode}, from the cache: {warm.reason or 'the model answered'}")
         return warm
 
-    def _attempt(self, rung: Mode, name: str, later: int, start_from: Path | None = None) -> Attempt:
+    def _attempt(self, rung: Mode, name: str, later: int, *, alone: bool, start_from: Path | None) -> Attempt:
         stalled = self._stall is not None and self._stall.hits(rung)
-        alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD} and start_from is None
         spec = replace(self._asked, mode=rung, stall=stalled, alone=alone)
         time_for = TimeFor(
             budget.start_limit(self._left()),

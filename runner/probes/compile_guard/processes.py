@@ -15,8 +15,6 @@ import psutil
 TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
 RUN_ID = "RUNBOOK_RUN_ID"
 GRACE_S = 1.0
-# In the command line of Inductor's compile workers, and of the process that holds their pool.
-WORKER_MARK = "_inductor/compile_worker"
 _ROUNDS = 5
 
 
@@ -76,29 +74,6 @@ def left_of_run() -> list[psutil.Process]:
     here = psutil.Process()
     own = {here.pid, *(parent.pid for parent in here.parents())}
     return [process for process in living(run_id, RUN_ID) if process.pid not in own]
-
-
-def is_worker(process: psutil.Process) -> bool:
-    """Whether this is one of Inductor's compile workers, or the process that holds their pool."""
-    try:
-        return any(WORKER_MARK in word for word in process.cmdline())
-    except psutil.Error:
-        return False
-
-
-def tell_stacks(token: str) -> int:
-    """Have every compile worker write its stacks and end: SIGABRT, which faulthandler answers with all threads.
-
-    Returns:
-        How many workers were asked.
-    """
-    # The newest first: the pool's holder is the oldest and takes the others with it when it goes.
-    workers = sorted(filter(is_worker, living(token)), key=lambda process: -process.pid)
-    for worker in workers:
-        with contextlib.suppress(psutil.Error):
-            worker.send_signal(signal.SIGABRT)
-    psutil.wait_procs(workers, timeout=GRACE_S)
-    return len(workers)
 
 
 def end(leader: int, token: str) -> int:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from runner.probes.compile_guard import processes
+from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.cache import folder_bytes
-from runner.probes.compile_guard.stacks import Look, Verdict, frames_of, judge
+from runner.probes.compile_guard.stacks import Look, Verdict, judge
 
 POLL_S = 0.1
 SAMPLE_S = 0.5
@@ -22,7 +21,6 @@ SAMPLE_S = 0.5
 EXIT_S = 15.0
 # Stacks are dumped at this share of the deadline and on it; what changed in between tells slow from stuck.
 FIRST_LOOK = 0.6
-_DUMP_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,19 @@ class Watch:
         return used
 
     def look(self) -> None:
-        """Dump the stacks of the child's threads and note how far it is."""
+        """Have the child and its workers write their stacks, and note how far it is."""
         used = self.sample()
         if used is None:
             return
-        dump = _dump_stacks(self.root, self.folder / "stacks.txt")
-        frames = frames_of(dump, self.facts.get("thread"))
+        frames = dumps.main_frames(dumps.ask(self._tree(), self.folder / "stacks"), self.folder / "stacks")
         at_s = self.now() - self.stage_at
         self.looks.append(Look(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self.root, *self.root.children(recursive=True)]
+        except psutil.Error:
+            return []
 
     @property
     def verdict(self) -> Verdict | None:
@@ -162,22 +165,3 @@ def watch_child(watch: Watch, child: subprocess.Popen[bytes], time_for: TimeFor)
             continue
         watch.sample()
         next_sample = watch.now() + SAMPLE_S
-
-
-def _dump_stacks(root: psutil.Process, path: Path) -> str:
-    """Have the child write its stacks, and return what it wrote; empty where it does not answer the signal."""
-    before = path.stat().st_size if path.exists() else 0
-    if not path.exists():
-        return ""
-    with contextlib.suppress(psutil.Error):
-        root.send_signal(signal.SIGUSR1)
-    size, deadline = before, time.monotonic() + _DUMP_S
-    while time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        grown = path.stat().st_size
-        if grown == size > before:
-            break
-        size = grown
-    with path.open("rb") as stacks:
-        stacks.seek(before)
-        return stacks.read().decode(errors="replace")
