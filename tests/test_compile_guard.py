@@ -199,7 +199,7 @@ def test_stale_launch_variables_are_refused_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "8")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RankError, match="WORLD_SIZE=8 speaks of other ranks.*unset WORLD_SIZE"):
+    with pytest.raises(RankError, match=r"WORLD_SIZE=8 speaks of other ranks.*unset WORLD_SIZE"):
         peers()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert isinstance(peers(), Alone)
@@ -329,7 +329,9 @@ def test_inductors_workers_are_found_by_the_runs_id_asked_for_their_stacks_and_e
     assert processes.living(run_id, processes.RUN_ID) == []
     (attempt,) = found.attempts
     assert (attempt.outcome, attempt.verdict, attempt.left) == ("deadline", "stuck-idle", 0)
-    told = {int(path.stem) for path in (attempt.folder / "stacks").glob("*.txt") if "File " in path.read_text()}
+    told = {
+        int(path.stem) for path in (attempt.folder / "stacks").glob("*.txt") if "File " in path.read_text()
+    }
     assert told & seen
 
 
@@ -391,7 +393,9 @@ if __name__ == "__main__":
         timeout=230,
     )
     said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
-    assert [line.partition(", whole")[0] for line in said] == ["rank 0: eager, 2", "rank 1: eager, 2"], done.stderr
+    assert [line.partition(", whole")[0] for line in said] == ["rank 0: eager, 2", "rank 1: eager, 2"], (
+        done.stderr
+    )
     assert all("whole: rank 1: " in line for line in said)
 
 

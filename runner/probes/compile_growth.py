@@ -8,7 +8,7 @@ compiler sees shape, strides and type, and no number.
 Two curves of real compiles, each in a guarded child. What any first compile pays for (headers, a look at what the CPU
 can do) has been paid by another graph's; no graph of the curve is in the cache. `operations`: a chain of such turns,
 three operations each, without parameters. `parameters`: a stack of four transformer blocks that gets wider, up to more
-than 40e9 parameters; its weights are memory that nobody has written to, which takes address space and, on a CPU, no RAM.
+than 40e9 parameters; its weights are memory that nobody has written to: address space and, on a CPU, no RAM.
 
 Output: CPU seconds inside the compiler (the model's own forward is left out) at each size, and the exponent p with
 which they grow from the smallest to the largest size: time ~ size^p. Symptom: p above 1 in every mode asked for.
