@@ -288,20 +288,19 @@ def test_where_the_whole_model_does_not_fit_a_block_compiles_without_it(tmp_path
 def chain_with_workers() -> tuple[Any, tuple[Any, ...]]:
     """Build a model that starts Inductor's pool of workers when it is compiled, and then waits for ever."""
     import torch  # noqa: PLC0415 - only the child needs it
+    import torch._inductor.config as inductor  # noqa: PLC0415
     from torch._inductor.async_compile import AsyncCompile  # noqa: PLC0415
 
     class Waits(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if torch.compiler.is_compiling():
-                wait_for_workers()
             return x + 1
 
-    @torch.compiler.assume_constant_result
-    def wait_for_workers() -> None:
+    def wait_for_workers(graph: Any) -> None:
         AsyncCompile.warm_pool()
         AsyncCompile.wait_pool_ready()
         threading.Event().wait()
 
+    inductor.pre_grad_custom_pass = wait_for_workers
     return Waits(), (torch.ones(4),)
 
 

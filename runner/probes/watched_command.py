@@ -12,6 +12,7 @@ from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.probes import repro_bundle
 from runner.probes.compile_guard.command import Watched, watch_command
+from runner.probes.compile_guard.stacks import in_words
 from runner.probes.contract import Findings, say, single
 
 DEADLINE_S = 900.0
@@ -56,10 +57,11 @@ def _report(seen: Watched, bundle: str | None) -> Findings:
     if seen.cpu_share is not None:
         measurements.append(single("compile_cpu_share", seen.cpu_share, **_LABELS, ended=seen.ended))
     where = f" (in {seen.where})" if seen.where else ""
-    told = seen.verdict or "could not be told slow from stuck"
     return Findings(
         measurements=measurements,
         status="ok" if seen.ended else "symptom",
-        reason=None if seen.ended else f"the command did not end within {seen.wall_s:.1f} s, {told}{where}",
+        reason=None
+        if seen.ended
+        else f"the command did not end within {seen.wall_s:.1f} s, {in_words(seen.verdict)}{where}",
         details={"command": list(seen.command), "verdict": seen.verdict, "bundle": bundle},
     )

@@ -18,7 +18,7 @@ from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.command import environment
 from runner.probes.compile_guard.spec import Mode, Spec
-from runner.probes.compile_guard.stacks import Verdict, culprit
+from runner.probes.compile_guard.stacks import Verdict, culprit, in_words
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 
 Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
@@ -195,11 +195,6 @@ def _why_deadline(watch: Watch) -> str:
         return f"no compile within {watch.now():.0f} s of the start: still at stage {watch.stage!r}"
     last = watch.looks[-1] if watch.looks else None
     where = culprit(last.frames) if last else None
-    told = {
-        "slow": "slow: it was still moving on",
-        "stuck-busy": "stuck: it burned CPU and got nowhere",
-        "stuck-idle": "stuck: it waited and got nowhere",
-        None: "and could not be told slow from stuck",
-    }[watch.verdict]
+    told = in_words(watch.verdict)
     spent = f"{last.at_s:.1f} s" if last else "its deadline"
     return f"did not end within {spent}, {told}{f' (in {where})' if where else ''}"
