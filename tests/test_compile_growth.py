@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -68,19 +67,3 @@ def test_a_size_without_memory_for_it_is_left_out_and_said_to_be() -> None:
 def test_a_width_that_no_head_divides_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--curve", "parameters", "--sizes", "100"]) == 2
     assert "--sizes 100: sizes here are multiples of 64" in capsys.readouterr().err
-
-
-@pytest.mark.system
-def test_operations_make_compile_time_grow_and_blocks_do_not(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert main(["--curve", "operations", "--sizes", "5", "8"]) == 1
-    document = json.loads(capsys.readouterr().out)
-    assert "grows faster than the graph" in document["reason"]
-    took = {
-        one["labels"]["turns"]: one["value"]
-        for one in document["measurements"]
-        if one["name"] == "compiler_cpu_time"
-    }
-    # Measured: 2.7 and 8.3 CPU seconds; CPU seconds hardly depend on the load of the host.
-    assert took[8] > 1.8 * took[5]

@@ -49,14 +49,11 @@ def lies_when_compiled() -> tuple[Any, tuple[Any, ...]]:
     import torch  # noqa: PLC0415 - only the child needs it
 
     class Lies(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(1))
-
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * self.scale + (1 if torch.compiler.is_compiling() else 0)
+            # Views alone: there is no kernel to compile, so the test is quick.
+            return x[0] if torch.compiler.is_compiling() else x[1]
 
-    return Lies(), (torch.ones(4),)
+    return Lies(), (torch.arange(2.0).reshape(2, 1),)
 
 
 def a_look(at_s: float, **changes: Any) -> Look:
@@ -272,9 +269,7 @@ def test_a_compiled_model_that_answers_wrongly_is_not_used(tmp_path: Path) -> No
 def test_where_the_whole_model_does_not_fit_a_block_compiles_without_it(tmp_path: Path) -> None:
     shape = STACK | {"blocks": 32, "width": 1024, "heads": 8, "hidden": 4096}
     limit = 2**30
-    found = safe_compile(
-        block_stack.build, shape, folder=tmp_path, deadline_s=240, memory_bytes=limit, warm_start=False
-    )
+    found = safe_compile(block_stack.build, shape, folder=tmp_path, deadline_s=240, memory_bytes=limit)
     assert [attempt.outcome for attempt in found.attempts] == ["memory", "finished"], found.reason
     assert found.effective is Mode.PER_BLOCK
     assert found.reason is not None
@@ -316,7 +311,7 @@ def test_inductors_workers_are_found_by_the_runs_id_asked_for_their_stacks_and_e
 
     def compiles() -> None:
         nonlocal found
-        found = safe_compile(chain_with_workers, mode="whole", deadline_s=20, folder=tmp_path)
+        found = safe_compile(chain_with_workers, mode="whole", deadline_s=14, folder=tmp_path)
 
     guard = threading.Thread(target=compiles)
     guard.start()
@@ -344,7 +339,7 @@ def is_worker(process: psutil.Process) -> bool:
 @pytest.mark.system
 def test_a_compile_that_blows_up_is_called_slow(tmp_path: Path) -> None:
     found = safe_compile(
-        compile_growth.chain, {"turns": 14, "device": "cpu"}, mode="whole", deadline_s=25, folder=tmp_path
+        compile_growth.chain, {"turns": 14, "device": "cpu"}, mode="whole", deadline_s=16, folder=tmp_path
     )
     (attempt,) = found.attempts
     assert (attempt.outcome, attempt.verdict) == ("deadline", "slow")
@@ -356,7 +351,7 @@ def test_ranks_fall_back_together_and_no_collective_is_left_waiting(tmp_path: Pa
     script = tmp_path / "job.py"
     script.write_text(
         """
-import os, sys
+import os, signal, sys
 import torch, torch.distributed as dist
 from pathlib import Path
 from runner.probes.compile_guard import safe_compile
@@ -364,11 +359,11 @@ from runner.probes.compile_guard import safe_compile
 class Fails(torch.nn.Module):
     def forward(self, x):
         if torch.compiler.is_compiling() and os.environ["LOCAL_RANK"] == "1":
-            raise RuntimeError("rank 1 cannot compile this")
-        return x + 1
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return x.t()  # a view: there is no kernel to compile, so the test is quick
 
 def build():
-    return Fails(), (torch.ones(4),)
+    return Fails(), (torch.ones(4, 2),)
 
 if __name__ == "__main__":
     rank = os.environ["RANK"]
@@ -376,7 +371,8 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     total = torch.ones(1)
     dist.all_reduce(total)
-    print(f"rank {rank}: {guarded.effective}, {total.item():g}, {guarded.reason}", flush=True)
+    # In one write, or the ranks' lines run into each other.
+    os.write(1, f"rank {rank}: {guarded.effective}, {total.item():g}, {guarded.reason}\\n".encode())
     dist.destroy_process_group()
 """
     )

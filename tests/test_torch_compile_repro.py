@@ -279,14 +279,21 @@ def test_the_bundles_script_does_the_stall_again_elsewhere(bundle: dict[str, str
 
 STALLED_JOB = """
 import torch
-from runner.probes import block_stack
 from runner.probes.compile_guard import stall
 
-model, inputs = block_stack.build(blocks=1, width=32, heads=2, hidden=64, tokens=8, device="cpu")
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.layer(x)
+
+model = Model()
 stall.inject()
 with torch.no_grad():
     model.compile()
-    model(*inputs)
+    model(torch.ones(4, 32))
 """
 
 
@@ -296,9 +303,9 @@ def test_a_command_that_hangs_in_a_compile_leaves_a_bundle_whose_script_compiles
 ) -> None:
     job = tmp_path / "job.py"
     job.write_text(STALLED_JOB)
-    ran = probe("--output-dir", str(tmp_path / "out"), "--deadline", "25", "--", sys.executable, str(job))
+    ran = probe("--output-dir", str(tmp_path / "out"), "--deadline", "16", "--", sys.executable, str(job))
     assert ran.status == 1
-    assert "the command did not end within 25" in ran.document["reason"]
+    assert "the command did not end within 16" in ran.document["reason"]
     assert (
         "stuck: it burned CPU and got nowhere (in compile_guard/stall.py:stalled_pass)"
         in ran.document["reason"]

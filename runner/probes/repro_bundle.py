@@ -7,6 +7,7 @@ are, and of the environment only variables named here are kept.
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -187,7 +188,7 @@ def _of_folder(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, 
 
 def _report(log: Path) -> Iterator[tuple[str, str]]:
     """Tlparse's pages about a trace, where tlparse is installed and can read it."""
-    program = shutil.which("tlparse")
+    program = shutil.which("tlparse") or shutil.which("tlparse", path=str(Path(sys.executable).parent))
     if program is None:
         return
     with tempfile.TemporaryDirectory(prefix="tlparse-") as made:

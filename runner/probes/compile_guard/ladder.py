@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.probes.compile_guard import budget
-from runner.probes.compile_guard.agreement import Peers, peers
+from runner.probes.compile_guard.agreement import Alone, Peers, peers
 from runner.probes.compile_guard.attempt import Attempt, attempt
 from runner.probes.compile_guard.guarded import Guarded
 from runner.probes.compile_guard.spec import Builder, Mode, Spec, Stall, reference
@@ -86,7 +86,9 @@ def safe_compile(
     )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
     descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
-    return descent.go(LADDERS[mode], peers(), warm_start=warm_start)
+    # Nothing is compiled in eager, so nothing needs to be agreed on.
+    ranks = Alone() if mode == Mode.EAGER else peers()
+    return descent.go(LADDERS[mode], ranks, warm_start=warm_start)
 
 
 class _Descent:

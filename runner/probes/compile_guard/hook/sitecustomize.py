@@ -25,11 +25,13 @@ def _answer_sigusr1(folder: Path) -> None:
 
 
 def _run_the_hosts_own() -> None:
-    here = str(Path(__file__).parent)
-    sys.path[:] = [place for place in sys.path if place != here]
+    here, places = str(Path(__file__).parent), list(sys.path)
+    sys.path[:] = [place for place in places if place != here]
     sys.modules.pop("sitecustomize", None)
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")
+    # Inductor gives its workers this process's path, this folder included.
+    sys.path[:] = places
 
 
 if __name__ == "sitecustomize" and os.environ.get(FOLDER):
