@@ -316,7 +316,7 @@ def test_a_command_that_hangs_in_a_compile_leaves_a_bundle_whose_script_compiles
         opened.extractall(tmp_path / "elsewhere")
     (folder,) = (tmp_path / "elsewhere").iterdir()
     assert "tlparse's report of it" in (folder / "README.md").read_text()
-    assert (folder / "1-command/report-0/index.html").read_text().startswith("<html")
+    assert "<html>" in (folder / "1-command/report-0/index.html").read_text()
     (stacks,) = (folder / "1-command/stacks").iterdir()
     assert stacks.read_text().count("in stalled_pass") == 2
     done = subprocess.run(
