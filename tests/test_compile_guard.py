@@ -19,6 +19,7 @@ from runner.errors import InputError, RankError
 from runner.probes import block_stack, compile_growth
 from runner.probes.compile_guard import Builder, Guarded, Stall, dumps, processes, safe_compile
 from runner.probes.compile_guard.agreement import Alone, peers
+from runner.probes.compile_guard.blocks import lay_out
 from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
@@ -185,6 +186,45 @@ def test_blocks_are_laid_out_without_the_models_memory() -> None:
     # 70e9 parameters are 280 GB in float32; torch itself takes a few hundred MB.
     assert (kinds, parameters) == (1, 70062833664)
     assert peak_kib < 1.5 * 2**20
+
+
+def a_model_that_hands_a_cache_on() -> tuple[Any, tuple[Any, ...]]:
+    """Build a model whose blocks write into a cache that is an object of its own."""
+    import torch  # noqa: PLC0415 - only this test needs it
+
+    class Cache:
+        def __init__(self) -> None:
+            self.seen = [torch.zeros(3)]
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor, *, cache: Cache) -> torch.Tensor:
+            cache.seen.append(x)
+            return x * self.scale + cache.seen[0]
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([Block(), Block()])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            cache = Cache()
+            for layer in self.layers:
+                x = layer(x, cache=cache)
+            return x
+
+    # Converted as many builders do it, which torch itself cannot do to tensors without memory.
+    return Model().to(torch.float64), (torch.ones(3),)
+
+
+def test_a_block_alone_is_given_the_cache_that_the_first_of_its_kind_got() -> None:
+    ((block, inputs, named),), _ = lay_out(a_model_that_hands_a_cache_on, backward=False)
+    assert [tuple(tensor.shape) for tensor in named["cache"].seen] == [(3,)]
+    assert str(block.scale.dtype) == "torch.float64"
+    assert block(*inputs, **named).shape == inputs[0].shape
 
 
 def test_a_guard_that_found_nothing_has_nothing_to_apply() -> None:

@@ -18,6 +18,7 @@ from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
 from runner.probes import live_compiles, repro_scripts, torch_compile_repro
+from runner.probes.compile_guard.budget import LEAST_S
 from runner.probes.repro_bundle import KEPT_VARIABLES
 from runner.probes.torch_compile_repro import SIZES, main, parameters
 
@@ -161,8 +162,13 @@ def test_under_the_guard_a_stalled_compile_ends_and_the_model_answers(stalled: R
     assert stalled.document["reason"] == "fell back to eager"
     assert "whole: did not end within" in stalled.document["fallback_reason"]
     assert stalled.values("compile_finished")["whole"] == 0
-    assert stalled.values("guard_time")["smart"] > 0
     assert stalled.document["details"]["injected_stall"] == "every-graph"
+
+
+def test_control_is_back_within_three_seconds_of_the_deadline(stalled: Ran) -> None:
+    # A host that took more than 8 s to import torch still gives the compile the 2 s that tell slow from stuck.
+    start_s = stalled.document["details"]["attempts"][0]["start_s"]
+    assert stalled.values("guard_time")["smart"] < max(10.0, start_s + LEAST_S) + 3.0
 
 
 def test_a_stall_is_named_stuck_at_the_frame_that_loops(stalled: Ran) -> None:

@@ -66,6 +66,7 @@ def account(attempt: Attempt) -> dict[str, object]:
         "outcome": attempt.outcome,
         "verdict": attempt.verdict,
         "reason": attempt.reason,
+        "start_s": attempt.start_s,
         "given_s": attempt.compile_s,
         "processes_ended": attempt.ended,
         "said": dict(attempt.facts),

@@ -5,6 +5,7 @@ FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the pare
 never ends. Its stacks are had by the hook of `dumps`, also while native code holds the GIL.
 """
 
+import copy
 import ctypes
 import importlib
 import json
@@ -80,7 +81,7 @@ def _work(spec: Spec, tell: Any) -> None:
     if mode is Mode.ONE_THREAD:
         one_thread()
     calls, parameters, alone = _calls(spec, mode)
-    expected = _answers(calls, backward=spec.backward)
+    expected = _answers(calls, alone=alone, backward=spec.backward)
     tell(
         "built",
         import_s=imported - began,
@@ -104,7 +105,7 @@ def _work(spec: Spec, tell: Any) -> None:
             module.compile()
         else:
             compile_in_place(module, mode)
-    answered = _answers(calls, backward=spec.backward)
+    answered = _answers(calls, alone=alone, backward=spec.backward)
     compile_s, compile_cpu_s = time.monotonic() - began, cpu_seconds() - cpu
     tell(
         "finished",
@@ -130,14 +131,17 @@ def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:
     return [(model, inputs, {})], sum(parameter.numel() for parameter in model.parameters()), False
 
 
-def _answers(calls: Sequence[Call], *, backward: bool) -> list[Any]:
+def _answers(calls: Sequence[Call], *, alone: bool, backward: bool) -> list[Any]:
     """What the modules answer, and with `backward` the gradients of their parameters too."""
     import torch
 
     found: list[Any] = []
     with torch.set_grad_enabled(backward):
         for module, inputs, named in calls:
-            output = module(*inputs, **named)
+            # What a block alone is given may hold state that it changes, such as a KV cache; asked twice, it must
+            # start twice from the same.
+            inputs_now, named_now = copy.deepcopy((inputs, named)) if alone else (inputs, named)
+            output = module(*inputs_now, **named_now)
             found += [one.detach() for one in tensors(output)]
             if backward:
                 # The sum of squares: a plain sum has gradients that hide a wrong sign less well.
