@@ -217,7 +217,7 @@ def a_model_that_hands_a_cache_on() -> tuple[Any, tuple[Any, ...]]:
             return x
 
     # Converted as many builders do it, which torch itself cannot do to tensors without memory.
-    return Model().to(torch.float64), (torch.ones(3),)
+    return Model().to(torch.float64), (torch.ones(3, dtype=torch.float64),)
 
 
 def test_a_block_alone_is_given_the_cache_that_the_first_of_its_kind_got() -> None:
