@@ -285,6 +285,25 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "compiled_difference": Metric(
             "1", "lower", "Largest |compiled − eager| over largest |eager| of the model's answer."
         ),
+        "compiler_cpu_time": Metric(
+            "s",
+            "lower",
+            "CPU seconds inside the compiler, those it starts included; the model's own work left out.",
+        ),
+        "growth_exponent": Metric(
+            "1",
+            "lower",
+            "The p of compiler CPU time ~ size^p, smallest to largest size; 0 is flat (label: of what).",
+        ),
+        "graph_size": Metric(
+            "1", None, "Size of a point on a curve: operations of the graph, or parameters."
+        ),
+        "graph_breaks": Metric(
+            "1", "lower", "Places at which a compiled graph was cut and Python took over."
+        ),
+        "recompiles": Metric(
+            "1", "lower", "Compiles of code that had been compiled before, for another input."
+        ),
         "guard_time": Metric(
             "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
         ),
@@ -436,8 +455,13 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             "Two power sweeps compared, mode by mode",
             ("efficiency_change", "chance_probability"),
         ),
-        "torch_compile_repro": ProbeInfo(
+        "compile_growth": ProbeInfo(
             1,
+            "Compile time against the operations of a graph and against the parameters of a model",
+            ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
+        ),
+        "torch_compile_repro": ProbeInfo(
+            2,
             "A guarded torch.compile of a block stack, with a bundle for a bug report",
             (
                 "compile_time",
@@ -451,6 +475,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compile_cache",
                 "compile_peak_rss",
                 "compiled_difference",
+                "graph_breaks",
+                "recompiles",
                 "processes_left",
                 "compile_workers",
                 "pegged_processes",
