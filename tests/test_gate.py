@@ -157,10 +157,11 @@ def test_a_bandwidth_without_the_versions_that_made_it_is_refused(
 @settings(deadline=None, max_examples=60)
 def test_a_leak_is_found_in_whatever_text_it_stands(leak: str, place: str, before: str) -> None:
     text = f"{before} {leak}"
-    changes: dict[str, Any] = {
+    elsewhere: dict[str, Any] = {
         "details": {"details": {"deep": [{"x": text}]}},
         "labels": {"measurements": (measurement(1.0, path=text),)},
-    }.get(place, {place: text})
+    }
+    changes: dict[str, Any] = elsewhere.get(place, {place: text})
     if place == "campaign":
         found = record(step("a"), campaign=text)
     elif place == "os":

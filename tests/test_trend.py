@@ -2,7 +2,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -79,7 +79,7 @@ def test_the_same_holds_for_a_full_window_and_the_whole_chain(shape: str) -> Non
 
 def test_holding_each_run_against_the_one_before_would_cry_wolf() -> None:
     values = noisy(200)
-    against_previous = sum(abs(b / a - 1) > 0.02 for a, b in zip(values, values[1:], strict=False))
+    against_previous = sum(abs(b / a - 1) > 0.02 for a, b in pairwise(values))
     against_window = sum(
         change(all_series(runs(values[: end + 1]))[0]) is not None for end in range(11, len(values))
     )

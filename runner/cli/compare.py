@@ -1,8 +1,8 @@
 """`runbook compare`: two records or two machine classes, number by number."""
 
 import argparse
-import difflib
 import dataclasses
+import difflib
 import json
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def _compare(store: Store, first: str, second: str) -> Comparison:
     one, other_record = _record(store, paths, first), _record(store, paths, second)
     if one.runbook.id != other_record.runbook.id:
         raise InputError(
-            f"{first} is a run of {one.runbook.id}, {second} of {other_record.runbook.id}; compare two runs of one entry"
+            f"{first} is a run of {one.runbook.id}, {second} of {other_record.runbook.id}; name two runs of one entry"
         )
     return compare_records(one, other_record)
 

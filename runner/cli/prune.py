@@ -11,7 +11,7 @@ from runner.evidence.store import Store
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.description = "List the records that no page and no trend needs; each is a file of its own, and no other is touched."
+    parser.description = "List the records that no page and no trend needs; no other file is touched."
     parser.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
 
 

@@ -52,9 +52,9 @@ def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
     for turn in turned:
         yield str(turn)
     yield (
-        f"{counted(len(found.changes), 'change')} in {found.tested} series of {RECENT + FEWEST} runs or more, each tested "
-        f"at {LEVEL:.0%} (so up to {found.false_alarms:.2g} by chance); {found.too_short} too short to be tested; "
-        f"{counted(len(turned), 'verdict')} turned"
+        f"{counted(len(found.changes), 'change')} in {found.tested} series of {RECENT + FEWEST} runs or more, each "
+        f"tested at {LEVEL:.0%} (so up to {found.false_alarms:.2g} by chance); {found.too_short} too short to be "
+        f"tested; {counted(len(turned), 'verdict')} turned"
     )
 
 

@@ -65,12 +65,13 @@ def compare_classes(finished: Mapping[tuple[str, str, str, str], Ran], first: st
 
     Args:
         finished: what `runner.evidence.store.latest` gives.
-        first, second: the classes.
+        first: a machine class.
+        second: another one, held against it.
     """
     pairs = [
-        (ran, finished[second, *rest])
-        for (machine_class, *rest), ran in sorted(finished.items(), key=lambda item: item[0])
-        if machine_class == first and (second, *rest) in finished
+        (ran, finished[second, runbook, step, preset])
+        for (machine_class, runbook, step, preset), ran in sorted(finished.items(), key=lambda item: item[0])
+        if machine_class == first and (second, runbook, step, preset) in finished
     ]
     found = [name for (one, _), (other, _) in pairs for name in differences(one, other)]
     return Comparison(first, second, tuple(dict.fromkeys(found)), _rows(pairs))

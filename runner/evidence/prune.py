@@ -16,7 +16,7 @@ from runner.evidence.turns import turns
 def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[str]:
     """The run ids of the records to keep. A record that the gate would refuse is judged like any other."""
     keep = {record.run_id for record, _ in latest(records).values()}
-    keep |= {run_id for run_id in _newest_ended(records).values()}
+    keep |= set(_newest_ended(records).values())
     for series in current(all_series(records)):
         keep |= {point.run_id for point in series.points[-(WINDOW + RECENT) :]}
     for turn in turns(runbooks, records):

@@ -110,7 +110,7 @@ def versions_of(machine: Machine) -> dict[str, str]:
 
 def all_series(records: Iterable[Record]) -> tuple[Series, ...]:
     """The number that speaks for each step, over time; injected faults, fallbacks and simulations left out."""
-    found: dict[tuple[str, ...], tuple[Measurement, list[Point]]] = {}
+    found: dict[tuple[str, str, str, str, str, str], tuple[Measurement, list[Point]]] = {}
     for record in sorted(records, key=lambda record: (record.started_at, record.run_id)):
         if record.simulated or record.machine.simulated:
             continue
@@ -120,14 +120,13 @@ def all_series(records: Iterable[Record]) -> tuple[Series, ...]:
             number = key_measurement(step) if _counts(step) else None
             if number is None:
                 continue
-            labels = sorted((name, repr(value)) for name, value in number.labels.items())
-            place = (record.machine.machine_class, record.runbook.id, step.id, step.digest, options)
+            what = repr((number.name, number.unit, sorted(number.labels.items())))
+            place = (record.machine.machine_class, record.runbook.id, step.id, step.digest, options, what)
             point = Point(record.run_id, record.started_at, number.value, record.node_alias, versions)
-            _, points = found.setdefault((*place, number.name, number.unit, repr(labels)), (number, []))
-            points.append(point)
+            found.setdefault(place, (number, []))[1].append(point)
     return tuple(
-        Series(*key[:6], labels=number.labels, unit=number.unit, points=tuple(points))
-        for key, (number, points) in sorted(found.items(), key=lambda item: item[0])
+        Series(*place[:-1], number.name, number.labels, number.unit, tuple(points))
+        for place, (number, points) in sorted(found.items(), key=lambda item: item[0])
     )
 
 
