@@ -50,6 +50,9 @@ def test_what_is_kept_says_the_same_as_all_of_it(seed: int) -> None:
     kept = [one for one in records if one.run_id in keep]
     assert len(kept) < len(records) * 0.7
     assert latest(kept) == latest(records)
+    for node in ("node-aaaaaa", "node-bbbbbb"):
+        of_node = [one for one in records if one.node_alias == node]
+        assert latest([one for one in kept if one.node_alias == node]) == latest(of_node)
     assert last_run(kept) == last_run(records)
     assert [str(change.before) for change in trend(kept).changes] == [
         str(change.before) for change in trend(records).changes
