@@ -4,6 +4,7 @@ Samples of timings are skewed and have outliers, so the centre is the median and
 intervals (Efron's percentile method). The resampling is seeded, so the same samples give the same interval.
 """
 
+import functools
 import itertools
 import random
 import statistics
@@ -93,13 +94,24 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
         return None
     if min(len(numerator), len(denominator)) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(numerator) / max(denominator), max(numerator) / min(denominator), None)
-    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    above, below = sorted(numerator), sorted(denominator)
     ratios = sorted(
-        statistics.median(source.choices(numerator, k=len(numerator)))
-        / statistics.median(source.choices(denominator, k=len(denominator)))
-        for _ in range(RESAMPLES)
+        (above[low] + above[high]) / (below[other_low] + below[other_high])
+        for (low, high), (other_low, other_high) in _ranks_of_two(len(above), len(below))
     )
     return _central(ratios)
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
+    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
+
+
+def _middle(source: random.Random, count: int) -> tuple[int, int]:
+    ranks = sorted(source.choices(range(count), k=count))
+    return ranks[(count - 1) // 2], ranks[count // 2]
 
 
 def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], float]) -> Interval:

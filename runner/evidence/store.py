@@ -6,6 +6,7 @@ whole or not at all. What is written has been redacted first.
 
 import contextlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -101,6 +102,21 @@ class Store:
             raise RecordError(f"cannot read {path}: {error.strerror}") from error
         return parse_record(data, str(path))
 
+    def read(self) -> Iterator[Record | Problem]:
+        """Every file once: its record, oldest first within its class and runbook, or why it is none.
+
+        Raises:
+            StoreError: the data folder cannot be listed.
+        """
+        for path in self._everything():
+            if not self._is_place_of_record(path):
+                yield Problem(path, "is not a record of this project; move it elsewhere")
+                continue
+            try:
+                yield self.load(path)
+            except RecordError as error:
+                yield Problem(path, str(error).removeprefix(f"{path} "))
+
     def records(self, runbook: str | None = None, machine_class: str | None = None) -> Iterator[Record]:
         """Every readable record, oldest first within its class and runbook; others are left to `problems`.
 
@@ -119,16 +135,7 @@ class Store:
 
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
-        found: list[Problem] = []
-        for path in self._everything():
-            if not self._is_place_of_record(path):
-                found.append(Problem(path, "is not a record of this project; move it elsewhere"))
-                continue
-            try:
-                self.load(path)
-            except RecordError as error:
-                found.append(Problem(path, str(error).removeprefix(f"{path} ")))
-        return tuple(found)
+        return tuple(found for found in self.read() if isinstance(found, Problem))
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []
@@ -178,6 +185,11 @@ def parse_record(data: bytes, name: str) -> Record:
     Raises:
         RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
     """
+    # The quick way, which most files go; whatever it does not take is read once more, to say well what is wrong.
+    with contextlib.suppress(ValidationError):
+        record = Record.model_validate_json(data)
+        if record.schema_version <= SCHEMA_VERSION and all(map(_finite, record.steps)):
+            return record
     try:
         # A missing value is null; NaN would poison every number made from it.
         content: Any = parse_json(data.decode("utf-8"), name)
@@ -198,6 +210,20 @@ def parse_record(data: bytes, name: str) -> Record:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(f"{name} is not a record: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def _finite(step: StepResult) -> bool:
+    """Whether all numbers in a step's free JSON are finite; those in its own fields have been validated."""
+    waiting: list[object] = [step.requested, step.effective, step.details]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            return False
+    return True
 
 
 def latest(
