@@ -5,11 +5,11 @@ intervals (Efron's percentile method). The resampling is seeded, so the same sam
 """
 
 import functools
-import itertools
 import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -102,18 +102,6 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
     return _central(ratios)
 
 
-@functools.lru_cache(maxsize=64)
-def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
-    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
-    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
-    return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
-
-
-def _middle(source: random.Random, count: int) -> tuple[int, int]:
-    ranks = sorted(source.choices(range(count), k=count))
-    return ranks[(count - 1) // 2], ranks[count // 2]
-
-
 def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], float]) -> Interval:
     source = random.Random(0)  # noqa: S311 - resampling, not secrecy
     drawn = sorted(statistic(source.choices(samples, k=len(samples))) for _ in range(RESAMPLES))
@@ -146,7 +134,19 @@ def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
     centre = chosen * sum(ranks)
     seen = abs(count * sum(ranks[-chosen:]) - centre)
     ways = extreme = 0
-    for drawn in itertools.combinations(ranks, chosen):
+    for drawn in combinations(ranks, chosen):
         ways += 1
         extreme += abs(count * sum(drawn) - centre) >= seen
     return extreme / ways
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
+    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
+
+
+def _middle(source: random.Random, count: int) -> tuple[int, int]:
+    ranks = sorted(source.choices(range(count), k=count))
+    return ranks[(count - 1) // 2], ranks[count // 2]
