@@ -102,21 +102,6 @@ class Store:
             raise RecordError(f"cannot read {path}: {error.strerror}") from error
         return parse_record(data, str(path))
 
-    def read(self) -> Iterator[Record | Problem]:
-        """Every file once: its record, oldest first within its class and runbook, or why it is none.
-
-        Raises:
-            StoreError: the data folder cannot be listed.
-        """
-        for path in self._everything():
-            if not self._is_place_of_record(path):
-                yield Problem(path, "is not a record of this project; move it elsewhere")
-                continue
-            try:
-                yield self.load(path)
-            except RecordError as error:
-                yield Problem(path, str(error).removeprefix(f"{path} "))
-
     def records(self, runbook: str | None = None, machine_class: str | None = None) -> Iterator[Record]:
         """Every readable record, oldest first within its class and runbook; others are left to `problems`.
 
@@ -135,7 +120,27 @@ class Store:
 
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
-        return tuple(found for found in self.read() if isinstance(found, Problem))
+        found: list[Problem] = []
+        for _ in self.read(found):
+            pass
+        return tuple(found)
+
+    def read(self, problems: list[Problem]) -> Iterator[Record]:
+        """Every readable record, one at a time; what `problems` finds is added to the list on the way.
+
+        Raises:
+            StoreError: the data folder cannot be listed.
+        """
+        for path in self._everything():
+            if not self._is_place_of_record(path):
+                problems.append(Problem(path, "is not a record of this project; move it elsewhere"))
+                continue
+            try:
+                record = self.load(path)
+            except RecordError as error:
+                problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
+                continue
+            yield record
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []
@@ -214,7 +219,7 @@ def parse_record(data: bytes, name: str) -> Record:
 
 def _finite(step: StepResult) -> bool:
     """Whether all numbers in a step's free JSON are finite; those in its own fields have been validated."""
-    waiting: list[object] = [step.requested, step.effective, step.details]
+    waiting: list[object] = [found for found in (step.requested, step.effective, step.details) if found]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
