@@ -113,6 +113,14 @@ def test_each_fault_of_a_step_is_named(store: Store, changes: dict[str, Any], sa
     assert not any("hunter2" in message or "dgx-07" in message for message in found)
 
 
+def test_this_hosts_own_name_is_found_wherever_it_stands_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", secrets=("heart-of-gold",))
+    write(store, record(step("a", stdout_tail="rank 3 on Heart-of-Gold hung")))
+    assert messages(store) == [
+        "steps[0].stdout_tail holds what redaction would take out (redacted); run the entry again with this version"
+    ]
+
+
 def test_a_step_that_appears_twice_is_named(store: Store) -> None:
     write(store, record(step("a"), step("a")))
     assert messages(store) == ["has step a twice; run the entry again"]

@@ -4,7 +4,7 @@ Every refusal is one line: the file, what is wrong, and after a semicolon what t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
         except RecordError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        problems += [Problem(path, message) for message in record_problems(record, now)]
+        problems += [Problem(path, message) for message in record_problems(record, now, store.secrets)]
         problems += [Problem(path, message) for message in _misplaced(store, path, record)]
         for key, what in _identities(record):
             other = seen.setdefault(key, path)
@@ -68,12 +68,13 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
     return tuple(sorted(problems))
 
 
-def record_problems(record: Record, now: datetime) -> Iterator[str]:
+def record_problems(record: Record, now: datetime, secrets: Sequence[str] = ()) -> Iterator[str]:
     """What keeps one record from being published, a line each.
 
     Args:
         record: as it was read.
         now: the time that nothing may lie after.
+        secrets: words that may stand nowhere in it, beside what the patterns of redaction find.
     """
     if record.simulated or record.machine.simulated:
         yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
@@ -89,7 +90,7 @@ def record_problems(record: Record, now: datetime) -> Iterator[str]:
         seen.add(step.id)
         for message in _step_problems(step, record):
             yield f"step {step.id}: {message}"
-    for where, kinds in leaks(record):
+    for where, kinds in leaks(record, secrets):
         yield f"{where} holds what redaction would take out ({kinds}); {_AGAIN} with this version"
 
 

@@ -1,7 +1,7 @@
 """Where a record still holds what must not be published: the redaction's own rules, over every text of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
@@ -12,13 +12,17 @@ from runner.evidence.redact import PLACEHOLDER, redact_json
 _OURS = frozenset({"run_id", "node_alias", "schema_version", "started_at", "ended_at", "digest", "commit"})
 
 
-def leaks(record: Record) -> tuple[tuple[str, str], ...]:
+def leaks(record: Record, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
     """(place in the record, kinds of what stands there) of all that `redact_json` would still change.
 
     What was found is not repeated: these lines end up in logs that others read.
+
+    Args:
+        record: as it was read.
+        secrets: further words that may not stand in it, such as this host's own names.
     """
     whole = record.model_dump(mode="json")
-    return tuple(_differences(whole, redact_json(whole), ""))
+    return tuple(_differences(whole, redact_json(whole, secrets), ""))
 
 
 def _differences(before: JsonValue, after: JsonValue, place: str) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,7 @@ def take(
         except (RecordError, StoreError) as error:
             refused.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        problems = list(record_problems(record, now))
+        problems = list(record_problems(record, now, store.secrets))
         if place.exists() and place.read_bytes() != data:
             problems.append(
                 f"is in the data folder with another content ({place}); a record is never rewritten"

@@ -54,6 +54,11 @@ class Store:
         # Steps of the run being written, with their redacted JSON: a finished step does not change.
         self._written: list[tuple[StepResult, str]] = []
 
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The words that may stand in no record, beside what the patterns find."""
+        return host_secrets() if self._secrets is None else self._secrets
+
     def path_of(self, record: Record) -> Path:
         """Where the record belongs.
 
@@ -159,7 +164,7 @@ class Store:
         return path.suffix == ".json" and len(path.relative_to(self.root).parts) == 3  # noqa: PLR2004 - see the top
 
     def _serialised(self, record: Record) -> str:
-        secrets = host_secrets() if self._secrets is None else self._secrets
+        secrets = self.secrets
         head = redact_head(record.model_copy(update={"steps": ()}), secrets).model_dump(mode="json")
         fields = {name: _dump(value, _INDENT) for name, value in head.items()}
         steps = self._step_fragments(record, secrets)
