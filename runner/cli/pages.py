@@ -13,7 +13,7 @@ from runner.evidence.store import Store
 from runner.pages.render import render
 
 # What the site's own generator needs and no reader of the pages.
-_NOT_PAGES = frozenset({"_templates", "gen_pages.py", "__pycache__"})
+_NOT_PAGES = ("_", "gen_pages.py", "hooks.py")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = sorted(
         path
         for path in docs.rglob("*")
-        if path.is_file() and not _NOT_PAGES & set(path.relative_to(docs).parts)
+        if path.is_file() and not path.relative_to(docs).parts[0].startswith(_NOT_PAGES)
     )
     guides = {
         path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8")
