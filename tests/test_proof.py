@@ -1,206 +1,177 @@
-"""The fix against its fault, a number over time and its plot, and the answer at the top of a page."""
+"""Telling FP8 kernels from others: by name, calibrated on known products, for real on this device."""
 
-import re
-from datetime import timedelta
-from pathlib import Path
-from xml.etree import ElementTree as ET
+from contextlib import suppress
+from typing import Any
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runner.entry.model import Phase, Runbook
-from runner.entry.parse import parse
-from runner.entry.read import read_all
-from runner.evidence.record import Outcome, Record, StepStatus
-from runner.pages.answer import ELSE, decision_tree, fix_block, symptom_line
-from runner.pages.evidence import gather
-from runner.pages.plot import trend_plot
-from runner.pages.proof import before_and_after, trends
-from runner.pages.render import render
-from tests.evidence_samples import machine, measurement
-from tests.golden_entry import NOW, START, TEXT, entry, result, run, wrong_elements
-from tests.hostile import EVERYTHING
-from tests.html_reader import read_html
-
-ROOT = Path(__file__).parents[1]
-GIB = 2**30
-REPRODUCED = TEXT.replace(
-    "## Fix\n", "## Reproduce\n\n```bash {#broken}\npython -m runner.probes.collectives\n```\n\n## Fix\n"
+from runner.models import ModelShape, model_shape
+from runner.probes.precision.arms import TORCHAO, build_arm, reference, signal_to_noise, unavailable
+from runner.probes.precision.linear import block_linears, convert
+from runner.probes.precision.proof import (
+    Kernel,
+    ProofError,
+    calibrated_matcher,
+    census,
+    kernels_of,
+    left_out,
+    matcher,
+    prove,
 )
+from runner.probes.transformer import build_model
+
+SHAPE = ModelShape("small", 2, 64, 4, 2, 16, 128, 256, 512)
+# As cuBLASLt and CUTLASS name them on Hopper and Ada: the tile is in the name, and a reduction is common to both.
+HOPPER_FP8 = {
+    "nvjet_qqtst_128x256_128x6_2x1_v_bz_TNT",
+    "nvjet_qqtst_64x32_128x8_1x1_h_TNN",
+    "splitKreduce_kernel",
+}
+HOPPER_BF16 = {"nvjet_tst_128x256_64x4_2x1_v_bz_TNT", "splitKreduce_kernel"}
+ADA_FP8 = {"sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x64x64"}
+ADA_BF16 = {"ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_tn", "sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n"}
+CUTLASS = "void cutlass::device_kernel<at::cuda::enable_3x_kernel_for_sm9x<GemmUniversal<{}, tile_{}>>>"
 
 
-def broken_entry() -> Runbook:
-    return parse(REPRODUCED, Path("small.md"))
+def test_a_tile_that_was_not_seen_is_still_recognised_by_its_family() -> None:
+    told_by = matcher(HOPPER_FP8, HOPPER_BF16)
+    assert told_by.rule == "up to the first digit"
+    assert told_by.is_fp8("nvjet_qqtst_192x64_128x5_1x2_h_TNT") is True
+    assert told_by.is_fp8("nvjet_tst_192x64_64x5_1x2_h_TNT") is False
+    assert told_by.is_fp8("splitKreduce_kernel") is None
+    assert told_by.is_fp8("void flash_fwd_kernel<64>") is None
 
 
-def proved(*before: float, after: tuple[float, ...], **changes: object) -> Record:
-    runbook = broken_entry()
-    return run(
-        runbook,
-        result(runbook, "broken", measurement(before[0], *before, bytes=GIB), status=StepStatus.SYMPTOM),
-        result(runbook, "again", measurement(after[0], *after, bytes=GIB), wrong_elements(0)),
-        outcome=Outcome.FIX_PROVED,
-        **changes,  # type: ignore[arg-type]
-    )
+def test_names_that_begin_alike_are_told_apart_by_what_follows() -> None:
+    told_by = matcher(ADA_FP8, ADA_BF16)
+    assert told_by.is_fp8("sm89_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize64x64x64") is True
+    assert told_by.is_fp8("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n") is False
+    fp8, other = {CUTLASS.format("e4m3", 128)}, {CUTLASS.format("bf16", 128)}
+    told_by = matcher(fp8, other)
+    assert told_by.is_fp8(CUTLASS.format("e4m3", 64)) is True
+    assert told_by.is_fp8(CUTLASS.format("bf16", 64)) is False
 
 
-def test_the_fix_is_shown_against_its_fault_with_spread_and_ratio_of_one_run() -> None:
-    (pair,) = before_and_after(broken_entry(), gather([proved(1e9, 1e9, 1.1e9, after=(3e9, 3e9, 3.3e9))]))
-    assert (pair.before.shown, pair.after.shown, pair.good) == ("1.00 GB/s", "3.00 GB/s", True)
-    assert pair.ratio.startswith("× 3 (2.73 … 3.30")
-    assert pair.before.spread == "1.00 GB/s … 1.10 GB/s (range)"
-    assert (pair.before_step, pair.after_step) == ("broken", "again")
+def test_a_device_on_which_both_run_the_same_kernels_proves_nothing() -> None:
+    with pytest.raises(ProofError, match=r"ran the same kernels here \(gemm_128\)"):
+        matcher({"gemm_128"}, {"gemm_128"})
+    with pytest.raises(ProofError, match="refused every known FP8 product"):
+        matcher(set(), {"gemm_128"})
 
 
-def test_a_fix_that_makes_it_worse_is_said_to() -> None:
-    (pair,) = before_and_after(broken_entry(), gather([proved(3e9, after=(1e9,))]))
-    assert pair.good is False
-    page = render([broken_entry()], [proved(3e9, after=(1e9,))], NOW, ROOT / "kb" / "_templates")[
-        "entries/small.md"
+NAMES = st.frozensets(st.text("ab_12", min_size=1, max_size=6), min_size=1, max_size=4)
+
+
+@given(fp8=NAMES, other=NAMES)
+def test_no_known_name_is_ever_taken_for_the_other_kind(fp8: frozenset[str], other: frozenset[str]) -> None:
+    with suppress(ProofError):
+        told_by = matcher(fp8, other)
+        assert all(told_by.is_fp8(name) is not False for name in fp8 - other)
+        assert all(told_by.is_fp8(name) is not True for name in other - fp8)
+
+
+def test_a_layer_with_one_product_in_bf16_is_not_in_fp8_and_unknown_kernels_count_for_nothing() -> None:
+    kernels = [
+        Kernel("nvjet_qqtst_64x32_128x8_1x1_h_TNN", 3.0, "a"),
+        Kernel("quantise_kernel", 5.0, "a"),
+        Kernel("nvjet_qqtst_64x32_128x8_1x1_h_TNN", 1.0, "b"),
+        Kernel("nvjet_tst_8x8_64x4_2x1_v_bz_TNT", 1.0, "b"),
+        Kernel("quantise_kernel", 5.0, "c"),
+        Kernel("nvjet_tst_8x8_64x4_2x1_v_bz_TNT", 5.0),
     ]
-    assert "worse" in read_html(page.text).words
+    proof = prove(kernels, matcher(HOPPER_FP8, HOPPER_BF16))
+    assert proof.share == 0.4
+    assert proof.by_layer == {"a": True, "b": False}
+    assert prove([], matcher(HOPPER_FP8, HOPPER_BF16)).share == 0
 
 
-def test_measurements_at_other_labels_are_no_pair_and_neither_are_two_runs() -> None:
-    runbook = broken_entry()
-    other = run(
-        runbook,
-        result(runbook, "broken", measurement(1e9, bytes=1)),
-        result(runbook, "again", measurement(1e9, bytes=2)),
-    )
-    assert before_and_after(runbook, gather([other])) == ()
-    first = run(runbook, result(runbook, "broken", measurement(1e9, bytes=GIB)), run_id="a")
-    second = run(
-        runbook,
-        result(runbook, "again", measurement(2e9, bytes=GIB)),
-        run_id="b",
-        started_at=START + timedelta(1),
-    )
-    assert before_and_after(runbook, gather([first, second])) == ()
+def examined(model: Any, reasons: dict[str, str]) -> tuple[Any, dict[str, str], dict[str, int]]:
+    tokens = torch.arange(32)[None]
+
+    def forward() -> object:
+        return model.model(tokens, use_cache=False)
+
+    proof = prove(kernels_of(model, forward, "cpu"), calibrated_matcher(model, 32, "cpu"))
+    return proof, left_out(model, proof, reasons), census(model, forward)
 
 
-def headlined() -> Runbook:
-    return parse(TEXT.replace("severity: low", "severity: low\nheadline: busbw"), Path("small.md"))
-
-
-def history(*values: float, **changes: object) -> list[Record]:
-    runbook = headlined()
-    return [
-        run(
-            runbook,
-            result(
-                runbook,
-                "busbw",
-                measurement(value, value * 0.9, value, value * 1.1, bytes=8 * GIB),
-                **(changes if day == 0 else {}),
-            ),
-            preset="8b",
-            machine=machine(*["NVIDIA H100 80GB HBM3"] * 2, nccl="2.27.7" if day < 2 else "2.28.1"),
-            run_id=f"day-{day}",
-            started_at=START + timedelta(days=day),
-        )
-        for day, value in enumerate(values)
-    ]
-
-
-def test_a_trend_has_its_points_its_band_and_what_changed() -> None:
-    (trend,) = trends(headlined(), gather(reversed(history(3e11, 3.1e11, 2e11))))
-    assert [point.value for point in trend.points] == [3e11, 3.1e11, 2e11]
-    assert trend.changed == {2: "NCCL 2.27.7 → 2.28.1"}
-    assert trend.band
-    assert (trend.band.low, trend.band.high) == (1e11, None), "the bound that decides, not the hearsay"
-    for part in (
-        "3 runs from 2026-11-01 to 2026-11-03",
-        "between 200 GB/s and 310 GB/s",
-        "NCCL 2.27.7 → 2.28.1",
-    ):
-        assert part in trend.words
-
-
-def test_a_number_taken_another_way_is_not_in_the_trend_and_is_counted() -> None:
-    (trend,) = trends(headlined(), gather(history(3e11, 3.1e11, 2e11, digest="feedfeedfeedfeed")))
-    assert (len(trend.points), trend.otherwise) == (2, 1)
-
-
-def test_one_run_is_no_trend_and_no_run_is_none() -> None:
-    pages = render([headlined()], history(3e11), NOW, ROOT / "kb" / "_templates")
-    assert "One run so far; a trend needs two" in pages["entries/small.md"].text
-    assert "<svg" not in pages["entries/small.md"].text
-    assert trends(headlined(), gather([])) == ()
-
-
-def test_a_plot_has_no_script_style_or_foreign_address_and_is_the_same_each_time() -> None:
-    (trend,) = trends(headlined(), gather(history(3e11, 3.1e11, 2e11)))
-    svg = trend_plot(trend, "trend-0")
-    assert svg == trend_plot(trend, "trend-0")
-    assert "\n" not in svg
-    root = ET.fromstring(re.sub(r"^<svg", '<svg xmlns="http://www.w3.org/2000/svg"', svg))
-    tags = {one.tag.rpartition("}")[2] for one in root.iter()}
-    assert tags == {"svg", "g", "path", "text", "circle", "title"}
-    assert not re.search(r"https?:|url\(|style=|#[0-9a-f]{6}", svg)
-    assert root.attrib["aria-label"] == trend.words
-    assert len([one for one in root.iter() if one.tag.endswith("circle")]) == 3
-    assert {"rb-expected", "rb-spread", "rb-versions", "rb-value"} <= {
-        one.attrib.get("class") for one in root.iter()
+def test_layers_that_multiply_in_bf16_are_named_with_the_reason_whatever_was_meant() -> None:
+    model = build_model(SHAPE, torch.bfloat16, "cpu")
+    convert(model, leave_out=["layers.1.mlp.up_proj"])
+    proof, left, made = examined(model, {})
+    assert left == {"layers.1.mlp.up_proj": "not in FP8: filtered out: it is still a plain Linear"}
+    assert set(proof.by_kernel) == {"_scaled_mm", "mm"}
+    assert 0.5 < proof.share < 1
+    assert made == {
+        "Fp8Linear: weight float8_e4m3fn, bfloat16 → bfloat16": 13,
+        "Linear: weight bfloat16, bfloat16 → bfloat16": 1,
     }
 
 
-@pytest.mark.parametrize("values", [(0.0, 0.0), (5.0, 5.0), (-1.0, 2.0), (1e-9, 1e15)])
-def test_numbers_of_any_size_can_be_drawn(values: tuple[float, ...]) -> None:
-    (trend,) = trends(headlined(), gather(history(*values)))
-    assert "NaN" not in trend_plot(trend, "x")
-    assert "inf" not in trend_plot(trend, "x")
+def test_a_transformer_engine_layer_outside_autocast_is_named_as_that() -> None:
+    model = build_model(SHAPE, torch.bfloat16, "cpu")
+    convert(model, leave_out=["layers.0.mlp.up_proj"])
+    # A layer of theirs outside autocast is a matrix product in the weight's type, in a class of their package.
+    theirs = type("Linear", (torch.nn.Linear,), {"__module__": "transformer_engine.pytorch.module.linear"})
+    model.model.layers[0].mlp.up_proj.__class__ = theirs
+    _, left, _ = examined(model, {})
+    assert left == {
+        "layers.0.mlp.up_proj": "not in FP8: outside autocast, where Transformer Engine's layers keep the weight's type"
+    }
 
 
-def test_text_from_outside_stays_text_in_a_plot() -> None:
-    skeletons = []
-    for text in ("2.28.1", EVERYTHING):
-        found = [
-            one.model_copy(
-                update={"machine": machine(*["NVIDIA H100 80GB HBM3"] * 2, nccl=text), "node_alias": text}
-            )
-            if day
-            else one
-            for day, one in enumerate(history(3e11, 3.1e11))
-        ]
-        page = render([headlined()], found, NOW, ROOT / "kb" / "_templates")["entries/small.md"].text
-        skeletons.append(read_html(page).skeleton)
-        assert not read_html(page).all("script", "img")
-    assert skeletons[0] == skeletons[1]
-
-
-def test_the_answer_is_one_sentence_and_one_block() -> None:
-    assert symptom_line(entry()).markdown == "It is **slow**."
-    two = TEXT.replace("It is **slow**.", "Calls of `a. b` hang. So do others.\n\nMore.")
-    assert symptom_line(parse(two, Path("small.md"))).markdown == "Calls of `a. b` hang. So do others."
-    assert symptom_line(parse(two.replace("`a. b`", "torch.compile"), Path("small.md"))).markdown == (
-        "Calls of torch.compile hang."
+def test_torchao_quantises_every_layer_that_it_can_take_and_they_multiply_in_fp8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The real torchao on the real kernels; only its own check for a GPU is lifted."""
+    odd = ModelShape("odd", 2, 64, 4, 2, 16, 136, 256, 512)
+    pytest.importorskip("torchao", reason="torchao is installed beside GPUs only: the `fp8` extra")
+    monkeypatch.setattr("runner.probes.precision.arms.unavailable", lambda *_, **__: None)
+    monkeypatch.setattr("torchao.quantization.quant_api._check_hardware_support", lambda _: None)
+    monkeypatch.setattr(
+        "runner.probes.precision.arms.build_model", lambda *_: build_model(odd, torch.bfloat16, "cpu")
     )
-    assert fix_block(entry()) == "", "what changes the host is read before it is run"
-    harmless = TEXT.replace(" safety=changes-host", "").replace(
-        "\n## Verify", "\n```bash {#more}\nb\n```\n\n## Verify"
-    )
-    assert fix_block(parse(harmless, Path("small.md"))) == "true\nb"
-    example = TEXT.replace("```bash {#mend safety=changes-host}\ntrue", "Type\n\n```bash\nunset X")
-    assert fix_block(parse(example, Path("small.md"))) == "unset X"
+    arm = build_arm("fp8", odd, "cuda")
+    assert arm.implementation == TORCHAO
+    proof, left, made = examined(arm.model, dict(arm.left))
+    assert sum(proof.by_layer.values()) == 8
+    assert left["layers.0.mlp.up_proj"] == "not in FP8: its shape 136×64 is no multiple of 16"
+    assert made["Linear: weight Float8Tensor, bfloat16 → bfloat16"] == 8
+    tokens = torch.arange(32)[None]
+    assert signal_to_noise(arm.forward(tokens), reference(odd, "cpu", tokens)) > 15
+    assert len(list(block_linears(arm.model))) == 14
 
 
-@pytest.mark.parametrize("runbook", read_all(ROOT / "runbooks"), ids=lambda one: one.id)
-def test_every_entry_has_an_answer_and_a_way_through_the_tree(runbook: Runbook) -> None:
-    assert len(symptom_line(runbook).markdown) < 300
-    assert fix_block(runbook)
-    assert len(runbook.head.seen) == 2
-    assert any(step.phase is Phase.VERIFY for step in runbook.steps)
+@pytest.mark.parametrize(
+    ("mode", "capability", "missing", "reason"),
+    [
+        ("fp8", (8, 0), None, "FP8 needs compute capability 8.9, this GPU has 8.0"),
+        ("fp8_te", (8, 6), None, "FP8 needs compute capability 8.9, this GPU has 8.6"),
+        ("fp8", (9, 0), "torchao.quantization", "torchao is not usable"),
+        ("fp8_te", (10, 0), "transformer_engine.pytorch", "Transformer Engine is not usable"),
+        ("bf16", (7, 0), None, None),
+    ],
+)
+def test_a_mode_that_a_gpu_or_an_installation_cannot_run_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    capability: tuple[int, int],
+    missing: str | None,
+    reason: str | None,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    if missing:
+        monkeypatch.setitem(__import__("sys").modules, missing, None)
+    found = unavailable(mode, "cuda")
+    assert found is None if reason is None else reason in str(found)
 
 
-def test_the_tree_groups_entries_by_what_is_seen_and_counts_what_it_leaves_out() -> None:
-    def seen(number: int, *texts: str) -> Runbook:
-        head = entry().head.model_copy(update={"number": number, "seen": texts})
-        return entry().model_copy(update={"head": head})
-
-    tree = decision_tree(
-        [seen(1), seen(2, "slow", "one"), seen(3, "dies"), seen(4, "slow", "two"), seen(5)], 1
-    )
-    assert [branch.text for branch in tree.branches] == ["slow", "dies", ELSE]
-    assert [branch.text for branch in tree.branches[0].branches] == ["one", "two"]
-    assert [one.head.number for one in tree.branches[2].entries] == [1]
-    assert tree.branches[2].more == 1
+def test_calibrated_scales_need_no_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    assert unavailable("fp8", "cuda", static=True) is None
+    assert "install the `fp8` extra, or give --scales" in str(unavailable("fp8", "cuda"))
+    assert model_shape("tiny").layers == 4

@@ -78,9 +78,11 @@ def build(place: Path, project: Path, data: Path, **environment: str) -> Site:
 
 
 def a_project(place: Path, entry: str) -> Path:
-    """The project's own site with one small entry instead of its entries."""
+    """The project's own site with one small entry instead of its entries, and guides that speak of none of those."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "kb", place / "kb")
+    for guide in (place / "kb" / "guides").glob("*.md"):
+        guide.write_text(f"# {guide.stem}\n", encoding="utf-8")
     shutil.copy(ROOT / "mkdocs.yml", place)
     (place / "runbooks").mkdir()
     (place / "runbooks" / "small.md").write_text(entry, encoding="utf-8")
