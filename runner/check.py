@@ -78,6 +78,7 @@ def _number_faults(
         {runbook.id: runbook for runbook in (*beside, *runbooks)},
         gather(Store(data).records() if data else ()),
         frozenset(path.stem for path in (*broken, *(fault.path for fault in faults))),
+        strict=True,
     )
     for markdown, path, line in asking:
         yield from prose_faults(markdown, path, line, known)

@@ -40,7 +40,9 @@ def probe_options() -> dict[str, list[dict[str, object]]]:
     Returns:
         Probe → options in the parser's order: usage, help, default (None where there is none), required.
     """
-    return {name: list(_options(name)) for name in sorted(PROBES)}
+    # Of another project's tool that speaks as a probe there is no parser here.
+    own = (name for name in sorted(PROBES) if importlib.util.find_spec(f"runner.probes.{name}"))
+    return {name: list(_options(name)) for name in own}
 
 
 def _options(name: str) -> Iterator[dict[str, object]]:

@@ -38,7 +38,7 @@ PAGES = (
     "entries/nvlink-bandwidth",
     "entries/torch-compile-hang",
     "match",
-    "guides/add-an-entry",
+    *(f"guides/{path.stem}" for path in sorted((ROOT / "kb" / "guides").glob("*.md"))),
     "reference/how-numbers-are-taken",
     "reference/measurements",
     "reference/probes",

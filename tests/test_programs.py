@@ -35,7 +35,12 @@ def pages(*found: Record, runbooks: tuple[Runbook, ...] | None = None, site_url:
         for path in (ROOT / "kb/guides").glob("*.md")
     }
     return render(
-        runbooks or (entry(),), found, NOW, TEMPLATES, guides=guides if runbooks else {}, site_url=site_url
+        runbooks or (entry(),),
+        found,
+        NOW,
+        TEMPLATES,
+        guides=guides if runbooks and len(runbooks) > 1 else {},
+        site_url=site_url,
     )
 
 

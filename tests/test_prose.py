@@ -32,7 +32,7 @@ BUSBW = '"small/busbw.bus_bandwidth"'
 
 
 def known(*found: Record) -> Known:
-    return Known({"small": entry()}, gather(found or records(entry())))
+    return Known({"small": entry()}, gather(found or records(entry())), strict=True)
 
 
 def shown(markdown: str, *found: Record) -> str:
@@ -204,6 +204,21 @@ def test_a_call_that_is_never_closed_is_a_fault() -> None:
 )
 def test_a_table_wants_a_paragraph_of_its_own(text: str) -> None:
     assert "give it a paragraph of its own" in refusal(text)
+
+
+def test_a_page_does_not_refuse_a_label_that_its_few_records_have_not() -> None:
+    call = f'{{{{ measured({BUSBW}, at={{"mode": "fast"}}) }}}}'
+    lenient = Known({"small": entry()}, gather(records(entry())))
+    assert "unmeasured" in expand(call, GUIDE, 1, lenient, as_markdown)
+    stale = [
+        one.model_copy(
+            update={"steps": tuple(step.model_copy(update={"digest": "0" * 16}) for step in one.steps)}
+        )
+        for one in records(entry())
+    ]
+    assert words(call, *stale) == "unmeasured (on every class)", (
+        "what an older step measured says nothing of labels"
+    )
 
 
 def test_every_mistake_of_a_text_is_found_in_one_go() -> None:

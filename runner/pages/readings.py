@@ -28,23 +28,30 @@ class Known:
         runbooks: entries by id.
         evidence: their records.
         broken: ids of entries whose files have faults of their own, so that nothing can be said of their steps.
+        strict: hold labels against the records too. A page does not: a folder with fewer records is no mistake.
     """
 
     runbooks: Mapping[str, Runbook]
     evidence: Evidence
     broken: frozenset[str] = field(default=frozenset())
+    strict: bool = False
 
     @cached_property
-    def labels(self) -> Mapping[str, set[str]]:
-        """Labels by measurement, as far as records and the entries' own bounds tell."""
-        carried: dict[str, set[str]] = {}
-        for nodes in self.evidence.finished.values():
+    def labels(self) -> Mapping[tuple[str, str, str], set[str]]:
+        """Labels of (entry, step, measurement), from the entries' bounds and from results that are not stale."""
+        carried: dict[tuple[str, str, str], set[str]] = {}
+        for (_, entry, step_id, _), nodes in self.evidence.finished.items():
+            runbook = self.runbooks.get(entry)
+            step = runbook.step(step_id) if runbook else None
+            if runbook is None or step is None:
+                continue
             for _, result in nodes:
-                for one in result.measurements:
-                    carried.setdefault(one.name, set()).update(one.labels)
-        for runbook in self.runbooks.values():
-            for condition in _conditions(runbook):
-                carried.setdefault(condition.metric.partition(".")[2], set()).update(condition.at)
+                for one in result.measurements if result.digest == current_digest(runbook, step) else ():
+                    carried.setdefault((entry, step_id, one.name), set()).update(one.labels)
+        for (entry, step_id, name), labels in carried.items():
+            for condition in _conditions(self.runbooks[entry]):
+                if condition.metric == f"{step_id}.{name}":
+                    labels.update(condition.at)
         return carried
 
 
@@ -134,13 +141,14 @@ def _reference(known: Known, metric: object, at: object) -> _Reference:
         if fault:
             raise CallError(f"{entry}: {fault}")
     reference = _Reference(runbook, step, name, labels)
-    _check_labels(known, reference)
+    if known.strict:
+        _check_labels(known, entry, reference)
     return reference
 
 
-def _check_labels(known: Known, reference: _Reference) -> None:
-    """Refuse labels that nothing of this name carries; where nothing is known of it, nothing can be said."""
-    carried = known.labels.get(reference.name, set())
+def _check_labels(known: Known, entry: str, reference: _Reference) -> None:
+    """Refuse labels that the step's own results do not carry; where it has none, nothing can be said."""
+    carried = known.labels.get((entry, reference.step, reference.name), set())
     for label in reference.at:
         if carried and label not in carried:
             raise CallError(f"{reference.name} has no label {label!r}{nearest(label, carried)}")
