@@ -111,6 +111,7 @@ def measured(
         "min": min,
         "sum": math.fsum,
         "p95": lambda values: percentile(values, 95),
+        "p99": lambda values: percentile(values, 99),
     }
     return Measurement(
         name=name,

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import psutil
 
-from runner.errors import InputError, RankError
+from runner.errors import InputError, LateRankError, RankError
 
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
@@ -158,18 +158,23 @@ class World:
         finally:
             self._end()
 
-    def ask(self, command: Mapping[str, object] | None, doing: str) -> list[dict[str, Any]]:
+    def ask(
+        self, command: Mapping[str, object] | None, doing: str, deadline: float | None = None
+    ) -> list[dict[str, Any]]:
         """Give every rank the same command and collect their answers, in order of rank.
 
         Args:
             command: what the ranks are told; None waits for what they say unasked once they are ready.
             doing: what this is, for messages: `while <doing>`.
+            deadline: `time.monotonic()` of this answer, where it is earlier than the world's own.
 
         Raises:
-            RankError: a rank died, failed, or gave no answer by the deadline; it is named.
+            LateRankError: a rank gave no answer by the deadline; it is named.
+            RankError: a rank died or failed; it is named.
         """
+        latest = self._deadline if deadline is None else min(deadline, self._deadline)
         while len(self._members) < self._ranks:
-            self._hear(doing)
+            self._hear(doing, latest)
         if command is not None:
             line = (json.dumps(command) + "\n").encode()
             for rank, member in self._members.items():
@@ -178,11 +183,11 @@ class World:
                 except OSError as error:
                     raise self._lost(rank, doing) from error
         while not all(member.inbox for member in self._members.values()):
-            self._hear(doing)
+            self._hear(doing, latest)
         return [self._members[rank].inbox.pop(0) for rank in range(self._ranks)]
 
-    def _hear(self, doing: str) -> None:
-        left = self._deadline - time.monotonic()
+    def _hear(self, doing: str, deadline: float) -> None:
+        left = deadline - time.monotonic()
         if left <= 0:
             raise self._late(doing)
         ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
@@ -227,7 +232,7 @@ class World:
             f"rank {rank}{self._label} died while {doing} (killed, out of memory, or crashed){self._last_words()}"
         )
 
-    def _late(self, doing: str) -> RankError:
+    def _late(self, doing: str) -> LateRankError:
         absent = [rank for rank in range(self._ranks) if rank not in self._members]
         missing = sorted(rank for rank, member in self._members.items() if not member.inbox)
         stopped = [rank for rank in missing if self._members[rank].state() == psutil.STATUS_STOPPED]
@@ -243,7 +248,7 @@ class World:
         else:
             states = ", ".join(f"{rank}: {self._members[rank].state()}" for rank in missing)
             what = f"{_named(missing)} gave no answer (process states {states})"
-        return RankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
+        return LateRankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
 
     def _last_words(self) -> str:
         text = self._output.read_bytes()[-20_000:].decode(errors="replace")
