@@ -23,12 +23,13 @@ from typing import Any, Self
 
 import psutil
 
-from runner.errors import LateRankError, RankError
+from runner.errors import InputError, LateRankError, RankError
 
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
+_LARGEST_PORT = 65535
 # What an earlier launch leaves behind; torchrun sets its own.
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -48,6 +49,10 @@ class RankLine:
         """Say something to the process that started the ranks."""
         self._socket.sendall((json.dumps(message) + "\n").encode())
 
+    def mark(self, where: str) -> None:
+        """Say how far this rank has come, so that one which falls behind the others can be named."""
+        self.send({"at": where})
+
     def commands(self) -> Iterator[dict[str, Any]]:
         """Commands until the caller closes the line, or goes away."""
         for line in self._lines:
@@ -62,6 +67,7 @@ class _Member:
         self.rank = -1
         self.pid = -1
         self.inbox: list[dict[str, Any]] = []
+        self.marks: list[str] = []
         self._pending = b""
 
     def read(self) -> bool:
@@ -71,7 +77,11 @@ class _Member:
         except ConnectionError:
             data = b""
         *lines, self._pending = (self._pending + data).split(b"\n")
-        self.inbox += [json.loads(line) for line in lines]
+        for message in map(json.loads, lines):
+            if "at" in message:
+                self.marks.append(message["at"])
+            else:
+                self.inbox.append(message)
         return bool(data)
 
     def state(self) -> str:
@@ -91,6 +101,10 @@ class World:
         environment: complete environment of the ranks; torchrun's own variables are taken out for torchrun.
         deadline: `time.monotonic()` after which an answer still missing is an error.
         label: how messages call this world.
+        port: for the ranks to meet on; None lets torchrun take a free one.
+
+    Raises:
+        InputError: the port is taken.
     """
 
     def __init__(
@@ -100,7 +114,10 @@ class World:
         environment: Mapping[str, str],
         deadline: float,
         label: str = "",
+        port: int | None = None,
     ) -> None:
+        if port is not None:
+            refuse_taken(port)
         self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
         self._deadline, self._label = deadline, f" ({label})" if label else ""
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
@@ -115,12 +132,8 @@ class World:
         command = [sys.executable, *program]
         own = dict(environment) | {SOLE_VARIABLE: "0"}
         if ranks is not None:
-            torchrun = (
-                "torch.distributed.run",
-                "--standalone",
-                "--local-addr=127.0.0.1",
-                f"--nproc-per-node={ranks}",
-            )
+            meet = ("--standalone",) if port is None else ("--master-addr=127.0.0.1", f"--master-port={port}")
+            torchrun = ("torch.distributed.run", *meet, "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}")
             command = [sys.executable, "-m", *torchrun, *program]
             own = _for_ranks(environment)
         with self._output.open("wb") as output:
@@ -201,7 +214,10 @@ class World:
         connection.settimeout(max(0.1, self._deadline - time.monotonic()))
         greeting = b""
         while not greeting.endswith(b"\n"):
-            byte = connection.recv(1)
+            try:
+                byte = connection.recv(1)
+            except OSError:
+                byte = b""
             if not byte:
                 raise RankError(f"a rank{self._label} died as it started{self._last_words()}")
             greeting += byte
@@ -220,10 +236,15 @@ class World:
         absent = [rank for rank in range(self._ranks) if rank not in self._members]
         missing = sorted(rank for rank, member in self._members.items() if not member.inbox)
         stopped = [rank for rank in missing if self._members[rank].state() == psutil.STATUS_STOPPED]
+        furthest = max((len(member.marks) for member in self._members.values()), default=0)
+        behind = [rank for rank in missing if len(self._members[rank].marks) < furthest]
         if absent:
             what = f"{_named(absent)} never joined"
         elif stopped:
             what = f"{_named(stopped)} hung (process stopped)"
+        elif behind:
+            last = [mark for rank in behind for mark in self._members[rank].marks[-1:]]
+            what = f"{_named(behind)} {'fell behind, last seen ' + last[0] if last else 'never joined'}"
         else:
             states = ", ".join(f"{rank}: {self._members[rank].state()}" for rank in missing)
             what = f"{_named(missing)} gave no answer (process states {states})"
@@ -261,6 +282,23 @@ class World:
         self._selector.close()
         self._listener.close()
         self._folder.cleanup()
+
+
+def refuse_taken(port: int) -> None:
+    """Say so at once where a port is taken: ranks would meet a stranger there, and wait for each other.
+
+    Raises:
+        InputError: somebody listens on it, or it is no port.
+    """
+    if not 1 <= port <= _LARGEST_PORT:
+        raise InputError(f"{port} is no port; give one from 1 to {_LARGEST_PORT}")
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise InputError(
+            f"port {port} cannot be listened on ({error.strerror}): ss -ltnp shows by whom it is held; choose another,"
+            " or leave --port out for a free one"
+        ) from error
 
 
 @contextlib.contextmanager
