@@ -51,6 +51,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "lower",
             "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
         ),
+        "pcie_width": Metric("1", "higher", "Lanes of one GPU's PCIe link as it is now."),
+        "pcie_generation": Metric(
+            "1", None, "Generation of one GPU's PCIe link as it is now; an idle link lowers it to save power."
+        ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
@@ -59,9 +63,33 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
         # Entries 2 and 3: the interconnect, and one GPU after a rollback.
         "collective_time": Metric("s", "lower", "Time of one collective on its slowest rank."),
+        "slow_collective_time": Metric(
+            "s", "lower", "95th percentile of collective_time, by linear interpolation."
+        ),
+        "nccl_channels": Metric(
+            "1", None, "Connections between ranks by the way NCCL chose, counted in its own log."
+        ),
         "wrong_elements": Metric(
             "1", "lower", "Elements of a collective's result, over all ranks, that are not what they must be."
         ),
+        "copy_bandwidth": Metric(
+            "B/s",
+            "higher",
+            "Bytes moved ÷ seconds of one copy; within one memory a byte is read and written, and counts twice.",
+        ),
+        "peak_share": Metric("1", "higher", "copy_bandwidth ÷ the peak of the board's memory or NVLinks."),
+        "slowest_pair": Metric("B/s", "higher", "copy_bandwidth of the slowest pair of GPUs."),
+        "pair_spread": Metric("1", "higher", "Slowest pair ÷ median pair; near 1 on a sound mesh."),
+        "operation_time": Metric("s", "lower", "Wall seconds of one operation, without a profiler."),
+        "operation_rate": Metric(
+            "FLOP/s",
+            "higher",
+            "Operations that the arithmetic asks for (a product 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+        ),
+        "kernel_time": Metric(
+            "s", "lower", "Seconds of one kernel an iteration of its operation, as the profiler saw it."
+        ),
+        "kernel_share": Metric("1", None, "Time of one kernel ÷ time of all kernels of its operation."),
         "environment_ratio": Metric(
             "1",
             "higher",
@@ -74,11 +102,26 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "stale_variables": Metric(
             "1", "lower", "Variables that a multi-GPU launch left behind and that harm a single-GPU server."
         ),
+        "rendezvous_time": Metric("s", "lower", "From the call to join a process group until it is joined."),
         "time_to_first_token": Metric(
             "s", "lower", "Prefill of the whole prompt until the first token is known."
         ),
         "time_per_output_token": Metric(
             "s", "lower", "One decoding step of the batch, first token not counted."
+        ),
+        "time_to_first_token_p95": Metric("s", "lower", "95th percentile of the time to first token."),
+        "time_to_first_token_p99": Metric("s", "lower", "99th percentile of the time to first token."),
+        "time_per_output_token_p95": Metric("s", "lower", "95th percentile of the time of a decoding step."),
+        "time_per_output_token_p99": Metric("s", "lower", "99th percentile of the time of a decoding step."),
+        "bandwidth_utilisation": Metric(
+            "1",
+            "higher",
+            "(Weights + KV cache that a decoding step must read) ÷ its time ÷ the boards' memory bandwidth.",
+        ),
+        "graph_replays": Metric("1", "higher", "CUDA graphs replayed per decoding step in steady state."),
+        "graph_captures": Metric("1", "lower", "CUDA graphs captured per decoding step in steady state."),
+        "plain_launches": Metric(
+            "1", "lower", "Kernels launched one by one per decoding step in steady state."
         ),
         "tokens_per_second": Metric("token/s", "higher", "Batch size ÷ time of one decoding step."),
         "prefill_tokens_per_second": Metric(
@@ -167,10 +210,28 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Prompt tokens ÷ joules, by the hardware's own energy counter, idle power included.",
         ),
         "power": Metric("W", None, "Joules ÷ seconds of a window, idle power included."),
+        "idle_power": Metric("W", "lower", "The same with the models in memory and nothing running."),
+        "joules_per_token": Metric("J/token", "lower", "1 ÷ tokens_per_joule: idle power included."),
+        "tokens_per_joule_above_idle": Metric(
+            "token/J", "higher", "Prompt tokens ÷ (joules − idle power × seconds of the same work)."
+        ),
+        "joules_per_token_above_idle": Metric(
+            "J/token", "lower", "1 ÷ tokens_per_joule_above_idle: what the work itself drew."
+        ),
+        "energy_cost": Metric(
+            "1",
+            "lower",
+            "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in that price's currency (labels).",
+        ),
+        "sm_clock": Metric("Hz", None, "Clock of the GPU's multiprocessors, median of a window's readings."),
+        "temperature": Metric("degC", None, "Highest temperature of the GPU in a window."),
+        "throttled_share": Metric(
+            "1", "lower", "Share of readings in which something held the GPU's clocks back."
+        ),
         "fp8_share": Metric(
             "1",
             "higher",
-            "Share of the time of all matrix products that FP8 ones took, in one eager forward.",
+            "Share of the time of the layers' matrix products that FP8 kernels took, in one eager forward.",
         ),
         "layers_in_fp8": Metric("1", "higher", "Linear layers of the blocks whose product ran in FP8."),
         "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks whose product did not."),
@@ -181,7 +242,12 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1", "lower", "Largest share of a layer's nonzero inputs that its scale turns into zero."
         ),
         "efficiency_change": Metric(
-            "1", "higher", "A mode's ratio to bf16 after ÷ before (label: of which ratio)."
+            "1", "higher", "A mode's efficiency after ÷ before (label: of which measure), geometric means."
+        ),
+        "chance_probability": Metric(
+            "1",
+            None,
+            "How often chance alone shows a change as clear in any mode; at most 0.01 is called a change.",
         ),
         "largest_batch": Metric(
             "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
@@ -218,6 +284,25 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "compiled_difference": Metric(
             "1", "lower", "Largest |compiled − eager| over largest |eager| of the model's answer."
+        ),
+        "compiler_cpu_time": Metric(
+            "s",
+            "lower",
+            "CPU seconds inside the compiler, those it starts included; the model's own work left out.",
+        ),
+        "growth_exponent": Metric(
+            "1",
+            "lower",
+            "The p of compiler CPU time ~ size^p, smallest to largest size; 0 is flat (label: of what).",
+        ),
+        "graph_size": Metric(
+            "1", None, "Size of a point on a curve: operations of the graph, or parameters."
+        ),
+        "graph_breaks": Metric(
+            "1", "lower", "Places at which a compiled graph was cut and Python took over."
+        ),
+        "recompiles": Metric(
+            "1", "lower", "Compiles of code that had been compiled before, for another input."
         ),
         "guard_time": Metric(
             "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
@@ -261,29 +346,57 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "topology": ProbeInfo(
-            1,
+            2,
             "How the GPUs are wired, against how their board should be",
-            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
+            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors", "pcie_width", "pcie_generation"),
         ),
         "collectives": ProbeInfo(
-            1,
+            2,
             "Collective bandwidth over message sizes",
             (
                 "bus_bandwidth",
                 "algorithm_bandwidth",
                 "collective_time",
+                "slow_collective_time",
+                "nccl_channels",
                 "wrong_elements",
                 "environment_ratio",
             ),
         ),
+        "memory_bandwidth": ProbeInfo(
+            1,
+            "Copies between GPUs, between host and GPU, and within a memory",
+            ("slowest_pair", "copy_bandwidth", "peak_share", "pair_spread", "wrong_elements"),
+        ),
+        "capture_fp8_flexattention_traces": ProbeInfo(
+            1,
+            "A trace of FP8 matrix products and flex attention, and their largest kernels",
+            ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
+        ),
+        # The field's own tools, whose JSON is read as it is.
+        "nccl_tests": ProbeInfo(
+            1,
+            "Collective bandwidth as nccl-tests measures it",
+            (
+                "bus_bandwidth",
+                "algorithm_bandwidth",
+                "collective_time",
+                "slow_collective_time",
+                "wrong_elements",
+            ),
+        ),
+        "nvbandwidth": ProbeInfo(1, "Copies as nvbandwidth measures them", ("copy_bandwidth",)),
         "nccl_env": ProbeInfo(
-            1, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
+            2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
         ),
         "stale_env": ProbeInfo(
             1, "What a multi-GPU launch left behind in the environment", ("stale_variables",)
         ),
+        "rendezvous": ProbeInfo(
+            1, "Whether one process comes up, or waits for ranks that never come", ("rendezvous_time",)
+        ),
         "gpt_large_optimized": ProbeInfo(
-            1,
+            2,
             "Prefill and greedy decoding of a large model with a static KV cache",
             (
                 "tokens_per_second",
@@ -291,25 +404,42 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "time_to_first_token",
                 "prefill_tokens_per_second",
                 "clean_ratio",
+                "time_per_output_token_p95",
+                "time_per_output_token_p99",
+                "time_to_first_token_p95",
+                "time_to_first_token_p99",
+                "bandwidth_utilisation",
+                "graph_replays",
+                "graph_captures",
+                "plain_launches",
                 "peak_memory",
                 "threads",
             ),
         ),
         "precision_power_sweep": ProbeInfo(
-            1,
+            2,
             "Speed, energy and accuracy of a prefill in each precision, interleaved",
             (
                 "speed_ratio",
                 "prefill_tokens_per_second",
                 "flop_rate",
                 "signal_to_noise",
+                "fp8_share",
                 "tokens_per_joule",
+                "joules_per_token",
+                "tokens_per_joule_above_idle",
+                "joules_per_token_above_idle",
                 "power",
+                "idle_power",
                 "energy_ratio",
+                "energy_cost",
+                "sm_clock",
+                "temperature",
+                "throttled_share",
             ),
         ),
         "fp8_transformer_engine": ProbeInfo(
-            1,
+            2,
             "Which layers ran in FP8, and how good their scales are",
             (
                 "signal_to_noise",
@@ -321,10 +451,17 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "power_efficiency_analyzer": ProbeInfo(
-            1, "Two power sweeps compared, mode by mode", ("efficiency_change",)
+            2,
+            "Two power sweeps compared, mode by mode",
+            ("efficiency_change", "chance_probability"),
+        ),
+        "compile_growth": ProbeInfo(
+            1,
+            "Compile time against the operations of a graph and against the parameters of a model",
+            ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
         ),
         "torch_compile_repro": ProbeInfo(
-            1,
+            2,
             "A guarded torch.compile of a block stack, with a bundle for a bug report",
             (
                 "compile_time",
@@ -338,6 +475,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compile_cache",
                 "compile_peak_rss",
                 "compiled_difference",
+                "graph_breaks",
+                "recompiles",
                 "processes_left",
                 "compile_workers",
                 "pegged_processes",
