@@ -51,6 +51,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "lower",
             "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
         ),
+        "pcie_width": Metric("1", "higher", "Lanes of one GPU's PCIe link as it is now."),
+        "pcie_generation": Metric(
+            "1", None, "Generation of one GPU's PCIe link as it is now; an idle link lowers it to save power."
+        ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
@@ -59,9 +63,33 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
         # Entries 2 and 3: the interconnect, and one GPU after a rollback.
         "collective_time": Metric("s", "lower", "Time of one collective on its slowest rank."),
+        "slow_collective_time": Metric(
+            "s", "lower", "95th percentile of collective_time, by linear interpolation."
+        ),
+        "nccl_channels": Metric(
+            "1", None, "Connections between ranks by the way NCCL chose, counted in its own log."
+        ),
         "wrong_elements": Metric(
             "1", "lower", "Elements of a collective's result, over all ranks, that are not what they must be."
         ),
+        "copy_bandwidth": Metric(
+            "B/s",
+            "higher",
+            "Bytes moved ÷ seconds of one copy; within one memory a byte is read and written, and counts twice.",
+        ),
+        "peak_share": Metric("1", "higher", "copy_bandwidth ÷ the peak of the board's memory or NVLinks."),
+        "slowest_pair": Metric("B/s", "higher", "copy_bandwidth of the slowest pair of GPUs."),
+        "pair_spread": Metric("1", "higher", "Slowest pair ÷ median pair; near 1 on a sound mesh."),
+        "operation_time": Metric("s", "lower", "Wall seconds of one operation, without a profiler."),
+        "operation_rate": Metric(
+            "FLOP/s",
+            "higher",
+            "Operations that the arithmetic asks for (a product 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+        ),
+        "kernel_time": Metric(
+            "s", "lower", "Seconds of one kernel an iteration of its operation, as the profiler saw it."
+        ),
+        "kernel_share": Metric("1", None, "Time of one kernel ÷ time of all kernels of its operation."),
         "environment_ratio": Metric(
             "1",
             "higher",
@@ -74,11 +102,26 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "stale_variables": Metric(
             "1", "lower", "Variables that a multi-GPU launch left behind and that harm a single-GPU server."
         ),
+        "rendezvous_time": Metric("s", "lower", "From the call to join a process group until it is joined."),
         "time_to_first_token": Metric(
             "s", "lower", "Prefill of the whole prompt until the first token is known."
         ),
         "time_per_output_token": Metric(
             "s", "lower", "One decoding step of the batch, first token not counted."
+        ),
+        "time_to_first_token_p95": Metric("s", "lower", "95th percentile of the time to first token."),
+        "time_to_first_token_p99": Metric("s", "lower", "99th percentile of the time to first token."),
+        "time_per_output_token_p95": Metric("s", "lower", "95th percentile of the time of a decoding step."),
+        "time_per_output_token_p99": Metric("s", "lower", "99th percentile of the time of a decoding step."),
+        "bandwidth_utilisation": Metric(
+            "1",
+            "higher",
+            "(Weights + KV cache that a decoding step must read) ÷ its time ÷ the boards' memory bandwidth.",
+        ),
+        "graph_replays": Metric("1", "higher", "CUDA graphs replayed per decoding step in steady state."),
+        "graph_captures": Metric("1", "lower", "CUDA graphs captured per decoding step in steady state."),
+        "plain_launches": Metric(
+            "1", "lower", "Kernels launched one by one per decoding step in steady state."
         ),
         "tokens_per_second": Metric("token/s", "higher", "Batch size ÷ time of one decoding step."),
         "prefill_tokens_per_second": Metric(
@@ -238,29 +281,57 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "topology": ProbeInfo(
-            1,
+            2,
             "How the GPUs are wired, against how their board should be",
-            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors"),
+            ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors", "pcie_width", "pcie_generation"),
         ),
         "collectives": ProbeInfo(
-            1,
+            2,
             "Collective bandwidth over message sizes",
             (
                 "bus_bandwidth",
                 "algorithm_bandwidth",
                 "collective_time",
+                "slow_collective_time",
+                "nccl_channels",
                 "wrong_elements",
                 "environment_ratio",
             ),
         ),
+        "memory_bandwidth": ProbeInfo(
+            1,
+            "Copies between GPUs, between host and GPU, and within a memory",
+            ("slowest_pair", "copy_bandwidth", "peak_share", "pair_spread", "wrong_elements"),
+        ),
+        "capture_fp8_flexattention_traces": ProbeInfo(
+            1,
+            "A trace of FP8 matrix products and flex attention, and their largest kernels",
+            ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
+        ),
+        # The field's own tools, whose JSON is read as it is.
+        "nccl_tests": ProbeInfo(
+            1,
+            "Collective bandwidth as nccl-tests measures it",
+            (
+                "bus_bandwidth",
+                "algorithm_bandwidth",
+                "collective_time",
+                "slow_collective_time",
+                "wrong_elements",
+            ),
+        ),
+        "nvbandwidth": ProbeInfo(1, "Copies as nvbandwidth measures them", ("copy_bandwidth",)),
         "nccl_env": ProbeInfo(
-            1, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
+            2, "Settings that steer NCCL, each judged", ("harmful_settings", "nccl_settings")
         ),
         "stale_env": ProbeInfo(
             1, "What a multi-GPU launch left behind in the environment", ("stale_variables",)
         ),
+        "rendezvous": ProbeInfo(
+            1, "Whether one process comes up, or waits for ranks that never come", ("rendezvous_time",)
+        ),
         "gpt_large_optimized": ProbeInfo(
-            1,
+            2,
             "Prefill and greedy decoding of a large model with a static KV cache",
             (
                 "tokens_per_second",
@@ -268,6 +339,14 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "time_to_first_token",
                 "prefill_tokens_per_second",
                 "clean_ratio",
+                "time_per_output_token_p95",
+                "time_per_output_token_p99",
+                "time_to_first_token_p95",
+                "time_to_first_token_p99",
+                "bandwidth_utilisation",
+                "graph_replays",
+                "graph_captures",
+                "plain_launches",
                 "peak_memory",
                 "threads",
             ),

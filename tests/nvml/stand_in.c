@@ -8,6 +8,7 @@
  *   link_down GPU LINK        link_errors GPU LINK COUNTER VALUE          p2p STATUS
  *   ancestor LEVEL            ancestor_pair A B LEVEL                     numa GPU NODE
  *   fabric STATE STATUS MASK  fabric_gpu GPU STATE STATUS MASK
+ *   clique GPU ID             field GPU LINK FIELD VALUE (of nvmlDeviceGetFieldValues; others are not supported)
  *   pcie GEN WIDTH MAXGEN MAXWIDTH                 pcie_gpu GPU GEN WIDTH
  *   temperature 45            energy GPU WATTS SWING PERIOD_MS            energy_wrap GPU AT_MS
  *   energy_stall GPU FROM_MS TO_MS LOSES          energy_lost GPU AT_MS
@@ -41,11 +42,13 @@ static struct {
     unsigned ancestor[GPUS][GPUS];
     unsigned char down[GPUS][LINKS];
     unsigned long long errors[GPUS][LINKS][COUNTERS];
-    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS];
+    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS], clique[GPUS];
     unsigned pcie[GPUS][4];
     int numa[GPUS];
     struct { char function[64]; int code; } fails[FAILS];
     int fail_count;
+    struct { unsigned gpu, link, field; unsigned long long value; } fields[FAILS];
+    int field_count;
     unsigned temperature;
     struct { double watts, swing, period, wrap, from, to, lost; int loses; } energy[GPUS];
     double read_at;
@@ -119,6 +122,12 @@ static int load(const char *path) {
             for (a = 0; a < GPUS; a++) board.fabric_state[a] = b, board.fabric_status[a] = c, board.fabric_mask[a] = d;
             continue;
         }
+        if (sscanf(line, "field %u %u %u %llu", &a, &b, &c, &value) == 4 && board.field_count < FAILS) {
+            board.fields[board.field_count].gpu = a, board.fields[board.field_count].link = b;
+            board.fields[board.field_count].field = c, board.fields[board.field_count++].value = value;
+            continue;
+        }
+        if (sscanf(line, "clique %u %u", &a, &b) == 2 && a < GPUS) { board.clique[a] = b; continue; }
         if (sscanf(line, "pcie_gpu %u %u %u", &a, &b, &c) == 3 && a < GPUS) {
             board.pcie[a][0] = b, board.pcie[a][1] = c;
             continue;
@@ -224,13 +233,31 @@ int nvmlDeviceGetGpuFabricInfoV(void *h, void *out) {
     unsigned char *bytes = out; /* version 4, uuid 16, status 4, clique 4, state 4, mask 4 */
     unsigned g = G(h);
     ANSWER(memcpy(bytes + 20, &board.fabric_status[g], 4), memcpy(bytes + 28, &board.fabric_state[g], 4),
-           memcpy(bytes + 32, &board.fabric_mask[g], 4));
+           memcpy(bytes + 32, &board.fabric_mask[g], 4), memcpy(bytes + 24, &board.clique[g], 4));
 }
 int nvmlDeviceGetCurrPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][0]); }
 int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][1]); }
 int nvmlDeviceGetMaxPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][2]); }
 int nvmlDeviceGetMaxPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][3]); }
 int nvmlDeviceGetNumaNodeId(void *h, int *out) { ANSWER(*out = board.numa[G(h)]); }
+
+/* NVLink counts of newer boards. A field value: id 4, scope 4, timestamp 8, latency 8, type 4, return 4, value 8. */
+int nvmlDeviceGetFieldValues(void *h, int n, void *out) {
+    int failed = failing(__func__);
+    if (failed) return failed;
+    for (int i = 0; i < n; i++) {
+        unsigned char *item = (unsigned char *)out + 40 * i;
+        unsigned id, scope, type = 3 /* unsigned long long */, answer = NOT_SUPPORTED;
+        memcpy(&id, item, 4), memcpy(&scope, item + 4, 4);
+        for (int f = 0; f < board.field_count; f++)
+            if (board.fields[f].gpu == G(h) && board.fields[f].link == scope && board.fields[f].field == id) {
+                memcpy(item + 32, &board.fields[f].value, 8);
+                answer = OK;
+            }
+        memcpy(item + 24, &type, 4), memcpy(item + 28, &answer, 4);
+    }
+    return OK;
+}
 
 /* Energy. Power is WATTS + SWING sin(2 pi t / PERIOD), t being CLOCK_MONOTONIC; the counter is its integral in mJ as of
  * the last whole 100 ms. It may start again from 0, stand still for a while (with or without its loss made up afterwards),
