@@ -136,7 +136,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
         # Long prompts: long_context_validation.
         "predicted_memory": Metric(
-            "B", None, "Peak by arithmetic: weights + KV cache + max(activations, logits)."
+            "B",
+            None,
+            "Peak by arithmetic: weights + KV cache + optimizer state + max(activations + gradients, logits).",
         ),
         "prediction_ratio": Metric("1", None, "Predicted peak ÷ measured peak; 1 is exact."),
         "kv_cache": Metric(
@@ -155,7 +157,44 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did."
         ),
         "memory_headroom": Metric("B", "higher", "Budget less the highest peak of the sweep or plan."),
-        "prefill_time": Metric("s", "lower", "Wall seconds of one prefill, its cache laid out included."),
+        "prefill_time": Metric(
+            "s",
+            "lower",
+            "Wall seconds of one prefill, its cache laid out included; memory is followed meanwhile.",
+        ),
+        "step_time": Metric(
+            "s",
+            "lower",
+            "Wall seconds of one training step: forward, backward, optimizer; memory is followed.",
+        ),
+        "rank_peak_memory": Metric(
+            "B", "lower", "Most memory that tensors held at once on one rank's device (label: rank)."
+        ),
+        "reserved_memory": Metric("B", None, "Most memory that a GPU's caching allocator had reserved."),
+        "device_free": Metric("B", "higher", "Memory that a GPU had left after the work, by its driver."),
+        "held_memory": Metric(
+            "B", None, "What held a device's memory when the work ran out of it (label: part)."
+        ),
+        "quadratic_share": Metric(
+            "1",
+            "lower",
+            "Share of the growth up to the longest prompt that goes with its square, by a fit of a + b·n + c·n².",
+        ),
+        "predicted_longest": Metric(
+            "1",
+            "higher",
+            "Longest prompt in tokens predicted to fit: by arithmetic, or by the growth measured less a margin of 5 %.",
+        ),
+        "limit_fits": Metric(
+            "1", None, "1 where a run fitted: at the longest prompt predicted, or beyond, at 1.25 times it."
+        ),
+        "remedy_saving": Metric("B", "higher", "Peak without a remedy less the peak with it, at one length."),
+        "remedy_memory_ratio": Metric("1", "lower", "Peak with a remedy ÷ without; 1 is no gain."),
+        "remedy_time_ratio": Metric(
+            "1",
+            "lower",
+            "Seconds with a remedy ÷ without, in interleaved pairs; memory is not followed meanwhile.",
+        ),
         # Precision and power: the sweep, the FP8 layers, the comparison of two sweeps.
         "flop_rate": Metric(
             "FLOP/s",
@@ -213,9 +252,6 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "largest_batch": Metric(
             "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
         ),
-        "checkpoint_ratio": Metric(
-            "1", "lower", "Peak of a prefill with activation checkpointing ÷ without; 1 is no gain."
-        ),
         # Compiling: torch_compile_repro.
         "compile_time": Metric(
             "s",
@@ -249,6 +285,25 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "compiled_difference": Metric(
             "1", "lower", "Largest |compiled − eager| over largest |eager| of the model's answer."
         ),
+        "compiler_cpu_time": Metric(
+            "s",
+            "lower",
+            "CPU seconds inside the compiler, those it starts included; the model's own work left out.",
+        ),
+        "growth_exponent": Metric(
+            "1",
+            "lower",
+            "The p of compiler CPU time ~ size^p, smallest to largest size; 0 is flat (label: of what).",
+        ),
+        "graph_size": Metric(
+            "1", None, "Size of a point on a curve: operations of the graph, or parameters."
+        ),
+        "graph_breaks": Metric(
+            "1", "lower", "Places at which a compiled graph was cut and Python took over."
+        ),
+        "recompiles": Metric(
+            "1", "lower", "Compiles of code that had been compiled before, for another input."
+        ),
         "guard_time": Metric(
             "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
         ),
@@ -263,8 +318,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "long_context_validation": ProbeInfo(
-            1,
-            "Peak memory of long prompts, predicted and measured, under a budget",
+            2,
+            "Peak memory of long prompts and training steps, predicted and measured, under a budget",
             (
                 "longest_fitting",
                 "peak_memory",
@@ -276,8 +331,18 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "smallest_prompt_done",
                 "memory_headroom",
                 "prefill_time",
+                "step_time",
                 "largest_batch",
-                "checkpoint_ratio",
+                "predicted_longest",
+                "limit_fits",
+                "quadratic_share",
+                "remedy_saving",
+                "remedy_memory_ratio",
+                "remedy_time_ratio",
+                "rank_peak_memory",
+                "held_memory",
+                "reserved_memory",
+                "device_free",
             ),
         ),
         "topology": ProbeInfo(
@@ -390,8 +455,13 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             "Two power sweeps compared, mode by mode",
             ("efficiency_change", "chance_probability"),
         ),
-        "torch_compile_repro": ProbeInfo(
+        "compile_growth": ProbeInfo(
             1,
+            "Compile time against the operations of a graph and against the parameters of a model",
+            ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
+        ),
+        "torch_compile_repro": ProbeInfo(
+            2,
             "A guarded torch.compile of a block stack, with a bundle for a bug report",
             (
                 "compile_time",
@@ -405,6 +475,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compile_cache",
                 "compile_peak_rss",
                 "compiled_difference",
+                "graph_breaks",
+                "recompiles",
                 "processes_left",
                 "compile_workers",
                 "pegged_processes",

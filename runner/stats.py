@@ -4,11 +4,14 @@ Samples of timings are skewed and have outliers, so the centre is the median and
 intervals (Efron's percentile method). The resampling is seeded, so the same samples give the same interval.
 """
 
+import functools
 import math
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -95,11 +98,10 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
         return None
     if min(len(numerator), len(denominator)) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(numerator) / max(denominator), max(numerator) / min(denominator), None)
-    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    above, below = sorted(numerator), sorted(denominator)
     ratios = sorted(
-        statistics.median(source.choices(numerator, k=len(numerator)))
-        / statistics.median(source.choices(denominator, k=len(denominator)))
-        for _ in range(RESAMPLES)
+        (above[low] + above[high]) / (below[other_low] + below[other_high])
+        for (low, high), (other_low, other_high) in _ranks_of_two(len(above), len(below))
     )
     return _central(ratios)
 
@@ -193,3 +195,66 @@ def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], 
 def _central(ordered: Sequence[float]) -> Interval:
     tail = (1 - CONFIDENCE) / 2 * 100
     return Interval(percentile(ordered, tail), percentile(ordered, 100 - tail), CONFIDENCE)
+
+
+def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
+
+    The normal equations are solved in fractions: powers of large x lose a float's digits.
+
+    Raises:
+        ValueError: fewer than three different x.
+    """
+    if len({x for x, _ in points}) < 3:  # noqa: PLR2004 - three coefficients
+        raise ValueError("a parabola takes three different points")
+    exact = [(Fraction(x), Fraction(y)) for x, y in points]
+    powers = [sum((x**n for x, _ in exact), Fraction()) for n in range(5)]
+    rows = [[*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)]
+    for place in range(3):
+        pivot = next(row for row in rows[place:] if row[place])
+        rows.remove(pivot)
+        rows.insert(place, [value / pivot[place] for value in pivot])
+        for number, row in enumerate(rows):
+            if number != place:
+                rows[number] = [one - row[place] * two for one, two in zip(row, rows[place], strict=True)]
+    a, b, c = (float(row[3]) for row in rows)
+    return a, b, c
+
+
+def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
+    """Two-sided p-value of "both were drawn alike", by the rank sum of the recent ones (Wilcoxon's test, exact).
+
+    Every way to choose that many of all values is gone through, so the p-value is exact whatever the distribution,
+    ties (by their mean rank) included, as long as the values are exchangeable: a steady drift or values that hang
+    together in time are found too, and are no error of it. For small samples: the number of ways is (n+k choose k).
+
+    Raises:
+        ValueError: one of the two is empty.
+    """
+    if not earlier or not recent:
+        raise ValueError("no samples")
+    ordered = sorted([*earlier, *recent])
+    # Doubled, so that mean ranks stay whole numbers.
+    rank = {value: 2 * ordered.index(value) + ordered.count(value) + 1 for value in ordered}
+    ranks = [rank[value] for value in (*earlier, *recent)]
+    # The mean of the rank sum, times the number of values, is a whole number: no rounding decides.
+    count, chosen = len(ranks), len(recent)
+    centre = chosen * sum(ranks)
+    seen = abs(count * sum(ranks[-chosen:]) - centre)
+    ways = extreme = 0
+    for drawn in combinations(ranks, chosen):
+        ways += 1
+        extreme += abs(count * sum(drawn) - centre) >= seen
+    return extreme / ways
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
+    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
+
+
+def _middle(source: random.Random, count: int) -> tuple[int, int]:
+    ranks = sorted(source.choices(range(count), k=count))
+    return ranks[(count - 1) // 2], ranks[count // 2]

@@ -35,7 +35,7 @@ def late(group: World, condition: Callable[[World], bool]) -> None:
     """Let a group hear its ranks until it has come this far, then let its deadline pass."""
     with group:
         while not condition(group):
-            group._hear("starting")
+            group._hear("starting", group._deadline)
         group._deadline = time.monotonic()
         group.ask(None, "meeting")
 

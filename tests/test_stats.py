@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.stats import changes, median_interval, percentile, ratio_interval, spread
+from runner.stats import changes, median_interval, percentile, quadratic_fit, ratio_interval, spread
 
 SAMPLES = st.lists(st.floats(min_value=1e-3, max_value=1e6), min_size=1, max_size=40)
 
@@ -134,3 +134,32 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         changes(before, after)
+
+
+@given(
+    st.tuples(*[st.integers(-(10**12), 10**12)] * 3),
+    st.lists(st.integers(1, 200_000), min_size=3, max_size=8, unique=True),
+)
+def test_a_parabola_is_found_again_from_its_own_points(
+    wanted: tuple[int, int, int], places: list[int]
+) -> None:
+    a, b, c = wanted
+    assert quadratic_fit([(x, a + b * x + c * x * x) for x in places]) == (a, b, c)
+
+
+def test_a_parabola_through_scattered_points_is_the_one_of_least_squares() -> None:
+    points = [(0.0, 1.0), (1.0, 0.0), (2.0, 3.0), (3.0, 4.0), (4.0, 9.0)]
+
+    def error(a: float, b: float, c: float) -> float:
+        return sum((a + b * x + c * x * x - y) ** 2 for x, y in points)
+
+    a, b, c = quadratic_fit(points)
+    least = error(a, b, c)
+    for step in (-0.01, 0.01):
+        assert least < min(error(a + step, b, c), error(a, b + step, c), error(a, b, c + step))
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, 1.0), (2.0, 2.0)], [(1.0, 1.0)] * 5])
+def test_a_parabola_takes_three_different_points(points: list[tuple[float, float]]) -> None:
+    with pytest.raises(ValueError, match="three different points"):
+        quadratic_fit(points)

@@ -33,7 +33,7 @@ _COMMON = frozenset(
 )
 _FEWEST_CHARACTERS = 3
 _NO_NAME = re.compile(r"[^\w.-]+")
-_PLACEHOLDER = re.compile(
+PLACEHOLDER = re.compile(
     r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
     r"|environment of \d+ variables removed)\]"
 )
@@ -78,7 +78,7 @@ def _without_words(text: str, words: tuple[str, ...]) -> str:
 @functools.lru_cache(maxsize=8)
 def _words_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     alternatives = "|".join(re.escape(word) for word in words)
-    return re.compile(rf"(?P<kept>{_PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
+    return re.compile(rf"(?P<kept>{PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
 
 
 def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
@@ -179,7 +179,7 @@ def _named_secret(key: str, value: Any) -> str | None:
     name = _NO_NAME.sub("_", key)
     line = f'{name}="{value}"'
     redacted = _by_rules(line)
-    found = _PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
+    found = PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
     return found[0] if found else None
 
 

@@ -21,7 +21,7 @@ NVML_DEADLINE_S = 20.0
 class Gpu(BaseModel):
     """One installed GPU. Identifiers (UUID, serial number) are never taken."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     index: int
     name: str
@@ -45,7 +45,7 @@ class Machine(BaseModel):
         simulated: NVML is a stand-in, or its GPUs have no device nodes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     machine_class: str
     gpus: tuple[Gpu, ...]
