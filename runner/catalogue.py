@@ -307,6 +307,11 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "guard_time": Metric(
             "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
         ),
+        "deadline_overrun": Metric(
+            "s",
+            "lower",
+            "Seconds from the guard's deadline, or from 2 s of compile if those ended later, until control was back.",
+        ),
         "processes_left": Metric("1", "lower", "Processes of a guarded compile alive after it was ended."),
         "compile_workers": Metric("1", None, "Inductor compile workers alive on this node."),
         "pegged_processes": Metric(
@@ -477,6 +482,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compiled_difference",
                 "graph_breaks",
                 "recompiles",
+                "deadline_overrun",
                 "processes_left",
                 "compile_workers",
                 "pegged_processes",

@@ -84,11 +84,12 @@ def test_disturbed_pairs_are_left_out_of_the_ratio_and_stay_in_the_samples() -> 
 def test_a_machine_that_never_leaves_pairs_in_peace_is_not_sure_of_anything() -> None:
     caller, clean = Arm(), Arm()
     for turn in range(40):
-        caller.add([answer(1.2 if turn else 0.9, [0.1] * 5, (0.5, 0))])
-        clean.add([answer(1.0, [0.1] * 5, (0, 0))])
+        # A neighbour that works whenever the caller's turn comes: every single pair says that it is slower.
+        caller.add([answer(1.5 if turn else 1.2, [0.1] * 5, (0.5, 0))])
+        clean.add([answer(1.0 if turn else 1.3, [0.1] * 5, (0, 0))])
     pairs = pairs_of(caller, clean)["prefill"]
     assert len(pairs.undisturbed) < FEWEST_UNDISTURBED
-    assert sorted(pairs.used) == pytest.approx([1 / 1.2, 1 / 1.2, 1 / 0.9])
+    assert pairs.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.3 / 1.2))
     assert slow(report({"caller": caller, "clean": clean}, LABELS, JOB, None)) is None
 
 

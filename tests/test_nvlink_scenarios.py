@@ -124,6 +124,7 @@ def test_the_claim_that_a_variable_moves_the_matrix_is_decided_by_running_the_to
     assert judge_claims(entry, record.steps, record.machine)["faq-topo-phb"][0] is ClaimState.CONTRADICTED
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("step", "tool", "fixture", "metric"),
     [
@@ -151,6 +152,7 @@ def test_the_fields_own_tools_are_run_where_they_are_and_their_json_is_read(
     assert metric in {one["name"] for one in found["measurements"]}
 
 
+@pytest.mark.system
 def test_a_tool_that_is_not_there_is_skipped_and_said_to_be_missing(tmp_path: Path) -> None:
     record = run_entry(tmp_path, EIGHT_B200, "diagnose", "nvbandwidth")[1]
     (found,) = (one for one in record["steps"] if one["id"] == "nvbandwidth")

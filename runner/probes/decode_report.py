@@ -86,21 +86,23 @@ class Pairs:
     Attributes:
         ratios: of every pair of turns.
         undisturbed: of those in which neither side waited for a core.
+        extremes: the clean side's fastest turn over the caller's slowest, and its slowest over the caller's fastest.
     """
 
     ratios: Sequence[float]
     undisturbed: Sequence[float]
+    extremes: tuple[float, float]
 
     @property
     def used(self) -> Sequence[float]:
-        """The undisturbed pairs; where too few were left in peace, the least, the middle and the largest of all.
+        """The undisturbed pairs; where too few were left in peace, the middle one of all between the extremes.
 
-        Their range is then the spread, so that a busy machine says "inconclusive": what disturbs turns need not
-        disturb both sides alike, and many disturbed pairs would only look sure.
+        The range of all turns is then the spread, so that a busy machine says "inconclusive": what disturbs turns need
+        not disturb both sides alike, and many disturbed pairs would only look sure.
         """
         if len(self.undisturbed) >= FEWEST_UNDISTURBED:
             return self.undisturbed
-        return (min(self.ratios), median_low(self.ratios), max(self.ratios))
+        return (self.extremes[0], median_low(self.ratios), self.extremes[1])
 
 
 def pairs_of(caller: Arm, clean: Arm) -> dict[str, Pairs]:
@@ -112,7 +114,9 @@ def pairs_of(caller: Arm, clean: Arm) -> dict[str, Pairs]:
         waits = zip(clean.waited, caller.waited, strict=True)
         # Where the kernel does not count, nothing is known to have been disturbed.
         calm = [max(a[number], b[number]) <= MOST_WAITED for a, b in waits]
-        found[phase] = Pairs(ratios, [ratio for ratio, kept in zip(ratios, calm, strict=True) if kept])
+        undisturbed = [ratio for ratio, kept in zip(ratios, calm, strict=True) if kept]
+        extremes = (min(ours) / max(theirs), max(ours) / min(theirs))
+        found[phase] = Pairs(ratios, undisturbed, extremes)
     return found
 
 

@@ -43,6 +43,7 @@ from runner.probes.gpt_worker import WARM_STEPS
 from runner.probes.graph_launches import Launches
 from runner.probes.ranks import World, ended_by_sigterm
 from runner.probes.stale_variables import leftovers, without_leftovers
+from runner.stats import FEWEST_FOR_BOOTSTRAP
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
 _WARM_UP_TURNS = 2
@@ -179,18 +180,26 @@ def _warm_up(worlds: Mapping[str, World], job: Job) -> list[int]:
 def _take_turns(
     worlds: Mapping[str, World], arms: Mapping[str, Arm], turns: int, job: Job, latest: float
 ) -> None:
-    """Decode turn and turn about; where other work disturbed it, up to three times as often, until `latest`."""
+    """Decode turn and turn about; where other work disturbed it, up to three times as often.
+
+    At `latest` it ends with the turns that there are, unless they are too few to say how they spread.
+    """
     turn = 0
-    while turn < turns or (
-        "clean" in arms
-        and turn < turns * _MOST_REPEATS
-        and time.monotonic() < latest
-        and min(len(pairs.undisturbed) for pairs in pairs_of(arms["caller"], arms["clean"]).values()) < turns
-    ):
+    while turn < turns or (turn < turns * _MOST_REPEATS and _disturbed(arms, turns)):
+        if time.monotonic() > latest and turn >= FEWEST_FOR_BOOTSTRAP:
+            say(f"{turn} turns in the time there is")
+            return
         # ABBA: neither arm always goes first, so that a drift of the machine cancels.
         for arm, world in list(worlds.items())[:: -1 if turn % 2 else 1]:
             arms[arm].add(world.ask({"new_tokens": job.new_tokens}, "decoding"))
         turn += 1
+
+
+def _disturbed(arms: Mapping[str, Arm], wanted: int) -> bool:
+    """Whether a comparison still lacks pairs that were left in peace."""
+    if "clean" not in arms:
+        return False
+    return any(len(pairs.undisturbed) < wanted for pairs in pairs_of(arms["caller"], arms["clean"]).values())
 
 
 def _look_inside(worlds: Mapping[str, World], arms: Mapping[str, Arm], job: Job, mode: Mode) -> None:
