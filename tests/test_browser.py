@@ -38,7 +38,8 @@ PAGES = (
     "entries/nvlink-bandwidth",
     "entries/torch-compile-hang",
     "match",
-    *(f"guides/{path.stem}" for path in sorted((ROOT / "kb" / "guides").glob("*.md"))),
+    "guides/add-an-entry",
+    "guides/long_context_playbook",
     "reference/how-numbers-are-taken",
     "reference/measurements",
     "reference/probes",
@@ -251,8 +252,8 @@ def test_a_log_is_matched_from_a_folder_as_text_and_as_a_file(page: Page, site: 
     expect(page.locator("h1")).to_be_visible()
 
 
-def serious(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
+def serious(page: Page, **options: Any) -> list[str]:
+    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
     return [
         f"{one['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
         for one in found
@@ -261,16 +262,21 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
-def test_axe_finds_nothing_serious(page: Page, site: Site, name: str, scheme: str) -> None:
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    visit(page, site, name)
-    assert page.locator("body").get_attribute("data-md-color-scheme") == (
-        "slate" if scheme == "dark" else "default"
-    )
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+def test_axe_finds_nothing_serious_in_either_scheme(page: Page, site: Site, name: str) -> None:
+    visit_opened(page, site, name)
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "default")
     assert serious(page) == []
+    page.emulate_media(color_scheme="dark")
+    visit_opened(page, site, name)
+    expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
+    # Nothing but the colours is different in the dark.
+    assert serious(page, runOnly=["color-contrast"]) == []
+
+
+def visit_opened(page: Page, site: Site, name: str) -> None:
+    visit(page, site, name)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
 
 
 @pytest.mark.parametrize("name", PAGES)
