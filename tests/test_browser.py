@@ -121,7 +121,7 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 def page(browser: Browser, site: Site) -> Iterator[Page]:
     """A page of a desktop's width whose relative addresses are files of the site, and which asks nobody else."""
     asked: list[str] = []
-    context = browser.new_context(viewport=DESKTOP)
+    context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
     context.set_default_timeout(10_000)
     opened = context.new_page()
 
@@ -264,19 +264,14 @@ def serious(page: Page, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing_serious_in_either_scheme(page: Page, site: Site, name: str) -> None:
-    visit_opened(page, site, name)
+    visit(page, site, name)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
     expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "default")
     assert serious(page) == []
-    page.emulate_media(color_scheme="dark")
-    visit_opened(page, site, name)
+    page.get_by_title("Switch to the dark scheme").click()
     expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
     # Nothing but the colours is different in the dark.
     assert serious(page, runOnly=["color-contrast"]) == []
-
-
-def visit_opened(page: Page, site: Site, name: str) -> None:
-    visit(page, site, name)
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
 
 
 @pytest.mark.parametrize("name", PAGES)
