@@ -51,8 +51,8 @@ _WARM_UP_TURNS = 2
 _COUNTED_STEPS = 8
 # What is left of --timeout for the turns once the guard has tried its rungs.
 _GUARD_SHARE = 0.25
-# What is left of it for looking inside once turns were taken again.
-_KEPT_SHARE = 0.5
+# The share of the time then left that turns may take, those taken again included.
+_TURNS_SHARE = 0.25
 _MOST_REPEATS = 3
 
 
@@ -119,7 +119,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
         ready = {arm: world.ask(None, "building the model")[0] for arm, world in worlds.items()}
         arms = {arm: Arm(threads=ready[arm]["threads"]) for arm in worlds}
         tokens = _warm_up(worlds, job)
-        _take_turns(worlds, arms, arguments.turns, job, deadline - arguments.timeout * _KEPT_SHARE)
+        latest = time.monotonic() + (deadline - time.monotonic()) * _TURNS_SHARE
+        _take_turns(worlds, arms, arguments.turns, job, latest)
         _look_inside(worlds, arms, job, mode)
     labels = {
         "model": job.label,
