@@ -196,7 +196,7 @@ def test_a_number_that_is_not_finite_is_refused(store: Store, number: str) -> No
             measurement(1.0).model_copy(update={"unit": "s"}),
             "bus_bandwidth is in s, it is stored in B/s; a number in another unit needs another name",
         ),
-        (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue.py"),
+        (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue/"),
         (
             measurement(1e9, 1e9, 2e12),
             "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; mend how it is measured",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from runner.errors import RunbookError
 from runner.evidence.record import Measurement
 from runner.probes.compile_guard import Attempt, Guarded, processes
+from runner.probes.compile_guard.budget import LEAST_S
 from runner.probes.contract import single
 
 _CURVE_POINTS = 40
@@ -50,6 +51,17 @@ def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
     # The first child compiled a block alone; this one holds the whole model.
     yield single("compiled_difference", warm.facts["difference"], **labels, start="warm")
     yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
+
+
+def overrun_s(guarded: Guarded, guard_s: float, deadline_s: float) -> float | None:
+    """Seconds between the moment at which compiling had to be over and control being back; None where it was over.
+
+    That moment is the deadline. Where the first child took so long to start that less than `LEAST_S` of compile were
+    left, it is the end of those.
+    """
+    if all(one.outcome != "deadline" for one in guarded.attempts):
+        return None
+    return guard_s - max(deadline_s, guarded.attempts[0].start_s + LEAST_S)
 
 
 def processes_left(guarded: Guarded) -> int:

@@ -171,7 +171,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         bundle = _bundle(arguments, guarded, shape, deadline_s, machine)
     if bundle:
         say(f"bundle: {bundle}")
-    return _findings(arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, bundle=bundle)
+    return _findings(
+        arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, deadline_s=deadline_s, bundle=bundle
+    )
 
 
 def _alone(arguments: argparse.Namespace) -> bool:
@@ -235,6 +237,7 @@ def _findings(
     preset: str,
     shape: dict[str, int | str],
     guard_s: float,
+    deadline_s: float,
     bundle: Path | None,
 ) -> Findings:
     failed = [attempt for attempt in guarded.attempts if attempt.outcome != "finished"]
@@ -249,6 +252,9 @@ def _findings(
     labels = {"preset": preset, "mode": guarded.requested}
     if not stopped:
         measurements.append(single("guard_time", guard_s, **labels))
+    late_s = compile_report.overrun_s(guarded, guard_s, deadline_s)
+    if late_s is not None:
+        measurements.append(single("deadline_overrun", late_s, **labels))
     measurements.append(single("processes_left", compile_report.processes_left(guarded), **labels))
     return Findings(
         measurements=measurements,

@@ -30,7 +30,7 @@ from runner.units import format_value
 # Lengths where none are given, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
 _LENGTHS = {
     "inference": ((512, 1024, 2048, 4096), (32768, 65536)),
-    "comparison": ((1024,), (32768,)),
+    "comparison": ((512,), (32768,)),
     "training": ((256, 512, 1024), (2048, 4096, 8192)),
 }
 # The share of a device's free memory that a sweep may take.
