@@ -37,12 +37,12 @@ from runner.hardware.machine import look
 from runner.probes.compile_guard import Guarded, add_compile_arguments
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import Findings, Probe, base_parser, preset_of, run_probe, say
-from runner.probes.decode_job import Job, guard, job_of
-from runner.probes.decode_report import Arm, graphs_lost, pairs_of, report, slow
-from runner.probes.gpt_worker import WARM_STEPS
-from runner.probes.graph_launches import Launches
+from runner.probes.decode.job import Job, guard, job_of
+from runner.probes.decode.launches import Launches
+from runner.probes.decode.report import Arm, graphs_lost, pairs_of, report, slow
+from runner.probes.decode.worker import WARM_STEPS
+from runner.probes.leftovers.variables import leftovers, without_leftovers
 from runner.probes.ranks import World, ended_by_sigterm
-from runner.probes.stale_variables import leftovers, without_leftovers
 from runner.stats import FEWEST_FOR_BOOTSTRAP
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
