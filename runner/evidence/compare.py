@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.catalogue import METRICS
+from runner.catalogue import metric_of
 from runner.entry.model import Scalar
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.trend import SMALLEST
@@ -132,7 +132,7 @@ def _verdict(one: Measurement, other: Measurement | None, interval: Interval | N
     if interval and low <= 1 + SMALLEST and high >= 1 - SMALLEST:
         return "no difference shown"
     word = "higher" if other.value > one.value else "lower"
-    metric = METRICS.get(one.name)
+    metric = metric_of(one.name)
     if metric is None or metric.better is None:
         return word
     return f"{word} ({'better' if word == metric.better else 'worse'})"

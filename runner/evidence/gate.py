@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from runner.catalogue import METRICS
+from runner.catalogue import metric_of
 from runner.errors import RecordError, StoreError
 from runner.evidence.ceilings import ceiling
 from runner.evidence.leaks import leaks
@@ -188,9 +188,9 @@ def _step_problems(step: StepResult, record: Record) -> Iterator[str]:
 
 def _measurement_problems(measurement: Measurement, record: Record, step: StepResult) -> Iterator[str]:
     name, unit = measurement.name, measurement.unit
-    metric = METRICS.get(name)
+    metric = metric_of(name)
     if metric is None:
-        yield f"{name} is not a known metric; add it to runner/catalogue.py"
+        yield f"{name} is not a known metric; add it to runner/catalogue/"
     elif metric.unit != unit:
         yield f"{name} is in {unit}, it is stored in {metric.unit}; a number in another unit needs another name"
     values = (measurement.value, *measurement.samples)

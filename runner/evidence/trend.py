@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from runner.catalogue import METRICS
+from runner.catalogue import metric_of
 from runner.entry.model import Phase, Scalar
 from runner.evidence.headline import key_measurement
 from runner.evidence.record import Measurement, Record, StepResult
@@ -55,7 +55,7 @@ class Series:
     @property
     def better(self) -> Literal["higher", "lower"] | None:
         """Which direction is good; None where neither is."""
-        metric = METRICS.get(self.metric)
+        metric = metric_of(self.metric)
         return metric.better if metric else None
 
 

@@ -168,7 +168,7 @@ class _Site:
         pages: dict[str, Page] = {}
         for (path, text), source in zip(
             texts.items(),
-            ("runner/catalogue.py", "runner/catalogue.py", "runner/evidence/record.py"),
+            ("runner/catalogue/__init__.py", "runner/catalogue/__init__.py", "runner/evidence/record.py"),
             strict=True,
         ):
             pages[path] = Page(text, source)
