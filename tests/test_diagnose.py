@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -30,11 +31,13 @@ LAUNCH = {
 }
 
 
-def diagnose(*words: str, before: tuple[str, ...] = (), **variables: str) -> subprocess.CompletedProcess[str]:
+def diagnose(
+    *words: str, before: tuple[str, ...] = (), variables: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "runner.cli.main", *before, "diagnose", *words],
         cwd=ROOT,
-        env=CLEAN | variables,
+        env={**CLEAN, **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -43,7 +46,7 @@ def diagnose(*words: str, before: tuple[str, ...] = (), **variables: str) -> sub
 
 
 def first(**variables: str) -> tuple[int, dict[str, Any]]:
-    done = diagnose("--json", **variables)
+    done = diagnose("--json", variables=variables)
     entry: dict[str, Any] = json.loads(done.stdout)["entries"][0]
     return done.returncode, entry
 
@@ -81,7 +84,7 @@ def test_gpus_wired_over_pcie_rank_the_bandwidth_entry_first(tmp_path: Path) -> 
 
 
 def test_busy_gpus_are_looked_at_and_never_loaded(tmp_path: Path) -> None:
-    done = diagnose("--json", **nvml.environment(tmp_path, nvml.EIGHT_B200 + "processes 1\n"))
+    done = diagnose("--json", variables=nvml.environment(tmp_path, nvml.EIGHT_B200 + "processes 1\n"))
     said = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout
     looked = {(entry["entry"], name) for entry in said["entries"] for name in entry["looked"]}

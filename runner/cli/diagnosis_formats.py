@@ -63,12 +63,10 @@ def as_prometheus(diagnoses: Sequence[Diagnosis], seconds: float, now: float) ->
         for severity in sorted({finding.severity.value for finding in one.findings}) or ["none"]:
             count = sum(finding.severity.value == severity for finding in one.findings)
             lines.append(f'runbook_diagnose_findings{{entry="{one.entry}",severity="{severity}"}} {count}')
-    for name, text, count in (
-        ("looked", "Read-only steps that looked.", lambda one: len(one.looked)),
-        ("hindered", "Steps that should have looked and could not.", _hindered),
-    ):
-        lines += _family(f"runbook_diagnose_{name}", text)
-        lines += [f'runbook_diagnose_{name}{{entry="{one.entry}"}} {count(one)}' for one in diagnoses]
+    lines += _family("runbook_diagnose_looked", "Read-only steps that looked.")
+    lines += [f'runbook_diagnose_looked{{entry="{one.entry}"}} {len(one.looked)}' for one in diagnoses]
+    lines += _family("runbook_diagnose_hindered", "Steps that should have looked and could not.")
+    lines += [f'runbook_diagnose_hindered{{entry="{one.entry}"}} {_hindered(one)}' for one in diagnoses]
     for name, text, value in (
         (
             "exit_status",

@@ -10,7 +10,7 @@ from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.redact import redact_record
 from runner.evidence.store import Problem, Store
 from runner.hardware.boards import Board, board_of
-from runner.hardware.machine import machine_class
+from runner.hardware.machine import joint_class, machine_class
 from runner.units import format_value
 
 # Clocks of nodes differ a little.
@@ -107,6 +107,8 @@ def _machine_problems(record: Record) -> Iterator[str]:
     if machine.gpu_error is not None:
         yield f"comes from a node whose GPUs could not be read ({machine.gpu_error})"
     named = machine_class(machine.gpus, machine.gpu_error, machine.arch, machine.cores)
+    if record.members:
+        named = joint_class(named, len(record.members))
     if named != machine.machine_class:
         yield f"calls its machine {machine.machine_class}, its hardware is {named}"
 

@@ -1,0 +1,202 @@
+"""`--on slurm`: the arguments, the live view and the end of a campaign, shared by `run` and `collect`."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, cast
+
+from rich.console import Console
+
+from runner.cli.fleet_view import FleetProgress, fleet_report
+from runner.cli.interrupts import terminate_like_interrupt
+from runner.cli.screen import Screen
+from runner.entry.model import Runbook
+from runner.entry.read import find
+from runner.errors import InputError
+from runner.evidence.code import code_state
+from runner.evidence.fleet import distributions, suspects
+from runner.evidence.store import Store
+from runner.launch.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
+from runner.launch.gathering import Gathered, gather
+from runner.launch.slurm import Slurm, Wish
+from runner.launch.slurm_campaign import Order, again, follow, give_up, start, submit
+from runner.plan import Request, asked_steps
+
+# A log has no width of its own; 80 columns would break every cell of a table.
+LOG_WIDTH = 150
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+
+def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `--on` and what goes with it."""
+    parser.add_argument(
+        "--on", choices=("local", "slurm"), default="local", help="where (default: this node)"
+    )
+    group = parser.add_argument_group("with --on slurm")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--nodes", type=_count, metavar="N", help="so many nodes (default: the whole partition)"
+    )
+    which.add_argument("--nodelist", metavar="L", help="exactly these, as node[01-16,20]")
+    group.add_argument("--partition", metavar="P", help="where to look for nodes (default: Slurm's own)")
+    group.add_argument("--account", metavar="A", help="whom to charge")
+    group.add_argument("--gpus", type=_count, metavar="G", help="GPUs to ask for on each node")
+    group.add_argument(
+        "--time", type=_count, metavar="MIN", help="time limit of a job (default: its deadlines)"
+    )
+    group.add_argument(
+        "--start-within",
+        type=_count,
+        default=3600,
+        metavar="S",
+        help="give a pending job up after (default 3600)",
+    )
+    group.add_argument(
+        "--prefix", default="", metavar="WORDS", help="put before Python: a container's words, say"
+    )
+    group.add_argument(
+        "--python", metavar="PATH", help="the nodes' Python (default: theirs with CUDA torch, or ours)"
+    )
+    group.add_argument(
+        "--no-shared-files", action="store_true", help="nodes share no file system: code goes with the job"
+    )
+    group.add_argument(
+        "--detach", action="store_true", help="submit and leave; `runbook collect` picks it up"
+    )
+    add_campaign_arguments(group)
+
+
+def add_campaign_arguments(parser: argparse._ActionsContainer) -> None:
+    """Declare what `collect` has too: `--campaigns` and `--confirm`."""
+    parser.add_argument(
+        "--campaigns", type=Path, metavar="DIR", help="where campaigns are (default: scratch/campaigns)"
+    )
+    parser.add_argument(
+        "--confirm", action="store_true", help="run suspect nodes a second time before they are called slow"
+    )
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def campaigns_folder(arguments: argparse.Namespace) -> Path:
+    """Where campaigns are kept: beside the data folder, in scratch/, unless it was named."""
+    named: Path | None = arguments.campaigns
+    return named or arguments.data.resolve().parent / "scratch" / "campaigns"
+
+
+def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
+    """Start a campaign; follow it to its end unless it shall be left alone. Exit status as of `run`."""
+    if not shutil.which("sbatch"):
+        raise InputError(
+            "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
+        )
+    runbooks = tuple(find(arguments.runbooks, name) for name in dict.fromkeys(arguments.ids))
+    slurm, console = Slurm(), _console(arguments)
+    with FleetProgress(console) as progress, terminate_like_interrupt():
+        folder, campaign = start(
+            _order(arguments, runbooks, request), campaigns_folder(arguments), slurm, progress
+        )
+        if not arguments.detach:
+            campaign = see_through(campaign, folder, slurm, progress, arguments)
+    if arguments.detach:
+        console.print(
+            f"campaign {campaign.id}: {len(campaign.jobs)} jobs; `runbook collect {campaign.id}` gathers it"
+        )
+        return 0
+    return close(arguments, console, campaign, folder)
+
+
+def see_through(
+    campaign: Campaign, folder: Folder, slurm: Slurm, progress: FleetProgress, arguments: argparse.Namespace
+) -> Campaign:
+    """Follow a campaign to its end, with a second round for suspects where asked; Ctrl-C cancels what is not over."""
+    with folder.held():
+        try:
+            campaign = follow(campaign, folder, slurm, progress)
+            if arguments.confirm:
+                found = gather(campaign, folder, Store(arguments.data))
+                second = again(campaign, suspects(distributions(found.records)))
+                if second != campaign:
+                    campaign = follow(submit(second, folder, slurm, progress), folder, slurm, progress)
+        except KeyboardInterrupt:
+            progress.trouble("interrupted; cancelling the jobs of this campaign")
+            campaign = give_up(folder.load(), folder, slurm, progress)
+    return campaign
+
+
+def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, folder: Folder) -> int:
+    """Store what came home, print the fleet report, and say by the exit status what it comes to."""
+    gathered = gather(campaign, folder, Store(arguments.data))
+    found = distributions(gathered.records)
+    fleet_report(console, campaign.id, gathered, found)
+    if arguments.json:
+        _print_json(campaign, gathered)
+    return gathered.exit_status
+
+
+def _print_json(campaign: Campaign, gathered: Gathered) -> None:
+    rows = [
+        {
+            "node_alias": row.alias,
+            "state": row.state,
+            "reason": row.reason,
+            "outcomes": {entry: outcome.value for entry, outcome in row.outcomes.items()},
+        }
+        for row in (*gathered.rows, *gathered.joint)
+    ]
+    # As they were stored, redacted: what is printed gets pasted.
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
+    document = {"campaign": campaign.id, "nodes": rows, "records": records}
+    print(json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False))
+
+
+def _console(arguments: argparse.Namespace) -> Console:
+    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
+    console = Console(file=screen)
+    return console if console.is_terminal else Console(file=screen, width=LOG_WIDTH)
+
+
+def _order(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...], request: Request) -> Order:
+    root = arguments.runbooks.resolve().parent
+    wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
+    longest = sum(step.timeout for steps in wanted.values() for step in steps)
+    across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
+    return Order(
+        runbooks=arguments.runbooks,
+        entries=runbooks,
+        arguments=tuple(_words(request)),
+        longest_s=longest,
+        joint=tuple(
+            JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
+            for entry, steps in across.items()
+            if steps
+        ),
+        code=code_state(root),
+        archive=pack_code(_PACKAGE, arguments.runbooks),
+        alias_key=alias_key(),
+        home_python=sys.executable,
+        wish=Wish(arguments.partition, arguments.account, arguments.gpus, arguments.time),
+        count=arguments.nodes,
+        nodelist=arguments.nodelist,
+        shared=not arguments.no_shared_files,
+        prefix=arguments.prefix,
+        python=arguments.python,
+        start_within_s=arguments.start_within,
+    )
+
+
+def _words(request: Request) -> list[str]:
+    """The request as arguments of `runbook run` on a node."""
+    words = [word for phase in request.phases for word in ("--phase", phase.value)]
+    words += [word for step in request.steps for word in ("--step", step)]
+    words += [word for allowed in request.allow for word in ("--allow", allowed)]
+    words += ["--reproduce"] if request.reproduce else []
+    words += ["--preset", request.preset] if request.preset else []
+    return words + ([] if request.slow else ["--without-slow"])

@@ -1,0 +1,48 @@
+"""`runbook collect`: pick a campaign up from any shell, take in what its nodes have returned, and report."""
+
+import argparse
+import sys
+from typing import IO, cast
+
+from rich.console import Console
+
+from runner.cli.cluster import LOG_WIDTH, add_campaign_arguments, campaigns_folder, close, see_through
+from runner.cli.fleet_view import FleetProgress
+from runner.cli.interrupts import terminate_like_interrupt
+from runner.cli.screen import Screen
+from runner.launch.campaign import find_folder
+from runner.launch.slurm import Slurm
+from runner.launch.slurm_campaign import refresh
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("campaign", nargs="?", metavar="CAMPAIGN", help="its id (default: the newest)")
+    parser.add_argument(
+        "--wait", action="store_true", help="follow it to its end; Ctrl-C then cancels its jobs"
+    )
+    parser.add_argument("--json", action="store_true", help="print nodes and records as JSON")
+    add_campaign_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look once, or follow to the end, and store every record that is home; nothing is stored twice.
+
+    Raises:
+        InputError: no such campaign.
+        BusyError: another shell has it.
+    """
+    folder = find_folder(campaigns_folder(arguments), arguments.campaign)
+    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
+    console = Console(file=screen)
+    if not console.is_terminal:
+        console = Console(file=screen, width=LOG_WIDTH)
+    campaign, slurm = folder.load(), Slurm()
+    with FleetProgress(console) as progress, terminate_like_interrupt():
+        if arguments.wait or arguments.confirm:
+            campaign = see_through(campaign, folder, slurm, progress, arguments)
+        # What is over needs no Slurm: it may have forgotten the jobs, or be elsewhere.
+        elif any(job.live for job in campaign.jobs) or not campaign.shared:
+            with folder.held():
+                campaign = refresh(folder.load(), folder, slurm, progress)
+    return close(arguments, console, campaign, folder)
