@@ -17,11 +17,12 @@ from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state
 from runner.evidence.fleet import distributions, suspects
+from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
 from runner.launch.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
 from runner.launch.gathering import Gathered, gather
 from runner.launch.slurm import Slurm, Wish
-from runner.launch.slurm_campaign import Order, again, follow, give_up, start, submit
+from runner.launch.slurm_campaign import Order, again, follow, give_up, prepare, submit
 from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.
@@ -99,13 +100,11 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
         )
     runbooks = tuple(find(arguments.runbooks, name) for name in dict.fromkeys(arguments.ids))
     slurm, console = Slurm(), _console(arguments)
+    order = _order(arguments, runbooks, request)
     with FleetProgress(console) as progress, terminate_like_interrupt():
-        folder, campaign = start(
-            _order(arguments, runbooks, request), campaigns_folder(arguments), slurm, progress
-        )
-        if not arguments.detach:
-            campaign = see_through(campaign, folder, slurm, progress, arguments)
-    if arguments.detach:
+        folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
+        campaign = see_through(campaign, folder, slurm, progress, arguments)
+    if arguments.detach and any(job.live for job in campaign.jobs):
         console.print(
             f"campaign {campaign.id}: {len(campaign.jobs)} jobs; `runbook collect {campaign.id}` gathers it"
         )
@@ -116,12 +115,17 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
 def see_through(
     campaign: Campaign, folder: Folder, slurm: Slurm, progress: FleetProgress, arguments: argparse.Namespace
 ) -> Campaign:
-    """Follow a campaign to its end, with a second round for suspects where asked; Ctrl-C cancels what is not over."""
+    """Submit what is not yet and follow it to its end, suspects a second time where asked.
+
+    Ctrl-C, at whatever moment, cancels what is not over, and nobody else's jobs.
+    """
     with folder.held():
         try:
-            campaign = follow(campaign, folder, slurm, progress)
-            if arguments.confirm:
-                found = gather(campaign, folder, Store(arguments.data))
+            campaign = submit(campaign, folder, slurm, progress)
+            if not arguments.detach:
+                campaign = follow(campaign, folder, slurm, progress)
+            if arguments.confirm and not arguments.detach:
+                found = gather(campaign, folder, store_of(arguments, campaign))
                 second = again(campaign, suspects(distributions(found.records)))
                 if second != campaign:
                     campaign = follow(submit(second, folder, slurm, progress), folder, slurm, progress)
@@ -133,12 +137,18 @@ def see_through(
 
 def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, folder: Folder) -> int:
     """Store what came home, print the fleet report, and say by the exit status what it comes to."""
-    gathered = gather(campaign, folder, Store(arguments.data))
+    gathered = gather(campaign, folder, store_of(arguments, campaign))
     found = distributions(gathered.records)
     fleet_report(console, campaign.id, gathered, found)
     if arguments.json:
         _print_json(campaign, gathered)
     return gathered.exit_status
+
+
+def store_of(arguments: argparse.Namespace, campaign: Campaign) -> Store:
+    """The data folder, where the names of the campaign's nodes are redacted beside this host's own."""
+    names = {name for job in campaign.jobs for name in job.nodes}
+    return Store(arguments.data, (*host_secrets(), *telling(names)))
 
 
 def _print_json(campaign: Campaign, gathered: Gathered) -> None:

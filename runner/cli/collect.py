@@ -23,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print nodes and records as JSON")
     add_campaign_arguments(parser)
+    parser.set_defaults(detach=False)
 
 
 def run(arguments: argparse.Namespace) -> int:

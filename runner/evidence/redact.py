@@ -11,7 +11,7 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +159,20 @@ def host_secrets() -> tuple[str, ...]:
     for name in (socket.gethostname(), os.uname().nodename, os.environ.get("HOSTNAME", "")):
         words |= {name, name.partition(".")[0]}
     words |= {os.environ.get(variable, "") for variable in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
+    # Within a job Slurm's own names of node, user and submitting host may differ from the system's.
+    words |= {os.environ.get(f"SLURM{name}", "") for name in ("D_NODENAME", "_JOB_USER", "_SUBMIT_HOST")}
     # A container may run as a user id without a name.
     with contextlib.suppress(KeyError, OSError):
         words.add(getpass.getuser())
     home = os.environ.get("HOME", "")
     if len(Path(home).parts) > 2:  # noqa: PLR2004 - `/home/x`, not `/` or `/root`
         words |= {home, Path(home).name}
-    return tuple(sorted(word for word in words if _telling(word)))
+    return telling(words)
+
+
+def telling(words: Iterable[str]) -> tuple[str, ...]:
+    """Those of the words that name something: not too short, not too common, no bare numbers."""
+    return tuple(sorted({word for word in words if _telling(word)}))
 
 
 def _telling(word: str) -> bool:

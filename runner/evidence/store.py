@@ -119,16 +119,21 @@ class Store:
 
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
-        found: list[Problem] = []
-        for path in self._everything():
-            if not self._is_place_of_record(path):
-                found.append(Problem(path, "is not a record of this project; move it elsewhere"))
-                continue
+        found = list(self.strays())
+        for path in self.files():
             try:
                 self.load(path)
             except RecordError as error:
                 found.append(Problem(path, str(error).removeprefix(f"{path} ")))
-        return tuple(found)
+        return tuple(sorted(found))
+
+    def strays(self) -> tuple[Problem, ...]:
+        """Files that stand where no record may stand."""
+        return tuple(
+            Problem(path, "is not a record of this project; move it elsewhere")
+            for path in self._everything()
+            if not self._is_place_of_record(path)
+        )
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []

@@ -90,8 +90,7 @@ def _records(campaign: Campaign, folder: Folder, job: Job) -> tuple[tuple[Record
     returned = Store(folder.place(job) / "data", secrets=())
     good, wrong = [], None
     try:
-        places = returned.files()
-        stray = [problem for problem in returned.problems() if problem.path not in places]
+        places, stray = returned.files(), returned.strays()
     except StoreError as error:
         return (), str(error)
     for path in places:
@@ -142,8 +141,12 @@ def _reason(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str 
     missing = [entry for entry in job.entries if entry not in finished]
     if not missing:
         return None
-    words = folder.last_words(job)
-    return f"gave no record of {', '.join(missing)}" + (f"; its last words: {words}" if words else "")
+    words, status = folder.last_words(job), folder.exit_status(job)
+    said = f"gave no record of {', '.join(missing)}"
+    if words:
+        return f"{said}; its last words: {words}"
+    ended = "" if status is None else f", and ended with exit status {status}"
+    return f"{said}; it could write no output{ended}: is the disk that takes its results full?"
 
 
 def _so_far(records: tuple[Record, ...]) -> str:

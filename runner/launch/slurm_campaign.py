@@ -96,41 +96,38 @@ def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
     return tuple(node for node in nodes if node in best)
 
 
-def start(order: Order, base: Path, slurm: Slurm, observer: FleetObserver) -> tuple[Folder, Campaign]:
-    """Submit one job for each node; a node that cannot take one is refused at once, with Slurm's reason.
+def prepare(order: Order, base: Path, slurm: Slurm) -> tuple[Folder, Campaign]:
+    """Choose the nodes and write down what shall run on them; nothing is submitted yet.
 
     Raises:
         InputError: nodes that are not there.
         SlurmError: Slurm does not answer.
         StoreError: the campaign's folder cannot be written.
     """
-    nodes = choose_nodes(slurm, order)
-    campaign = _new_campaign(order, nodes)
+    campaign = _new_campaign(order, choose_nodes(slurm, order))
     folder = Folder(base / campaign.id)
     folder.save(campaign)
     try:
         (folder.path / CODE).write_bytes(order.archive)
     except OSError as error:
         raise StoreError(f"cannot write {folder.path / CODE}: {error.strerror}") from error
-    fit = {node.name: node for node in nodes}
-    return folder, submit(campaign, folder, slurm, observer, fit)
+    return folder, campaign
 
 
-def submit(
-    campaign: Campaign,
-    folder: Folder,
-    slurm: Slurm,
-    observer: FleetObserver,
-    known: dict[str, ClusterNode] | None = None,
-) -> Campaign:
-    """Submit the campaign's jobs that have not been yet."""
+def submit(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """Submit the jobs that have not been yet; one whose node cannot take it is refused at once, with the reason.
+
+    Raises:
+        SlurmError: Slurm does not answer; what was submitted until then is written down.
+    """
     archive = (folder.path / CODE).read_bytes()
+    known = {node.name: node for node in slurm.nodes()}
     saved = time.monotonic()
     try:
         for job in campaign.jobs:
             if job.job_id is not None or not job.live:
                 continue
-            unfit = [node for name in job.nodes if (node := (known or {}).get(name)) and not node.fit]
+            unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
             done = _refused(job, unfit[0]) if unfit else _submitted(campaign, job, folder, slurm, archive)
             campaign = campaign.with_job(done)
             observer.job_changed(done, "")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 # Slurm's field names begin with a capital. A value runs up to the next such name, so it may hold spaces.
 _FIELD = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z0-9/:_]*)=")
-_SIGNED = re.compile(r"\s*\[[^\[\]@]*@[^\[\]]*\]\s*$")
-# What may stand behind a node's reason, which is free text.
-_BEHIND_REASON = re.compile(r"\s(?:Comment|Extra)=.*$")
+# A node's reason is free text, up to who noted it and when.
+_NOTED = re.compile(r"(?P<text>.*?)\s*\[[^\[\]@]*@[0-9T:-]+\]")
 # States in which a job is not over. COMPLETING: its processes are being ended.
 LIVE = frozenset(
     {
@@ -68,7 +67,7 @@ class ClusterNode:
 def parse_fields(line: str) -> Mapping[str, str]:
     """The `Name=value` pairs of one line of `scontrol show … -o`."""
     found = list(_FIELD.finditer(line))
-    ends = [*(match.start() for match in found[1:]), len(line)]
+    ends = [match.start() for match in found[1:]] + [len(line)] * bool(found)
     return {match[1]: line[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
 
 
@@ -111,7 +110,8 @@ def parse_nodes(text: str) -> tuple[ClusterNode, ...]:
         fields = parse_fields(facts)
         if "NodeName" not in fields:
             continue
-        noted = _SIGNED.sub("", _BEHIND_REASON.sub("", reason)).strip()
+        signed = _NOTED.match(reason)
+        noted = (signed["text"] if signed else reason).strip()
         name = fields["NodeName"]
         found.append(
             ClusterNode(name, fields.get("State", "UNKNOWN"), noted or None, fields.get("NodeAddr", name))
