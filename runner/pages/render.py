@@ -12,6 +12,7 @@ from markupsafe import Markup
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Prose, Runbook, Safety, Step
 from runner.evidence.record import Record, record_schema
+from runner.pages.fleet import fleet_page
 from runner.pages.text import age, cell, day, inert
 from runner.pages.view import (
     Evidence,
@@ -60,6 +61,7 @@ def render(
         "index.md": Page(jinja.get_template("index.md.j2").render(shared, rows=rows), None),
         "entries/index.md": Page(jinja.get_template("entries.md.j2").render(shared, rows=rows), None),
         "reference/measurements.md": Page(measurements, "runner/catalogue.py"),
+        "fleet.md": Page(fleet_page(jinja, shared, records), None),
         "data/record.schema.json": Page(_json(record_schema()), None),
         "data/latest.json": Page(_json(_latest(runbooks, evidence)), None),
     }
