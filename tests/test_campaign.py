@@ -51,7 +51,7 @@ from runner.launch.slurm_campaign import (
 from runner.launch.slurm_script import NO_FOLDER, NO_PYTHON, Task, batch_script
 from runner.launch.slurm_text import JobEnd
 from tests.builders import a_runbook
-from tests.evidence_samples import record
+from tests.evidence_samples import record, step
 from tests.test_cli import ROOT
 from tests.test_slurm_text import a_job, a_node
 
@@ -404,7 +404,7 @@ def test_a_record_that_does_not_belong_is_rubbish(tmp_path: Path, changes: dict[
     folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
     campaign = over(campaign)
     a_return(folder, campaign, campaign.jobs[0], **changes)
-    found = gather(campaign, folder, Store(tmp_path / "data", ()))
+    found = gather(campaign, folder, tmp_path / "data")
     assert (found.rows[0].state, found.records, found.exit_status) == ("error", (), 3)
     assert said in (found.rows[0].reason or "")
     assert not (tmp_path / "data").exists()
@@ -418,7 +418,7 @@ def test_rubbish_is_one_line_and_the_good_record_beside_it_counts(tmp_path: Path
     good = a_return(folder, campaign, job)
     where = Store(folder.place(job) / "data", ()).path_of(good).with_name("zzz.json")
     where.write_bytes(rubbish)
-    found = gather(campaign, folder, Store(tmp_path / "data", ()))
+    found = gather(campaign, folder, tmp_path / "data")
     assert found.rows[0].state == "error"
     reason = found.rows[0].reason or ""
     assert reason.startswith("returned zzz.json, which ")
@@ -439,14 +439,24 @@ def test_collecting_twice_changes_no_file_and_links_joint_records(tmp_path: Path
         members = aliases if job.joint else ()
         a_return(folder, campaign, job, run_id=f"run{number}", members=members)
     store = Store(tmp_path / "data", ())
-    first = gather(campaign, folder, store)
+    first = gather(campaign, folder, store.root)
     before = {path: path.stat().st_mtime_ns for path in store.files()}
     time.sleep(0.01)
-    assert gather(campaign, folder, store).records == first.records
+    assert gather(campaign, folder, store.root).records == first.records
     assert {path: path.stat().st_mtime_ns for path in store.files()} == before
     assert len(before) == 3
     links = {one.run_id: one.joint_runs for one in store.records()}
     assert links == {"run0": ("run2",), "run1": ("run2",), "run2": ()}
+
+
+def test_a_nodes_name_is_taken_out_of_what_it_returned(tmp_path: Path) -> None:
+    folder, campaign, _ = started(tmp_path, Play(gpunode7="IDLE"))
+    campaign = over(campaign)
+    spoke = step(stdout_tail="rank 0 on gpunode7 is slow\n")
+    a_return(folder, campaign, campaign.jobs[0], steps=(spoke,))
+    gather(campaign, folder, tmp_path / "data")
+    (stored,) = Store(tmp_path / "data", ()).records()
+    assert stored.steps[0].stdout_tail == "rank 0 on [redacted] is slow\n"
 
 
 # The script, run by the real bash.

@@ -17,8 +17,6 @@ from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state
 from runner.evidence.fleet import distributions, suspects
-from runner.evidence.redact import host_secrets, telling
-from runner.evidence.store import Store
 from runner.launch.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
 from runner.launch.gathering import Gathered, gather
 from runner.launch.slurm import Slurm, Wish
@@ -125,7 +123,7 @@ def see_through(
             if not arguments.detach:
                 campaign = follow(campaign, folder, slurm, progress)
             if arguments.confirm and not arguments.detach:
-                found = gather(campaign, folder, store_of(arguments, campaign))
+                found = gather(campaign, folder, arguments.data)
                 second = again(campaign, suspects(distributions(found.records)))
                 if second != campaign:
                     campaign = follow(submit(second, folder, slurm, progress), folder, slurm, progress)
@@ -137,18 +135,12 @@ def see_through(
 
 def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, folder: Folder) -> int:
     """Store what came home, print the fleet report, and say by the exit status what it comes to."""
-    gathered = gather(campaign, folder, store_of(arguments, campaign))
+    gathered = gather(campaign, folder, arguments.data)
     found = distributions(gathered.records)
     fleet_report(console, campaign.id, gathered, found)
     if arguments.json:
         _print_json(campaign, gathered)
     return gathered.exit_status
-
-
-def store_of(arguments: argparse.Namespace, campaign: Campaign) -> Store:
-    """The data folder, where the names of the campaign's nodes are redacted beside this host's own."""
-    names = {name for job in campaign.jobs for name in job.nodes}
-    return Store(arguments.data, (*host_secrets(), *telling(names)))
 
 
 def _print_json(campaign: Campaign, gathered: Gathered) -> None:

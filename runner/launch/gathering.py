@@ -8,6 +8,7 @@ from pathlib import Path
 from runner.errors import RecordError, StoreError
 from runner.evidence.fleet import Row
 from runner.evidence.record import Outcome, Record
+from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
 from runner.launch.campaign import Campaign, Folder, Job, Progress
 
@@ -34,8 +35,10 @@ class Gathered:
         return max((o.exit_status for row in rows for o in row.outcomes.values()), default=3)
 
 
-def gather(campaign: Campaign, folder: Folder, store: Store) -> Gathered:
-    """Store every record of the jobs that are over; doing it twice stores nothing twice.
+def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
+    """Store every record of the jobs that are over in a data folder; doing it twice stores nothing twice.
+
+    The nodes' names are redacted beside this host's own, whatever the nodes themselves have done.
 
     Raises:
         StoreError: the data folder cannot be written.
@@ -58,8 +61,9 @@ def gather(campaign: Campaign, folder: Folder, store: Store) -> Gathered:
         for record in found[f"{job.round}-{job.key}"] if job.joint else ():
             joint_runs.setdefault(record.runbook.id, []).append(record.run_id)
     stored, paths = [], []
-    for records in found.values():
-        for record in records:
+    for job in campaign.jobs:
+        store = Store(data, (*host_secrets(), *telling(job.nodes)))
+        for record in found[f"{job.round}-{job.key}"]:
             linked = record
             if not record.members:
                 runs = tuple(joint_runs.get(record.runbook.id, ()))
