@@ -46,7 +46,15 @@ def _pages() -> dict[str, Page]:
         datetime.now(UTC),
         ROOT / "kb" / "_templates",
         unreadable=len(store.problems()),
+        guides=_guides(),
     )
+
+
+def _guides() -> dict[str, str]:
+    """The hand-written pages: path under the docs folder → Markdown."""
+    docs = ROOT / "kb"
+    written = (path for path in sorted(docs.rglob("*.md")) if "_templates" not in path.parts)
+    return {path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8") for path in written}
 
 
 main()

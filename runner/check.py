@@ -8,9 +8,13 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from runner.commands import command_faults
-from runner.entry.model import Runbook
+from runner.entry.model import Prose, Runbook
 from runner.entry.read import folder_faults, read_paths
 from runner.errors import Fault
+from runner.evidence.store import Store
+from runner.pages.numbers import gather
+from runner.pages.prose import prose_faults
+from runner.pages.readings import Known
 
 TYPOGRAPHIC = {
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"',
@@ -19,13 +23,22 @@ TYPOGRAPHIC = {
 SHELLS = frozenset({"bash", "sh", "shell", "console"})
 
 
-def check(paths: tuple[Path, ...], guides: tuple[Path, ...] = (), *, whole_folder: bool) -> tuple[Fault, ...]:
+def check(
+    paths: tuple[Path, ...],
+    guides: tuple[Path, ...] = (),
+    *,
+    whole_folder: bool,
+    others: tuple[Path, ...] = (),
+    data: Path | None = None,
+) -> tuple[Fault, ...]:
     """Every fault of these runbooks and guides, in order of file and line.
 
     Args:
         paths: runbook files.
-        guides: Markdown files whose bash fences are checked too.
+        guides: Markdown files whose bash fences and numbers are checked too.
         whole_folder: the paths are all entries there are, so links between them can be followed.
+        others: runbook files that are not checked themselves, whose numbers prose may ask for.
+        data: the folder of records; without it, prose is held against the entries alone.
     """
     runbooks, faults = read_paths(paths)
     found = list(faults)
@@ -37,7 +50,37 @@ def check(paths: tuple[Path, ...], guides: tuple[Path, ...] = (), *, whole_folde
     readable = [path for path in paths if path not in broken]
     for path in (*readable, *guides):
         found.extend(_fence_faults(path))
+    found.extend(_number_faults(runbooks, guides, others, broken, data))
     return tuple(sorted(set(found)))
+
+
+def _number_faults(
+    runbooks: tuple[Runbook, ...],
+    guides: tuple[Path, ...],
+    others: tuple[Path, ...],
+    broken: set[Path],
+    data: Path | None,
+) -> Iterator[Fault]:
+    """Numbers that prose asks for and that cannot be."""
+    texts = [
+        (part.markdown, runbook.path, part.line)
+        for runbook in runbooks
+        for section in runbook.sections
+        for part in section.body
+        if isinstance(part, Prose)
+    ]
+    texts += [(path.read_text(encoding="utf-8", errors="replace"), path, 1) for path in guides]
+    asking = [text for text in texts if "{{" in text[0]]
+    if not asking:
+        return  # most folders: no record has to be read
+    beside, faults = read_paths(others)
+    known = Known(
+        {runbook.id: runbook for runbook in (*beside, *runbooks)},
+        gather(Store(data).records() if data else ()),
+        frozenset(path.stem for path in (*broken, *(fault.path for fault in faults))),
+    )
+    for markdown, path, line in asking:
+        yield from prose_faults(markdown, path, line, known)
 
 
 def _step_faults(runbook: Runbook) -> Iterator[Fault]:

@@ -215,21 +215,30 @@ def test_a_number_of_another_preset_is_not_the_headline_of_its_class() -> None:
     assert "999" in found["data/latest.json"].text
 
 
-def test_of_several_nodes_of_a_class_the_newest_result_is_shown() -> None:
+def several_nodes(**changes: object) -> list[Record]:
     runbook = entry()
-    nodes = [
+    return [
         run(
             runbook,
-            result(runbook, "busbw", measurement(value, bytes=8 * 2**30)),
+            result(runbook, "busbw", measurement(value, bytes=8 * 2**30), **(changes if number == 1 else {})),
             node_alias=f"node-{number}",
             run_id=f"{number:012x}",
             started_at=START + timedelta(hours=number),
         )
-        for number, value in enumerate((2.2e8, 4.4e8, 3.3e8))
+        for number, value in enumerate((2.2e8, 4.4e8, 3.5e8))
     ]
-    row = table(page(*nodes), "busbw")[CPU]
-    assert "330 MB/s" in row.words
-    assert "440 MB/s" not in row.words
+
+
+def test_several_nodes_of_a_class_show_their_median_range_and_count() -> None:
+    row = table(page(*several_nodes()), "busbw")[CPU]
+    assert "350 MB/s" in row.words
+    assert "220 MB/s … 440 MB/s, median of 3 nodes" in row.words
+
+
+def test_a_node_that_measured_another_way_is_not_counted_with_the_rest() -> None:
+    row = table(page(*several_nodes(digest="feedfeedfeedfeed")), "busbw")[CPU]
+    assert "285 MB/s" in row.words
+    assert "220 MB/s … 350 MB/s, median of 2 nodes" in row.words
 
 
 def test_every_number_leads_to_the_record_it_came_from_and_the_record_is_published() -> None:

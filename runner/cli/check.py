@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     guides = (
         () if arguments.paths else tuple(sorted((arguments.runbooks.resolve().parent / "kb").rglob("*.md")))
     )
-    faults = check(paths, guides, whole_folder=not arguments.paths)
+    others = runbook_paths(arguments.runbooks) if arguments.paths and arguments.runbooks.is_dir() else ()
+    faults = check(paths, guides, whole_folder=not arguments.paths, others=others, data=arguments.data)
     for fault in faults:
         print(fault, file=sys.stderr)
     if faults:

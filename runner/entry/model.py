@@ -170,9 +170,10 @@ class Step(_Strict):
 
 
 class Prose(_Strict):
-    """A stretch of Markdown between steps, as it stands in the file."""
+    """A stretch of Markdown between steps, as it stands in the file; `line` is that of its beginning."""
 
     markdown: str
+    line: int = 1
 
 
 class Section(_Strict):

@@ -129,17 +129,19 @@ def _section(
     begin = span[0] + 1
     for token, step in _steps(tokens, title, phase, draft, seen):
         assert token.map
-        body.extend(_prose(draft.lines[begin : token.map[0]]))
+        body.extend(_prose(draft.lines[begin : token.map[0]], begin))
         body.append(step)
         begin = token.map[1]
-    body.extend(_prose(draft.lines[begin : span[1]]))
+    body.extend(_prose(draft.lines[begin : span[1]], begin))
     return Section(title=title, phase=phase, body=tuple(body))
 
 
-def _prose(lines: Sequence[str]) -> Iterator[Prose]:
-    text = "\n".join(lines).strip("\n")
+def _prose(lines: Sequence[str], before: int) -> Iterator[Prose]:
+    """The lines as prose, if they say anything; `before` is how many lines of the file stand before them."""
+    text = "\n".join(lines)
     if text.strip():
-        yield Prose(markdown=text)
+        blank = len(text) - len(text.lstrip("\n"))
+        yield Prose(markdown=text.strip("\n"), line=before + blank + 1)
 
 
 def _steps(

@@ -60,7 +60,7 @@ def _condition_faults(runbook: Runbook, condition: Condition, place: Place) -> I
     for field, metric in (("metric", condition.metric), ("over", condition.over)):
         if metric is None:
             continue
-        message = _metric_fault(runbook, metric)
+        message = metric_fault(runbook, metric)
         if message:
             yield (*place, field), message
         else:
@@ -86,7 +86,8 @@ def _condition_faults(runbook: Runbook, condition: Condition, place: Place) -> I
                 yield (*place, field, "bytes"), str(error)
 
 
-def _metric_fault(runbook: Runbook, metric: str) -> str | None:
+def metric_fault(runbook: Runbook, metric: str) -> str | None:
+    """What is wrong with `<step id>.<measurement>` in this entry, or None."""
     step_id, dot, name = metric.partition(".")
     if not dot:
         return f"{metric!r} is no metric; write <step id>.<measurement>"

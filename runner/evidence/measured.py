@@ -141,21 +141,31 @@ def _pick(metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult]) ->
         raise _CannotTellError(
             f"step {step_id}: {step.status}" + (f" ({step.reason})" if step.reason else "")
         )
-    named = [measurement for measurement in step.measurements if measurement.name == name]
-    matching = [measurement for measurement in named if _carries(measurement.labels, at)]
-    if not matching:
+    found_here = fitting(step.measurements, name, at)
+    if not found_here:
+        named = any(measurement.name == name for measurement in step.measurements)
         raise _CannotTellError(
             f"step {step_id} measured {name} only at other labels than {_labels(at)}"
             if named
             else f"step {step_id} measured no {name}"
         )
-    # Labels exactly as written name one measurement, whatever else carries them and more.
-    exact = [measurement for measurement in matching if len(measurement.labels) == len(at)]
-    if len(exact or matching) > 1:
+    if len(found_here) > 1:
         raise _CannotTellError(
-            f"{metric} was measured at several {_differing(matching)}; name one under `at`"
+            f"{metric} was measured at several {differing(found_here)}; name one under `at`"
         )
-    return (exact or matching)[0]
+    return found_here[0]
+
+
+def fitting(
+    measurements: Sequence[Measurement], name: str, at: Mapping[str, Scalar]
+) -> tuple[Measurement, ...]:
+    """The measurements of this name that carry these labels (`8GiB` equals 8589934592), perhaps with others.
+
+    Labels exactly as written name one measurement, whatever else carries them and more.
+    """
+    carrying = tuple(one for one in measurements if one.name == name and _carries(one.labels, at))
+    exact = tuple(one for one in carrying if len(one.labels) == len(at))
+    return exact or carrying
 
 
 def _carries(labels: Mapping[str, Scalar], at: Mapping[str, Scalar]) -> bool:
@@ -182,7 +192,8 @@ def _labels(labels: Mapping[str, Scalar]) -> str:
     return ", ".join(f"{key}={value}" for key, value in labels.items())
 
 
-def _differing(measurements: Sequence[Measurement]) -> str:
+def differing(measurements: Sequence[Measurement]) -> str:
+    """Names of the labels in which these measurements differ, as words."""
     keys = sorted({key for measurement in measurements for key in measurement.labels})
     missing = object()
     return ", ".join(

@@ -212,13 +212,23 @@ def latest(
 
     Skipped and broken steps do not count; those of a killed run do. Of several nodes of a class it is the newest.
     """
-    found: dict[tuple[str, str, str, str], tuple[Record, StepResult]] = {}
+    return {key: results[-1] for key, results in latest_by_node(records).items()}
+
+
+def latest_by_node(
+    records: Iterable[Record],
+) -> Mapping[tuple[str, str, str, str], tuple[tuple[Record, StepResult], ...]]:
+    """The same for every node of the class by itself: each node's newest finished result, the newest of all last."""
+    found: dict[tuple[str, str, str, str], dict[str, tuple[Record, StepResult]]] = {}
     for record in sorted(records, key=_age):
         for step in record.steps:
             if step.status.finished:
                 key = (record.machine.machine_class, record.runbook.id, step.id, record.options.preset)
-                found[key] = (record, step)
-    return found
+                nodes = found.setdefault(key, {})
+                # Taken out first, so that the order is that of age.
+                nodes.pop(record.node_alias, None)
+                nodes[record.node_alias] = (record, step)
+    return {key: tuple(nodes.values()) for key, nodes in found.items()}
 
 
 def last_run(records: Iterable[Record]) -> Mapping[tuple[str, str], Record]:

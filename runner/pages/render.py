@@ -1,10 +1,12 @@
 """From runbooks and records to pages (path under the docs folder → page). Pure: somebody else writes them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,12 +15,13 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Prose, Runbook, Safety, Step
 from runner.evidence.record import Record, record_schema
 from runner.pages.fleet import fleet_page
+from runner.pages.numbers import Evidence, gather
+from runner.pages.prose import as_html, expand
+from runner.pages.readings import Known
 from runner.pages.text import age, cell, day, inert
 from runner.pages.view import (
-    Evidence,
     bounds_elsewhere,
     claim_views,
-    gather,
     matrix_row,
     shown_records,
     step_evidence,
@@ -39,6 +42,7 @@ def render(
     now: datetime,
     templates: Path,
     unreadable: int = 0,
+    guides: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Page]:
     """Render every generated page and data file.
 
@@ -48,11 +52,16 @@ def render(
         now: the moment that ages are counted from.
         templates: the folder of Jinja templates.
         unreadable: how many record files could not be read, so that the start page says it.
+        guides: the hand-written pages, path under the docs folder → Markdown.
 
     Returns:
-        Path under the docs folder → page; paths use `/`.
+        Path under the docs folder → page; paths use `/`. Of the guides, those that ask for numbers.
+
+    Raises:
+        RunbookFaultsError: an entry or a guide asks for a number of something that does not exist.
     """
     evidence = gather(records)
+    known = Known({runbook.id: runbook for runbook in runbooks}, evidence)
     jinja = _jinja(templates, now)
     shared = {"evidence": evidence, "runbooks": runbooks, "now": now, "unreadable": unreadable}
     rows = [(runbook, matrix_row(runbook, evidence)) for runbook in runbooks]
@@ -67,8 +76,13 @@ def render(
     }
     for runbook in runbooks:
         pages[f"entries/{runbook.id}.md"] = Page(
-            _entry(jinja, shared, runbook, evidence), f"runbooks/{runbook.path.name}"
+            _entry(jinja, shared, runbook, known), f"runbooks/{runbook.path.name}"
         )
+    for path, text in guides.items():
+        show = partial(as_html, prefix="../" * path.count("/"))
+        expanded = expand(text, Path("kb", path), 1, known, show)
+        if expanded != text:
+            pages[path] = Page(expanded, f"kb/{path}")
     for record in shown_records(runbooks, evidence):
         pages[record_path(record)] = Page(_json(record.model_dump(mode="json")), None)
     return pages
@@ -79,13 +93,15 @@ def record_path(record: Record) -> str:
     return f"data/records/{record.run_id}.json"
 
 
-def _entry(jinja: Environment, shared: dict[str, object], runbook: Runbook, evidence: Evidence) -> str:
+def _entry(jinja: Environment, shared: dict[str, object], runbook: Runbook, known: Known) -> str:
+    evidence = known.evidence
+    show = partial(as_html, prefix="../")
     sections = [
         (
             section.title,
             [
                 # The author's Markdown is the page's own; only what was captured is foreign.
-                (Markup(part.markdown), None, (), ())  # noqa: S704
+                (Markup(expand(part.markdown, runbook.path, part.line, known, show)), None, (), ())  # noqa: S704
                 if isinstance(part, Prose)
                 else (
                     None,
@@ -162,8 +178,9 @@ def _latest(runbooks: Sequence[Runbook], evidence: Evidence) -> list[dict[str, o
             "record": record_path(record),
             "measurements": [one.model_dump(mode="json", exclude={"samples"}) for one in result.measurements],
         }
-        for (machine_class, runbook, step, preset), (record, result) in sorted(evidence.finished.items())
+        for (machine_class, runbook, step, preset), nodes in sorted(evidence.finished.items())
         if runbook in known
+        for record, result in nodes[-1:]
     ]
 
 

@@ -43,6 +43,11 @@ def cell(text: str) -> Markup:
     return inert(" ".join(text.split()))
 
 
+def escaped(text: str) -> str:
+    """A short text for one line of plain Markdown, with a backslash before what Markdown or HTML would read."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", plain(" ".join(text.split())))
+
+
 def day(moment: datetime) -> str:
     """`2026-11-23 08:15 UTC`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

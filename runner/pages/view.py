@@ -1,97 +1,23 @@
-"""What the pages show, worked out from runbooks and records before any template sees it. Pure."""
+"""What entry pages and the matrix show, worked out before any template sees it. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from runner.catalogue import METRICS, PROBES
-from runner.entry.model import Claim, Condition, Expectation, Runbook, Step, step_digest
+from runner.catalogue import METRICS
+from runner.entry.model import Claim, Condition, Expectation, Runbook, Step
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated, fits, fits_class
 from runner.evidence.record import (
     ClaimState,
-    Measurement,
     Outcome,
     Record,
     StepResult,
     Verdict,
 )
-from runner.evidence.store import last_run, latest
-from runner.presets import default_preset
-from runner.stats import Interval, median_interval
-from runner.units import format_bytes, format_value
-
-# The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
-HEADLINE_CLASSES = ("8xB200-180GB",)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All records, looked up the ways that pages need."""
-
-    finished: Mapping[tuple[str, str, str, str], tuple[Record, StepResult]]
-    runs: Mapping[tuple[str, str], Record]
-    classes: tuple[str, ...]
-    presets: Mapping[str, str]
-
-    def step(self, machine_class: str, runbook: str, step: str) -> tuple[Record, StepResult] | None:
-        """The newest finished result of a step on a class, at the class's own preset."""
-        return self.finished.get((machine_class, runbook, step, self.presets.get(machine_class, "")))
-
-
-def gather(records: Iterable[Record]) -> Evidence:
-    """Index records. Simulated ones are left out: nothing measured on them may be shown."""
-    real = [record for record in records if not (record.simulated or record.machine.simulated)]
-    # The class's own default preset; numbers taken at another are not its headline.
-    presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
-    classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
-    at_home = [record for record in real if record.options.preset == presets[record.machine.machine_class]]
-    return Evidence(latest(real), last_run(at_home), classes, presets)
-
-
-@dataclass(frozen=True)
-class Number:
-    """One measured value as a reader sees it. `better`: higher, lower, or None where neither is."""
-
-    name: str
-    labels: str
-    shown: str
-    interval: str
-    samples: int
-    statistic: str
-    meaning: str
-    better: str | None
-
-
-def number(measurement: Measurement) -> Number:
-    """Put a measurement into words, with all of its labels: a bandwidth without its size says nothing."""
-    metric = METRICS.get(measurement.name)
-    interval = median_interval(measurement.samples) if measurement.statistic == "median" else None
-    return Number(
-        name=measurement.name,
-        labels=", ".join(
-            f"{name} {_label(name, value)}" for name, value in sorted(measurement.labels.items())
-        ),
-        shown=format_value(measurement.value, measurement.unit),
-        interval=show_interval(interval, measurement.unit),
-        samples=len(measurement.samples),
-        statistic=measurement.statistic,
-        meaning=metric.meaning if metric else "",
-        better=metric.better if metric else None,
-    )
-
-
-def _label(name: str, value: object) -> str:
-    return format_bytes(value) if name == "bytes" and isinstance(value, int) else str(value)
-
-
-def show_interval(interval: Interval | None, unit: str) -> str:
-    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none."""
-    if interval is None:
-        return ""
-    sure = f"{interval.confidence:.0%} interval" if interval.confidence else "range"
-    return f"{format_value(interval.low, unit)} … {format_value(interval.high, unit)} ({sure})"
+from runner.pages.numbers import Evidence, Found, Number, across_nodes, current_digest, number, show_interval
+from runner.units import format_value
 
 
 @dataclass(frozen=True)
@@ -136,16 +62,16 @@ def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: s
         judged = tuple(_bound(bound, None) for bound in bounds if fits_class(bound.on, machine_class))
         return StepEvidence(machine_class, None, None, state, reason, False, None, (), judged)
     record, result = found
-    current = step_digest(runbook, step, _methods(step))
-    numbers = tuple(number(measurement) for measurement in result.measurements)
+    nodes = evidence.nodes(machine_class, runbook.id, step.id)
+    numbers = tuple(number(one, across_nodes(nodes, one)) for one in result.measurements)
     return StepEvidence(
         machine_class=machine_class,
         result=result,
         record=record,
         state=result.status.value,
         reason=result.reason or "",
-        stale=result.digest != current,
-        key=_key(result),
+        stale=result.digest != current_digest(runbook, step),
+        key=_key(result, nodes),
         numbers=numbers,
         bounds=tuple(
             _bound(bound, evaluate(bound, record.steps, record.machine))
@@ -173,13 +99,9 @@ def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_cl
     return last.status.value, last.reason or ""
 
 
-def _methods(step: Step) -> tuple[tuple[str, int], ...]:
-    return tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
-
-
-def _key(result: StepResult) -> Number | None:
+def _key(result: StepResult, nodes: Sequence[Found]) -> Number | None:
     key = key_measurement(result)
-    return number(key) if key else None
+    return number(key, across_nodes(nodes, key)) if key else None
 
 
 def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:
@@ -240,17 +162,20 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
     run = evidence.runs.get((machine_class, runbook.id))
     if run is None:
         return MatrixCell(machine_class, "unmeasured", None, None, False)
-    current = {step.id: step_digest(runbook, step, _methods(step)) for step in runbook.steps}
+    current = {step.id: current_digest(runbook, step) for step in runbook.steps}
     ran = [result for result in run.steps if result.status.finished]
     # The number that the entry chose, else the last one: what Verify measured says most.
     chosen = [result for result in ran if result.id == runbook.head.headline]
-    keys = [key for result in (*chosen, *reversed(ran)) if (key := _key(result))]
+    keys = (
+        _key(result, evidence.nodes(machine_class, runbook.id, result.id))
+        for result in (*chosen, *reversed(ran))
+    )
     stale = any(result.digest != current.get(result.id) for result in ran)
     return MatrixCell(
         machine_class,
         (run.outcome or Outcome.INCOMPLETE).value,
         run.started_at,
-        keys[0] if keys else None,
+        next(filter(None, keys), None),
         stale,
     )
 
@@ -284,6 +209,11 @@ def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
 def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Record, ...]:
     """The records that some page takes a number or an outcome from, each once."""
     ids = {runbook.id for runbook in runbooks}
-    found = {record.run_id: record for record, _ in evidence.finished.values() if record.runbook.id in ids}
+    found = {
+        record.run_id: record
+        for (_, runbook, _, _), nodes in evidence.finished.items()
+        if runbook in ids
+        for record, _ in nodes
+    }
     found |= {record.run_id: record for (_, runbook), record in evidence.runs.items() if runbook in ids}
     return tuple(sorted(found.values(), key=lambda record: record.run_id))

@@ -3,8 +3,11 @@
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from runner.probes.tensor_parallel import copy_shard, shard
+
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
     from runner.models import ModelShape
 
@@ -39,6 +42,7 @@ def build_model(
     *,
     seed: int = 0,
     initializer_range: float = 0.02,
+    mesh: "DeviceMesh | None" = None,
 ) -> Any:
     """A `LlamaForCausalLM` of this shape in eval mode, its weights drawn from N(0, initializer_range²).
 
@@ -50,6 +54,8 @@ def build_model(
         device: where they live.
         seed: of the weights alone; the global generators are left as they are.
         initializer_range: standard deviation; a larger one makes greedy decoding repeat itself less.
+        mesh: ranks to cut it over. Each then holds its shards of the very weights that one process would have, and
+            while they are drawn one whole parameter beside them.
     """
     import torch
     from torch import nn
@@ -69,6 +75,8 @@ def build_model(
                     )
                 )
     model = model.to(dtype).eval().requires_grad_(requires_grad=False)
+    if mesh is not None:
+        shard(model, mesh)
     if device.type == "meta":
         return model
     model = model.to_empty(device=device)
@@ -78,8 +86,12 @@ def build_model(
     model.tie_weights()
     generator = torch.Generator(device).manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.dim() > 1:
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+        elif mesh is None:
             parameter.normal_(0.0, initializer_range, generator=generator)
         else:
-            parameter.fill_(1.0)
+            # Drawn whole, so that the weights do not depend on how many ranks share them.
+            whole = torch.empty(parameter.shape, dtype=dtype, device=device)
+            copy_shard(parameter, whole.normal_(0.0, initializer_range, generator=generator))
     return model

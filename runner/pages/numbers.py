@@ -1,0 +1,151 @@
+"""Records and measurements, looked up and put into words the ways that pages need. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.catalogue import METRICS, PROBES
+from runner.entry.model import Runbook, Scalar, Step, step_digest
+from runner.evidence.record import Measurement, Record, StepResult
+from runner.evidence.store import last_run, latest_by_node
+from runner.presets import default_preset
+from runner.stats import Interval, median_interval, percentile
+from runner.units import format_bytes, format_value
+
+# The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
+HEADLINE_CLASSES = ("8xB200-180GB",)
+
+Found = tuple[Record, StepResult]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All records, looked up the ways that pages need.
+
+    Attributes:
+        finished: newest finished result of each node, the newest of all last, by (class, runbook, step, preset).
+        runs: newest run that came to an outcome, by (class, runbook).
+        classes: every machine class that is shown, GPUs first.
+        presets: the preset that is a class's own.
+    """
+
+    finished: Mapping[tuple[str, str, str, str], tuple[Found, ...]]
+    runs: Mapping[tuple[str, str], Record]
+    classes: tuple[str, ...]
+    presets: Mapping[str, str]
+
+    def step(self, machine_class: str, runbook: str, step: str) -> Found | None:
+        """The newest finished result of a step on a class, at the class's own preset."""
+        nodes = self._nodes(machine_class, runbook, step)
+        return nodes[-1] if nodes else None
+
+    def nodes(self, machine_class: str, runbook: str, step: str) -> tuple[Found, ...]:
+        """Each node's newest result, as far as they took it the same way as the newest of all, which is last."""
+        nodes = self._nodes(machine_class, runbook, step)
+        return tuple(found for found in nodes if found[1].digest == nodes[-1][1].digest)
+
+    def _nodes(self, machine_class: str, runbook: str, step: str) -> tuple[Found, ...]:
+        return self.finished.get((machine_class, runbook, step, self.presets.get(machine_class, "")), ())
+
+
+def gather(records: Iterable[Record]) -> Evidence:
+    """Index records. Simulated ones are left out: nothing measured on them may be shown."""
+    real = [record for record in records if not (record.simulated or record.machine.simulated)]
+    # The class's own default preset; numbers taken at another are not its headline.
+    presets = {record.machine.machine_class: default_preset(len(record.machine.gpus)) for record in real}
+    classes = tuple(sorted({*presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name)))
+    at_home = [record for record in real if record.options.preset == presets[record.machine.machine_class]]
+    return Evidence(latest_by_node(real), last_run(at_home), classes, presets)
+
+
+def current_digest(runbook: Runbook, step: Step) -> str:
+    """What a result's digest must be for its numbers not to be stale."""
+    methods = tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
+    return step_digest(runbook, step, methods)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured value as a reader sees it.
+
+    Attributes:
+        value: in the stored unit; of several nodes their median.
+        spread: the interval beneath it, or the range over nodes, in words; empty for one reading.
+        taken: from what the value comes: `median of 5 samples`, `median of 3 nodes`, `one reading`.
+        better: higher, lower, or None where neither is.
+    """
+
+    name: str
+    labels: str
+    value: float
+    unit: str
+    shown: str
+    spread: str
+    taken: str
+    meaning: str
+    better: str | None
+
+
+def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Number:
+    """Put a measurement into words, with all of its labels: a bandwidth without its size says nothing.
+
+    Args:
+        measurement: the newest.
+        nodes: the same measurement of every node of the class, this one included, where there are several.
+    """
+    metric = METRICS.get(measurement.name)
+    value, unit = measurement.value, measurement.unit
+    if len(nodes) > 1:
+        values = [one.value for one in nodes]
+        value = percentile(values, 50)
+        spread = f"{format_value(min(values), unit)} … {format_value(max(values), unit)}"
+        taken = f"median of {len(values)} nodes"
+    else:
+        interval = median_interval(measurement.samples) if measurement.statistic == "median" else None
+        spread, taken = show_interval(interval, unit), _taken(measurement)
+    return Number(
+        name=measurement.name,
+        labels=show_labels(measurement.labels),
+        value=value,
+        unit=unit,
+        shown=format_value(value, unit),
+        spread=spread,
+        taken=taken,
+        meaning=metric.meaning if metric else "",
+        better=metric.better if metric else None,
+    )
+
+
+def _taken(measurement: Measurement) -> str:
+    count = len(measurement.samples)
+    if count > 1:
+        return f"{measurement.statistic} of {count} samples"
+    return "one reading" if measurement.statistic in {"single", "median"} else measurement.statistic
+
+
+def across_nodes(found: Sequence[Found], measurement: Measurement) -> tuple[Measurement, ...]:
+    """The measurement as every node reported it: same name, same labels."""
+    if len(found) == 1:
+        return (measurement,)
+    return tuple(
+        one
+        for _, result in found
+        for one in result.measurements
+        if (one.name, one.labels, one.unit) == (measurement.name, measurement.labels, measurement.unit)
+    )
+
+
+def show_labels(labels: Mapping[str, Scalar]) -> str:
+    """`bytes 8GiB, op all_reduce`."""
+    return ", ".join(f"{name} {_label(name, value)}" for name, value in sorted(labels.items()))
+
+
+def _label(name: str, value: object) -> str:
+    return format_bytes(value) if name == "bytes" and isinstance(value, int) else str(value)
+
+
+def show_interval(interval: Interval | None, unit: str) -> str:
+    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none."""
+    if interval is None:
+        return ""
+    sure = f"{interval.confidence:.0%} interval" if interval.confidence else "range"
+    return f"{format_value(interval.low, unit)} … {format_value(interval.high, unit)} ({sure})"

@@ -1,0 +1,137 @@
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.errors import InputError
+from runner.models import ModelShape, model_shape, parse_shape
+from runner.probes.decoding import Decoder
+from runner.probes.ranks import World
+from runner.probes.tensor_parallel import check_degree, degrees, shard
+from runner.probes.transformer import build_model
+
+RANK = Path(__file__).with_name("tensor_parallel_rank.py")
+CONFIG = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+    "max_position_embeddings": 1024,
+}
+UNGATED = {**CONFIG, "mlp_gated": False, "vocab_size": 511}
+TIED = {**CONFIG, "tie_word_embeddings": True}
+# Two ranks add their halves in another order than one process does.
+TOLERANCE = 1e-4
+NEW_TOKENS = 24
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[World]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with World([str(RANK), "2"], 2, environment, time.monotonic() + 200) as world:
+        yield world
+
+
+def prompt_of(shape: ModelShape) -> torch.Tensor:
+    return torch.randint(0, shape.vocab, (2, 16), generator=torch.Generator().manual_seed(1))
+
+
+def answers(
+    ranks: World, config: dict[str, Any], prompt: torch.Tensor, *, late: bool = False, mode: str | None = None
+) -> list[dict[str, Any]]:
+    return ranks.ask(
+        {
+            "config": config,
+            "prompt": prompt.tolist(),
+            "new_tokens": NEW_TOKENS,
+            "late": late,
+            "initializer_range": 0.3,
+            "compile_mode": mode,
+        },
+        "computing",
+    )
+
+
+def assert_same_choices(model: Any, prompt: torch.Tensor, tokens: torch.Tensor) -> None:
+    """Token by token the model's own choice; where it differs, the two logits must lie within the tolerance."""
+    whole = torch.cat([prompt, tokens], dim=1)
+    with torch.no_grad():
+        logits = model(whole).logits[:, prompt.shape[1] - 1 : -1]
+    given = logits.gather(-1, tokens[..., None])[..., 0]
+    assert torch.all(logits.amax(-1) - given <= TOLERANCE)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["built in shards", "cut in place"])
+@pytest.mark.parametrize("config", [CONFIG, UNGATED, TIED], ids=["gated", "ungated", "tied"])
+def test_two_ranks_compute_what_one_process_computes(
+    ranks: World, config: dict[str, Any], late: bool
+) -> None:
+    shape = parse_shape("test", config)
+    model, prompt = build_model(shape, torch.float32, "cpu", initializer_range=0.3), prompt_of(shape)
+    with torch.no_grad():
+        expected = model(prompt).logits
+    tokens = Decoder(model, prompt.shape[1] + NEW_TOKENS).generate(prompt, NEW_TOKENS)
+    assert len(set(tokens.flatten().tolist())) > 8
+    for answer in answers(ranks, config, prompt, late=late):
+        assert torch.allclose(torch.tensor(answer["logits"]), expected, atol=TOLERANCE)
+        assert answer["tokens"] == tokens.tolist()
+        assert answer["kv_heads"] == shape.kv_heads // 2
+
+
+def test_a_rank_holds_half_of_what_is_cut(ranks: World) -> None:
+    shape = parse_shape("test", CONFIG)
+    model = build_model(shape, torch.float32, "meta")
+    norms_and_embedding = sum(
+        parameter.nbytes for name, parameter in model.named_parameters() if "norm" in name or "embed" in name
+    )
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    expected = norms_and_embedding + (whole - norms_and_embedding) // 2
+    assert [answer["held"] for answer in answers(ranks, CONFIG, prompt_of(shape))] == [expected, expected]
+
+
+@pytest.mark.system
+def test_two_ranks_choose_the_same_tokens_when_their_steps_are_compiled(ranks: World) -> None:
+    shape = parse_shape("test", CONFIG)
+    model, prompt = build_model(shape, torch.float32, "cpu", initializer_range=0.3), prompt_of(shape)
+    for answer in answers(ranks, CONFIG, prompt, mode="default"):
+        assert_same_choices(model, prompt, torch.tensor(answer["tokens"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("tiny", [1, 2, 4]), ("8b", [1, 2, 4, 8]), ("40b", [1, 2, 4, 8]), ("70b", [1, 2, 4, 8])],
+)
+def test_the_presets_can_be_cut_over_a_nodes_gpus(name: str, expected: Sequence[int]) -> None:
+    assert degrees(model_shape(name), 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("degree", "message"),
+    [
+        (3, "3 does not divide its 8 attention heads nor its 4 key/value heads"),
+        (8, "8 does not divide its 4 key/value heads; choose one of 1, 2, 4"),
+        (0, "one rank or more, not 0"),
+    ],
+)
+def test_a_degree_that_does_not_divide_the_heads_is_refused(degree: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_degree(model_shape("tiny"), degree)
+
+
+def test_an_unknown_way_of_cutting_is_refused() -> None:
+    class Mesh:
+        def size(self) -> int:
+            return 2
+
+    model = build_model(parse_shape("test", CONFIG), torch.float32, "meta")
+    model.config.base_model_tp_plan = {"layers.*.self_attn.q_proj": "sequence_parallel"}
+    mesh: Any = Mesh()
+    with pytest.raises(InputError, match="to be cut 'sequence_parallel'; known are colwise, rowwise"):
+        shard(model, mesh)
