@@ -53,7 +53,7 @@ def returned(folder: Folder, nodes: int) -> Campaign:
         for number in range(nodes)
     )
     campaign = Campaign(
-        id="20261125-000000-cafe", created_at=datetime.now(UTC), runbooks=ROOT / "runbooks",
+        id="20261125-000000-cafe", created_at=datetime.now(UTC), command="run", runbooks=ROOT / "runbooks",
         entries=(base.runbook.id,), arguments=(), code=base.code, shared=True, prefix="", python=None,
         home_python="python3", partition=None, account=None, gpus=None, minutes=60, start_within_s=3600,
         joint=(), jobs=jobs,

@@ -38,17 +38,9 @@ from runner.launch.campaign import (
 from runner.launch.gathering import gather
 from runner.launch.joint import joint_block
 from runner.launch.slurm import ControllerAwayError, Done, Slurm, SlurmError, Wish, run_command
-from runner.launch.slurm_campaign import (
-    Order,
-    again,
-    choose_nodes,
-    follow,
-    prepare,
-    refresh,
-    submit,
-    why_no_answer,
-)
+from runner.launch.slurm_follow import follow, refresh, why_no_answer
 from runner.launch.slurm_script import NO_FOLDER, NO_PYTHON, Task, batch_script
+from runner.launch.slurm_submit import Order, again, choose_nodes, prepare, submit
 from runner.launch.slurm_text import JobEnd
 from tests.builders import a_runbook
 from tests.evidence_samples import record, step
@@ -485,6 +477,7 @@ def a_task(tmp_path: Path, **changes: Any) -> Task:
         "place": str(tmp_path / "place"),
         "code": None,
         "archive": pack_code(ROOT, runbooks),
+        "command": "run",
         "arguments": ("--help",),
         "prefix": "",
         "python": None,

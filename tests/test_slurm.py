@@ -271,6 +271,26 @@ def test_an_entry_s_own_session_runs_it_on_slurm(site: Site) -> None:
     assert len(site.records()) == 2
 
 
+def test_a_look_at_many_nodes_ranks_the_nodes_and_stores_nothing(site: Site) -> None:
+    found = (
+        'if [ "$SLURMD_NODENAME" = n7 ]; then echo \'{"probe": "topology", "method_version": 1, '
+        '"status": "symptom", "reason": "links are down"}\' > "$RUNBOOK_RESULT"; fi'
+    )
+    site.entry(step("d", found), step("e", 'touch "$HERE/loaded"', "safety=loads-device"))
+    words = site.words(
+        "diagnose", "--on", "slurm", "--prefix", str(site.wrap), "--nodelist", "n[6-8]", "--json"
+    )
+    done = subprocess.run(words, cwd=ROOT, env=site.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    rows = json.loads(done.stdout)
+    names = {row["node_alias"]: row["exit_status"] for row in rows}
+    assert [names[row["node_alias"]] for row in rows] == [1, 0, 0]
+    assert rows[0]["node_alias"] == next(alias for alias, node in site.names().items() if node == "n7")
+    assert rows[0]["entries"][0]["finding"] == "links are down"
+    assert not (site.here / "loaded").exists()
+    assert not (site.here / "data").exists()
+
+
 # Last, since two nodes are not what they were afterwards.
 
 MIDWAY = 'case $SLURMD_NODENAME in n1|n3|n4) touch "$HERE/begun-$SLURMD_NODENAME"; sleep 300;; esac'

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,16 +21,18 @@ from runner.evidence.fleet import distributions, suspects
 from runner.launch.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
 from runner.launch.gathering import Gathered, gather
 from runner.launch.slurm import Slurm, Wish
-from runner.launch.slurm_campaign import Order, again, follow, give_up, prepare, submit
+from runner.launch.slurm_follow import follow, give_up
+from runner.launch.slurm_submit import Order, again, prepare, submit
 from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.
 LOG_WIDTH = 150
+_WHERE = "where campaigns are (default: scratch/campaigns)"
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
-def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `--on` and what goes with it."""
+def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = True) -> None:
+    """Declare `--on` and what goes with it; `lasting`: the campaign may be left alone, and confirmed."""
     parser.add_argument(
         "--on", choices=("local", "slurm"), default="local", help="where (default: this node)"
     )
@@ -61,17 +64,19 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-shared-files", action="store_true", help="nodes share no file system: code goes with the job"
     )
-    group.add_argument(
-        "--detach", action="store_true", help="submit and leave; `runbook collect` picks it up"
-    )
-    add_campaign_arguments(group)
+    if lasting:
+        group.add_argument(
+            "--detach", action="store_true", help="submit and leave; `runbook collect` picks it up"
+        )
+        add_campaign_arguments(group)
+    else:
+        group.add_argument("--campaigns", type=Path, metavar="DIR", help=_WHERE)
+        parser.set_defaults(detach=False, confirm=False)
 
 
 def add_campaign_arguments(parser: argparse._ActionsContainer) -> None:
     """Declare what `collect` has too: `--campaigns` and `--confirm`."""
-    parser.add_argument(
-        "--campaigns", type=Path, metavar="DIR", help="where campaigns are (default: scratch/campaigns)"
-    )
+    parser.add_argument("--campaigns", type=Path, metavar="DIR", help=_WHERE)
     parser.add_argument(
         "--confirm", action="store_true", help="run suspect nodes a second time before they are called slow"
     )
@@ -92,22 +97,43 @@ def campaigns_folder(arguments: argparse.Namespace) -> Path:
 
 def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     """Start a campaign; follow it to its end unless it shall be left alone. Exit status as of `run`."""
-    if not shutil.which("sbatch"):
-        raise InputError(
-            "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
-        )
     runbooks = tuple(find(arguments.runbooks, name) for name in dict.fromkeys(arguments.ids))
-    slurm, console = Slurm(), _console(arguments)
-    order = _order(arguments, runbooks, request)
-    with FleetProgress(console) as progress, terminate_like_interrupt():
-        folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
-        campaign = see_through(campaign, folder, slurm, progress, arguments)
+    wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
+    across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
+    order = replace(
+        order_of(arguments, runbooks),
+        arguments=tuple(_words(request)),
+        longest_s=sum(step.timeout for steps in wanted.values() for step in steps),
+        joint=tuple(
+            JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
+            for entry, steps in across.items()
+            if steps
+        ),
+    )
+    console = console_of(to_stderr=arguments.json)
+    folder, campaign = launch(arguments, order, console)
     if arguments.detach and any(job.live for job in campaign.jobs):
         console.print(
             f"campaign {campaign.id}: {len(campaign.jobs)} jobs; `runbook collect {campaign.id}` gathers it"
         )
         return 0
     return close(arguments, console, campaign, folder)
+
+
+def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tuple[Folder, Campaign]:
+    """Prepare a campaign, submit it and see it through.
+
+    Raises:
+        InputError: this machine has no Slurm, or not the nodes asked for.
+    """
+    if not shutil.which("sbatch"):
+        raise InputError(
+            "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
+        )
+    slurm = Slurm()
+    with FleetProgress(console) as progress, terminate_like_interrupt():
+        folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
+        return folder, see_through(campaign, folder, slurm, progress, arguments)
 
 
 def see_through(
@@ -159,28 +185,22 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
     print(json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False))
 
 
-def _console(arguments: argparse.Namespace) -> Console:
-    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
+def console_of(*, to_stderr: bool) -> Console:
+    """Where human lines go: to standard error where standard output is for a program."""
+    screen = cast("IO[str]", Screen(sys.stderr if to_stderr else sys.stdout))
     console = Console(file=screen)
     return console if console.is_terminal else Console(file=screen, width=LOG_WIDTH)
 
 
-def _order(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...], request: Request) -> Order:
-    root = arguments.runbooks.resolve().parent
-    wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
-    longest = sum(step.timeout for steps in wanted.values() for step in steps)
-    across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
+def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Order:
+    """What the arguments say of where and how, for these entries; what to run is still to be filled in."""
     return Order(
         runbooks=arguments.runbooks,
         entries=runbooks,
-        arguments=tuple(_words(request)),
-        longest_s=longest,
-        joint=tuple(
-            JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
-            for entry, steps in across.items()
-            if steps
-        ),
-        code=code_state(root),
+        arguments=(),
+        longest_s=0.0,
+        joint=(),
+        code=code_state(arguments.runbooks.resolve().parent),
         archive=pack_code(_PACKAGE, arguments.runbooks),
         alias_key=alias_key(),
         home_python=sys.executable,

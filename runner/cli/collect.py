@@ -1,18 +1,14 @@
 """`runbook collect`: pick a campaign up from any shell, take in what its nodes have returned, and report."""
 
 import argparse
-import sys
-from typing import IO, cast
 
-from rich.console import Console
-
-from runner.cli.cluster import LOG_WIDTH, add_campaign_arguments, campaigns_folder, close, see_through
+from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, console_of, see_through
 from runner.cli.fleet_view import FleetProgress
 from runner.cli.interrupts import terminate_like_interrupt
-from runner.cli.screen import Screen
+from runner.errors import InputError
 from runner.launch.campaign import find_folder
 from runner.launch.slurm import Slurm
-from runner.launch.slurm_campaign import refresh
+from runner.launch.slurm_follow import refresh
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
         BusyError: another shell has it.
     """
     folder = find_folder(campaigns_folder(arguments), arguments.campaign)
-    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
-    console = Console(file=screen)
-    if not console.is_terminal:
-        console = Console(file=screen, width=LOG_WIDTH)
+    console = console_of(to_stderr=arguments.json)
     campaign, slurm = folder.load(), Slurm()
+    if campaign.command != "run":
+        raise InputError(
+            f"{campaign.id} was a look at the nodes and has no records; run `runbook diagnose` again"
+        )
     with FleetProgress(console) as progress, terminate_like_interrupt():
         if arguments.wait or arguments.confirm:
             campaign = see_through(campaign, folder, slurm, progress, arguments)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.cli.cluster import add_cluster_arguments
+from runner.cli.cluster_diagnose import diagnose_on_slurm
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.read import read_all
 from runner.errors import InputError
@@ -48,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for Slurm: exit status 1 for findings of severity high and above, else 0 whatever else happens",
     )
+    add_cluster_arguments(parser, lasting=False)
 
 
 def _seconds(text: str) -> float:
@@ -63,6 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: no such process, or an output file that cannot be written.
     """
+    if arguments.on == "slurm":
+        if arguments.format not in {"text", "json"} or arguments.output or arguments.pid or arguments.prolog:
+            raise InputError("with --on slurm there is text or --json alone; other formats are for one node")
+        return diagnose_on_slurm(arguments)
     if not arguments.prolog:
         return _run(arguments)
     try:

@@ -82,6 +82,7 @@ class Campaign(_Model):
 
     id: str
     created_at: AwareDatetime
+    command: str
     runbooks: Path
     entries: tuple[str, ...]
     arguments: tuple[str, ...]

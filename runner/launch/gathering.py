@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, JsonValue, ValidationError
+
 from runner.errors import RecordError, StoreError
 from runner.evidence.fleet import Row
+from runner.evidence.measure import MAX_DOCUMENT_BYTES
 from runner.evidence.record import Outcome, Record
 from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
 from runner.launch.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm_script import DIAGNOSIS
 
 # States of a row: what a reader needs to tell apart.
 DONE, ERROR = "done", "error"
@@ -160,3 +164,30 @@ def _so_far(records: tuple[Record, ...]) -> str:
         return ""
     steps = f", {len(cut[0].steps)} steps of {cut[0].runbook.id}" if cut else ""
     return f"; {ended} finished records{steps} are kept"
+
+
+class NodeDiagnosis(BaseModel):
+    """What `runbook diagnose --json` wrote on a node, as far as it is looked at here."""
+
+    exit_status: int
+    entries: tuple[dict[str, JsonValue], ...]
+
+
+def gather_diagnoses(
+    campaign: Campaign, folder: Folder
+) -> tuple[tuple[Job, NodeDiagnosis | None, str | None], ...]:
+    """Of every node what its look came to, or why there is nothing."""
+    return tuple((job, *_diagnosis(folder, job)) for job in campaign.jobs)
+
+
+def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | None]:
+    if job.reason is not None:
+        return None, job.reason
+    try:
+        with (folder.place(job) / DIAGNOSIS).open("rb") as file:
+            return NodeDiagnosis.model_validate_json(file.read(MAX_DOCUMENT_BYTES)), None
+    except OSError:
+        words = folder.last_words(job)
+        return None, "gave no diagnosis" + (f"; its last words: {words}" if words else "")
+    except ValidationError:
+        return None, f"returned {DIAGNOSIS}, which is no diagnosis"

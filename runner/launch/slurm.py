@@ -99,14 +99,22 @@ class Slurm:
     def __init__(self, run: CommandRunner = run_command) -> None:
         self._run = run
 
-    def submit(self, script: str, name: str, nodes: Sequence[str], wish: Wish) -> str:
-        """Submit a batch script for exactly these nodes, each whole, never to be started twice; the job's id.
+    def submit(self, script: str, name: str, nodes: Sequence[str], wish: Wish, *, whole: bool) -> str:
+        """Submit a batch script for exactly these nodes, never to be started twice; the job's id.
+
+        Args:
+            script: its text.
+            name: the job's.
+            nodes: all of them.
+            wish: what else is asked for.
+            whole: nobody else shall be on the nodes meanwhile.
 
         Raises:
             SlurmError: Slurm refuses it.
         """
         words = [
-            "sbatch", "--parsable", "--no-requeue", "--exclusive", f"--job-name={name}", "--chdir=/",
+            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", "--chdir=/",
+            *(["--exclusive"] if whole else []),
             f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", "--ntasks-per-node=1",
             "--output=/dev/null", "--error=/dev/null", *wish.words(),
         ]  # fmt: skip

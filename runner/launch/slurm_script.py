@@ -16,6 +16,9 @@ MEANINGS = {
     NO_PYTHON: "no Python there has what the runner needs; name one with --python, or a container with --prefix",
     NO_NOTE: "its last note could not be written: the disk that takes its results is full or gone",
 }
+DIAGNOSIS = "diagnosis.json"
+# How each command is told where it belongs, and where its result goes.
+_INTO = {"run": '--stamp "$work/stamp.json"', "diagnose": f'--json --output "$place/{DIAGNOSIS}"'}
 _BLANK = re.compile(r"@([a-z]+)@")
 RESULTS = "${TMPDIR:-/tmp}/llm-runbooks-results-$(id -u)"
 
@@ -38,7 +41,8 @@ class Task:
         place: the shared folder that takes its results; None where nothing is shared.
         key: names the task within the campaign, for a place of its own on a node without shared files.
         code: the shared archive of the code; None to carry `archive` in the script.
-        arguments: of `runbook run`.
+        command: `run` or `diagnose`.
+        arguments: of that command.
         prefix: the site's own words before the Python, a container's say.
         python: the one to use, nothing else; else the node's own is chosen.
         home_python: what the campaign was started with, used where it runs on the node too.
@@ -50,6 +54,7 @@ class Task:
     place: str | None
     code: str | None
     archive: bytes = field(repr=False)
+    command: str
     arguments: tuple[str, ...]
     prefix: str
     python: str | None
@@ -81,6 +86,8 @@ def _values(task: Task) -> dict[str, str]:
         "archive": _archive(task),
         "prefix": task.prefix,
         "words": shlex.join(task.arguments),
+        "action": task.command,
+        "into": _INTO[task.command],
         "results": RESULTS,
     }
 
@@ -151,7 +158,7 @@ fi
 _RUN = """
 cd "$root" || exit 71
 @prefix@ "$python" -m runner.cli.main --runbooks "$root/runbooks" --data "$place/data" \\
-    run @words@ --stamp "$work/stamp.json" > "$place/output.txt" 2>&1 < /dev/null &
+    @action@ @words@ @into@ > "$place/output.txt" 2>&1 < /dev/null &
 running=$!
 wait "$running"; status=$?
 # A signal ends the first wait; the entry still writes its record.
