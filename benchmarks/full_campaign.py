@@ -34,10 +34,10 @@ def main() -> None:
         environment = {**os.environ, **slurm.environment, "HERE": name, "TMPDIR": str(here / "tmp")}
         environment |= {"XDG_CACHE_HOME": str(here / "cache")}
         words = ["--data", str(here / "data"), "run", *ENTRIES, "--reproduce", "--without-slow", "--json"]
+        words += ["--on", "slurm", "--prefix", str(wrap), "--time", "600"]
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "runner.cli.main", *words]
-            + ["--on", "slurm", "--prefix", str(wrap), "--time", "600"],
+            [sys.executable, "-m", "runner.cli.main", *words],
             cwd=ROOT,
             env=environment,
             check=False,

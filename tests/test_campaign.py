@@ -493,6 +493,12 @@ def test_the_script_runs_the_code_that_it_carries_and_leaves_only_its_results(tm
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_the_script_keeps_what_steps_wrote_for_a_reader(tmp_path: Path) -> None:
+    writes = "bash -c 'mkdir -p artifacts/b; echo 1 > artifacts/b/c; exec \"$@\"' prefix"
+    assert run_script(tmp_path, a_task(tmp_path, prefix=writes)) == 0
+    assert (tmp_path / "place" / "artifacts" / "b" / "c").read_text() == "1\n"
+
+
 def test_the_script_hands_the_stamp_over_as_it_is(tmp_path: Path) -> None:
     task = a_task(tmp_path, prefix='bash -c \'cp "${@: -1}" "$HERE" 2>/dev/null; exec "$@"\' prefix')
     assert run_script(tmp_path, task, HERE=str(tmp_path)) == 0
