@@ -494,7 +494,7 @@ def test_the_script_runs_the_code_that_it_carries_and_leaves_only_its_results(tm
 
 
 def test_the_script_keeps_what_steps_wrote_for_a_reader(tmp_path: Path) -> None:
-    writes = "bash -c 'mkdir -p artifacts/b; echo 1 > artifacts/b/c; exec \"$@\"' prefix"
+    writes = "bash -c '[ $PWD = / ] || { mkdir -p artifacts/b; echo 1 > artifacts/b/c; }; exec \"$@\"' prefix"
     assert run_script(tmp_path, a_task(tmp_path, prefix=writes)) == 0
     assert (tmp_path / "place" / "artifacts" / "b" / "c").read_text() == "1\n"
 
