@@ -44,7 +44,8 @@ from runner.launch.slurm_submit import Order, again, choose_nodes, prepare, subm
 from runner.launch.slurm_text import JobEnd
 from tests.builders import a_runbook
 from tests.evidence_samples import record, step
-from tests.test_cli import ROOT
+from tests.test_cli import ROOT, command, write_entry
+from tests.test_cli import step as step_block
 from tests.test_slurm_text import a_job, a_node
 
 CODE = Code(commit="c" * 40, digest="d" * 16, dirty=False)
@@ -196,6 +197,32 @@ def test_a_job_that_slurm_refuses_is_a_row_and_the_others_go_on(tmp_path: Path) 
 def test_commands_that_are_not_there_say_so_in_one_line() -> None:
     with pytest.raises(SlurmError, match="no no-such-slurm on this machine's PATH"):
         run_command(["no-such-slurm"], stdin=b"", timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--on", "slurm"], "there is no sbatch on PATH"),
+        (["--nodes", "2"], "--nodes means nothing on this node alone; add --on slurm"),
+        (["--no-shared-files"], "--no-shared-files means nothing on this node alone"),
+    ],
+)
+def test_what_cannot_be_done_here_is_bad_input_in_one_line(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    write_entry(tmp_path / "runbooks", step_block("d", "true"))
+    done = subprocess.run(
+        command(tmp_path, "run", "small", *words),
+        cwd=ROOT,
+        env={**os.environ, "PATH": "/nonexistent", "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 # What is made of Slurm's answers.

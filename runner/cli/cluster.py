@@ -27,6 +27,10 @@ from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.
 LOG_WIDTH = 150
+_ONLY_ON_SLURM = (
+    "nodes", "nodelist", "partition", "account", "gpus", "time", "prefix", "python", "no_shared_files", "detach",
+    "campaigns", "confirm",
+)  # fmt: skip
 _WHERE = "where campaigns are (default: scratch/campaigns)"
 _PACKAGE = Path(__file__).resolve().parents[2]
 
@@ -87,6 +91,21 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
+
+
+def on_slurm(arguments: argparse.Namespace) -> bool:
+    """Whether `--on slurm` was asked for.
+
+    Raises:
+        InputError: it was not, and something was that means nothing without it.
+    """
+    if arguments.on == "slurm":
+        return True
+    given = [name for name in _ONLY_ON_SLURM if getattr(arguments, name)]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise InputError(f"--{flag} means nothing on this node alone; add --on slurm, or leave it out")
+    return False
 
 
 def campaigns_folder(arguments: argparse.Namespace) -> Path:

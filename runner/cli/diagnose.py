@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.cli.cluster import add_cluster_arguments
+from runner.cli.cluster import add_cluster_arguments, on_slurm
 from runner.cli.cluster_diagnose import diagnose_on_slurm
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.read import read_all
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: no such process, or an output file that cannot be written.
     """
-    if arguments.on == "slurm":
+    if on_slurm(arguments):
         if arguments.format not in {"text", "json"} or arguments.output or arguments.pid or arguments.prolog:
             raise InputError("with --on slurm there is text or --json alone; other formats are for one node")
         return diagnose_on_slurm(arguments)

@@ -12,7 +12,7 @@ from typing import IO, cast
 from rich.console import Console
 from rich.markup import escape
 
-from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, run_on_slurm
+from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, on_slurm, run_on_slurm
 from runner.cli.interrupts import terminate_like_interrupt
 from runner.cli.progress import Progress, summary_table
 from runner.cli.request import add_request_arguments, request_from
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         InputError: an entry, a step or a preset that does not exist; nothing has run then.
     """
     request = request_from(arguments)
-    if arguments.on == "slurm":
+    if on_slurm(arguments):
         return run_on_slurm(arguments, request)
     stamp = None if arguments.stamp is None else read_stamp(arguments.stamp)
     if stamp is not None and stamp.members:
