@@ -81,7 +81,7 @@ def test_the_report_has_nodes_distribution_suspects_and_counts() -> None:
     text = report(20, 240)
     assert "its node failed" in text
     assert "gpu19" in text
-    assert "95.0 GB/s … 105 GB/s" in text
+    assert "94.9 GB/s … 105 GB/s" in text
     assert "2 of 20 nodes are 30% below the median (node-000018, node-000019)" in text
     assert "19 of 20 jobs gave every record, 1 in error, 0 not over; 20 records" in text
 
