@@ -190,7 +190,7 @@ def _telling(word: str) -> bool:
 
 def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
-    if not isinstance(value, str) or not SPEAKING_NAME.search(key):
+    if not isinstance(value, str) or _PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
         return None
     name = _NO_NAME.sub("_", key)
     line = f'{name}="{value}"'
