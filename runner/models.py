@@ -60,7 +60,7 @@ class ModelShape:
 
 
 def model_shape(name_or_folder: str) -> ModelShape:
-    """The shape of a preset (`tiny`, `8b`, `40b`, `70b`) or of a local folder with a transformers `config.json`.
+    """The shape of a preset (`tiny`, `8b`, `40b`, `70b`), of a transformers `config.json` or of a folder with one.
 
     Raises:
         InputError: neither a preset nor a folder, or a configuration that no such model can have.
@@ -70,16 +70,44 @@ def model_shape(name_or_folder: str) -> ModelShape:
             encoding="utf-8"
         )
         return parse_shape(name_or_folder, _json(text, f"preset {name_or_folder}"))
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        raise InputError(f"no model {name_or_folder!r}: give {', '.join(PRESETS)} or a local model folder")
-    path = folder / "config.json"
+    path = Path(name_or_folder)
+    if path.suffix != ".json":
+        if not path.is_dir():
+            raise InputError(
+                f"no model {name_or_folder!r}: give {', '.join(PRESETS)} or a local model folder"
+            )
+        path /= "config.json"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"cannot read {path}: {reason}; a model folder holds a config.json") from error
     return parse_shape(name_or_folder, _json(text, str(path)))
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of a model folder, each of them there.
+
+    Raises:
+        InputError: there are none, or its index lists one that is missing; where weights do not matter, the folder's
+            config.json can be given instead.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        listed = _json(index.read_text(encoding="utf-8"), str(index)).get("weight_map")
+        names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise InputError(f"{folder}: {missing[0]} is missing, which {index.name} lists; copy it again")
+        files = tuple(folder / name for name in names)
+    else:
+        files = tuple(sorted(folder.glob("*.safetensors")))
+    if not files:
+        raise InputError(
+            f"{folder} has no weights (*.safetensors); copy them there, or give {folder / 'config.json'} to run"
+            " its shape with random weights"
+        )
+    return files
 
 
 def parse_shape(name: str, config: Mapping[str, object]) -> ModelShape:

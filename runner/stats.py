@@ -4,15 +4,21 @@ Samples of timings are skewed and have outliers, so the centre is the median and
 intervals (Efron's percentile method). The resampling is seeded, so the same samples give the same interval.
 """
 
+import functools
+import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 # Below this many samples a bootstrap interval is too narrow to be believed; the range of the samples is used.
 FEWEST_FOR_BOOTSTRAP = 5
+# How often `changes` may call a change where there is none, over all series of a comparison together.
+FALSE_REPORTS = 0.01
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,92 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
         return None
     if min(len(numerator), len(denominator)) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(numerator) / max(denominator), max(numerator) / min(denominator), None)
-    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    above, below = sorted(numerator), sorted(denominator)
     ratios = sorted(
-        statistics.median(source.choices(numerator, k=len(numerator)))
-        / statistics.median(source.choices(denominator, k=len(denominator)))
-        for _ in range(RESAMPLES)
+        (above[low] + above[high]) / (below[other_low] + below[other_high])
+        for (low, high), (other_low, other_high) in _ranks_of_two(len(above), len(below))
     )
     return _central(ratios)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one series between two runs.
+
+    Attributes:
+        ratio: after ÷ before, of the geometric means.
+        probability: of a change at least as clear anywhere among the series compared, if nothing had changed.
+    """
+
+    ratio: float
+    probability: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is more than noise."""
+        return self.probability <= FALSE_REPORTS
+
+
+def changes(
+    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], permutations: int = 999
+) -> dict[str, Change]:
+    """Compare several series at once, so that the chance of any false report among them stays at 1 %.
+
+    Welch's t of the logarithms is computed for each series; which run a turn belongs to is then drawn anew, for all
+    series at the same time, and the largest |t| of each drawing says what chance alone can do (Westfall and Young's
+    single-step maxT). Nothing is assumed about the noise but that turns could be exchanged.
+
+    With 12 turns a run and noise of 1 %, a change of 3 % is found in more than 95 of 100 comparisons. With fewer than
+    four a run hardly anything can be.
+
+    Args:
+        before: positive samples of each series, a turn each; all series have as many.
+        after: likewise, of the same series.
+        permutations: drawings.
+
+    Raises:
+        ValueError: other series, series of unequal length, or a sample that is not positive.
+    """
+    if before.keys() != after.keys():
+        raise ValueError("both runs must have the same series")
+    sizes = {(len(before[name]), len(after[name])) for name in before}
+    if len(sizes) != 1:
+        raise ValueError("every series of a run must have as many turns")
+    [(first, second)] = sizes
+    if min(sample for run in (before, after) for name in run for sample in run[name]) <= 0:
+        raise ValueError("samples must be positive")
+    logs = {name: [math.log(one) for one in (*before[name], *after[name])] for name in before}
+    centred = {name: [one - statistics.fmean(of) for one in of] for name, of in logs.items()}
+    seen = {name: abs(_welch(of, range(first))) for name, of in centred.items()}
+    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    reached = dict.fromkeys(seen, 1)
+    for _ in range(permutations):
+        drawn = source.sample(range(first + second), first)
+        most = max(abs(_welch(of, drawn)) for of in centred.values())
+        for name, here in seen.items():
+            reached[name] += most >= here * (1 - 1e-9)
+    return {
+        name: Change(
+            math.exp(statistics.fmean(of[first:]) - statistics.fmean(of[:first])),
+            reached[name] / (permutations + 1),
+        )
+        for name, of in logs.items()
+    }
+
+
+def _welch(values: Sequence[float], chosen: Sequence[int]) -> float:
+    """Welch's t of the values not chosen against the chosen ones; the values' mean is 0."""
+    count, rest = len(chosen), len(values) - len(chosen)
+    if min(count, rest) < 2:  # noqa: PLR2004 - a variance needs two
+        return 0.0
+    picked = [values[place] for place in chosen]
+    total, squares = sum(picked), sum(one * one for one in picked)
+    mean, others = total / count, -total / rest
+    variance = max(0.0, squares / count - mean * mean) / (count - 1)
+    square_rest = sum(one * one for one in values) - squares
+    variance += max(0.0, square_rest / rest - others * others) / (rest - 1)
+    # Samples without any spread still have a direction.
+    return (others - mean) / math.sqrt(max(variance, 1e-24))
 
 
 def _bootstrap(samples: Sequence[float], statistic: Callable[[Sequence[float]], float]) -> Interval:
@@ -142,3 +227,66 @@ def fence(values: Sequence[float]) -> Fence | None:
     mad = statistics.median(abs(value - middle) for value in values)
     reach = max(OUTLYING_SCORE * mad / _MAD_OF_NORMAL, OUTLYING_SHARE * abs(middle))
     return Fence(middle, middle - reach, middle + reach)
+
+
+def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
+
+    The normal equations are solved in fractions: powers of large x lose a float's digits.
+
+    Raises:
+        ValueError: fewer than three different x.
+    """
+    if len({x for x, _ in points}) < 3:  # noqa: PLR2004 - three coefficients
+        raise ValueError("a parabola takes three different points")
+    exact = [(Fraction(x), Fraction(y)) for x, y in points]
+    powers = [sum((x**n for x, _ in exact), Fraction()) for n in range(5)]
+    rows = [[*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)]
+    for place in range(3):
+        pivot = next(row for row in rows[place:] if row[place])
+        rows.remove(pivot)
+        rows.insert(place, [value / pivot[place] for value in pivot])
+        for number, row in enumerate(rows):
+            if number != place:
+                rows[number] = [one - row[place] * two for one, two in zip(row, rows[place], strict=True)]
+    a, b, c = (float(row[3]) for row in rows)
+    return a, b, c
+
+
+def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
+    """Two-sided p-value of "both were drawn alike", by the rank sum of the recent ones (Wilcoxon's test, exact).
+
+    Every way to choose that many of all values is gone through, so the p-value is exact whatever the distribution,
+    ties (by their mean rank) included, as long as the values are exchangeable: a steady drift or values that hang
+    together in time are found too, and are no error of it. For small samples: the number of ways is (n+k choose k).
+
+    Raises:
+        ValueError: one of the two is empty.
+    """
+    if not earlier or not recent:
+        raise ValueError("no samples")
+    ordered = sorted([*earlier, *recent])
+    # Doubled, so that mean ranks stay whole numbers.
+    rank = {value: 2 * ordered.index(value) + ordered.count(value) + 1 for value in ordered}
+    ranks = [rank[value] for value in (*earlier, *recent)]
+    # The mean of the rank sum, times the number of values, is a whole number: no rounding decides.
+    count, chosen = len(ranks), len(recent)
+    centre = chosen * sum(ranks)
+    seen = abs(count * sum(ranks[-chosen:]) - centre)
+    ways = extreme = 0
+    for drawn in combinations(ranks, chosen):
+        ways += 1
+        extreme += abs(count * sum(drawn) - centre) >= seen
+    return extreme / ways
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
+    source = random.Random(0)  # noqa: S311 - resampling, not secrecy
+    return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
+
+
+def _middle(source: random.Random, count: int) -> tuple[int, int]:
+    ranks = sorted(source.choices(range(count), k=count))
+    return ranks[(count - 1) // 2], ranks[count // 2]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from runner.models import parse_shape
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.decoding import Decoder
 from runner.probes.ranks import RankLine
 from runner.probes.tensor_parallel import joined, shard
@@ -24,7 +25,7 @@ def answer(command: dict[str, Any], mesh: Any) -> dict[str, Any]:
     prompt = torch.tensor(command["prompt"])
     with torch.no_grad():
         logits = model(prompt).logits
-    decoder = Decoder(model, prompt.shape[1] + command["new_tokens"], command["compile_mode"])
+    decoder = Decoder(model, prompt.shape[1] + command["new_tokens"], Mode(command["mode"]))
     tokens = decoder.generate(prompt, command["new_tokens"])
     held = [getattr(parameter, "_local_tensor", parameter) for parameter in model.parameters()]
     return {

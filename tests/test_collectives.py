@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,13 @@ import psutil
 import pytest
 
 from runner.errors import InputError
+from runner.probes import collectives
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.nccl_log import Transport
+from runner.probes.nccl_settings import Origin, Setting
+from tests.nvml import EIGHT_B200
+from tests.nvml import environment as nvml_environment
 
 PROBE_COMMAND = [sys.executable, "-m", "runner.probes.collectives"]
 # Guards against a hang only; nothing is judged by it.
@@ -68,6 +74,15 @@ def test_bandwidths_follow_from_the_times_that_are_kept(two_ranks: dict[str, Any
         assert bus["samples"] == pytest.approx(expected)
 
 
+def test_the_slow_end_of_the_times_stands_beside_their_middle(two_ranks: dict[str, Any]) -> None:
+    times = {json.dumps(found["labels"]): found for found in named(two_ranks, "collective_time")}
+    slow = {json.dumps(found["labels"]): found for found in named(two_ranks, "slow_collective_time")}
+    assert slow.keys() == times.keys()
+    for labels, found in slow.items():
+        assert found["statistic"] == "p95"
+        assert times[labels]["value"] <= found["value"] <= max(times[labels]["samples"])
+
+
 def test_a_caller_environment_is_compared_with_a_scrubbed_one_in_the_same_run() -> None:
     done = run(
         "--ranks", "2", "--sizes", "64KiB", "--backend", "gloo", "--compare-environment",
@@ -77,7 +92,7 @@ def test_a_caller_environment_is_compared_with_a_scrubbed_one_in_the_same_run() 
     (ratio,) = named(document, "environment_ratio")
     assert len(ratio["samples"]) == 10
     assert {found["labels"]["arm"] for found in named(document, "bus_bandwidth")} == {"caller", "clean"}
-    assert document["details"]["scrubbed_variables"] == ["NCCL_P2P_DISABLE"]
+    assert document["details"]["settings_left_out_of_clean"] == ["NCCL_P2P_DISABLE"]
 
 
 @pytest.mark.system
@@ -199,12 +214,69 @@ def test_bad_input_ends_with_one_line(arguments: list[str], capsys: pytest.Captu
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_port_in_use_ends_with_one_line_that_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--ranks", "2", "--backend", "gloo", "--port", str(port)]) == InputError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} cannot be listened on" in line
+
+
 @pytest.mark.parametrize(
     ("op", "ranks", "factor"),
     [("all_reduce", 8, 1.75), ("all_gather", 8, 0.875), ("all_to_all", 2, 0.5), ("broadcast", 8, 1.0)],
 )
 def test_bus_factors_are_those_of_nccl_tests(op: str, ranks: int, factor: float) -> None:
     assert bus_factor(op, ranks) == factor
+
+
+def test_the_systems_file_is_overruled_in_a_clean_environment_but_for_what_describes_the_system() -> None:
+    in_files = [
+        Setting("NCCL_P2P_DISABLE", "1", "/etc/nccl.conf", Origin.FILE),
+        Setting("NCCL_IB_HCA", "mlx5", "/etc/nccl.conf", Origin.FILE),
+        Setting("NCCL_ALGO", "Ring", "~/.nccl.conf", Origin.FILE),
+    ]
+    clean = scrubbed({"NCCL_P2P_DISABLE": "1"}, in_files)
+    assert clean == {"NCCL_P2P_DISABLE": "", "NCCL_CONF_FILE": os.devnull}
+
+
+@pytest.mark.parametrize("fabric", ["fabric 1 0 0", "fabric_gpu 6 3 802 0"])
+def test_bandwidth_is_not_asked_for_before_the_fabric_is_up(fabric: str, tmp_path: Path) -> None:
+    done = run(environment=nvml_environment(tmp_path, f"{EIGHT_B200}{fabric}\n"))
+    assert done.returncode == NOT_APPLICABLE
+    assert "CUDA does not start before the fabric is up: GPU" in done.stderr
+
+
+def test_gpus_that_torch_cannot_use_are_an_error_that_names_it(tmp_path: Path) -> None:
+    done = run(
+        "--sizes", "1MiB", environment=nvml_environment(tmp_path, EIGHT_B200.replace("count 8", "count 2"))
+    )
+    assert done.returncode == 3
+    assert "failed while joining the group" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(collectives, "World", lambda *arguments: started.append(arguments))
+    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=4000)
+    for arm in ("caller", "clean"):
+        collectives._world(job, arm, {"NCCL_DEBUG": "WARN"}, tmp_path / arm, 0.0)
+    environments = [arguments[2] for arguments in started]
+    assert [environment["NCCL_DEBUG"] for environment in environments] == ["INFO", "INFO"]
+    folders = [Path(environment["NCCL_DEBUG_FILE"]).parent for environment in environments]
+    assert folders == [tmp_path / "caller", tmp_path / "clean"]
+    assert [arguments[-1] for arguments in started] == [4000, 4001]
+
+
+def test_the_transport_of_each_arm_is_a_measurement() -> None:
+    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=None)
+    found = collectives._channels({"caller": Transport({"SHM/direct": 3}, None), "clean": None}, job)
+    assert [(one.name, one.value, one.labels["transport"], one.labels["arm"]) for one in found] == [
+        ("nccl_channels", 3, "SHM/direct", "caller")
+    ]
 
 
 def test_scrubbing_takes_only_what_steers_transport() -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from runner.models import ModelShape
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.decoding import Decoder
 from runner.probes.transformer import build_model
+from tests.greedy import assert_same_choices
 
 SHAPE = ModelShape("test", 2, 64, 4, 2, 16, 128, 512, 1024)
 UNGATED = ModelShape("ungated", 2, 64, 4, 4, 16, 128, 512, 1024, gated_mlp=False)
@@ -41,11 +43,23 @@ def test_a_second_prompt_sees_nothing_of_the_first() -> None:
 # Inductor's own modules use what torch deprecates; as an error the warning would end the compile.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.system
-def test_compiled_steps_choose_the_same_tokens() -> None:
+@pytest.mark.parametrize("mode", [Mode.WHOLE, Mode.PER_BLOCK])
+def test_compiled_steps_choose_the_tokens_that_generate_chooses(mode: Mode) -> None:
     model, prompt = model_of(SHAPE), prompts(1)
-    eager = Decoder(model, 64).generate(prompt, 16)
-    compiled = Decoder(model, 64, compile_mode="default").generate(prompt, 16)
-    assert compiled.tolist() == eager.tolist()
+    expected = model.generate(prompt, max_new_tokens=16, do_sample=False)[:, prompt.shape[1] :]
+    eager: Any = Decoder(model, 64).generate(prompt, 16)
+    assert eager.tolist() == expected.tolist()
+    compiled = Decoder(model_of(SHAPE), 64, mode).generate(prompt, 16)
+    assert_same_choices(model, prompt, compiled)
+
+
+def test_a_wrong_token_is_no_same_choice() -> None:
+    model, prompt = model_of(SHAPE), prompts(1)
+    tokens = Decoder(model, 64).generate(prompt, 16)
+    assert_same_choices(model, prompt, tokens)
+    tokens[0, 7] = (tokens[0, 7] + 1) % SHAPE.vocab
+    with pytest.raises(AssertionError):
+        assert_same_choices(model, prompt, tokens)
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -1,113 +1,251 @@
-"""Energy windows on counters that behave like real ones: that tick, wrap, stand still and disappear."""
+"""Energy windows on counters that behave like real ones: that tick, wrap, stand still, lose and disappear."""
 
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import cos, pi
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runner.probes.precision.energy import Counter, EnergyError, Window, rapl_counter, run_window
+from runner.probes.precision.counters import EnergyError, rapl_counters
+from runner.probes.precision.energy import Trace, Window, run_window
+from tests import nvml
 
-
-@dataclass
-class Clock:
-    """Time that only work moves on."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def work(self, seconds: float) -> Callable[[], None]:
-        def one() -> None:
-            self.now += seconds
-
-        return one
+POLL_S = 0.005
 
 
 @dataclass
-class Ticking:
-    """A counter at constant power that shows the joules of its last tick."""
+class Curve:
+    """A counter of power W + S sin(2πt/P), as of its last tick; time is set from outside."""
 
-    clock: Clock
     watts: float
-    name: str = "ticking"
+    swing: float = 0.0
+    period: float = 1.0
     tick_s: float = 0.1
-    lost_at: float = float("inf")
-    frozen_at: float = float("inf")
-    reads: list[float] = field(default_factory=list)
+    name: str = "curve"
+    now: float = 0.0
+    shown: Callable[[float], float] = lambda tick: tick
+
+    def joules(self, seconds: float) -> float:
+        turn = 2 * pi / self.period
+        return self.watts * seconds - self.swing / turn * cos(turn * seconds)
 
     def read(self) -> float:
-        if self.clock.now >= self.lost_at:
-            raise EnergyError("gone")
-        now = min(self.clock.now, self.frozen_at)
-        return int(now / self.tick_s + 1e-9) * self.tick_s * self.watts
+        tick = int(self.now / self.tick_s + 1e-9) * self.tick_s
+        return self.joules(self.shown(tick))
+
+
+def watched(curve: Curve, began: float, seconds: float, iteration_s: float, poll_s: float = POLL_S) -> Window:
+    """A window of work over a curve, watched every `poll_s`, without waiting for it."""
+    trace = Trace(curve)
+    for number in range(int(seconds / poll_s) + 1):
+        curve.now = began + number * poll_s
+        trace.poll(lambda: curve.now)
+    count = int(seconds / iteration_s) + 1
+    return Window(began, tuple(began + (n + 1) * iteration_s for n in range(count)), (trace,))
+
+
+def exact(window: Window, curve: Curve) -> float:
+    """Joules of an iteration between the window's edges, by the curve itself."""
+    first, last = window.traces[0].edges()
+    done = window.done_at(last.first) - window.done_at(first.first)
+    return (curve.joules(last.first) - curve.joules(first.first)) / done
+
+
+@given(
+    watts=st.floats(100, 1000),
+    swing=st.floats(0, 0.9),
+    period=st.floats(0.5, 20),
+    began=st.floats(3, 4),
+    iteration_s=st.floats(0.003, 1.5),
+)
+def test_joules_of_an_iteration_are_right_within_one_percent_in_windows_of_five_seconds(
+    watts: float, swing: float, period: float, began: float, iteration_s: float
+) -> None:
+    curve = Curve(watts, 0.3 * swing * watts, period)
+    window = watched(curve, began, 5.0, iteration_s)
+    assert window.joules_per_iteration() == pytest.approx(exact(window, curve), rel=0.01)
+    assert window.watts() == pytest.approx(watts, rel=0.3)
 
 
 @pytest.mark.parametrize("iteration_s", [0.003, 0.04, 0.7])
-def test_joules_of_an_iteration_are_power_times_time_whatever_the_ticks(iteration_s: float) -> None:
-    clock = Clock(now=3.0417)
-    counter: Counter = Ticking(clock, watts=650)
-    window = run_window(clock.work(iteration_s), 5.0, counter, clock)
-    found = window.joules_per_iteration(counter.tick_s)
-    # The last tick may be one tick old: two percent of five seconds.
-    assert found == pytest.approx(650 * iteration_s, rel=0.021)
+def test_at_constant_power_they_are_power_times_time(iteration_s: float) -> None:
+    window = watched(Curve(650), 3.0417, 5.0, iteration_s)
+    assert window.joules_per_iteration() == pytest.approx(650 * iteration_s, rel=0.002)
+
+
+def refused(window: Window) -> str:
+    with pytest.raises(EnergyError) as caught:
+        window.joules_per_iteration()
+    return str(caught.value)
 
 
 def test_a_window_too_short_for_its_counter_is_refused_with_the_length_that_would_do() -> None:
-    clock = Clock()
-    window = run_window(clock.work(0.01), 1.0, Ticking(clock, watts=100), clock)
-    with pytest.raises(EnergyError, match=r"too short .* give --window 5 or more"):
-        window.joules_per_iteration(0.1)
+    assert "too short for a counter that ticks every 0.1 s; give --window 5 or more" in refused(
+        watched(Curve(100), 0.0, 1.0, 0.01)
+    )
 
 
-def test_a_counter_that_stands_still_is_refused() -> None:
-    clock = Clock(now=10.0)
-    window = run_window(clock.work(0.01), 5.0, Ticking(clock, watts=100, frozen_at=10.0), clock)
-    with pytest.raises(EnergyError, match="stood still"):
-        window.joules_per_iteration(0.1)
+@pytest.mark.parametrize(("stops", "goes_on"), [(2.0, 99.0), (3.0, 99.0), (4.0, 5.2), (6.4, 99.0)])
+def test_a_counter_that_stands_still_is_refused_wherever_it_does(stops: float, goes_on: float) -> None:
+    curve = Curve(100, shown=lambda tick: tick if tick < stops or tick >= goes_on else stops)
+    assert "stood still" in refused(watched(curve, 2.0, 5.0, 0.01))
 
 
-def test_a_counter_that_stops_half_way_is_refused() -> None:
-    clock = Clock(now=10.0)
-    window = run_window(clock.work(0.01), 5.0, Ticking(clock, watts=100, frozen_at=12.0), clock)
-    with pytest.raises(EnergyError, match="moved for only"):
-        window.joules_per_iteration(0.1)
+def test_a_short_standstill_is_refused_where_its_joules_are_lost_and_not_where_they_come_later() -> None:
+    late = Curve(100, shown=lambda tick: 4.0 if 4.0 <= tick < 4.25 else tick)
+    assert watched(late, 2.0, 5.0, 0.01).joules_per_iteration() == pytest.approx(1.0, rel=0.002)
+    lost = Curve(100, shown=lambda tick: tick if tick < 4.0 else max(4.0, tick - 0.2))
+    assert "lost joules: it stood still for 0.29 s" in refused(watched(lost, 2.0, 5.0, 0.01))
 
 
-def test_a_counter_that_disappears_ends_the_window() -> None:
-    clock = Clock()
-    with pytest.raises(EnergyError, match="gone"):
-        run_window(clock.work(0.01), 5.0, Ticking(clock, watts=100, lost_at=2.0), clock)
+def test_a_counter_that_goes_back_is_refused() -> None:
+    curve = Curve(100, shown=lambda tick: tick if tick < 4.0 else tick - 3.5)
+    assert "went back from" in refused(watched(curve, 2.0, 5.0, 0.01))
+
+
+def test_a_counter_that_could_seldom_be_looked_at_is_refused() -> None:
+    assert "only be looked at every" in refused(watched(Curve(100), 2.0, 5.0, 0.01, poll_s=0.09))
+
+
+def test_unfinished_iterations_count_by_their_share_of_time() -> None:
+    window = Window(1.0, (2.0, 4.0))
+    assert [window.done_at(moment) for moment in (0.5, 1.5, 2.0, 3.0, 4.0, 9.0)] == [0, 0.5, 1, 1.5, 2, 2]
+    assert window.seconds == 3.0
+    assert "no energy counter" in refused(window)
 
 
 def test_without_a_counter_a_window_still_has_its_iterations() -> None:
-    clock = Clock()
-    window = run_window(clock.work(0.25), 1.0, None, clock)
-    assert window == Window(iterations=4, seconds=1.0, ticks=None)
-    assert run_window(clock.work(9.0), 1.0, None, clock).iterations == 2
+    assert run_window(lambda: None, 0.0).iterations == 2
+    window = run_window(lambda: time.sleep(0.001), 0.02)
+    assert window.seconds >= 0.02
+    assert window.traces == ()
+
+
+# Each GPU of the stand-in has a counter with its own fate; all of them are watched at once, for real.
+NVML_PROGRAM = """
+import json, time
+from concurrent.futures import ThreadPoolExecutor
+from runner.probes.precision.counters import EnergyError, nvml_counter
+from runner.probes.precision.energy import run_window
+def one(counter):
+    window = run_window(lambda: time.sleep(0.03), 5.2, [counter], counter.sensors)
+    try:
+        found = window.joules_per_iteration()
+        first, last = window.traces[0].edges()
+        done = window.done_at(last.first) - window.done_at(first.first)
+        return {"joules": found * done, "from": first.first, "to": last.first, "sensors": str(window.sensors[-1])}
+    except EnergyError as error:
+        return {"refused": str(error)}
+counters = [nvml_counter(f"GPU-stand-in-{gpu}") for gpu in range(7)]
+with ThreadPoolExecutor(8) as pool:
+    print(json.dumps(list(pool.map(one, counters))))
+"""
+
+
+def test_a_real_watch_of_nvml_is_right_within_one_percent_or_refuses(tmp_path: Path) -> None:
+    curves = [(650, 0, 1000), (500, 450, 1700), (300, 100, 25000), *[(400, 0, 1000)] * 4]
+    board = nvml.EIGHT_B200 + "temperature 61\nreasons 4\n"
+    board += "".join(f"energy {gpu} {w} {s} {p}\n" for gpu, (w, s, p) in enumerate(curves))
+    board += (
+        "energy_wrap 3 2500\nenergy_stall 4 2500 3200 0\nenergy_stall 5 2500 2750 1\nenergy_lost 6 2500\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", NVML_PROGRAM],
+        env={**os.environ, **nvml.environment(tmp_path, board)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    for one, (watts, swing, period) in zip(found[:3], curves[:3], strict=True):
+        curve = Curve(watts, swing, period / 1e3)
+        truth = curve.joules(one["to"]) - curve.joules(one["from"])
+        assert one["joules"] == pytest.approx(truth, rel=0.01)
+        assert "temperature_c=61.0" in one["sensors"]
+        assert "software power cap" in one["sensors"]
+        assert "sm_clock_hz=1965000000.0" in one["sensors"]
+    for one, reason in zip(found[3:], ["went back", "stood still", "lost joules", "is gone"], strict=True):
+        assert reason in one["refused"]
+
+
+def test_a_gpu_without_an_energy_counter_says_so_at_once(tmp_path: Path) -> None:
+    program = (
+        "from runner.probes.precision.counters import EnergyError, nvml_counter\n"
+        "try: nvml_counter('GPU-stand-in-0')\n"
+        "except EnergyError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **nvml.environment(tmp_path, nvml.EIGHT_B200)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "NVML's energy counter is gone" in done.stdout
+
+
+def domain(root: Path, folder: str, name: str, energy: int, size: int = 1000) -> Path:
+    path = root / folder
+    path.mkdir()
+    (path / "name").write_text(f"{name}\n")
+    (path / "max_energy_range_uj").write_text(f"{size}\n")
+    (path / "energy_uj").write_text(f"{energy}\n")
+    return path
 
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
-    for name, energy in (("intel-rapl:0", 900), ("intel-rapl:0:0", 1), ("intel-rapl:1", 100)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "max_energy_range_uj").write_text("1000\n")
-        (tmp_path / name / "energy_uj").write_text(f"{energy}\n")
+    domain(tmp_path, "intel-rapl:0", "package-0", 900)
+    domain(tmp_path, "intel-rapl:0:0", "core", 1)
+    domain(tmp_path, "intel-rapl:1", "package-1", 100)
+    domain(tmp_path, "intel-rapl:2", "psys", 7)
     return tmp_path
 
 
-def test_rapl_adds_its_packages_and_survives_their_overflow(powercap: Path) -> None:
-    counter = rapl_counter(powercap)
-    assert counter.read() == 0
+def test_rapl_has_a_counter_a_package_and_survives_their_overflow(powercap: Path) -> None:
+    first, second = rapl_counters(powercap)
+    assert first.read() == 0
     (powercap / "intel-rapl:0" / "energy_uj").write_text("50\n")
     (powercap / "intel-rapl:1" / "energy_uj").write_text("300\n")
-    assert counter.read() == pytest.approx(350e-6)
-    (powercap / "intel-rapl:0" / "energy_uj").unlink()
+    assert first.read() == pytest.approx(150e-6)
+    assert second.read() == pytest.approx(200e-6)
+
+
+def test_a_rapl_counter_that_steps_back_or_vanishes_is_refused(powercap: Path) -> None:
+    first, second = rapl_counters(powercap)
+    (powercap / "intel-rapl:0" / "energy_uj").write_text("899\n")
+    with pytest.raises(EnergyError, match="jumped from 900 to 899"):
+        first.read()
+    (powercap / "intel-rapl:1" / "energy_uj").unlink()
     with pytest.raises(EnergyError, match="cannot be read"):
-        counter.read()
+        second.read()
 
 
-def test_a_host_without_rapl_says_so(tmp_path: Path) -> None:
+def test_a_window_over_two_rapl_packages_adds_them_up_across_an_overflow(tmp_path: Path) -> None:
+    places = [domain(tmp_path, f"intel-rapl:{n}", f"package-{n}", 0, size=20_000_000) for n in range(2)]
+    counters = rapl_counters(tmp_path)
+    clock, traces = [0.0], [Trace(counter) for counter in counters]
+    for step in range(601):
+        clock[0] = step * 0.01
+        for place, watts in zip(places, (100, 250), strict=True):
+            (place / "energy_uj").write_text(f"{int(watts * clock[0] * 1e6) % 20_000_000}\n")
+        for trace in traces:
+            trace.poll(lambda: clock[0])
+    window = Window(0.0, tuple((n + 1) * 0.02 for n in range(300)), tuple(traces))
+    assert window.joules_per_iteration() == pytest.approx(350 * 0.02, rel=0.01)
+
+
+def test_a_host_without_rapl_says_so_and_one_that_may_not_be_read_too(tmp_path: Path) -> None:
     with pytest.raises(EnergyError, match="shows no RAPL energy counter"):
-        rapl_counter(tmp_path)
+        rapl_counters(tmp_path)
+    (domain(tmp_path, "intel-rapl:0", "package-0", 1) / "energy_uj").unlink()
+    with pytest.raises(EnergyError, match="not readable for this user"):
+        rapl_counters(tmp_path)

@@ -3,15 +3,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from runner.cli.main import main
-from runner.evidence.gate import ceiling, gate
-from runner.evidence.record import Code, Measurement, Record
+from runner.evidence.ceilings import ceiling
+from runner.evidence.gate import gate
+from runner.evidence.leaks import leaks
+from runner.evidence.record import Code, Measurement, Record, RunbookRef
+from runner.evidence.redact import redact_record
 from runner.evidence.store import Store
+from runner.hardware.machine import Gpu
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)
 EIGHT = machine(*[B200] * 8)
+SMALL = Gpu(index=0, name=B200, memory_bytes=16 * 10**9)
+
+
+def one_second(value: float, *samples: float) -> Measurement:
+    found = measurement(value, *samples, name="compile_time")
+    return found.model_copy(update={"unit": "s"})
 
 
 @pytest.fixture
@@ -57,24 +69,137 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ({"machine": machine(B200, driver=None)}, "lacks facts about its machine: driver"),
         ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-x86_64-2c"),
         ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
-        ({"campaign": "at 10.0.0.5"}, "redaction would take out"),
+        ({"machine": machine(gpu_error="NVML: no")}, "mend the node first"),
+        (
+            {"campaign": "at 10.0.0.5"},
+            "campaign holds what redaction would take out (ip); run the entry again",
+        ),
+        ({"runbook": RunbookRef(id="nvlink", number=2, title="on dgx-07")}, "runbook.title holds what"),
+        ({"node_alias": "dgx-07"}, "has a node alias that this project does not make"),
+        ({"code": Code(commit="0" * 40, digest="d", dirty=None)}, "does not say whether its code"),
+        ({"code": Code(commit="main", digest="d", dirty=False)}, "names 'main' as its commit"),
+        ({"started_at": datetime(1970, 1, 1, tzinfo=UTC)}, "starts in 1970"),
+        (
+            {"machine": machine("NVIDIA B200").model_copy(update={"gpus": (SMALL,)})},
+            "calls GPU 0 a B200, it has",
+        ),
     ],
 )
 def test_each_fault_of_a_record_is_named(store: Store, changes: dict[str, Any], says: str) -> None:
     write(store, record(step("a"), **changes))
     found = messages(store)
     assert any(says in message for message in found), found
-    assert all("\n" not in message for message in found)
+    assert all("\n" not in message and "; " in message for message in found), "each says what to do"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"duration_s": -1.0}, "step a took less than no time"),
+        ({"duration_s": 3600.0}, "step a took longer than the whole run"),
+        ({"started_at": datetime(2026, 11, 1, 7, 59, tzinfo=UTC)}, "step a started outside its run"),
+        ({"started_at": datetime(2026, 11, 1, 8, 2, tzinfo=UTC)}, "step a started outside its run"),
+        ({"stdout_tail": "on dgx-07"}, "steps[0].stdout_tail holds what redaction would take out (host)"),
+        ({"details": {"api_key": "hunter2"}}, "steps[0].details.api_key holds what redaction"),
+        ({"measurements": (one_second(-1.0),)}, "compile_time is -1.00 s, below zero"),
+        ({"measurements": (one_second(9.0, 1.0, 2.0),)}, "its median lies outside its own samples"),
+        ({"measurements": (one_second(1.0), one_second(2.0))}, "measured compile_time twice"),
+    ],
+)
+def test_each_fault_of_a_step_is_named(store: Store, changes: dict[str, Any], says: str) -> None:
+    write(store, record(step("a", **changes)))
+    found = messages(store)
+    assert any(says in message for message in found), found
+    assert not any("hunter2" in message or "dgx-07" in message for message in found)
+
+
+def test_this_hosts_own_name_is_found_wherever_it_stands_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data", secrets=("heart-of-gold",))
+    write(store, record(step("a", stdout_tail="rank 3 on Heart-of-Gold hung")))
+    assert messages(store) == [
+        "steps[0].stdout_tail holds what redaction would take out (redacted); run the entry again with this version"
+    ]
+
+
+def test_a_step_that_appears_twice_is_named(store: Store) -> None:
+    write(store, record(step("a"), step("a")))
+    assert messages(store) == ["has step a twice; run the entry again"]
+
+
+def test_a_copy_under_another_run_id_is_named(store: Store) -> None:
+    first = store.save(record())
+    store.save(record(run_id="b" * 12))
+    assert messages(store) == [f"has node, entry and start of {first}; a run is published once: delete one"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"torch": None}, "torch"),
+        ({"nccl": None}, "cuda, nccl"),
+    ],
+)
+def test_a_bandwidth_without_the_versions_that_made_it_is_refused(
+    store: Store, changes: dict[str, Any], missing: str
+) -> None:
+    write(store, record(step("busbw", measurement(1e9, backend="nccl")), machine=machine(**changes)))
+    assert any(message.startswith("lacks facts about its machine: ") for message in messages(store))
+    assert any(missing in message for message in messages(store))
+
+
+@given(
+    st.sampled_from(
+        [
+            "10.1.2.3",
+            "hf_" + "a1B2" * 8,
+            "GPU-8a1c9d2e-44b0-9f3a-1b2c-3d4e5f607182",
+            "dgx-07",
+            "/home/zaphod/x",
+        ]
+    ),
+    st.sampled_from(
+        ["campaign", "stdout_tail", "stderr_tail", "reason", "command", "details", "labels", "os"]
+    ),
+    st.text("abc .:\n", max_size=20),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_leak_is_found_in_whatever_text_it_stands(leak: str, place: str, before: str) -> None:
+    text = f"{before} {leak}"
+    elsewhere: dict[str, Any] = {
+        "details": {"details": {"deep": [{"x": text}]}},
+        "labels": {"measurements": (measurement(1.0, path=text),)},
+    }
+    changes: dict[str, Any] = elsewhere.get(place, {place: text})
+    if place == "campaign":
+        found = record(step("a"), campaign=text)
+    elif place == "os":
+        found = record(step("a"), machine=machine(os=text))
+    else:
+        found = record(step("a", **changes))
+    assert leaks(found), text
+    assert not any(leak in where + kinds for where, kinds in leaks(found))
+    assert leaks(redact_record(found)) == ()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(store: Store, number: str) -> None:
+    path = store.save(record(step("a", measurement(12345.0))))
+    path.write_text(path.read_text().replace("12345.0", number))
+    (message,) = messages(store)
+    assert number in message
 
 
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (measurement(1.0).model_copy(update={"unit": "s"}), "bus_bandwidth is in s, it is stored in B/s"),
-        (measurement(1.0, name="made_up"), "made_up is not a known metric"),
+        (
+            measurement(1.0).model_copy(update={"unit": "s"}),
+            "bus_bandwidth is in s, it is stored in B/s; a number in another unit needs another name",
+        ),
+        (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue/"),
         (
             measurement(1e9, 1e9, 2e12),
-            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s",
+            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; mend how it is measured",
         ),
     ],
 )
@@ -96,15 +221,19 @@ def measured_in(unit: str, name: str, **labels: str) -> Measurement:
         (measured_in("B/s", "memory_bandwidth"), 1, 8e12),
         (measured_in("B/s", "bus_bandwidth"), 8, 1800e9),
         (measured_in("token/s", "tokens_per_second"), 8, None),
+        (measured_in("1", "nvlinks_per_pair"), 8, 18),
+        (measured_in("W", "power"), 2, 2100.0),
+        (measured_in("1", "fp8_share"), 1, 1.0),
+        (measured_in("B", "peak_memory"), 1, 8 * 180e9),
     ],
 )
 def test_a_ceiling_follows_from_the_board(found: Measurement, gpus_used: int, highest: float | None) -> None:
-    assert ceiling(found, record(machine=EIGHT), step(gpus_used=gpus_used)) == highest
+    assert ceiling(found, EIGHT, step(gpus_used=gpus_used)) == highest
 
 
 @pytest.mark.parametrize("names", [[], ["NVIDIA Unknown 9000"], [B200, "NVIDIA Unknown 9000"]])
 def test_an_unknown_board_has_no_ceiling(names: list[str]) -> None:
-    assert ceiling(measured_in("B/s", "bus_bandwidth"), record(machine=machine(*names)), step()) is None
+    assert ceiling(measured_in("B/s", "bus_bandwidth"), machine(*names), step()) is None
 
 
 def test_a_run_is_published_once(store: Store) -> None:
@@ -119,7 +248,9 @@ def test_a_record_in_the_wrong_place_is_told_where_it_belongs(store: Store, plac
     moved = store.root / place
     moved.parent.mkdir(parents=True)
     store.save(record()).rename(moved)
-    assert messages(store) == ["belongs at cpu-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json"]
+    assert messages(store) == [
+        "belongs at cpu-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json; move it there"
+    ]
 
 
 def test_unreadable_and_foreign_files_keep_the_folder_back(store: Store) -> None:

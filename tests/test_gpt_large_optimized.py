@@ -11,8 +11,9 @@ import pytest
 from runner.errors import InputError
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.gpt_large_optimized import PROBE, main
+from tests import nvml
 
-HANG_S = 120
+HANG_S = 230
 SMALL = {
     "model_type": "llama",
     "num_hidden_layers": 2,
@@ -30,7 +31,7 @@ def small(tmp_path: Path) -> str:
     folder = tmp_path / "small"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(SMALL), encoding="utf-8")
-    return str(folder)
+    return str(folder / "config.json")
 
 
 def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -92,7 +93,9 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
     assert by_name(document, "clean")["threads"]["value"] == len(os.sched_getaffinity(0))
     ratios = [found for found in document["measurements"] if found["name"] == "clean_ratio"]
     assert {found["labels"]["phase"] for found in ratios} == {"prefill", "decode"}
-    assert all(len(found["samples"]) == 6 for found in ratios)
+    assert all(
+        len(by_name(document, arm)["time_to_first_token"]["samples"]) >= 6 for arm in ("caller", "clean")
+    )
     assert document["details"]["leftovers"] == ["RANK", "WORLD_SIZE", "OMP_NUM_THREADS"]
 
 
@@ -100,7 +103,13 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
     ("arguments", "message"),
     [
         (["--model", "13b"], "no model '13b'"),
-        (["--skip-compile", "--compile-mode", "default"], "contradict each other"),
+        (["--model", "nowhere/model"], "no model 'nowhere/model'"),
+        (["--model", "tiny", "--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus must be above zero"),
+        (
+            ["--model", "tiny", "--tensor-parallel-gpus", "2", "--compare-environment"],
+            "left behind for one GPU",
+        ),
+        (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores can stand in for that many at most"),
         (["--model", "tiny", "--new-tokens", "1"], "--new-tokens must be 2 or more"),
         (["--model", "tiny", "--batch-size", "0"], "--batch-size must be above zero"),
         (["--model", "tiny", "--prompt-length", "131072"], "more than the 131072 positions"),
@@ -118,13 +127,65 @@ def test_a_model_that_cannot_fit_is_not_applicable(capsys: pytest.CaptureFixture
     assert "choose a smaller --model" in json.loads(capsys.readouterr().out)["reason"]
 
 
-def test_more_than_one_gpu_is_not_applicable(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--tensor-parallel-gpus", "8", "--skip-compile"]) == NOT_APPLICABLE
-    assert "--tensor-parallel-gpus 1" in json.loads(capsys.readouterr().out)["reason"]
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == InputError.exit_status
+    return capsys.readouterr().err
+
+
+def test_a_degree_that_does_not_divide_the_heads_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**SMALL, "num_key_value_heads": 1}), encoding="utf-8")
+    said = refusal(["--model", str(path), "--tensor-parallel-gpus", "2"], capsys)
+    assert "2 does not divide its 1 key/value heads; choose one of 1" in said
+
+
+def test_wrong_head_counts_and_a_folder_without_weights_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**SMALL, "num_key_value_heads": 3}), encoding="utf-8")
+    assert "4 attention heads are no multiple of 3 key/value heads" in refusal(["--model", str(path)], capsys)
+    path.write_text(json.dumps(SMALL), encoding="utf-8")
+    assert "has no weights (*.safetensors)" in refusal(["--model", str(tmp_path)], capsys)
+
+
+def test_more_gpus_than_the_host_has_are_refused(small: str, tmp_path: Path) -> None:
+    two = nvml.environment(tmp_path, nvml.EIGHT_B200.replace("count 8", "count 2"))
+    done = run("--model", small, "--tensor-parallel-gpus", "4", environment=two)
+    assert done.returncode == InputError.exit_status
+    assert "--tensor-parallel-gpus 4: this host has 2 GPUs" in done.stderr
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks on a CPU need two cores")
+def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> None:
+    tokens = []
+    for ranks in ("1", "2"):
+        done = run(
+            "--model", small, "--skip-compile", "--turns", "2", "--new-tokens", "8", "--tensor-parallel-gpus", ranks
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout.splitlines()[-1])
+        assert document["effective"]["ranks"] == int(ranks)
+        tokens.append(document["details"]["tokens"])
+    assert tokens[0] == tokens[1]
+
+
+@pytest.mark.system
+def test_the_smart_ladder_compiles_the_step_and_says_which_rung_it_stands_on(small: str) -> None:
+    done = run(
+        "--model", small, "--compile-mode", "smart", "--turns", "2", "--new-tokens", "8", "--timeout", "230"
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["requested"]["compile_mode"] == "smart"
+    assert document["effective"]["compile_mode"] == "whole"
+    assert document["fallback_reason"] is None
 
 
 def test_the_flags_of_the_faq_are_known_without_torch() -> None:
     arguments = PROBE.parser().parse_args(["--tensor-parallel-gpus", "1", "--skip-compile"])
-    assert (arguments.tensor_parallel_gpus, arguments.skip_compile) == (1, True)
+    assert (arguments.tensor_parallel_gpus, arguments.compile_mode) == (1, "eager")
     program = "import sys, runner.probes.gpt_large_optimized as g; g.PROBE.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

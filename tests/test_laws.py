@@ -19,6 +19,7 @@ ROOMS = (
     ("hardware",),
     ("models",),
     ("sizing",),
+    ("sizing_decode",),
     ("entry",),
     ("evidence",),
     ("plan",),

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +14,19 @@ import runner.probes.long_context_validation as probe
 from runner.errors import InputError
 from runner.hardware.machine import look
 from runner.models import ModelShape
-from runner.probes.allocations import follow
 from runner.probes.contract import NOT_APPLICABLE, OK, SYMPTOM
-from runner.probes.prefill import Prefill
-from runner.sizing import Work, footprint, kv_cache_bytes, largest_batch
+from runner.probes.long_context.bench import Bench, Reached
+from runner.probes.long_context.cache import new_cache
+from runner.probes.transformer import build_model
+from runner.sizing import (
+    Attention,
+    Checkpointing,
+    Optimizer,
+    Work,
+    footprint,
+    kv_cache_bytes,
+    largest_batch,
+)
 
 HANG_S = 120
 GIB = 2**30
@@ -32,7 +41,19 @@ CONFIG = {
     "vocab_size": 512,
     "max_position_embeddings": 4096,
 }
+CHECKPOINTINGS: tuple[Checkpointing, ...] = ("none", "full", "selective")
+ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
+OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "sgd")
 Probing = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """What is measured is bytes; threads of so small a model only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -66,45 +87,168 @@ def values(document: Mapping[str, Any], name: str) -> dict[int | None, float]:
     }
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"kv_heads": 8}, {"kv_heads": 1}, {"gated_mlp": False}, {"vocab": 4096}, {"head_dim": 32}],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    "work",
-    [
-        Work(256),
-        Work(256, batch=2),
-        Work(256, all_logits=False),
-        Work(256, chunk=64),
-        Work(250, chunk=64, batch=3, all_logits=False),
-    ],
-    ids=["naive", "batch of 2", "last-token logits", "chunked", "chunked with a rest, batch of 3"],
-)
-def test_the_arithmetic_meets_the_tensors_of_every_kind_of_model(change: dict[str, Any], work: Work) -> None:
-    shape, work = replace(SHAPE, **change), replace(work, weight_bytes=4, kv_bytes=4)
-    reached = Prefill(shape, work, None, gpu=False).run(work.tokens)
-    assert (reached.done, reached.over) == (1.0, None)
-    assert reached.kv == kv_cache_bytes(shape, work)
-    assert footprint(shape, work).total / reached.peak == pytest.approx(1, abs=0.05)
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"kv_heads": 8},
+    {"kv_heads": 1},
+    {"gated_mlp": False},
+    {"vocab": 4096},
+    {"head_dim": 32},
+    {"tied_embeddings": True},
+]
+PREFILLS = {
+    "naive": Work(256),
+    "batch of 2": Work(256, batch=2),
+    "last-token logits": Work(256, all_logits=False),
+    "chunked": Work(256, chunk=64),
+    "chunked with a rest, batch of 3": Work(250, chunk=64, batch=3, all_logits=False),
+    "eager": Work(256, attention="eager"),
+    "eager in chunks": Work(256, chunk=64, attention="eager"),
+    "FP8 cache": Work(256, kv_bytes=1),
+    "bf16 cache in chunks": Work(250, chunk=64, batch=2, kv_bytes=2),
+    "checkpointed": Work(256, checkpointing="full"),
+}
+STEPS = {
+    f"{attention}, {checkpointing}": Work(
+        256, attention=attention, checkpointing=checkpointing, training="adamw"
+    )
+    for attention in ATTENTIONS
+    for checkpointing in CHECKPOINTINGS
+} | {
+    "batch of 3": Work(256, batch=3, training="adamw"),
+    "few tokens": Work(16, training="adamw"),
+    "sgd": Work(256, training="sgd"),
+}
+
+
+def only(reached: tuple[Reached, ...]) -> Reached:
+    (one,) = reached
+    return one
+
+
+def fp32(work: Work) -> Work:
+    narrow = work.kv_bytes == 1 or (work.kv_bytes == 2 and work.chunk is not None and work.batch == 2)
+    return replace(work, weight_bytes=4, kv_bytes=work.kv_bytes if narrow else 4)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_the_arithmetic_meets_the_tensors_of_every_kind_of_prefill(change: dict[str, Any]) -> None:
+    shape = replace(SHAPE, **change)
+    bench = Bench(shape, fp32(Work(256)), None, gpu=False)
+    for name, prefill in PREFILLS.items():
+        work = fp32(prefill)
+        reached = only(bench.run(work))
+        assert (reached.done, reached.over) == (1.0, None)
+        assert reached.kv == kv_cache_bytes(shape, work), name
+        assert footprint(shape, work).total / reached.peak == pytest.approx(1, abs=0.05), name
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_the_arithmetic_meets_the_tensors_of_every_kind_of_training_step(change: dict[str, Any]) -> None:
+    shape = replace(SHAPE, **change)
+    benches = {
+        optimizer: Bench(shape, fp32(Work(16, training=optimizer)), None, gpu=False)
+        for optimizer in OPTIMIZERS
+    }
+    for name, step in STEPS.items():
+        assert step.training is not None
+        work = fp32(step)
+        reached = only(benches[step.training].run(work))
+        assert (reached.done, reached.over, reached.kv) == (1.0, None, 0)
+        assert footprint(shape, work).total / reached.peak == pytest.approx(1, abs=0.05), name
+
+
+def test_half_precision_is_predicted_as_well() -> None:
+    for work in (Work(256), Work(256, training="adamw"), Work(256, checkpointing="full", training="adamw")):
+        reached = only(Bench(SHAPE, work, None, gpu=False).run(work))
+        assert footprint(SHAPE, work).total / reached.peak == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("work", [Work(512), Work(512, training="adamw")], ids=["prefill", "training"])
+def test_the_peak_is_the_one_that_torchs_own_profiler_sees(work: Work) -> None:
+    bench = Bench(SHAPE, fp32(work), None, gpu=False)
+    before = sum(
+        tensor.untyped_storage().nbytes() for tensor in (*bench._model.parameters(), *bench._state())
+    )
+    followed = only(bench.run(fp32(work))).peak - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        bench.run(fp32(work), followed=False)
+    events: Any = profile.profiler
+    live = peak = 0
+    for event in events.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    # The profiler also sees scratch inside kernels.
+    assert followed <= peak * 1.001
+    assert followed == pytest.approx(peak, rel=0.03)
 
 
 def test_a_second_prompt_is_measured_as_if_it_were_the_first() -> None:
-    work = Work(512, weight_bytes=4, kv_bytes=4)
-    prefill = Prefill(SHAPE, work, None, gpu=False)
-    first = prefill.run(512)
-    prefill.run(1024)
-    assert prefill.run(512).peak == first.peak
+    for training in (None, *OPTIMIZERS):
+        work = fp32(Work(256, training=training))
+        bench = Bench(SHAPE, work, None, gpu=False)
+        first = only(bench.run(work))
+        bench.run(replace(work, tokens=512))
+        assert only(bench.run(work)).peak == first.peak
+
+
+def test_a_failed_step_is_not_counted_in_the_next_one() -> None:
+    work = fp32(Work(256, training="adamw"))
+    need = footprint(SHAPE, work).total
+    bench = Bench(SHAPE, work, int(need * 1.02), gpu=False)
+    failed = only(bench.run(replace(work, tokens=512)))
+    assert failed.over is not None
+    assert only(bench.run(work)).over is None
 
 
 def test_a_prompt_that_dies_at_its_logits_has_not_been_read_to_its_end() -> None:
-    shape, work = replace(SHAPE, vocab=8192), Work(512, weight_bytes=4, kv_bytes=4)
+    shape, work = replace(SHAPE, vocab=8192), fp32(Work(512))
     found = footprint(shape, work)
-    assert found.logits > 2 * found.activations
-    reached = Prefill(shape, work, found.total - found.logits // 2, gpu=False).run(512)
+    assert found.moment == "the logits"
+    reached = only(Bench(shape, work, found.total - found.logits // 4, gpu=False).run(work))
     assert reached.over is not None
     assert reached.done == pytest.approx(4 / 5)
+
+
+def test_a_step_that_dies_says_what_held_the_memory_and_who_asked_for_more() -> None:
+    work = fp32(Work(512, training="adamw"))
+    found = footprint(SHAPE, work)
+    reached = only(Bench(SHAPE, work, int(found.total * 0.9), gpu=False).run(work))
+    assert reached.over is not None
+    assert reached.over.startswith("aten.")
+    assert 0.3 < reached.done < 0.8
+    assert reached.held["weights"] == found.weights
+    assert reached.held["optimizer"] == pytest.approx(found.optimizer, abs=1024)
+    assert sum(reached.held.values()) == reached.peak
+
+
+def test_a_checkpointed_step_learns_what_a_plain_one_learns() -> None:
+    weights = {}
+    for checkpointing in CHECKPOINTINGS:
+        work = fp32(Work(64, checkpointing=checkpointing, training="adamw"))
+        bench = Bench(SHAPE, work, None, gpu=False)
+        bench.run(work)
+        weights[checkpointing] = [one.detach().clone() for one in bench._model.parameters()]
+    for checkpointing in ("full", "selective"):
+        for plain, other in zip(weights["none"], weights[checkpointing], strict=True):
+            assert torch.allclose(plain, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("kv_bytes", [1, 2])
+def test_a_narrow_cache_gives_nearly_the_same_answers(kv_bytes: int) -> None:
+    model = build_model(SHAPE, torch.float32, "cpu", initializer_range=0.1)
+    prompt = torch.randint(0, SHAPE.vocab, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = model(prompt).logits[:, -1]
+        for chunk in (None, 24):
+            cache = new_cache(model.config, Work(64, weight_bytes=4, kv_bytes=kv_bytes, chunk=chunk))
+            for part in torch.split(prompt, chunk or 64, dim=1):
+                found = model(part, past_key_values=cache).logits[:, -1]
+            error = (found - exact).norm() / exact.norm()
+            assert 0 < error < (0.1 if kv_bytes == 1 else 0.01)
 
 
 def test_a_sweep_reports_every_length_with_its_prediction(probing: Probing) -> None:
@@ -148,42 +292,165 @@ def test_a_budget_in_gib_is_kept_to_the_byte(probing: Probing) -> None:
     assert probing("--sequence-lengths", "256", "--budget-gib", repr((peak - 1) / GIB))[0] == SYMPTOM
 
 
-def test_checkpointing_gains_nothing_where_no_gradient_is_kept(probing: Probing) -> None:
-    status, document = probing("--sequence-lengths", "256", "512", "--checkpoint")
+def test_remedies_are_measured_beside_doing_without(probing: Probing) -> None:
+    status, document = probing("--sequence-lengths", "256", "512", "--compare-remedies", "2")
     assert status == OK
-    assert values(document, "checkpoint_ratio") == pytest.approx({256: 1, 512: 1}, abs=0.001)
+    found: dict[str, dict[str, Any]] = {}
+    for one in document["measurements"]:
+        if "remedy" in one["labels"]:
+            assert one["labels"]["tokens"] == 512
+            found.setdefault(one["labels"]["remedy"], {})[one["name"]] = one
+    chunks = found["chunks of 64 and last-token logits"]
+    assert chunks["remedy_saving"]["value"] > 0
+    assert chunks["remedy_memory_ratio"]["value"] < 0.9
+    assert len(chunks["remedy_time_ratio"]["samples"]) == 2
+    # A quarter of the bytes of an fp32 cache.
+    assert found["FP8 KV cache"]["remedy_saving"]["value"] == pytest.approx(
+        2 * 4 * 2 * 16 * 512 * 3, rel=0.05
+    )
+    checkpointed = found["full activation checkpointing"]
+    assert checkpointed["remedy_memory_ratio"]["value"] == pytest.approx(1, abs=0.001)
 
 
-def test_the_same_checkpointing_pays_where_gradients_are_kept() -> None:
-    prefill = Prefill(SHAPE, Work(512, weight_bytes=4, kv_bytes=4), None, gpu=False)
-    prefill._model.requires_grad_(requires_grad=True)
-    peaks = {}
-    for checkpoint in (False, True):
-        prefill._checkpoint = checkpoint
-        with follow() as found:
-            result = prefill._model(torch.zeros(1, 512, dtype=torch.long), use_cache=False, logits_to_keep=1)
-        peaks[checkpoint] = found.peak
-        del result
-    assert peaks[True] < peaks[False] / 2
+def test_checkpointing_pays_in_training(probing: Probing) -> None:
+    arguments = ("--mode", "training", "--sequence-lengths", "512", "--compare-remedies", "1")
+    status, document = probing(*arguments)
+    assert status == OK
+    ratios = {
+        one["labels"]["remedy"]: one["value"]
+        for one in document["measurements"]
+        if one["name"] == "remedy_memory_ratio"
+    }
+    full, selective = (ratios[f"{mode} activation checkpointing"] for mode in ("full", "selective"))
+    assert full < selective < 0.9
 
 
-def test_a_plan_names_remedies_by_the_bytes_they_save(
-    probing: Probing, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("share", ["0.5", "0.7", "0.9"])
+@pytest.mark.parametrize(
+    "work", [(), ("--attention", "eager"), ("--mode", "training")], ids=["prefill", "eager", "training"]
+)
+def test_the_longest_prompt_predicted_fits_and_a_quarter_more_does_not(
+    work: tuple[str, ...], share: str, probing: Probing
+) -> None:
+    lengths = ("--sequence-lengths", "48", "96", "144", "192", "768")
+    status, document = probing(*lengths, "--budget-share", share, "--find-limit", *work)
+    assert status == SYMPTOM
+    runs = {
+        one["labels"]["run"]: one["value"] for one in document["measurements"] if one["name"] == "limit_fits"
+    }
+    assert runs == {"at": 1, "beyond": 0}
+    predicted = {
+        one["labels"]["by"]: one["value"]
+        for one in document["measurements"]
+        if one["name"] == "predicted_longest"
+    }
+    assert predicted["growth"] == pytest.approx(predicted["arithmetic"], rel=0.05)
+
+
+def test_eager_attention_is_named_as_what_grows_with_the_square(probing: Probing) -> None:
+    lengths = ("--sequence-lengths", "512", "1024", "1536")
+    for attention, term in (("sdpa", None), ("eager", "attention scores (heads × tokens × tokens)")):
+        _, document = probing(*lengths, "--attention", attention)
+        assert document["details"]["quadratic_term"] == term
+        share = values(document, "quadratic_share")[None]
+        assert share > 0.8 if term else abs(share) < 0.01
+
+
+def test_the_first_remedy_of_the_plan_is_the_one_that_is_applied(probing: Probing) -> None:
+    sweep = ("--sequence-lengths", "512", "1024", "--budget-share", "0.7")
+    status, planned = probing("--plan", *sweep)
+    assert status == SYMPTOM
+    first = planned["details"]["remedies"]["1024"][0]
+    assert first["fits"]
+    naive, _ = probing(*sweep)
+    applied, document = probing(*sweep, "--apply-first-remedy")
+    assert (naive, applied) == (SYMPTOM, OK)
+    assert document["details"]["remedy"] == first["flags"]
+    assert document["details"]["budget_bytes"] == planned["details"]["budget_bytes"]
+    assert values(document, "memory_headroom")[None] > 0
+
+
+def test_a_plan_and_a_sweep_predict_the_same(probing: Probing) -> None:
+    for mode in ("inference", "training"):
+        asked = ("--sequence-lengths", "128", "512", "--mode", mode, "--budget-share", "1")
+        predicted = values(probing("--plan", *asked)[1], "predicted_memory")
+        document = probing(*asked)[1]
+        assert values(document, "predicted_memory") == predicted
+        for tokens, peak in values(document, "peak_memory").items():
+            assert predicted[tokens] == pytest.approx(peak, rel=0.05)
+
+
+@pytest.mark.system
+def test_two_ranks_share_a_model_and_each_gives_its_peak(probing: Probing) -> None:
+    lengths = ("--sequence-lengths", "1024", "128", "256")
+    _, alone = probing(*lengths)
+    status, document = probing(*lengths, "--tensor-parallel-gpus", "2", "--budget-share", "0.7")
+    assert status == SYMPTOM
+    done = values(document, "prompt_done")
+    assert 0 < done[1024] < 1
+    assert (done[128], done[256]) == (1, 1)
+    peaks = {
+        (one["labels"]["tokens"], one["labels"]["rank"]): one["value"]
+        for one in document["measurements"]
+        if one["name"] == "rank_peak_memory"
+    }
+    assert set(peaks) == {(tokens, rank) for tokens in (128, 256, 1024) for rank in (0, 1)}
+    for tokens, ratio in values(document, "prediction_ratio").items():
+        assert ratio == pytest.approx(1, abs=0.05)
+        assert tokens is not None
+        assert peaks[tokens, 0] == peaks[tokens, 1] < values(alone, "peak_memory")[tokens]
+    assert values(document, "kv_cache_difference") == {128: 0, 256: 0}
+
+
+def test_a_plan_ranks_remedies_those_that_fit_first_by_what_they_cost(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--plan", "--model", "70b", "--board", "H100", "--tensor-parallel-gpus", "4"]
     assert probe.main([*arguments, "--batch-size", "4", "--sequence-lengths", "4096", "65536"]) == SYMPTOM
     said = capsys.readouterr()
     document = json.loads(said.out)
-    remedies = document["details"]["remedies"]
-    assert set(remedies) == {"65536"}
-    assert remedies["65536"]["FP8 KV cache"] == 10 * GIB
+    assert set(document["details"]["remedies"]) == {"65536"}
+    ranked = document["details"]["remedies"]["65536"]
+    assert [one["fits"] for one in ranked] == sorted((one["fits"] for one in ranked), reverse=True)
+    assert {one["name"]: one["saves_bytes"] for one in ranked}["FP8 KV cache"] == 10 * GIB
+    assert ranked[0]["name"] == "chunks of 2048 and last-token logits"
+    others = [one["saves_bytes"] for one in ranked if not one["fits"]]
+    assert others == sorted(others, reverse=True)
     lines = [line.strip() for line in said.err.splitlines() if " saves " in line]
-    assert lines[0] == "chunks of 2048 and last-token logits saves 63.1 GiB, and then it fits"
-    assert lines[-1] == "FP8 KV cache saves 10.0 GiB"
-    saved = sorted(remedies["65536"].items(), key=lambda one: -one[1])
-    assert [line.partition(" saves ")[0] for line in lines] == [name for name, _ in saved]
+    assert lines[0].startswith("chunks of 2048 and last-token logits (--chunk 2048 --logits last) saves ")
+    assert "and then it fits" in lines[0]
     assert values(document, "longest_fitting") == {None: 4096}
     assert values(document, "memory_headroom") == {}
+
+
+def test_where_no_single_change_is_enough_the_plan_says_what_several_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--plan", "--model", "70b", "--board", "H100", "--tensor-parallel-gpus", "4"]
+    assert probe.main([*arguments, "--batch-size", "8", "--sequence-lengths", "65536"]) == SYMPTOM
+    together = json.loads(capsys.readouterr().out)["details"]["remedies"]["65536"][-1]
+    assert together["flags"] == "--chunk 2048 --logits last --kv-dtype fp8"
+    assert together["fits"]
+    again = [*arguments, "--batch-size", "8", "--sequence-lengths", "65536", *together["flags"].split()]
+    assert probe.main(again) == OK
+
+
+@pytest.mark.parametrize("model", ["8b", "70b"])
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_the_flags_of_a_remedy_save_what_the_plan_says(
+    model: str, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--plan", "--model", model, "--budget-gib", "120", "--tensor-parallel-gpus", "4", "--mode", mode]
+    base += ["--sequence-lengths", "131072"]
+    assert probe.main([*base, "--batch-size", "2"]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    before = values(document, "predicted_memory")[131072]
+    for one in document["details"]["remedies"]["131072"]:
+        probe.main(
+            [*base, *([] if "--batch-size" in one["flags"] else ["--batch-size", "2"]), *one["flags"].split()]
+        )
+        after = values(json.loads(capsys.readouterr().out), "predicted_memory")[131072]
+        assert before - after == one["saves_bytes"]
 
 
 def test_a_plan_that_fits_says_what_is_left_and_how_many_would_fit(
@@ -211,14 +478,24 @@ def test_any_number_of_sequences_fits_into_a_budget_beyond_measure() -> None:
     assert largest_batch(SHAPE, Work(1), 10**300) > 10**18
 
 
-def test_a_plan_needs_no_torch() -> None:
+def test_the_faqs_case_is_planned_without_torch_in_under_half_a_second() -> None:
     program = (
-        "import sys, runner.probes.long_context_validation as p;"
-        "status = p.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8']);"
+        "import sys, resource, runner.probes.long_context_validation as p;"
+        "status = p.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8',"
+        "'--sequence-lengths', '32768', '65536']);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(used.ru_utime + used.ru_stime, file=sys.stderr);"
         "sys.exit(9 if {'torch', 'transformers'} & set(sys.modules) else status)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=HANG_S)
-    assert done.returncode == OK, done.stderr
+    # CPU seconds, interpreter and imports included: wall seconds on a busy host say nothing.
+    taken = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=HANG_S
+        )
+        assert done.returncode == OK, done.stderr
+        taken.append(float(done.stderr.splitlines()[-1]))
+    assert min(taken) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -229,12 +506,25 @@ def test_a_plan_needs_no_torch() -> None:
         (["--sequence-lengths", "131073"], "tiny takes 1 to 131072 tokens"),
         (["--batch-size", "-1"], "--batch-size -1: give a whole number of 1 or more"),
         (["--chunk", "0"], "--chunk 0: give a whole number of 1 or more"),
-        (["--tensor-parallel-gpus", "2"], "a sweep measures one device"),
+        (["--sequence-lengths", "1", "--mode", "training"], "tiny takes 2 to 131072 tokens"),
+        (["--plan", "--board", "A100"], "--board A100: not known; known are H100, H200, B200"),
+        (["--tensor-parallel-gpus", "2", "--mode", "training"], "is measured on one device"),
+        (["--tensor-parallel-gpus", "3"], "3 does not divide its 8 attention heads"),
+        (["--tensor-parallel-gpus", "8"], "8 does not divide its 4 key/value heads; choose one of 1, 2, 4"),
+        (["--mode", "training", "--chunk", "64"], "--chunk is for --mode inference"),
+        (["--mode", "training", "--logits", "last"], "--logits last is for --mode inference"),
+        (["--mode", "training", "--kv-dtype", "fp8"], "--kv-dtype is for --mode inference"),
+        (["--optimizer", "sgd"], "--optimizer is for --mode training"),
+        (
+            ["--mode", "training", "--budget-gib", "0.1"],
+            "below the weights and optimizer state of tiny, 192 MiB",
+        ),
+        (["--find-limit"], "need --budget-gib or --budget-share on a host without a GPU"),
+        (["--apply-first-remedy"], "need --budget-gib or --budget-share on a host without a GPU"),
+        (["--plan", "--board", "B200", "--find-limit"], "--find-limit is for a sweep"),
         (["--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus 0: give a whole number"),
-        (["--plan", "--board", "B200", "--tensor-parallel-gpus", "3"], "3 does not divide 8 heads"),
+        (["--plan", "--board", "B200", "--tensor-parallel-gpus", "3"], "3 does not divide 8 heads of tiny"),
         (["--plan"], "--plan needs --board or --budget-gib"),
-        (["--plan", "--budget-share", "0.5"], "--budget-share and --checkpoint are for a sweep"),
-        (["--plan", "--board", "B200", "--checkpoint"], "--budget-share and --checkpoint are for a sweep"),
         (["--plan", "--budget-gib", "nan"], "--budget-gib nan: give a number above zero"),
         (["--plan", "--budget-gib", "-5"], "--budget-gib -5: give a number above zero"),
         (["--board", "B200"], "--board is for --plan"),
@@ -261,7 +551,7 @@ def test_impossible_input_is_refused_in_one_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--budget-gib", "1", "--budget-share", "0.5"], ["--plan", "--board", "A100"], ["--chunk", "x"]],
+    [["--budget-gib", "1", "--budget-share", "0.5"], ["--attention", "flash"], ["--chunk", "x"]],
 )
 def test_what_the_parser_itself_refuses_ends_with_the_same_status(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:

@@ -6,15 +6,19 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InputError
+from runner.probes import nccl_env
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.nccl_env import main
+from tests.test_nccl_sources import job
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("NCCL_", "RUNBOOK_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    # NCCL asks the user database, not HOME.
+    monkeypatch.setattr(nccl_env, "home_of", lambda user: tmp_path)
+    monkeypatch.setattr(nccl_env, "UNIT_FOLDERS", ())
 
 
 def test_nothing_set_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +32,7 @@ def test_the_leftover_is_the_symptom_and_is_named(
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
     assert main([]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert document["reason"].startswith("NCCL_P2P_DISABLE is harmful on one node")
+    assert document["reason"].startswith("NCCL_P2P_DISABLE in environment is harmful on one node")
     assert document["details"]["undo"] == ["unset NCCL_P2P_DISABLE"]
 
 
@@ -42,6 +46,34 @@ def test_a_leftover_in_a_file_is_the_symptom_and_left_to_the_reader(
     printed = capsys.readouterr().out
     assert printed.startswith("# by hand: sed -i ")
     assert "~/.nccl.conf" in printed
+
+
+def test_a_leftover_in_a_unit_file_is_the_symptom_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.service").write_text("[Service]\nEnvironment=NCCL_P2P_DISABLE=1\n", encoding="utf-8")
+    assert main(["--units", str(tmp_path)]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    assert document["reason"].startswith(f"NCCL_P2P_DISABLE in {tmp_path}/train.service is harmful")
+    assert document["details"]["by_hand"][0].startswith("take NCCL_P2P_DISABLE out of ")
+    assert main(["--units"]) == OK
+
+
+@pytest.mark.parametrize("ask", ["--pid", "--running"])
+def test_a_leftover_in_another_process_is_the_symptom_and_named(
+    ask: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(tmp_path, NCCL_P2P_DISABLE="1") as pid:
+        assert main([ask, str(pid)] if ask == "--pid" else [ask]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    assert f"NCCL_P2P_DISABLE in process {pid} is harmful on one node" in document["reason"]
+    assert pid in document["details"]["processes"]
+
+
+def test_a_process_is_judged_instead_of_this_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
+    with job(tmp_path) as pid:
+        assert (main(["--pid", str(pid)]), main([])) == (OK, SYMPTOM)
 
 
 def test_the_printed_lines_undo_the_fault_in_a_real_shell(

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError
-from runner.probes.nccl_settings import Judgement, Setting, judge, parse_conf, read_settings
+from runner.probes.nccl_settings import Judgement, Origin, Setting, judge, number_of
 
 FIVE_EXPORTS = {
     "NCCL_P2P_LEVEL": "NVL",
@@ -30,6 +29,15 @@ def judged(name: str, value: str, nodes: int = 1) -> Judgement:
         ("NCCL_P2P_LEVEL", "LOC", "harmful", "harmful"),
         ("NCCL_P2P_LEVEL", "5", "legacy", "legacy"),
         ("NCCL_P2P_LEVEL", "NVLINK", "misspelt", "misspelt"),
+        ("NCCL_P2P_LEVEL", "nvl", "misspelt", "misspelt"),
+        ("NCCL_P2P_LEVEL", "NVL ", "misspelt", "misspelt"),
+        ("NCCL_P2P_LEVEL", "NVB", "harmless", "harmless"),
+        ("NCCL_P2P_LEVEL", "0", "harmful", "harmful"),
+        ("NCCL_P2P_DISABLE", "2", "default", "default"),
+        ("NCCL_P2P_DISABLE", " 1 # a hang", "harmful", "harmful"),
+        ("NCCL_NVLS_ENABLE", "no", "harmful", "harmful"),
+        ("NCCL_NVLS_ENABLE", "2", "default", "default"),
+        (" NCCL_P2P_DISABLE", "1", "misspelt", "misspelt"),
         ("NCCL_IB_DISABLE", "1", "harmless", "harmful"),
         ("NCCL_SHM_DISABLE", "0", "default", "default"),
         ("NCCL_SHM_DISABLE", "1", "harmful", "harmful"),
@@ -63,47 +71,28 @@ def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
     )
 
 
-def test_a_file_is_read_as_nccl_reads_it() -> None:
-    text = "# NCCL_DEBUG=INFO\n NCCL_P2P_DISABLE = 1 # why?\r\nLD_PRELOAD=x\nNCCL_ALGO\n\0\xff\n"
-    assert parse_conf(text, "f") == [Setting("NCCL_P2P_DISABLE", "1", "f")]
+def test_a_wrong_level_is_answered_with_the_right_one() -> None:
+    assert judge(Setting("NCCL_P2P_LEVEL", "nvl", "environment"), 1).why.endswith("did you mean NVL?")
 
 
-def test_the_environment_wins_over_the_users_file_and_that_over_the_systems(tmp_path: Path) -> None:
-    (tmp_path / ".nccl.conf").write_text("NCCL_P2P_DISABLE=1\nNCCL_ALGO=Ring\n", encoding="utf-8")
-    system = tmp_path / "nccl.conf"
-    system.write_text("NCCL_ALGO=Tree\nNCCL_IB_DISABLE=1\n", encoding="utf-8")
-    settings = read_settings({"NCCL_P2P_DISABLE": "0", "PATH": "/bin"}, tmp_path, system)
-    winning = {setting.name: (setting.value, setting.source) for setting in settings if not setting.shadowed}
-    assert winning == {
-        "NCCL_P2P_DISABLE": ("0", "environment"),
-        "NCCL_ALGO": ("Ring", "~/.nccl.conf"),
-        "NCCL_IB_DISABLE": ("1", "~/nccl.conf"),
-    }
-    shadowed = next(setting for setting in settings if setting.value == "1" and setting.shadowed)
-    assert not judge(shadowed, 1).judgement.is_fault
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("1", 1), ("0x10", 16), ("010", 8), ("1abc", 1), (" 7", 7), ("-3", -3), ("yes", 0), ("", 0), ("09", 0)],
+)
+def test_numbers_are_read_as_c_reads_them(value: str, number: int) -> None:
+    assert number_of(value) == number
 
 
-def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
-    (tmp_path / ".nccl.conf").write_text("NCCL_ALGO=Ring\n", encoding="utf-8")
-    named = tmp_path / "other.conf"
-    named.write_text("NCCL_P2P_DISABLE=1\n", encoding="utf-8")
-    settings = read_settings({"NCCL_CONF_FILE": str(named)}, tmp_path, tmp_path / "none")
-    assert [setting.name for setting in settings] == ["NCCL_CONF_FILE", "NCCL_P2P_DISABLE"]
-
-
-def test_a_named_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"NCCL_CONF_FILE names .*, which is not there"):
-        read_settings({"NCCL_CONF_FILE": str(tmp_path / "gone")}, tmp_path, tmp_path / "none")
-
-
-def test_a_folder_in_place_of_a_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read"):
-        read_settings({"NCCL_CONF_FILE": str(tmp_path)}, tmp_path, tmp_path / "none")
+@pytest.mark.parametrize("origin", [Origin.UNIT, Origin.PROCESS])
+def test_what_no_line_of_shell_undoes_says_what_to_do(origin: Origin) -> None:
+    undo = Setting("NCCL_P2P_DISABLE", "1", "process 17", origin).undo
+    assert "process 17" in undo
+    assert "restart" in undo
 
 
 def test_the_undo_line_of_a_file_takes_out_that_setting_alone(tmp_path: Path) -> None:
     path = tmp_path / "my conf"
     path.write_text("NCCL_ALGO=Ring\n  NCCL_P2P_DISABLE = 1\nNCCL_P2P_DISABLE_NOT=1\n", encoding="utf-8")
-    undo = Setting("NCCL_P2P_DISABLE", "1", str(path)).undo
+    undo = Setting("NCCL_P2P_DISABLE", "1", str(path), Origin.FILE).undo
     subprocess.run(["bash", "-euc", undo], check=True)
     assert path.read_text(encoding="utf-8") == "NCCL_ALGO=Ring\nNCCL_P2P_DISABLE_NOT=1\n"

@@ -98,7 +98,22 @@ def test_every_entry_has_a_session_by_id_and_by_number_with_its_title_as_help(tm
         assert re.search(rf"runbook-{number[1]} -> \S", listed)
 
 
-@pytest.mark.parametrize("session", ["lint", "types", "tests", "docs", "demo", "serve", "system", "check"])
+@pytest.mark.parametrize(
+    "session",
+    [
+        "lint",
+        "types",
+        "tests",
+        "docs",
+        "demo",
+        "serve",
+        "system",
+        "check",
+        "campaign",
+        "refresh",
+        "workflows",
+    ],
+)
 def test_every_session_says_what_it_does(tmp_path: Path, session: str) -> None:
     assert re.search(rf"\b{session} -> \S", nox(tmp_path, "-l").stdout)
 

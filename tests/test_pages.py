@@ -271,7 +271,7 @@ def test_files_that_are_no_records_are_counted_on_the_start_page(count: int, say
 def test_a_page_knows_the_file_that_an_editor_should_open() -> None:
     found = pages(*records(entry()))
     assert found["entries/small.md"].source == "runbooks/small.md"
-    assert found["reference/measurements.md"].source == "runner/catalogue.py"
+    assert found["reference/measurements.md"].source == "runner/catalogue/__init__.py"
     assert found["data/latest.json"].source is None
 
 

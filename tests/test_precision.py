@@ -1,6 +1,7 @@
 """FP8 layers for real (`torch._scaled_mm` on the CPU), their scales, and the probe that examines them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,19 @@ import torch
 
 from runner.errors import InputError
 from runner.models import model_shape
+from runner.probes import precision_power_sweep
+from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.fp8_transformer_engine import main
 from runner.probes.precision.choice import layer_names
 from runner.probes.precision.linear import convert, quantise, scale_of
-from runner.probes.precision.scales import Scales, digest_of, read_scales
+from runner.probes.precision.scales import (
+    NOTHING_TO_RECALIBRATE,
+    RECIPES,
+    Scales,
+    digest_of,
+    read_scales,
+    scale_by,
+)
 from runner.probes.transformer import build_model
 
 SMALL = {
@@ -39,6 +49,11 @@ def probe(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+def read_back(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
 def value(document: dict[str, Any], name: str, **labels: object) -> float:
     [found] = [
         one["value"]
@@ -56,7 +71,11 @@ def test_a_well_scaled_model_is_all_in_fp8_and_accurate(
     assert value(document, "layers_in_fp8") == 14
     assert value(document, "layers_not_in_fp8") == 0
     assert 20 < value(document, "signal_to_noise", of="worst layer") < 32
-    assert 0.2 < value(document, "fp8_share") <= 1
+    assert value(document, "fp8_share") == 1
+    assert document["details"]["census"] == {
+        "Fp8Linear: weight float8_e4m3fn, bfloat16 → bfloat16": 14,
+    }
+    assert list(document["details"]["kernels"]) == ["_scaled_mm"]
     assert document["effective"]["model"] == "small"
     assert document["effective"]["scales"] == "dynamic"
 
@@ -80,7 +99,8 @@ def test_layers_left_in_bf16_are_named_and_the_others_stay_accurate(
     assert status == 1
     left = document["details"]["layers_not_in_fp8"]
     assert len(left) == 7
-    assert set(left.values()) == {"bfloat16: left out by the layer list"}
+    assert set(left.values()) == {"not in FP8: left out by the layer list"}
+    assert 0 < value(document, "fp8_share") < 1
     assert all(name.startswith("layers.1.") for name in left)
     assert value(document, "signal_to_noise", of="worst layer") > 20
 
@@ -91,7 +111,7 @@ def test_a_shape_that_fp8_cannot_take_is_named_with_its_sides(
     status, document = probe(capsys, "--model", folder_of(tmp_path, intermediate_size=136))
     assert status == 1
     left = document["details"]["layers_not_in_fp8"]
-    assert left["layers.0.mlp.up_proj"] == "bfloat16: its shape 136×64 is no multiple of 16"
+    assert left["layers.0.mlp.up_proj"] == "not in FP8: its shape 136×64 is no multiple of 16"
     assert len(left) == 6
 
 
@@ -105,16 +125,101 @@ def test_recalibrated_scales_are_used_by_the_same_model_and_refused_by_another(
     assert status == 0
     assert document["effective"]["scales"].startswith("static")
     assert value(document, "signal_to_noise", of="worst layer") > 20
+    noise = [one["after"]["signal_to_noise"] for one in read_back(file)["details"]["layers"].values()]
+    assert len(noise) == 14
+    assert min(noise) > 20
     other = folder_of(tmp_path, num_hidden_layers=3)
     assert main(["--tokens", "32", "--model", other, "--scales", str(file)]) == InputError.exit_status
     assert "of another configuration" in capsys.readouterr().err
+
+
+def test_recalibration_restores_a_corrupted_layer_and_says_what_it_was_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = folder_of(tmp_path)
+    status, document = probe(capsys, "--model", model, "--inject", "corrupted-scales", "--recalibrate")
+    assert (status, document["status"]) == (0, "ok")
+    assert value(document, "signal_to_noise", of="worst layer, before") < 10
+    assert value(document, "signal_to_noise", of="worst layer") > 20
+    layer = document["details"]["layers"]["layers.1.self_attn.q_proj"]
+    assert layer["before"]["saturated"] > 0.5
+    assert layer["after"]["saturated"] < 0.01
+
+
+def test_old_scales_are_the_before_of_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, old = folder_of(tmp_path), tmp_path / "old.json"
+    probe(capsys, "--model", model, "--recalibrate", "--output-json", str(old))
+    document = read_back(old)
+    document["details"]["scales"]["inputs"]["layers.0.mlp.up_proj"] *= 200_000
+    old.write_text(json.dumps(document), encoding="utf-8")
+    status, document = probe(capsys, "--model", model, "--scales", str(old))
+    assert (status, list(document["details"]["below_floor"])) == (1, ["layers.0.mlp.up_proj"])
+    assert value(document, "underflow_share") > 0.2
+    status, document = probe(capsys, "--model", model, "--scales", str(old), "--recalibrate")
+    assert status == 0
+    assert value(document, "signal_to_noise", of="worst layer, before") < 20
+
+
+def test_a_percentile_gives_up_outliers_and_the_most_recent_batch_forgets_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for recipe in RECIPES:
+        words = ["--recalibrate", "--recipe", recipe, "--percentile", "99.9"]
+        status, document = probe(capsys, "--model", folder_of(tmp_path), *words)
+        assert status == 0
+        assert document["details"]["scales"]["recipe"] == recipe
+        found[recipe] = document["details"]["scales"]["inputs"]["layers.0.mlp.down_proj"]
+    assert found["percentile"] < found["most-recent"] <= found["max"]
+    assert scale_by("max", [3.0, 1.0, 2.0], 10) == 0.3
+    assert scale_by("most-recent", [3.0, 1.0, 2.0], 10) == 0.2
+
+
+@pytest.mark.parametrize("recipe", sorted(NOTHING_TO_RECALIBRATE))
+def test_a_recipe_without_stored_scales_says_that_there_is_nothing_to_recalibrate(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, document = probe(capsys, "--recalibrate", "--recipe", recipe)
+    assert (status, document["status"]) == (NOT_APPLICABLE, "not_applicable")
+    assert "nothing to recalibrate" in document["reason"]
+    assert main(["--recipe", recipe]) == InputError.exit_status
+
+
+def test_scales_of_other_weights_are_stale_and_refused_by_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = folder_of(tmp_path), tmp_path / "scales.json"
+    probe(capsys, "--model", model, "--recalibrate", "--output-json", str(file))
+    document = read_back(file)
+    document["details"]["scales"]["weights"]["layers.1.mlp.up_proj"] *= 1.5
+    file.write_text(json.dumps(document), encoding="utf-8")
+    for run in (main, precision_power_sweep.main):
+        words = ["--tokens", "32", "--model", model, "--scales", str(file)]
+        assert run(words) == InputError.exit_status
+        assert "stale: the weights of layers.1.mlp.up_proj have changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibration-batches", "0"], "--calibration-batches must be 1 or more"),
+        (["--percentile", "0"], "--percentile must be above 0"),
+        (["--percentile", "nan"], "--percentile must be above 0"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == InputError.exit_status
+    assert message in capsys.readouterr().err
 
 
 TINY = model_shape("tiny")
 
 
 def written(path: Path, **changed: object) -> Path:
-    content = Scales("tiny", digest_of(TINY), dict.fromkeys(layer_names(TINY), 0.01)).to_json()
+    each = dict.fromkeys(layer_names(TINY), 0.01)
+    content = Scales("tiny", digest_of(TINY), "max", each, each).to_json()
     path.write_text(json.dumps({**content, **changed}), encoding="utf-8")
     return path
 
@@ -124,28 +229,35 @@ def test_good_scales_are_read_bare_and_from_within_a_document(tmp_path: Path) ->
     bare = read_scales(written(tmp_path / "bare.json"), TINY, names)
     wrapped = tmp_path / "document.json"
     wrapped.write_text(json.dumps({"details": {"scales": bare.to_json()}}), encoding="utf-8")
-    assert read_scales(wrapped, TINY, names) == bare
+    assert read_scales(wrapped, TINY, names) == replace(bare, source=str(wrapped))
     assert len(names) == 28
 
 
+@pytest.mark.parametrize("kind", ["input", "weight"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0, -1.0, "0.1", None, True])
 def test_a_scale_that_is_no_number_above_zero_is_refused_by_its_layers_name(
-    tmp_path: Path, wrong: object
+    tmp_path: Path, wrong: object, kind: str
 ) -> None:
     names = layer_names(TINY)
-    inputs = {**dict.fromkeys(names, 0.01), names[5]: wrong}
-    with pytest.raises(InputError, match=rf"the scale of {names[5]} is .* --recalibrate"):
-        read_scales(written(tmp_path / "scales.json", inputs=inputs), TINY, names)
+    scales = {**dict.fromkeys(names, 0.01), names[5]: wrong}
+    with pytest.raises(InputError, match=rf"the {kind} scale of {names[5]} is .* --recalibrate"):
+        read_scales(written(tmp_path / "scales.json", **{f"{kind}s": scales}), TINY, names)
 
 
 def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
     names = layer_names(TINY)
     fewer = dict.fromkeys(names[1:], 0.01)
-    with pytest.raises(InputError, match=f"no scale for {names[0]}"):
+    with pytest.raises(InputError, match=f"no input scale for {names[0]}"):
         read_scales(written(tmp_path / "scales.json", inputs=fewer), TINY, names)
     more = dict.fromkeys((*names, "layers.9.mlp.up_proj"), 0.01)
-    with pytest.raises(InputError, match=r"a scale for layers.9.mlp.up_proj, which tiny does not have"):
+    with pytest.raises(
+        InputError, match=r"an extra input scale for layers.9.mlp.up_proj, which tiny does not have"
+    ):
         read_scales(written(tmp_path / "scales.json", inputs=more), TINY, names)
+    with pytest.raises(InputError, match="has no weight scales"):
+        read_scales(written(tmp_path / "scales.json", weights=None), TINY, names)
+    with pytest.raises(InputError, match="unknown recipe 'guess'"):
+        read_scales(written(tmp_path / "scales.json", recipe="guess"), TINY, names)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +266,8 @@ def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("[1, 2]", "holds no scales"),
         ('{"details": {"scales": null}}', "holds no scales"),
-        ('{"format": 2}', "scales of format 2, this reads 1"),
-        ('{"format": 1, "model": "8b", "model_digest": "x"}', "calibrated for '8b'"),
+        ('{"format": 1}', "scales of format 1, this reads 2"),
+        ('{"format": 2, "model": "8b", "model_digest": "x"}', "calibrated for '8b'"),
     ],
 )
 def test_a_file_that_holds_no_such_scales_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -1,16 +1,25 @@
-"""The sweep for real on a small model, and the analyzer on what it writes."""
+"""The sweep for real on a small model, and how its windows become samples."""
 
 import json
-import random
-import statistics
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.errors import InputError
-from runner.probes import power_efficiency_analyzer, precision_power_sweep
-from runner.probes.contract import NOT_APPLICABLE, SYMPTOM
+from runner.models import model_shape
+from runner.probes import fp8_transformer_engine, precision_power_sweep
+from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.precision.choice import Work
+from runner.probes.precision.compiled import find_rungs
+from runner.probes.precision.counters import Sensors
+from runner.probes.precision.energy import Tick, Trace, Window
+from runner.probes.precision.linear import block_linears
+from runner.probes.precision.measuring import tally
+from runner.probes.precision.reporting import cost, of_modes
+from tests.test_energy import Curve
 from tests.test_precision import folder_of
 
 
@@ -35,6 +44,13 @@ def test_every_mode_reads_the_same_tokens_and_one_that_cannot_run_says_why(tmp_p
     assert all(len(one["samples"]) == 4 for one in rates.values())
     noise = {mode: one["value"] for mode, one in of(document, "signal_to_noise").items()}
     assert noise["fp16"] > noise["bf16"] > noise["fp8"] > 10
+    assert document["requested"]["precision"]["fp8_te"] == "fp8_te"
+    assert document["effective"]["precision"] == {"fp16": "fp16", "bf16": "bf16", "fp8": "fp8"}
+    assert document["effective"]["compile_mode"] == {"fp16": "eager", "bf16": "eager", "fp8": "eager"}
+    assert document["effective"]["implementation"]["fp8"] == "torch._scaled_mm, per tensor"
+    assert document["effective"]["versions"]["torch"].startswith("2.")
+    assert of(document, "fp8_share")["fp8"]["value"] == 1
+    assert document["fallback_reason"] is None
     ratios = of(document, "speed_ratio")
     assert set(ratios) == {"fp16", "fp8"}
     expected = [a / b for a, b in zip(rates["fp8"]["samples"], rates["bf16"]["samples"], strict=True)]
@@ -59,7 +75,9 @@ def test_only_modes_that_cannot_run_are_not_applicable(tmp_path: Path) -> None:
         (["--tokens", "9999999"], "takes at most"),
         (["--rounds", "0"], "--rounds must be 1 or more"),
         (["--window", "nan"], "--window above 0"),
-        (["--skip-compile", "--compile-mode", "default"], "contradict each other"),
+        (["--pue", "0.5"], "--pue must be 1 or more"),
+        (["--price-per-kwh", "nan"], "--price-per-kwh must be 0 or more"),
+        (["--compile-deadline", "0"], "--compile-deadline must be above 0"),
         (["--model", "13b"], "no model '13b'"),
         (["--scales", "/nowhere/scales.json"], "cannot read the scales"),
     ],
@@ -73,120 +91,154 @@ def test_bad_input_is_refused_in_one_line(
     assert "\n" not in said
 
 
-def made(path: Path, ratios: dict[str, list[float]], **effective: str) -> Path:
-    """A document such as the sweep writes, with these ratios to bf16."""
-    labels = {"model": "tiny", "batch_size": 1, "tokens": 128}
-    document = {
-        "probe": "precision_power_sweep",
-        "method_version": 1,
-        "status": "ok",
-        "effective": effective,
-        "measurements": [
-            {
-                "name": "speed_ratio",
-                "labels": {**labels, "mode": mode},
-                "value": statistics.median(samples),
-                "unit": "1",
-                "statistic": "median",
-                "samples": samples,
-            }
-            for mode, samples in ratios.items()
-        ],
+def test_calibrated_scales_are_used_by_the_fp8_mode(tmp_path: Path) -> None:
+    scales = tmp_path / "scales.json"
+    words = ["--model", folder_of(tmp_path), "--tokens", "32", "--recalibrate", "--output-json", str(scales)]
+    assert fp8_transformer_engine.main(words) == 0
+    status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--scales", str(scales))
+    assert status == 0
+    assert document["effective"]["scales"] == {"fp8": "static, max"}
+    assert of(document, "signal_to_noise")["fp8"]["value"] > 15
+
+
+def test_an_fp8_mode_that_multiplied_in_bf16_is_a_fallback_that_nobody_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(model: Any, static: object) -> dict[str, str]:
+        return {name: "left out by the layer list" for name, _ in block_linears(model)}
+
+    monkeypatch.setattr("runner.probes.precision.arms.convert", none)
+    status, document = sweep(tmp_path, "--modes", "bf16", "fp8")
+    assert status == 0
+    assert document["effective"]["precision"]["fp8"] == "bf16"
+    assert document["fallback_reason"] == "fp8: only 0% of the products' time was in FP8 kernels"
+    assert document["fallback_asked"] is False
+    left = document["details"]["layers_left"]["fp8"]
+    assert left["layers.0.mlp.up_proj"] == "not in FP8: left out by the layer list"
+
+
+class HostPower:
+    """Joules of a host that draws 50 W, and 100 W more for each core that this process keeps busy."""
+
+    name, tick_s = "host power", 0.001
+
+    def read(self) -> float:
+        return 50 * time.perf_counter() + 100 * time.process_time()
+
+
+def test_a_sweep_with_a_counter_reports_joules_with_and_without_idle_power_and_their_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_power_sweep, "counters_of", lambda _: ((HostPower(),), lambda: READING))
+    words = ["--modes", "bf16", "fp16", "--window", "0.2", "--price-per-kwh", "0.1", "--pue", "1.2"]
+    status, document = sweep(tmp_path, *words)
+    assert status == 0
+    assert (document["details"]["no_energy"], document["details"]["energy"]) == (None, ["host power"])
+    [idle] = [one["value"] for one in document["measurements"] if one["name"] == "idle_power"]
+    assert 49 < idle < 80
+    for mode in ("bf16", "fp16"):
+        samples = {name: of(document, name)[mode]["samples"] for name in WITH_ENERGY}
+        for rate, watts, per_joule in zip(
+            of(document, "prefill_tokens_per_second")[mode]["samples"],
+            samples["power"],
+            samples["tokens_per_joule"],
+            strict=True,
+        ):
+            assert watts > idle
+            assert rate / watts == pytest.approx(per_joule, rel=1e-6)
+        above = samples["tokens_per_joule_above_idle"]
+        assert all(one > other for one, other in zip(above, samples["tokens_per_joule"], strict=True))
+        assert samples["sm_clock"] == [1.9e9] * 4
+        cost_of = of(document, "energy_cost")[mode]
+        assert (cost_of["labels"]["price_per_kwh"], cost_of["labels"]["pue"]) == (0.1, 1.2)
+    assert len(of(document, "energy_ratio")["fp16"]["samples"]) == 4
+
+
+WITH_ENERGY = ("tokens_per_joule", "tokens_per_joule_above_idle", "power", "sm_clock", "temperature")
+READING = Sensors(1.9e9, 3.9e9, 60.0, ())
+
+
+def window(
+    watts: float, iteration_s: float, *, lost: bool = False, sensors: tuple[Sensors, ...] = ()
+) -> Window:
+    """Five seconds of work at constant power, watched to the tick."""
+    ticks = [Tick(watts * n / 10, n / 10, n / 10 + 0.099) for n in range(51)]
+    trace = Trace(Curve(watts), ticks, "the counter is gone" if lost else None)
+    ends = tuple((n + 1) * iteration_s for n in range(round(5 / iteration_s)))
+    return Window(0.0, ends, (trace,), sensors)
+
+
+def test_tokens_per_joule_are_given_with_and_without_idle_power() -> None:
+    found = tally({"bf16": [window(500, 0.1)] * 4, "fp8": [window(600, 0.05)] * 4}, 1000, 200.0, None)
+    assert (found.refused, found.no_energy) == ([], None)
+    assert found.taken["bf16"].per_joule == pytest.approx([1000 / 50] * 4)
+    assert found.taken["bf16"].above_idle == pytest.approx([1000 / 30] * 4)
+    assert found.taken["fp8"].per_joule == pytest.approx([1000 / 30] * 4)
+    assert found.taken["fp8"].watts == pytest.approx([600] * 4)
+    shape = model_shape("tiny")
+    found_of = {
+        (one.name, one.labels["mode"]): one.value
+        for one in [
+            *of_modes(found, {"bf16": 40, "fp8": 20}, {"fp8": 0.9}, shape, {"model": "tiny"}),
+            *cost(found, 0.12, 1.5, {"model": "tiny"}),
+        ]
     }
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
+    assert found_of["joules_per_token", "bf16"] == pytest.approx(0.05)
+    assert found_of["joules_per_token_above_idle", "bf16"] == pytest.approx(0.03)
+    assert found_of["energy_ratio", "fp8"] == pytest.approx(5 / 3)
+    # 0.05 J × 1e6 = 50 kJ = 0.01389 kWh
+    assert found_of["energy_cost", "bf16"] == pytest.approx(50 / 3600 * 1.5 * 0.12)
 
 
-def noisy(centre: float, seed: int) -> list[float]:
-    source = random.Random(seed)
-    return [centre * source.gauss(1, 0.01) for _ in range(8)]
+def test_idle_power_above_the_power_at_work_gives_no_number_above_idle() -> None:
+    found = tally({"bf16": [window(100, 0.1)] * 4}, 1000, 150.0, None)
+    assert found.taken["bf16"].per_joule
+    assert found.taken["bf16"].above_idle == []
 
 
-def compared(capsys: pytest.CaptureFixture[str], *paths: Path, tolerance: str = "0.05") -> tuple[int, Any]:
-    words = [*map(str, paths), "--tolerance", tolerance]
-    status = power_efficiency_analyzer.main(words)
-    return status, json.loads(capsys.readouterr().out)
+def test_a_refused_window_takes_its_turn_from_every_mode_and_too_many_take_all() -> None:
+    good, bad = window(500, 0.1), window(500, 0.1, lost=True)
+    found = tally({"bf16": [good] * 4, "fp8": [good, bad, good, good]}, 1000, None, None)
+    assert [len(one.per_joule) for one in found.taken.values()] == [3, 3]
+    assert [len(one.rate) for one in found.taken.values()] == [4, 4]
+    assert found.refused == ["fp8, window 2: the counter is gone"]
+    found = tally({"bf16": [good] * 4, "fp8": [good, bad, bad, bad]}, 1000, None, None)
+    assert [len(one.per_joule) for one in found.taken.values()] == [0, 0]
+    assert found.no_energy == "3 of 4 turns had a window that was refused: fp8, window 2: the counter is gone"
 
 
-def test_a_mode_that_lost_a_fifth_is_a_regression_and_what_else_changed_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = made(tmp_path / "a.json", {"fp8": noisy(1.5, 1), "fp16": noisy(1.0, 2)}, scales="static")
-    after = made(tmp_path / "b.json", {"fp8": noisy(1.2, 3), "fp16": noisy(1.0, 4)}, scales="dynamic")
-    status, document = compared(capsys, before, after)
-    assert status == SYMPTOM
-    assert document["details"]["verdicts"] == {"fp8": "regression", "fp16": "no change"}
-    assert "fp8 lost 20% of its speed ratio" in document["reason"]
-    assert document["details"]["also_different"] == ["scales static → dynamic"]
-    status, document = compared(capsys, after, before)
-    assert (status, document["details"]["verdicts"]["fp8"]) == (0, "improvement")
+def test_clocks_temperature_and_throttling_stand_beside_the_joules() -> None:
+    hot = replace(READING, sm_clock_hz=1.2e9, temperature_c=85.0, throttled_by=("software power cap",))
+    [taken] = tally(
+        {"fp8": [window(500, 0.1, sensors=(READING, hot, hot))] * 2}, 1, None, None
+    ).taken.values()
+    assert taken.clock_hz == [1.2e9, 1.2e9]
+    assert taken.temperature_c == [85.0, 85.0]
+    assert taken.throttled == pytest.approx([2 / 3, 2 / 3])
+    assert taken.throttled_by == ("software power cap",)
 
 
-def test_noise_alone_is_seldom_called_a_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    called = 0
-    for seed in range(40):
-        before = made(tmp_path / "a.json", {"fp8": noisy(1.5, seed), "fp16": noisy(0.3, seed + 500)})
-        after = made(tmp_path / "b.json", {"fp8": noisy(1.5, seed + 1000), "fp16": noisy(0.3, seed + 1500)})
-        _, document = compared(capsys, before, after)
-        called += any(
-            one in {"regression", "improvement"} for one in document["details"]["verdicts"].values()
-        )
-    assert called <= 2
+def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
+    found = find_rungs(None, ["bf16", "fp8"], Work(model_shape("tiny"), "cpu", 1, 8), None, 1.0)
+    assert (found.requested, found.guarded, found.rung("fp8")) == ("eager", {}, "eager")
+    assert (found.fallback_reason, found.fallback_asked) == (None, False)
 
 
-def test_a_sweep_compared_with_itself_is_no_change(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = made(tmp_path / "a.json", {"fp8": [1.0, 2.0, 3.0, 1.5, 2.5]})
-    status, document = compared(capsys, path, path)
-    assert (status, document["details"]["verdicts"]) == (0, {"fp8": "no change"})
+# Inductor imports a module of torch's own that still uses it.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.system
+def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> None:
+    status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--compile-mode", "per-block")
+    assert status == 0
+    assert document["effective"]["compile_mode"] == {"bf16": "per-block", "fp8": "per-block"}
+    assert of(document, "signal_to_noise")["fp8"]["value"] > 10
+    assert document["fallback_reason"] is None
 
 
-def test_too_few_samples_or_too_much_spread_are_inconclusive(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = made(tmp_path / "a.json", {"fp8": [1.0], "fp16": [0.5, 1.5, 0.7, 1.3, 1.0]})
-    after = made(tmp_path / "b.json", {"fp8": [0.5], "fp16": [0.6, 1.4, 0.8, 1.2, 0.9]})
-    status, document = compared(capsys, before, after)
-    assert (status, set(document["details"]["verdicts"].values())) == (0, {"inconclusive"})
-
-
-def test_the_analyzer_reads_what_the_sweep_writes_and_bare_takes_the_newest_two(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweeps = tmp_path / "power"
-    sweeps.mkdir()
-    for name in ("a.json", "b.json"):
-        sweep(tmp_path, "--modes", "bf16", "fp8", name=f"power/{name}")
-    capsys.readouterr()
-    assert power_efficiency_analyzer.main(["--folder", str(sweeps), "--tolerance", "0.9"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["details"]["verdicts"]) == {"fp8"}
-
-
-def test_what_cannot_be_compared_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = made(tmp_path / "good.json", {"fp8": noisy(1, 1)})
-    other = made(tmp_path / "other.json", {"fp16": noisy(1, 1)})
-    alone = made(tmp_path / "alone.json", {})
-    broken = tmp_path / "broken.json"
-    broken.write_text("{", encoding="utf-8")
-    larger = tmp_path / "larger.json"
-    larger.write_text(good.read_text().replace('"tokens": 128', '"tokens": 256'), encoding="utf-8")
-    foreign = tmp_path / "foreign.json"
-    foreign.write_text(good.read_text().replace("precision_power_sweep", "topology"), encoding="utf-8")
-    for paths, message in [
-        ((good,), "give two sweeps"),
-        ((good, other), "no mode in common"),
-        ((good, alone), "has no ratio to bf16"),
-        ((good, broken), "not what a probe writes"),
-        ((good, larger), "did different work: tokens 128 and 256"),
-        ((good, foreign), "written by topology"),
-        ((good, tmp_path / "none.json"), "cannot read"),
-    ]:
-        assert power_efficiency_analyzer.main([str(path) for path in paths]) == InputError.exit_status
-        said = capsys.readouterr().err.strip()
-        assert message in said
-        assert "\n" not in said
-    assert power_efficiency_analyzer.main(["--folder", str(tmp_path / "empty")]) == InputError.exit_status
-    assert "holds 0 sweeps" in capsys.readouterr().err
+@pytest.mark.system
+def test_a_mode_whose_compile_outlasts_its_deadline_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    status, document = sweep(
+        tmp_path, "--modes", "bf16", "--compile-mode", "per-block", "--compile-deadline", "0.5"
+    )
+    assert (status, document["status"]) == (NOT_APPLICABLE, "not_applicable")
+    assert "bf16: per-block:" in document["reason"]

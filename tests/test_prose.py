@@ -182,6 +182,11 @@ def test_labels_that_fit_several_measurements_give_no_number_and_a_fault_for_the
         ("measured_table([])", "measured_table wants rows"),
         ('measured_table([("a",)])', "('a',) is no row of a table"),
         ("board_peaks(3)", "board_peaks: too many positional arguments"),
+        ('memory_plan("13b", "B200", [4096])', "memory_plan: no preset '13b'"),
+        ('memory_plan("8b", "A100", [4096])', "memory_plan: no board 'A100'; known are H100, H200, B200"),
+        ('memory_plan("8b", "B200", [])', "memory_plan: 8b takes lengths of 2 to 131072 tokens"),
+        ('memory_plan("8b", "B200", 4096)', "memory_plan: lengths is a list of whole numbers"),
+        ('memory_plan("8b", "B200", [4096], 3)', "memory_plan: 8b over 3 GPUs at batch 1 cannot be"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place_and_the_nearest_known_word(call: str, says: str) -> None:

@@ -8,15 +8,28 @@ from runner.hardware.boards import board_named
 from runner.models import ModelShape, model_shape
 from runner.presets import PRESETS
 from runner.sizing import (
+    Attention,
+    Checkpointing,
+    Footprint,
+    Optimizer,
     Work,
     activations,
     board_budget,
+    first_remedy,
     footprint,
     kv_cache_bytes,
+    largest_batch,
     logits_bytes,
+    longest,
+    quadratic_term,
+    remedies,
+    together,
     weight_bytes,
 )
 
+ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
+CHECKPOINTINGS: tuple[Checkpointing, ...] = ("none", "full", "selective")
+OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "sgd")
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
@@ -47,7 +60,24 @@ def works(draw: st.DrawFn) -> Work:
         kv_bytes=draw(st.sampled_from([1, 2, 4])),
         all_logits=draw(st.booleans()),
         chunk=draw(st.none() | st.integers(1, 70000)),
+        attention=draw(st.sampled_from(ATTENTIONS)),
     )
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Work:
+    return Work(
+        tokens=draw(st.integers(2, 70000)),
+        batch=draw(st.integers(1, 9)),
+        weight_bytes=draw(st.sampled_from([2, 4])),
+        attention=draw(st.sampled_from(ATTENTIONS)),
+        checkpointing=draw(st.sampled_from(CHECKPOINTINGS)),
+        training=draw(st.sampled_from(OPTIMIZERS)),
+    )
+
+
+def parts(found: Footprint) -> list[int]:
+    return [size for size in astuple(found) if isinstance(size, int)]
 
 
 def test_llama_3_70b_caches_320_kib_a_token_in_bf16() -> None:
@@ -104,25 +134,29 @@ def test_activations_and_logits_are_not_counted_twice() -> None:
     assert found.total == found.weights + found.kv_cache + found.logits
 
 
-@given(shapes(), works(), st.integers(1, 5000), st.integers(1, 4))
+@given(shapes(), works() | steps(), st.integers(1, 5000), st.integers(1, 4))
 def test_more_tokens_or_more_sequences_never_take_less_memory(
     shape: ModelShape, work: Work, tokens: int, batch: int
 ) -> None:
     now = footprint(shape, work)
     for more in (replace(work, tokens=work.tokens + tokens), replace(work, batch=work.batch + batch)):
         then = footprint(shape, more)
-        assert all(after >= before for before, after in zip(astuple(now), astuple(then), strict=True))
+        if work.training is None:
+            assert all(after >= before for before, after in zip(parts(now), parts(then), strict=True))
         assert then.total > now.total
 
 
 @given(shapes(), works(), st.data())
-def test_splitting_over_more_gpus_never_raises_a_part(
+def test_splitting_over_more_gpus_never_raises_a_part_but_the_gathered_logits(
     shape: ModelShape, work: Work, data: st.DataObject
 ) -> None:
     divisors = [n for n in range(1, shape.heads + 1) if shape.heads % n == 0]
     few, many = sorted((data.draw(st.sampled_from(divisors)), data.draw(st.sampled_from(divisors))))
-    parts = [astuple(footprint(shape, replace(work, tensor_parallel=gpus))) for gpus in (few, many)]
-    assert all(after <= before for before, after in zip(*parts, strict=True))
+    found = [
+        parts(replace(footprint(shape, replace(work, tensor_parallel=gpus)), logits=0))
+        for gpus in (few, many)
+    ]
+    assert all(after <= before for before, after in zip(*found, strict=True))
 
 
 @given(shapes(), works())
@@ -167,3 +201,73 @@ def test_a_model_gets_what_a_board_shows_less_the_overhead(name: str, gib: float
     board = board_named(name)
     assert board is not None
     assert board_budget(board) / GIB == pytest.approx(gib, abs=0.01)
+
+
+def test_adamw_in_training_holds_four_times_the_weights_and_sgd_twice() -> None:
+    shape = model_shape("8b")
+    for optimizer, times in zip(OPTIMIZERS, (4, 2), strict=True):
+        found = footprint(shape, Work(tokens=2, training=optimizer))
+        assert found.moment == "the end of the backward"
+        assert found.total == pytest.approx(times * found.weights, rel=0.001)
+
+
+@given(shapes(), steps())
+def test_checkpointing_more_never_takes_more(shape: ModelShape, work: Work) -> None:
+    totals = [footprint(shape, replace(work, checkpointing=mode)).logits for mode in ("none", "full")]
+    assert totals[1] <= totals[0] + work.tokens**2 * work.batch * work.weight_bytes
+
+
+@given(shapes(), works() | steps(), st.integers(0, 2**36))
+def test_the_longest_prompt_fits_and_one_token_more_does_not(
+    shape: ModelShape, work: Work, budget: int
+) -> None:
+    most = longest(shape, work, budget, margin=0)
+    if most:
+        assert footprint(shape, replace(work, tokens=most)).total <= budget
+    if most < shape.max_positions:
+        assert footprint(shape, replace(work, tokens=most + 1)).total > budget
+    assert longest(shape, work, budget) <= most
+
+
+@given(shapes(), works() | steps(), st.integers(0, 2**36))
+def test_remedies_save_what_they_say_and_those_that_fit_come_first(
+    shape: ModelShape, work: Work, budget: int
+) -> None:
+    now = footprint(shape, work).total
+    ranked = remedies(shape, work, budget)
+    for one in ranked:
+        after = footprint(shape, one.work).total
+        assert one.saves == now - after > 0
+        assert one.fits == (after <= budget)
+    assert [one.fits for one in ranked] == sorted((one.fits for one in ranked), reverse=True)
+    first, every = first_remedy(shape, work, budget), together(shape, work, budget)
+    assert (first is None) == (every is None or not every.fits)
+    if ranked and ranked[0].fits:
+        assert first == ranked[0]
+
+
+def test_no_remedy_is_offered_twice() -> None:
+    work = Work(65536, all_logits=False, chunk=2048, kv_bytes=1, tensor_parallel=8)
+    assert remedies(model_shape("70b"), work, 0) == []
+    assert together(model_shape("70b"), work, 0) is None
+    training = Work(65536, checkpointing="full", tensor_parallel=8, training="adamw")
+    assert first_remedy(model_shape("70b"), training, 2**60) is None
+
+
+def test_only_eager_attention_grows_with_the_square() -> None:
+    shape = model_shape("8b")
+    terms = (None, "attention scores (heads × tokens × tokens)")
+    for attention, term in zip(ATTENTIONS, terms, strict=True):
+        work = Work(tokens=1, attention=attention)
+        assert quadratic_term(work) == term
+        half, whole = (footprint(shape, replace(work, tokens=n)).total for n in (65536, 131072))
+        weights = weight_bytes(shape, work)
+        grown = (whole - weights) / (half - weights)
+        assert grown == pytest.approx(4 if term else 2, rel=0.02)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 7])
+def test_the_largest_batch_of_a_training_step_fits_and_one_more_does_not(batch: int) -> None:
+    shape, work = model_shape("tiny"), Work(2048, training="adamw")
+    budget = footprint(shape, replace(work, batch=batch)).total if batch else weight_bytes(shape, work)
+    assert largest_batch(shape, work, budget) == batch

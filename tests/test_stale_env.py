@@ -1,9 +1,11 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from runner.errors import InputError
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.stale_env import main
 from runner.probes.stale_variables import Harm, leftovers, without_leftovers
@@ -103,3 +105,38 @@ def test_the_printed_lines_clean_a_real_shell(
 def test_a_low_leftover_alone_is_no_symptom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     assert main([]) == OK
+
+
+def test_a_running_servers_environment_is_read_by_its_process_id(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with subprocess.Popen(["sleep", "60"], env=dict(os.environ) | TORCHRUN) as server:
+        try:
+            assert main(["--pid", str(server.pid)]) == SYMPTOM
+        finally:
+            server.kill()
+    document = json.loads(capsys.readouterr().out)
+    assert {found["name"] for found in document["details"]["findings"]} == set(TORCHRUN)
+    assert document["details"]["by_hand"][-1].startswith("unset them where the server is started")
+
+
+def test_a_process_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    assert main(["--pid", str(gone.pid)]) == InputError.exit_status
+    assert f"--pid {gone.pid}: no such process" in capsys.readouterr().err
+
+
+def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("model: m\ntensor-parallel-size: 8\n", encoding="utf-8")
+    assert main(["--config", str(config)]) == SYMPTOM
+    document = json.loads(capsys.readouterr().out)
+    assert document["reason"] == (
+        "tensor-parallel-size is left over: the configuration asks for 8 GPUs (line 2)"
+    )
+    assert main(["--config", str(config), "--shell"]) == OK
+    assert capsys.readouterr().out == "# by hand: serve.yaml, line 2: set tensor-parallel-size to 1\n"
+    assert str(tmp_path) not in json.dumps(document)

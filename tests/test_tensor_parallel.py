@@ -9,10 +9,11 @@ import torch
 
 from runner.errors import InputError
 from runner.models import ModelShape, model_shape, parse_shape
-from runner.probes.decoding import Decoder
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.ranks import World
 from runner.probes.tensor_parallel import check_degree, degrees, shard
 from runner.probes.transformer import build_model
+from tests.greedy import TOLERANCE, assert_same_choices
 
 RANK = Path(__file__).with_name("tensor_parallel_rank.py")
 CONFIG = {
@@ -27,8 +28,6 @@ CONFIG = {
 }
 UNGATED = {**CONFIG, "mlp_gated": False, "vocab_size": 511}
 TIED = {**CONFIG, "tie_word_embeddings": True}
-# Two ranks add their halves in another order than one process does.
-TOLERANCE = 1e-4
 NEW_TOKENS = 24
 
 
@@ -44,7 +43,7 @@ def prompt_of(shape: ModelShape) -> torch.Tensor:
 
 
 def answers(
-    ranks: World, config: dict[str, Any], prompt: torch.Tensor, *, late: bool = False, mode: str | None = None
+    ranks: World, config: dict[str, Any], prompt: torch.Tensor, *, late: bool = False, mode: Mode = Mode.EAGER
 ) -> list[dict[str, Any]]:
     return ranks.ask(
         {
@@ -53,31 +52,27 @@ def answers(
             "new_tokens": NEW_TOKENS,
             "late": late,
             "initializer_range": 0.3,
-            "compile_mode": mode,
+            "mode": mode,
         },
         "computing",
     )
 
 
-def assert_same_choices(model: Any, prompt: torch.Tensor, tokens: torch.Tensor) -> None:
-    """Token by token the model's own choice; where it differs, the two logits must lie within the tolerance."""
-    whole = torch.cat([prompt, tokens], dim=1)
-    with torch.no_grad():
-        logits = model(whole).logits[:, prompt.shape[1] - 1 : -1]
-    given = logits.gather(-1, tokens[..., None])[..., 0]
-    assert torch.all(logits.amax(-1) - given <= TOLERANCE)
+def generated(model: Any, prompt: torch.Tensor) -> torch.Tensor:
+    tokens: torch.Tensor = model.generate(prompt, max_new_tokens=NEW_TOKENS, do_sample=False)
+    return tokens[:, prompt.shape[1] :]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["built in shards", "cut in place"])
 @pytest.mark.parametrize("config", [CONFIG, UNGATED, TIED], ids=["gated", "ungated", "tied"])
-def test_two_ranks_compute_what_one_process_computes(
+def test_two_ranks_compute_what_one_process_and_generate_compute(
     ranks: World, config: dict[str, Any], late: bool
 ) -> None:
     shape = parse_shape("test", config)
     model, prompt = build_model(shape, torch.float32, "cpu", initializer_range=0.3), prompt_of(shape)
     with torch.no_grad():
         expected = model(prompt).logits
-    tokens = Decoder(model, prompt.shape[1] + NEW_TOKENS).generate(prompt, NEW_TOKENS)
+    tokens = generated(model, prompt)
     assert len(set(tokens.flatten().tolist())) > 8
     for answer in answers(ranks, config, prompt, late=late):
         assert torch.allclose(torch.tensor(answer["logits"]), expected, atol=TOLERANCE)
@@ -100,8 +95,9 @@ def test_a_rank_holds_half_of_what_is_cut(ranks: World) -> None:
 def test_two_ranks_choose_the_same_tokens_when_their_steps_are_compiled(ranks: World) -> None:
     shape = parse_shape("test", CONFIG)
     model, prompt = build_model(shape, torch.float32, "cpu", initializer_range=0.3), prompt_of(shape)
-    for answer in answers(ranks, CONFIG, prompt, mode="default"):
+    for answer in answers(ranks, CONFIG, prompt, mode=Mode.WHOLE):
         assert_same_choices(model, prompt, torch.tensor(answer["tokens"]))
+    assert_same_choices(model, prompt, generated(model, prompt))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,11 @@ def test_eight_healthy_b200_are_wired_as_expected(tmp_path: Path) -> None:
         ("fabric 1 0 0\n", "fabric state not started"),
         ("fabric_gpu 6 3 802 0\n", "GPU 6: fabric state completed (error 802)"),
         ("p2p 4\n", "disabled by a registry key"),
+        (
+            "clique 7 2\n",
+            "node: partition 0: GPU 0, 1, 2, 3, 4, 5, 6; partition 2: GPU 7, expected one partition",
+        ),
+        ("fabric_gpu 2 3 0 1\n", "GPU 2: the fabric reports degraded bandwidth"),
     ],
 )
 def test_each_wiring_fault_is_the_symptom_and_is_named(tmp_path: Path, fault: str, named: str) -> None:
@@ -63,9 +69,42 @@ def test_each_wiring_fault_is_the_symptom_and_is_named(tmp_path: Path, fault: st
     assert named in done.stderr
 
 
+def test_every_pair_has_its_own_verdict_and_every_gpu_its_place(tmp_path: Path) -> None:
+    board = EIGHT_B200 + "link_down 3 5\nnuma 4 1\npcie_gpu 2 1 8\n"
+    details: Any = probe(tmp_path, board)[1]["details"]
+    told = details["pairs"]
+    assert told["2-3"] == {"link": "NV17", "expected": "NV18", "p2p": "ok", "as_expected": False}
+    assert {pair for pair, one in told.items() if not one["as_expected"]} == {
+        pair for pair in told if "3" in pair.split("-")
+    }
+    assert details["gpus"][4]["numa_node"] == 1
+    assert (details["gpus"][2]["pcie_generation"], details["gpus"][2]["pcie_width"]) == (1, 8)
+
+
+def test_counts_that_no_driver_gives_are_not_called_zero(tmp_path: Path) -> None:
+    board = EIGHT_B200 + "fail nvmlDeviceGetNvLinkErrorCounter 3\n"
+    found: Any = probe(tmp_path, board)[1]["measurements"]
+    assert "nvlink_errors" not in {one["name"] for one in found}
+
+
+@pytest.mark.parametrize("code", [1, 3, 15, 999])
+def test_errors_from_every_call_never_read_as_healthy(code: int, tmp_path: Path) -> None:
+    done, document = probe(tmp_path, f"{EIGHT_B200}fail * {code}\n")
+    assert (done.returncode, document) == (3, {})
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("note", "named"),
-    [("pcie_gpu 2 5 8\n", "PCIe ×8"), ("link_errors 1 4 0 9\n", "9 NVLink data-link errors")],
+    [
+        ("pcie_gpu 2 5 8\n", "PCIe ×8"),
+        ("link_errors 1 4 0 9\n", "9 NVLink data-link errors"),
+        # Newer boards keep the counts as fields: effective errors (219) and link recoveries (215).
+        (
+            "fail nvmlDeviceGetNvLinkErrorCounter 3\nfield 1 4 219 5\nfield 1 17 215 2\n",
+            "GPU 1: 7 NVLink data-link errors",
+        ),
+    ],
 )
 def test_what_is_worth_a_look_is_said_and_decides_nothing(tmp_path: Path, note: str, named: str) -> None:
     done, document = probe(tmp_path, EIGHT_B200 + note)
@@ -105,6 +144,26 @@ def test_a_pasted_matrix_is_judged_from_a_file_and_from_standard_input(tmp_path:
 
 def test_links_to_network_cards_are_not_held_against_the_node() -> None:
     assert judge(parse_topology(HEALTHY), board_named("B200")).healthy
+
+
+@pytest.mark.parametrize(
+    ("name", "healthy", "gpus", "node"),
+    [
+        ("four_phb_old_driver", False, 4, None),
+        ("eight_v100_driver_470", False, 8, 0),
+        ("eight_a100_driver_525", True, 8, 3),
+        ("four_h100_pairs_driver_550", False, 4, None),
+        ("two_pcie_driver_565", False, 2, 1),
+        ("eight_b200_with_nics", True, 8, 0),
+    ],
+)
+def test_the_text_of_each_driver_generation_is_read(
+    name: str, healthy: bool, gpus: int, node: int | None
+) -> None:
+    found = parse_topology((TEXTS / f"{name}.txt").read_text(encoding="utf-8"))
+    verdict = judge(found, None)
+    assert (verdict.healthy, len(found.gpus), found.gpus[0].numa_node) == (healthy, gpus, node)
+    assert healthy or "no uniform NVLink mesh" in str(verdict.faults[0])
 
 
 def test_one_uniform_mesh_is_healthy_when_no_board_is_named() -> None:

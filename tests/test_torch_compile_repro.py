@@ -17,7 +17,8 @@ import pytest
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
-from runner.probes import live_compiles, torch_compile_repro
+from runner.probes import live_compiles, repro_scripts, torch_compile_repro
+from runner.probes.compile_guard.budget import LEAST_S
 from runner.probes.repro_bundle import KEPT_VARIABLES
 from runner.probes.torch_compile_repro import SIZES, main, parameters
 
@@ -140,7 +141,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stalled(bundles: Path) -> Ran:
-    return probe("--compile-mode", "smart", "--inject-stall", "--deadline", "2", "--output-dir", str(bundles))
+    return probe(
+        "--compile-mode", "smart", "--inject-stall", "--deadline", "10", "--output-dir", str(bundles)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -158,13 +161,20 @@ def test_under_the_guard_a_stalled_compile_ends_and_the_model_answers(stalled: R
     assert stalled.document["fallback_asked"] is True
     assert stalled.document["reason"] == "fell back to eager"
     assert "whole: did not end within" in stalled.document["fallback_reason"]
-    assert stalled.values("compile_finished") == {"whole": 0, "per-block": 0}
+    assert stalled.values("compile_finished")["whole"] == 0
     assert stalled.document["details"]["injected_stall"] == "every-graph"
+
+
+def test_control_is_back_within_three_seconds_of_the_deadline(stalled: Ran) -> None:
+    assert stalled.values("deadline_overrun")["smart"] < 3.0
+    # A host that took more than 8 s to import torch still gives the compile the 2 s that tell slow from stuck.
+    start_s = stalled.document["details"]["attempts"][0]["start_s"]
+    assert stalled.values("guard_time")["smart"] < max(10.0, start_s + LEAST_S) + 3.0
 
 
 def test_a_stall_is_named_stuck_at_the_frame_that_loops(stalled: Ran) -> None:
     attempts = stalled.document["details"]["attempts"]
-    assert [attempt["verdict"] for attempt in attempts] == ["stuck-busy", "stuck-busy", None]
+    assert {attempt["verdict"] for attempt in attempts} == {"stuck-busy"}
     assert "stall.py:stalled_pass" in attempts[0]["reason"]
 
 
@@ -177,7 +187,8 @@ def test_the_bundle_of_a_compile_that_never_ended_is_complete(bundle: dict[str, 
     assert {"README.md", "reproduce.py", "versions.json", "environment.json", "machine.json"} <= set(bundle)
     assert "The stall was injected (every-graph): this is a drill." in bundle["README.md"]
     # Two dumps: at a share of the deadline, and on it.
-    assert bundle["1-whole/stacks.txt"].count("in stalled_pass") == 2
+    (stacks,) = (text for name, text in bundle.items() if name.startswith("1-whole/stacks/"))
+    assert stacks.count("in stalled_pass") == 2
     assert json.loads(bundle["versions.json"])["torch"]
     assert '"dynamo_output_graph"' in bundle["1-whole/trace/0.log"]
     growth = json.loads(bundle["1-whole/growth.json"])
@@ -206,24 +217,26 @@ def test_a_real_compile_by_block_ends_and_answers_as_eager_does() -> None:
     assert ran.values("compile_cache")["per-block"] > 0
     assert ran.values("compile_peak_rss")["per-block"] > 2**20
     assert ran.values("compiled_difference")["per-block"] < 1e-3
+    assert ran.values("graph_breaks") == {"per-block": 0}
+    assert ran.values("recompiles") == {"per-block": 0}
     said = ran.document["details"]["attempts"][0]["said"]
-    # Both blocks share one code object, so one graph is compiled, from an empty cache.
+    # One block stands for all, so one graph is compiled, from an empty cache.
     assert (said["graphs"], said["cache_hits"], said["cache_misses"]) == (1, 0, 1)
     assert ran.left == []
 
 
 @pytest.mark.system
-def test_a_second_process_finds_the_graph_in_the_first_ones_cache() -> None:
-    ran = probe("--compile-mode", "whole", "--blocks", "1", "--warm-start")
+def test_a_second_process_finds_the_graph_and_its_backward_in_the_first_ones_cache() -> None:
+    ran = probe("--compile-mode", "whole", "--blocks", "1", "--warm-start", "--backward")
     assert ran.status == 0, ran.stderr
     assert ran.values("warm_cache_misses") == {"whole": 0}
     assert ran.values("warm_start_time")["whole"] > 0
-    assert ran.document["details"]["warm"]["said"]["cache_hits"] == 1
+    assert ran.document["details"]["warm"]["said"]["cache_hits"] == 2
 
 
 @pytest.mark.system
 def test_a_stall_without_a_ladder_is_a_symptom() -> None:
-    ran = probe("--compile-mode", "whole", "--inject-stall", "--deadline", "2")
+    ran = probe("--compile-mode", "whole", "--inject-stall", "--deadline", "6")
     assert ran.status == 1
     assert ran.document["status"] == "symptom"
     assert ran.document["effective"] == {"compile_mode": None}
@@ -271,6 +284,102 @@ def test_the_bundles_script_does_the_stall_again_elsewhere(bundle: dict[str, str
     assert "in stalled_pass" in done.stderr
 
 
+STALLED_JOB = """
+import torch
+from runner.probes.compile_guard import stall
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(32, 16)
+
+    def forward(self, x):
+        return self.layer(x)
+
+model = Model()
+stall.inject()
+with torch.no_grad():
+    model.compile()
+    model(torch.ones(4, 32))
+"""
+
+
+@pytest.mark.system
+def test_a_command_that_hangs_in_a_compile_leaves_a_bundle_whose_script_compiles_its_graph_elsewhere(
+    tmp_path: Path,
+) -> None:
+    job = tmp_path / "job.py"
+    job.write_text(STALLED_JOB)
+    ran = probe("--output-dir", str(tmp_path / "out"), "--deadline", "16", "--", sys.executable, str(job))
+    assert ran.status == 1
+    assert "the command did not end within 16" in ran.document["reason"]
+    assert (
+        "stuck: it burned CPU and got nowhere (in compile_guard/stall.py:stalled_pass)"
+        in ran.document["reason"]
+    )
+    assert ran.left == []
+    (path,) = (tmp_path / "out").iterdir()
+    with zipfile.ZipFile(path) as opened:
+        opened.extractall(tmp_path / "elsewhere")
+    (folder,) = (tmp_path / "elsewhere").iterdir()
+    assert "tlparse's report of it" in (folder / "README.md").read_text()
+    assert "<html>" in (folder / "1-command/report-0/index.html").read_text()
+    (stacks,) = (folder / "1-command/stacks").iterdir()
+    assert stacks.read_text().count("in stalled_pass") == 2
+    done = subprocess.run(
+        [sys.executable, "-I", "reproduce.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    # The stall was injected into the job's process and is not in its graph, so here the compile ends.
+    assert done.stdout.startswith("answered in "), done.stderr
+
+
+def test_a_command_that_fails_is_no_symptom(tmp_path: Path) -> None:
+    ran = probe("--output-dir", str(tmp_path), "--", sys.executable, "-c", "raise SystemExit(7)")
+    assert ran.status == 3
+    assert "the command left with status 7; its output is in the bundle" in ran.stderr
+    assert ran.document == {}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_command_that_is_not_there_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--", "no-such-program"]) == 2
+    assert "cannot start no-such-program: No such file or directory" in capsys.readouterr().err
+
+
+TRACED = """V1125 01:37:35.1 2 torch/x.py:1] {"dynamo_output_graph": {"sizes": {}}, "has_payload": "a"}
+\tclass GraphModule(torch.nn.Module):
+\t    def forward(self, L_x_: "f32[4, 8][8, 1]cpu", L_w_: "bf16[8][1]cuda:0"):
+\t        l_x_ = L_x_
+\t        # File: /home/somebody/model.py:3 in forward, code: return x
+\t        return (l_x_,)
+V1125 01:37:35.2 2 torch/y.py:1] {"chromium_event": {}, "has_payload": "b"}
+\t{}
+"""
+
+
+def test_a_script_is_made_of_the_last_traced_graph() -> None:
+    script = repro_scripts.of_trace(TRACED, 60.0)
+    assert script is not None
+    compile(script, "reproduce.py", "exec")
+    assert "((4, 8), (8, 1), torch.float32, 'cpu')," in script
+    assert "((8,), (1,), torch.bfloat16, 'cuda:0')," in script
+    assert "somebody" not in script
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('L_x_: "f32[4, 8][8, 1]cpu"', 's0: "Sym(s0)", L_x_: "f32[s0, 8][8, 1]cpu"'),
+        ("l_x_ = L_x_", "l_x_ = self.constant_0"),
+        ("f32[4, 8]", "f6e9[4, 8]"),
+        ("dynamo_output_graph", "something_else"),
+    ],
+    ids=["symbolic shape", "constant of its own", "unknown type", "no graph"],
+)
+def test_no_script_is_made_of_a_graph_that_does_not_stand_by_itself(old: str, new: str) -> None:
+    assert repro_scripts.of_trace(TRACED.replace(old, new), 60.0) is None
+
+
 def ranked(log: str) -> dict[str, int]:
     return {
         match.runbook_id: match.score for match in match_lines(log.splitlines(), read_all(Path("runbooks")))
@@ -278,7 +387,8 @@ def ranked(log: str) -> dict[str, int]:
 
 
 def test_the_entry_is_found_by_the_stack_dump_of_a_stalled_compile(bundle: dict[str, str]) -> None:
-    assert next(iter(ranked(bundle["1-whole/stacks.txt"]))) == "torch-compile-hang"
+    (stacks,) = (text for name, text in bundle.items() if name.startswith("1-whole/stacks/"))
+    assert next(iter(ranked(stacks))) == "torch-compile-hang"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,12 @@ COMMANDS = {
     "collect": "take in what a campaign's nodes have returned, and report",
     "match": "log to entries: which issues a log shows, best first",
     "verify-data": "the publishing gate over the data folder",
+    "trend": "which numbers changed over the last runs, and which verdicts turned",
+    "compare": "two records, or two machine classes, number by number",
+    "prune": "records that no page and no trend needs; shows them, deletes them only with --delete",
+    "publish": "commit a folder's records, and nothing else, and push them",
+    "new": "a skeleton of an entry that `check` accepts",
+    "pages": "the site's pages as plain Markdown files, for another generator",
 }
 
 

@@ -1,5 +1,6 @@
 """The YAML head of a runbook, read with the line of every key and with nothing that can explode."""
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,8 @@ def key_lines(text: str, first_line: int, path: Path) -> Mapping[Place, int]:
     return _compose(text, first_line, path)[1]
 
 
+# A head is read and its lines looked up one after the other: composed once, it serves both.
+@functools.lru_cache(maxsize=1)
 def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, dict[Place, int]]:
     for number, line in enumerate(text.split("\n"), start=first_line):
         if "\t" in line[: len(line) - len(line.lstrip())]:

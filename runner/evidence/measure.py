@@ -1,8 +1,8 @@
 """From what a step wrote as its result to a document whose numbers can be compared.
 
 A result passes four gates in turn: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of a
-document, and the catalogue (known probe and metrics, stored units). The first three know nothing of a format
-beyond a probe's own: another tool's JSON joins between the second and the third, by building a `Document`.
+document, and the catalogue (known probe and metrics, stored units). The JSON of a known tool (`tools`) is made into a
+document between the second and the third.
 """
 
 import difflib
@@ -19,6 +19,7 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.errors import DocumentError
 from runner.evidence.record import Document, Measurement
+from runner.evidence.tools import tool_document
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
 
@@ -35,7 +36,8 @@ def read_document(path: Path) -> Document | None:
     text = _read_text(path)
     if text is None:
         return None
-    document = _shape(text, parse_json(text, path.name), path.name)
+    data = parse_json(text, path.name)
+    document = tool_document(data, path.name) or _shape(text, data, path.name)
     check_against_catalogue(document, path.name)
     return document
 

@@ -117,6 +117,9 @@ _USER_NAMES = (
     "UserId",
     "GroupId",
 )
+# What makes a number after it an index or a measure, and what makes it a count: `gpu-util-90`, `multi-node-16`.
+_INDEXES = "rank|ranks|id|ids|idx|index|mode|util|mem|memory|count|local|world|list|type|group"
+_COUNTS = "multi|single|per|num|two|one|intra|inter|cross|nvidia|cuda|torch|max|min|sm"
 # Ends of host names that mean nothing outside their own network.
 _DOMAINS = (
     "internal",
@@ -280,6 +283,19 @@ RULES = (
         "[host]",
         r"^(?:\[\w{1,20}\]:)?[ \t]{0,16}host {1,20}: ",
         r"(?!\[|localhost)\S{1,200}",
+    ),
+    # Names that clusters give their machines, standing alone. An index (`gpu0`, `node 3`, `node-rank-0`) is none, a
+    # count (`single-gpu-1`) is none, nor is the alias that this project gives a node.
+    Rule(
+        re.compile(r"(?i:dgx|hgx|node|compute|login|host|rack|nid|gpu|[bh]\d00)[a-z0-9-]{0,20}\d"),
+        "[host]",
+        r"(?<![\w.\[-])",
+        rf"(?!node-[0-9a-f]{{6}}(?![\w-]))(?!(?i:\w{{1,12}}-(?:{_INDEXES})|(?:{_COUNTS}))-)"
+        r"(?:(?i:dgx|hgx)-?\d{1,5}|(?i:node|compute|login|host|nid)-?\d{2,6}|(?i:gpu)-?0\d{1,4}"
+        r"|(?i:gpu|compute|rack|node)-[a-z]{1,12}\d{0,4}-\d{1,5}"
+        r"|(?i:[a-z]{1,12}\d{0,4}-)(?i:node|gpu|dgx|hgx|compute|[bh]\d00)-?\d{1,5}"
+        r"|(?i:rack)\d{1,4}-(?i:[a-z]{1,8}\d{1,4}))"
+        r"(?:\.[A-Za-z][\w-]{0,62}){0,6}(?![\w-]|\.\w)",
     ),
     # `uname -a`.
     Rule(

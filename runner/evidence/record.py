@@ -84,7 +84,7 @@ Instant = Annotated[AwareDatetime, PlainSerializer(_utc, return_type=str)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Measurement(_Model):

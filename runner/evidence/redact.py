@@ -34,7 +34,7 @@ _COMMON = frozenset(
 _FEWEST_CHARACTERS = 3
 _SHORT = 512
 _NO_NAME = re.compile(r"[^\w.-]+")
-_PLACEHOLDER = re.compile(
+PLACEHOLDER = re.compile(
     r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
     r"|environment of \d+ variables removed)\]"
 )
@@ -87,7 +87,7 @@ def _without_words(text: str, words: tuple[str, ...]) -> str:
 @functools.lru_cache(maxsize=8)
 def _words_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     alternatives = "|".join(re.escape(word) for word in words)
-    return re.compile(rf"(?P<kept>{_PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
+    return re.compile(rf"(?P<kept>{PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
 
 
 def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
@@ -190,12 +190,12 @@ def _telling(word: str) -> bool:
 
 def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
-    if not isinstance(value, str) or _PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
+    if not isinstance(value, str) or PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
         return None
     name = _NO_NAME.sub("_", key)
     line = f'{name}="{value}"'
     redacted = _by_rules(line)
-    found = _PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
+    found = PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
     return found[0] if found else None
 
 

@@ -6,6 +6,7 @@ whole or not at all. What is written has been redacted first.
 
 import contextlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -52,6 +53,11 @@ class Store:
         self._run_id = ""
         # Steps of the run being written, with their redacted JSON: a finished step does not change.
         self._written: list[tuple[StepResult, str]] = []
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """The words that may stand in no record, beside what the patterns find."""
+        return host_secrets() if self._secrets is None else self._secrets
 
     def path_of(self, record: Record) -> Path:
         """Where the record belongs.
@@ -119,21 +125,31 @@ class Store:
 
     def problems(self) -> tuple[Problem, ...]:
         """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
-        found = list(self.strays())
-        for path in self.files():
+        found: list[Problem] = []
+        for _ in self.read(found):
+            pass
+        return tuple(found)
+
+    def read(self, problems: list[Problem]) -> Iterator[Record]:
+        """Every readable record, one at a time; what `problems` finds is added to the list on the way.
+
+        Raises:
+            StoreError: the data folder cannot be listed.
+        """
+        for path in self._everything():
+            if not self._is_place_of_record(path):
+                problems.append(_stray(path))
+                continue
             try:
-                self.load(path)
+                record = self.load(path)
             except RecordError as error:
-                found.append(Problem(path, str(error).removeprefix(f"{path} ")))
-        return tuple(sorted(found))
+                problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
+                continue
+            yield record
 
     def strays(self) -> tuple[Problem, ...]:
         """Files that stand where no record may stand."""
-        return tuple(
-            Problem(path, "is not a record of this project; move it elsewhere")
-            for path in self._everything()
-            if not self._is_place_of_record(path)
-        )
+        return tuple(_stray(path) for path in self._everything() if not self._is_place_of_record(path))
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []
@@ -152,7 +168,7 @@ class Store:
         return path.suffix == ".json" and len(path.relative_to(self.root).parts) == 3  # noqa: PLR2004 - see the top
 
     def _serialised(self, record: Record) -> str:
-        secrets = host_secrets() if self._secrets is None else self._secrets
+        secrets = self.secrets
         head = redact_head(record.model_copy(update={"steps": ()}), secrets).model_dump(mode="json")
         fields = {name: _dump(value, _INDENT) for name, value in head.items()}
         steps = self._step_fragments(record, secrets)
@@ -177,12 +193,21 @@ class Store:
         return [fragment for _, fragment in self._written]
 
 
+def _stray(path: Path) -> Problem:
+    return Problem(path, "is not a record of this project; move it elsewhere")
+
+
 def parse_record(data: bytes, name: str) -> Record:
     """Read a record from its JSON.
 
     Raises:
         RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
     """
+    # The quick way, which most files go; whatever it does not take is read once more, to say well what is wrong.
+    with contextlib.suppress(ValidationError):
+        record = Record.model_validate_json(data)
+        if record.schema_version <= SCHEMA_VERSION and all(map(_finite, record.steps)):
+            return record
     try:
         # A missing value is null; NaN would poison every number made from it.
         content: Any = parse_json(data.decode("utf-8"), name)
@@ -203,6 +228,20 @@ def parse_record(data: bytes, name: str) -> Record:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(f"{name} is not a record: {place + ': ' if place else ''}{first['msg']}") from error
+
+
+def _finite(step: StepResult) -> bool:
+    """Whether all numbers in a step's free JSON are finite; those in its own fields have been validated."""
+    waiting: list[object] = [found for found in (step.requested, step.effective, step.details) if found]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            return False
+    return True
 
 
 def latest(

@@ -21,7 +21,7 @@ NVML_DEADLINE_S = 20.0
 class Gpu(BaseModel):
     """One installed GPU. Identifiers (UUID, serial number) are never taken."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     index: int
     name: str
@@ -45,7 +45,7 @@ class Machine(BaseModel):
         simulated: NVML is a stand-in, or its GPUs have no device nodes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     machine_class: str
     gpus: tuple[Gpu, ...]
@@ -216,7 +216,7 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
         sm_clock_hz=None if sm is None else sm * 1e6,
         memory_clock_hz=None if memory is None else memory * 1e6,
         power_limit_w=None if limit is None else limit / 1e3,
-        throttle_reasons=() if reasons is None else _throttle_reasons(reasons),
+        throttle_reasons=() if reasons is None else throttle_reasons(reasons),
         mig=mig is not None and bool(mig[0]),
         busy=None if processes is None else bool(processes),
     )
@@ -233,7 +233,8 @@ _HELD_BACK = {
 }
 
 
-def _throttle_reasons(bits: int) -> tuple[str, ...]:
+def throttle_reasons(bits: int) -> tuple[str, ...]:
+    """Names of what holds a GPU back, from the bits of nvmlClocksEventReasons."""
     return tuple(name for bit, name in _HELD_BACK.items() if bits & bit)
 
 

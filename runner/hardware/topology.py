@@ -23,6 +23,10 @@ class GpuWiring:
         link_errors: sum of the data-link error counters (replay, recovery, CRC) since the driver was loaded.
         fabric_state: of `FABRIC_STATES`.
         fabric_error: NVML's status of the fabric registration; 0 is success.
+        fabric_clique: which partition of the fabric it belongs to.
+        fabric_complaints: what the fabric's health mask says is wrong.
+        pcie_generation, pcie_width: of the link as it is now; an idle one lowers its generation.
+        numa_node: whose memory is near.
     """
 
     index: int
@@ -31,6 +35,8 @@ class GpuWiring:
     link_errors: int | None = None
     fabric_state: str | None = None
     fabric_error: int | None = None
+    fabric_clique: int | None = None
+    fabric_complaints: tuple[str, ...] = ()
     pcie_generation: int | None = None
     pcie_width: int | None = None
     pcie_max_generation: int | None = None
@@ -90,12 +96,23 @@ class Verdict:
         return not any(fault.symptom for fault in self.faults)
 
 
+def expected_link(topology: Topology, board: Board | None) -> str | None:
+    """What every pair should read: the board's own, or without a board the word of a uniform NVLink mesh; else None."""
+    if topology.mig:
+        return None
+    if board is not None:
+        return f"NV{board.nvlinks}"
+    kinds = {pair.link for pair in topology.pairs if pair.nvlinks}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
 def judge(topology: Topology, board: Board | None) -> Verdict:
     """Hold the wiring against its board, or, for an unknown board, against one uniform NVLink mesh."""
     return Verdict(
         (
             *_fabric_faults(topology.gpus),
-            *(_link_faults(topology.gpus, board) if board else ()),
+            *_partition_faults(topology.gpus),
+            *(_link_faults(topology, board) if board else ()),
             *_mesh_faults(topology, board),
             *_p2p_faults(topology),
             *_pcie_faults(topology.gpus),
@@ -118,7 +135,33 @@ def _fabric_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
     ]
 
 
-def _link_faults(gpus: Sequence[GpuWiring], board: Board) -> list[WiringFault]:
+def _partition_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
+    cliques = sorted({gpu.fabric_clique for gpu in gpus if gpu.fabric_clique is not None})
+    found = [
+        WiringFault(
+            "fabric",
+            f"GPU {gpu.index}",
+            f"the fabric reports {', '.join(gpu.fabric_complaints)}",
+            "a healthy fabric",
+            "read the fabric section of nvidia-smi -q and Fabric Manager's log",
+        )
+        for gpu in gpus
+        if gpu.fabric_complaints
+    ]
+    if len(cliques) > 1:
+        members = "; ".join(
+            f"partition {clique}: GPU {', '.join(str(gpu.index) for gpu in gpus if gpu.fabric_clique == clique)}"
+            for clique in cliques
+        )
+        next_step = "look at Fabric Manager's partitions: GPUs of two of them have no NVLink to each other"
+        found.append(WiringFault("fabric", "node", members, "one partition", next_step))
+    return found
+
+
+def _link_faults(topology: Topology, board: Board) -> list[WiringFault]:
+    if not topology.mig and all(gpu.links_active == 0 for gpu in topology.gpus):
+        # One fault, which the mesh names, not one a GPU.
+        return []
     return [
         WiringFault(
             "links",
@@ -128,7 +171,7 @@ def _link_faults(gpus: Sequence[GpuWiring], board: Board) -> list[WiringFault]:
             f"{board.nvlinks} on {board.name}",
             "look for NVLink errors in dmesg (Xid 74 and 149 and later) and reseat or drain the node",
         )
-        for gpu in gpus
+        for gpu in topology.gpus
         if gpu.links_active is not None and gpu.links_active != board.nvlinks
     ]
 
@@ -153,7 +196,9 @@ def _mesh_faults(topology: Topology, board: Board | None) -> list[WiringFault]:
             "node",
             f"no uniform NVLink mesh ({counts})",
             expected,
-            "this is wiring or fabric, and no NCCL variable changes it",
+            "this is wiring or fabric, and no NCCL variable changes it"
+            # NVML says whether GPUs are split; a pasted matrix does not.
+            + (" (GPUs split by MIG would read so by design)" if topology.source == "text" else ""),
         )
     ]
 

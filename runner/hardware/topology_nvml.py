@@ -1,5 +1,6 @@
 """Reads the wiring of this node through NVML."""
 
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +19,34 @@ _P2P = {
     5: "not supported",
 }
 _REMOTE_IS_GPU = 0
+# Counts of a link's errors, without those of single symbols, which a sound link has too and corrects.
+_FIELDS = (
+    "EFFECTIVE_ERRORS",
+    "LINK_RECOVERY_EVENTS",
+    "RCV_ERRORS",
+    "BUFFER_OVERRUN_ERRORS",
+    "MALFORMED_PACKET_ERRORS",
+)
+# nvmlValueType_t, whole numbers only.
+_VALUE_OF = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
+# Two bits each of the fabric's health mask: 0 unknown, 1 so, 2 not so.
+_COMPLAINTS = {
+    "degraded bandwidth": 0,
+    "a route in recovery": 2,
+    "an unhealthy route": 4,
+    "recovery from access timeouts": 6,
+}
+_IS_SO = 1
+
+
+@dataclass(frozen=True)
+class _Fabric:
+    """What one GPU knows of the fabric; `None` where it does not."""
+
+    state: str | None = None
+    error: int | None = None
+    clique: int | None = None
+    complaints: tuple[str, ...] = ()
 
 
 def read_topology() -> Topology | None:
@@ -84,8 +113,10 @@ class _Reader:
             links_active=sum(bool(state) for _, state in known),
             links_down=tuple(link for link, state in known if not state),
             link_errors=self._errors(handle, [link for link, _ in known]),
-            fabric_state=fabric[0],
-            fabric_error=fabric[1],
+            fabric_state=fabric.state,
+            fabric_error=fabric.error,
+            fabric_clique=fabric.clique,
+            fabric_complaints=fabric.complaints,
             pcie_generation=self.ask("nvmlDeviceGetCurrPcieLinkGeneration", handle),
             pcie_width=self.ask("nvmlDeviceGetCurrPcieLinkWidth", handle),
             pcie_max_generation=self.ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
@@ -106,15 +137,35 @@ class _Reader:
             for kind in counters
         ]
         found = [value for value in read if value is not None]
-        return sum(found) if found else None
+        return sum(found) if found else self._error_fields(handle, links)
 
-    def _fabric(self, handle: Any) -> tuple[str | None, int | None]:
+    def _error_fields(self, handle: Any, links: list[int]) -> int | None:
+        """The same of boards whose driver keeps its counts as fields (Blackwell), link by link."""
+        wanted = [
+            (getattr(self._nvml, f"NVML_FI_DEV_NVLINK_COUNT_{name}"), link)
+            for link in links
+            for name in _FIELDS
+        ]
+        fields = self.ask("nvmlDeviceGetFieldValues", handle, wanted) if wanted else None
+        read = [
+            int(getattr(field.value, _VALUE_OF[field.valueType]))
+            for field in fields or ()
+            if field.nvmlReturn == self._nvml.NVML_SUCCESS and field.valueType in _VALUE_OF
+        ]
+        return sum(read) if read else None
+
+    def _fabric(self, handle: Any) -> "_Fabric":
         info = self._nvml.c_nvmlGpuFabricInfoV_t()
         if self.ask("nvmlDeviceGetGpuFabricInfoV", handle, self._nvml.byref(info)) is None:
-            return None, None
+            return _Fabric()
         state = FABRIC_STATES.get(info.state, f"unknown ({info.state})")
-        # The status says something only once registration has been tried.
-        return state, int(info.status) if state not in {"not supported", "not started"} else None
+        # Status, partition and health say something only once registration has been tried.
+        if state in {"not supported", "not started"}:
+            return _Fabric(state)
+        complaints = tuple(
+            name for name, shift in _COMPLAINTS.items() if (info.healthMask >> shift) & 3 == _IS_SO
+        )
+        return _Fabric(state, int(info.status), int(info.cliqueId), complaints)
 
     def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> Pair:
         """How two GPUs are connected: NVLinks where the driver offers them, else the PCIe path."""

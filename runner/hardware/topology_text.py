@@ -11,8 +11,9 @@ from runner.hardware.topology import GpuWiring, Pair, Topology
 _CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _GPU = re.compile(r"GPU(\d+)")
-# Columns after the matrix that drivers have added over the years, each one or two words wide.
-_TRAILING = ("CPU", "NUMA", "GPU", "Affinity", "ID")
+# Columns after the matrix that drivers have added over the years; what stands under each is one word.
+_TRAILING = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
+_NUMA = "NUMA Affinity"
 
 
 def parse_topology(text: str) -> Topology:
@@ -25,37 +26,47 @@ def parse_topology(text: str) -> Topology:
             contradicts itself.
     """
     lines = [_ESCAPES.sub("", line).rstrip() for line in text.splitlines()]
-    at, devices = _header(lines)
+    at, devices, trailing = _header(lines)
     columns = {int(match[1]): place for place, name in enumerate(devices) if (match := _GPU.fullmatch(name))}
     rows: dict[int, list[str]] = {}
+    nodes: dict[int, int | None] = {}
     for number, line in enumerate(lines[at + 1 :], start=at + 2):
         words = line.split()
         match = _GPU.fullmatch(words[0]) if words else None
         if match is None:
             continue
         rows[int(match[1])] = _cells(words[1:], len(devices), number)
+        nodes[int(match[1])] = _numa_node(words[1 + len(devices) :], trailing)
     missing = sorted(set(columns) - set(rows))
     if missing:
         raise InputError(
             f"the matrix names GPU{missing[0]} and has no row for it; paste the whole output of nvidia-smi topo -m"
         )
     pairs = tuple(_pair(rows, columns, a, b) for a in sorted(columns) for b in sorted(columns) if a < b)
-    return Topology("text", tuple(GpuWiring(index) for index in sorted(columns)), pairs)
+    gpus = tuple(GpuWiring(index, numa_node=nodes[index]) for index in sorted(columns))
+    return Topology("text", gpus, pairs)
 
 
-def _header(lines: list[str]) -> tuple[int, list[str]]:
-    """The header line and the devices that it names: GPUs and NICs, up to the affinity columns."""
+def _header(lines: list[str]) -> tuple[int, list[str], list[str]]:
+    """Where the header is, the GPUs and NICs that it names, and its columns after those."""
     for at, line in enumerate(lines):
         words = line.split()
         if words and _GPU.fullmatch(words[0]) and not (len(words) > 1 and _CELL.fullmatch(words[1])):
-            end = next(
-                (i for i, word in enumerate(words) if word in _TRAILING and not _GPU.fullmatch(word)),
-                len(words),
-            )
-            return at, words[:end]
+            joined = " ".join(words)
+            trailing = [name for name in _TRAILING if f" {name}" in joined]
+            end = min((joined.index(f" {name}") for name in trailing), default=len(joined))
+            return at, joined[:end].split(), trailing
     raise InputError(
         "no header with GPU0 found; paste the whole output of nvidia-smi topo -m, its first line included"
     )
+
+
+def _numa_node(words: list[str], trailing: list[str]) -> int | None:
+    """The NUMA node of a GPU; None where the row does not fill its columns, or names none or several."""
+    if len(words) != len(trailing) or _NUMA not in trailing:
+        return None
+    word = words[trailing.index(_NUMA)]
+    return int(word) if word.isdecimal() else None
 
 
 def _cells(words: list[str], count: int, line: int) -> list[str]:

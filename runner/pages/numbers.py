@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.catalogue import METRICS, PROBES
+from runner.catalogue import PROBES, metric_of
 from runner.entry.model import Runbook, Scalar, Step, step_digest
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.store import last_run, latest_by_node
@@ -92,7 +92,7 @@ def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Numbe
         measurement: the newest.
         nodes: the same measurement of every node of the class, this one included, where there are several.
     """
-    metric = METRICS.get(measurement.name)
+    metric = metric_of(measurement.name)
     value, unit = measurement.value, measurement.unit
     if len(nodes) > 1:
         values = [one.value for one in nodes]

@@ -69,7 +69,7 @@ def render(
     pages = {
         "index.md": Page(jinja.get_template("index.md.j2").render(shared, rows=rows), None),
         "entries/index.md": Page(jinja.get_template("entries.md.j2").render(shared, rows=rows), None),
-        "reference/measurements.md": Page(measurements, "runner/catalogue.py"),
+        "reference/measurements.md": Page(measurements, "runner/catalogue/__init__.py"),
         "fleet.md": Page(fleet_page(jinja, shared, records), None),
         "data/record.schema.json": Page(_json(record_schema()), None),
         "data/latest.json": Page(_json(_latest(runbooks, evidence)), None),

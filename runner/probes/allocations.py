@@ -6,6 +6,7 @@ allocator's own peak is used instead.
 """
 
 import weakref
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OverBudgetError(Exception):
-    """The tensors alive would take more than the limit; the message has both in bytes."""
+    """The tensors alive would take more than the limit; the message has both in bytes, and who asked for more."""
 
 
 def follow(limit: int | None = None) -> Any:
@@ -21,8 +22,18 @@ def follow(limit: int | None = None) -> Any:
     return _follower()(limit)
 
 
-def _follower() -> Any:
+def _storages(values: Iterable[Any]) -> Iterator[Any]:
+    """The storages beneath all tensors among these values; of a tensor made of others, theirs."""
     import torch
+
+    for value in values:
+        if hasattr(value, "__tensor_flatten__"):
+            yield from _storages(getattr(value, name) for name in value.__tensor_flatten__()[0])
+        elif isinstance(value, torch.Tensor):
+            yield value.untyped_storage()
+
+
+def _follower() -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -36,17 +47,20 @@ def _follower() -> Any:
 
         def add(self, *tensors: "torch.Tensor") -> None:
             """Count tensors that were there before, weights say."""
-            for tensor in tensors:
-                self._count(tensor.untyped_storage())
+            for storage in _storages(tensors):
+                self._count(storage, "what was there before")
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+                # A tensor made of others (a shard of one that is cut over ranks): its own dispatch comes back with
+                # the operators on those.
+                return NotImplemented
             result = func(*args, **(kwargs or {}))
-            for leaf in tree_leaves(result):
-                if isinstance(leaf, torch.Tensor):
-                    self._count(leaf.untyped_storage())
+            for storage in _storages(tree_leaves(result)):
+                self._count(storage, str(func))
             return result
 
-        def _count(self, storage: Any) -> None:
+        def _count(self, storage: Any, asker: str) -> None:
             key = storage._cdata  # noqa: SLF001 - the only identity that two views of a storage share
             if key in self._known or storage.device.type == "meta":
                 return
@@ -55,7 +69,9 @@ def _follower() -> Any:
             self.peak = max(self.peak, self.live)
             self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
             if self.limit is not None and self.live > self.limit:
-                raise OverBudgetError(f"{self.live} bytes alive, limit {self.limit}")
+                raise OverBudgetError(
+                    f"{asker} took {size} bytes: {self.live} bytes alive, limit {self.limit}"
+                )
 
         def _forget(self, key: int, size: int) -> None:
             if self._known.pop(key, None) is not None:

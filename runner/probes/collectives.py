@@ -8,10 +8,12 @@ PERFORMANCE.md). Small messages measure latency, large ones bandwidth: a floor m
 
 Results are checked element by element on data whose sums fp32 holds exactly. With --compare-environment a second set
 of ranks runs without the caller's NCCL_* and GLOO_* variables, turn and turn about with the first; the ratio of the
-two, pair by pair, tells a bad environment from bad wiring.
+two, pair by pair, tells a bad environment from bad wiring. NCCL's own log says which way each arm went.
 
-Output: collective_time (s), algorithm_bandwidth and bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm
-(`caller` or `clean`); wrong_elements; environment_ratio. Symptom: wrong elements, or a ratio surely below 0.9.
+Output: collective_time (s, the median), slow_collective_time (its 95th percentile), algorithm_bandwidth and
+bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm (`caller` or `clean`); wrong_elements; environment_ratio;
+nccl_channels by transport. Symptom: wrong elements, a ratio surely below 0.9, or a way that is not straight from GPU
+to GPU where a clean environment's is, or where every pair has NVLink.
 
 Example:
     python -m runner.probes.collectives --op all_reduce --sizes 256MiB 8GiB --compare-environment
@@ -22,15 +24,18 @@ import contextlib
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.machine import gpu_count
+from runner.hardware.topology import Topology
 from runner.probes.contract import (
     Findings,
     NotApplicableError,
@@ -41,7 +46,11 @@ from runner.probes.contract import (
     say,
     single,
 )
+from runner.probes.nccl_log import Transport, fault_of, logging_environment, read_transport
+from runner.probes.nccl_settings import Judgement, Origin, Setting, judge
+from runner.probes.nccl_sources import home_of, read_own
 from runner.probes.ranks import World, ended_by_sigterm
+from runner.probes.usable import wiring_with_fabric
 from runner.stats import median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
@@ -61,11 +70,22 @@ def bus_factor(op: str, ranks: int) -> float:
     return (2.0 if op == "all_reduce" else 1.0) * (ranks - 1) / ranks
 
 
-def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what steers NCCL or gloo, the user's NCCL file included."""
+def scrubbed(environment: Mapping[str, str], in_files: Sequence[Setting] = ()) -> dict[str, str]:
+    """The environment without what steers NCCL or gloo, NCCL's files included.
+
+    Args:
+        environment: the caller's.
+        in_files: what NCCL's files set.
+    """
     kept = {name: value for name, value in environment.items() if not name.startswith(SCRUBBED)}
-    # An empty file in place of ~/.nccl.conf; /etc/nccl.conf cannot be left out by any variable.
-    return kept | {"NCCL_CONF_FILE": os.devnull}
+    # An empty file in place of ~/.nccl.conf. No variable leaves /etc/nccl.conf out, but an empty one wins over its
+    # line, and NCCL takes an empty value for none.
+    blank = {
+        setting.name: ""
+        for setting in in_files
+        if setting.source.startswith("/etc/") and judge(setting, 1).judgement is not Judgement.SYSTEM
+    }
+    return kept | {"NCCL_CONF_FILE": os.devnull} | blank
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,9 +106,12 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=float, default=120.0, metavar="S", help="deadline of all, in seconds"
     )
     parser.add_argument(
+        "--port", type=int, metavar="N", help="port for the ranks to meet on (default: a free one)"
+    )
+    parser.add_argument(
         "--compare-environment",
         action="store_true",
-        help="also run without the caller's NCCL_* and GLOO_* variables, interleaved, and report the ratio",
+        help="also run without the caller's NCCL_* and GLOO_* settings, interleaved, and report the ratio",
     )
     return parser
 
@@ -102,6 +125,7 @@ class _Job:
     iterations: int
     warmup: int
     timeout: float
+    port: int | None
 
 
 @dataclass
@@ -113,43 +137,83 @@ class _Arm:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     job = _job(arguments)
-    named = sorted(name for name in os.environ if name.startswith(SCRUBBED))
+    wiring = wiring_with_fabric() if job.backend == "nccl" else None
+    settings = read_own(os.environ, home_of(os.getuid()))
+    in_files = [setting for setting in settings if setting.origin is Origin.FILE]
+    named = sorted(
+        {name for name in os.environ if name.startswith(SCRUBBED)} | {one.name for one in in_files}
+    )
     compare = arguments.compare_environment and bool(named)
     if arguments.compare_environment and not named:
-        say("no NCCL_* or GLOO_* variable is set: there is no second environment to compare with")
-    environments = {"caller": dict(os.environ)} | ({"clean": scrubbed(os.environ)} if compare else {})
-    if job.backend == "gloo":
-        # All ranks are on this host; its name need not resolve to an address that reaches it.
-        environments = {arm: {"GLOO_SOCKET_IFNAME": "lo"} | env for arm, env in environments.items()}
+        say("nothing sets NCCL or gloo here: there is no second environment to compare with")
+    environments = {"caller": dict(os.environ)}
+    if compare:
+        environments["clean"] = scrubbed(os.environ, in_files)
     deadline = time.monotonic() + job.timeout
-    program = (
-        "-m",
-        "runner.probes.collectives_worker",
-        f"--backend={job.backend}",
-        f"--timeout={job.timeout}",
-    )
     measurements: list[Measurement] = []
     with ended_by_sigterm(), contextlib.ExitStack() as stack:
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nccl-logs-")))
         arms = {
-            arm: _Arm(stack.enter_context(World(program, job.ranks, environment, deadline, arm)))
+            arm: _Arm(stack.enter_context(_world(job, arm, environment, logs / arm, deadline)))
             for arm, environment in environments.items()
         }
         ready, *_ = [arm.world.ask(None, "joining the group")[0] for arm in arms.values()]
         for op in job.ops:
             for size in job.sizes:
                 measurements += _measure(arms, job, op, _whole(op, size, job.ranks))
+        transports = {arm: read_transport(logs / arm) for arm in arms} if job.backend == "nccl" else {}
     wrong = [found.value for found in measurements if found.name == "wrong_elements"]
     # Without labels: of the whole run, so that one bound covers every size.
     measurements.append(single("wrong_elements", sum(wrong)))
-    reason = _symptom(measurements)
+    measurements += _channels(transports, job)
+    reason = _symptom(measurements) or fault_of(transports, _nvlinked(wiring))
     return Findings(
         measurements=measurements,
         status="symptom" if reason else "ok",
         reason=reason,
         requested={"ops": list(job.ops), "ranks": arguments.ranks, "backend": arguments.backend},
         effective={"ranks": job.ranks, "backend": job.backend, "arms": list(arms)},
-        details={"scrubbed_variables": named, "torch": ready["torch"], "nccl": ready["nccl"]},
+        details={
+            "settings_left_out_of_clean": named,
+            "torch": ready["torch"],
+            "nccl": ready["nccl"],
+            "transport": {arm: str(found) if found else None for arm, found in transports.items()},
+        },
     )
+
+
+def _world(job: _Job, arm: str, environment: Mapping[str, str], logs: Path, deadline: float) -> World:
+    program = (
+        "-m",
+        "runner.probes.collectives_worker",
+        f"--backend={job.backend}",
+        f"--timeout={job.timeout}",
+    )
+    logs.mkdir()
+    if job.backend == "gloo":
+        # All ranks are on this host; its name need not resolve to an address that reaches it.
+        environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(environment)
+    else:
+        environment = dict(environment) | logging_environment(logs)
+    # Two arms cannot meet on one port: the second takes the next.
+    port = None if job.port is None else job.port + (arm == "clean")
+    return World(program, job.ranks, environment, deadline, arm, port)
+
+
+def _nvlinked(topology: Topology | None) -> bool:
+    # Instances of a split GPU have no peer access, whatever links the board has.
+    if topology is None or topology.mig or not topology.pairs:
+        return False
+    return all(pair.nvlinks for pair in topology.pairs)
+
+
+def _channels(transports: Mapping[str, Transport | None], job: _Job) -> list[Measurement]:
+    found = []
+    for arm, transport in transports.items():
+        say(f"transport, {arm}: {transport or 'NCCL logged none'}")
+        for way, count in sorted(transport.channels.items()) if transport else ():
+            found.append(single("nccl_channels", count, transport=way, arm=arm, ranks=job.ranks))
+    return found
 
 
 def _job(arguments: argparse.Namespace) -> _Job:
@@ -178,6 +242,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
         arguments.iterations,
         arguments.warmup,
         arguments.timeout,
+        arguments.port,
     )
 
 
@@ -215,16 +280,16 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Me
             arm.times += slowest
             arm.turns.append(median(slowest))
     factor = bus_factor(op, job.ranks)
-    for name, arm in arms.items():
+    # The caller's last: the last number speaks for a step.
+    for name, arm in list(arms.items())[::-1]:
         found += [
             measured("bus_bandwidth", [size * factor / t for t in arm.times], **labels, arm=name),
             measured("algorithm_bandwidth", [size / t for t in arm.times], **labels, arm=name),
             measured("collective_time", arm.times, **labels, arm=name),
+            measured("slow_collective_time", arm.times, "p95", **labels, arm=name),
         ]
-        bus = format_value(found[-3].value, "B/s")
-        say(
-            f"{where}, {job.ranks} ranks, {job.backend}, {name}: bus {bus}, {format_value(median(arm.times), 's')}"
-        )
+        bus, *_, p50, p95 = (format_value(one.value, one.unit) for one in found[-4:])
+        say(f"{where}, {job.ranks} ranks, {job.backend}, {name}: bus {bus}, p50 {p50}, p95 {p95}")
     if "clean" in arms:
         pairs = zip(arms["clean"].turns, arms["caller"].turns, strict=True)
         found.append(measured("environment_ratio", [clean / caller for clean, caller in pairs], **labels))

@@ -48,6 +48,7 @@ def _serve(line: RankLine, backend: str, timeout: float) -> None:
     if backend == "nccl":
         device = torch.device("cuda", line.rank)
         torch.cuda.set_device(device)
+    line.mark("at the rendezvous")
     dist.init_process_group(
         backend,
         timeout=timedelta(seconds=timeout),
@@ -59,6 +60,7 @@ def _serve(line: RankLine, backend: str, timeout: float) -> None:
         line.send({"ready": True, "torch": torch.__version__, "nccl": nccl})
         for command in line.commands():
             collective = Collective(command["op"], command["bytes"], device)
+            line.mark(f"in {command['op']}")
             if command.get("check"):
                 line.send({"wrong": collective.wrong_elements()})
             else:

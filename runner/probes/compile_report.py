@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from runner.errors import RunbookError
 from runner.evidence.record import Measurement
-from runner.probes.compile_guard import Attempt, Guarded
+from runner.probes.compile_guard import Attempt, Guarded, processes
+from runner.probes.compile_guard.budget import LEAST_S
 from runner.probes.contract import single
 
 _CURVE_POINTS = 40
@@ -29,6 +30,8 @@ def measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
         yield single("compile_time", attempt.compile_s, **labels)
         yield single("compile_cpu_time", attempt.compile_cpu_s, **labels)
         yield single("compile_cache", attempt.cache_bytes, **labels)
+        yield single("graph_breaks", float(attempt.facts["graph_breaks"]), **labels)
+        yield single("recompiles", float(attempt.facts["recompiles"]), **labels)
         yield single("compiled_difference", attempt.facts["difference"], **labels)
 
 
@@ -45,7 +48,26 @@ def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
         raise RunbookError(f"the start from the cache did not work: {warm.reason}")
     labels = {"preset": preset, "mode": warm.mode.value}
     yield single("warm_start_time", warm.compile_s, **labels)
+    # The first child compiled a block alone; this one holds the whole model.
+    yield single("compiled_difference", warm.facts["difference"], **labels, start="warm")
     yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
+
+
+def overrun_s(guarded: Guarded, guard_s: float, deadline_s: float) -> float | None:
+    """Seconds between the moment at which compiling had to be over and control being back; None where it was over.
+
+    That moment is the deadline. Where the first child took so long to start that less than `LEAST_S` of compile were
+    left, it is the end of those.
+    """
+    if all(one.outcome != "deadline" for one in guarded.attempts):
+        return None
+    return guard_s - max(deadline_s, guarded.attempts[0].start_s + LEAST_S)
+
+
+def processes_left(guarded: Guarded) -> int:
+    """Processes of the guarded compiles that are alive, by the guard's token and by this run's RUNBOOK_RUN_ID."""
+    marked = sum(one.left for one in (*guarded.attempts, *filter(None, [guarded.warm])))
+    return max(marked, len(processes.left_of_run()))
 
 
 def account(attempt: Attempt) -> dict[str, object]:
@@ -56,8 +78,9 @@ def account(attempt: Attempt) -> dict[str, object]:
         "outcome": attempt.outcome,
         "verdict": attempt.verdict,
         "reason": attempt.reason,
+        "start_s": attempt.start_s,
         "given_s": attempt.compile_s,
         "processes_ended": attempt.ended,
-        "said": {key: value for key, value in attempt.facts.items() if key != "thread"},
+        "said": dict(attempt.facts),
         "growth": [asdict(sample) for sample in attempt.samples[::step]],
     }

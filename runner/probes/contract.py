@@ -30,6 +30,7 @@ from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
 from runner.presets import PRESETS, default_preset
+from runner.stats import percentile
 
 OK, SYMPTOM, NOT_APPLICABLE = 0, 1, 80
 
@@ -109,6 +110,8 @@ def measured(
         "max": max,
         "min": min,
         "sum": math.fsum,
+        "p95": lambda values: percentile(values, 95),
+        "p99": lambda values: percentile(values, 99),
     }
     return Measurement(
         name=name,

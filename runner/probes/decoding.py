@@ -2,6 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+from runner.models import ModelShape
+from runner.probes.compile_guard.modes import compile_in_place
+from runner.probes.compile_guard.spec import Mode
+
 if TYPE_CHECKING:
     import torch
 
@@ -10,29 +14,34 @@ class Decoder:
     """Greedy decoding of a transformers causal model.
 
     The KV cache has its full size from the start, so that every step has the same shapes: what compilation and CUDA
-    graphs need.
+    graphs need. Prefill is always eager: its shape is seen once.
 
     Args:
-        model: a causal language model in eval mode.
+        model: a causal language model in eval mode; cut over ranks, each rank caches its own heads.
         max_length: prompt and new tokens together, at most.
-        compile_mode: mode of `torch.compile` for the step, or None for eager. Prefill is always eager: its shape is
-            seen once.
+        mode: how the step is compiled: `whole` (on a GPU with CUDA graphs), `per-block`, or `eager`.
     """
 
-    def __init__(self, model: Any, max_length: int, compile_mode: str | None = None) -> None:
+    def __init__(self, model: Any, max_length: int, mode: Mode = Mode.EAGER) -> None:
         import torch
         from transformers import StaticCache
 
         self._model = model
         self._cache: Any = StaticCache(config=model.config, max_cache_len=max_length)
         self._step = self._forward
-        if compile_mode is not None:
-            self._step = torch.compile(self._forward, mode=compile_mode, fullgraph=True, dynamic=False)
+        if mode is Mode.WHOLE:
+            graphs = "reduce-overhead" if model.device.type == "cuda" else "default"
+            self._step = torch.compile(self._forward, mode=graphs, fullgraph=True, dynamic=False)
+        else:
+            compile_in_place(model, mode)
 
     def prefill(self, prompt: "torch.Tensor") -> "torch.Tensor":
         """Forget what was decoded, read the prompt [batch, tokens], return the first new token [batch, 1]."""
+        import torch
+
         self._cache.reset()
-        return self._forward(prompt)
+        with torch.compiler.set_stance("force_eager"):
+            return self._forward(prompt)
 
     def step(self, token: "torch.Tensor") -> "torch.Tensor":
         """Append a token [batch, 1] to each sequence and return the next [batch, 1]."""
@@ -48,6 +57,10 @@ class Decoder:
             tokens.append(self.step(tokens[-1]))
         return torch.cat(tokens, dim=1)
 
+    def cached(self) -> "list[torch.Tensor]":
+        """The cache's tensors, once a prompt has been read: keys and values [batch, kv heads, max_length, head_dim]."""
+        return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
+
     def _forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
         import torch
 
@@ -55,3 +68,35 @@ class Decoder:
             output = self._model(tokens, past_key_values=self._cache, logits_to_keep=1)
         chosen: torch.Tensor = output.logits[:, -1:].argmax(dim=-1)
         return chosen
+
+
+def build_step(
+    *, shape: dict[str, Any], device: str, batch_size: int, max_length: int
+) -> tuple[Any, tuple[Any, ...]]:
+    """One decoding step for the compile guard: a module that answers a token with logits, and the token.
+
+    Args:
+        shape: the fields of a `ModelShape`.
+        device: `cpu` (fp32) or `cuda` (bf16).
+        batch_size: sequences at once.
+        max_length: of the static cache, in tokens.
+    """
+    import torch
+    from transformers import StaticCache
+
+    from runner.probes.transformer import build_model
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            dtype = torch.float32 if device == "cpu" else torch.bfloat16
+            self.model = build_model(ModelShape(**shape), dtype, device)
+            self.cache: Any = StaticCache(config=self.model.config, max_cache_len=max_length)
+
+        def forward(self, token: torch.Tensor) -> torch.Tensor:
+            # Asked twice, it must answer twice the same.
+            self.cache.reset()
+            logits: torch.Tensor = self.model(token, past_key_values=self.cache).logits
+            return logits
+
+    return Step().eval(), (torch.zeros(batch_size, 1, dtype=torch.long, device=device),)

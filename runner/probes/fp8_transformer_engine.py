@@ -3,40 +3,37 @@
 The physics: E4M3 has 3 bits of mantissa, which bounds the signal-to-noise ratio of a well-scaled tensor at about 31 dB
 and of a product of two at about 28 dB. A scale that is too small saturates large inputs, one that is too large turns
 small ones into zero; both cost accuracy, and neither changes which type the product runs in. A layer outside the layer
-list stays in BF16 and costs speed, silently. So the two faults are looked for apart: what torch dispatched, layer by
-layer, and how each layer's FP8 output compares with fp32 on the same input.
+list stays in BF16 and costs speed, silently. So the two faults are looked for apart: which kernels multiplied, layer
+by layer, and how each layer's FP8 output compares with fp32 on the same input.
 
     python -m runner.probes.fp8_transformer_engine
     python -m runner.probes.fp8_transformer_engine --recalibrate --output-json artifacts/fp8/recalibration.json
+    python -m runner.probes.fp8_transformer_engine --recalibrate --recipe percentile --percentile 99.9
     python -m runner.probes.fp8_transformer_engine --scales artifacts/fp8/recalibration.json
 
 The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). Scales are dynamic unless
-`--recalibrate` finds static ones or `--scales` brings them. Only static and delayed scaling have anything to
-recalibrate: dynamic, blockwise and MXFP8 scaling take theirs from the tensor at hand.
+`--recalibrate` finds static ones or `--scales` brings them; with both, the old ones are "before", the new ones "after".
+Only static and delayed scaling have anything to recalibrate: current (dynamic), blockwise and MXFP8 scaling take theirs
+from the tensor at hand, and `--recalibrate --recipe mxfp8` says so and does nothing.
 Exit status: 0 all in FP8 and accurate, 1 a layer is not, 2 bad input, 3 could not measure, 80 not applicable here.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
+from typing import Any
 
 from runner.entry.model import Scalar
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
-from runner.probes.precision.examine import (
-    FP8_PRODUCT,
-    Product,
-    Quality,
-    calibrate,
-    fp8_share,
-    products,
-    quality,
-)
-from runner.probes.precision.scales import RECIPE, Scales, digest_of
+from runner.probes.precision.examine import Quality, inaccurate, magnitudes, quality
+from runner.probes.precision.linear import E4M3_MAX
+from runner.probes.precision.proof import Proof, calibrated_matcher, census, kernels_of, left_out, prove
+from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
 from runner.units import format_value
 
 FAULTS = ("corrupted-scales", "bf16-layers")
@@ -57,7 +54,24 @@ def _parser() -> argparse.ArgumentParser:
         help="find static scales; the document then holds them for --scales",
     )
     parser.add_argument(
-        "--calibration-batches", type=int, default=4, metavar="N", help="batches to calibrate on (default 4)"
+        "--recipe",
+        choices=(*RECIPES, *NOTHING_TO_RECALIBRATE),
+        default="max",
+        help="how a scale is found from the history of magnitudes (default max)",
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=99.99,
+        metavar="P",
+        help="with --recipe percentile: of the magnitudes of a batch (default 99.99)",
+    )
+    parser.add_argument(
+        "--calibration-batches",
+        type=int,
+        default=4,
+        metavar="N",
+        help="batches to calibrate on: the length of the history (default 4)",
     )
     parser.add_argument(
         "--inject", choices=FAULTS, help="put a fault in, and say so; the probe has to find it"
@@ -67,79 +81,146 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Examined:
-    """What was found: products by layer, quality by FP8 layer, and layers that did not run in FP8 with the reason."""
+    """What was found.
 
-    products: Mapping[str, Product]
+    Attributes:
+        proof: which kernels ran.
+        quality: by FP8 layer.
+        before: the same with the scales that were in force before recalibration; None without one.
+        left: layers that did not run in FP8, with the reason.
+        scales: static ones in force; None where they are dynamic.
+        census: how many layers of each make.
+    """
+
+    proof: Proof
     quality: Mapping[str, Quality]
+    before: Mapping[str, Quality] | None
     left: Mapping[str, str]
+    scales: Scales | None
+    census: Mapping[str, int]
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    if arguments.recalibrate and arguments.scales:
-        raise InputError("--recalibrate and --scales contradict each other; give one")
-    if arguments.calibration_batches < 1:
-        raise InputError("--calibration-batches must be 1 or more")
+    _check(arguments)
     work = choose_work(arguments, modes=("bf16", "fp8"))
-    scales = scales_from(arguments, work.shape)
-    found, scales = _examine(arguments, work, scales)
+    found = _examine(arguments, work, scales_from(arguments, work.shape))
     reason = _symptom(found)
+    scales = found.scales
     return Findings(
         measurements=_report(found, work),
         status="symptom" if reason else "ok",
         reason=reason,
         requested={"model": arguments.model, "scales": "static" if scales else "dynamic"},
-        effective={"model": work.name, "device": work.device, "scales": RECIPE if scales else "dynamic"},
+        effective={
+            "model": work.name,
+            "device": work.device,
+            "scales": f"static, {scales.recipe}: {RECIPES[scales.recipe]}" if scales else "dynamic",
+        },
         details={
             "injected": arguments.inject,
             "layers_not_in_fp8": dict(found.left),
-            "below_floor": {name: one.signal_to_noise for name, one in _inaccurate(found).items()},
+            "below_floor": {name: one.signal_to_noise for name, one in _wrong(found).items()},
+            "census": dict(found.census),
+            "kernels": dict(found.proof.by_kernel),
+            "kernels_matched_by": found.proof.rule,
+            "layers": _by_layer(found),
+            "nothing_to_recalibrate": dict(NOTHING_TO_RECALIBRATE),
             "scales": scales.to_json() if scales and arguments.recalibrate else None,
         },
     )
 
 
-def _examine(
-    arguments: argparse.Namespace, work: Work, scales: Scales | None
-) -> tuple[_Examined, Scales | None]:
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.calibration_batches < 1:
+        raise InputError("--calibration-batches must be 1 or more")
+    if not 0 < arguments.percentile <= 100:  # noqa: PLR2004 - a percentile
+        raise InputError("--percentile must be above 0 and at most 100")
+    if arguments.recipe in NOTHING_TO_RECALIBRATE:
+        if not arguments.recalibrate:
+            raise InputError(f"--recipe {arguments.recipe} has a meaning with --recalibrate alone")
+        raise NotApplicableError(
+            f"nothing to recalibrate: {NOTHING_TO_RECALIBRATE[arguments.recipe]}; look for layers outside FP8 instead"
+        )
+
+
+def _by_layer(found: _Examined) -> dict[str, Any]:
+    return {
+        name: {"after" if found.before else "now": asdict(one)}
+        | ({"before": asdict(found.before[name])} if found.before else {})
+        for name, one in found.quality.items()
+    }
+
+
+def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -> _Examined:
     import torch
 
     from runner.probes.precision.arms import unavailable
-    from runner.probes.precision.linear import block_linears, convert
+    from runner.probes.precision.linear import block_linears, convert, set_input_scales, weight_scales
     from runner.probes.transformer import build_model
 
-    why_not = unavailable("fp8", work.device)
+    why_not = unavailable("fp8", work.device, static=True)
     if why_not:
         raise NotApplicableError(why_not)
     source = build_model(work.shape, torch.bfloat16, work.device)
     names = [name for name, _ in block_linears(source)]
     say(f"{work.name} on the {work.device}: {len(names)} linear layers in {work.shape.layers} blocks")
-    if arguments.recalibrate or (arguments.inject == "corrupted-scales" and scales is None):
-        batches = [sample_tokens(work, _CALIBRATION_SEED + n) for n in range(arguments.calibration_batches)]
-        scales = Scales(work.shape.name, digest_of(work.shape), calibrate(source, batches))
-    static = dict(scales.inputs) if scales else None
-    leave_out: list[str] = []
+    weights = weight_scales(source)
+    if scales is not None:
+        scales.check_weights(weights)
     middle = names[len(names) // 2]
-    if arguments.inject == "corrupted-scales" and static is not None:
-        static[middle] *= _CORRUPTION
+    corrupt = arguments.inject == "corrupted-scales"
+    new = _calibrated(arguments, work, source, weights) if arguments.recalibrate or corrupt else None
+    in_force = new if corrupt and scales is None else scales
+    if corrupt and in_force is not None:
+        inputs = {**in_force.inputs, middle: in_force.inputs[middle] * _CORRUPTION}
+        in_force = replace(in_force, inputs=inputs)
         say(f"injected: the input scale of {middle} is {1 / _CORRUPTION:.0f} times too small")
-    elif arguments.inject == "bf16-layers":
+    leave_out: list[str] = []
+    if arguments.inject == "bf16-layers":
         block = middle.split(".")[1]
         leave_out = [name for name in names if name.startswith(f"layers.{block}.")]
         say(f"injected: block {block} is not on the list of FP8 layers")
     fp8 = build_model(work.shape, torch.bfloat16, work.device)
-    reasons = convert(fp8, static, leave_out)
+    reasons = convert(fp8, in_force.inputs if in_force else None, leave_out)
     tokens = sample_tokens(work, _TEST_SEED)
-    seen = products(fp8, tokens)
-    left = {
-        name: f"{seen[name].dtype}: {reasons.get(name, 'no reason known')}"
-        for name in names
-        if seen[name].operator != FP8_PRODUCT
-    }
-    return _Examined(seen, quality(source, fp8, tokens), left), scales
+    before = None
+    if arguments.recalibrate and new is not None:
+        before = quality(source, fp8, tokens)
+        in_force = new
+        set_input_scales(fp8, new.inputs)
+
+    def forward() -> object:
+        return fp8.model(tokens, use_cache=False)
+
+    told_by = calibrated_matcher(source, tokens.numel(), work.device)
+    proof = prove(kernels_of(fp8, forward, work.device), told_by)
+    return _Examined(
+        proof,
+        quality(source, fp8, tokens),
+        before,
+        left_out(fp8, proof, reasons),
+        in_force,
+        census(fp8, forward),
+    )
 
 
-def _inaccurate(found: _Examined) -> dict[str, Quality]:
-    return {name: one for name, one in found.quality.items() if one.signal_to_noise < FLOOR_DB}
+def _calibrated(
+    arguments: argparse.Namespace, work: Work, source: Any, weights: Mapping[str, float]
+) -> Scales:
+    batches = [sample_tokens(work, _CALIBRATION_SEED + n) for n in range(arguments.calibration_batches)]
+    percentile = arguments.percentile if arguments.recipe == "percentile" else None
+    history = magnitudes(source, batches, percentile)
+    return Scales(
+        work.shape.name,
+        digest_of(work.shape),
+        arguments.recipe,
+        {name: scale_by(arguments.recipe, seen, E4M3_MAX) for name, seen in history.items()},
+        weights,
+    )
+
+
+def _wrong(found: _Examined) -> dict[str, Quality]:
+    return inaccurate(found.quality, FLOOR_DB)
 
 
 def _symptom(found: _Examined) -> str | None:
@@ -147,7 +228,7 @@ def _symptom(found: _Examined) -> str | None:
     if found.left:
         total = len(found.left) + len(found.quality)
         said.append(f"{len(found.left)} of {total} layers are not in FP8: {_some(found.left)}")
-    for name, one in list(_inaccurate(found).items())[:_NAMED]:
+    for name, one in list(_wrong(found).items())[:_NAMED]:
         said.append(
             f"{name} has {one.signal_to_noise:.1f} dB ({one.saturated:.0%} of its inputs saturate,"
             f" {one.underflow:.0%} vanish): its scale is wrong"
@@ -163,23 +244,31 @@ def _some(left: Mapping[str, str]) -> str:
 def _report(found: _Examined, work: Work) -> list[Measurement]:
     labels: dict[str, Scalar] = {"model": work.name, "tokens": work.tokens}
     measurements = [
-        single("fp8_share", fp8_share(found.products), **labels),
-        single("layers_in_fp8", len(found.quality), **labels),
+        single("fp8_share", found.proof.share, **labels),
+        single("layers_in_fp8", sum(found.proof.by_layer.values()), **labels),
         single("layers_not_in_fp8", len(found.left), **labels),
     ]
     say(
-        f"{len(found.quality)} layers in FP8, {format_value(measurements[0].value, '1')} of the products' time"
+        f"{sum(found.proof.by_layer.values())} layers in FP8,"
+        f" {format_value(measurements[0].value, '1')} of the products' time"
     )
-    if found.quality:
-        worst = min(found.quality, key=lambda name: found.quality[name].signal_to_noise)
-        values = [one.signal_to_noise for one in found.quality.values()]
+    for made, count in found.census.items():
+        say(f"  {count} × {made}")
+    for which, of_layers in (("", found.quality), (", before", found.before)):
+        if not of_layers:
+            continue
+        worst = min(of_layers, key=lambda name: of_layers[name].signal_to_noise)
+        values = [one.signal_to_noise for one in of_layers.values()]
         measurements += [
-            single("signal_to_noise", median(values), **labels, of="median layer"),
-            single("signal_to_noise", min(values), **labels, of="worst layer"),
+            single("signal_to_noise", median(values), **labels, of=f"median layer{which}"),
+            single("signal_to_noise", min(values), **labels, of=f"worst layer{which}"),
+        ]
+        say(f"signal to noise{which}: median {median(values):.1f} dB, worst {min(values):.1f} dB in {worst}")
+    if found.quality:
+        measurements += [
             single("saturated_share", max(one.saturated for one in found.quality.values()), **labels),
             single("underflow_share", max(one.underflow for one in found.quality.values()), **labels),
         ]
-        say(f"signal to noise: median {median(values):.1f} dB, worst {min(values):.1f} dB in {worst}")
     return measurements
 
 

@@ -5,13 +5,17 @@ decoding step of a small batch reads every weight and the KV cache once, so memo
 tokens/s ≤ bandwidth ÷ (weight bytes + KV bytes read per token). So the two phases are timed apart, and a setting may
 slow one and spare the other: CPU threads matter to prefill, launch overhead to decoding.
 
-The model is a transformers Llama of a preset's shape with random weights and a static KV cache; tokens are chosen
-greedily. With --compare-environment a second process runs in the environment that `stale_env --shell` would leave,
-turn and turn about with the first, and the ratio is taken pair by pair.
+The model is a transformers Llama of a preset's shape (or a `config.json`'s) with random weights, or a local folder's
+own weights, with a static KV cache; tokens are chosen greedily. Over several GPUs it is cut by tensor parallelism, a
+rank a GPU; a host without GPUs uses its cores as ranks. With --compare-environment a second process runs in the
+environment that `stale_env --shell` would leave, turn and turn about with the first, and the ratio is taken pair by
+pair.
 
-Output: time_to_first_token, time_per_output_token (s), tokens_per_second, prefill_tokens_per_second, peak_memory
-(GPU), threads, with labels model, batch_size, prompt_length, mode, arm (`caller` or `clean`); clean_ratio for each
-phase. Symptom: the environments differ, and a ratio is surely below 0.9.
+Output: time_to_first_token, time_per_output_token (s; their 95th and 99th percentiles where there are samples for
+them), tokens_per_second, prefill_tokens_per_second, bandwidth_utilisation (known boards), peak_memory of a rank, and on
+a GPU graph_replays, graph_captures and plain_launches per step, with labels model, batch_size, prompt_length, ranks,
+mode, arm (`caller` or `clean`); clean_ratio for each phase. Symptom: the environments differ, and a ratio is surely
+below 0.9; or the step was compiled for CUDA graphs and does not re-use them.
 
 Example:
     python -m runner.probes.gpt_large_optimized --tensor-parallel-gpus 1 --skip-compile
@@ -23,55 +27,50 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import psutil
 
-from runner.errors import InputError
 from runner.evidence.record import Measurement
+from runner.hardware.boards import board_of
 from runner.hardware.machine import look
-from runner.models import ModelShape, model_shape
-from runner.presets import PRESETS
-from runner.probes.contract import (
-    Findings,
-    NotApplicableError,
-    Probe,
-    base_parser,
-    measured,
-    preset_of,
-    run_probe,
-    say,
-    single,
-)
+from runner.probes.compile_guard import Guarded, add_compile_arguments
+from runner.probes.compile_guard.spec import Mode
+from runner.probes.contract import Findings, Probe, base_parser, preset_of, run_probe, say
+from runner.probes.decode_job import Job, guard, job_of
+from runner.probes.decode_report import Arm, graphs_lost, pairs_of, report, slow
+from runner.probes.gpt_worker import WARM_STEPS
+from runner.probes.graph_launches import Launches
 from runner.probes.ranks import World, ended_by_sigterm
 from runner.probes.stale_variables import leftovers, without_leftovers
-from runner.stats import median_interval
-from runner.units import format_value
+from runner.stats import FEWEST_FOR_BOOTSTRAP
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-# Below this share of the clean environment's speed the caller's environment is called the fault.
-RATIO_FLOOR = 0.9
+_EAGER_S, _COMPILED_S = 240.0, 900.0
 _WARM_UP_TURNS = 2
+# Steps whose launches are counted; the turn has that many, or fewer.
+_COUNTED_STEPS = 8
+# What is left of --timeout for the turns once the guard has tried its rungs.
+_GUARD_SHARE = 0.25
+# What is left of it for looking inside once turns were taken again.
+_KEPT_SHARE = 0.5
+_MOST_REPEATS = 3
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
+    add_compile_arguments(parser)
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="tiny, 8b, 40b, 70b or a model folder (default: the largest up to the preset's that fits on one GPU)",
+        help="tiny, 8b, 40b, 70b or a config.json (random weights), or a model folder with its weights"
+        " (default: the largest up to the preset's that fits)",
     )
     parser.add_argument(
-        "--tensor-parallel-gpus", type=int, default=1, metavar="N", help="GPUs to shard over (default 1)"
-    )
-    parser.add_argument("--skip-compile", action="store_true", help="decode in eager mode")
-    parser.add_argument(
-        "--compile-mode",
-        choices=COMPILE_MODES,
-        help="of torch.compile (default: reduce-overhead on a GPU; on a CPU eager, as compiling takes minutes there)",
+        "--tensor-parallel-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs to cut the model over; on a host without GPUs, ranks on its cores (default 1)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)"
@@ -86,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         "--turns", type=int, default=10, metavar="N", help="prefills, each with its decoding (default 10)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=240.0, metavar="S", help="deadline of all, in seconds"
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="deadline of all, in seconds (default 240, and 900 where the step is compiled)",
     )
     parser.add_argument(
         "--compare-environment",
@@ -96,44 +98,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass
-class _Arm:
-    world: World
-    first: list[float] = field(default_factory=list)
-    rest: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)
-    peak: int | None = None
-
-
 def _run(arguments: argparse.Namespace) -> Findings:
-    device, memory = _device()
-    mode = _mode(arguments, device)
+    if arguments.timeout is None:
+        arguments.timeout = _EAGER_S if arguments.compile_mode == "eager" else _COMPILED_S
+    machine, deadline = look(), time.monotonic() + arguments.timeout
     cores = os.cpu_count() or 1
     environments = {"caller": dict(os.environ)}
     if arguments.compare_environment:
         environments["clean"] = without_leftovers(os.environ, cores)
-    _check(arguments)
-    shape = _choose(arguments, device, memory, len(environments))
-    program = _program(arguments, shape, device, mode)
-    deadline = time.monotonic() + arguments.timeout
-    labels = {
-        # A folder by its last name: the way there is nobody's business.
-        "model": Path(shape.name).name,
-        "batch_size": arguments.batch_size,
-        "prompt_length": arguments.prompt_length,
-        "mode": mode or "eager",
-    }
+    free = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
+    job = job_of(arguments, machine, preset_of(arguments), free, len(environments))
+    board = board_of(machine.gpus[0].name) if machine.gpus else None
     with ended_by_sigterm(), contextlib.ExitStack() as stack:
-        arms = {
-            arm: _Arm(stack.enter_context(World(program, None, environment, deadline, arm)))
+        mode, guarded = guard(job, arguments.compile_mode, arguments.timeout * _GUARD_SHARE, say)
+        ranks = job.ranks if job.ranks > 1 else None
+        worlds = {
+            arm: stack.enter_context(World(job.program(mode), ranks, environment, deadline, arm))
             for arm, environment in environments.items()
         }
-        ready = {name: arm.world.ask(None, "building the model")[0] for name, arm in arms.items()}
-        _take_turns(arms, arguments.turns, arguments.new_tokens)
-    measurements = _report(arms, labels, arguments)
-    measurements += [single("threads", ready[name]["threads"], **labels, arm=name) for name in arms]
+        ready = {arm: world.ask(None, "building the model")[0] for arm, world in worlds.items()}
+        arms = {arm: Arm(threads=ready[arm]["threads"]) for arm in worlds}
+        tokens = _warm_up(worlds, job)
+        _take_turns(worlds, arms, arguments.turns, job, deadline - arguments.timeout * _KEPT_SHARE)
+        _look_inside(worlds, arms, job, mode)
+    labels = {
+        "model": job.label,
+        "batch_size": job.batch,
+        "prompt_length": job.prompt,
+        "ranks": job.ranks,
+        "mode": str(mode),
+    }
+    measurements = report(arms, labels, job, board)
     stale = [leftover.name for leftover in leftovers(os.environ, cores)]
-    reason = _symptom(measurements) if stale else None
+    reason = _symptom(measurements, arms["caller"], mode, stale=bool(stale))
     return Findings(
         measurements=measurements,
         status="symptom" if reason else "ok",
@@ -144,138 +141,101 @@ def _run(arguments: argparse.Namespace) -> Findings:
         },
         effective={
             "model": labels["model"],
-            "device": device,
-            "compile_mode": mode,
+            "device": job.device,
+            "ranks": job.ranks,
+            "compile_mode": str(mode),
             "dtype": ready["caller"]["dtype"],
+            "weights": "random" if job.folder is None else "the folder's",
             "arms": list(arms),
         },
-        details={"parameters": shape.parameters, "torch": ready["caller"]["torch"], "leftovers": stale},
+        details={
+            "parameters": job.shape.parameters,
+            "torch": ready["caller"]["torch"],
+            "leftovers": stale,
+            "tokens": tokens,
+            "pairs": _pairs(arms),
+            "cuda_graphs": _graphs(arms["caller"], job),
+        },
+        **_fallback(guarded),
     )
 
 
-def _device() -> tuple[str, int]:
-    """`cuda` or `cpu`, and its memory in bytes."""
-    machine = look()
-    if machine.gpus:
-        return "cuda", machine.gpus[0].memory_bytes
-    return "cpu", psutil.virtual_memory().available
+def _fallback(guarded: Guarded | None) -> dict[str, Any]:
+    if guarded is None:
+        return {}
+    return {"fallback_reason": guarded.reason, "fallback_asked": guarded.fallback_asked}
 
 
-def _mode(arguments: argparse.Namespace, device: str) -> str | None:
-    if arguments.skip_compile and arguments.compile_mode:
-        raise InputError("--skip-compile and --compile-mode contradict each other; give one")
-    if arguments.skip_compile:
-        return None
-    return arguments.compile_mode or ("reduce-overhead" if device == "cuda" else None)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything long begins."""
-    numbers = {
-        "--batch-size": arguments.batch_size,
-        "--prompt-length": arguments.prompt_length,
-        "--turns": arguments.turns,
-        "--timeout": arguments.timeout,
-        "--tensor-parallel-gpus": arguments.tensor_parallel_gpus,
-    }
-    for option, value in numbers.items():
-        if value <= 0:
-            raise InputError(f"{option} must be above zero, not {value}")
-    if arguments.new_tokens < 2:  # noqa: PLR2004 - the first token is prefill's, so one alone times no step
-        raise InputError(
-            f"--new-tokens must be 2 or more, not {arguments.new_tokens}: the first is prefill's"
-        )
-    if arguments.tensor_parallel_gpus > 1:
-        raise NotApplicableError(
-            f"decoding over {arguments.tensor_parallel_gpus} GPUs is not what this entry measures: it is about the"
-            " one GPU after the rollback; use --tensor-parallel-gpus 1"
-        )
-
-
-def _choose(arguments: argparse.Namespace, device: str, memory: int, arms: int) -> ModelShape:
-    """The model asked for, or the largest up to the preset's that fits; refused before anything long begins."""
-    preset = preset_of(arguments)
-    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset) + 1][::-1]
-    for shape in map(model_shape, names):
-        length = arguments.prompt_length + arguments.new_tokens
-        if length > shape.max_positions:
-            raise InputError(
-                f"{length} tokens are more than the {shape.max_positions} positions of {shape.name}"
-            )
-        element = 4 if device == "cpu" else 2
-        cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * length * arguments.batch_size
-        need = arms * element * (shape.parameters + cache)
-        if need <= memory:
-            return shape
-    processes = f"{arms} processes with {shape.name}" if arms > 1 else shape.name
-    raise NotApplicableError(
-        f"{processes} need {format_value(need, 'B')} for weights and KV cache, the {device} has"
-        f" {format_value(memory, 'B')}; choose a smaller --model, --batch-size or --prompt-length"
-    )
-
-
-def _program(arguments: argparse.Namespace, shape: ModelShape, device: str, mode: str | None) -> list[str]:
-    program = ["-m", "runner.probes.gpt_worker", f"--model={shape.name}", f"--device={device}"]
-    program += [f"--batch-size={arguments.batch_size}", f"--prompt-length={arguments.prompt_length}"]
-    program.append(f"--new-tokens={arguments.new_tokens}")
-    return program + ([f"--compile-mode={mode}"] if mode else [])
-
-
-def _take_turns(arms: Mapping[str, _Arm], turns: int, new_tokens: int) -> None:
-    command = {"new_tokens": new_tokens}
-    for arm in arms.values():
+def _warm_up(worlds: Mapping[str, World], job: Job) -> list[int]:
+    """Decode before anything is timed; the tokens that the caller's environment chose."""
+    command = {"new_tokens": job.new_tokens}
+    tokens: list[int] = []
+    for arm, world in worlds.items():
         for _ in range(_WARM_UP_TURNS):
-            arm.world.ask(command, "warming up")
-    for turn in range(turns):
+            (answer, *_) = world.ask(command, "warming up")
+            tokens = answer["tokens"] if arm == "caller" else tokens
+    return tokens
+
+
+def _take_turns(
+    worlds: Mapping[str, World], arms: Mapping[str, Arm], turns: int, job: Job, latest: float
+) -> None:
+    """Decode turn and turn about; where other work disturbed it, up to three times as often.
+
+    At `latest` it ends with the turns that there are, unless they are too few to say how they spread.
+    """
+    turn = 0
+    while turn < turns or (turn < turns * _MOST_REPEATS and _disturbed(arms, turns)):
+        if time.monotonic() > latest and turn >= FEWEST_FOR_BOOTSTRAP:
+            say(f"{turn} turns in the time there is")
+            return
         # ABBA: neither arm always goes first, so that a drift of the machine cancels.
-        for arm in list(arms.values())[:: -1 if turn % 2 else 1]:
-            (answer,) = arm.world.ask(command, "decoding")
-            arm.first.append(answer["first"])
-            arm.rest += answer["rest"]
-            arm.steps.append(median(answer["rest"]))
-            arm.peak = answer["peak"]
+        for arm, world in list(worlds.items())[:: -1 if turn % 2 else 1]:
+            arms[arm].add(world.ask({"new_tokens": job.new_tokens}, "decoding"))
+        turn += 1
 
 
-def _report(
-    arms: dict[str, _Arm], labels: Mapping[str, Any], arguments: argparse.Namespace
-) -> list[Measurement]:
-    batch, prompt = arguments.batch_size, arguments.batch_size * arguments.prompt_length
-    found: list[Measurement] = []
-    # The caller's arm last: it is the one that speaks for the step.
-    for name, arm in reversed(arms.items()):
-        own = {**labels, "arm": name}
-        found += [
-            measured("tokens_per_second", [batch / seconds for seconds in arm.rest], **own),
-            measured("time_per_output_token", arm.rest, **own),
-            measured("time_to_first_token", arm.first, **own),
-            measured("prefill_tokens_per_second", [prompt / seconds for seconds in arm.first], **own),
-        ]
-        if arm.peak is not None:
-            found.append(single("peak_memory", arm.peak, **own))
-        say(
-            f"{name}: first token {format_value(median(arm.first), 's')},"
-            f" each further one {format_value(median(arm.rest), 's')},"
-            f" {format_value(batch / median(arm.rest), 'token/s')}"
-        )
-    if "clean" in arms:
-        clean, caller = arms["clean"], arms["caller"]
-        pairs = {"prefill": (clean.first, caller.first), "decode": (clean.steps, caller.steps)}
-        for phase, (ours, theirs) in pairs.items():
-            ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-            found.append(measured("clean_ratio", ratios, **labels, phase=phase))
-            say(f"{phase}: this environment reaches {median(ratios):.2f} of a clean one")
-    return found
+def _disturbed(arms: Mapping[str, Arm], wanted: int) -> bool:
+    """Whether a comparison still lacks pairs that were left in peace."""
+    if "clean" not in arms:
+        return False
+    return any(len(pairs.undisturbed) < wanted for pairs in pairs_of(arms["caller"], arms["clean"]).values())
 
 
-def _symptom(measurements: Sequence[Measurement]) -> str | None:
-    for found in measurements:
-        interval = median_interval(found.samples) if found.name == "clean_ratio" else None
-        if interval is not None and interval.high < RATIO_FLOOR:
-            return (
-                f"{found.labels['phase']} reaches {found.value:.0%} of its speed in a clean environment (at most"
-                f" {interval.high:.0%}); python -m runner.probes.stale_env names the leftovers"
-            )
-    return None
+def _look_inside(worlds: Mapping[str, World], arms: Mapping[str, Arm], job: Job, mode: Mode) -> None:
+    """Peak memory and launches, in turns that are not timed: looking costs time."""
+    for name, world in worlds.items():
+        arm = arms[name]
+        # Without a device's allocator only an eager model in one process shows its storages.
+        if job.device == "cuda" or (job.ranks == 1 and mode is Mode.EAGER):
+            answers = world.ask({"peak": job.new_tokens}, "measuring memory")
+            arm.peak = max(answer["peak"] for answer in answers)
+        steps = min(_COUNTED_STEPS, job.new_tokens - 1 - WARM_STEPS)
+        if job.device == "cuda" and steps > 0:
+            counts = [answer["launches"] for answer in world.ask({"launches": steps}, "counting launches")]
+            if all(counts):
+                arm.launches = min((Launches(**found) for found in counts), key=lambda found: found.replays)
+                arm.counted_steps = steps
+
+
+def _symptom(measurements: Sequence[Measurement], caller: Arm, mode: Mode, *, stale: bool) -> str | None:
+    lost = graphs_lost(caller) if mode is Mode.WHOLE else None
+    return lost or (slow(measurements) if stale else None)
+
+
+def _pairs(arms: Mapping[str, Arm]) -> dict[str, dict[str, int]]:
+    if "clean" not in arms:
+        return {}
+    return {
+        phase: {"taken": len(pairs.ratios), "undisturbed": len(pairs.undisturbed)}
+        for phase, pairs in pairs_of(arms["caller"], arms["clean"]).items()
+    }
+
+
+def _graphs(arm: Arm, job: Job) -> str:
+    if job.device == "cpu":
+        return "not applicable: a CPU has no CUDA graphs"
+    return "not counted: too few new tokens, or no profiler" if arm.launches is None else "counted"
 
 
 PROBE = Probe("gpt_large_optimized", parser=_parser, run=_run)

@@ -1,23 +1,40 @@
-"""The process in which `gpt_large_optimized` decodes: one arm, in one environment.
+"""The process in which `gpt_large_optimized` decodes: one arm in one environment, or one rank of it.
 
 Each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
-`{"first": seconds, "rest": [seconds of each step]}`.
+`{"first": seconds, "rest": [seconds of each step], "waited": [share of the prefill, of the steps, that threads waited
+for a core], "tokens": [of the first sequence]}`. `{"peak": n}` answers with the
+peak memory of such a turn, `{"launches": n}` with what n further steps launched on a GPU.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.models import model_shape
+from runner.presets import PRESETS
+from runner.probes.allocations import follow
+from runner.probes.compile_guard.spec import Mode
+from runner.probes.graph_launches import launches_of
 from runner.probes.ranks import RankLine
+from runner.probes.run_queue import share, waited
+from runner.probes.tensor_parallel import joined
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
     from runner.probes.decoding import Decoder
+
+# Ranks that compile reach their first collective far apart; the deadline of all stands above this one.
+_COLLECTIVE_TIMEOUT_S = 600.0
+_SPIN_S = 0.003
+WARM_STEPS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,53 +44,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--prompt-length", type=int, required=True)
-    parser.add_argument("--new-tokens", type=int, required=True)
-    parser.add_argument("--compile-mode", default=None)
+    parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--mode", type=Mode, required=True)
+    parser.add_argument("--ranks", type=int, required=True)
     arguments = parser.parse_args(argv)
     line = RankLine()
     try:
-        _serve(line, arguments)
+        with contextlib.ExitStack() as stack:
+            mesh = None
+            if arguments.ranks > 1:
+                group = joined(arguments.device, line.rank, arguments.ranks, _COLLECTIVE_TIMEOUT_S)
+                mesh = stack.enter_context(group)
+            _serve(line, arguments, mesh)
     except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
         line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
         return 1
     return 0
 
 
-def _serve(line: RankLine, arguments: argparse.Namespace) -> None:
+def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | None") -> None:
     import torch
 
     from runner.probes.decoding import Decoder
-    from runner.probes.transformer import build_model
+    from runner.probes.transformer import build_model, load_model
 
     shape, device = model_shape(arguments.model), torch.device(arguments.device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    decoder = Decoder(
-        build_model(shape, dtype, device),
-        arguments.prompt_length + arguments.new_tokens,
-        arguments.compile_mode,
-    )
+    if arguments.model in PRESETS or arguments.model.endswith(".json"):
+        model = build_model(shape, dtype, device, mesh=mesh)
+    else:
+        model = load_model(Path(arguments.model), dtype, device, mesh=mesh)
+    decoder = Decoder(model, arguments.max_length, arguments.mode)
     generator = torch.Generator().manual_seed(0)
     size = (arguments.batch_size, arguments.prompt_length)
     prompt = torch.randint(0, shape.vocab, size, generator=generator).to(device)
     line.send({"threads": torch.get_num_threads(), "dtype": str(dtype), "torch": torch.__version__})
     for command in line.commands():
-        line.send(_turn(decoder, prompt, command["new_tokens"]))
+        if "peak" in command:
+            line.send({"peak": _peak(decoder, model, prompt, command["peak"])})
+        elif "launches" in command:
+            line.send({"launches": _launches(decoder, prompt, command["launches"])})
+        else:
+            line.send(_turn(decoder, prompt, command["new_tokens"]))
 
 
 def _turn(decoder: "Decoder", prompt: "torch.Tensor", new_tokens: int) -> dict[str, Any]:
-    import torch
-
     cuda = prompt.device.type == "cuda"
+    queued, began = [waited()], _now(cuda=cuda)
+    tokens = [decoder.prefill(prompt)]
+    first = _now(cuda=cuda) - began
+    queued.append(waited())
     marks = [_now(cuda=cuda)]
-    token = decoder.prefill(prompt)
-    marks.append(_now(cuda=cuda))
     for _ in range(new_tokens - 1):
         # A server sends every token out, so every step is waited for.
-        token = decoder.step(token)
+        tokens.append(decoder.step(tokens[-1]))
         marks.append(_now(cuda=cuda))
-    seconds = [after - before for before, after in pairwise(marks)]
-    peak = torch.cuda.max_memory_allocated() if cuda else None
-    return {"first": seconds[0], "rest": seconds[1:], "peak": peak}
+    queued.append(waited())
+    # OpenMP's threads spin for about a millisecond before they sleep; the next turn is another process's.
+    time.sleep(_SPIN_S)
+    spans = zip(pairwise(queued), (first, marks[-1] - marks[0]), strict=True)
+    return {
+        "first": first,
+        "rest": [after - before for before, after in pairwise(marks)],
+        "waited": [share(before, after, seconds) for (before, after), seconds in spans],
+        "tokens": [int(token[0, 0]) for token in tokens],
+    }
 
 
 def _now(*, cuda: bool) -> float:
@@ -82,6 +117,34 @@ def _now(*, cuda: bool) -> float:
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def _peak(decoder: "Decoder", model: Any, prompt: "torch.Tensor", new_tokens: int) -> int:
+    """Bytes: of the caching allocator on a GPU; on a CPU, where every step is eager, of the storages followed."""
+    import torch
+
+    if prompt.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        decoder.generate(prompt, new_tokens)
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated())
+    with torch.no_grad(), follow() as follower:
+        follower.add(*model.parameters(), *model.buffers(), *decoder.cached())
+        decoder.generate(prompt, new_tokens)
+        return int(follower.peak)
+
+
+def _launches(decoder: "Decoder", prompt: "torch.Tensor", steps: int) -> dict[str, int] | None:
+    tokens = [decoder.prefill(prompt)]
+    for _ in range(WARM_STEPS):
+        tokens.append(decoder.step(tokens[-1]))
+
+    def work() -> None:
+        for _ in range(steps):
+            tokens.append(decoder.step(tokens[-1]))
+
+    found = launches_of(work)
+    return None if found is None else dataclasses.asdict(found)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What steers NCCL on this node, each setting judged: NVLink left unused is more often told to be than broken.
 
-The environment and NCCL's files are read ($NCCL_CONF_FILE, else ~/.nccl.conf, and /etc/nccl.conf); nothing is run
+The environment, NCCL's files ($NCCL_CONF_FILE, else ~/.nccl.conf, and /etc/nccl.conf) and systemd's units are read;
+with --running also what every process that holds NCCL was started with, with --pid that process alone. Nothing is run
 and no GPU is looked at. A setting is the default, part of the system's description, harmless, tuning, a legacy
 spelling, unknown, misspelt (so without effect), or harmful for a job on `--nodes N` nodes.
 
@@ -9,6 +10,7 @@ line that undoes it. Symptom: a setting is harmful or misspelt.
 
 Example:
     NCCL_P2P_DISABLE=1 python -m runner.probes.nccl_env
+    python -m runner.probes.nccl_env --pid 4711 --nodes 2
     eval "$(python -m runner.probes.nccl_env --shell)"
 """
 
@@ -17,11 +19,20 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import InputError
+from runner.errors import InputError, RunbookError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.nccl_settings import Finding, Judgement, judge, read_settings
+from runner.probes.nccl_settings import Finding, Judgement, Origin, Setting, judge
+from runner.probes.nccl_sources import (
+    UNIT_FOLDERS,
+    home_of,
+    read_own,
+    read_process,
+    read_units,
+    running_jobs,
+)
 from runner.probes.undo import add_shell_option, run_or_undo
 
 # Values that can name no host, address or person.
@@ -36,15 +47,60 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nodes", type=int, default=1, metavar="N", help="nodes of the job to judge for (default 1)"
     )
+    parser.add_argument(
+        "--pid", type=int, nargs="+", metavar="PID", help="judge these running processes, not this shell"
+    )
+    parser.add_argument(
+        "--running", action="store_true", help="also judge every running process that holds NCCL"
+    )
+    parser.add_argument(
+        "--units",
+        type=Path,
+        nargs="*",
+        default=list(UNIT_FOLDERS),
+        metavar="DIR",
+        help="folders of unit files to read (default: systemd's; none: --units)",
+    )
     add_shell_option(parser)
     return parser
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was found, which processes were looked at, and how many were closed to this user."""
+
+    settings: list[Setting]
+    processes: list[int]
+    closed: int = 0
+
+
+def _read(arguments: argparse.Namespace) -> _Read:
+    if arguments.pid:
+        found = [setting for pid in arguments.pid for setting in read_process(pid)]
+        return _Read(list(dict.fromkeys(found)), arguments.pid)
+    found = [*read_own(os.environ, home_of(os.getuid())), *read_units(arguments.units)]
+    if not arguments.running:
+        return _Read(found, [])
+    looked_at = []
+    jobs, closed = running_jobs()
+    for pid in jobs:
+        try:
+            found += read_process(pid)
+        except InputError:
+            continue  # it ended meanwhile
+        except RunbookError:
+            closed += 1
+            continue
+        looked_at.append(pid)
+    # A file that several processes read is one place.
+    return _Read(list(dict.fromkeys(found)), looked_at, closed)
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.nodes < 1:
         raise InputError("--nodes must be 1 or more")
-    settings = read_settings(os.environ, Path.home())
-    findings = [judge(setting, arguments.nodes) for setting in settings]
+    read = _read(arguments)
+    findings = [judge(setting, arguments.nodes) for setting in read.settings]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
@@ -53,6 +109,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
         say("nothing sets NCCL here: it runs with its defaults")
+    if read.closed:
+        say(f"{read.closed} processes of other users are closed to this one; as root they are looked at too")
     return Findings(
         measurements=[
             single("harmful_settings", len(faults), nodes=arguments.nodes),
@@ -60,11 +118,15 @@ def _run(arguments: argparse.Namespace) -> Findings:
         ],
         status="symptom" if faults else "ok",
         reason=_reason(faults, arguments.nodes),
-        requested={"nodes": arguments.nodes},
+        requested={"nodes": arguments.nodes, "pid": arguments.pid, "running": arguments.running},
         details={
             "findings": [_told(finding) for finding in findings],
-            "undo": [fault.setting.undo for fault in faults if fault.setting.source == "environment"],
-            "by_hand": [fault.setting.undo for fault in faults if fault.setting.source != "environment"],
+            "processes": read.processes,
+            "processes_closed": read.closed,
+            "undo": [fault.setting.undo for fault in faults if fault.setting.origin is Origin.ENVIRONMENT],
+            "by_hand": [
+                fault.setting.undo for fault in faults if fault.setting.origin is not Origin.ENVIRONMENT
+            ],
         },
     )
 
@@ -75,7 +137,8 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     worst = next((fault for fault in faults if fault.judgement is Judgement.HARMFUL), faults[0])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
-    return f"{worst.setting.name} is {worst.judgement} on {scope}: {worst.why}{more}"
+    where = f"{worst.setting.name} in {worst.setting.source}"
+    return f"{where} is {worst.judgement} on {scope}: {worst.why}{more}"
 
 
 def _told(finding: Finding) -> dict[str, object]:

@@ -1,8 +1,7 @@
-"""What steers NCCL: where settings come from and what each of them does. Pure but for `read_settings`.
+"""What each NCCL setting does to a job. Pure; where settings come from is `nccl_sources`.
 
-NCCL takes a setting from the process's environment, else from the user's file ($NCCL_CONF_FILE, else ~/.nccl.conf),
-else from /etc/nccl.conf: a file never overrides what is set before it (NCCL's initEnv and its manual,
-"Environment Variables"). The manual asks that settings outside its "System configuration" part be removed once the
+NCCL reads numbers with C's strtoll (base 0, so `0x1` and `1abc` are 1 and `yes` is 0) and names of levels letter by
+letter (`nvl` is none). Its manual asks that settings outside its "System configuration" part be removed once the
 problem they worked round is solved.
 """
 
@@ -12,13 +11,9 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from types import MappingProxyType
 
-from runner.errors import InputError
 from runner.probes.nccl_names import RENAMED, SYSTEM, TUNING
-
-_MOST_BYTES = 1 << 20
 
 
 class Judgement(StrEnum):
@@ -39,21 +34,45 @@ class Judgement(StrEnum):
         return self in {Judgement.HARMFUL, Judgement.MISSPELT}
 
 
+class Origin(StrEnum):
+    """What kind of place a setting stands in; it decides how the setting is undone."""
+
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    UNIT = "unit"
+    PROCESS = "process"
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One setting: `source` is `environment` or the file it stands in; `shadowed` where an earlier source wins."""
+    """One setting.
+
+    Attributes:
+        source: the place it stands in.
+        shadowed: an earlier source sets it too, and wins.
+        dangling: it names a file that cannot be read.
+    """
 
     name: str
     value: str
     source: str
+    origin: Origin = Origin.ENVIRONMENT
     shadowed: bool = False
+    dangling: bool = False
 
     @property
     def undo(self) -> str:
-        """The shell line that takes it away."""
-        if self.source == "environment":
-            return f"unset {shlex.quote(self.name)}"
-        return f"sed -i {shlex.quote(rf'/^[[:space:]]*{re.escape(self.name)}[[:space:]]*=/d')} {_path(self.source)}"
+        """The shell line that takes it away; for a unit and a running process, what to do by hand."""
+        match self.origin:
+            case Origin.ENVIRONMENT:
+                return f"unset {shlex.quote(self.name)}"
+            case Origin.FILE:
+                line = rf"/^[[:space:]]*{re.escape(self.name.strip())}[[:space:]]*=/d"
+                return f"sed -i {shlex.quote(line)} {_path(self.source)}"
+            case Origin.UNIT:
+                return f"take {self.name} out of {self.source}, then systemctl daemon-reload and restart the unit"
+            case Origin.PROCESS:
+                return f"restart {self.source} without {self.name}: it keeps what it was started with"
 
 
 @dataclass(frozen=True)
@@ -67,50 +86,27 @@ class Finding:
 
 _Rule = Callable[[str, int], tuple[Judgement, str]]
 _NVLS = "8xB200 all_reduce at 8 GiB is reported at 839 GB/s bus bandwidth with it, 682 without"
-_LEVELS = ("LOC", "NVL", "PIX", "PXB", "PXN", "PHB", "SYS")
-
-
-def parse_conf(text: str, source: str) -> list[Setting]:
-    """Read the text of an NCCL file: `NAME=value` lines; `#` begins a comment, other lines say nothing to NCCL."""
-    found = []
-    for line in text.splitlines():
-        name, equals, value = line.partition("#")[0].partition("=")
-        if equals and name.strip().startswith("NCCL_"):
-            found.append(Setting(name.strip(), value.strip(), source))
-    return found
-
-
-def read_settings(
-    environment: Mapping[str, str], home: Path, system: Path = Path("/etc/nccl.conf")
-) -> list[Setting]:
-    """Every NCCL setting that a process with this environment would see, the winning one first.
-
-    Raises:
-        InputError: $NCCL_CONF_FILE names what cannot be read.
-    """
-    found = [
-        Setting(name, value, "environment")
-        for name, value in sorted(environment.items())
-        if name.startswith("NCCL_")
-    ]
-    named = environment.get("NCCL_CONF_FILE")
-    user = Path(named).expanduser() if named else home / ".nccl.conf"
-    for path, must_exist in ((user, bool(named)), (system, False)):
-        shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-        found += parse_conf(_read(path, must_exist=must_exist), shown)
-    seen: set[str] = set()
-    settings = []
-    for setting in found:
-        settings.append(Setting(setting.name, setting.value, setting.source, shadowed=setting.name in seen))
-        seen.add(setting.name)
-    return settings
+# Path types in NCCL's topology, nearest first.
+_LEVELS = ("LOC", "NVL", "NVB", "C2C", "PIX", "PXB", "P2C", "PXN", "PHB", "SYS")
+_NUMBER = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)")
 
 
 def judge(setting: Setting, nodes: int) -> Finding:
     """Say what a setting does to a job on so many nodes."""
     if setting.shadowed:
         return Finding(setting, Judgement.HARMLESS, "without effect: an earlier source sets it too, and wins")
-    return Finding(setting, *_judge(setting.name, setting.value.strip(), nodes))
+    if setting.dangling:
+        return Finding(
+            setting,
+            Judgement.MISSPELT,
+            "names a file that cannot be read; NCCL passes over it without a word",
+        )
+    if setting.name != setting.name.strip():
+        plain = (
+            f"NCCL takes the spaces as part of the name, so it does nothing; write {setting.name.strip()}="
+        )
+        return Finding(setting, Judgement.MISSPELT, plain)
+    return Finding(setting, *_judge(setting.name, setting.value, nodes))
 
 
 def _judge(name: str, value: str, nodes: int) -> tuple[Judgement, str]:
@@ -131,12 +127,18 @@ def _judge(name: str, value: str, nodes: int) -> tuple[Judgement, str]:
     return Judgement.UNKNOWN, "not a variable known here; it may belong to a plugin or a newer NCCL"
 
 
+def number_of(value: str) -> int:
+    """A value as NCCL reads it: strtoll with base 0, which takes the leading number and 0 where there is none."""
+    found = _NUMBER.match(value)
+    if found is None:
+        return 0
+    digits = found[2]
+    base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") else 10
+    return int(found[1] + digits, base)
+
+
 def _is_set(value: str) -> bool:
-    """NCCL's reading of a switch: a whole number other than zero (strtoll with base 0); other text is ignored."""
-    try:
-        return int(value, 0) != 0
-    except ValueError:
-        return False
+    return number_of(value) != 0
 
 
 def _switch(on: tuple[Judgement, str], off: tuple[Judgement, str]) -> _Rule:
@@ -172,36 +174,44 @@ def _socket_ifname(value: str, nodes: int) -> tuple[Judgement, str]:
 
 def _p2p_level(value: str, nodes: int) -> tuple[Judgement, str]:
     del nodes
-    if value.upper() == "LOC" or value == "0":
+    if value == "LOC" or _is_legacy(value, of=0):
         return Judgement.HARMFUL, "never uses peer access, as NCCL_P2P_DISABLE=1: NVLink lies idle"
-    if value.isdigit():
-        return (
-            Judgement.LEGACY,
-            f"legacy integer ({_integer_level(value)}); its meaning has changed between versions",
-        )
-    if value.upper() == "NVL":
+    if _is_legacy(value):
+        meaning = f"legacy integer ({_integer_level(value)})"
+        return Judgement.LEGACY, f"{meaning}; its meaning has changed between versions"
+    if value == "NVL":
         return Judgement.DEFAULT, "what NCCL chooses by itself where GPUs have NVLink"
-    if value.upper() in _LEVELS:
+    if value in _LEVELS:
         return Judgement.HARMLESS, "lets peer access reach further than NVLink"
-    return Judgement.MISSPELT, f"not a level that NCCL reads; known are {', '.join(_LEVELS)}"
+    return _no_level(value)
 
 
 def _gdr_level(value: str, nodes: int) -> tuple[Judgement, str]:
-    if (value.upper() == "LOC" or value == "0") and nodes > 1:
+    if (value == "LOC" or _is_legacy(value, of=0)) and nodes > 1:
         return Judgement.HARMFUL, "turns GPUDirect RDMA off: traffic between nodes is staged in host memory"
-    if value.isdigit():
-        what = _integer_level(value)
-        return (
-            Judgement.LEGACY,
-            f"legacy integer ({what}); concerns GPU to NIC only, not NVLink, nothing on one node",
-        )
-    if value.upper() in _LEVELS:
+    if _is_legacy(value):
+        meaning = f"legacy integer ({_integer_level(value)})"
+        return Judgement.LEGACY, f"{meaning}; concerns GPU to NIC only, not NVLink, nothing on one node"
+    if value in _LEVELS:
         return Judgement.HARMLESS, "concerns GPU to NIC only, not NVLink"
-    return Judgement.MISSPELT, f"not a level that NCCL reads; known are {', '.join(_LEVELS)}"
+    return _no_level(value)
+
+
+def _is_legacy(value: str, of: int | None = None) -> bool:
+    """Whether NCCL takes a level for one of its old numbers, or for that one: its first character is a digit."""
+    return value[:1].isdecimal() and value[:1].isascii() and (of is None or number_of(value) == of)
 
 
 def _integer_level(value: str) -> str:
-    return ("read as LOC", "read as PIX", "read as PXB", "read as PHB", "read as SYS")[min(int(value), 4)]
+    return ("read as LOC", "read as PIX", "read as PXB", "read as PHB", "read as SYS")[
+        min(number_of(value), 4)
+    ]
+
+
+def _no_level(value: str) -> tuple[Judgement, str]:
+    close = difflib.get_close_matches(value.strip().upper(), _LEVELS, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return Judgement.MISSPELT, f"not a level that NCCL reads (known are {', '.join(_LEVELS)}){hint}"
 
 
 def _debug(value: str, nodes: int) -> tuple[Judgement, str]:
@@ -213,12 +223,13 @@ def _debug(value: str, nodes: int) -> tuple[Judgement, str]:
 
 _RULES: Mapping[str, _Rule] = MappingProxyType(
     {
-        "NCCL_P2P_DISABLE": _switch(
+        "NCCL_P2P_DISABLE": lambda value, _: (
             (
                 Judgement.HARMFUL,
                 "GPUs of one node no longer reach each other's memory: traffic leaves NVLink for the host",
-            ),
-            _default("peer access on"),
+            )
+            if number_of(value) == 1
+            else _default("peer access on")
         ),
         "NCCL_P2P_LEVEL": _p2p_level,
         "NCCL_SHM_DISABLE": _switch(
@@ -230,7 +241,7 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
         ),
         "NCCL_NVLS_ENABLE": lambda value, _: (
             (Judgement.HARMFUL, f"turns off reduction inside the NVLink switch: {_NVLS}")
-            if value == "0"
+            if value and not _is_set(value)
             else _default("NVLink SHARP where the switch has it")
         ),
         "NCCL_IB_DISABLE": _ib_disable,
@@ -246,17 +257,3 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
 def _path(shown: str) -> str:
     # A quoted tilde would not be expanded by the shell.
     return "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)
-
-
-def _read(path: Path, *, must_exist: bool) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode(errors="replace")
-    except FileNotFoundError as error:
-        if must_exist:
-            raise InputError(
-                f"NCCL_CONF_FILE names {path}, which is not there; unset it or correct it"
-            ) from error
-        return ""
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error

@@ -23,12 +23,13 @@ from typing import Any, Self
 
 import psutil
 
-from runner.errors import RankError
+from runner.errors import InputError, LateRankError, RankError
 
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
+_LARGEST_PORT = 65535
 # What an earlier launch leaves behind; torchrun sets its own.
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -48,6 +49,10 @@ class RankLine:
         """Say something to the process that started the ranks."""
         self._socket.sendall((json.dumps(message) + "\n").encode())
 
+    def mark(self, where: str) -> None:
+        """Say how far this rank has come, so that one which falls behind the others can be named."""
+        self.send({"at": where})
+
     def commands(self) -> Iterator[dict[str, Any]]:
         """Commands until the caller closes the line, or goes away."""
         for line in self._lines:
@@ -62,6 +67,7 @@ class _Member:
         self.rank = -1
         self.pid = -1
         self.inbox: list[dict[str, Any]] = []
+        self.marks: list[str] = []
         self._pending = b""
 
     def read(self) -> bool:
@@ -71,7 +77,11 @@ class _Member:
         except ConnectionError:
             data = b""
         *lines, self._pending = (self._pending + data).split(b"\n")
-        self.inbox += [json.loads(line) for line in lines]
+        for message in map(json.loads, lines):
+            if "at" in message:
+                self.marks.append(message["at"])
+            else:
+                self.inbox.append(message)
         return bool(data)
 
     def state(self) -> str:
@@ -91,6 +101,10 @@ class World:
         environment: complete environment of the ranks; torchrun's own variables are taken out for torchrun.
         deadline: `time.monotonic()` after which an answer still missing is an error.
         label: how messages call this world.
+        port: for the ranks to meet on; None lets torchrun take a free one.
+
+    Raises:
+        InputError: the port is taken.
     """
 
     def __init__(
@@ -100,7 +114,10 @@ class World:
         environment: Mapping[str, str],
         deadline: float,
         label: str = "",
+        port: int | None = None,
     ) -> None:
+        if port is not None:
+            refuse_taken(port)
         self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
         self._deadline, self._label = deadline, f" ({label})" if label else ""
         self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
@@ -115,12 +132,8 @@ class World:
         command = [sys.executable, *program]
         own = dict(environment) | {SOLE_VARIABLE: "0"}
         if ranks is not None:
-            torchrun = (
-                "torch.distributed.run",
-                "--standalone",
-                "--local-addr=127.0.0.1",
-                f"--nproc-per-node={ranks}",
-            )
+            meet = ("--standalone",) if port is None else ("--master-addr=127.0.0.1", f"--master-port={port}")
+            torchrun = ("torch.distributed.run", *meet, "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}")
             command = [sys.executable, "-m", *torchrun, *program]
             own = _for_ranks(environment)
         with self._output.open("wb") as output:
@@ -145,18 +158,23 @@ class World:
         finally:
             self._end()
 
-    def ask(self, command: Mapping[str, object] | None, doing: str) -> list[dict[str, Any]]:
+    def ask(
+        self, command: Mapping[str, object] | None, doing: str, deadline: float | None = None
+    ) -> list[dict[str, Any]]:
         """Give every rank the same command and collect their answers, in order of rank.
 
         Args:
             command: what the ranks are told; None waits for what they say unasked once they are ready.
             doing: what this is, for messages: `while <doing>`.
+            deadline: `time.monotonic()` of this answer, where it is earlier than the world's own.
 
         Raises:
-            RankError: a rank died, failed, or gave no answer by the deadline; it is named.
+            LateRankError: a rank gave no answer by the deadline; it is named.
+            RankError: a rank died or failed; it is named.
         """
+        latest = self._deadline if deadline is None else min(deadline, self._deadline)
         while len(self._members) < self._ranks:
-            self._hear(doing)
+            self._hear(doing, latest)
         if command is not None:
             line = (json.dumps(command) + "\n").encode()
             for rank, member in self._members.items():
@@ -165,11 +183,11 @@ class World:
                 except OSError as error:
                     raise self._lost(rank, doing) from error
         while not all(member.inbox for member in self._members.values()):
-            self._hear(doing)
+            self._hear(doing, latest)
         return [self._members[rank].inbox.pop(0) for rank in range(self._ranks)]
 
-    def _hear(self, doing: str) -> None:
-        left = self._deadline - time.monotonic()
+    def _hear(self, doing: str, deadline: float) -> None:
+        left = deadline - time.monotonic()
         if left <= 0:
             raise self._late(doing)
         ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
@@ -196,7 +214,10 @@ class World:
         connection.settimeout(max(0.1, self._deadline - time.monotonic()))
         greeting = b""
         while not greeting.endswith(b"\n"):
-            byte = connection.recv(1)
+            try:
+                byte = connection.recv(1)
+            except OSError:
+                byte = b""
             if not byte:
                 raise RankError(f"a rank{self._label} died as it started{self._last_words()}")
             greeting += byte
@@ -211,18 +232,23 @@ class World:
             f"rank {rank}{self._label} died while {doing} (killed, out of memory, or crashed){self._last_words()}"
         )
 
-    def _late(self, doing: str) -> RankError:
+    def _late(self, doing: str) -> LateRankError:
         absent = [rank for rank in range(self._ranks) if rank not in self._members]
         missing = sorted(rank for rank, member in self._members.items() if not member.inbox)
         stopped = [rank for rank in missing if self._members[rank].state() == psutil.STATUS_STOPPED]
+        furthest = max((len(member.marks) for member in self._members.values()), default=0)
+        behind = [rank for rank in missing if len(self._members[rank].marks) < furthest]
         if absent:
             what = f"{_named(absent)} never joined"
         elif stopped:
             what = f"{_named(stopped)} hung (process stopped)"
+        elif behind:
+            last = [mark for rank in behind for mark in self._members[rank].marks[-1:]]
+            what = f"{_named(behind)} {'fell behind, last seen ' + last[0] if last else 'never joined'}"
         else:
             states = ", ".join(f"{rank}: {self._members[rank].state()}" for rank in missing)
             what = f"{_named(missing)} gave no answer (process states {states})"
-        return RankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
+        return LateRankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
 
     def _last_words(self) -> str:
         text = self._output.read_bytes()[-20_000:].decode(errors="replace")
@@ -256,6 +282,23 @@ class World:
         self._selector.close()
         self._listener.close()
         self._folder.cleanup()
+
+
+def refuse_taken(port: int) -> None:
+    """Say so at once where a port is taken: ranks would meet a stranger there, and wait for each other.
+
+    Raises:
+        InputError: somebody listens on it, or it is no port.
+    """
+    if not 1 <= port <= _LARGEST_PORT:
+        raise InputError(f"{port} is no port; give one from 1 to {_LARGEST_PORT}")
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise InputError(
+            f"port {port} cannot be listened on ({error.strerror}): ss -ltnp shows by whom it is held; choose another,"
+            " or leave --port out for a free one"
+        ) from error
 
 
 @contextlib.contextmanager

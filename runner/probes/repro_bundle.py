@@ -1,13 +1,16 @@
 """The bundle for a bug report: one zip that somebody else can open, read and run. No weights are in it.
 
-What goes in is put together by `contents`; `write` makes the zip. Every text is redacted as records are, and of the
-environment only variables named here are kept.
+What goes in is put together by `of_guarded` and `of_command`; `write` makes the zip. Every text is redacted as records
+are, and of the environment only variables named here are kept.
 """
 
-import inspect
 import json
+import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +18,10 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.evidence.redact import redact_text
-from runner.probes import block_stack
-from runner.probes.compile_guard import Attempt, Guarded, stall
-from runner.probes.compile_guard.attempt import TRACE
-from runner.probes.compile_guard.watch import FIRST_LOOK
+from runner.probes import repro_scripts
+from runner.probes.compile_guard import Guarded
+from runner.probes.compile_guard.command import STACKS, TRACE, Watched
+from runner.probes.compile_guard.watch import FIRST_LOOK, Sample
 
 KEPT_VARIABLES = (
     "CC",
@@ -53,125 +56,94 @@ KEPT_VARIABLES = (
 )
 # A compiler that loops can also log in a loop; the start and the end of a log are what a reader needs.
 LARGEST_TEXT = 32 * 2**20
-
-_SCRIPT = '''"""Reproduces one torch.compile ({mode}). Needs torch alone: python reproduce.py
-
-Ends by itself: after {deadline:g} s it prints the stacks of all threads and leaves with status 1.
-"""
-
-import faulthandler
-import os
-import tempfile
-import time
-from typing import Any
-
-{sources}
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        import torch
-        import torch._dynamo
-        import torch._inductor.compile_fx
-
-        model, inputs = build(**{arguments!r})
-        with torch.no_grad():
-            expected = model(*inputs)
-            faulthandler.dump_traceback_later({deadline!r}, exit=True)
-            {setup}
-            began = time.monotonic()
-            answer = model(*inputs)
-            faulthandler.cancel_dump_traceback_later()
-            print(f"answered in {{time.monotonic() - began:.1f}} s")
-            print(f"largest difference from eager {{(answer - expected).abs().max().item():.3g}}")
-
-
-main()
-'''
+_REPORT_S = 60.0
 
 _README = """# A torch.compile that {what}
 
-Taken {taken} by torch_compile_repro. {injected}
+Taken {taken} by torch_compile_repro. {note}
 
-| rung | outcome | seconds | reason |
+| what | outcome | seconds | reason |
 | --- | --- | --- | --- |
 {rows}
 
-* `reproduce.py` needs torch alone and does the first rung again; it ends by itself on the deadline.
-* `versions.json`, `environment.json` (allow-listed variables), `machine.json`: where it ran.
-* `<n>-<mode>/stacks.txt`: stacks of all threads at {share:.0%} of the deadline and on it. Equal innermost frames,
-  no growth of the cache and CPU burned in between mean stuck; anything that moves means slow.
+* `reproduce.py` {script}
+* `environment.json` (allow-listed variables), `machine.json`, `versions.json` (of the guard's own child; else the trace
+  has torch's version): where it ran.
+* `<n>-<mode>/stacks/`: stacks of all threads of each Python process, Inductor's workers among them, at {share:.0%} of
+  the deadline and on it. Equal innermost frames, no growth of the cache and CPU burned in between mean stuck; anything
+  that moves means slow.
 * `<n>-<mode>/growth.json`: CPU seconds, resident bytes, cache bytes and process count over time.
-* `<n>-<mode>/trace/`: torch's structured trace, with graphs and generated code; `tlparse FILE` makes a report of it.
+* `<n>-<mode>/trace/`: torch's structured trace, with graphs and generated code. {report}
 * `<n>-<mode>/output.log`, `events.jsonl`: what the compiling process printed, and how far it came.
 
-No weights are in here; the model is a stack of blocks with random ones.
+No weights are in here.
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked for, as far as a reader of the bundle needs it."""
+    """What was asked for, as far as a reader of the bundle needs it.
+
+    Attributes:
+        arguments: of the block stack; empty where a command was wrapped.
+        environment: the caller's; only allow-listed variables are kept.
+        secrets: words that name this host and its user (`host_secrets`).
+    """
 
     arguments: Mapping[str, Any]
     deadline_s: float
     injected: str | None
     machine: Mapping[str, Any]
     taken: datetime
+    environment: Mapping[str, str]
+    secrets: Sequence[str]
 
 
-def contents(
-    guarded: Guarded, case: Case, environment: Mapping[str, str], secrets: Sequence[str]
-) -> dict[str, str]:
-    """Everything that goes into the bundle, redacted, as file name -> text. Reads the attempts' folders.
-
-    Args:
-        guarded: what was tried.
-        case: what was asked for.
-        environment: the caller's; only allow-listed variables are kept.
-        secrets: words that name this host and its user (`host_secrets`).
-    """
+def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
+    """What the bundle of a guarded compile holds, redacted, as file name -> text. Reads the attempts' folders."""
     first = guarded.attempts[0]
     files = {
-        "README.md": _readme(guarded, case),
-        "reproduce.py": script(case, first),
+        "reproduce.py": repro_scripts.of_stack(case.arguments, first.mode, case.injected, case.deadline_s),
         "versions.json": _json(first.facts.get("versions", {})),
-        "environment.json": _json({k: environment[k] for k in KEPT_VARIABLES if k in environment}),
-        "machine.json": _json(case.machine),
     }
     for attempt in guarded.attempts:
-        growth = [asdict(sample) for sample in attempt.samples]
-        files[f"{attempt.folder.name}/growth.json"] = _json(growth)
-        for name in ("stacks.txt", "output.log", "events.jsonl"):
-            files[f"{attempt.folder.name}/{name}"] = _read(attempt.folder / name)
-        for number, log in enumerate(sorted((attempt.folder / TRACE).glob("*.log"))):
-            files[f"{attempt.folder.name}/{TRACE}/{number}.log"] = _read(log)
-    return {name: redact_text(text, secrets) for name, text in files.items()}
+        files |= _of_folder(attempt.folder, attempt.folder.name, attempt.samples)
+    drill = f"**The stall was injected ({case.injected}): this is a drill.**"
+    files["README.md"] = _README.format(
+        what="ended" if first.outcome == "finished" else f"did not work: {first.outcome}",
+        taken=f"{case.taken:%Y-%m-%d %H:%M:%S} UTC",
+        note=drill if case.injected else "Nothing was injected.",
+        rows="\n".join(_row(one.mode, one.outcome, one.compile_s, one.reason) for one in guarded.attempts),
+        script="needs torch alone and does the first rung again; it ends by itself on the deadline.",
+        share=FIRST_LOOK,
+        report=_about_report(files),
+    )
+    return _closed(files, case)
 
 
-def script(case: Case, attempt: Attempt) -> str:
-    """A program that does the attempt's compile again with torch alone."""
-    sources = [inspect.getsource(block_stack.build).rstrip()]
-    setup = []
-    if case.injected:
-        sources.append(inspect.getsource(stall.stalled_pass).rstrip())
-        setup += [
-            "import torch._inductor.config",
-            "torch._inductor.config.pre_grad_custom_pass = stalled_pass",
-        ]
-    setup.append(
-        {"whole": "model.compile()", "per-block": "[block.compile() for block in model.layers]"}.get(
-            attempt.mode, "pass"
-        )
+def of_command(watched: Watched, case: Case) -> dict[str, str]:
+    """What the bundle of a wrapped command holds, redacted, as file name -> text. Reads the command's folder."""
+    files = _of_folder(watched.folder, "1-command", watched.samples)
+    logs = [text for name, text in files.items() if f"/{TRACE}/" in name]
+    scripts = [script for text in logs if (script := repro_scripts.of_trace(text, case.deadline_s))]
+    if scripts:
+        files["reproduce.py"] = scripts[-1]
+    files["command.json"] = _json(watched.command)
+    outcome = (
+        f"left with status {watched.status}" if watched.ended else f"ended on the deadline, {watched.verdict}"
     )
-    return _SCRIPT.format(
-        mode=attempt.mode,
-        deadline=case.deadline_s,
-        sources="\n\n\n".join(sources),
-        arguments=dict(case.arguments),
-        setup="\n            ".join(setup),
+    files["README.md"] = _README.format(
+        what="ended" if watched.ended else "did not end",
+        taken=f"{case.taken:%Y-%m-%d %H:%M:%S} UTC",
+        note="It was found in a command that was run as it is: `command.json`.",
+        rows=_row("command", outcome, watched.wall_s, watched.where and f"in {watched.where}"),
+        script="compiles the last graph in the trace again, with torch alone and random inputs."
+        if scripts
+        else "is missing: no graph was traced that stands by itself (the trace has what there is).",
+        share=FIRST_LOOK,
+        report=_about_report(files),
     )
+    return _closed(files, case)
 
 
 def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
@@ -193,21 +165,52 @@ def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
     return path
 
 
-def _readme(guarded: Guarded, case: Case) -> str:
-    rows = "\n".join(
-        f"| {a.mode} | {a.outcome} | {'' if a.compile_s is None else f'{a.compile_s:.1f}'} | {a.reason or ''} |"
-        for a in guarded.attempts
-    )
-    first = guarded.attempts[0]
-    return _README.format(
-        what="ended" if first.outcome == "finished" else f"did not work: {first.outcome}",
-        taken=f"{case.taken:%Y-%m-%d %H:%M:%S} UTC",
-        injected=f"**The stall was injected ({case.injected}): this is a drill.**"
-        if case.injected
-        else "Nothing was injected.",
-        rows=rows,
-        share=FIRST_LOOK,
-    )
+def _closed(files: Mapping[str, str], case: Case) -> dict[str, str]:
+    about = {
+        "environment.json": _json({k: case.environment[k] for k in KEPT_VARIABLES if k in case.environment}),
+        "machine.json": _json(case.machine),
+    }
+    return {name: redact_text(text, case.secrets) for name, text in {**files, **about}.items()}
+
+
+def _of_folder(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, str]:
+    files = {f"{name}/growth.json": _json([asdict(sample) for sample in samples])}
+    for plain in ("output.log", "events.jsonl"):
+        files[f"{name}/{plain}"] = _read(folder / plain)
+    for path in sorted((folder / STACKS).glob("*.txt")):
+        if '  File "' in (text := _read(path)):
+            files[f"{name}/{STACKS}/{path.name}"] = text
+    for number, log in enumerate(sorted((folder / TRACE).glob("*.log"))):
+        files[f"{name}/{TRACE}/{number}.log"] = _read(log)
+        files |= {f"{name}/report-{number}/{page}": text for page, text in _report(log)}
+    return files
+
+
+def _report(log: Path) -> Iterator[tuple[str, str]]:
+    """Tlparse's pages about a trace, where tlparse is installed and can read it."""
+    program = shutil.which("tlparse") or shutil.which("tlparse", path=str(Path(sys.executable).parent))
+    if program is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="tlparse-") as made:
+        out = Path(made) / "report"
+        command = [program, str(log), "-o", str(out), "--no-browser"]
+        try:
+            subprocess.run(command, capture_output=True, timeout=_REPORT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        for path in sorted(out.rglob("*")):
+            if path.is_file():
+                yield str(path.relative_to(out)), _read(path)
+
+
+def _about_report(files: Mapping[str, str]) -> str:
+    if any("/report-" in name for name in files):
+        return "tlparse's report of it: `<n>-<mode>/report-<log>/index.html`."
+    return "`tlparse FILE` makes a report of it; it was not installed here."
+
+
+def _row(what: str, outcome: str, seconds: float | None, reason: str | None) -> str:
+    return f"| {what} | {outcome} | {'' if seconds is None else f'{seconds:.1f}'} | {reason or ''} |"
 
 
 def _json(value: object) -> str:

@@ -2,14 +2,16 @@
 
 A rollback moves the traffic but rarely the shell, unit file or container that started the old job. torchrun exports
 ranks, rendezvous and OMP_NUM_THREADS=1; people export NCCL_* and debugging switches. One process with WORLD_SIZE=8
-waits for seven that never come; one with CUDA_LAUNCH_BLOCKING=1 or TORCHDYNAMO_DISABLE=1 runs, only slowly. Nothing
-is run and no GPU is looked at.
+waits for seven that never come; one with CUDA_LAUNCH_BLOCKING=1 or TORCHDYNAMO_DISABLE=1 runs, only slowly. Looked at
+is this environment, or with --pid a running server's, and with --config the sizes in its configuration file. Nothing is
+run; where the host has GPUs, their places in it are read.
 
 Output: stale_variables, how many harm a single-GPU server; details.findings has each leftover, what it does, how bad
 it is and the line that undoes it. Symptom: at least one is harmful (severity medium or high).
 
 Example:
     python -m runner.probes.stale_env
+    python -m runner.probes.stale_env --pid 4711 --config serve.yaml
     eval "$(python -m runner.probes.stale_env --shell)"
 """
 
@@ -17,9 +19,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from runner.errors import InputError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
+from runner.probes.gpu_visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
+from runner.probes.serving_config import read_sizes
 from runner.probes.stale_variables import Harm, Leftover, leftovers
 from runner.probes.undo import add_shell_option, run_or_undo
 
@@ -29,29 +35,80 @@ _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
+    parser.add_argument("--pid", type=int, metavar="PID", help="look at a running server's environment")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="also look for tensor-parallel sizes in a serving configuration (YAML or JSON)",
+    )
     add_shell_option(parser)
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    del arguments
-    found = leftovers(os.environ, os.cpu_count() or 1)
-    harmful = [leftover for leftover in found if leftover.harm is not Harm.LOW]
-    for leftover in found:
+    environment = os.environ if arguments.pid is None else environment_of(arguments.pid)
+    found = leftovers(environment, os.cpu_count() or 1)
+    by_hand = _sizes(arguments.config) + _pin(environment, arguments.pid or 0)
+    harmful = [leftover for leftover in [*found, *by_hand] if leftover.harm is not Harm.LOW]
+    for leftover in [*found, *by_hand]:
         say(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}")
-    if not found:
+    if not found and not by_hand:
         say("no leftovers of a multi-GPU launch in this environment")
+    todo = [leftover.undo for leftover in by_hand]
+    if arguments.pid is not None and found:
+        # Nothing can change the environment of a process that runs.
+        todo.append(f"unset them where the server is started, then restart it (process {arguments.pid})")
     more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
         reason=f"{harmful[0].name} is left over: {harmful[0].does}{more}" if harmful else None,
+        requested={"of": "this environment" if arguments.pid is None else "a running process"},
         details={
-            "findings": [_told(leftover) for leftover in found],
+            "findings": [_told(leftover) for leftover in [*found, *by_hand]],
             "undo": [leftover.undo for leftover in found],
-            "by_hand": [],
+            "by_hand": todo,
         },
     )
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with.
+
+    Raises:
+        InputError: there is no such process, or it is another user's.
+    """
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise InputError(
+            f"--pid {pid}: no such process; find the server's with pgrep -af or nvidia-smi"
+        ) from error
+    except PermissionError as error:
+        raise InputError(f"--pid {pid}: another user's process; run this as that user or as root") from error
+    pairs = (entry.decode(errors="replace").partition("=") for entry in raw.split(b"\0") if b"=" in entry)
+    return {name: value for name, _, value in pairs}
+
+
+def _sizes(config: Path | None) -> list[Leftover]:
+    if config is None:
+        return []
+    return [
+        Leftover(
+            size.key,
+            str(size.value),
+            Harm.HIGH,
+            f"the configuration asks for {size.value} GPUs (line {size.line})",
+            f"{config.name}, {size.undo}",
+        )
+        for size in read_sizes(config)
+    ]
+
+
+def _pin(environment: Mapping[str, str], pid: int) -> list[Leftover]:
+    own, nodes = cpu_nodes(own_cpus(pid))
+    return remarks(environment.get(NAME), gpu_nodes(), own, nodes)
 
 
 def _told(leftover: Leftover) -> dict[str, object]:

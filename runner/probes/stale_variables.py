@@ -107,6 +107,7 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
             1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE
         ),
         "TP_SIZE": _above(1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE),
+        "NUM_SHARD": _above(1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE),
         "OMP_NUM_THREADS": _threads,
         "MKL_NUM_THREADS": _threads,
         "OPENBLAS_NUM_THREADS": _threads,

@@ -16,13 +16,14 @@ Exit status: 0 as it should be, 1 a wiring fault, 2 bad input, 80 no pair of GPU
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.boards import BOARDS, Board, board_named, board_of
 from runner.hardware.machine import look
-from runner.hardware.topology import Topology, Verdict, judge
+from runner.hardware.topology import GpuWiring, Pair, Topology, Verdict, expected_link, judge
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     topology, board = _from_text(arguments) if arguments.source else _from_nvml(arguments)
-    verdict = judge(topology, board)
+    verdict, expected = judge(topology, board), expected_link(topology, board)
     for fault in verdict.faults:
         say(f"{'SYMPTOM' if fault.symptom else 'note'}: {fault}")
     if not verdict.faults:
@@ -57,11 +58,24 @@ def _run(arguments: argparse.Namespace) -> Findings:
         requested={"source": "text" if arguments.source else "nvml", "board": arguments.board},
         effective={"source": topology.source, "board": board.name if board else None},
         details={
-            "pairs": {f"{pair.a}-{pair.b}": pair.link for pair in topology.pairs},
+            "pairs": {f"{pair.a}-{pair.b}": _told(pair, expected) for pair in topology.pairs},
+            "gpus": [_shown(gpu) for gpu in topology.gpus],
             "faults": [str(fault) for fault in verdict.faults],
             "mig": topology.mig,
         },
     )
+
+
+def _told(pair: Pair, expected: str | None) -> dict[str, object]:
+    """A pair's verdict; `as_expected` is None where nothing is expected of it."""
+    good = None if expected is None else pair.link == expected and pair.p2p in {None, "ok"}
+    return {"link": pair.link, "expected": expected, "p2p": pair.p2p, "as_expected": good}
+
+
+def _shown(gpu: GpuWiring) -> dict[str, object]:
+    """What is known of one GPU; what the source does not say is left out."""
+    known = {name: value for name, value in asdict(gpu).items() if value not in {None, ()}}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
 
 
 def _reason(verdict: Verdict) -> str | None:
@@ -110,6 +124,10 @@ def _measurements(topology: Topology) -> list[Measurement]:
             found.append(single("nvlinks_active", gpu.links_active, gpu=gpu.index))
         if gpu.link_errors is not None:
             found.append(single("nvlink_errors", gpu.link_errors, gpu=gpu.index))
+        if gpu.pcie_width is not None:
+            found.append(single("pcie_width", gpu.pcie_width, gpu=gpu.index))
+        if gpu.pcie_generation is not None:
+            found.append(single("pcie_generation", gpu.pcie_generation, gpu=gpu.index))
     return found
 
 

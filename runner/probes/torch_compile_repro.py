@@ -5,23 +5,25 @@ blocks, and hardly the number of parameters: a wide block has the operations of 
 idle GPU is what every compile looks like, a healthy one too. What tells slow from stuck is whether it moves on:
 stacks, cache and compiler processes are looked at twice, apart in time.
 
-Each compile runs in a child process with an empty cache and a deadline; on the deadline its stacks are kept and the
-child and all it has started are ended. The stack's size comes from --preset; weights are random.
+Each compile runs in a child process with an empty cache; on the deadline its stacks are kept and the child and all it
+has started are ended. The stack's size comes from --preset; weights are random. By block, only one block of each kind
+gets memory: the 70b stack needs 4 GB there.
 
 Output: seconds (wall and CPU) of the compile with its first forward, CPU share, cache bytes, peak resident memory,
-and how far the compiled answer is from eager's. Symptom: the compile did not end within its deadline in the mode
-asked for. With `--compile-mode smart` the ladder goes on to one block at a time and then to eager, and the symptom
-is that not even eager answered.
+graph breaks, recompiles, and how far the compiled answer is from eager's. Symptom: compiling was not over by the
+deadline in the mode asked for. With `--compile-mode smart` the ladder goes on to one block at a time, to one compile
+thread and to eager, and the symptom is that not even eager answered. After `--`, any command is run instead, traced
+and watched under the same deadline; the symptom is that it did not end.
 
     python -m runner.probes.torch_compile_repro --compile-mode whole --deadline 120
-    python -m runner.probes.torch_compile_repro --output-dir artifacts/torch_compile_repro --inject-stall --deadline 5
+    python -m runner.probes.torch_compile_repro --output-dir artifacts/torch_compile_repro --inject-stall --deadline 10
+    python -m runner.probes.torch_compile_repro --output-dir artifacts/torch_compile_repro -- python serve.py
     python -m runner.probes.torch_compile_repro --look 3
 """
 
 import argparse
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -29,17 +31,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from runner.errors import InputError, RunbookError
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look as look_at_machine
 from runner.presets import default_preset
-from runner.probes import block_stack, compile_report, live_compiles, repro_bundle
+from runner.probes import block_stack, compile_report, live_compiles, repro_bundle, watched_command
 from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.probes.ranks import ended_by_sigterm
+from runner.units import parse_bytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,19 @@ def _parser() -> argparse.ArgumentParser:
         "--output-dir", type=Path, metavar="DIR", help="write the bundle, one zip, into DIR (made if missing)"
     )
     parser.add_argument(
-        "--deadline", type=_positive, metavar="SECONDS", help="for each compile with its first forward"
+        "--deadline",
+        type=_positive,
+        metavar="SECONDS",
+        help="until compiling is over, every rung of the ladder together (default: by preset; 900 for a command)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=_bytes,
+        metavar="SIZE",
+        help="address space that a compiling process may take on top",
+    )
+    parser.add_argument(
+        "--backward", action="store_true", help="compile and run a backward pass too, and compare gradients"
     )
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks in the stack (default: the preset's)")
     parser.add_argument(
@@ -93,7 +108,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="compile nothing: watch the processes on this node that have torch loaded for so long, read-only",
     )
+    parser.add_argument(
+        "command", nargs="*", metavar="-- COMMAND", help="run this instead, traced and watched (after `--`)"
+    )
     return parser
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> float:
@@ -109,6 +134,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
     machine = look_at_machine()
     if machine.torch is None:
         raise RunbookError("this Python has no torch; install the package with its `probes` extra")
+    if arguments.command:
+        with ended_by_sigterm():
+            return watched_command.findings(arguments, machine)
     preset = arguments.preset or default_preset(len(machine.gpus))
     size = SIZES[preset]
     blocks = size.blocks if arguments.blocks is None else arguments.blocks
@@ -122,35 +150,35 @@ def _run(arguments: argparse.Namespace) -> Findings:
         "tokens": size.tokens,
         "device": _device(machine),
     }
-    _check_memory(machine, shape)
+    _check_memory(machine, shape, alone=_alone(arguments))
     deadline_s = arguments.deadline or size.deadline_s
-    # The runner ends a step with SIGTERM; turned into an exception, it lets the guard end its child first.
-    previous = signal.signal(signal.SIGTERM, _leave)
-    try:
-        with tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
-            began = time.monotonic()
-            guarded = safe_compile(
-                block_stack.build,
-                shape,
-                mode=arguments.compile_mode,
-                deadline_s=deadline_s,
-                folder=Path(folder),
-                tolerance=TOLERANCE["bfloat16" if shape["device"] == "cuda" else "float32"],
-                warm_start=arguments.warm_start,
-                stall=Stall(arguments.inject_stall) if arguments.inject_stall else None,
-                report=say,
-            )
-            guard_s = time.monotonic() - began
-            bundle = _bundle(arguments, guarded, shape, deadline_s, machine)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
+        began = time.monotonic()
+        guarded = safe_compile(
+            block_stack.build,
+            shape,
+            mode=arguments.compile_mode,
+            deadline_s=deadline_s,
+            folder=Path(folder),
+            tolerance=TOLERANCE["bfloat16" if shape["device"] == "cuda" else "float32"],
+            backward=arguments.backward,
+            memory_bytes=arguments.memory_limit,
+            warm_start=arguments.warm_start,
+            stall=Stall(arguments.inject_stall) if arguments.inject_stall else None,
+            report=say,
+        )
+        guard_s = time.monotonic() - began
+        bundle = _bundle(arguments, guarded, shape, deadline_s, machine)
     if bundle:
         say(f"bundle: {bundle}")
-    return _findings(arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, bundle=bundle)
+    return _findings(
+        arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, deadline_s=deadline_s, bundle=bundle
+    )
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+def _alone(arguments: argparse.Namespace) -> bool:
+    """Whether no child will hold the whole model."""
+    return arguments.compile_mode in {"per-block", "one-thread"} and not arguments.warm_start
 
 
 def _device(machine: Machine) -> str:
@@ -169,13 +197,14 @@ def parameters(shape: dict[str, int | str]) -> int:
     return blocks * (4 * width**2 + 3 * width * hidden + 2 * width)
 
 
-def _check_memory(machine: Machine, shape: dict[str, int | str]) -> None:
-    needed = parameters(shape) * (2 if shape["device"] == "cuda" else 4) * _HEADROOM
+def _check_memory(machine: Machine, shape: dict[str, int | str], *, alone: bool) -> None:
+    held = parameters(shape | {"blocks": 1} if alone else shape)
+    needed = held * (2 if shape["device"] == "cuda" else 4) * _HEADROOM
     there = machine.gpus[0].memory_bytes if shape["device"] == "cuda" else machine.memory_bytes
     if needed > there:
         raise NotApplicableError(
-            f"{parameters(shape) / 1e9:.1f}e9 parameters need {needed / 2**30:.0f} GiB on one device, which has "
-            f"{there / 2**30:.0f}; take a smaller --preset or --blocks"
+            f"{held / 1e9:.1f}e9 parameters need {needed / 2**30:.0f} GiB on one device, which has "
+            f"{there / 2**30:.0f}; take a smaller --preset or --blocks, or --compile-mode per-block"
         )
 
 
@@ -190,10 +219,15 @@ def _bundle(
         return None
     taken = datetime.now(UTC)
     case = repro_bundle.Case(
-        shape, deadline_s, arguments.inject_stall, machine.model_dump(mode="json"), taken
+        arguments=shape,
+        deadline_s=deadline_s,
+        injected=arguments.inject_stall,
+        machine=machine.model_dump(mode="json"),
+        taken=taken,
+        environment=os.environ,
+        secrets=host_secrets(),
     )
-    files = repro_bundle.contents(guarded, case, os.environ, host_secrets())
-    return repro_bundle.write(arguments.output_dir, files, taken)
+    return repro_bundle.write(arguments.output_dir, repro_bundle.of_guarded(guarded, case), taken)
 
 
 def _findings(
@@ -203,11 +237,12 @@ def _findings(
     preset: str,
     shape: dict[str, int | str],
     guard_s: float,
+    deadline_s: float,
     bundle: Path | None,
 ) -> Findings:
     failed = [attempt for attempt in guarded.attempts if attempt.outcome != "finished"]
     stopped = guarded.effective is None
-    if stopped and failed[-1].outcome != "deadline":
+    if stopped and not any(attempt.outcome == "deadline" for attempt in failed):
         # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
         raise RunbookError(f"could not measure: {guarded.reason}")
     measurements = [
@@ -217,7 +252,10 @@ def _findings(
     labels = {"preset": preset, "mode": guarded.requested}
     if not stopped:
         measurements.append(single("guard_time", guard_s, **labels))
-    measurements.append(single("processes_left", sum(a.left for a in guarded.attempts), **labels))
+    late_s = compile_report.overrun_s(guarded, guard_s, deadline_s)
+    if late_s is not None:
+        measurements.append(single("deadline_overrun", late_s, **labels))
+    measurements.append(single("processes_left", compile_report.processes_left(guarded), **labels))
     return Findings(
         measurements=measurements,
         status="symptom" if stopped else "ok",

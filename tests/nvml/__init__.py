@@ -25,7 +25,18 @@ def library_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="stand-in-nvml-"))
     source = Path(__file__).with_name("stand_in.c")
     subprocess.run(
-        ["cc", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", source],
+        [
+            "cc",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            "-o",
+            folder / "libnvidia-ml.so.1",
+            source,
+            "-lm",
+        ],
         check=True,
     )
     return folder

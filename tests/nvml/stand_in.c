@@ -8,15 +8,20 @@
  *   link_down GPU LINK        link_errors GPU LINK COUNTER VALUE          p2p STATUS
  *   ancestor LEVEL            ancestor_pair A B LEVEL                     numa GPU NODE
  *   fabric STATE STATUS MASK  fabric_gpu GPU STATE STATUS MASK
+ *   clique GPU ID             field GPU LINK FIELD VALUE (of nvmlDeviceGetFieldValues; others are not supported)
  *   pcie GEN WIDTH MAXGEN MAXWIDTH                 pcie_gpu GPU GEN WIDTH
+ *   temperature 45            energy GPU WATTS SWING PERIOD_MS            energy_wrap GPU AT_MS
+ *   energy_stall GPU FROM_MS TO_MS LOSES          energy_lost GPU AT_MS
  *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString)
  *
  * The exported symbol runbook_stand_in_nvml marks it: whatever is read through it is simulated.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define OK 0
 #define INVALID_ARGUMENT 2
@@ -37,12 +42,36 @@ static struct {
     unsigned ancestor[GPUS][GPUS];
     unsigned char down[GPUS][LINKS];
     unsigned long long errors[GPUS][LINKS][COUNTERS];
-    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS];
+    unsigned fabric_state[GPUS], fabric_status[GPUS], fabric_mask[GPUS], clique[GPUS];
     unsigned pcie[GPUS][4];
     int numa[GPUS];
     struct { char function[64]; int code; } fails[FAILS];
     int fail_count;
+    struct { unsigned gpu, link, field; unsigned long long value; } fields[FAILS];
+    int field_count;
+    unsigned temperature;
+    struct { double watts, swing, period, wrap, from, to, lost; int loses; } energy[GPUS];
+    double read_at;
 } board;
+
+static int load_energy(const char *line) {
+    unsigned g;
+    double x, y, z;
+    int loses;
+    if (sscanf(line, "energy %u %lf %lf %lf", &g, &x, &y, &z) == 4 && g < GPUS)
+        return board.energy[g].watts = x, board.energy[g].swing = y, board.energy[g].period = z, 1;
+    if (sscanf(line, "energy_wrap %u %lf", &g, &x) == 2 && g < GPUS) return board.energy[g].wrap = x, 1;
+    if (sscanf(line, "energy_stall %u %lf %lf %d", &g, &x, &y, &loses) == 4 && g < GPUS)
+        return board.energy[g].from = x, board.energy[g].to = y, board.energy[g].loses = loses, 1;
+    if (sscanf(line, "energy_lost %u %lf", &g, &x) == 2 && g < GPUS) return board.energy[g].lost = x, 1;
+    return 0;
+}
+
+static double now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
 
 static int load(const char *path) {
     char line[256], text[200];
@@ -51,6 +80,7 @@ static int load(const char *path) {
     FILE *file = fopen(path, "r");
     if (!file) return 0;
     memset(&board, 0, sizeof board);
+    board.read_at = now_ms();
     for (a = 0; a < GPUS; a++) {
         for (b = 0; b < GPUS; b++) board.ancestor[a][b] = 40;
         board.fabric_state[a] = 3;
@@ -92,6 +122,12 @@ static int load(const char *path) {
             for (a = 0; a < GPUS; a++) board.fabric_state[a] = b, board.fabric_status[a] = c, board.fabric_mask[a] = d;
             continue;
         }
+        if (sscanf(line, "field %u %u %u %llu", &a, &b, &c, &value) == 4 && board.field_count < FAILS) {
+            board.fields[board.field_count].gpu = a, board.fields[board.field_count].link = b;
+            board.fields[board.field_count].field = c, board.fields[board.field_count++].value = value;
+            continue;
+        }
+        if (sscanf(line, "clique %u %u", &a, &b) == 2 && a < GPUS) { board.clique[a] = b; continue; }
         if (sscanf(line, "pcie_gpu %u %u %u", &a, &b, &c) == 3 && a < GPUS) {
             board.pcie[a][0] = b, board.pcie[a][1] = c;
             continue;
@@ -102,6 +138,8 @@ static int load(const char *path) {
             continue;
         }
         if (sscanf(line, "numa %u %u", &a, &b) == 2 && a < GPUS) { board.numa[a] = (int)b; continue; }
+        if (sscanf(line, "temperature %u", &board.temperature) == 1) continue;
+        if (load_energy(line)) continue;
         if (sscanf(line, "fail %199s %u", text, &a) == 2 && board.fail_count < FAILS) {
             snprintf(board.fails[board.fail_count].function, 64, "%.63s", text);
             board.fails[board.fail_count++].code = (int)a;
@@ -195,10 +233,58 @@ int nvmlDeviceGetGpuFabricInfoV(void *h, void *out) {
     unsigned char *bytes = out; /* version 4, uuid 16, status 4, clique 4, state 4, mask 4 */
     unsigned g = G(h);
     ANSWER(memcpy(bytes + 20, &board.fabric_status[g], 4), memcpy(bytes + 28, &board.fabric_state[g], 4),
-           memcpy(bytes + 32, &board.fabric_mask[g], 4));
+           memcpy(bytes + 32, &board.fabric_mask[g], 4), memcpy(bytes + 24, &board.clique[g], 4));
 }
 int nvmlDeviceGetCurrPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][0]); }
 int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][1]); }
 int nvmlDeviceGetMaxPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][2]); }
 int nvmlDeviceGetMaxPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][3]); }
 int nvmlDeviceGetNumaNodeId(void *h, int *out) { ANSWER(*out = board.numa[G(h)]); }
+
+/* NVLink counts of newer boards. A field value: id 4, scope 4, timestamp 8, latency 8, type 4, return 4, value 8. */
+int nvmlDeviceGetFieldValues(void *h, int n, void *out) {
+    int failed = failing(__func__);
+    if (failed) return failed;
+    for (int i = 0; i < n; i++) {
+        unsigned char *item = (unsigned char *)out + 40 * i;
+        unsigned id, scope, type = 3 /* unsigned long long */, answer = NOT_SUPPORTED;
+        memcpy(&id, item, 4), memcpy(&scope, item + 4, 4);
+        for (int f = 0; f < board.field_count; f++)
+            if (board.fields[f].gpu == G(h) && board.fields[f].link == scope && board.fields[f].field == id) {
+                memcpy(item + 32, &board.fields[f].value, 8);
+                answer = OK;
+            }
+        memcpy(item + 24, &type, 4), memcpy(item + 28, &answer, 4);
+    }
+    return OK;
+}
+
+/* Energy. Power is WATTS + SWING sin(2 pi t / PERIOD), t being CLOCK_MONOTONIC; the counter is its integral in mJ as of
+ * the last whole 100 ms. It may start again from 0, stand still for a while (with or without its loss made up afterwards),
+ * and be gone from a moment on; these moments are in ms after the file was read. */
+#define TICK_MS 100.0
+#define LOST 15 /* GPU is lost */
+
+static double integral(unsigned g, double t) {
+    double turn = 2 * M_PI / board.energy[g].period;
+    return board.energy[g].watts * t - board.energy[g].swing / turn * cos(turn * t);
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(void *h, unsigned long long *out) {
+    unsigned g = G(h);
+    double real = now_ms(), t = floor(real / TICK_MS) * TICK_MS, wrap = board.read_at + board.energy[g].wrap;
+    double from = board.read_at + board.energy[g].from, to = board.read_at + board.energy[g].to;
+    double value = integral(g, t);
+    if (board.energy[g].period <= 0) return NOT_SUPPORTED;
+    if (board.energy[g].lost > 0 && real >= board.read_at + board.energy[g].lost) return LOST;
+    if (t >= from && t < to) value = integral(g, from);
+    else if (t >= to && board.energy[g].loses) value -= integral(g, to) - integral(g, from);
+    if (board.energy[g].wrap > 0 && t >= wrap) value -= integral(g, wrap);
+    ANSWER(*out = (unsigned long long)value);
+}
+int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { (void)h, (void)sensor; ANSWER(*out = board.temperature); }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
+    const char *last = strrchr(uuid, '-'); /* GPU-stand-in-3 is GPU 3 */
+    if (!last) return INVALID_ARGUMENT;
+    return nvmlDeviceGetHandleByIndex_v2((unsigned)atoi(last + 1), out);
+}

@@ -3,21 +3,34 @@
 `torch.compile(model)` is lazy: the compile happens inside the first forward, on the calling thread, and nothing in
 that process can end it. So the guard compiles **and** runs the first forward in a child process of its own session,
 against a deadline. On the deadline it keeps the stacks, ends the child and whatever the child has started, and goes
-one rung down: the whole model, then one repeated block at a time, then eager. What worked is then applied to the
-caller's own model, which starts from the child's compile cache.
+one rung down: the whole model, then one repeated block at a time, then the same without Inductor's pool of workers,
+then eager. What worked is then applied to the caller's own model, which starts from the child's compile cache.
 
     from runner.probes.compile_guard import safe_compile
 
     guarded = safe_compile(build_model, {"layers": 48}, deadline_s=900)
     model, inputs = build_model(layers=48)
-    guarded.apply(model)            # compiled in place as `guarded.effective` says, from a warm cache
+    with torch.no_grad():
+        started = guarded.start(model, *inputs)   # compiled in place as `guarded.effective` says, from a warm cache
 
 The child is started afresh, never forked: forking a process with live threads or a CUDA context is itself a known
 cause of hangs. Therefore `build_model` must be a top-level function that the child can import.
 """
 
+from runner.probes.compile_guard.arguments import add_compile_arguments
 from runner.probes.compile_guard.attempt import Attempt
-from runner.probes.compile_guard.ladder import LADDERS, Guarded, add_compile_arguments, safe_compile
+from runner.probes.compile_guard.guarded import CacheMissWarning, Guarded, Start
+from runner.probes.compile_guard.ladder import LADDERS, safe_compile
 from runner.probes.compile_guard.spec import Builder, Stall
 
-__all__ = ["LADDERS", "Attempt", "Builder", "Guarded", "Stall", "add_compile_arguments", "safe_compile"]
+__all__ = [
+    "LADDERS",
+    "Attempt",
+    "Builder",
+    "CacheMissWarning",
+    "Guarded",
+    "Stall",
+    "Start",
+    "add_compile_arguments",
+    "safe_compile",
+]

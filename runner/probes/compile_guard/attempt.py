@@ -16,12 +16,12 @@ import psutil
 import runner
 from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
+from runner.probes.compile_guard.command import environment
 from runner.probes.compile_guard.spec import Mode, Spec
-from runner.probes.compile_guard.stacks import Verdict, culprit
-from runner.probes.compile_guard.watch import START_S, Sample, Watch, watch_child
+from runner.probes.compile_guard.stacks import Verdict, culprit, in_words
+from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 
-TRACE = "trace"
-Outcome = Literal["finished", "deadline", "raised", "died", "wrong"]
+Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,18 @@ class Attempt:
 
     Attributes:
         outcome: `finished`: it compiled and its answer equals eager's; `deadline`: ended on the deadline;
-            `raised`: the compiler or the model raised; `died`: killed by a signal, or left without a word;
+            `raised`: the compiler or the model raised; `memory`: it raised for want of memory; `died`: killed by a
+            signal, or left without a word;
             `wrong`: it compiled, and its answer differs from eager's by more than the tolerance.
         reason: one sentence, None when finished.
         verdict: for `deadline`: `slow`, `stuck-busy` or `stuck-idle`; None where it could not be told.
+        start_s: seconds until the compile began, or until the end where it never did.
         compile_s: seconds of the compile with its first forward; on the deadline, how long it was given.
         cpu_share: CPU seconds per second of the compile, all its processes together; 1 is one pegged core.
         ended: processes alive when the child was ended.
         left: processes of this attempt alive after it; anything but 0 is a fault of the guard.
         facts: what the child said of itself: versions, parameters, cache hits, graph breaks, difference.
-        folder: events.jsonl, stacks.txt, output.log, trace/ and cache/.
+        folder: events.jsonl, output.log, stacks/ (a file for each Python process), trace/ and cache/.
     """
 
     mode: Mode
@@ -64,16 +66,31 @@ class Attempt:
         """Whether the compile came to an end, with whatever answer."""
         return self.outcome in {"finished", "wrong"}
 
+    @property
+    def answered_in_eager(self) -> bool:
+        """Whether the whole model has answered in eager, which every child has it do before it compiles."""
+        return "build_s" in self.facts and not self.facts["alone"]
+
+    @property
+    def graph_breaks(self) -> int | None:
+        """Graph breaks of the compile; None where it did not end."""
+        return self.facts.get("graph_breaks")
+
+    @property
+    def recompiles(self) -> int | None:
+        """Compiles of code that had been compiled before; None where the compile did not end."""
+        return self.facts.get("recompiles")
+
 
 def attempt(
-    spec: Spec, folder: Path, *, deadline_s: float, tolerance: float, start_from: Path | None = None
+    spec: Spec, folder: Path, *, time_for: TimeFor, tolerance: float, start_from: Path | None = None
 ) -> Attempt:
     """Compile and answer in a child of its own session; whatever happens, nothing of it is left running.
 
     Args:
         spec: what to build and how to compile it.
         folder: an empty folder for what the child leaves.
-        deadline_s: seconds for the compile and its first forward, counted from the start of the compile.
+        time_for: how long the child may take to start, and then for the compile and its first forward.
         tolerance: largest allowed difference from eager, relative to the largest magnitude of eager's answer.
         start_from: a compile cache to start from; from an empty one when None.
     """
@@ -96,7 +113,7 @@ def attempt(
         ended = 0
         try:
             watch = Watch(folder, psutil.Process(child.pid), began)
-            timed_out = watch_child(watch, child, deadline_s)
+            timed_out = watch_child(watch, child, time_for)
         finally:
             ended = processes.end(child.pid, token)
             child.wait()
@@ -107,20 +124,14 @@ def attempt(
 
 
 def _environment(token: str, folder: Path) -> dict[str, str]:
-    cache = folder.resolve() / "cache"
     root = str(Path(runner.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # Inductor puts Triton's cache under its own where nobody has named another; so one folder holds all.
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR"}
-    return inherited | {
-        processes.TOKEN: token,
-        "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TORCH_TRACE": str(folder.resolve() / TRACE),
-        "PYTHONPATH": os.pathsep.join(paths),
-        # A compile that is timed must not wait for a cache on another host.
-        "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE": "0",
-        "TORCHINDUCTOR_AUTOTUNE_REMOTE_CACHE": "0",
-    }
+    complete = environment(token, folder, {"PYTHONPATH": root})
+    return {name: value for name, value in complete.items() if not _of_launch(name)}
+
+
+def _of_launch(name: str) -> bool:
+    """Whether a variable would let a child join the ranks of its parent; LOCAL_RANK, which names a device, stays."""
+    return name in {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} or name.startswith("TORCHELASTIC_")
 
 
 def _conclude(
@@ -137,7 +148,7 @@ def _conclude(
         outcome=outcome,
         reason=reason,
         verdict=watch.verdict if outcome == "deadline" else None,
-        start_s=facts.get("import_s", 0.0) + facts.get("build_s", 0.0),
+        start_s=watch.start_s,
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
         cpu_share=share,
@@ -157,9 +168,13 @@ def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tu
     if timed_out:
         return "deadline", _why_deadline(watch)
     if watch.stage == "raised":
+        if facts["memory"]:
+            return "memory", f"ran out of memory: {facts['error']}"
         return "raised", str(facts["error"])
     if watch.stage != "finished":
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
+        if status == -signal.SIGKILL:
+            how += " (as the kernel does when memory runs out)"
         return (
             "died",
             f"the child {how} while {watch.stage}; its last words are in {watch.folder.name}/output.log",
@@ -177,14 +192,9 @@ def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tu
 
 def _why_deadline(watch: Watch) -> str:
     if watch.stage != "compiling":
-        return f"no compile within {START_S:g} s of the start: still at stage {watch.stage!r}"
+        return f"no compile within {watch.now():.0f} s of the start: still at stage {watch.stage!r}"
     last = watch.looks[-1] if watch.looks else None
     where = culprit(last.frames) if last else None
-    told = {
-        "slow": "slow: it was still moving on",
-        "stuck-busy": "stuck: it burned CPU and got nowhere",
-        "stuck-idle": "stuck: it waited and got nowhere",
-        None: "and could not be told slow from stuck",
-    }[watch.verdict]
+    told = in_words(watch.verdict)
     spent = f"{last.at_s:.1f} s" if last else "its deadline"
     return f"did not end within {spent}, {told}{f' (in {where})' if where else ''}"

@@ -2,30 +2,43 @@
 
 Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, PARENT being the guard's process id. It reads
 FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the parent knows how far a child came that
-never ends. SIGUSR1 appends the stacks of all threads to FOLDER/stacks.txt, also while native code holds the GIL.
+never ends. Its stacks are had by the hook of `dumps`, also while native code holds the GIL.
 """
 
-import contextlib
+import copy
 import ctypes
-import faulthandler
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import resource
 import signal
 import sys
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.probes.compile_guard import stall
-from runner.probes.compile_guard.modes import compile_in_place, output_difference
+from runner.probes.compile_guard.blocks import Call, lay_out
+from runner.probes.compile_guard.figures import (
+    CompilerTime,
+    counters,
+    cpu_seconds,
+    peak_rss_bytes,
+    versions,
+)
+from runner.probes.compile_guard.modes import (
+    compile_in_place,
+    one_thread,
+    output_difference,
+    repeated_blocks,
+    tensors,
+)
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
 
 _PR_SET_PDEATHSIG = 1
+# What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def main() -> int:
@@ -35,19 +48,19 @@ def main() -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):
         return 1
-    with (folder / "stacks.txt").open("a") as stacks, (folder / "events.jsonl").open("a") as events:
-        faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    with (folder / "events.jsonl").open("a") as events:
 
         def tell(event: str, **facts: object) -> None:
             events.write(json.dumps({"event": event, **facts}) + "\n")
             events.flush()
 
-        tell("started", thread=threading.main_thread().ident)
+        tell("started")
         try:
             _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
             first_line = str(error).strip().partition("\n")[0]
-            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500])
+            memory = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500], memory=memory)
             return 1
     return 0
 
@@ -57,103 +70,94 @@ def _work(spec: Spec, tell: Any) -> None:
         if place not in sys.path:
             sys.path.append(place)
     mode, began = Mode(spec.mode), time.monotonic()
-    import torch
-
+    importlib.import_module("torch")
     if mode is not Mode.EAGER:
         # The compiler is imported on its first use; its import is no part of a compile.
         importlib.import_module("torch._dynamo")
         importlib.import_module("torch._inductor.compile_fx")
     imported = time.monotonic()
-    model, inputs = resolve(spec.builder)(**spec.arguments)
-    with torch.no_grad():
-        expected = model(*inputs)
-        _synchronise()
-        tell(
-            "built",
-            import_s=imported - began,
-            build_s=time.monotonic() - imported,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            devices=sorted({str(parameter.device) for parameter in model.parameters()}),
-            versions=_versions(),
-        )
-        if mode is Mode.EAGER:
-            tell("finished", difference=output_difference(expected, expected), **_usage())
-            return
-        if spec.stall:
-            stall.inject()
-        cpu = _cpu_seconds()
-        tell("compiling", cpu_s=cpu)
-        began = time.monotonic()
-        compile_in_place(model, mode)
-        answered = model(*inputs)
-        _synchronise()
-        compile_s, compile_cpu_s = time.monotonic() - began, _cpu_seconds() - cpu
+    if spec.memory_bytes is not None:
+        _limit_memory(spec.memory_bytes)
+    if mode is Mode.ONE_THREAD:
+        one_thread()
+    calls, parameters, alone = _calls(spec, mode)
+    expected = _answers(calls, alone=alone, backward=spec.backward)
+    tell(
+        "built",
+        import_s=imported - began,
+        build_s=time.monotonic() - imported,
+        parameters=parameters,
+        alone=alone,
+        devices=sorted({str(one.device) for module, _, _ in calls for one in module.parameters()}),
+        versions=versions(),
+    )
+    if mode is Mode.EAGER:
+        difference = output_difference(expected, expected)
+        tell("finished", difference=difference, peak_rss_bytes=peak_rss_bytes())
+        return
+    if spec.stall:
+        stall.inject()
+    compiler, cpu = CompilerTime.watched(), cpu_seconds()
+    tell("compiling", cpu_s=cpu)
+    began = time.monotonic()
+    for module, _, _ in calls:
+        if alone:
+            module.compile()
+        else:
+            compile_in_place(module, mode)
+    answered = _answers(calls, alone=alone, backward=spec.backward)
+    compile_s, compile_cpu_s = time.monotonic() - began, cpu_seconds() - cpu
     tell(
         "finished",
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
+        compiler_cpu_s=compiler.cpu_s,
         difference=output_difference(answered, expected),
-        **_usage(),
-        **_counters(),
+        peak_rss_bytes=peak_rss_bytes(),
+        **counters(),
     )
 
 
-def _synchronise() -> None:
+def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:
+    """What to compile and call, the parameters of the whole model, and whether blocks stand for it."""
+    build = resolve(spec.builder)
+    if spec.alone:
+        calls, parameters = lay_out(lambda: build(**spec.arguments), backward=spec.backward)
+        if calls:
+            return calls, parameters, True
+    model, inputs = build(**spec.arguments)
+    if mode is Mode.PER_BLOCK:
+        repeated_blocks(model)
+    return [(model, inputs, {})], sum(parameter.numel() for parameter in model.parameters()), False
+
+
+def _answers(calls: Sequence[Call], *, alone: bool, backward: bool) -> list[Any]:
+    """What the modules answer, and with `backward` the gradients of their parameters too."""
     import torch
 
+    found: list[Any] = []
+    with torch.set_grad_enabled(backward):
+        for module, inputs, named in calls:
+            # What a block alone is given may hold state that it changes, such as a KV cache; asked twice, it must
+            # start twice from the same.
+            inputs_now, named_now = copy.deepcopy((inputs, named)) if alone else (inputs, named)
+            output = module(*inputs_now, **named_now)
+            found += [one.detach() for one in tensors(output)]
+            if backward:
+                # The sum of squares: a plain sum has gradients that hide a wrong sign less well.
+                sum(one.float().square().sum() for one in tensors(output)).backward()
+                found += [one.grad for one in module.parameters() if one.grad is not None]
+                module.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return found
 
 
-def _cpu_seconds() -> float:
-    """CPU seconds of this process, of the children it has waited for, and of those still at work."""
-    import psutil
-
-    total = 0.0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        used = resource.getrusage(who)
-        total += used.ru_utime + used.ru_stime
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
-
-
-def _usage() -> dict[str, object]:
-    # Linux counts ru_maxrss in KiB.
-    return {"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-
-
-def _counters() -> dict[str, object]:
-    from torch._dynamo.utils import counters
-
-    inductor = counters["inductor"]
-    return {
-        "graphs": counters["stats"]["unique_graphs"],
-        "graph_breaks": sum(counters["graph_break"].values()),
-        "cache_hits": inductor["fxgraph_cache_hit"],
-        "cache_misses": inductor["fxgraph_cache_miss"],
-    }
-
-
-def _versions() -> dict[str, object]:
-    import torch
-    import torch._inductor.config as inductor
-
-    triton = None
-    if importlib.util.find_spec("triton"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            triton = importlib.metadata.version("triton")
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "torch_git": torch.version.git_version,
-        "cuda": torch.version.cuda,
-        "triton": triton,
-        "compile_threads": inductor.compile_threads,
-        "cores": len(os.sched_getaffinity(0)),
-    }
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process and what it starts take so much more address space than it has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -1,80 +1,32 @@
-"""The ladder: whole model, one block at a time, eager; and what the caller gets back."""
+"""The ladder: whole model, one block at a time, one compile thread, eager."""
 
-import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runner.errors import InputError
+from runner.probes.compile_guard import budget
+from runner.probes.compile_guard.agreement import Alone, Peers, peers
 from runner.probes.compile_guard.attempt import Attempt, attempt
-from runner.probes.compile_guard.cache import merge
-from runner.probes.compile_guard.modes import compile_in_place
+from runner.probes.compile_guard.guarded import Guarded
 from runner.probes.compile_guard.spec import Builder, Mode, Spec, Stall, reference
+from runner.probes.compile_guard.watch import TimeFor
 
 LADDERS: Mapping[str, tuple[Mode, ...]] = {
-    "smart": (Mode.WHOLE, Mode.PER_BLOCK, Mode.EAGER),
+    "smart": (Mode.WHOLE, Mode.PER_BLOCK, Mode.ONE_THREAD, Mode.EAGER),
     "whole": (Mode.WHOLE,),
     "per-block": (Mode.PER_BLOCK,),
+    "one-thread": (Mode.ONE_THREAD,),
     "eager": (Mode.EAGER,),
 }
 """Requested mode -> rungs to try, best first. Only `smart` asks for a ladder."""
 
 # Compilers fuse and reorder sums, so answers differ by rounding: a few thousand ulps of the output's type.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """What the guard found out.
-
-    Attributes:
-        requested: `smart`, `whole`, `per-block` or `eager`.
-        effective: the rung that works; None where none of the requested did.
-        reason: why `effective` is not the first rung; None where it is.
-        attempts: every child that was tried, in order.
-        warm: a second child in the effective mode that started from the first one's cache; None where none was asked
-            for, or nothing was compiled.
-    """
-
-    requested: str
-    effective: Mode | None
-    reason: str | None
-    attempts: tuple[Attempt, ...]
-    warm: Attempt | None = None
-
-    @property
-    def fallback_asked(self) -> bool:
-        """Whether the caller asked for a ladder, so that a lower rung is no failure."""
-        return self.requested == "smart"
-
-    def apply(self, model: Any) -> Any:
-        """Compile the caller's own model in place as the guard found it to work, and return it.
-
-        The child's compile cache is copied into this process's own first. It serves only the same torch, Triton and
-        device, and a first forward under the same gradient mode (`torch.no_grad()`); `cache_counts` says whether it
-        did.
-
-        Raises:
-            InputError: no rung worked.
-        """
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-        if self.effective is None:
-            raise InputError(f"nothing to apply: {self.reason}")
-        merge(self.attempts[-1].folder / "cache", Path(cache_dir()))
-        compile_in_place(model, self.effective)
-        return model
-
-    @staticmethod
-    def cache_counts() -> tuple[int, int]:
-        """(hits, misses) of Inductor's graph cache in this process so far: read it after the first forward."""
-        from torch._dynamo.utils import counters
-
-        inductor = counters["inductor"]
-        return inductor["fxgraph_cache_hit"], inductor["fxgraph_cache_miss"]
 
 
 def safe_compile(
@@ -85,24 +37,34 @@ def safe_compile(
     deadline_s: float = 900.0,
     folder: Path | None = None,
     tolerance: float = TOLERANCE["float32"],
+    backward: bool = False,
+    memory_bytes: int | None = None,
     stall: Stall | None = None,
+    start_from: Path | None = None,
     warm_start: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guarded:
     """Find out, where it can be ended, how a model may be compiled.
 
     Each rung is tried in a fresh child: it builds the model, answers in eager, compiles, answers again, and the two
-    answers are compared. The eager rung is tried too, so `effective` is a mode in which the model has answered.
+    answers are compared. Below the whole model, the child builds the repeated blocks alone, with random weights: no
+    second copy of the model is needed there. Under torchrun, every rank calls this; a rung is taken only if it worked
+    on all of them.
 
     Args:
-        build: a top-level function that returns `(module, inputs)`.
+        build: a top-level function that returns `(module, inputs)`. It may not open a process group.
         arguments: its keyword arguments, in JSON: they cross into another process.
-        mode: `smart` for the ladder; `whole`, `per-block` or `eager` for that one alone.
-        deadline_s: seconds for each rung's compile with its first forward.
+        mode: `smart` for the ladder; `whole`, `per-block`, `one-thread` or `eager` for that one alone.
+        deadline_s: seconds from the call until compiling is over, for all rungs together. A rung leaves half of what
+            is left to the next ones if they could use it.
         folder: where each child's stacks, log and cache are kept; a new temporary folder when None.
         tolerance: largest allowed difference from eager, relative to eager's largest magnitude.
+        backward: also run a backward pass, compile it, and compare the gradients.
+        memory_bytes: address space that a child may take beyond what it has once torch is imported. Not for a child
+            that uses a GPU: the driver reserves far more address space than it ever uses.
         stall: a stall to inject into the compiler, for drills.
-        warm_start: also start a second child from the first one's cache, to see what a restart costs.
+        start_from: a compile cache that every child starts from a copy of; an empty one when None.
+        warm_start: also start a second child, with the whole model, from the first one's cache: what a restart costs.
         report: is told, a line each, what is being tried and how it ended.
 
     Returns:
@@ -110,53 +72,92 @@ def safe_compile(
 
     Raises:
         InputError: an unknown mode, a deadline that is not positive, or a builder that a child cannot import.
+        RankError: the other ranks of this launch cannot be reached.
     """
     if mode not in LADDERS:
         raise InputError(f"unknown compile mode {mode!r}; known are {', '.join(LADDERS)}")
     if not deadline_s > 0:
         raise InputError(f"the deadline must be above 0 s, not {deadline_s:g}")
-    name = reference(build)
+    if memory_bytes is not None and memory_bytes <= 0:
+        raise InputError(f"the memory limit must be above 0 bytes, not {memory_bytes}")
+    asked = Spec(
+        reference(build), arguments or {}, mode, stall=False, search=tuple(sys.path), backward=backward,
+        memory_bytes=memory_bytes,
+    )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
-    tried: list[Attempt] = []
-    for number, rung in enumerate(LADDERS[mode], start=1):
-        report(f"{rung}: compiling and answering in a child")
-        spec = _spec(name, arguments or {}, rung, stall)
-        done = attempt(spec, kept / f"{number}-{rung}", deadline_s=deadline_s, tolerance=tolerance)
-        tried.append(done)
-        report(f"{rung}: {done.reason or 'the model answered'}")
-        if done.outcome == "finished":
-            warm = None
-            if warm_start and rung is not Mode.EAGER:
-                again, cache = kept / f"{number}-{rung}-warm", done.folder / "cache"
-                warm = attempt(spec, again, deadline_s=deadline_s, tolerance=tolerance, start_from=cache)
-                report(f"{rung}, from the cache: {warm.reason or 'the model answered'}")
-            return Guarded(mode, rung, _reason(tried[:-1]), tuple(tried), warm)
-    return Guarded(mode, None, _reason(tried), tuple(tried))
+    descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
+    # Nothing is compiled in eager, so nothing needs to be agreed on.
+    ranks = Alone() if mode == Mode.EAGER else peers()
+    return descent.go(LADDERS[mode], ranks, warm_start=warm_start)
 
 
-def _spec(name: str, arguments: Mapping[str, Any], rung: Mode, stall: Stall | None) -> Spec:
-    return Spec(name, arguments, rung, stall is not None and stall.hits(rung), tuple(sys.path))
+class _Descent:
+    """One way down the ladder."""
 
+    def __init__(
+        self,
+        asked: Spec,
+        stall: Stall | None,
+        folder: Path,
+        start_from: Path | None,
+        deadline_s: float,
+        tolerance: float,
+        report: Callable[[str], None],
+    ) -> None:
+        self._asked, self._stall, self._folder = asked, stall, folder
+        self._start_from, self._tolerance, self._report = start_from, tolerance, report
+        self._deadline_s, self._until = deadline_s, time.monotonic() + deadline_s
+        self._tried: list[Attempt] = []
 
-def _reason(failed: list[Attempt]) -> str | None:
-    return "; ".join(f"{attempt.mode}: {attempt.reason}" for attempt in failed) or None
+    def go(self, rungs: tuple[Mode, ...], ranks: Peers, *, warm_start: bool) -> Guarded:
+        failures: list[str] = []
+        for place, rung in enumerate(rungs):
+            later = sum(mode is not Mode.EAGER for mode in rungs[place + 1 :])
+            failure = ranks.agree(rung, self._try(rung, later), max(0.0, self._left()))
+            reason = "; ".join(failures) or None
+            if failure is None:
+                warm = self._warm() if warm_start and rung is not Mode.EAGER else None
+                return Guarded(self._asked.mode, rung, reason, tuple(self._tried), warm)
+            failures.append(f"{rung}: {failure}")
+        return Guarded(self._asked.mode, None, "; ".join(failures), tuple(self._tried))
 
+    def _try(self, rung: Mode, later: int) -> str | None:
+        """Try one rung here: None where it worked, else why not."""
+        if rung is Mode.EAGER and any(one.answered_in_eager for one in self._tried):
+            return None
+        if rung is not Mode.EAGER and self._tried:
+            left = self._left()
+            if not budget.worth_trying(left, self._tried[-1].start_s):
+                return f"not tried, {max(0.0, left):.1f} s were left"
+        self._report(f"{rung}: compiling and answering in a child")
+        alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD}
+        name = f"{len(self._tried) + 1}-{rung}"
+        done = self._attempt(rung, name, later, alone=alone, start_from=self._start_from)
+        self._tried.append(done)
+        self._report(f"{rung}: {done.reason or 'the model answered'}")
+        return done.reason
 
-def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a probe's parser the two options that every probe that compiles has.
+    def _warm(self) -> Attempt:
+        """Start once more, with the whole model, from the cache of the rung that worked."""
+        cold = self._tried[-1]
+        self._report(f"{cold.mode}: once more, from the cache")
+        # The guard's own deadline is about the compile; a start that is merely measured has one of the same length.
+        self._until = time.monotonic() + self._deadline_s
+        name, cache = f"{cold.folder.name}-warm", cold.folder / "cache"
+        warm = self._attempt(cold.mode, name, 0, alone=False, start_from=cache)
+        self._report(f"{cold.mode}, from the cache: {warm.reason or 'the model answered'}")
+        return warm
 
-    `--compile-mode` is one of `LADDERS` (default `smart`); `--skip-compile` is short for `--compile-mode eager`.
-    """
-    parser.add_argument(
-        "--compile-mode",
-        choices=tuple(LADDERS),
-        default="smart",
-        help="smart: whole model, else one block at a time, else eager, each against the deadline (default)",
-    )
-    parser.add_argument(
-        "--skip-compile",
-        dest="compile_mode",
-        action="store_const",
-        const="eager",
-        help="do not compile at all: the model runs in eager",
-    )
+    def _attempt(self, rung: Mode, name: str, later: int, *, alone: bool, start_from: Path | None) -> Attempt:
+        stalled = self._stall is not None and self._stall.hits(rung)
+        spec = replace(self._asked, mode=rung, stall=stalled, alone=alone)
+        time_for = TimeFor(
+            budget.start_limit(self._left()),
+            lambda start_s: budget.allotment(self._left(), start_s, later),
+        )
+        return attempt(
+            spec, self._folder / name, time_for=time_for, tolerance=self._tolerance, start_from=start_from
+        )
+
+    def _left(self) -> float:
+        return self._until - time.monotonic()

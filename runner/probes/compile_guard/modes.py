@@ -12,6 +12,7 @@ def compile_in_place(model: Any, mode: Mode) -> None:
 
     `nn.Module.compile` changes only how the module is called: names in its state dict stay. In `per-block` mode each
     of the repeated blocks is compiled; they share one code object, so the first one's compile serves all.
+    `one-thread` turns Inductor's pool of workers off in this process.
 
     Args:
         model: an `nn.Module`.
@@ -25,15 +26,35 @@ def compile_in_place(model: Any, mode: Mode) -> None:
     elif mode is Mode.PER_BLOCK:
         for block in repeated_blocks(model):
             block.compile()
+    elif mode is Mode.ONE_THREAD:
+        one_thread()
+        for module in blocks_of(model) or (model,):
+            module.compile()
+
+
+def one_thread() -> None:
+    """Have this process compile by itself, without a pool of workers."""
+    import torch._inductor.config as inductor
+
+    inductor.compile_threads = 1
 
 
 def repeated_blocks(model: Any) -> tuple[Any, ...]:
-    """The blocks that a model repeats: members of those `nn.ModuleList`s whose members are all of one class.
-
-    Lists inside such a block are part of the block and are not looked into.
+    """The blocks that a model repeats, as `blocks_of` has them.
 
     Raises:
         InputError: there are none.
+    """
+    found = blocks_of(model)
+    if not found:
+        raise InputError(f"{type(model).__name__} has no nn.ModuleList of equal blocks to compile one by one")
+    return found
+
+
+def blocks_of(model: Any) -> tuple[Any, ...]:
+    """The blocks that a model repeats: members of those `nn.ModuleList`s whose members are all of one class.
+
+    Lists inside such a block are part of the block and are not looked into. Empty where there are none.
     """
     from torch import nn
 
@@ -47,8 +68,6 @@ def repeated_blocks(model: Any) -> tuple[Any, ...]:
             visit(child)
 
     visit(model)
-    if not found:
-        raise InputError(f"{type(model).__name__} has no nn.ModuleList of equal blocks to compile one by one")
     return tuple(found)
 
 

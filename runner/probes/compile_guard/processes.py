@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
+RUN_ID = "RUNBOOK_RUN_ID"
 GRACE_S = 1.0
 _ROUNDS = 5
 
@@ -26,9 +27,12 @@ class Usage:
     others: frozenset[tuple[int, str]]
 
 
-def living(token: str) -> list[psutil.Process]:
-    """Every living process (zombies are dead) whose environment carries this guard's token."""
-    mark = f"{TOKEN}={token}".encode()
+def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
+    """Every living process (zombies are dead) whose environment has this value of a variable.
+
+    `TOKEN` names one child and all that it started; `RUN_ID` the whole run that it belongs to, its caller too.
+    """
+    mark = f"{variable}={value}".encode()
     found = []
     for pid in psutil.pids():
         try:
@@ -60,6 +64,16 @@ def usage(root: psutil.Process) -> Usage | None:
             if process.pid != root.pid:
                 others.add((process.pid, process.name()))
     return Usage(cpu, rss, frozenset(others))
+
+
+def left_of_run() -> list[psutil.Process]:
+    """Processes of this process's run that live beside it and those it was started by; none without a run."""
+    run_id = os.environ.get(RUN_ID)
+    if not run_id:
+        return []
+    here = psutil.Process()
+    own = {here.pid, *(parent.pid for parent in here.parents())}
+    return [process for process in living(run_id, RUN_ID) if process.pid not in own]
 
 
 def end(leader: int, token: str) -> int:

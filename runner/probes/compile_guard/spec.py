@@ -17,10 +17,14 @@ Builder = Callable[..., tuple[Any, tuple[Any, ...]]]
 
 
 class Mode(StrEnum):
-    """How a model is compiled: one rung of the ladder."""
+    """How a model is compiled: one rung of the ladder.
+
+    `one-thread` is by block where the model repeats blocks, else whole, and without Inductor's pool of workers.
+    """
 
     WHOLE = "whole"
     PER_BLOCK = "per-block"
+    ONE_THREAD = "one-thread"
     EAGER = "eager"
 
 
@@ -35,7 +39,7 @@ class Stall(StrEnum):
 
     def hits(self, mode: Mode) -> bool:
         """Whether this stall is in the way of a compile in that mode."""
-        return mode is Mode.WHOLE or (mode is Mode.PER_BLOCK and self is Stall.EVERY_GRAPH)
+        return mode is Mode.WHOLE or (mode is not Mode.EAGER and self is Stall.EVERY_GRAPH)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Spec:
         mode: the rung.
         stall: whether Inductor is made to stall.
         search: the caller's `sys.path`, so that the child finds what the caller found.
+        backward: whether the answer is one with gradients.
+        alone: whether the repeated blocks are compiled by themselves, the rest of the model never getting memory.
+        memory_bytes: how much more address space the child may take once torch is imported; None for no limit.
     """
 
     builder: str
@@ -55,6 +62,9 @@ class Spec:
     mode: str
     stall: bool
     search: tuple[str, ...]
+    backward: bool = False
+    alone: bool = False
+    memory_bytes: int | None = None
 
     def write(self, path: Path) -> None:
         """Write the spec for the child.

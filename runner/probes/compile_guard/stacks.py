@@ -46,6 +46,16 @@ def judge(first: Look, second: Look) -> Verdict:
     return "stuck-busy" if share >= BUSY_SHARE else "stuck-idle"
 
 
+def in_words(verdict: Verdict | None) -> str:
+    """A verdict as the second half of "did not end, …"."""
+    return {
+        "slow": "slow: it was still moving on",
+        "stuck-busy": "stuck: it burned CPU and got nowhere",
+        "stuck-idle": "stuck: it waited and got nowhere",
+        None: "and could not be told slow from stuck",
+    }[verdict]
+
+
 def frames_of(dump: str, thread: int | None) -> tuple[str, ...]:
     """The functions of one thread in a faulthandler dump, innermost first, as `file:function`.
 

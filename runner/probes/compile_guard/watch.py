@@ -2,28 +2,38 @@
 
 import contextlib
 import json
-import signal
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from runner.probes.compile_guard import processes
+from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.cache import folder_bytes
-from runner.probes.compile_guard.stacks import Look, Verdict, frames_of, judge
+from runner.probes.compile_guard.stacks import Look, Verdict, judge
 
 POLL_S = 0.1
 SAMPLE_S = 0.5
 # A child that has said "finished" and does not leave hangs in its shutdown, a known fault of compile workers.
 EXIT_S = 15.0
-# Importing torch and building the model is not compiling, but it may hang all the same.
-START_S = 600.0
 # Stacks are dumped at this share of the deadline and on it; what changed in between tells slow from stuck.
 FIRST_LOOK = 0.6
-_DUMP_S = 1.0
+
+
+@dataclass(frozen=True)
+class TimeFor:
+    """What a child may take.
+
+    Attributes:
+        start: seconds until it must have begun to compile.
+        compile: tells, once it begins, the seconds for the compile; it is given the seconds that the start took.
+    """
+
+    start: float
+    compile: Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Watch:
         facts: what the child said of itself.
         stage: the child's latest event: `starting`, `started`, `built`, `compiling`, `finished` or `raised`.
         stage_at: seconds from the start to that event, as the parent saw it.
+        compile_at: seconds from the start to the compile; None before it.
         cpu_at_compile: CPU seconds that the child had used when its compile began.
     """
 
@@ -55,6 +66,7 @@ class Watch:
     facts: dict[str, Any] = field(default_factory=dict)
     stage: str = "starting"
     stage_at: float = 0.0
+    compile_at: float | None = None
     cpu_at_compile: float = 0.0
     looks: list[Look] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -63,6 +75,11 @@ class Watch:
     def now(self) -> float:
         """Seconds since the child's start."""
         return time.monotonic() - self.began
+
+    @property
+    def start_s(self) -> float:
+        """Seconds until the compile began; until now where it has not."""
+        return self.compile_at if self.compile_at is not None else self.now()
 
     def listen(self) -> None:
         """Take in the lines that the child has completed since the last time."""
@@ -75,6 +92,7 @@ class Watch:
             event = json.loads(line)
             self.stage, self.stage_at = event.pop("event"), self.now()
             if self.stage == "compiling":
+                self.compile_at = self.stage_at
                 self.cpu_at_compile = event.pop("cpu_s")
             self.facts |= event
 
@@ -87,14 +105,19 @@ class Watch:
         return used
 
     def look(self) -> None:
-        """Dump the stacks of the child's threads and note how far it is."""
+        """Have the child and its workers write their stacks, and note how far it is."""
         used = self.sample()
         if used is None:
             return
-        dump = _dump_stacks(self.root, self.folder / "stacks.txt")
-        frames = frames_of(dump, self.facts.get("thread"))
+        frames = dumps.main_frames(dumps.ask(self._tree(), self.folder / "stacks"), self.folder / "stacks")
         at_s = self.now() - self.stage_at
         self.looks.append(Look(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self.root, *self.root.children(recursive=True)]
+        except psutil.Error:
+            return []
 
     @property
     def verdict(self) -> Verdict | None:
@@ -110,50 +133,35 @@ class Watch:
         return (last.cpu_s - self.cpu_at_compile) / last.at_s
 
 
-def watch_child(watch: Watch, child: subprocess.Popen[bytes], deadline_s: float) -> bool:
-    """Watch until the child is done or its time is up; True where the deadline came first.
+def watch_child(watch: Watch, child: subprocess.Popen[bytes], time_for: TimeFor) -> bool:
+    """Watch until the child is done or its time is up; True where its time was up first.
 
     Args:
         watch: takes in what is seen.
         child: the process, leader of its own session.
-        deadline_s: seconds for the compile, counted from the child's word that it begins.
+        time_for: how long the child may take to start, and then to compile.
     """
-    limits = {"compiling": deadline_s, "finished": EXIT_S, "raised": EXIT_S}
-    next_sample = 0.0
+    next_sample, compile_s = 0.0, 0.0
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(POLL_S)
             return False
         watch.listen()
         spent = watch.now() - watch.stage_at
-        if spent >= limits.get(watch.stage, START_S):
-            if watch.stage in {"finished", "raised"}:
+        if watch.stage in {"finished", "raised"}:
+            if spent >= EXIT_S:
                 watch.facts["exit_hung"] = True
                 return False
-            if watch.stage == "compiling":
+        elif watch.stage == "compiling":
+            compile_s = compile_s or time_for.compile(watch.stage_at)
+            if spent >= compile_s:
                 watch.look()
+                return True
+            if not watch.looks and spent >= compile_s * FIRST_LOOK:
+                watch.look()
+        elif watch.now() >= time_for.start:
             return True
-        if watch.stage == "compiling" and not watch.looks and spent >= deadline_s * FIRST_LOOK:
-            watch.look()
-        elif watch.now() >= next_sample:
-            watch.sample()
-            next_sample = watch.now() + SAMPLE_S
-
-
-def _dump_stacks(root: psutil.Process, path: Path) -> str:
-    """Have the child write its stacks, and return what it wrote; empty where it does not answer the signal."""
-    before = path.stat().st_size if path.exists() else 0
-    if not path.exists():
-        return ""
-    with contextlib.suppress(psutil.Error):
-        root.send_signal(signal.SIGUSR1)
-    size, deadline = before, time.monotonic() + _DUMP_S
-    while time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        grown = path.stat().st_size
-        if grown == size > before:
-            break
-        size = grown
-    with path.open("rb") as stacks:
-        stacks.seek(before)
-        return stacks.read().decode(errors="replace")
+        if watch.now() < next_sample:
+            continue
+        watch.sample()
+        next_sample = watch.now() + SAMPLE_S

@@ -1,21 +1,34 @@
 """One model in several precisions on one device, each ready to read the same tokens."""
 
 import contextlib
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.models import ModelShape
-from runner.probes.precision.linear import COMPUTE_CAPABILITY, convert
+from runner.models import ModelShape, model_shape
+from runner.probes.precision.choice import layer_names
+from runner.probes.precision.linear import (
+    COMPUTE_CAPABILITY,
+    block_linears,
+    convert,
+    weight_scales,
+    why_not_fp8,
+)
+from runner.probes.precision.scales import Scales, read_scales
 from runner.probes.transformer import build_model
 
 if TYPE_CHECKING:
     import torch
 
-# Bytes of a weight in each mode; the model's embeddings stay at two.
-WEIGHT_BYTES = {"fp16": 2, "bf16": 2, "fp8": 1, "fp8_te": 3}
-MODES = tuple(WEIGHT_BYTES)
+OWN, TORCHAO, ENGINE = (
+    "torch._scaled_mm, per tensor",
+    "torchao, dynamic row-wise",
+    "Transformer Engine, its default recipe",
+)
 
 
 class UnavailableError(Exception):
@@ -24,67 +37,87 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Arm:
-    """A model in one precision. `left` names layers that did not take it, with the reason."""
+    """A model in one precision.
+
+    Attributes:
+        module: takes tokens [batch, tokens] and gives hidden states [batch, tokens, hidden]; what may be compiled.
+        model: the transformers model within.
+        left: layers that did not take the precision, with the reason.
+        implementation: whose layers compute in FP8; None where none do.
+    """
 
     mode: str
+    module: Any
     model: Any
     left: Mapping[str, str]
-    inside: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    implementation: str | None
 
     def forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
         """Hidden states [batch, tokens, hidden] of a prefill of `tokens` [batch, tokens], waited for."""
         import torch
 
-        with torch.no_grad(), self.inside():
-            hidden: torch.Tensor = self.model.model(tokens, use_cache=False).last_hidden_state
+        with torch.no_grad():
+            hidden: torch.Tensor = self.module(tokens)
         if tokens.device.type == "cuda":
             torch.cuda.synchronize()
         return hidden
 
 
-def build_arm(
-    mode: str,
-    shape: ModelShape,
-    device: str,
-    *,
-    static: Mapping[str, float] | None = None,
-    compile_mode: str | None = None,
-) -> Arm:
+def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None = None) -> Arm:
     """Build the model in a mode, every mode from the same bf16 weights.
 
+    `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao refuses), it
+    is this project's own layer.
+
     Args:
-        mode: one of `MODES`.
+        mode: `fp16`, `bf16`, `fp8` or `fp8_te`.
         shape: the model.
         device: `cuda` or `cpu`.
-        static: calibrated input scales for `fp8`; None for dynamic ones.
-        compile_mode: mode of `torch.compile` for each block, or None for eager.
+        scales: calibrated input scales for `fp8`; None for dynamic ones.
 
     Raises:
         UnavailableError: this device or installation cannot do it.
+        InputError: the scales are stale.
     """
     import torch
 
-    why_not = unavailable(mode, device)
+    why_not = unavailable(mode, device, static=scales is not None)
     if why_not:
         raise UnavailableError(why_not)
     model = build_model(shape, torch.bfloat16, device)
     left: dict[str, str] = {}
     inside: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    implementation = None
     if mode == "fp16":
         model = model.to(torch.float16)
+    elif mode == "fp8" and device == "cuda" and scales is None:
+        left, implementation = _torchao(model), TORCHAO
     elif mode == "fp8":
-        left = convert(model, static)
+        if scales is not None:
+            scales.check_weights(weight_scales(model))
+        left, implementation = convert(model, scales.inputs if scales else None), OWN
     elif mode == "fp8_te":
-        inside = _transformer_engine(model)
-    if compile_mode is not None:
-        # Blocks are alike: one compile serves all of them.
-        for block in model.model.layers:
-            block.compile(mode=compile_mode)
-    return Arm(mode, model, left, inside)
+        inside, implementation = _transformer_engine(model), ENGINE
+    return Arm(mode, _hidden()(model.model, inside), model, left, implementation)
 
 
-def unavailable(mode: str, device: str) -> str | None:
-    """Why a mode cannot run here, or None."""
+def build_for_guard(
+    *, mode: str, model: str, device: str, batch_size: int, tokens: int, scales: str | None
+) -> tuple[Any, tuple[Any, ...]]:
+    """An arm's module and its tokens, for a compile guard's child: what `build_arm` makes of the same arguments."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    shape = model_shape(model)
+    read = None if scales is None else read_scales(Path(scales), shape, layer_names(shape))
+    arm = build_arm(mode, shape, device, read)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, shape.vocab, (batch_size, tokens), generator=generator)
+    return arm.module, (ids.to(device),)
+
+
+def unavailable(mode: str, device: str, *, static: bool = False) -> str | None:
+    """Why a mode cannot run here, or None. `static`: with calibrated scales, which torchao has no part in."""
     import torch
 
     if mode.startswith("fp8") and device == "cuda":
@@ -92,22 +125,52 @@ def unavailable(mode: str, device: str) -> str | None:
         if capability < COMPUTE_CAPABILITY:
             needed, found = (".".join(map(str, one)) for one in (COMPUTE_CAPABILITY, capability))
             return f"FP8 needs compute capability {needed}, this GPU has {found}"
+    if mode == "fp8" and device == "cuda" and not static:
+        return _why_no_torchao()
     if mode == "fp8_te":
-        if device == "cpu":
-            return "Transformer Engine runs on GPUs only"
-        try:
-            import transformer_engine.pytorch  # noqa: F401 - whether it is there, and loads
-        except (ImportError, OSError) as error:
-            return f"Transformer Engine is not usable: {str(error).partition(chr(10))[0]}"
+        return "Transformer Engine runs on GPUs only" if device == "cpu" else _why_no_engine()
     return None
+
+
+def _why_no_torchao() -> str | None:
+    try:
+        from torchao.quantization import (  # noqa: F401 - whether it is there, and has what is needed
+            Float8DynamicActivationFloat8WeightConfig,
+            PerRow,
+        )
+    except (ImportError, OSError) as error:
+        return f"torchao is not usable ({str(error).partition(chr(10))[0]}): install the `fp8` extra, or give --scales"
+    return None
+
+
+def _why_no_engine() -> str | None:
+    try:
+        import transformer_engine.pytorch  # noqa: F401 - whether it is there, and loads
+    except (ImportError, OSError) as error:
+        return f"Transformer Engine is not usable: {str(error).partition(chr(10))[0]}"
+    return None
+
+
+def _torchao(model: Any) -> dict[str, str]:
+    """Quantise the blocks' linear layers with torchao, in place; layers left as they are, with the reason."""
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+    from torchao.quantization.quantize_.common import KernelPreference
+
+    left = {name: reason for name, layer in block_linears(model) if (reason := why_not_fp8(name, layer))}
+    chosen = {id(layer) for name, layer in block_linears(model) if name not in left}
+    # torch's own kernels are the ones that the proof is calibrated on; and the Inductor settings that torchao would
+    # choose hold for the whole process: they would change the other precisions too.
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), kernel_preference=KernelPreference.TORCH, set_inductor_config=False
+    )
+    quantize_(model, config, filter_fn=lambda module, _: id(module) in chosen)
+    return left
 
 
 def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]:
     """Put Transformer Engine's linear layers into the blocks; the context in which they compute in FP8."""
     import torch
     import transformer_engine.pytorch as engine
-
-    from runner.probes.precision.linear import block_linears
 
     for name, linear in list(block_linears(model)):
         parent, _, last = name.removeprefix("layers.").rpartition(".")
@@ -117,14 +180,37 @@ def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]
         with torch.no_grad():
             theirs.weight.copy_(linear.weight)
         setattr(model.model.layers.get_submodule(parent), last, theirs)
-    return lambda: engine.fp8_autocast(enabled=True)
+    # `fp8_autocast` became `autocast` in version 2.8.
+    context = getattr(engine, "autocast", None) or engine.fp8_autocast
+    return lambda: context(enabled=True)
+
+
+@cache
+def _hidden() -> Any:
+    import torch
+    from torch import nn
+
+    class Hidden(nn.Module):
+        """A transformer without its output matrix, computing within a context."""
+
+        def __init__(self, model: nn.Module, inside: Callable[[], AbstractContextManager[Any]]) -> None:
+            super().__init__()
+            self.model, self.inside = model, inside
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            with self.inside():
+                hidden: torch.Tensor = self.model(tokens, use_cache=False).last_hidden_state
+            return hidden
+
+    return Hidden
 
 
 def reference(shape: ModelShape, device: str, tokens: "torch.Tensor") -> "torch.Tensor":
     """Hidden states of the same weights computed in fp32; the model is gone when this returns."""
     import torch
 
-    return Arm("fp32", build_model(shape, torch.bfloat16, device).float(), {}).forward(tokens)
+    model = build_model(shape, torch.bfloat16, device).float()
+    return Arm("fp32", _hidden()(model.model, contextlib.nullcontext), model, {}, None).forward(tokens)
 
 
 def signal_to_noise(found: "torch.Tensor", exact: "torch.Tensor") -> float:
@@ -134,3 +220,12 @@ def signal_to_noise(found: "torch.Tensor", exact: "torch.Tensor") -> float:
     signal = exact.double().pow(2).sum()
     noise = (found.double() - exact.double()).pow(2).sum().clamp(min=signal * 1e-15)
     return float(10 * torch.log10(signal / noise))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what may compute here, of those that are installed."""
+    found = {}
+    for name in ("torch", "triton", "torchao", "transformer_engine", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

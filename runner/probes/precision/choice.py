@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TOKENS = {"cuda": 4096, "cpu": 128}
 # Activations and workspace are left this share of the memory.
 _FOR_WEIGHTS = 0.8
+# Bytes of a weight in each mode; Transformer Engine keeps an FP8 copy beside its bf16 weights.
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp8_te": 3}
 
 

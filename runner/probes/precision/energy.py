@@ -1,163 +1,195 @@
-"""Joules, from counters that add them up in hardware. Sampled watts miss most of what happens between samples.
+"""Joules of work in a window, from counters that add them up in hardware.
 
-A counter moves in ticks (NVML's about every 100 ms), so a window is cut at its ticks: tokens are counted between the
-first and the last tick seen, and joules between the same two. A window shorter than 50 ticks is refused.
+Sampled watts miss most of what happens between samples; a counter misses nothing, but moves in ticks (NVML's about
+every 100 ms), and says nothing about the time between two. So a thread watches it every few milliseconds, and a window
+is cut where a tick was seen: joules between the first and the last tick, divided by the work done between these two
+moments, unfinished iterations counted by the share of their time. What is left is how exactly a tick was timed. A
+window in which the counter stood still, skipped, went back, vanished or was watched too coarsely is refused.
 """
 
+import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
-NVML_TICK_S = 0.1
-RAPL_TICK_S = 0.001
+from runner.probes.precision.counters import Counter, EnergyError, Sensors
+
 TICKS_IN_A_WINDOW = 50
-RAPL = Path("/sys/class/powercap")
+POLL_S = 0.004
+# A change is seen up to a poll late; this share of the window may be lost to that.
+PRECISION = 0.01
+_STALL_TICKS, _SHORTEST_STALL_S = 3, 0.1
+# A tick that comes late has to bring the joules of the ones left out; far fewer are joules that were lost.
+_LATE_TICKS, _LOST = 1.5, 0.75
+_SENSORS_S = 0.25
 
 
-class EnergyError(Exception):
-    """The counter is gone or cannot be believed; the message says how."""
-
-
-class Counter(Protocol):
-    """Joules since some beginning; never goes back."""
-
-    name: str
-    tick_s: float
-
-    def read(self) -> float:
-        """Joules. Raises EnergyError."""
-
-
-class NvmlCounter:
-    """The total-energy counter of one GPU (Volta and later), in millijoules since the driver was loaded."""
-
-    name, tick_s = "NVML total energy", NVML_TICK_S
-
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-
-    def read(self) -> float:
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
-        except self._nvml.NVMLError as error:
-            raise EnergyError(f"NVML's energy counter is gone: {error}") from error
-
-
-class RaplCounter:
-    """The package domains of Intel's and AMD's RAPL, in microjoules; each wraps at its own range."""
-
-    name, tick_s = "RAPL packages", RAPL_TICK_S
-
-    def __init__(self, domains: Sequence[Path]) -> None:
-        self._domains = {path: int((path / "max_energy_range_uj").read_text()) for path in domains}
-        self._last = {path: self._now(path) for path in domains}
-        self._total = 0
-
-    def read(self) -> float:
-        for path, size in self._domains.items():
-            now = self._now(path)
-            self._total += (now - self._last[path]) % size
-            self._last[path] = now
-        return self._total / 1e6
-
-    @staticmethod
-    def _now(path: Path) -> int:
-        try:
-            return int((path / "energy_uj").read_text())
-        except (OSError, ValueError) as error:
-            raise EnergyError(f"RAPL's counter cannot be read: {error}") from error
-
-
-def nvml_counter(uuid: str) -> Counter:
-    """The counter of the GPU with this UUID.
-
-    Raises:
-        EnergyError: the board or the driver has none.
-    """
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        counter = NvmlCounter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
-    except pynvml.NVMLError as error:
-        raise EnergyError(f"no energy counter by NVML: {error}") from error
-    counter.read()
-    return counter
-
-
-def rapl_counter(root: Path = RAPL) -> Counter:
-    """The counter of this host's CPU packages.
-
-    Raises:
-        EnergyError: there is none, or it is not readable for this user.
-    """
-    domains = [path for path in sorted(root.glob("intel-rapl:*")) if path.name.count(":") == 1]
-    if not domains:
-        raise EnergyError("this host shows no RAPL energy counter (virtual machines seldom do)")
-    try:
-        return RaplCounter(domains)
-    except (OSError, ValueError) as error:
-        raise EnergyError(f"RAPL's energy counter is not readable for this user: {error}") from error
-
-
-@dataclass(frozen=True)
+@dataclass
 class Tick:
-    """A change of the counter: iterations done until then, seconds, joules."""
+    """A value of the counter: joules, and when it was first and last seen, in seconds."""
 
-    iterations: int
-    seconds: float
     joules: float
+    first: float
+    last: float
+
+
+@dataclass
+class Trace:
+    """Everything that was seen of one counter. The first value is older than the watch: only changes are ticks."""
+
+    counter: Counter
+    ticks: list[Tick] = field(default_factory=list)
+    error: str | None = None
+
+    def poll(self, clock: Callable[[], float]) -> None:
+        """Look at the counter once; after an error it is not looked at again."""
+        if self.error:
+            return
+        try:
+            joules = self.counter.read()
+        except EnergyError as error:
+            self.error = str(error)
+            return
+        now = clock()
+        if self.ticks and joules < self.ticks[-1].joules:
+            self.error = (
+                f"the energy counter went back from {self.ticks[-1].joules:.6g} to {joules:.6g} J"
+                " (it wrapped, or the driver was loaded anew)"
+            )
+        elif self.ticks and joules == self.ticks[-1].joules:
+            self.ticks[-1].last = now
+        else:
+            self.ticks.append(Tick(joules, now, now))
+
+    def edges(self) -> tuple[Tick, Tick]:
+        """The first and the last tick.
+
+        Raises:
+            EnergyError: the counter cannot be believed.
+        """
+        if self.error:
+            raise EnergyError(self.error)
+        watched = self.ticks[-1].last - self.ticks[0].first if self.ticks else 0.0
+        tick_s = self.counter.tick_s
+        if watched < TICKS_IN_A_WINDOW * tick_s * (1 - PRECISION):
+            raise EnergyError(
+                f"a window of {watched:.2g} s is too short for a counter that ticks every {tick_s:g} s;"
+                f" give --window {TICKS_IN_A_WINDOW * tick_s:g} or more"
+            )
+        still = max(tick.last - tick.first for tick in self.ticks)
+        if still > max(_STALL_TICKS * tick_s, _SHORTEST_STALL_S):
+            raise EnergyError(f"the energy counter stood still for {still:.3g} of {watched:.3g} s of work")
+        self._check_for_loss()
+        first, last = self.ticks[1], self.ticks[-1]
+        # The value is at most a tick old, however late it was seen.
+        edges = (self.ticks[0:2], self.ticks[-2:])
+        unsure = max(min(here.first - before.last, tick_s) for before, here in edges)
+        if unsure > PRECISION * (last.first - first.first):
+            raise EnergyError(
+                f"the energy counter could only be looked at every {unsure:.2g} s: the host is too busy"
+            )
+        return first, last
+
+    def _check_for_loss(self) -> None:
+        steps = list(pairwise(self.ticks[1:]))
+        usual = median((after.joules - tick.joules) / (after.first - tick.first) for tick, after in steps)
+        late = max(_LATE_TICKS * self.counter.tick_s, _SHORTEST_STALL_S)
+        for tick, after in steps:
+            still, moved = tick.last - tick.first, after.joules - tick.joules
+            if still > late and moved < _LOST * usual * still:
+                raise EnergyError(
+                    f"the energy counter lost joules: it stood still for {still:.2g} s and then moved by"
+                    f" {moved:.3g} J, at {usual:.3g} W"
+                )
 
 
 @dataclass(frozen=True)
 class Window:
-    """Work repeated for a while: all of its iterations and seconds; `ticks` is None without a counter."""
+    """Work repeated for a while.
 
-    iterations: int
-    seconds: float
-    ticks: tuple[Tick, ...] | None
+    Attributes:
+        began: seconds on the window's clock.
+        ends: when each iteration ended.
+        traces: of every counter; none without one.
+        sensors: readings on the way.
+    """
 
-    def joules_per_iteration(self, tick_s: float) -> float:
-        """Joules of one iteration between the first and the last tick.
+    began: float
+    ends: tuple[float, ...]
+    traces: tuple[Trace, ...] = ()
+    sensors: tuple[Sensors, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return self.ends[-1] - self.began
+
+    @property
+    def iterations(self) -> int:
+        return len(self.ends)
+
+    def done_at(self, moment: float) -> float:
+        """Iterations done at a moment; the one under way counts by the share of its time that has gone."""
+        whole = bisect_right(self.ends, moment)
+        if whole == len(self.ends):
+            return float(whole)
+        start = self.ends[whole - 1] if whole else self.began
+        return whole + max(0.0, moment - start) / (self.ends[whole] - start)
+
+    def joules_per_iteration(self) -> float:
+        """Joules of one iteration, summed over the counters.
 
         Raises:
-            EnergyError: too short, or the counter stood still.
+            EnergyError: no counter, or one that cannot be believed.
         """
-        ticks = self.ticks or ()
-        if self.seconds < TICKS_IN_A_WINDOW * tick_s:
-            raise EnergyError(
-                f"a window of {self.seconds:.2g} s is too short for a counter that ticks every {tick_s:g} s;"
-                f" give --window {TICKS_IN_A_WINDOW * tick_s:g} or more"
-            )
-        if len(ticks) < 2 or ticks[-1].iterations == ticks[0].iterations:  # noqa: PLR2004 - a difference needs two
-            raise EnergyError(f"the energy counter stood still for {self.seconds:.3g} s of work")
-        covered = ticks[-1].seconds - ticks[0].seconds
-        if covered < self.seconds / 2:
-            raise EnergyError(f"the energy counter moved for only {covered:.3g} of {self.seconds:.3g} s")
-        return (ticks[-1].joules - ticks[0].joules) / (ticks[-1].iterations - ticks[0].iterations)
+        if not self.traces:
+            raise EnergyError("no energy counter was watched")
+        total = 0.0
+        for trace in self.traces:
+            first, last = trace.edges()
+            total += (last.joules - first.joules) / (self.done_at(last.first) - self.done_at(first.first))
+        return total
+
+    def watts(self) -> float:
+        """Mean power, summed over the counters. Raises EnergyError as `joules_per_iteration` does."""
+        return self.joules_per_iteration() * self.iterations / self.seconds
 
 
 def run_window(
-    work: Callable[[], None],
+    work: Callable[[], object],
     seconds: float,
-    counter: Counter | None,
-    clock: Callable[[], float] = time.perf_counter,
+    counters: Sequence[Counter] = (),
+    sensors: Callable[[], Sensors] | None = None,
 ) -> Window:
-    """Repeat `work` (which ends when the device is done) for at least that long, and at least twice.
+    """Repeat `work` (which ends when the device is done) for at least that long, and at least twice."""
+    clock = time.perf_counter
+    traces = tuple(Trace(counter) for counter in counters)
+    readings: list[Sensors] = []
+    over = threading.Event()
 
-    Raises:
-        EnergyError: the counter disappeared.
-    """
-    began = clock()
-    ticks: list[Tick] = []
-    last = counter.read() if counter else 0.0
-    iterations = 0
-    while iterations < 2 or clock() - began < seconds:  # noqa: PLR2004 - one iteration has no spread to hide in
-        work()
-        iterations += 1
-        if counter is not None and (now := counter.read()) != last:
-            last = now
-            ticks.append(Tick(iterations, clock() - began, now))
-    return Window(iterations, clock() - began, tuple(ticks) if counter else None)
+    def watch() -> None:
+        next_reading = clock()
+        while not over.wait(POLL_S):
+            for trace in traces:
+                trace.poll(clock)
+            if sensors is not None and clock() >= next_reading:
+                readings.append(sensors())
+                next_reading = clock() + _SENSORS_S
+
+    watcher = threading.Thread(target=watch, name="energy") if traces else None
+    if watcher is not None:
+        for trace in traces:
+            trace.poll(clock)
+        watcher.start()
+    began, ends = clock(), list[float]()
+    try:
+        while len(ends) < 2 or ends[-1] - began < seconds:  # noqa: PLR2004 - one iteration has no spread to hide in
+            work()
+            ends.append(clock())
+    finally:
+        over.set()
+        if watcher is not None:
+            watcher.join()
+    return Window(began, tuple(ends), traces, tuple(readings))

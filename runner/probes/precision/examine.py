@@ -1,8 +1,7 @@
-"""What each layer of a model really computed with, how good its FP8 numbers are, and how long its products took."""
+"""What a model's layers are fed, and how good their FP8 numbers are: calibration, and quality against fp32."""
 
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,19 +10,6 @@ from runner.probes.precision.linear import E4M3_MAX, E4M3_TINIEST, block_linears
 
 if TYPE_CHECKING:
     import torch
-
-FP8_PRODUCT = "_scaled_mm"
-_PRODUCTS = frozenset({FP8_PRODUCT, "mm", "addmm", "bmm", "baddbmm"})
-_OUTSIDE = ""
-
-
-@dataclass(frozen=True)
-class Product:
-    """Matrix products of one layer in one forward: the operator's name, the type of its operands, seconds in all."""
-
-    operator: str
-    dtype: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -41,27 +27,37 @@ class Quality:
     underflow: float
 
 
-def calibrate(model: Any, batches: Sequence["torch.Tensor"]) -> dict[str, float]:
-    """Input scale of every linear layer in the blocks: the largest magnitude over all batches [batch, tokens]."""
+def magnitudes(
+    model: Any, batches: Sequence["torch.Tensor"], percentile: float | None = None
+) -> dict[str, list[float]]:
+    """History of every linear layer's input in the blocks: one magnitude a batch [batch, tokens].
+
+    Args:
+        model: in its own precision.
+        batches: token ids.
+        percentile: of the magnitudes, above 0 and up to 100; None for the largest.
+    """
     import torch
 
-    largest: dict[str, float] = defaultdict(float)
+    history: dict[str, list[float]] = defaultdict(list)
 
-    def watch(name: str) -> Any:
-        def hook(_: Any, inputs: tuple["torch.Tensor"]) -> None:
-            largest[name] = max(largest[name], float(scale_of(inputs[0])))
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: Any, inputs: tuple["torch.Tensor"], __: Any) -> None:
+            values = inputs[0].detach().abs().float().flatten()
+            if percentile is None:
+                found = values.max()
+            else:
+                rank = max(1, min(values.numel(), round(values.numel() * percentile / 100)))
+                found = values.kthvalue(rank).values
+            # An input of zeros has no magnitude; the smallest scale that FP8 can be given stands for it.
+            history[name].append(max(float(found), E4M3_MAX * 1e-12))
 
         return hook
 
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in block_linears(model)]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                model(batch, use_cache=False, logits_to_keep=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return dict(largest)
+    with _hooked(model, watch), torch.no_grad():
+        for batch in batches:
+            model.model(batch, use_cache=False)
+    return dict(history)
 
 
 def quality(source: Any, fp8: Any, tokens: "torch.Tensor") -> dict[str, Quality]:
@@ -74,79 +70,34 @@ def quality(source: Any, fp8: Any, tokens: "torch.Tensor") -> dict[str, Quality]
     layers = {name: layer for name, layer in block_linears(fp8) if layer.weight.dtype == torch.float8_e4m3fn}
     found: dict[str, Quality] = {}
 
-    def compare(name: str) -> Any:
+    def compare(name: str) -> Callable[..., None]:
         def hook(layer: Any, inputs: tuple["torch.Tensor"], _: Any) -> None:
+            if name not in layers:
+                return
             x, ours = inputs[0], layers[name]
             exact = x.float() @ layer.weight.float().t()
             noise = (ours(x).float() - exact).pow(2).mean()
             scale = float(scale_of(x) if ours.input_scale is None else ours.input_scale)
             magnitude = x.float().abs()
+            # E4M3 rounds halfway to even, so up to half of its smallest number becomes zero.
+            vanishes = (magnitude <= E4M3_TINIEST / 2 * scale) & (magnitude > 0)
             found[name] = Quality(
                 # Beyond 120 dB fp32 itself is at its end; the floor keeps a perfect layer finite.
                 float(10 * torch.log10(exact.pow(2).mean() / noise.clamp(min=1e-12 * exact.pow(2).mean()))),
                 float((magnitude > E4M3_MAX * scale * 1.0001).float().mean()),
-                float(((magnitude < E4M3_TINIEST / 2 * scale) & (magnitude > 0)).float().mean()),
+                float(vanishes.sum() / (magnitude > 0).sum().clamp(min=1)),
             )
 
         return hook
 
-    hooks = [
-        layer.register_forward_hook(compare(name)) for name, layer in block_linears(source) if name in layers
-    ]
-    try:
-        with torch.no_grad():
-            source(tokens, use_cache=False, logits_to_keep=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooked(source, compare), torch.no_grad():
+        source.model(tokens, use_cache=False)
     return found
 
 
-def products(model: Any, tokens: "torch.Tensor") -> dict[str, Product]:
-    """What every linear layer of the blocks multiplied with in one eager forward, caught as torch dispatches it.
-
-    A `_scaled_mm` either runs in FP8 or raises: what is dispatched is proof, whatever the module calls itself. The
-    key "" holds the products outside the blocks (the output matrix).
-    """
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    within = [_OUTSIDE]
-    seconds: dict[str, float] = defaultdict(float)
-    kinds: dict[str, tuple[str, str]] = {}
-
-    def now() -> float:
-        if tokens.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            operator = func.overloadpacket.__name__
-            if operator not in _PRODUCTS:
-                return func(*args, **(kwargs or {}))
-            began = now()
-            result = func(*args, **(kwargs or {}))
-            seconds[within[-1]] += now() - began
-            operands = [one for one in args if isinstance(one, torch.Tensor)]
-            kinds[within[-1]] = (operator, str(operands[-1].dtype).removeprefix("torch."))
-            return result
-
-    with _named(model, within), torch.no_grad():
-        model(tokens, use_cache=False, logits_to_keep=1)
-        seconds.clear()
-        with Watch():  # type: ignore[no-untyped-call] # as above
-            model(tokens, use_cache=False, logits_to_keep=1)
-    return {name: Product(*kinds[name], seconds[name]) for name in kinds}
-
-
 @contextmanager
-def _named(model: Any, within: list[str]) -> Iterator[None]:
-    """While open, `within[-1]` is the name of the layer that is computing."""
-    hooks = []
-    for name, layer in block_linears(model):
-        hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: within.append(name)))
-        hooks.append(layer.register_forward_hook(lambda *_: within.pop() and None))
+def _hooked(model: Any, make: Callable[[str], Callable[..., None]]) -> Iterator[None]:
+    hooks = [layer.register_forward_hook(make(name)) for name, layer in block_linears(model)]
     try:
         yield
     finally:
@@ -154,8 +105,6 @@ def _named(model: Any, within: list[str]) -> Iterator[None]:
             hook.remove()
 
 
-def fp8_share(found: Mapping[str, Product]) -> float:
-    """Share of the time of all matrix products that FP8 ones took."""
-    total = sum(product.seconds for product in found.values())
-    fp8 = sum(product.seconds for product in found.values() if product.operator == FP8_PRODUCT)
-    return fp8 / total if total else 0.0
+def inaccurate(found: Mapping[str, Quality], floor_db: float) -> dict[str, Quality]:
+    """The layers below a signal-to-noise ratio; one that is not a number is below any."""
+    return {name: one for name, one in found.items() if not one.signal_to_noise >= floor_db}

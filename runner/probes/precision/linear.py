@@ -26,8 +26,20 @@ def block_linears(model: Any) -> Iterator[tuple[str, Any]]:
     from torch import nn
 
     for name, module in model.model.layers.named_modules():
-        if isinstance(module, nn.Linear | _fp8_linear()):
+        theirs = type(module).__module__.startswith("transformer_engine") and hasattr(module, "out_features")
+        if theirs or isinstance(module, nn.Linear | _fp8_linear()):
             yield f"layers.{name}", module
+
+
+def why_not_fp8(name: str, linear: Any, leave_out: Collection[str] = ()) -> str | None:
+    """Why a linear layer has to stay out of FP8, or None."""
+    if name in leave_out:
+        return "left out by the layer list"
+    if linear.bias is not None:
+        return "it has a bias"
+    if linear.in_features % MULTIPLE or linear.out_features % MULTIPLE:
+        return f"its shape {linear.out_features}×{linear.in_features} is no multiple of {MULTIPLE}"
+    return None
 
 
 def convert(
@@ -45,17 +57,30 @@ def convert(
     """
     left: dict[str, str] = {}
     for name, linear in list(block_linears(model)):
-        if name in leave_out:
-            left[name] = "left out by the layer list"
-        elif linear.bias is not None:
-            left[name] = "it has a bias"
-        elif linear.in_features % MULTIPLE or linear.out_features % MULTIPLE:
-            left[name] = f"its shape {linear.out_features}×{linear.in_features} is no multiple of {MULTIPLE}"
-        else:
-            parent, _, last = name.removeprefix("layers.").rpartition(".")
-            scale = None if static is None else static[name]
-            setattr(model.model.layers.get_submodule(parent), last, _fp8_linear()(linear, scale))
+        reason = why_not_fp8(name, linear, leave_out)
+        if reason:
+            left[name] = reason
+            continue
+        parent, _, last = name.removeprefix("layers.").rpartition(".")
+        scale = None if static is None else static[name]
+        setattr(model.model.layers.get_submodule(parent), last, _fp8_linear()(linear, scale))
     return left
+
+
+def set_input_scales(model: Any, static: Mapping[str, float] | None) -> None:
+    """Give the model's FP8 layers other input scales, in place; None for dynamic ones."""
+    import torch
+
+    for name, layer in block_linears(model):
+        if isinstance(layer, _fp8_linear()):
+            layer.input_scale = (
+                None if static is None else torch.tensor(static[name], device=layer.weight.device)
+            )
+
+
+def weight_scales(model: Any) -> dict[str, float]:
+    """Scale of every linear layer's weight, by name: also a fingerprint of the weights."""
+    return {name: float(scale_of(layer.weight)) for name, layer in block_linears(model)}
 
 
 def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":

@@ -1,9 +1,9 @@
-"""Scales of a model's inputs, found by calibration: bound to the model, refused by name when wrong."""
+"""A file of static scales: versioned, bound to a model's configuration and weights, refused by name when wrong."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,76 @@ from typing import Any
 from runner.errors import InputError
 from runner.models import ModelShape
 
-FORMAT = 1
-RECIPE = "static, per tensor, largest magnitude seen"
+FORMAT = 2
 _AGAIN = "make new ones with --recalibrate --output-json FILE"
+# Weights are quantised from the same numbers wherever they were not changed; this is rounding on another device.
+_SAME_WEIGHTS = 1e-3
+
+RECIPES: Mapping[str, str] = {
+    "max": "the largest magnitude in the history",
+    "most-recent": "the magnitude of the last batch in the history",
+    "percentile": "the largest percentile of magnitudes in the history; what is beyond it saturates",
+}
+"""How a static scale is found: delayed scaling's two, and the one that gives up outliers for resolution."""
+
+NOTHING_TO_RECALIBRATE: Mapping[str, str] = {
+    "current": "current (dynamic) scaling takes its scale from the very tensor it quantises",
+    "blockwise": "blockwise scaling takes a scale for each block from the tensor at hand",
+    "mxfp8": "MXFP8 takes a power-of-two scale for every 32 numbers from the tensor at hand",
+}
+"""Recipes without any stored scale, each with the reason."""
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Input scale of every FP8 layer by name, and the model they belong to."""
+    """Scales of every FP8 layer by name, and the model they belong to.
+
+    Attributes:
+        model, model_digest: its name, and a digest of its configuration.
+        recipe: one of `RECIPES`.
+        inputs: scale of each layer's input.
+        weights: scale of each layer's weight when it was calibrated: whether the weights are still those.
+        source: the file, for messages.
+    """
 
     model: str
     model_digest: str
+    recipe: str
     inputs: Mapping[str, float]
+    weights: Mapping[str, float]
+    source: str = "these scales"
 
     def to_json(self) -> dict[str, Any]:
         """What `read_scales` reads, also from within a probe's document (`details.scales`)."""
-        about = {"format": FORMAT, "recipe": RECIPE, "model": self.model, "model_digest": self.model_digest}
-        return {**about, "inputs": dict(self.inputs)}
+        kept = asdict(self)
+        del kept["source"]
+        return {"format": FORMAT} | kept
+
+    def check_weights(self, weights: Mapping[str, float]) -> None:
+        """Hold the model's weights against those of the calibration.
+
+        Raises:
+            InputError: the scales are stale; the message names a layer.
+        """
+        for name, now in weights.items():
+            then = self.weights[name]
+            if not math.isclose(now, then, rel_tol=_SAME_WEIGHTS):
+                raise InputError(
+                    f"{self.source}: stale: the weights of {name} have changed since calibration (their scale was"
+                    f" {then:.4g}, now it is {now:.4g}); {_AGAIN}"
+                )
+
+
+def scale_by(recipe: str, magnitudes: Sequence[float], largest: float) -> float:
+    """The scale that maps a layer's magnitude onto `largest`, the format's largest number.
+
+    Args:
+        recipe: one of `RECIPES`.
+        magnitudes: history of the layer's input, a batch each: its largest magnitude, or a percentile of them.
+        largest: for E4M3 448.
+    """
+    magnitude = magnitudes[-1] if recipe == "most-recent" else max(magnitudes)
+    return magnitude / largest
 
 
 def digest_of(shape: ModelShape) -> str:
@@ -39,14 +92,16 @@ def digest_of(shape: ModelShape) -> str:
 def read_scales(path: Path, shape: ModelShape, layers: tuple[str, ...]) -> Scales:
     """Read a file that `fp8_transformer_engine --recalibrate --output-json` wrote.
 
+    Whether its weights are still the model's is known only once that is built: `Scales.check_weights`.
+
     Args:
         path: the file.
         shape: the model that is to use it.
         layers: names of that model's FP8 layers.
 
     Raises:
-        InputError: no such file, no scales in it, of another model, or a scale that is missing, unknown, NaN, infinite,
-            zero or negative; the message names the layer.
+        InputError: no such file, no scales in it, of another format or model, by an unknown recipe, or a scale that is
+            missing, unknown, NaN, infinite, zero or negative; the message names the layer.
     """
     found = _scales_within(path)
     if found.get("format") != FORMAT:
@@ -55,23 +110,35 @@ def read_scales(path: Path, shape: ModelShape, layers: tuple[str, ...]) -> Scale
         raise InputError(
             f"{path}: calibrated for {found.get('model')!r} of another configuration than {shape.name!r}; {_AGAIN}"
         )
-    inputs = found.get("inputs")
-    if not isinstance(inputs, dict):
-        raise InputError(f"{path}: has no input scales; {_AGAIN}")
+    if found.get("recipe") not in RECIPES:
+        raise InputError(f"{path}: by an unknown recipe {found.get('recipe')!r}; {_AGAIN}")
+    kinds = {
+        kind: _checked(found.get(f"{kind}s"), kind, path, shape.name, layers) for kind in ("input", "weight")
+    }
+    return Scales(
+        shape.name, digest_of(shape), found["recipe"], kinds["input"], kinds["weight"], source=str(path)
+    )
+
+
+def _checked(
+    values: object, kind: str, path: Path, model: str, layers: tuple[str, ...]
+) -> Mapping[str, float]:
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: has no {kind} scales; {_AGAIN}")
     for name in layers:
-        if name not in inputs:
-            raise InputError(f"{path}: no scale for {name}; {_AGAIN}")
-    for name, value in inputs.items():
+        if name not in values:
+            raise InputError(f"{path}: no {kind} scale for {name}; {_AGAIN}")
+    for name, value in values.items():
         if name not in layers:
-            raise InputError(f"{path}: a scale for {name}, which {shape.name} does not have; {_AGAIN}")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value <= 0
-        ):
-            raise InputError(f"{path}: the scale of {name} is {value}, not a number above zero; {_AGAIN}")
-    return Scales(shape.name, digest_of(shape), inputs)
+            raise InputError(
+                f"{path}: an extra {kind} scale for {name}, which {model} does not have; {_AGAIN}"
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise InputError(
+                f"{path}: the {kind} scale of {name} is {value}, not a number above zero; {_AGAIN}"
+            )
+    return values
 
 
 def _scales_within(path: Path) -> dict[str, Any]:

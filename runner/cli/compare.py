@@ -1,0 +1,114 @@
+"""`runbook compare`: two records or two machine classes, number by number."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from runner.entry.words import nearest
+from runner.errors import InputError
+from runner.evidence.compare import Comparison, Row, compare_classes, compare_records
+from runner.evidence.record import Record
+from runner.evidence.store import Store, latest
+from runner.stats import Interval
+from runner.units import format_value
+
+_NOTE = (
+    "The interval is that of the samples within the two runs; runs on the same node differ by more. "
+    "`runbook trend` holds runs against a window of earlier ones."
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("first", metavar="A", help="a record (file or run id) or a machine class")
+    parser.add_argument("second", metavar="B", help="the same, held against A")
+    parser.add_argument("--all", action="store_true", help="also numbers that are the same in both")
+    parser.add_argument("--json", action="store_true", help="print a JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the comparison; 0 whatever it shows.
+
+    Raises:
+        InputError: one of the two is neither a record nor a class, or they are of different kinds or entries.
+    """
+    store = Store(arguments.data)
+    found = _compare(store, arguments.first, arguments.second)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2))
+        return 0
+    shown = [row for row in found.rows if arguments.all or row.verdict != "same"]
+    table = Table()
+    for heading in ("entry, step", "number", found.first, found.second, "B ÷ A", ""):
+        table.add_column(heading)
+    for row in shown:
+        table.add_row(*map(escape, _cells(row)))
+    console = Console()
+    if shown:
+        console.print(table)
+    left_out = len(found.rows) - len(shown)
+    console.print(f"{len(found.rows)} numbers in both, {left_out} of them the same", highlight=False)
+    console.print(
+        escape(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}"), highlight=False
+    )
+    console.print(_NOTE, highlight=False)
+    return 0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(row.labels.items()))
+    values = [
+        "not measured" if value is None else format_value(value, row.unit)
+        for value in (row.first, row.second)
+    ]
+    ratio = "" if row.ratio is None else f"{row.ratio:.3g}{_interval(row.interval)}"
+    return (
+        f"{row.runbook} {row.step}",
+        f"{row.metric}{f' ({labels})' if labels else ''}",
+        *values,
+        ratio,
+        row.verdict,
+    )
+
+
+def _interval(interval: Interval | None) -> str:
+    return f" [{interval.low:.3g} … {interval.high:.3g}]" if interval else ""
+
+
+def _compare(store: Store, first: str, second: str) -> Comparison:
+    paths = store.files()
+    classes = {path.parent.parent.name for path in paths}
+    if first in classes and second in classes:
+        return compare_classes(
+            latest([*store.records(machine_class=first), *store.records(machine_class=second)]), first, second
+        )
+    if {first, second} & classes:
+        other = second if first in classes else first
+        raise InputError(
+            f"{other!r} is no machine class with records{nearest(other, classes)}; name two classes or two records"
+        )
+    one, other_record = _record(store, paths, first), _record(store, paths, second)
+    if one.runbook.id != other_record.runbook.id:
+        raise InputError(
+            f"{first} is a run of {one.runbook.id}, {second} of {other_record.runbook.id}; name two runs of one entry"
+        )
+    return compare_records(one, other_record)
+
+
+def _record(store: Store, paths: tuple[Path, ...], name: str) -> Record:
+    if Path(name).is_file():
+        return store.load(Path(name))
+    # A file's name ends in its run id, so nothing else needs to be read.
+    found = [path for path in paths if path.stem == name or path.stem.partition("-")[2] == name]
+    if not found:
+        ids = difflib.get_close_matches(name, [path.stem.partition("-")[2] for path in paths], n=1)
+        raise InputError(
+            f"{name!r} is no file, no run id in {store.root} and no machine class with records{nearest(name, ids)}"
+        )
+    return store.load(found[0])

@@ -1,0 +1,72 @@
+"""`runbook pages`: the site's pages as plain Markdown files, so that another generator can take over."""
+
+import argparse
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.cli.main import project_root
+from runner.entry.read import read_all
+from runner.entry.words import counted
+from runner.errors import InputError, StoreError
+from runner.evidence.store import Store
+from runner.pages.render import render
+
+# What the site's own generator needs and no reader of the pages.
+_NOT_PAGES = ("_", "gen_pages.py", "hooks.py")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = (
+        "Write every page, generated and hand-written, and the data behind them as plain files: Markdown, JSON, "
+        "assets. What MkDocs is given is the same."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="an empty or new folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files.
+
+    Raises:
+        InputError: the folder holds something already.
+        StoreError: a file cannot be written.
+    """
+    out: Path = arguments.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder; name a new one")
+    docs = project_root() / "kb"
+    written = sorted(
+        path
+        for path in docs.rglob("*")
+        if path.is_file() and not path.relative_to(docs).parts[0].startswith(_NOT_PAGES)
+    )
+    guides = {
+        path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8")
+        for path in written
+        if path.suffix == ".md"
+    }
+    store = Store(arguments.data)
+    pages = render(
+        read_all(arguments.runbooks),
+        list(store.records()),
+        datetime.now(UTC),
+        docs / "_templates",
+        unreadable=len(store.problems()),
+        guides=guides,
+    )
+    try:
+        for path in written:
+            place = out / path.relative_to(docs)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+        for name, page in pages.items():
+            place = out / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(page.text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
+    print(
+        f"pages: {counted(len(pages), 'generated file')} and {counted(len(written), 'hand-written one')} in {out}"
+    )
+    return 0

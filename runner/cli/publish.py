@@ -1,0 +1,76 @@
+"""`runbook publish`: new records into the checkout, committed alone and pushed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.entry.read import read_all
+from runner.entry.words import counted
+from runner.errors import InputError, StoreError
+from runner.evidence.publish import git_in, publish
+from runner.evidence.store import Store
+from runner.evidence.turns import Turn, turns
+
+REFUSED = 1
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.description = (
+        "Commit the records of a folder that pass the gate, and nothing else; with --push also push them, on top of "
+        "what others pushed meanwhile. The folder stays as it is."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where they were measured into (--data DIR)")
+    parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
+    parser.add_argument("--branch", default="main", help="of the remote (default: main)")
+    parser.add_argument(
+        "--turned",
+        type=Path,
+        metavar="FILE",
+        help="write verdicts that turned with these records; no file if none did",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Publish; 1 where a record was refused (the others are published all the same), else 0.
+
+    Raises:
+        InputError: the folder is not there.
+    """
+    if not arguments.folder.is_dir():
+        raise InputError(f"{arguments.folder} is no folder; name the one that the records were measured into")
+    store = Store(arguments.data)
+    done = publish(
+        Store(arguments.folder),
+        store,
+        git_in(arguments.data.resolve().parent),
+        remote=arguments.push,
+        branch=arguments.branch,
+    )
+    for problem in done.refused:
+        print(problem, file=sys.stderr)
+    for record in done.records:
+        print(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {record.outcome}")
+    where = f" in {done.commit[:12]}" if done.commit else ""
+    print(
+        f"publish: {counted(len(done.records), 'new record')}{where}, {counted(len(done.refused), 'problem')}"
+    )
+    if arguments.turned is not None:
+        new = {record.run_id for record in done.records}
+        found = turns(read_all(arguments.runbooks), store.records())
+        _write(arguments.turned, [turn for turn in found if turn.later.run_id in new])
+    return REFUSED if done.refused else 0
+
+
+def _write(path: Path, turned: Sequence[Turn]) -> None:
+    """A Markdown list of what turned; an earlier file goes."""
+    path.unlink(missing_ok=True)
+    if not turned:
+        return
+    lines = ["These verdicts turned with the newest records:", "", *(f"* {turn}" for turn in turned), ""]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; the records are published") from error

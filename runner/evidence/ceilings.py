@@ -1,0 +1,90 @@
+"""The most that known hardware could physically do, metric by metric. A number above it was not measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from runner.evidence.record import Measurement, StepResult
+from runner.hardware.boards import Board, board_of
+from runner.hardware.machine import Machine
+
+# A collective that reduces inside the switch moves each byte once where the formula counts up to two.
+_IN_NETWORK_REDUCTION = 2.0
+# Energy counters and power limits are off by a few per cent.
+_POWER_SLACK = 1.05
+_HALF_OR_WIDER = frozenset({"bf16", "bfloat16", "fp16", "float16", "half", "fp32", "float32", "tf32"})
+_PARTS_OF_A_WHOLE = (
+    *("fp8_share", "saturated_share", "underflow_share", "prompt_done", "smallest_prompt_done"),
+    "compile_finished",
+)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a ceiling is worked out from: how many of which board a step used, and the labels of its number."""
+
+    board: Board
+    used: int
+    labels: frozenset[str]
+
+
+def _links(on: Hardware) -> float:
+    return _IN_NETWORK_REDUCTION * on.board.nvlinks * on.board.nvlink_bandwidth
+
+
+def _link_count(on: Hardware) -> float:
+    return float(on.board.nvlinks)
+
+
+def _matrix_rate(on: Hardware) -> float:
+    wide = on.labels & _HALF_OR_WIDER
+    return on.used * (on.board.peak_bf16 if wide else on.board.peak_fp8)
+
+
+def _power(on: Hardware) -> float:
+    return _POWER_SLACK * on.used * on.board.max_power_w
+
+
+def _memory_rate(on: Hardware) -> float:
+    return on.used * on.board.memory_bandwidth
+
+
+# Metric -> its ceiling on known boards. Over links: twice a GPU's NVLink bandwidth each way, for in-network
+# reduction. Matrix rates: the dense peak at the precision that the labels name, at FP8 where they name none.
+CEILINGS: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
+    {
+        "bus_bandwidth": _links,
+        "algorithm_bandwidth": _links,
+        "nvlinks_active": _link_count,
+        "nvlinks_per_pair": _link_count,
+        "flop_rate": _matrix_rate,
+        "power": _power,
+    }
+)
+# Of metrics without an entry of their own, by their unit.
+_BY_UNIT: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
+    {"B/s": _memory_rate, "FLOP/s": _matrix_rate, "W": _power}
+)
+
+
+def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> float | None:
+    """The most that the step's GPUs could physically do, in the measurement's unit; None where no ceiling is known.
+
+    A share of a whole is at most 1 anywhere; memory at most what the machine says it has.
+    """
+    if measurement.name in _PARTS_OF_A_WHOLE:
+        return 1.0
+    if measurement.name in {"peak_memory", "compile_peak_rss"}:
+        of_gpus = sum(gpu.memory_bytes for gpu in machine.gpus)
+        return float(max(of_gpus, machine.memory_bytes))
+    boards = [board_of(gpu.name) for gpu in machine.gpus]
+    known = [board for board in boards if board is not None]
+    if not known or len(known) < len(boards):
+        return None
+    find = CEILINGS.get(measurement.name) or _BY_UNIT.get(measurement.unit)
+    if find is None:
+        return None
+    labels = frozenset(str(label).lower() for label in measurement.labels.values())
+    used = step.gpus_used or len(boards)
+    # Boards of several kinds in one machine: the one that could do most.
+    return max(find(Hardware(board, used, labels)) for board in known)

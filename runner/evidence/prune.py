@@ -1,0 +1,49 @@
+"""Which records no page and no trend needs any more. Pure: somebody else deletes them.
+
+Needed are: the newest result of every step and preset, the newest run of every entry and options, on every class; the
+runs that the trend of a step's current digest looks at; and both runs of every verdict that turned.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from runner.entry.model import Runbook
+from runner.evidence.record import Record
+from runner.evidence.trend import RECENT, WINDOW, all_series, current
+from runner.evidence.turns import turns
+
+
+def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[str]:
+    """The run ids of the records to keep. A record that the gate would refuse is judged like any other."""
+    keep = {*_newest_results(records).values(), *_newest_ended(records).values()}
+    for series in current(all_series(records)):
+        keep |= {point.run_id for point in series.points[-(WINDOW + RECENT) :]}
+    for turn in turns(runbooks, records):
+        keep |= {turn.earlier.run_id, turn.later.run_id}
+    return frozenset(keep)
+
+
+def _newest_results(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    """The run of each node's newest finished result, by class, entry, step and preset: what pages show."""
+    found: dict[tuple[str, ...], str] = {}
+    for record in sorted(records, key=_age):
+        for step in record.steps:
+            if step.status.finished:
+                where = (record.machine.machine_class, record.runbook.id, record.node_alias)
+                found[*where, step.id, record.options.preset] = record.run_id
+    return found
+
+
+def _newest_ended(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    """The newest run with an outcome, by class, entry, options and node: what the next run is held against."""
+    found: dict[tuple[str, ...], str] = {}
+    for record in sorted(records, key=_age):
+        if record.outcome is not None:
+            options = record.options.model_dump_json()
+            key = (record.machine.machine_class, record.runbook.id, options, record.node_alias)
+            found[key] = record.run_id
+    return found
+
+
+def _age(record: Record) -> tuple[datetime, str]:
+    return record.started_at, record.run_id

@@ -1,0 +1,257 @@
+"""A trace of FP8 matrix products and flex attention, to see which kernels run and for how long.
+
+Physics. An FP8 product of m×k by k×n takes 2mkn operations, on tensor cores that have it at twice the rate of BF16.
+Causal attention over t tokens takes 2t² × width operations, half of each product masked. A trace shows what a rate
+does not: another kernel than the one that was meant, or gaps between kernels in which the GPU waits.
+
+Each operation is timed by itself, checked against fp32, and then run under torch's profiler. The trace, one JSON file
+in Chrome's format, opens in https://ui.perfetto.dev (or in a copy of it on your own host). Where `nsys` is on PATH the
+same work runs once more under it. On a CPU `_scaled_mm` converts its factors and multiplies in a wider type, and flex
+attention is eager: the path is the same, the rates say nothing of a GPU.
+
+Output: operation_time (s), operation_rate (FLOP/s) and signal_to_noise (dB against fp32) with label operation;
+kernel_time (s an iteration) and kernel_share with labels operation and kernel, the largest ones. On a GPU kernels are
+what ran on it; on a CPU the outermost operators, whole, since what they call inside would be counted twice.
+
+Example:
+    python -m runner.probes.capture_fp8_flexattention_traces --output-dir artifacts/traces
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import InputError, RunbookError
+from runner.evidence.record import Measurement
+from runner.probes.contract import (
+    Findings,
+    Probe,
+    base_parser,
+    measured,
+    preset_of,
+    run_probe,
+    say,
+    single,
+)
+from runner.probes.traced_work import SHAPES, Operation, operations
+from runner.probes.usable import usable_gpus
+from runner.units import format_value
+
+_NSYS_DEADLINE_S = 120.0
+_LONGEST_NAME = 100
+_WARM_UP_ITERATIONS = 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("artifacts/traces"),
+        metavar="DIR",
+        help="where the trace goes (default artifacts/traces)",
+    )
+    parser.add_argument(
+        "--iterations", type=int, default=5, metavar="N", help="of each operation (default 5)"
+    )
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="kernels named an operation (default 5)"
+    )
+    parser.add_argument("--skip-compile", action="store_true", help="eager flex attention on a GPU too")
+    parser.add_argument("--skip-nsys", action="store_true", help="do not run under nsys even if it is there")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    import torch
+
+    if arguments.iterations < 1 or arguments.top < 1:
+        raise InputError("--iterations and --top must be above zero")
+    preset = preset_of(arguments)
+    device = "cuda" if usable_gpus() else "cpu"
+    if device == "cpu" and preset != "tiny":
+        raise InputError(f"preset {preset} needs a GPU that torch can use; --preset tiny runs on a CPU")
+    compiled = device == "cuda" and not arguments.skip_compile
+    trace = _place_of_trace(arguments.output_dir)
+    found: list[Measurement] = []
+    with torch.inference_mode():
+        work = operations(SHAPES[preset], device, compiled=compiled)
+        for operation in work:
+            found += _timed(operation, device, arguments.iterations)
+        kernels = _profiled(work, device, arguments.iterations, trace)
+    for name, times in kernels.items():
+        found += _largest(name, times, arguments.iterations, arguments.top)
+    say(f"trace: {trace} (open it in https://ui.perfetto.dev)")
+    nsys = _under_nsys(arguments, preset, compiled=compiled)
+    say(f"nsys: {nsys}")
+    return Findings(
+        measurements=found,
+        requested={"preset": arguments.preset, "skip_compile": arguments.skip_compile},
+        effective={"preset": preset, "device": device, "compiled": compiled},
+        details={"trace": str(trace), "trace_bytes": trace.stat().st_size, "nsys": nsys},
+    )
+
+
+def _place_of_trace(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder / "fp8_flexattention.json"
+        place.touch()
+    except OSError as error:
+        raise InputError(
+            f"cannot write into {folder}: {error.strerror}; give another --output-dir"
+        ) from error
+    return place
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _timed(operation: Operation, device: str, iterations: int) -> list[Measurement]:
+    """Seconds and rate of one operation, without a profiler, and how exact its result is."""
+    import torch
+
+    result, exact = operation.run().float(), operation.exact()
+    noise = float((result - exact).square().sum())
+    exactness = float(exact.square().sum()) / noise if noise else None
+    for _ in range(_WARM_UP_ITERATIONS):
+        operation.run()
+    seconds = []
+    for _ in range(iterations):
+        _wait(device)
+        began = time.perf_counter()
+        operation.run()
+        _wait(device)
+        seconds.append(time.perf_counter() - began)
+    label = {"operation": operation.name}
+    found = [
+        measured("operation_time", seconds, **label),
+        measured("operation_rate", [operation.flops / second for second in seconds], **label),
+    ]
+    if exactness is not None:
+        found.append(single("signal_to_noise", 10 * float(torch.tensor(exactness).log10()), **label))
+    say(f"{operation.name}: " + ", ".join(format_value(one.value, one.unit) for one in found))
+    return found
+
+
+def _profiled(
+    work: Iterable[Operation], device: str, iterations: int, trace: Path
+) -> Mapping[str, Mapping[str, float]]:
+    """Seconds of every kernel by operation; the whole goes into the trace."""
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    kernels = {}
+    for operation in work:
+        # A profile of its own, so that what runs on a GPU later than its call is put down to the right operation.
+        with profile(activities=activities) as profiler:
+            for _ in range(iterations):
+                with record_function(operation.name):
+                    operation.run()
+            _wait(device)
+        events: Any = profiler.events()
+        kernels[operation.name] = (
+            _on_device(events) if device == "cuda" else _outermost(events, operation.name)
+        )
+    # Both in one file: how they stand beside each other is what a reader looks for.
+    with profile(activities=activities) as profiler:
+        for operation in work:
+            for _ in range(iterations):
+                with record_function(operation.name):
+                    operation.run()
+        _wait(device)
+    profiler.export_chrome_trace(str(trace))
+    if not trace.stat().st_size:
+        raise RunbookError(f"the profiler left {trace} empty; is the disk full?")
+    return kernels
+
+
+def _on_device(events: Any) -> dict[str, float]:
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        # A range that was marked on the host has a shadow on the device, which is no kernel.
+        if event.device_type.name == "CUDA" and not event.is_user_annotation:
+            times[event.name] += event.self_device_time_total / 1e6
+    return times
+
+
+def _outermost(events: Any, operation: str) -> dict[str, float]:
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        above = []
+        parent = event.cpu_parent
+        while parent is not None:
+            above.append(parent.name)
+            parent = parent.cpu_parent
+        inside = any(name.startswith("aten::") for name in above)
+        if operation in above and event.name.startswith("aten::") and not inside:
+            times[event.name] += event.cpu_time_total / 1e6
+    return times
+
+
+def _largest(operation: str, times: Mapping[str, float], iterations: int, top: int) -> list[Measurement]:
+    total = sum(times.values())
+    found: list[Measurement] = []
+    for kernel, seconds in sorted(times.items(), key=lambda item: -item[1])[:top]:
+        labels = {"operation": operation, "kernel": kernel[:_LONGEST_NAME]}
+        if any(one.labels == labels for one in found):
+            continue  # two names that differ only beyond what is kept: the larger stands for both
+        found.append(single("kernel_time", seconds / iterations, **labels))
+        found.append(single("kernel_share", seconds / total if total else 0.0, **labels))
+        say(f"  {seconds / total:6.1%} {format_value(seconds / iterations, 's'):>9} {kernel[:_LONGEST_NAME]}")
+    return found
+
+
+def _under_nsys(arguments: argparse.Namespace, preset: str, *, compiled: bool) -> str:
+    """Run the same work under nsys; where its report is, or why there is none."""
+    nsys = shutil.which("nsys")
+    if arguments.skip_nsys or nsys is None:
+        return "not asked for" if arguments.skip_nsys else "not on PATH"
+    report = arguments.output_dir / "fp8_flexattention"
+    work = [sys.executable, "-m", "runner.probes.traced_work", f"--preset={preset}"]
+    command = [
+        nsys,
+        "profile",
+        "--trace=cuda,nvtx,osrt",
+        "--force-overwrite=true",
+        f"--output={report}",
+        *work,
+        *(["--compiled"] if compiled else []),
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_NSYS_DEADLINE_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no report: {error}".partition("\n")[0]
+    if done.returncode or not report.with_suffix(".nsys-rep").exists():
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it said nothing"]
+        return f"no report: nsys ended with {done.returncode}: {last[0][:200]}"
+    return f"{report}.nsys-rep"
+
+
+PROBE = Probe("capture_fp8_flexattention_traces", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

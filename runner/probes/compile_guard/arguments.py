@@ -1,0 +1,25 @@
+"""The two options of every probe that compiles."""
+
+import argparse
+
+from runner.probes.compile_guard.ladder import LADDERS
+
+
+def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a probe's parser the two options that every probe that compiles has.
+
+    `--compile-mode` is one of `LADDERS` (default `smart`); `--skip-compile` is short for `--compile-mode eager`.
+    """
+    parser.add_argument(
+        "--compile-mode",
+        choices=tuple(LADDERS),
+        default="smart",
+        help="smart: whole model, else by block, else with one compile thread, else eager, under a deadline (default)",
+    )
+    parser.add_argument(
+        "--skip-compile",
+        dest="compile_mode",
+        action="store_const",
+        const="eager",
+        help="do not compile at all: the model runs in eager",
+    )

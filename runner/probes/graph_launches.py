@@ -1,0 +1,47 @@
+"""CUDA graphs counted, not assumed: PyTorch gives them up without an error, so only the driver's calls can tell.
+
+A step that replays its graph makes one `cudaGraphLaunch` and next to no kernel launches; a step that lost it launches
+every kernel by itself; a step that captures anew, as after a change of shape, pays for it each time.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_REPLAY = re.compile(r"cu(da)?GraphLaunch")
+_CAPTURE = re.compile(r"cu(da)?StreamBeginCapture")
+_PLAIN = re.compile(r"cu(da)?Launch(Cooperative)?Kernel")
+
+
+@dataclass(frozen=True)
+class Launches:
+    """Calls of the CUDA runtime and driver: graphs captured, graphs replayed, kernels launched one by one."""
+
+    captures: int
+    replays: int
+    plain: int
+
+
+def count(calls: Iterable[str]) -> Launches | None:
+    """Count the calls by name, as CUPTI spells them; None where none of them launched anything.
+
+    A step on a GPU launches something, so none means that the profiler saw nothing: no count, rather than zeros.
+    """
+    captures = replays = plain = 0
+    for call in calls:
+        captures += _CAPTURE.match(call) is not None
+        replays += _REPLAY.match(call) is not None
+        plain += _PLAIN.match(call) is not None
+    return Launches(captures, replays, plain) if replays + plain else None
+
+
+def launches_of(work: Callable[[], object]) -> Launches | None:
+    """Run the work once under the profiler and count what it launched on this process's GPU."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    return count(event.name for event in profiler.events() or ())

@@ -1,0 +1,257 @@
+"""Runs prompts and training steps on one device and measures each one's peak memory, under a limit that is enforced."""
+
+import contextlib
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.errors import RunbookError
+from runner.models import ModelShape
+from runner.probes.allocations import OverBudgetError, follow
+from runner.probes.long_context.cache import cache_bytes, kv_type, new_cache
+from runner.probes.long_context.checkpointing import Checkpointed
+from runner.probes.transformer import build_model
+from runner.sizing import Work
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+_SNAPSHOT_ENTRIES = 100_000
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How one piece of work went on one device.
+
+    Attributes:
+        peak: most bytes that tensors held at once; 0 where it was not followed.
+        kv: bytes of the KV cache at the end.
+        seconds: wall time; following memory on a CPU host costs time too.
+        done: share of the work that was done, 1 for all of it.
+        over: what stopped it, None where nothing did.
+        held: where it was stopped, bytes by what held them.
+        reserved, free: of a GPU: bytes that the allocator had reserved at most, and that the device had left.
+    """
+
+    peak: int
+    kv: int
+    seconds: float
+    done: float
+    over: str | None
+    held: Mapping[str, int] = field(default_factory=dict)
+    reserved: int | None = None
+    free: int | None = None
+
+
+class Runs(Protocol):
+    """Runs pieces of work of one model: here, or on ranks."""
+
+    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+        """How it went on each rank; without `followed`, on a CPU host, no peak and no limit."""
+
+
+class Bench:
+    """A model with random weights that reads prompts, or takes training steps where the work is one.
+
+    On a GPU the peak is the caching allocator's and the limit is set there; on a CPU host both are kept by following
+    every storage.
+
+    Args:
+        shape: of the model.
+        work: decides types, batch size, and whether it is a prefill or a training step; the rest is given to `run`.
+        budget: bytes that tensors may hold; None for the device's own end.
+        gpu: run on this process's GPU.
+        mesh: ranks that share the model.
+        snapshot: where a GPU's allocator writes what it held when memory ran out.
+
+    Raises:
+        RunbookError: it is to run on a GPU, and torch cannot use one.
+    """
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        work: Work,
+        budget: int | None,
+        *,
+        gpu: bool,
+        mesh: "DeviceMesh | None" = None,
+        snapshot: Path | None = None,
+    ) -> None:
+        import torch
+
+        if gpu and not torch.cuda.is_available():
+            raise RunbookError(
+                "this host has a GPU that torch cannot use; install a CUDA build, or look at the driver"
+            )
+        self._budget, self._cuda, self._snapshot = budget, gpu, snapshot if gpu else None
+        self.device = "cuda" if gpu else "cpu"
+        if gpu and budget is not None:
+            total = torch.cuda.get_device_properties().total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
+        self._model = build_model(shape, kv_type(work.weight_bytes), self.device, mesh=mesh)
+        self._cache: Any = None
+        self._passed = 0
+        self._checkpointed = Checkpointed(self._model)
+        # The output matrix counts as a step as well: a prompt can get through all blocks and die at its logits.
+        self._steps = (*self._model.model.layers, self._model.lm_head)
+        for module in self._steps:
+            module.register_forward_hook(self._step_done)
+        self._optimizer = self._with_state(work) if work.training is not None else None
+        if self._snapshot is not None:
+            torch.cuda.memory._record_memory_history(max_entries=_SNAPSHOT_ENTRIES)  # noqa: SLF001 - documented so
+
+    def _with_state(self, work: Work) -> Any:
+        """The optimizer, with the state that only a first step gives it."""
+        import torch
+
+        self._model.requires_grad_(requires_grad=True)
+        parameters = list(self._model.parameters())
+        # Fused: no temporaries as large as all gradients.
+        optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[work.training or "adamw"](
+            parameters, lr=1e-4, fused=True
+        )
+        self._optimizer = optimizer
+        self._train(replace(work, tokens=2, batch=1))
+        optimizer.zero_grad(set_to_none=True)
+        return optimizer
+
+    def _step_done(self, module: Any, _: Any, output: Any) -> None:
+        """Count a step forward; in training, its gradient's coming back as another."""
+        self._passed += 1
+        if self._optimizer is not None and module is not self._model.lm_head:
+            output.register_hook(self._gradient_came)
+
+    def _gradient_came(self, _: Any) -> None:
+        self._passed += 1
+
+    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+        """Do one piece of work; running out of memory is a result. See `Runs`."""
+        import torch
+
+        self._passed = 0
+        self._checkpointed.mode = work.checkpointing
+        self._model.set_attn_implementation(work.attention)
+        follower = follow(self._budget) if followed and not self._cuda else None
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        kv, over, held = 0, None, {}
+        try:
+            kv = self._do(work, follower)
+        except (OverBudgetError, torch.OutOfMemoryError) as error:
+            over = str(error).splitlines()[0]
+            # While the error is held, so is everything that its frames held.
+            held = self._held(follower)
+            if self._snapshot is not None:
+                self._snapshot.parent.mkdir(parents=True, exist_ok=True)
+                dump: Any = torch.cuda.memory._dump_snapshot  # noqa: SLF001 - documented so
+                dump(str(self._snapshot))
+        seconds = self._since(began)
+        done = 1.0 if over is None else self._passed / self._all_steps(work)
+        reached = Reached(self._peak(follower), kv, seconds, done, over, held, *self._device())
+        self._clean()
+        return (reached,)
+
+    def _all_steps(self, work: Work) -> int:
+        if work.training is not None:
+            # Forward and backward of every block, the logits, and the optimizer's step.
+            return 2 * len(self._steps)
+        chunk = min(work.chunk or work.tokens, work.tokens)
+        return -(-work.tokens // chunk) * len(self._steps)
+
+    def _do(self, work: Work, follower: Any) -> int:
+        with follower or contextlib.nullcontext():
+            if follower is not None:
+                follower.add(*self._model.parameters(), *self._model.buffers(), *self._state())
+            if work.training is not None:
+                self._train(work)
+                return 0
+            return self._read(work)
+
+    def _train(self, work: Work) -> None:
+        """Forward, loss over all positions, backward, and the optimizer's step."""
+        import torch
+
+        size = (work.batch, work.tokens)
+        prompt = torch.zeros(size, dtype=torch.long, device=self.device)
+        loss = self._model(input_ids=prompt, labels=prompt, use_cache=False).loss
+        loss.backward()
+        assert self._optimizer is not None
+        self._optimizer.step()
+
+    def _read(self, work: Work) -> int:
+        """Prefill chunk by chunk; the bytes that the cache's tensors hold at the end."""
+        import torch
+
+        prompt = torch.zeros(work.batch, work.tokens, dtype=torch.long, device=self.device)
+        self._cache = new_cache(self._model.config, work)
+        keep = 0 if work.all_logits else 1
+        chunk = min(work.chunk or work.tokens, work.tokens)
+        with torch.no_grad():
+            for start in range(0, work.tokens, chunk):
+                part = prompt[:, start : start + chunk]
+                self._model(part, past_key_values=self._cache, logits_to_keep=keep)
+        return cache_bytes(self._cache)
+
+    def _state(self) -> list[Any]:
+        states = self._optimizer.state.values() if self._optimizer is not None else ()
+        return [value for state in states for value in state.values() if hasattr(value, "untyped_storage")]
+
+    def _held(self, follower: Any) -> dict[str, int]:
+        """Bytes by what holds them, at this moment."""
+        import torch
+
+        live = torch.cuda.memory_allocated() if follower is None else follower.live
+        parameters = list(self._model.parameters())
+        held = {
+            "weights": _bytes(parameters),
+            "kv_cache": cache_bytes(self._cache) if self._cache is not None else 0,
+            "gradients": _bytes([one.grad for one in parameters if one.grad is not None]),
+            "optimizer": _bytes(self._state()),
+        }
+        return held | {"activations and logits": max(0, int(live) - sum(held.values()))}
+
+    def _since(self, began: float) -> float:
+        import torch
+
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    def _peak(self, follower: Any) -> int:
+        import torch
+
+        if self._cuda:
+            return int(torch.cuda.max_memory_allocated())
+        return int(follower.peak) if follower is not None else 0
+
+    def _device(self) -> tuple[int | None, int | None]:
+        import torch
+
+        if not self._cuda:
+            return None, None
+        return int(torch.cuda.max_memory_reserved()), int(torch.cuda.mem_get_info()[0])
+
+    def _clean(self) -> None:
+        """What a failed run left behind must not count for the next one."""
+        import torch
+
+        self._cache = None
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self._cuda:
+            torch.cuda.empty_cache()
+
+
+def _bytes(tensors: list[Any]) -> int:
+    """Bytes of storages, each once; of a tensor that is cut over ranks, this rank's shard."""
+    storages = {}
+    for tensor in tensors:
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())

@@ -1,0 +1,50 @@
+"""How memory grows with the prompt, from what was measured, and the longest prompt that this leaves room for."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner.sizing import MARGIN
+from runner.stats import quadratic_fit
+
+_FEWEST_LENGTHS = 3
+# A square term below this share of the growth is the noise of a fit.
+_NO_TERM = 0.05
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Peak bytes ≈ constant + linear × tokens + quadratic × tokens².
+
+    Attributes:
+        quadratic_share: of the growth from no tokens to the longest prompt measured, what the square term makes.
+    """
+
+    constant: float
+    linear: float
+    quadratic: float
+    quadratic_share: float
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether the square term is more than a fit's noise."""
+        return self.quadratic_share > _NO_TERM
+
+    def at(self, tokens: int) -> float:
+        """The peak in bytes at a length."""
+        return self.constant + self.linear * tokens + self.quadratic * tokens * tokens
+
+    def longest(self, budget: int, most: int) -> int:
+        """Tokens that fit, up to `most`, with a margin of what grows left free; 0 if none do."""
+        allowed = budget - MARGIN * (budget - self.constant)
+        return bisect_right(range(1, most + 1), allowed, key=self.at)
+
+
+def growth(peaks: Mapping[int, int]) -> Growth | None:
+    """The growth of peaks (tokens → bytes); None for fewer than three lengths, or for peaks that do not grow."""
+    if len(peaks) < _FEWEST_LENGTHS or peaks[max(peaks)] <= peaks[min(peaks)]:
+        return None
+    constant, linear, quadratic = quadratic_fit(sorted(peaks.items()))
+    far = max(peaks)
+    grown = linear * far + quadratic * far * far
+    return Growth(constant, linear, quadratic, quadratic * far * far / grown if grown > 0 else 0.0)

@@ -1,0 +1,111 @@
+"""One rank of a sweep under tensor parallelism: runs the work that it is told, and says how it went on its device."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runner.models import model_shape
+from runner.probes.long_context.bench import Bench, Reached
+from runner.probes.long_context.question import Question
+from runner.probes.ranks import RankLine, World
+from runner.sizing import Work
+
+# How long a rank waits for the others within one collective; a rank that ran out of memory alone leaves them waiting.
+_COLLECTIVE_S = 300.0
+
+
+class Ranks:
+    """Ranks under torchrun that run the same work in step: see `bench.Runs`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+        """How it went on each rank.
+
+        Raises:
+            RankError: a rank died or gave no answer.
+        """
+        command = {"work": asdict(work), "followed": followed}
+        answers = self._world.ask(command, f"reading {work.tokens} tokens")
+        return tuple(Reached(**answer) for answer in answers)
+
+
+@contextmanager
+def ranks(
+    question: Question, snapshot: Path | None, environment: Mapping[str, str], deadline: float
+) -> Iterator[Ranks]:
+    """As many ranks as the work is split over, their model built.
+
+    Args:
+        question: what is asked.
+        snapshot: as in `Bench`; each rank adds its number to the name.
+        environment: complete environment of the ranks.
+        deadline: `time.monotonic()` after which an answer still missing is an error.
+
+    Raises:
+        RankError: a rank died or gave no answer.
+    """
+    work, budget, gpu = question.work, question.budget, question.gpu
+    program = [
+        "-m",
+        "runner.probes.long_context.worker",
+        "--model",
+        question.shape.name,
+        "--work",
+        json.dumps(asdict(work)),
+    ]
+    program += ["--gpu"] if gpu else []
+    program += ["--budget", str(budget)] if budget is not None else []
+    program += ["--snapshot", str(snapshot)] if snapshot is not None else []
+    own = dict(environment) if gpu else {**environment, "OMP_NUM_THREADS": "1"}
+    with World(program, work.tensor_parallel, own, deadline) as world:
+        world.ask(None, "building the model")
+        yield Ranks(world)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build this rank's shards, then serve until the line closes."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--budget", type=int)
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--snapshot", type=Path)
+    arguments = parser.parse_args(argv)
+    line = RankLine()
+    try:
+        _serve(line, arguments, Work(**json.loads(arguments.work)))
+    except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
+        line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
+        return 1
+    return 0
+
+
+def _serve(line: RankLine, arguments: argparse.Namespace, work: Work) -> None:
+    from runner.probes.tensor_parallel import joined
+
+    device = "cuda" if arguments.gpu else "cpu"
+    with joined(device, line.rank, work.tensor_parallel, _COLLECTIVE_S) as mesh:
+        shape = model_shape(arguments.model)
+        snapshot: Path | None = arguments.snapshot
+        if snapshot is not None:
+            snapshot = snapshot.with_name(f"{snapshot.stem}-{line.rank}{snapshot.suffix}")
+        bench = Bench(shape, work, arguments.budget, gpu=arguments.gpu, mesh=mesh, snapshot=snapshot)
+        line.send({"ready": True})
+        for command in line.commands():
+            line.send(_answer(bench, command))
+
+
+def _answer(bench: Bench, command: dict[str, Any]) -> dict[str, Any]:
+    (reached,) = bench.run(Work(**command["work"]), followed=command["followed"])
+    return asdict(reached)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

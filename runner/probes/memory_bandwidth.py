@@ -1,0 +1,228 @@
+"""How fast memory moves: between each pair of GPUs, between host and GPU, within a GPU; without GPUs, within the host.
+
+Physics. A copy from GPU to GPU goes over all NVLinks of the pair (18 × 50 GB/s each way on B200) where peer access is
+on, else through the host's memory at the pace of PCIe: one slow pair is a bad link, all slow ones a bad path. A copy
+between host and GPU is bound by PCIe, and from pageable memory also by the staging copy that the driver makes first. A
+copy within one memory reads and writes each byte, so twice its bytes have moved; that number stands beside the board's
+peak. No NCCL is involved, so no NCCL setting changes a number here: a slow collective over fast pairs is NCCL's doing.
+
+Output: copy_bandwidth (B/s) with labels copy (`pair`, `host_to_device`, `device_to_host`, `within`), bytes and, as they
+apply, source, target, host (`pinned`, `pageable`); peak_share where the board is known; slowest_pair and pair_spread
+(slowest ÷ median); wrong_elements of what arrived. Symptom: wrong elements, or a pair surely below 0.7 of the median.
+
+Example:
+    python -m runner.probes.memory_bandwidth --size 256MiB
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, permutations
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from runner.entry.model import Scalar
+from runner.errors import InputError
+from runner.evidence.record import Measurement
+from runner.hardware.boards import Board, board_of
+from runner.probes.contract import Findings, Probe, base_parser, measured, run_probe, say, single
+from runner.probes.usable import usable_gpus
+from runner.stats import median_interval
+from runner.units import format_bytes, format_value, parse_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A pair that stays surely below this share of the median pair is called a fault of its own.
+PAIR_FLOOR = 0.7
+_WITHIN_FACTOR = 2
+_LARGEST = 1 << 40
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One copy to time.
+
+    Attributes:
+        kind: `pair`, `host_to_device`, `device_to_host` or `within`.
+        source, target: torch devices.
+        pinned: whether the host's side is page-locked; None where no host memory is copied.
+    """
+
+    kind: str
+    source: str
+    target: str
+    pinned: bool | None = None
+
+    @property
+    def labels(self) -> dict[str, Scalar]:
+        """How a measurement of it is told from others."""
+        host = {} if self.pinned is None else {"host": "pinned" if self.pinned else "pageable"}
+        return {"copy": self.kind, "source": self.source, "target": self.target, **host}
+
+    @property
+    def factor(self) -> int:
+        """Bytes moved ÷ bytes copied: within one memory each byte is read and written."""
+        return _WITHIN_FACTOR if self.kind == "within" else 1
+
+
+def copies(gpus: int) -> Iterator[Copy]:
+    """Every copy that a host with so many GPUs can make."""
+    if not gpus:
+        yield Copy("within", "cpu", "cpu")
+        return
+    devices = [f"cuda:{index}" for index in range(gpus)]
+    yield from (Copy("within", device, device) for device in devices)
+    for device in devices:
+        for pinned in (True, False):
+            yield Copy("host_to_device", "cpu", device, pinned)
+            yield Copy("device_to_host", device, "cpu", pinned)
+    yield from (Copy("pair", source, target) for source, target in permutations(devices, 2))
+
+
+def peak_of(copy: Copy, board: Board | None) -> float | None:
+    """The most that a copy could reach on this board, in bytes a second; None where it is not known."""
+    if board is None:
+        return None
+    return {"within": board.memory_bandwidth, "pair": board.nvlinks * board.nvlink_bandwidth}.get(copy.kind)
+
+
+def weak_pairs(found: Sequence[Measurement]) -> list[str]:
+    """Pairs whose bandwidth is surely below the floor beside the median pair, worst first."""
+    pairs = [one for one in found if one.name == "copy_bandwidth" and one.labels["copy"] == "pair"]
+    if len(pairs) < 2:  # noqa: PLR2004 - one pair has no other to be held against
+        return []
+    middle = median(one.value for one in pairs)
+    weak = []
+    for one in sorted(pairs, key=lambda one: one.value):
+        interval = median_interval(one.samples)
+        if interval is not None and interval.high < PAIR_FLOOR * middle:
+            ends = f"{one.labels['source']} to {one.labels['target']}"
+            weak.append(f"{ends} copies at {one.value / middle:.0%} of the median pair")
+    return weak
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    parser.add_argument("--size", default="256MiB", metavar="SIZE", help="bytes of a copy (default 256MiB)")
+    parser.add_argument(
+        "--iterations", type=int, default=20, metavar="N", help="timed ones a copy (default 20)"
+    )
+    parser.add_argument("--warmup", type=int, default=3, metavar="N", help="untimed ones a copy (default 3)")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    import torch
+
+    size = parse_bytes(arguments.size)
+    if arguments.iterations < 1 or arguments.warmup < 0 or not 1 << 10 <= size <= _LARGEST:
+        raise InputError("--iterations must be above zero, --warmup not below, and --size from 1KiB to 1TiB")
+    gpus = usable_gpus()
+    boards = {board_of(torch.cuda.get_device_name(index)) for index in range(gpus)}
+    board = boards.pop() if len(boards) == 1 else None
+    found: list[Measurement] = []
+    wrong = 0
+    # No page of random bytes equals another: one that is missing or in another's place shows.
+    data = torch.randint(0, 256, (size,), dtype=torch.uint8)
+    for copy in copies(gpus):
+        one, differing = _measure(copy, data, arguments.iterations, arguments.warmup)
+        wrong += differing
+        found.append(one)
+        peak = peak_of(copy, board)
+        if peak:
+            share = [sample / peak for sample in one.samples]
+            found.append(measured("peak_share", share, **one.labels))
+        shown = f", {found[-1].value:.0%} of the board's peak" if peak else ""
+        ends = " ".join(str(value) for value in copy.labels.values())
+        say(f"{ends}, {format_bytes(size)}: {format_value(one.value, one.unit)}{shown}")
+    found.append(single("wrong_elements", wrong))
+    found += _over_pairs(found)
+    reasons = [f"{wrong:,} elements arrived wrong"] if wrong else weak_pairs(found)
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return Findings(
+        measurements=found,
+        status="symptom" if reasons else "ok",
+        reason=f"{reasons[0]}{more}" if reasons else None,
+        requested={"size": arguments.size},
+        effective={"gpus": gpus, "board": board.name if board else None, "threads": torch.get_num_threads()},
+        details={"peer_access": _peer_access(gpus)},
+    )
+
+
+def _over_pairs(found: Sequence[Measurement]) -> list[Measurement]:
+    pairs = [one.value for one in found if one.name == "copy_bandwidth" and one.labels["copy"] == "pair"]
+    if not pairs:
+        return []
+    return [single("slowest_pair", min(pairs)), single("pair_spread", min(pairs) / median(pairs))]
+
+
+def _peer_access(gpus: int) -> dict[str, bool]:
+    import torch
+
+    return {f"{a}-{b}": torch.cuda.can_device_access_peer(a, b) for a, b in permutations(range(gpus), 2)}
+
+
+def _measure(copy: Copy, data: "Tensor", iterations: int, warmup: int) -> tuple[Measurement, int]:
+    """Bandwidth of a copy over its iterations, and how many of its bytes arrived wrong."""
+    import torch
+
+    size = data.numel()
+    source = data.pin_memory() if copy.pinned and copy.source == "cpu" else data.to(copy.source, copy=True)
+    target = torch.zeros(
+        size, dtype=torch.uint8, device=copy.target, pin_memory=bool(copy.pinned) and copy.target == "cpu"
+    )
+    asynchronous = copy.pinned is not False
+
+    def once() -> None:
+        target.copy_(source, non_blocking=asynchronous)
+
+    timed = _timed_on_host if "cpu" == copy.source == copy.target else _timed_on_device
+    seconds = timed(once, copy, iterations, warmup)
+    moved = size * copy.factor
+    one = measured("copy_bandwidth", [moved / second for second in seconds], **copy.labels, bytes=size)
+    return one, int((target != data.to(copy.target)).sum())
+
+
+def _timed_on_host(once: Callable[[], None], copy: Copy, iterations: int, warmup: int) -> list[float]:
+    del copy
+    for _ in range(warmup):
+        once()
+    seconds = []
+    for _ in range(iterations):
+        began = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _timed_on_device(once: Callable[[], None], copy: Copy, iterations: int, warmup: int) -> list[float]:
+    """By events on the stream that copies: the source's, or the target's where the source is the host."""
+    import torch
+
+    cuda: Any = torch.cuda
+    with cuda.device(copy.target if copy.source == "cpu" else copy.source):
+        for _ in range(warmup):
+            once()
+        events = [cuda.Event(enable_timing=True) for _ in range(iterations + 1)]
+        events[0].record()
+        for event in events[1:]:
+            once()
+            event.record()
+        for device in {copy.source, copy.target} - {"cpu"}:
+            cuda.synchronize(device)
+    return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
+
+
+PROBE = Probe("memory_bandwidth", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

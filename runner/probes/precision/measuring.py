@@ -1,0 +1,148 @@
+"""Windows of work, mode after mode in ABBA order, and what they say about tokens, joules and the GPU meanwhile."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from statistics import median
+
+from runner.probes.precision.counters import Counter, EnergyError, Sensors
+from runner.probes.precision.energy import Window, run_window
+
+WARM_UP_ITERATIONS = 2
+_IDLE_NAP_S = 0.01
+
+
+@dataclass
+class Taken:
+    """What one mode's windows say, a sample a window. Energy has only the turns in which no window was refused.
+
+    Attributes:
+        rate: tokens per second.
+        per_joule: tokens per joule, idle power included.
+        above_idle: tokens per joule above idle power; empty where idle power is unknown or covers all.
+        watts: mean power.
+        clock_hz: median of the SM clock's readings.
+        temperature_c: highest reading.
+        throttled: share of readings with a throttle reason.
+        throttled_by: every reason seen.
+    """
+
+    rate: list[float] = field(default_factory=list)
+    per_joule: list[float] = field(default_factory=list)
+    above_idle: list[float] = field(default_factory=list)
+    watts: list[float] = field(default_factory=list)
+    clock_hz: list[float] = field(default_factory=list)
+    temperature_c: list[float] = field(default_factory=list)
+    throttled: list[float] = field(default_factory=list)
+    throttled_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Where joules come from: counters and sensors, or the reason why there are none."""
+
+    counters: Sequence[Counter] = ()
+    sensors: Callable[[], Sensors] | None = None
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """All modes' samples, the windows whose energy was refused, and why there is no energy at all, if so."""
+
+    taken: Mapping[str, Taken]
+    refused: Sequence[str]
+    no_energy: str | None
+
+
+def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None]:
+    """Power with nothing running, or why it is unknown. What the device holds in memory stays there."""
+    if not energy.counters:
+        return None, energy.missing
+    try:
+        # Clocks and power fall a while after the last work: the first of two windows is thrown away.
+        for _ in range(2):
+            window = run_window(lambda: time.sleep(_IDLE_NAP_S), seconds, energy.counters, energy.sensors)
+        return window.watts(), None
+    except EnergyError as error:
+        return None, str(error)
+
+
+def interleaved(
+    work: Mapping[str, Callable[[], object]], energy: Energy, seconds: float, rounds: int
+) -> dict[str, list[Window]]:
+    """Two windows a mode and round; no mode always comes first, so that drifts of clock and temperature cancel."""
+    windows: dict[str, list[Window]] = {mode: [] for mode in work}
+    for one in work.values():
+        for _ in range(WARM_UP_ITERATIONS):
+            one()
+    for turn in range(2 * rounds):
+        for mode in list(work)[:: -1 if turn % 2 else 1]:
+            windows[mode].append(run_window(work[mode], seconds, energy.counters, energy.sensors))
+    return windows
+
+
+def tally(
+    windows: Mapping[str, Sequence[Window]], tokens: int, idle: float | None, missing: str | None
+) -> Tally:
+    """Turn windows into samples.
+
+    A turn with one refused window has no energy in any mode: ratios are taken pair by pair. With more than half of
+    the turns refused there is none at all.
+
+    Args:
+        windows: of each mode, all with as many.
+        tokens: of one iteration.
+        idle: power with nothing running, or None.
+        missing: why no counter was watched, or None where one was.
+    """
+    taken = {mode: _without_energy(of_mode, tokens) for mode, of_mode in windows.items()}
+    if missing is not None:
+        return Tally(taken, (), missing)
+    refused: list[str] = []
+    turns = len(next(iter(windows.values())))
+    for turn in range(turns):
+        joules: dict[str, float] = {}
+        for mode, of_mode in windows.items():
+            try:
+                joules[mode] = of_mode[turn].joules_per_iteration()
+            except EnergyError as error:
+                refused.append(f"{mode}, window {turn + 1}: {error}")
+        if len(joules) == len(windows):
+            for mode, of_mode in windows.items():
+                _add_energy(taken[mode], of_mode[turn], joules[mode], tokens, idle)
+    kept = len(next(iter(taken.values())).per_joule)
+    if kept < turns / 2:
+        why = f"{turns - kept} of {turns} turns had a window that was refused: {refused[0]}"
+        return Tally({m: _without_energy(of, tokens) for m, of in windows.items()}, refused, why)
+    for one in taken.values():
+        # One sample short is a gap that nobody would notice in a median.
+        one.above_idle = one.above_idle if len(one.above_idle) == kept else []
+    return Tally(taken, refused, None)
+
+
+def _without_energy(windows: Sequence[Window], tokens: int) -> Taken:
+    found = Taken([one.iterations * tokens / one.seconds for one in windows])
+    for window in windows:
+        clocks = [one.sm_clock_hz for one in window.sensors if one.sm_clock_hz is not None]
+        temperatures = [one.temperature_c for one in window.sensors if one.temperature_c is not None]
+        if clocks:
+            found.clock_hz.append(median(clocks))
+        if temperatures:
+            found.temperature_c.append(max(temperatures))
+        if window.sensors:
+            found.throttled.append(
+                sum(bool(one.throttled_by) for one in window.sensors) / len(window.sensors)
+            )
+    reasons = chain.from_iterable(one.throttled_by for window in windows for one in window.sensors)
+    found.throttled_by = tuple(sorted(set(reasons)))
+    return found
+
+
+def _add_energy(taken: Taken, window: Window, joules: float, tokens: int, idle: float | None) -> None:
+    each_s = window.seconds / window.iterations
+    taken.per_joule.append(tokens / joules)
+    taken.watts.append(joules / each_s)
+    if idle is not None and joules > idle * each_s:
+        taken.above_idle.append(tokens / (joules - idle * each_s))

@@ -1,0 +1,94 @@
+"""A sweep's samples as measurements: of each mode, against bf16, and in money."""
+
+from collections.abc import Mapping
+from statistics import median
+
+from runner.entry.model import Scalar
+from runner.evidence.record import Measurement
+from runner.models import ModelShape
+from runner.probes.contract import measured, say, single
+from runner.probes.precision.measuring import Taken, Tally
+from runner.units import format_value
+
+BASELINE = "bf16"
+_J_PER_KWH, _MILLION = 3.6e6, 1e6
+
+
+def of_modes(
+    found: Tally,
+    accuracy: Mapping[str, float],
+    fp8_share: Mapping[str, float],
+    shape: ModelShape,
+    labels: Mapping[str, Scalar],
+) -> list[Measurement]:
+    """Every mode's measurements, and its ratios to bf16; says a line of each mode.
+
+    Args:
+        found: samples of each mode.
+        accuracy: signal-to-noise ratio of each mode, dB.
+        fp8_share: of the modes that have one.
+        shape: the model; gives the operations of a token.
+        labels: of the work.
+    """
+    measurements: list[Measurement] = []
+    operations = 2 * shape.layers * shape.block_parameters
+    for mode, taken in found.taken.items():
+        own = {**labels, "mode": mode}
+        of_mode = [
+            measured("prefill_tokens_per_second", taken.rate, **own),
+            measured("flop_rate", [operations * rate for rate in taken.rate], **own),
+            single("signal_to_noise", accuracy[mode], **own),
+        ]
+        if mode in fp8_share:
+            of_mode.append(single("fp8_share", fp8_share[mode], **own))
+        for name, samples in _optional(taken).items():
+            if samples:
+                of_mode.append(measured(name, samples, **own))
+        shown = [f"{one.name.replace('_', ' ')} {format_value(one.value, one.unit)}" for one in of_mode]
+        say(f"{mode}: {', '.join(shown)}")
+        measurements += of_mode
+    base = found.taken.get(BASELINE)
+    if base is None:
+        return measurements
+    for mode, taken in found.taken.items():
+        if mode == BASELINE:
+            continue
+        pairs = {"speed_ratio": (taken.rate, base.rate), "energy_ratio": (taken.per_joule, base.per_joule)}
+        for name, (ours, theirs) in pairs.items():
+            if ours:
+                ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+                measurements.append(measured(name, ratios, **labels, mode=mode))
+    return measurements
+
+
+def _optional(taken: Taken) -> dict[str, list[float]]:
+    return {
+        "tokens_per_joule": taken.per_joule,
+        "joules_per_token": [1 / one for one in taken.per_joule],
+        "tokens_per_joule_above_idle": taken.above_idle,
+        "joules_per_token_above_idle": [1 / one for one in taken.above_idle],
+        "power": taken.watts,
+        "sm_clock": taken.clock_hz,
+        "temperature": taken.temperature_c,
+        "throttled_share": taken.throttled,
+    }
+
+
+def cost(found: Tally, price: float, pue: float, labels: Mapping[str, Scalar]) -> list[Measurement]:
+    """What the energy of a million tokens costs, idle power included: J/token × 10⁶ ÷ 3.6 × 10⁶ × PUE × price.
+
+    Args:
+        found: samples of each mode.
+        price: of a kWh, in the caller's currency.
+        pue: all of a site's power over what its computers draw.
+        labels: of the work.
+    """
+    stated = {"price_per_kwh": price, "pue": pue}
+    costs = []
+    for mode, taken in found.taken.items():
+        if taken.per_joule:
+            kwh = _MILLION / median(taken.per_joule) / _J_PER_KWH
+            costs.append(single("energy_cost", kwh * pue * price, **labels, **stated, mode=mode))
+            said = f"{kwh * pue * price:.3g} at {price:g} a kWh and PUE {pue:g}"
+            say(f"{mode}: the energy of a million tokens costs {said}")
+    return costs

@@ -1,0 +1,88 @@
+"""Whether one process comes up in this environment, or waits at rendezvous for ranks that never come.
+
+A server written for several GPUs joins a process group where its environment says that there is one: WORLD_SIZE,
+RANK, MASTER_ADDR, MASTER_PORT. Left over with WORLD_SIZE=8, the only process waits for seven others, for ten minutes
+and more by default, with no load on CPU or GPU and without a word. Here a child does what such a server does
+(`init_process_group` with gloo), against a deadline, and is ended at it. Not where MASTER_ADDR names a live job: the
+child would knock at its door.
+
+Output: rendezvous_time (s), where the process joined a group; details.ending: `alone` (nothing asks for a group),
+`joined`, `waiting` or `failed`. Symptom: it still waits at the deadline, or fails.
+
+Example:
+    WORLD_SIZE=8 RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m runner.probes.rendezvous --deadline 10
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from runner.errors import InputError, LateRankError
+from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
+from runner.probes.ranks import World, ended_by_sigterm
+
+_CHILD = ("-m", "runner.probes.rendezvous_child")
+_START_S = 120.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = base_parser(__doc__)
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="seconds that joining may take once torch is loaded (default 20)",
+    )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    if arguments.deadline <= 0:
+        raise InputError(f"--deadline must be above zero, not {arguments.deadline:g}")
+    world = World(_CHILD, None, os.environ, time.monotonic() + _START_S + arguments.deadline)
+    with ended_by_sigterm(), world:
+        (ready,) = world.ask(None, "loading torch")
+        if not ready["group"]:
+            return _findings("alone", None)
+        deadline = time.monotonic() + arguments.deadline
+        try:
+            (answer,) = world.ask({}, "joining its process group", deadline)
+        except LateRankError:
+            return _findings("waiting", None, _waiting(arguments.deadline))
+    if answer["failed"]:
+        return _findings("failed", None, f"one process cannot join its group: {answer['failed']}")
+    return _findings("joined", answer["seconds"])
+
+
+def _findings(ending: str, seconds: float | None, reason: str | None = None) -> Findings:
+    say(f"one process in this environment: {ending}")
+    return Findings(
+        measurements=[] if seconds is None else [single("rendezvous_time", seconds)],
+        status="symptom" if reason else "ok",
+        reason=reason,
+        details={"ending": ending},
+    )
+
+
+def _waiting(deadline_s: float) -> str:
+    size = os.environ.get("WORLD_SIZE", "")
+    others = f"{int(size) - 1} other ranks" if size.isdigit() and int(size) > 1 else "other ranks"
+    return (
+        f"one process still waited at rendezvous for {others} after {deadline_s:g} s, and was ended;"
+        " python -m runner.probes.stale_env --shell prints what to unset"
+    )
+
+
+PROBE = Probe("rendezvous", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The process that `rendezvous` starts: it joins a process group where its environment speaks of one.
+
+It says first whether that is so (`{"group": true}`); told to, it joins and answers `{"failed": null, "seconds": s}`.
+"""
+
+import os
+import sys
+import time
+
+from runner.probes.ranks import RankLine
+
+
+def main() -> int:
+    """Say whether there is a group to join, and join it when told to."""
+    line = RankLine()
+    import torch.distributed as dist
+
+    line.send({"group": "WORLD_SIZE" in os.environ or "RANK" in os.environ})
+    for _ in line.commands():
+        began = time.perf_counter()
+        try:
+            dist.init_process_group("gloo")
+            dist.destroy_process_group()
+        except (RuntimeError, ValueError) as error:
+            line.send({"failed": f"{type(error).__name__}: {error}".partition("\n")[0][:300]})
+        else:
+            line.send({"failed": None, "seconds": time.perf_counter() - began})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

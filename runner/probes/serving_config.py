@@ -1,0 +1,103 @@
+"""Tensor-parallel sizes in a server's configuration file: sharding that no environment variable shows.
+
+Known are the keys of vLLM (`tensor-parallel-size`), SGLang (`tp-size`), TGI (`num-shard`) and TensorRT-LLM
+(`tensor_parallel_size`, `tp_size`), at any depth of a YAML or JSON file, and the flags of the same names in command
+lines that such a file holds.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from runner.errors import InputError
+
+_KEYS = frozenset(
+    {
+        "tensor_parallel_size",
+        "tensor_parallel",
+        "tensor_model_parallel_size",
+        "pipeline_parallel_size",
+        "tp_size",
+        "pp_size",
+        "tp",
+        "num_shard",
+    }
+)
+_FLAG = re.compile(r"--([a-z][a-z_-]*)(?:[ =]\s*(\d{1,6})\b)?")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size above one: where it stands (line from 1), what it is called, its value."""
+
+    line: int
+    key: str
+    value: int
+
+    @property
+    def undo(self) -> str:
+        """What to do about it, without the file's name."""
+        return f"line {self.line}: set {self.key} to 1"
+
+
+def parallel_sizes(text: str) -> list[Size]:
+    """Sizes above one in the text of a configuration file, in the order of its lines.
+
+    Raises:
+        InputError: it is neither YAML nor JSON; the message has the line.
+    """
+    try:
+        documents = list(yaml.compose_all(text, yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"line {line}: neither YAML nor JSON ({error.problem})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"neither YAML nor JSON ({str(error).partition(chr(10))[0]})") from error
+    found = [size for document in documents if document is not None for size in _walk(document)]
+    return sorted((size for size in found if size.value > 1), key=lambda size: size.line)
+
+
+def _walk(node: yaml.Node) -> Iterator[Size]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _pair(key, value)
+            yield from _walk(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item, following in zip(node.value, [*node.value[1:], None], strict=True):
+            yield from _walk(item)
+            if following is not None and isinstance(item, yaml.ScalarNode) and item.value.startswith("--"):
+                yield from _pair(item, following)
+    elif isinstance(node, yaml.ScalarNode):
+        for match in _FLAG.finditer(node.value):
+            if match[2] and _named(match[1]):
+                line = node.start_mark.line + node.value.count("\n", 0, match.start()) + 1
+                yield Size(line, f"--{match[1]}", int(match[2]))
+
+
+def _pair(key: yaml.Node, value: yaml.Node) -> Iterator[Size]:
+    if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
+        return
+    if _named(key.value) and re.fullmatch(r"\d{1,6}", value.value):
+        yield Size(value.start_mark.line + 1, key.value, int(value.value))
+
+
+def _named(key: str) -> bool:
+    return key.lstrip("-").replace("-", "_").lower() in _KEYS
+
+
+def read_sizes(path: Path) -> list[Size]:
+    """The sizes above one in a file.
+
+    Raises:
+        InputError: it cannot be read, or is neither YAML nor JSON.
+    """
+    try:
+        return parallel_sizes(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise InputError(f"cannot read {path}: {reason}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

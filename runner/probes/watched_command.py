@@ -1,0 +1,67 @@
+"""A command of the reader's own under the guard's eyes, and the bundle of what was seen."""
+
+import argparse
+import os
+import shlex
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.errors import RunbookError
+from runner.evidence.redact import host_secrets
+from runner.hardware.machine import Machine
+from runner.probes import repro_bundle
+from runner.probes.compile_guard.command import Watched, watch_command
+from runner.probes.compile_guard.stacks import in_words
+from runner.probes.contract import Findings, say, single
+
+DEADLINE_S = 900.0
+_LABELS = {"mode": "command"}
+
+
+def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
+    """Run the command, keep the bundle, and report; the symptom is that it did not end by its deadline.
+
+    Raises:
+        InputError: the command cannot be started, or the bundle cannot be written.
+        RunbookError: the command failed in another way than by not ending; the bundle is there all the same.
+    """
+    with tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
+        say(f"running {shlex.join(arguments.command)}")
+        deadline_s = arguments.deadline or DEADLINE_S
+        seen = watch_command(arguments.command, Path(folder) / "1-command", deadline_s)
+        bundle = None
+        if arguments.output_dir is not None:
+            case = repro_bundle.Case(
+                arguments={},
+                deadline_s=deadline_s,
+                injected=None,
+                machine=machine.model_dump(mode="json"),
+                taken=datetime.now(UTC),
+                environment=os.environ,
+                secrets=host_secrets(),
+            )
+            files = repro_bundle.of_command(seen, case)
+            bundle = repro_bundle.write(arguments.output_dir, files, case.taken)
+            say(f"bundle: {bundle}")
+    if seen.status:
+        raise RunbookError(f"the command left with status {seen.status}; its output is in the bundle")
+    return _report(seen, None if bundle is None else bundle.name)
+
+
+def _report(seen: Watched, bundle: str | None) -> Findings:
+    measurements = [
+        single("compile_finished", float(seen.ended), **_LABELS),
+        single("processes_left", float(seen.left), **_LABELS),
+    ]
+    if seen.cpu_share is not None:
+        measurements.append(single("compile_cpu_share", seen.cpu_share, **_LABELS, ended=seen.ended))
+    where = f" (in {seen.where})" if seen.where else ""
+    return Findings(
+        measurements=measurements,
+        status="ok" if seen.ended else "symptom",
+        reason=None
+        if seen.ended
+        else f"the command did not end within {seen.wall_s:.1f} s, {in_words(seen.verdict)}{where}",
+        details={"command": list(seen.command), "verdict": seen.verdict, "bundle": bundle},
+    )

@@ -1,0 +1,82 @@
+"""The peak of a piece of work, and what fits into a budget. No torch, no device."""
+
+import sys
+from bisect import bisect_right
+from dataclasses import replace
+
+from runner.hardware.boards import Board
+from runner.models import ModelShape
+from runner.sizing.inference import block_moments, logits_bytes
+from runner.sizing.training import step
+from runner.sizing.work import Footprint, Work, kv_cache_bytes, optimizer_bytes, weight_bytes
+
+# What the allocator's rounding and the CUDA context and communicators take on a GPU; a rule of thumb, not measured.
+GPU_OVERHEAD_BYTES = 2 * 2**30
+# Of the room beyond what does not grow with the prompt: left free where a longest prompt is predicted.
+MARGIN = 0.05
+
+
+def footprint(shape: ModelShape, work: Work) -> Footprint:
+    """What one GPU holds at the peak of this prefill or training step."""
+    weights = weight_bytes(shape, work)
+    if work.training is not None:
+        held = step(shape, work)
+        beyond = held.activations + held.gradients
+        return Footprint(
+            weights=weights,
+            kv_cache=0,
+            activations=held.activations,
+            logits=held.loss,
+            gradients=held.gradients,
+            optimizer=optimizer_bytes(shape, work),
+            moment="the loss" if held.loss > beyond else held.moment,
+        )
+    moments, logits = block_moments(shape, work), logits_bytes(shape, work)
+    fullest = max(moments, key=lambda name: moments[name])
+    return Footprint(
+        weights=weights,
+        kv_cache=kv_cache_bytes(shape, work),
+        activations=moments[fullest],
+        logits=logits,
+        moment="the logits" if logits > moments[fullest] else fullest,
+    )
+
+
+def largest_batch(shape: ModelShape, work: Work, budget: int) -> int:
+    """Sequences at once whose peak fits into `budget` bytes; 0 if not even one does."""
+
+    def total(batch: int) -> int:
+        return footprint(shape, replace(work, batch=batch)).total
+
+    # No more fit than a byte a sequence would allow.
+    most = min(sys.maxsize - 1, max(0, budget))
+    return bisect_right(range(1, most + 1), budget, key=total)
+
+
+def longest(shape: ModelShape, work: Work, budget: int, margin: float = MARGIN) -> int:
+    """Tokens of the longest prompt that fits into `budget` bytes, up to the model's most; 0 if none does.
+
+    Args:
+        shape: of the model.
+        work: at any length.
+        budget: bytes on each GPU.
+        margin: share of the budget beyond weights and optimizer state that is left free.
+    """
+
+    def total(tokens: int) -> int:
+        return footprint(shape, replace(work, tokens=tokens)).total
+
+    room = budget - weight_bytes(shape, work) - optimizer_bytes(shape, work)
+    allowed = budget - margin * max(0, room)
+    return bisect_right(range(1, shape.max_positions + 1), allowed, key=total)
+
+
+def quadratic_term(work: Work) -> str | None:
+    """What grows with the square of the prompt's length, or None where nothing does."""
+    return "attention scores (heads × tokens × tokens)" if work.attention == "eager" else None
+
+
+def board_budget(board: Board) -> int:
+    """Bytes that a model may take on a board: what torch can see of it, less the overhead."""
+    usable = board.memory_usable_bytes or int(board.memory_label_gb * 1e9)
+    return usable - GPU_OVERHEAD_BYTES

@@ -1,0 +1,122 @@
+"""What is asked of a model, and the parts of its memory that inference and training share.
+
+KV bytes = 2 × layers × kv_heads × head_dim × tokens × batch × bytes per element.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runner.models import ModelShape
+
+Attention = Literal["sdpa", "eager"]
+Checkpointing = Literal["none", "full", "selective"]
+Optimizer = Literal["adamw", "sgd"]
+
+FP32_BYTES = 4
+# Tensors as large as the weights that an optimizer keeps: AdamW two averages; SGD without momentum none.
+_STATES: dict[Optimizer, int] = {"adamw": 2, "sgd": 0}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One prefill, or one training step, of `tokens` tokens in each of `batch` sequences.
+
+    Attributes:
+        weight_bytes, kv_bytes: bytes per element of weights (and activations), and of the KV cache. A cache of another
+            type is read through a copy of one layer in the weights' type.
+        all_logits: the logits of every position are kept, not of the last alone. Training needs them all.
+        chunk: positions that go through the model at once; None for all of them.
+        tensor_parallel: GPUs that share weights, heads and MLP.
+        attention: `sdpa` never holds the scores; `eager` holds heads × tokens × tokens of them.
+        checkpointing: what of a block is kept for the backward: all that it saves, its input alone (`full`), or its
+            input and the results of matrix products and attention (`selective`). Without gradients nothing is saved, so
+            a prefill gains nothing.
+        training: the optimizer of a training step (forward, backward and its own step, with its state in place); None
+            for a prefill. Gradients and state have the weights' type, as torch makes them, and gradients are freed
+            between steps.
+    """
+
+    tokens: int
+    batch: int = 1
+    weight_bytes: int = 2
+    kv_bytes: int = 2
+    all_logits: bool = True
+    chunk: int | None = None
+    tensor_parallel: int = 1
+    attention: Attention = "sdpa"
+    checkpointing: Checkpointing = "none"
+    training: Optimizer | None = None
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on one GPU by what holds them.
+
+    Two moments compete for the peak: the fullest one within a block, and that of the logits.
+
+    Attributes:
+        weights, kv_cache, optimizer: held all along.
+        activations, gradients: at the fullest moment within a block; in training, of a block's backward.
+        logits: at the moment of the logits, what lies beneath them included: the last hidden states, and in training
+            all that was saved for the backward.
+        moment: the fullest one of all, by its name.
+    """
+
+    weights: int
+    kv_cache: int
+    activations: int
+    logits: int
+    gradients: int = 0
+    optimizer: int = 0
+    moment: str = ""
+
+    @property
+    def total(self) -> int:
+        """The peak in bytes."""
+        held = self.weights + self.kv_cache + self.optimizer
+        return held + max(self.activations + self.gradients, self.logits)
+
+
+def kv_heads_on_one_gpu(shape: ModelShape, work: Work) -> int:
+    """Key/value heads that one GPU holds. Above kv_heads, tensor parallelism replicates them instead of splitting."""
+    return -(-shape.kv_heads // min(work.tensor_parallel, shape.kv_heads))
+
+
+def kv_cache_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the KV cache on one GPU; a training step has none."""
+    if work.training is not None:
+        return 0
+    heads = kv_heads_on_one_gpu(shape, work)
+    return 2 * shape.layers * heads * shape.head_dim * work.tokens * work.batch * work.kv_bytes
+
+
+def block_weight_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of one block's weights on one GPU: tensor parallelism splits the matrices, not the two norms."""
+    norms = 2 * shape.hidden
+    return (-(-(shape.block_parameters - norms) // work.tensor_parallel) + norms) * work.weight_bytes
+
+
+def head_weight_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the output matrix on one GPU: split by vocabulary, where that divides and it is no embedding as well."""
+    return shape.hidden * shape.vocab // head_split(shape, work) * work.weight_bytes
+
+
+def head_split(shape: ModelShape, work: Work) -> int:
+    """Over how many GPUs the output matrix is split."""
+    whole = shape.tied_embeddings or shape.vocab % work.tensor_parallel
+    return 1 if whole else work.tensor_parallel
+
+
+def weight_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the weights on one GPU: the embedding and the norms are not split by tensor parallelism."""
+    blocks = shape.layers * block_weight_bytes(shape, work)
+    embedding = shape.vocab * shape.hidden * work.weight_bytes
+    head = 0 if shape.tied_embeddings else head_weight_bytes(shape, work)
+    return blocks + embedding + head + shape.hidden * work.weight_bytes
+
+
+def optimizer_bytes(shape: ModelShape, work: Work) -> int:
+    """Bytes of the optimizer's state on one GPU."""
+    if work.training is None:
+        return 0
+    return _STATES[work.training] * weight_bytes(shape, work)

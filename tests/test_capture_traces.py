@@ -1,0 +1,133 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runner.errors import InputError
+from runner.probes.capture_fp8_flexattention_traces import PROBE, _largest, _on_device, _outermost, main
+
+ROOT = Path(__file__).parents[1]
+# Does what nsys does as far as its caller can tell: runs the program, and leaves a report where it was told to.
+NSYS = """#!/bin/bash
+set -e
+for word in "$@"; do case "$word" in --output=*) report="${word#--output=}";; esac; done
+while [[ "$1" != *python* ]]; do shift; done
+"$@"
+echo "$*" > "$report.nsys-rep"
+"""
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run on this host with an nsys on PATH: the folder that it wrote, and its document."""
+    place = tmp_path_factory.mktemp("capture")
+    nsys = place / "nsys"
+    nsys.write_text(NSYS, encoding="utf-8")
+    nsys.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.probes.capture_fp8_flexattention_traces", "--iterations", "2",
+         "--preset", "tiny", "--output-dir", str(place / "traces")],
+        cwd=ROOT,
+        env=os.environ | {"PATH": os.pathsep.join([str(place), os.environ["PATH"]])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return place / "traces", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_trace_has_what_perfetto_needs_of_both_operations(captured: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = captured
+    trace = json.loads((folder / "fp8_flexattention.json").read_text(encoding="utf-8"))
+    assert document["details"]["trace"] == str(folder / "fp8_flexattention.json")
+    slices = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
+    assert all({"name", "ts", "dur", "pid", "tid"} <= event.keys() for event in slices)
+    names = [event["name"] for event in slices]
+    assert (names.count("fp8_matmul"), names.count("flex_attention")) == (2, 2)
+    assert "aten::_scaled_mm" in names
+
+
+def test_both_operations_are_timed_and_right(captured: tuple[Path, dict[str, Any]]) -> None:
+    document = captured[1]
+    found = {
+        (one["name"], one["labels"]["operation"]): one
+        for one in document["measurements"]
+        if "kernel" not in one["labels"]
+    }
+    for operation, decibel in (("fp8_matmul", 20), ("flex_attention", 40)):
+        assert len(found["operation_time", operation]["samples"]) == 2
+        assert found["signal_to_noise", operation]["value"] > decibel
+
+
+def test_the_largest_kernels_are_measurements(captured: tuple[Path, dict[str, Any]]) -> None:
+    shares = [one for one in captured[1]["measurements"] if one["name"] == "kernel_share"]
+    products = {
+        one["labels"]["kernel"]: one["value"] for one in shares if one["labels"]["operation"] == "fp8_matmul"
+    }
+    assert products["aten::_scaled_mm"] > 0.9
+    for operation in ("fp8_matmul", "flex_attention"):
+        assert 0 < sum(one["value"] for one in shares if one["labels"]["operation"] == operation) <= 1.000001
+
+
+def test_nsys_watches_the_same_work_where_it_is_there(captured: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = captured
+    report = folder / "fp8_flexattention.nsys-rep"
+    assert document["details"]["nsys"] == str(report)
+    assert "-m runner.probes.traced_work --preset=tiny" in report.read_text(encoding="utf-8")
+
+
+def event(
+    name: str, parent: Any = None, device: str = "CPU", microseconds: float = 1e6, **more: object
+) -> Any:
+    kind = SimpleNamespace(name=device)
+    taken = {
+        "cpu_time_total": microseconds,
+        "self_device_time_total": microseconds,
+        "is_user_annotation": False,
+    }
+    return SimpleNamespace(name=name, cpu_parent=parent, device_type=kind, **(taken | more))
+
+
+def test_what_an_operator_calls_inside_is_not_counted_twice() -> None:
+    around = event("fp8_matmul")
+    outer = event("aten::_scaled_mm", event("Torch-Compiled Region: 0/0", around))
+    events = [around, outer, event("aten::mm", outer), event("aten::mm")]
+    assert _outermost(events, "fp8_matmul") == {"aten::_scaled_mm": 1.0}
+
+
+def test_on_a_gpu_kernels_count_and_the_shadows_of_ranges_do_not() -> None:
+    events = [
+        event("gemm", device="CUDA"),
+        event("gemm", device="CUDA"),
+        event("fp8_matmul", device="CUDA", is_user_annotation=True),
+        event("aten::_scaled_mm"),
+    ]
+    assert _on_device(events) == {"gemm": 2.0}
+
+
+def test_kernels_whose_kept_names_are_equal_are_one_measurement() -> None:
+    long = "void cutlass::Kernel2<" + "x" * 200
+    found = _largest("fp8_matmul", {long + "a": 3.0, long + "b": 1.0}, 1, 5)
+    assert [(one.name, one.value) for one in found] == [("kernel_time", 3.0), ("kernel_share", 0.75)]
+
+
+@pytest.mark.parametrize(
+    "words", [["--iterations", "0"], ["--top", "0"], ["--preset", "70b"], ["--output-dir", "/dev/null/x"]]
+)
+def test_bad_input_ends_with_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == InputError.exit_status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_parser_needs_no_torch() -> None:
+    name = "runner.probes.capture_fp8_flexattention_traces"
+    program = f"import sys, {name} as c; c.PROBE.parser(); sys.exit('torch' in sys.modules)"
+    assert PROBE.parser().parse_args([]).top == 5
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,39 @@
+from collections.abc import Sequence
+
+import pytest
+
+from runner.probes.decode_report import Arm, graphs_lost
+from runner.probes.graph_launches import Launches, count
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        (["cudaGraphLaunch", "cudaStreamSynchronize"] * 4, Launches(0, 4, 0)),
+        (["cudaLaunchKernel", "cuLaunchKernelEx", "cudaLaunchKernelExC", "aten::mm"], Launches(0, 0, 3)),
+        (["cudaStreamBeginCapture", "cudaLaunchKernel", "cudaGraphLaunch"], Launches(1, 1, 1)),
+        (["cudaLaunchCooperativeKernel", "cuGraphLaunch"], Launches(0, 1, 1)),
+        (["cudaMemcpyAsync", "aten::add", "cudaStreamSynchronize"], None),
+        ([], None),
+    ],
+)
+def test_calls_are_counted_by_what_they_launch(calls: Sequence[str], expected: Launches | None) -> None:
+    assert count(calls) == expected
+
+
+@pytest.mark.parametrize(
+    ("launches", "said"),
+    [
+        (Launches(0, 8, 8), None),
+        (Launches(0, 0, 2400), "not re-used: 0 replays and 300 single launches a step"),
+        (Launches(0, 4, 1200), "not re-used: 0.5 replays"),
+        (Launches(8, 8, 2400), "captured anew in steady state (8 times in 8 steps)"),
+        (None, None),
+    ],
+)
+def test_graphs_are_lost_where_steps_do_not_replay_or_capture_again(
+    launches: Launches | None, said: str | None
+) -> None:
+    found = graphs_lost(Arm(launches=launches, counted_steps=8))
+    assert (said is None) == (found is None)
+    assert (said or "") in (found or "")

@@ -1,0 +1,146 @@
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import DocumentError
+from runner.evidence.measure import parse_json, read_document
+from runner.evidence.record import Document
+from runner.evidence.tools import tool_document
+
+TOOLS = Path(__file__).parent / "tools"
+ALL = ("nccl_tests_v3.json", "nccl_tests_v2_per_iteration.json", "nvbandwidth.json")
+
+
+def data(name: str) -> Any:
+    return json.loads((TOOLS / name).read_text(encoding="utf-8"))
+
+
+def read(name: str) -> Document:
+    document = read_document(TOOLS / name)
+    assert document is not None
+    return document
+
+
+def values(document: Document, metric: str, **labels: object) -> list[float]:
+    return [
+        one.value
+        for one in document.measurements
+        if one.name == metric and labels.items() <= one.labels.items()
+    ]
+
+
+def test_nccl_tests_gives_both_bandwidths_of_every_size_in_bytes_a_second() -> None:
+    document = read("nccl_tests_v3.json")
+    assert (document.probe, document.status) == ("nccl_tests", "ok")
+    large = {"op": "all_reduce", "bytes": 8 << 30, "ranks": 8}
+    assert values(document, "bus_bandwidth", **large, place="out_of_place") == [836.5e9]
+    assert values(document, "algorithm_bandwidth", **large, place="in_place") == [478e9]
+    assert values(document, "collective_time", **large, place="out_of_place") == [pytest.approx(17970.6e-6)]
+    assert set(values(document, "wrong_elements")) == {0}
+
+
+def test_times_of_single_iterations_are_kept_as_samples() -> None:
+    document = read("nccl_tests_v2_per_iteration.json")
+    times = [one for one in document.measurements if one.name == "collective_time"]
+    assert [one.samples for one in times] == [pytest.approx((5e-05, 5.1e-05, 5.2e-05, 6e-05))] * 2
+    assert values(document, "slow_collective_time")[0] == pytest.approx(58.8e-6)
+
+
+def test_results_that_were_not_checked_are_not_called_right() -> None:
+    document = read("nccl_tests_v2_per_iteration.json")
+    assert document.effective == {"op": "broadcast", "ranks": 8, "checked": False}
+    assert values(document, "wrong_elements") == []
+
+
+def test_wrong_elements_are_the_symptom() -> None:
+    broken = data("nccl_tests_v3.json")
+    broken["results"][1]["in_place"]["nwrong"] = 17.0
+    document = tool_document(broken, "f")
+    assert document is not None
+    assert (document.status, document.reason) == ("symptom", "all_reduce: 17 wrong elements")
+
+
+def test_hosts_and_environments_stay_behind() -> None:
+    text = read("nccl_tests_v3.json").model_dump_json()
+    assert "gpu-node-17" not in text
+    assert "hf_" not in text
+    assert "somebody" not in text
+
+
+def test_nvbandwidth_gives_a_measurement_a_cell_and_waived_is_no_pass() -> None:
+    document = read("nvbandwidth.json")
+    assert (document.probe, document.status) == ("nvbandwidth", "ok")
+    pair = {"test": "device_to_device_memcpy_read_ce", "row": 0, "column": 1}
+    assert values(document, "copy_bandwidth", **pair) == [760.25e9]
+    assert len(document.measurements) == 4
+    assert document.details["waived"] == ["multinode_device_to_device_memcpy_read_ce"]
+
+
+def test_a_run_in_which_everything_was_waived_is_not_applicable() -> None:
+    waived = data("nvbandwidth.json")
+    waived["nvbandwidth"]["testcases"] = waived["nvbandwidth"]["testcases"][3:]
+    document = tool_document(waived, "f")
+    assert document is not None
+    assert document.status == "not_applicable"
+
+
+def changed(name: str, change: Callable[[Any], object]) -> Any:
+    one = copy.deepcopy(data(name))
+    change(one)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        (ALL[0], lambda one: one.update(version=9), "format 9 is not known here"),
+        (ALL[0], lambda one: one.pop("end_time"), "did not come to its end"),
+        (ALL[0], lambda one: one.update(results=[]), "did not come to its end"),
+        (ALL[0], lambda one: one.update(args=["/bin/true"]), "does not say which collective"),
+        (ALL[0], lambda one: one["results"][0].pop("size"), "has no size"),
+        (ALL[0], lambda one: one["results"][0]["in_place"].update(bus_bw="nan"), "no number for bus_bw"),
+        (ALL[0], lambda one: one["results"][0].update(in_place=7), "no number for bus_bw"),
+        (ALL[2], lambda one: one["nvbandwidth"].update(error="no device"), "ended with an error: no device"),
+        (ALL[2], lambda one: one["nvbandwidth"].update(testcases=[]), "ran no test"),
+        (ALL[2], lambda one: one["nvbandwidth"]["testcases"][0].update(status="Error"), "ended as 'Error'"),
+        (
+            ALL[2],
+            lambda one: one["nvbandwidth"]["testcases"][0].update(status="Running"),
+            "ended as 'Running'",
+        ),
+        (
+            ALL[2],
+            lambda one: one["nvbandwidth"]["testcases"][0]["bandwidth_matrix"][0].append("x"),
+            "no number",
+        ),
+        (ALL[2], lambda one: one["nvbandwidth"]["testcases"][0].pop("bandwidth_matrix"), "has no matrix"),
+    ],
+)
+def test_what_cannot_be_believed_is_refused_in_one_line(
+    name: str, change: Callable[[Any], object], says: str
+) -> None:
+    with pytest.raises(DocumentError) as raised:
+        tool_document(changed(name, change), "f")
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "foreign", [[], "text", {}, {"probe": "collectives"}, {"nvbandwidth": "text"}, {"args": []}]
+)
+def test_foreign_json_is_no_tools(foreign: Any) -> None:
+    assert tool_document(foreign, "f") is None
+
+
+@given(st.sampled_from(ALL), st.data())
+def test_a_file_cut_anywhere_is_refused(name: str, cut: st.DataObject) -> None:
+    text = (TOOLS / name).read_text(encoding="utf-8").rstrip()
+    short = text[: cut.draw(st.integers(min_value=1, max_value=len(text) - 1))]
+    with pytest.raises(DocumentError):
+        tool_document(parse_json(short, "f"), "f")

@@ -1,0 +1,311 @@
+import json
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import median
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.cli.main import main
+from runner.entry.model import Phase
+from runner.evidence.compare import compare_classes, compare_records
+from runner.evidence.record import Measurement, Outcome, Record, StepStatus
+from runner.evidence.store import Store, latest
+from runner.evidence.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
+from runner.evidence.turns import turns
+from runner.stats import rank_shift
+from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+Draw = Callable[[random.Random], float]
+# Shapes that timings have: bell, long tail, outliers, few distinct values.
+SHAPES: dict[str, Draw] = {
+    "normal": lambda source: source.gauss(100, 3),
+    "skewed": lambda source: source.lognormvariate(4.6, 0.1),
+    "outliers": lambda source: 100 + source.gauss(0, 1) / max(abs(source.gauss(0, 1)), 1e-3),
+    "tied": lambda source: float(source.choice((100, 101, 102))),
+}
+
+
+def bandwidth(value: float, *samples: float, name: str = "bus_bandwidth") -> Measurement:
+    return measurement(value, *samples, name=name, op="all_reduce")
+
+
+def runs(values: Sequence[float], **changes: object) -> list[Record]:
+    """One run a day, each with this bus bandwidth."""
+    return [
+        record(
+            step("busbw", bandwidth(value), probe="collectives"),
+            run_id=f"{number:012x}",
+            started_at=START + timedelta(days=number),
+            ended_at=START + timedelta(days=number, minutes=1),
+            **changes,
+        )
+        for number, value in enumerate(values)
+    ]
+
+
+def noisy(count: int, seed: int = 1, centre: float = 100.0) -> list[float]:
+    source = random.Random(seed)
+    return [source.gauss(centre, 2) for _ in range(count)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_steady_series_raises_an_alarm_no_oftener_than_the_test_says(shape: str) -> None:
+    source = random.Random(7)
+    trials = 3000
+    alarms = 0
+    for _ in range(trials):
+        values = [SHAPES[shape](source) for _ in range(FEWEST + RECENT)]
+        alarms += rank_shift(values[:FEWEST], values[FEWEST:]) <= LEVEL
+    # Exact test: the rate is at most the level; four standard errors are left for the simulation itself.
+    assert alarms / trials <= LEVEL + 4 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_holds_for_a_full_window_and_the_whole_chain(shape: str) -> None:
+    source = random.Random(11)
+    trials = 250
+    alarms = sum(
+        change(all_series(runs([SHAPES[shape](source) for _ in range(WINDOW + RECENT)]))[0]) is not None
+        for _ in range(trials)
+    )
+    assert alarms / trials <= LEVEL + 4 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
+
+
+def test_holding_each_run_against_the_one_before_would_cry_wolf() -> None:
+    values = noisy(200)
+    against_previous = sum(abs(b / a - 1) > 0.02 for a, b in pairwise(values))
+    against_window = sum(
+        change(all_series(runs(values[: end + 1]))[0]) is not None for end in range(11, len(values))
+    )
+    assert against_previous > 60
+    assert against_window <= 8
+
+
+@pytest.mark.parametrize("earlier", [FEWEST, WINDOW])
+def test_a_drop_of_a_tenth_is_found_within_three_runs_nearly_always(earlier: int) -> None:
+    found = 0
+    for seed in range(60):
+        values = [*noisy(earlier, seed), *noisy(RECENT, seed + 1000, centre=90)]
+        found += change(all_series(runs(values))[0]) is not None
+    assert found >= 50
+
+
+def test_the_rank_test_is_the_share_of_choices_that_are_as_extreme() -> None:
+    assert rank_shift([1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 11, 12]) == 2 / 220
+    assert rank_shift([5, 5, 5], [5, 5]) == 1.0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 6).map(float), min_size=1, max_size=6),
+    st.lists(st.integers(0, 6).map(float), min_size=1, max_size=3),
+)
+def test_the_rank_test_agrees_with_counting_by_hand(earlier: list[float], recent: list[float]) -> None:
+    values = [*earlier, *recent]
+
+    def rank(value: float) -> float:
+        return sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2
+
+    def off_centre(chosen: Sequence[int]) -> float:
+        return abs(sum(rank(values[index]) for index in chosen) - len(recent) * (len(values) + 1) / 2)
+
+    seen = off_centre(range(len(earlier), len(values)))
+    all_ways = [off_centre(chosen) for chosen in combinations(range(len(values)), len(recent))]
+    assert rank_shift(earlier, recent) == sum(one >= seen - 1e-9 for one in all_ways) / len(all_ways)
+
+
+def test_the_rank_test_needs_values_on_both_sides() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        rank_shift([], [1.0])
+
+
+def test_a_change_says_how_much_which_way_and_what_is_new() -> None:
+    before = runs(noisy(12), machine=machine(torch="2.12.0"))
+    after = [
+        one.model_copy(update={"started_at": one.started_at + timedelta(days=30), "run_id": f"z{one.run_id}"})
+        for one in runs([80, 81, 79])
+    ]
+    (found,) = trend([*after, *before]).changes
+    assert found.direction == "worse"
+    assert found.ratio == pytest.approx(80 / median(noisy(12)))
+    assert found.causes == ("torch 2.12.0 → 2.13.0",)
+    assert (found.before.count, found.after.count) == (12, 3)
+
+
+def test_a_version_that_some_earlier_run_had_is_no_cause() -> None:
+    values = [*noisy(12), 80, 81, 79]
+    mixed = [
+        one.model_copy(update={"machine": machine(torch=f"2.1{number % 2}.0")})
+        for number, one in enumerate(runs(values))
+    ]
+    (found,) = trend(mixed).changes
+    assert found.causes == ()
+
+
+def test_a_new_node_is_named() -> None:
+    values = [*noisy(12), 80, 81, 79]
+    moved = runs(values)[:-3] + runs(values, node_alias="node-ffffff")[-3:]
+    (found,) = trend(moved).changes
+    assert found.causes == ("another node (node-ffffff)",)
+
+
+def test_too_few_runs_are_counted_and_not_tested() -> None:
+    found = trend(runs([100.0] * (FEWEST + RECENT - 1)))
+    assert (found.changes, found.tested, found.too_short) == ((), 0, 1)
+
+
+def test_a_change_smaller_than_a_reader_would_heed_is_not_reported() -> None:
+    assert trend(runs([100.0 + i / 100 for i in range(12)] + [101, 101.1, 101.2])).changes == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"digest": "f" * 16},
+        {"phase": Phase.REPRODUCE},
+        {"status": StepStatus.ERROR},
+        {"fallback_reason": "no graphs"},
+    ],
+)
+def test_other_digests_injected_faults_broken_steps_and_fallbacks_are_no_part_of_a_series(
+    changes: dict[str, object],
+) -> None:
+    records = runs([*noisy(12), 80, 81, 79])
+    records[-3:] = [
+        one.model_copy(update={"steps": (one.steps[0].model_copy(update=changes),)}) for one in records[-3:]
+    ]
+    assert trend(records).changes == ()
+
+
+def test_other_options_make_another_series() -> None:
+    records = runs([*noisy(12), 80, 81, 79])
+    options = records[0].options.model_copy(update={"preset": "8b"})
+    records[-3:] = [one.model_copy(update={"options": options}) for one in records[-3:]]
+    assert trend(records).changes == ()
+    assert len(all_series(records)) == 2
+
+
+def test_simulated_runs_are_no_part_of_a_trend() -> None:
+    assert all_series(runs([1.0] * 3, simulated=True)) == ()
+
+
+def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
+    bound = expectation(min=90e9, unit="B/s")
+    entry = runbook(expectations=(bound,), busbw="diagnose")
+    first, second = runs([100e9, 80e9])
+    second = second.model_copy(update={"outcome": Outcome.SYMPTOM, "machine": machine(torch="2.14.0")})
+    found = turns((entry,), (second, first))
+    assert [(turn.what, turn.before, turn.after) for turn in found] == [
+        ("outcome", "healthy", "symptom"),
+        ("faq-floor", "met", "missed"),
+    ]
+    assert found[0].causes == ("torch 2.13.0 → 2.14.0",)
+    assert str(found[0]) == (
+        "cpu-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); also new: torch 2.13.0 → 2.14.0"
+    )
+
+
+def test_two_nodes_that_differ_do_not_turn_at_every_run() -> None:
+    good, bad = runs([1.0] * 6), runs([1.0] * 6, node_alias="node-ffffff", outcome=Outcome.SYMPTOM)
+    mixed = [(bad if number % 2 else good)[number] for number in range(6)]
+    (once,) = turns((), mixed)
+    assert once.causes == ("another node (node-ffffff)",)
+
+
+def test_runs_with_other_options_or_without_an_outcome_do_not_turn() -> None:
+    first, second, third = runs([1.0] * 3)
+    options = first.options.model_copy(update={"reproduce": True})
+    second = second.model_copy(update={"outcome": Outcome.FIX_PROVED, "options": options})
+    third = third.model_copy(update={"outcome": None})
+    assert turns((), (first, second, third)) == ()
+
+
+def test_two_runs_are_compared_number_by_number() -> None:
+    first = record(
+        step("busbw", bandwidth(100, 99, 100, 101, 100, 100), bandwidth(5, name="wrong_elements"), probe="x")
+    )
+    second = record(
+        step("busbw", bandwidth(80, 79, 80, 81, 80, 80), bandwidth(5, name="wrong_elements"), probe="x"),
+        run_id="b" * 12,
+        machine=machine(torch="2.14.0"),
+    )
+    found = compare_records(first, second)
+    assert found.differences == ("torch 2.13.0 → 2.14.0",)
+    assert [row.verdict for row in found.rows] == ["lower (worse)", "same"]
+    assert found.rows[0].ratio == pytest.approx(0.8)
+    assert found.rows[0].interval is not None
+    assert found.rows[0].interval.high < 0.85
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"digest": "f" * 16}, "not comparable: the step has changed between them"),
+        ({"status": StepStatus.TIMEOUT, "reason": "60 s"}, "not comparable: timeout (60 s)"),
+        ({"fallback_reason": "no graphs"}, "not comparable: one of them fell back"),
+        ({"measurements": ()}, "measured only in the first"),
+        ({"measurements": (bandwidth(101, 101),)}, "cannot say: no interval of the median of 1 samples"),
+        ({"measurements": (bandwidth(101, 99, 101, 102),)}, "no difference shown"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(changes: dict[str, object], says: str) -> None:
+    one = step("busbw", bandwidth(100, *([100] if "1 samples" in says else [98, 100, 102])))
+    found = compare_records(record(one), record(one.model_copy(update=changes), run_id="b" * 12))
+    assert [row.verdict for row in found.rows] == [says]
+
+
+def test_two_classes_are_compared_at_presets_that_both_ran() -> None:
+    here = record(step("busbw", bandwidth(100, 100, 100)))
+    there = record(step("busbw", bandwidth(300, 300, 300)), machine=machine("NVIDIA B200"), run_id="b" * 12)
+    alone = record(step("other", bandwidth(1)), run_id="c" * 12)
+    found = compare_classes(latest((here, there, alone)), "cpu-x86_64-2c", "1xB200-180GB")
+    assert [(row.step, row.verdict) for row in found.rows] == [("busbw", "higher (better)")]
+    assert "driver none → 580.95.05" in found.differences
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    store = Store(tmp_path / "data", secrets=())
+    for one in runs([*noisy(12), 80, 81, 79]):
+        store.save(one)
+    return store.root
+
+
+def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(data), "trend"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("cpu-x86_64-2c nvlink busbw: bus_bandwidth (op=all_reduce) worse: ")
+    assert said[0].endswith("no version recorded changed")
+    assert said[-1].startswith(
+        "1 change in 1 series of 12 runs or more, each tested at 1% (so up to 0.01 by chance)"
+    )
+    assert main(["--data", str(data), "trend", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["changes"][0]["direction"] == "worse"
+    assert main(["--data", str(data), "compare", "00000000000b", "00000000000c", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["verdict"] == "lower (worse)"
+    path = next(data.rglob("*-00000000000b.json"))
+    assert main(["--data", str(data), "compare", str(path), "00000000000c"]) == 0
+    assert "lower" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["compare", "00000000000b", "nothing"], "is no file, no run id in"),
+        (["compare", "cpu-x86_64-2c", "cpu-x86_64-2d"], "is no machine class with records"),
+        (["trend", "--since", "yesterday"], "is no date; write it as 2026-11-01"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_line(
+    data: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert main(["--data", str(data), *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert len(said.splitlines()) == 1
