@@ -147,7 +147,7 @@ def _misplaced(store: Store, path: Path, record: Record) -> Iterator[str]:
 
 def _machine_problems(record: Record) -> Iterator[str]:
     machine = record.machine
-    if not _ALIAS.fullmatch(record.node_alias):
+    if not all(map(_ALIAS.fullmatch, (record.node_alias, *record.members))):
         yield f"has a node alias that this project does not make; {_AGAIN}"
     facts = {"cpu": machine.cpu, "os": machine.os, "kernel": machine.kernel, "python": machine.python}
     facts |= {"driver": machine.driver} if machine.gpus else {}
