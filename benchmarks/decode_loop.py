@@ -18,8 +18,8 @@ import torch
 
 from runner.models import model_shape
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decoding import Decoder
-from runner.probes.run_queue import MOST_WAITED, share, waited
+from runner.probes.decode.loop import Decoder
+from runner.probes.decode.run_queue import MOST_WAITED, share, waited
 from runner.probes.transformer import build_model
 from runner.stats import median_interval, spread
 

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.probes import block_stack
 from runner.probes.compile_guard import Attempt, safe_compile
+from runner.probes.repro import block_stack
 from runner.stats import median_interval, spread
 
 PAIRS = 5

@@ -8,7 +8,7 @@ import torch
 
 from runner.models import parse_shape
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decoding import Decoder
+from runner.probes.decode.loop import Decoder
 from runner.probes.ranks import RankLine
 from runner.probes.tensor_parallel import joined, shard
 from runner.probes.transformer import build_model

@@ -16,8 +16,8 @@ from runner.errors import InputError
 from runner.probes import collectives
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.nccl_log import Transport
-from runner.probes.nccl_settings import Origin, Setting
+from runner.probes.nccl.log import Transport
+from runner.probes.nccl.settings import Origin, Setting
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import InputError, RankError
-from runner.probes import block_stack, compile_growth
+from runner.probes import compile_growth
 from runner.probes.compile_guard import Builder, Guarded, Stall, dumps, processes, safe_compile
 from runner.probes.compile_guard.agreement import Alone, peers
 from runner.probes.compile_guard.blocks import lay_out
@@ -24,6 +24,7 @@ from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
 from runner.probes.compile_guard.stacks import Look, culprit, frames_of, judge
+from runner.probes.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
 
@@ -175,7 +176,7 @@ def test_blocks_are_laid_out_without_the_models_memory() -> None:
     shape = {"blocks": 72, "width": 8192, "heads": 64, "hidden": 28672, "tokens": 8, "device": "cpu"}
     code = (
         "import resource, torch\n"
-        "from runner.probes import block_stack\n"
+        "from runner.probes.repro import block_stack\n"
         "from runner.probes.compile_guard import blocks\n"
         "blocks._real_call = lambda *call: call\n"
         f"calls, parameters = blocks.lay_out(lambda: block_stack.build(**{shape}), backward=False)\n"
@@ -441,7 +442,7 @@ def test_the_caller_starts_from_the_childs_cache_and_hears_of_a_miss(tmp_path: P
         f"""
 import torch, warnings
 from pathlib import Path
-from runner.probes import block_stack
+from runner.probes.repro import block_stack
 from runner.probes.compile_guard import CacheMissWarning, safe_compile
 
 def build(width):

@@ -6,10 +6,10 @@ import pytest
 from runner.evidence.record import Measurement
 from runner.hardware.boards import board_named
 from runner.models import model_shape
-from runner.probes.decode_job import Job
-from runner.probes.decode_report import FEWEST_UNDISTURBED, Arm, pairs_of, report, slow
-from runner.probes.graph_launches import Launches
-from runner.sizing_decode import bytes_per_step
+from runner.probes.decode.job import Job
+from runner.probes.decode.launches import Launches
+from runner.probes.decode.report import FEWEST_UNDISTURBED, Arm, pairs_of, report, slow
+from runner.sizing.decode import bytes_per_step
 
 JOB = Job("8b", model_shape("8b"), None, "cuda", 2, 4, 100, 20)
 LABELS = {"model": "8b"}

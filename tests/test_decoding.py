@@ -5,7 +5,7 @@ import torch
 
 from runner.models import ModelShape
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decoding import Decoder
+from runner.probes.decode.loop import Decoder
 from runner.probes.transformer import build_model
 from tests.greedy import assert_same_choices
 

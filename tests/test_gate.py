@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.catalogue import METRICS
 from runner.cli.main import main
-from runner.evidence.ceilings import ceiling
+from runner.evidence.ceilings import CEILINGS, PARTS_OF_A_WHOLE, ceiling
 from runner.evidence.gate import gate
 from runner.evidence.leaks import leaks
 from runner.evidence.record import Code, Measurement, Record, RunbookRef
@@ -234,6 +235,10 @@ def test_a_ceiling_follows_from_the_board(found: Measurement, gpus_used: int, hi
 @pytest.mark.parametrize("names", [[], ["NVIDIA Unknown 9000"], [B200, "NVIDIA Unknown 9000"]])
 def test_an_unknown_board_has_no_ceiling(names: list[str]) -> None:
     assert ceiling(measured_in("B/s", "bus_bandwidth"), machine(*names), step()) is None
+
+
+def test_every_metric_with_a_ceiling_is_one_that_probes_report() -> None:
+    assert {*CEILINGS, *PARTS_OF_A_WHOLE} <= METRICS.keys()
 
 
 def test_a_run_is_published_once(store: Store) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.gpu_visibility import cpu_nodes, gpu_nodes, remarks
+from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, remarks
 
 TWO_SOCKETS = [0, 0, 0, 0, 1, 1, 1, 1]
 

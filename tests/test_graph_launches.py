@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from runner.probes.decode_report import Arm, graphs_lost
-from runner.probes.graph_launches import Launches, count
+from runner.probes.decode.launches import Launches, count
+from runner.probes.decode.report import Arm, graphs_lost
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ ROOMS = (
     ("hardware",),
     ("models",),
     ("sizing",),
-    ("sizing_decode",),
     ("entry",),
     ("evidence",),
     ("plan",),

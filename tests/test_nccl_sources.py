@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import InputError
-from runner.probes.nccl_settings import Origin, Setting, judge
-from runner.probes.nccl_sources import (
+from runner.probes.nccl.settings import Origin, Setting, judge
+from runner.probes.nccl.sources import (
     parse_conf,
     parse_environment,
     parse_environment_file,

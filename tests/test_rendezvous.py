@@ -8,8 +8,8 @@ import pytest
 
 from runner.errors import InputError
 from runner.probes.contract import OK, SYMPTOM
+from runner.probes.leftovers.variables import leftovers
 from runner.probes.rendezvous import main
-from runner.probes.stale_variables import leftovers
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import InputError
-from runner.probes.serving_config import Size, parallel_sizes, read_sizes
+from runner.probes.leftovers.serving_config import Size, parallel_sizes, read_sizes
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from runner.errors import InputError
 from runner.hardware.boards import BOARDS, board_named
 from runner.models import ModelShape, model_shape
 from runner.pages.decode_tables import decode_ceilings
-from runner.sizing_decode import bytes_per_step, decode_ceiling
+from runner.sizing.decode import bytes_per_step, decode_ceiling
 
 SMALL = ModelShape("small", 2, 8, 2, 1, 4, 16, 100, 64)
 

@@ -7,8 +7,8 @@ import pytest
 
 from runner.errors import InputError
 from runner.probes.contract import OK, SYMPTOM
+from runner.probes.leftovers.variables import Harm, leftovers, without_leftovers
 from runner.probes.stale_env import main
-from runner.probes.stale_variables import Harm, leftovers, without_leftovers
 
 TORCHRUN = {
     "WORLD_SIZE": "8",

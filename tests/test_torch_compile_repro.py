@@ -17,9 +17,10 @@ import pytest
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
-from runner.probes import live_compiles, repro_scripts, torch_compile_repro
+from runner.probes import torch_compile_repro
 from runner.probes.compile_guard.budget import LEAST_S
-from runner.probes.repro_bundle import KEPT_VARIABLES
+from runner.probes.repro import live_compiles, scripts
+from runner.probes.repro.bundle import KEPT_VARIABLES
 from runner.probes.torch_compile_repro import SIZES, main, parameters
 
 MODULE = "runner.probes.torch_compile_repro"
@@ -358,7 +359,7 @@ V1125 01:37:35.2 2 torch/y.py:1] {"chromium_event": {}, "has_payload": "b"}
 
 
 def test_a_script_is_made_of_the_last_traced_graph() -> None:
-    script = repro_scripts.of_trace(TRACED, 60.0)
+    script = scripts.of_trace(TRACED, 60.0)
     assert script is not None
     compile(script, "reproduce.py", "exec")
     assert "((4, 8), (8, 1), torch.float32, 'cpu')," in script
@@ -377,7 +378,7 @@ def test_a_script_is_made_of_the_last_traced_graph() -> None:
     ids=["symbolic shape", "constant of its own", "unknown type", "no graph"],
 )
 def test_no_script_is_made_of_a_graph_that_does_not_stand_by_itself(old: str, new: str) -> None:
-    assert repro_scripts.of_trace(TRACED.replace(old, new), 60.0) is None
+    assert scripts.of_trace(TRACED.replace(old, new), 60.0) is None
 
 
 def ranked(log: str) -> dict[str, int]:

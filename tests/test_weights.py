@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from runner.errors import InputError
 from runner.models import model_shape, weight_files
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode_job import Job
-from runner.probes.decoding import Decoder
+from runner.probes.decode.job import Job
+from runner.probes.decode.loop import Decoder
 from runner.probes.ranks import World
 from runner.probes.transformer import load_model
 

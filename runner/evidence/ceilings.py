@@ -13,9 +13,9 @@ _IN_NETWORK_REDUCTION = 2.0
 # Energy counters and power limits are off by a few per cent.
 _POWER_SLACK = 1.05
 _HALF_OR_WIDER = frozenset({"bf16", "bfloat16", "fp16", "float16", "half", "fp32", "float32", "tf32"})
-_PARTS_OF_A_WHOLE = (
+PARTS_OF_A_WHOLE = (
     *("fp8_share", "saturated_share", "underflow_share", "prompt_done", "smallest_prompt_done"),
-    "compile_finished",
+    *("compile_finished", "kernel_share", "throttled_share"),
 )
 
 
@@ -55,6 +55,7 @@ CEILINGS: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
     {
         "bus_bandwidth": _links,
         "algorithm_bandwidth": _links,
+        "slowest_pair": _links,
         "nvlinks_active": _link_count,
         "nvlinks_per_pair": _link_count,
         "flop_rate": _matrix_rate,
@@ -72,7 +73,7 @@ def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> flo
 
     A share of a whole is at most 1 anywhere; memory at most what the machine says it has.
     """
-    if measurement.name in _PARTS_OF_A_WHOLE:
+    if measurement.name in PARTS_OF_A_WHOLE:
         return 1.0
     if measurement.name in {"peak_memory", "compile_peak_rss"}:
         of_gpus = sum(gpu.memory_bytes for gpu in machine.gpus)

@@ -37,6 +37,8 @@ _COMPLAINTS = {
     "recovery from access timeouts": 6,
 }
 _IS_SO = 1
+# Nodes of the host are told as bits, 64 a word.
+_NODE_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,16 @@ class _Reader:
             pcie_width=self.ask("nvmlDeviceGetCurrPcieLinkWidth", handle),
             pcie_max_generation=self.ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
             pcie_max_width=self.ask("nvmlDeviceGetMaxPcieLinkWidth", handle),
-            numa_node=self.ask("nvmlDeviceGetNumaNodeId", handle),
+            numa_node=self._numa_node(handle),
         )
+
+    def _numa_node(self, handle: Any) -> int | None:
+        """The host's node whose memory is nearest; None where NVML names none, or several alike."""
+        # nvmlDeviceGetNumaNodeId answers only where the GPU's own memory is a node of the host.
+        scope = self._nvml.NVML_AFFINITY_SCOPE_NODE
+        words = self.ask("nvmlDeviceGetMemoryAffinity", handle, _NODE_WORDS, scope) or ()
+        nodes = [64 * place + bit for place, word in enumerate(words) for bit in range(64) if word >> bit & 1]
+        return nodes[0] if len(nodes) == 1 else None
 
     def _errors(self, handle: Any, links: list[int]) -> int | None:
         counters = (

@@ -5,7 +5,7 @@ from runner.hardware.boards import BOARDS
 from runner.models import model_shape
 from runner.pages.tables import Table
 from runner.presets import PRESETS
-from runner.sizing_decode import decode_ceiling
+from runner.sizing.decode import decode_ceiling
 from runner.units import format_value
 
 # Bytes of a weight and of a cached value.

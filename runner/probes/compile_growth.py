@@ -30,11 +30,11 @@ from typing import Any
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Measurement
 from runner.hardware.machine import look
-from runner.probes import block_stack, compile_report
 from runner.probes.compile_guard import Attempt, Builder, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
 from runner.probes.ranks import ended_by_sigterm
+from runner.probes.repro import block_stack, report
 
 # Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}
@@ -234,7 +234,7 @@ def _findings(curve: str, points: Sequence[Point]) -> Findings:
         effective={"sizes": [point.size for point in points if point.cpu_s is not None]},
         details={
             "points": [
-                {"labels": dict(point.labels), "size": point.size, **compile_report.account(point.attempt)}
+                {"labels": dict(point.labels), "size": point.size, **report.account(point.attempt)}
                 for point in points
             ]
         },

@@ -37,12 +37,12 @@ from runner.hardware.machine import look
 from runner.probes.compile_guard import Guarded, add_compile_arguments
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import Findings, Probe, base_parser, preset_of, run_probe, say
-from runner.probes.decode_job import Job, guard, job_of
-from runner.probes.decode_report import Arm, graphs_lost, pairs_of, report, slow
-from runner.probes.gpt_worker import WARM_STEPS
-from runner.probes.graph_launches import Launches
+from runner.probes.decode.job import Job, guard, job_of
+from runner.probes.decode.launches import Launches
+from runner.probes.decode.report import Arm, graphs_lost, pairs_of, report, slow
+from runner.probes.decode.worker import WARM_STEPS
+from runner.probes.leftovers.variables import leftovers, without_leftovers
 from runner.probes.ranks import World, ended_by_sigterm
-from runner.probes.stale_variables import leftovers, without_leftovers
 from runner.stats import FEWEST_FOR_BOOTSTRAP
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
@@ -51,8 +51,8 @@ _WARM_UP_TURNS = 2
 _COUNTED_STEPS = 8
 # What is left of --timeout for the turns once the guard has tried its rungs.
 _GUARD_SHARE = 0.25
-# What is left of it for looking inside once turns were taken again.
-_KEPT_SHARE = 0.5
+# The share of the time then left that turns may take, those taken again included.
+_TURNS_SHARE = 0.25
 _MOST_REPEATS = 3
 
 
@@ -119,7 +119,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
         ready = {arm: world.ask(None, "building the model")[0] for arm, world in worlds.items()}
         arms = {arm: Arm(threads=ready[arm]["threads"]) for arm in worlds}
         tokens = _warm_up(worlds, job)
-        _take_turns(worlds, arms, arguments.turns, job, deadline - arguments.timeout * _KEPT_SHARE)
+        latest = time.monotonic() + (deadline - time.monotonic()) * _TURNS_SHARE
+        _take_turns(worlds, arms, arguments.turns, job, latest)
         _look_inside(worlds, arms, job, mode)
     labels = {
         "model": job.label,

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from runner.errors import InputError, RunbookError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.nccl_settings import Finding, Judgement, Origin, Setting, judge
-from runner.probes.nccl_sources import (
+from runner.probes.nccl.settings import Finding, Judgement, Origin, Setting, judge
+from runner.probes.nccl.sources import (
     UNIT_FOLDERS,
     home_of,
     read_own,

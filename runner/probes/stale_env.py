@@ -24,9 +24,9 @@ from pathlib import Path
 
 from runner.errors import InputError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.gpu_visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
-from runner.probes.serving_config import read_sizes
-from runner.probes.stale_variables import Harm, Leftover, leftovers
+from runner.probes.leftovers.serving_config import read_sizes
+from runner.probes.leftovers.variables import Harm, Leftover, leftovers
+from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.probes.undo import add_shell_option, run_or_undo
 
 # Values that can name no host, address or person.

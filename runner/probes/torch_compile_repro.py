@@ -37,11 +37,11 @@ from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look as look_at_machine
 from runner.presets import default_preset
-from runner.probes import block_stack, compile_report, live_compiles, repro_bundle, watched_command
 from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 from runner.probes.ranks import ended_by_sigterm
+from runner.probes.repro import block_stack, bundle, live_compiles, report, watched_command
 from runner.units import parse_bytes
 
 
@@ -168,11 +168,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
             report=say,
         )
         guard_s = time.monotonic() - began
-        bundle = _bundle(arguments, guarded, shape, deadline_s, machine)
-    if bundle:
-        say(f"bundle: {bundle}")
+        kept = _bundle(arguments, guarded, shape, deadline_s, machine)
+    if kept:
+        say(f"bundle: {kept}")
     return _findings(
-        arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, deadline_s=deadline_s, bundle=bundle
+        arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, deadline_s=deadline_s, kept=kept
     )
 
 
@@ -218,7 +218,7 @@ def _bundle(
     if arguments.output_dir is None:
         return None
     taken = datetime.now(UTC)
-    case = repro_bundle.Case(
+    case = bundle.Case(
         arguments=shape,
         deadline_s=deadline_s,
         injected=arguments.inject_stall,
@@ -227,7 +227,7 @@ def _bundle(
         environment=os.environ,
         secrets=host_secrets(),
     )
-    return repro_bundle.write(arguments.output_dir, repro_bundle.of_guarded(guarded, case), taken)
+    return bundle.write(arguments.output_dir, bundle.of_guarded(guarded, case), taken)
 
 
 def _findings(
@@ -238,24 +238,22 @@ def _findings(
     shape: dict[str, int | str],
     guard_s: float,
     deadline_s: float,
-    bundle: Path | None,
+    kept: Path | None,
 ) -> Findings:
     failed = [attempt for attempt in guarded.attempts if attempt.outcome != "finished"]
     stopped = guarded.effective is None
     if stopped and not any(attempt.outcome == "deadline" for attempt in failed):
         # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
         raise RunbookError(f"could not measure: {guarded.reason}")
-    measurements = [
-        one for attempt in guarded.attempts for one in compile_report.measurements(attempt, preset)
-    ]
-    measurements += compile_report.warm_measurements(guarded, preset)
+    measurements = [one for attempt in guarded.attempts for one in report.measurements(attempt, preset)]
+    measurements += report.warm_measurements(guarded, preset)
     labels = {"preset": preset, "mode": guarded.requested}
     if not stopped:
         measurements.append(single("guard_time", guard_s, **labels))
-    late_s = compile_report.overrun_s(guarded, guard_s, deadline_s)
+    late_s = report.overrun_s(guarded, guard_s, deadline_s)
     if late_s is not None:
         measurements.append(single("deadline_overrun", late_s, **labels))
-    measurements.append(single("processes_left", compile_report.processes_left(guarded), **labels))
+    measurements.append(single("processes_left", report.processes_left(guarded), **labels))
     return Findings(
         measurements=measurements,
         status="symptom" if stopped else "ok",
@@ -268,9 +266,9 @@ def _findings(
             "injected_stall": arguments.inject_stall,
             "stack": shape,
             "parameters": parameters(shape),
-            "attempts": [compile_report.account(attempt) for attempt in guarded.attempts],
-            "warm": None if guarded.warm is None else compile_report.account(guarded.warm),
-            "bundle": None if bundle is None else bundle.name,
+            "attempts": [report.account(attempt) for attempt in guarded.attempts],
+            "warm": None if guarded.warm is None else report.account(guarded.warm),
+            "bundle": None if kept is None else kept.name,
         },
     )
 

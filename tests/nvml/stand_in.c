@@ -239,7 +239,13 @@ int nvmlDeviceGetCurrPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = 
 int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][1]); }
 int nvmlDeviceGetMaxPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][2]); }
 int nvmlDeviceGetMaxPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][3]); }
-int nvmlDeviceGetNumaNodeId(void *h, int *out) { ANSWER(*out = board.numa[G(h)]); }
+int nvmlDeviceGetMemoryAffinity(void *h, unsigned words, unsigned long *out, unsigned scope) {
+    int failed = failing(__func__);
+    if (failed || words == 0 || scope != 0) return failed ? failed : INVALID_ARGUMENT;
+    memset(out, 0, words * sizeof *out);
+    out[board.numa[G(h)] / 64] |= 1UL << (board.numa[G(h)] % 64);
+    return OK;
+}
 
 /* NVLink counts of newer boards. A field value: id 4, scope 4, timestamp 8, latency 8, type 4, return 4, value 8. */
 int nvmlDeviceGetFieldValues(void *h, int n, void *out) {

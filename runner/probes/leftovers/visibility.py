@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from runner.probes.stale_variables import Harm, Leftover
+from runner.probes.leftovers.variables import Harm, Leftover
 
 NAME = "CUDA_VISIBLE_DEVICES"
 _NODES = Path("/sys/devices/system/node")

@@ -8,10 +8,10 @@ from typing import Any
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board
 from runner.probes.contract import measured, say, single
-from runner.probes.decode_job import Job
-from runner.probes.graph_launches import Launches
-from runner.probes.run_queue import MOST_WAITED
-from runner.sizing_decode import bytes_per_step
+from runner.probes.decode.job import Job
+from runner.probes.decode.launches import Launches
+from runner.probes.decode.run_queue import MOST_WAITED
+from runner.sizing.decode import bytes_per_step
 from runner.stats import median_interval
 from runner.units import format_value
 

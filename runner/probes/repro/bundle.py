@@ -18,10 +18,10 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.evidence.redact import redact_text
-from runner.probes import repro_scripts
 from runner.probes.compile_guard import Guarded
 from runner.probes.compile_guard.command import STACKS, TRACE, Watched
 from runner.probes.compile_guard.watch import FIRST_LOOK, Sample
+from runner.probes.repro import scripts
 
 KEPT_VARIABLES = (
     "CC",
@@ -103,7 +103,7 @@ def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
     """What the bundle of a guarded compile holds, redacted, as file name -> text. Reads the attempts' folders."""
     first = guarded.attempts[0]
     files = {
-        "reproduce.py": repro_scripts.of_stack(case.arguments, first.mode, case.injected, case.deadline_s),
+        "reproduce.py": scripts.of_stack(case.arguments, first.mode, case.injected, case.deadline_s),
         "versions.json": _json(first.facts.get("versions", {})),
     }
     for attempt in guarded.attempts:
@@ -125,7 +125,7 @@ def of_command(watched: Watched, case: Case) -> dict[str, str]:
     """What the bundle of a wrapped command holds, redacted, as file name -> text. Reads the command's folder."""
     files = _of_folder(watched.folder, "1-command", watched.samples)
     logs = [text for name, text in files.items() if f"/{TRACE}/" in name]
-    scripts = [script for text in logs if (script := repro_scripts.of_trace(text, case.deadline_s))]
+    scripts = [script for text in logs if (script := scripts.of_trace(text, case.deadline_s))]
     if scripts:
         files["reproduce.py"] = scripts[-1]
     files["command.json"] = _json(watched.command)

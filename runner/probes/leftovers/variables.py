@@ -1,7 +1,7 @@
 """What a multi-GPU launch leaves in an environment, and what it does to one process on one GPU. Pure.
 
 Sources: torchrun's own variables (PyTorch, "torchrun (Elastic Launch)"), the CUDA programming guide's environment
-variables, PyTorch's compiler switches, and NCCL's manual through `nccl_settings`.
+variables, PyTorch's compiler switches, and NCCL's manual through `nccl.settings`.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from runner.probes.nccl_settings import Judgement, Setting, judge
+from runner.probes.nccl.settings import Judgement, Setting, judge
 
 
 class Harm(StrEnum):

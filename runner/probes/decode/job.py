@@ -15,7 +15,7 @@ from runner.probes.compile_guard import Guarded, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NotApplicableError
-from runner.probes.decoding import build_step
+from runner.probes.decode.loop import build_step
 from runner.probes.tensor_parallel import check_degree
 from runner.units import format_value
 
@@ -71,7 +71,7 @@ class Job:
 
     def program(self, mode: Mode) -> list[str]:
         """The worker of one arm."""
-        program = ["-m", "runner.probes.gpt_worker", f"--model={self.model}", f"--device={self.device}"]
+        program = ["-m", "runner.probes.decode.worker", f"--model={self.model}", f"--device={self.device}"]
         program += [f"--batch-size={self.batch}", f"--prompt-length={self.prompt}", f"--mode={mode}"]
         return [*program, f"--max-length={self.length}", f"--ranks={self.ranks}"]
 

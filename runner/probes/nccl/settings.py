@@ -1,4 +1,4 @@
-"""What each NCCL setting does to a job. Pure; where settings come from is `nccl_sources`.
+"""What each NCCL setting does to a job. Pure; where settings come from is `sources`.
 
 NCCL reads numbers with C's strtoll (base 0, so `0x1` and `1abc` are 1 and `yes` is 0) and names of levels letter by
 letter (`nvl` is none). Its manual asks that settings outside its "System configuration" part be removed once the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from runner.probes.nccl_names import RENAMED, SYSTEM, TUNING
+from runner.probes.nccl.names import RENAMED, SYSTEM, TUNING
 
 
 class Judgement(StrEnum):

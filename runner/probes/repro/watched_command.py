@@ -10,10 +10,10 @@ from pathlib import Path
 from runner.errors import RunbookError
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
-from runner.probes import repro_bundle
 from runner.probes.compile_guard.command import Watched, watch_command
 from runner.probes.compile_guard.stacks import in_words
 from runner.probes.contract import Findings, say, single
+from runner.probes.repro import bundle
 
 DEADLINE_S = 900.0
 _LABELS = {"mode": "command"}
@@ -30,9 +30,9 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
         say(f"running {shlex.join(arguments.command)}")
         deadline_s = arguments.deadline or DEADLINE_S
         seen = watch_command(arguments.command, Path(folder) / "1-command", deadline_s)
-        bundle = None
+        kept = None
         if arguments.output_dir is not None:
-            case = repro_bundle.Case(
+            case = bundle.Case(
                 arguments={},
                 deadline_s=deadline_s,
                 injected=None,
@@ -41,12 +41,12 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
                 environment=os.environ,
                 secrets=host_secrets(),
             )
-            files = repro_bundle.of_command(seen, case)
-            bundle = repro_bundle.write(arguments.output_dir, files, case.taken)
-            say(f"bundle: {bundle}")
+            files = bundle.of_command(seen, case)
+            kept = bundle.write(arguments.output_dir, files, case.taken)
+            say(f"bundle: {kept}")
     if seen.status:
         raise RunbookError(f"the command left with status {seen.status}; its output is in the bundle")
-    return _report(seen, None if bundle is None else bundle.name)
+    return _report(seen, None if kept is None else kept.name)
 
 
 def _report(seen: Watched, bundle: str | None) -> Findings:

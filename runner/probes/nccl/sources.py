@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
-from runner.probes.nccl_settings import Origin, Setting
+from runner.probes.nccl.settings import Origin, Setting
 
 PREFIX = "NCCL_"
 UNIT_FOLDERS = (

@@ -20,16 +20,16 @@ from runner.models import model_shape
 from runner.presets import PRESETS
 from runner.probes.allocations import follow
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.graph_launches import launches_of
+from runner.probes.decode.launches import launches_of
+from runner.probes.decode.run_queue import share, waited
 from runner.probes.ranks import RankLine
-from runner.probes.run_queue import share, waited
 from runner.probes.tensor_parallel import joined
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
-    from runner.probes.decoding import Decoder
+    from runner.probes.decode.loop import Decoder
 
 # Ranks that compile reach their first collective far apart; the deadline of all stands above this one.
 _COLLECTIVE_TIMEOUT_S = 600.0
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | None") -> None:
     import torch
 
-    from runner.probes.decoding import Decoder
+    from runner.probes.decode.loop import Decoder
     from runner.probes.transformer import build_model, load_model
 
     shape, device = model_shape(arguments.model), torch.device(arguments.device)

@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from runner.probes import block_stack
 from runner.probes.compile_guard import stall
+from runner.probes.repro import block_stack
 
 _TYPES: Mapping[str, str] = {
     "f64": "float64",

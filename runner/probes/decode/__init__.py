@@ -1,0 +1,1 @@
+"""Prefill and decoding of one model, timed: the job, its worker, the report."""

@@ -1,0 +1,1 @@
+"""What steers NCCL and which way it sends: settings, their sources, its own log."""
