@@ -64,9 +64,8 @@ def make_plan(runbook: Runbook, machine: Machine, request: Request) -> Plan:
     preset = request.preset or default_preset(len(machine.gpus))
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
-    wanted = _wanted(runbook, request)
     planned = tuple(
-        PlannedStep(step, _why_not(step, machine, request)) for step in runbook.steps if step.id in wanted
+        PlannedStep(step, _why_not(step, machine, request)) for step in asked_steps(runbook, request)
     )
     return Plan(
         runbook,
@@ -76,7 +75,12 @@ def make_plan(runbook: Runbook, machine: Machine, request: Request) -> Plan:
     )
 
 
-def _wanted(runbook: Runbook, request: Request) -> frozenset[str]:
+def asked_steps(runbook: Runbook, request: Request) -> tuple[Step, ...]:
+    """The steps that a request means, whatever the machine, in the order in which they run.
+
+    Raises:
+        InputError: a step that does not exist, or one asked for outside the asked phases.
+    """
     known = {step.id for step in runbook.steps}
     for step_id in request.steps:
         if step_id not in known:
@@ -95,7 +99,7 @@ def _wanted(runbook: Runbook, request: Request) -> frozenset[str]:
     if request.steps or request.phases:
         for step in chosen:
             ids.update(earlier.id for earlier in runbook.inherits(step))
-    return frozenset(ids)
+    return tuple(step for step in runbook.steps if step.id in ids)
 
 
 def _why_not(step: Step, machine: Machine, request: Request) -> str | None:

@@ -200,6 +200,38 @@ def _central(ordered: Sequence[float]) -> Interval:
     return Interval(percentile(ordered, tail), percentile(ordered, 100 - tail), CONFIDENCE)
 
 
+# Modified z-score beyond which a value stands out (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993).
+OUTLYING_SCORE = 3.5
+# However closely the others agree, a value nearer to the median than this share of it does not stand out.
+OUTLYING_SHARE = 0.05
+# Of fewer values nobody can say which one is odd.
+FEWEST_FOR_OUTLIERS = 5
+_MAD_OF_NORMAL = 0.6745
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Between `low` and `high` a value is one of the crowd around `median`."""
+
+    median: float
+    low: float
+    high: float
+
+
+def fence(values: Sequence[float]) -> Fence | None:
+    """Where values begin to stand out: 3.5 scaled median absolute deviations from the median, and at least 5 % of it.
+
+    The median and the median absolute deviation (MAD) are moved by no outlier as long as half of the values are
+    sound. None for fewer than five values.
+    """
+    if len(values) < FEWEST_FOR_OUTLIERS:
+        return None
+    middle = statistics.median(values)
+    mad = statistics.median(abs(value - middle) for value in values)
+    reach = max(OUTLYING_SCORE * mad / _MAD_OF_NORMAL, OUTLYING_SHARE * abs(middle))
+    return Fence(middle, middle - reach, middle + reach)
+
+
 def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
 

@@ -15,7 +15,7 @@ import pytest
 
 from runner.entry.model import Runbook, Step
 from runner.entry.read import read_all, read_runbook
-from runner.evidence.record import Code, Measurement, Record
+from runner.evidence.record import SCHEMA_VERSION, Code, Measurement, Record
 from runner.evidence.store import Store
 from runner.pages.text import plain
 from tests.evidence_samples import machine, measurement
@@ -102,7 +102,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     )
     written = Store(place / "data").save(good)
     written.with_name("20261101T080001Z-cut.json").write_bytes(written.read_bytes()[:200])
-    newer = written.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 9')
+    newer = written.read_text(encoding="utf-8").replace(
+        f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 9'
+    )
     written.with_name("20261101T080002Z-newer.json").write_text(newer, encoding="utf-8")
     written.with_name(".hidden.tmp").write_text("{", encoding="utf-8")
     (place / "data" / "notes.txt").write_text("mine", encoding="utf-8")

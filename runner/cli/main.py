@@ -18,6 +18,8 @@ COMMANDS = {
     "check": "validate runbooks; no GPU needed",
     "plan": "what would run here, what would be skipped and why, the longest it may take",
     "run": "run entries on this node and record what they measured",
+    "diagnose": "every entry's read-only Diagnose steps on this node, ranked by what they found",
+    "collect": "take in what a campaign's nodes have returned, and report",
     "match": "log to entries: which issues a log shows, best first",
     "verify-data": "the publishing gate over the data folder",
     "trend": "which numbers changed over the last runs, and which verdicts turned",

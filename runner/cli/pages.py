@@ -62,13 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
             place = out / path.relative_to(docs)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-        for name, page in pages.items():
+        # A plain twin is for a site whose pages are HTML; here the page itself is Markdown.
+        own = {name: page for name, page in pages.items() if page.address is None}
+        for name, page in own.items():
             place = out / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(page.text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
     print(
-        f"pages: {counted(len(pages), 'generated file')} and {counted(len(written), 'hand-written one')} in {out}"
+        f"pages: {counted(len(own), 'generated file')} and {counted(len(written), 'hand-written one')} in {out}"
     )
     return 0

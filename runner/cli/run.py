@@ -3,16 +3,17 @@
 import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console
 from rich.markup import escape
 
+from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, on_slurm, run_on_slurm
+from runner.cli.interrupts import terminate_like_interrupt
 from runner.cli.progress import Progress, summary_table
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.screen import Screen
@@ -21,13 +22,12 @@ from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_state
 from runner.evidence.record import Outcome, StepStatus
+from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import look
+from runner.launch.joint import across_nodes
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.plan import Plan, make_plan
-
-# A log has no width of its own; 80 columns would break every cell of the table.
-LOG_WIDTH = 150
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="an entry's id or number")
     add_request_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
+    add_cluster_arguments(parser)
+    # What a campaign's job adds on its node.
+    parser.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,21 +46,31 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: an entry, a step or a preset that does not exist; nothing has run then.
     """
+    request = request_from(arguments)
+    if on_slurm(arguments):
+        return run_on_slurm(arguments, request)
+    stamp = None if arguments.stamp is None else read_stamp(arguments.stamp)
+    if stamp is not None and stamp.members:
+        request = replace(request, nodes=len(stamp.members))
     # Human lines go to standard error where standard output is for a program.
     screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
     console = Console(file=screen)
     if not console.is_terminal:
         console = Console(file=screen, width=LOG_WIDTH)
-    machine, request = look(), request_from(arguments)
+    machine = look()
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
-    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code_state(root))
+    code = code_state(root)
+    if stamp is not None:
+        code = stamp.code_here(code)
+    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp)
     kept: list[Kept] = []
-    with _terminate_like_interrupt():
+    with terminate_like_interrupt():
         for plan in plans:
             with Progress(console, plan, machine.machine_class) as progress:
                 try:
-                    kept.append(run_and_record(plan, request, bench, progress))
+                    across = replace(bench, run=across_nodes(bench.run, plan.runbook))
+                    kept.append(run_and_record(plan, request, across, progress))
                 except BusyError:
                     if not kept:
                         raise
@@ -108,22 +121,3 @@ def _close(console: Console, plan: Plan, kept: Kept) -> None:
         for step in record.steps:
             if step.phase is Phase.FIX and step.status is StepStatus.PASSED:
                 console.print(escape(step.command.rstrip()), highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM and a hangup end a run the way Ctrl-C does: the step is ended and the record stays valid."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # Under nohup a hangup is ignored, and stays so.
-    heeded = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = [(number, signal.signal(number, interrupt)) for number in heeded]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)

@@ -80,7 +80,7 @@ def node_alias(machine_id: Path = _MACHINE_ID, cache: Path | None = None) -> str
     identity = _read(machine_id)
     # A first boot writes "uninitialized" until the real id is known.
     if identity in {"", "uninitialized"}:
-        identity = _kept_identity(cache or _user_cache())
+        identity = _kept_identity(cache or user_cache())
     return f"node-{hmac.new(_ALIAS_KEY, identity.encode(), hashlib.sha256).hexdigest()[:6]}"
 
 
@@ -89,7 +89,8 @@ def new_run_id() -> str:
     return secrets.token_hex(6)
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """The folder in which this user's own small secrets and ids are kept."""
     given = os.environ.get("XDG_CACHE_HOME")
     return Path(given or os.path.expanduser("~/.cache")) / "llm-runbooks"  # noqa: PTH111 - Path.home() raises for a user without a home
 

@@ -15,7 +15,7 @@ from runner.evidence.leaks import leaks
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.store import Problem, Store
 from runner.hardware.boards import board_of
-from runner.hardware.machine import machine_class
+from runner.hardware.machine import joint_class, machine_class
 from runner.units import format_value
 
 # Clocks of nodes differ a little, and a step's seconds are rounded.
@@ -147,7 +147,7 @@ def _misplaced(store: Store, path: Path, record: Record) -> Iterator[str]:
 
 def _machine_problems(record: Record) -> Iterator[str]:
     machine = record.machine
-    if not _ALIAS.fullmatch(record.node_alias):
+    if not all(map(_ALIAS.fullmatch, (record.node_alias, *record.members))):
         yield f"has a node alias that this project does not make; {_AGAIN}"
     facts = {"cpu": machine.cpu, "os": machine.os, "kernel": machine.kernel, "python": machine.python}
     facts |= {"driver": machine.driver} if machine.gpus else {}
@@ -163,6 +163,8 @@ def _machine_problems(record: Record) -> Iterator[str]:
     if machine.gpu_error is not None:
         yield f"comes from a node whose GPUs could not be read ({machine.gpu_error}); mend the node first"
     named = machine_class(machine.gpus, machine.gpu_error, machine.arch, machine.cores)
+    if record.members:
+        named = joint_class(named, len(record.members))
     if named != machine.machine_class:
         yield f"calls its machine {machine.machine_class}, its hardware is {named}; {_AGAIN}"
     for gpu in machine.gpus:

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Pla
 from runner.entry.model import Evidence, Phase, Scalar
 from runner.hardware.machine import Machine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class StepStatus(StrEnum):
@@ -198,6 +198,8 @@ class Record(_Model):
     """One run of one runbook on one node.
 
     `outcome` and `ended_at` are None only in a record whose run was killed: its finished steps still count.
+    A joint run over several nodes of a campaign has their aliases in `members` and `node_alias` is the first's; the
+    nodes' own records of the same entry name its run id in `joint_runs`.
     `run_id` can name a file, and nothing outside its folder.
     """
 
@@ -205,6 +207,8 @@ class Record(_Model):
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
     campaign: str | None = None
     node_alias: str
+    members: tuple[str, ...] = ()
+    joint_runs: tuple[str, ...] = ()
     runbook: RunbookRef
     code: Code
     machine: Machine

@@ -11,7 +11,7 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _COMMON = frozenset(
     )
 )
 _FEWEST_CHARACTERS = 3
+_SHORT = 512
 _NO_NAME = re.compile(r"[^\w.-]+")
 PLACEHOLDER = re.compile(
     r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
@@ -54,13 +55,21 @@ def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
     # A replacement may bring a new match to light. Each one turns text into a placeholder, and no placeholder
     # matches, so there is less to replace every time and this ends.
     while True:
-        changed = _without_words(_by_rules(remove_environments(text)), words)
+        clean = _short_by_rules(text) if len(text) <= _SHORT else _by_rules(text)
+        changed = _without_words(clean, words)
         if changed == text:
             return text
         text = changed
 
 
+@functools.lru_cache(maxsize=4096)
+def _short_by_rules(text: str) -> str:
+    # A thousand nodes' records have the same names, labels and commands in them.
+    return _by_rules(text)
+
+
 def _by_rules(text: str) -> str:
+    text = remove_environments(text)
     lowered = text.lower()
     for rule in RULES:
         if rule.may_apply(text, lowered):
@@ -159,13 +168,20 @@ def host_secrets() -> tuple[str, ...]:
     for name in (socket.gethostname(), os.uname().nodename, os.environ.get("HOSTNAME", "")):
         words |= {name, name.partition(".")[0]}
     words |= {os.environ.get(variable, "") for variable in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
+    # Within a job Slurm's own names of node, user and submitting host may differ from the system's.
+    words |= {os.environ.get(f"SLURM{name}", "") for name in ("D_NODENAME", "_JOB_USER", "_SUBMIT_HOST")}
     # A container may run as a user id without a name.
     with contextlib.suppress(KeyError, OSError):
         words.add(getpass.getuser())
     home = os.environ.get("HOME", "")
     if len(Path(home).parts) > 2:  # noqa: PLR2004 - `/home/x`, not `/` or `/root`
         words |= {home, Path(home).name}
-    return tuple(sorted(word for word in words if _telling(word)))
+    return telling(words)
+
+
+def telling(words: Iterable[str]) -> tuple[str, ...]:
+    """Those of the words that name something: not too short, not too common, no bare numbers."""
+    return tuple(sorted({word for word in words if _telling(word)}))
 
 
 def _telling(word: str) -> bool:
@@ -174,7 +190,7 @@ def _telling(word: str) -> bool:
 
 def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
-    if not isinstance(value, str) or not SPEAKING_NAME.search(key):
+    if not isinstance(value, str) or PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
         return None
     name = _NO_NAME.sub("_", key)
     line = f'{name}="{value}"'

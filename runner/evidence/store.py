@@ -138,7 +138,7 @@ class Store:
         """
         for path in self._everything():
             if not self._is_place_of_record(path):
-                problems.append(Problem(path, "is not a record of this project; move it elsewhere"))
+                problems.append(_stray(path))
                 continue
             try:
                 record = self.load(path)
@@ -146,6 +146,10 @@ class Store:
                 problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
                 continue
             yield record
+
+    def strays(self) -> tuple[Problem, ...]:
+        """Files that stand where no record may stand."""
+        return tuple(_stray(path) for path in self._everything() if not self._is_place_of_record(path))
 
     def _everything(self) -> list[Path]:
         found: list[Path] = []
@@ -187,6 +191,10 @@ class Store:
             fragment = _dump(redact_step(step, secrets).model_dump(mode="json"), 2 * _INDENT)
             self._written.append((step, fragment))
         return [fragment for _, fragment in self._written]
+
+
+def _stray(path: Path) -> Problem:
+    return Problem(path, "is not a record of this project; move it elsewhere")
 
 
 def parse_record(data: bytes, name: str) -> Record:

@@ -88,6 +88,11 @@ def machine_class(gpus: tuple[Gpu, ...], gpu_error: str | None, arch: str, cores
     return "+".join(f"{count}x{kind}" for kind, count in sorted(kinds.items()))
 
 
+def joint_class(single: str, nodes: int) -> str:
+    """The class of several such nodes working as one: `4-nodes-of-8xB200-180GB`. Never a single node's class."""
+    return f"{nodes}-nodes-of-{single}"
+
+
 def _gpu_kind(gpu: Gpu) -> str:
     board = board_of(gpu.name)
     if board is not None:

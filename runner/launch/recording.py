@@ -11,9 +11,11 @@ from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
 from runner.evidence.judge import judge_expectations, outcome
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
+from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
-from runner.hardware.machine import Machine
-from runner.launch.local import run_plan
+from runner.hardware.machine import Machine, joint_class
+from runner.launch.command import run_block
+from runner.launch.local import BlockRunner, run_plan
 from runner.launch.lock import node_lock
 from runner.plan import Plan, PlannedStep, Request
 
@@ -39,6 +41,8 @@ class Bench:
         root: the folder in which blocks run.
         environment: the caller's environment, from which every phase starts.
         code: the state of the code that runs.
+        stamp: of the campaign that this run belongs to, if any.
+        run: what runs a block.
     """
 
     machine: Machine
@@ -46,6 +50,8 @@ class Bench:
     root: Path
     environment: Mapping[str, str]
     code: Code
+    stamp: Stamp | None = None
+    run: BlockRunner = run_block
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
             environment=bench.environment,
             scratch=Path(scratch),
             on_start=observer.step_begins,
+            run=bench.run,
         ):
             record = record.model_copy(update={"steps": (*record.steps, result)})
             observer.step_ended(result)
@@ -110,12 +117,20 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
 
 def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
     head = plan.runbook.head
+    stamp = bench.stamp
+    members = stamp.members if stamp else ()
+    machine = bench.machine
+    if members:
+        joint = joint_class(machine.machine_class, len(members))
+        machine = machine.model_copy(update={"machine_class": joint})
     return Record(
         run_id=new_run_id(),
-        node_alias=node_alias(),
+        campaign=stamp.campaign if stamp else None,
+        node_alias=stamp.node_alias if stamp else node_alias(),
+        members=members,
         runbook=RunbookRef(id=head.id, number=head.number, title=head.title),
         code=bench.code,
-        machine=bench.machine,
+        machine=machine,
         started_at=datetime.now(UTC),
         options=Options(
             preset=plan.preset,

@@ -58,6 +58,7 @@ class Evidence:
         runs: newest run that came to an outcome, by (class, runbook), at the class's own preset.
         endings: how runs ended, oldest first, by (class, runbook), at the class's own preset.
         points: key measurements, oldest first, by (class, runbook, step), at the class's own preset.
+        campaigns: the records of campaigns.
         classes: every machine class that is shown, GPUs first.
         presets: the preset that is a class's own.
     """
@@ -66,6 +67,7 @@ class Evidence:
     runs: Mapping[tuple[str, str], Record]
     endings: Mapping[tuple[str, str], tuple[Ending, ...]]
     points: Mapping[tuple[str, str, str], tuple[Point, ...]]
+    campaigns: tuple[Record, ...]
     classes: tuple[str, ...]
     presets: Mapping[str, str]
 
@@ -90,9 +92,12 @@ class _Gathering:
     runs: dict[tuple[str, str], Record] = field(default_factory=dict)
     endings: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)
     points: dict[tuple[str, str, str], list[Point]] = field(default_factory=dict)
+    campaigns: list[Record] = field(default_factory=list)
     presets: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
+        if record.campaign is not None:
+            self.campaigns.append(record)
         machine_class = record.machine.machine_class
         runbook = self.renamed.get(record.runbook.id, record.runbook.id)
         preset = self.presets.setdefault(machine_class, default_preset(len(record.machine.gpus)))
@@ -136,6 +141,7 @@ def gather(records: Iterable[Record], renamed: Mapping[str, str] = MappingProxyT
         runs=found.runs,
         endings={key: tuple(sorted(all_, key=_moment)) for key, all_ in found.endings.items()},
         points={key: tuple(sorted(all_, key=_moment)) for key, all_ in found.points.items()},
+        campaigns=tuple(found.campaigns),
         classes=tuple(
             sorted({*found.presets, *HEADLINE_CLASSES}, key=lambda name: (name.startswith("cpu-"), name))
         ),

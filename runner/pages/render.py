@@ -19,6 +19,7 @@ from runner.pages.answer import decision_tree, fix_block, symptom_line
 from runner.pages.changes import last_refresh, verdict_changes
 from runner.pages.environment import environment
 from runner.pages.evidence import Evidence, gather
+from runner.pages.fleet import fleet_page
 from runner.pages.plot import trend_plot
 from runner.pages.programs import catalogue, feed, latest_results, llms_text, redirect, signatures_script
 from runner.pages.proof import before_and_after, trends
@@ -94,6 +95,7 @@ def render(
     site = _Site(runbooks, gather(records, renamed), environment(templates, now), now, unreadable)
     pages = {
         **site.lists(),
+        **site.fleet(),
         **site.reference(options),
         **site.data(site_url),
         **_guides(guides, site.known),
@@ -152,6 +154,11 @@ class _Site:
             path = f"entries/{'index' if number == 0 else f'page-{number + 1}'}.md"
             pages[path] = Page(self._fill("entries.md.j2", rows=some, number=number + 1, count=count), None)
         return pages
+
+    def fleet(self) -> dict[str, Page]:
+        """Campaigns over many nodes; plain Markdown as it stands."""
+        text = fleet_page(self.jinja, self.shared, self.evidence.campaigns)
+        return {"fleet.md": Page(text, None), **plain_page("fleet.md", text)}
 
     def reference(self, options: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, Page]:
         """Measurements, probes and the record's schema; these are plain Markdown as they stand."""

@@ -38,6 +38,9 @@ from runner.probes.undo import add_shell_option, run_or_undo
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
 
+# How bad a fault is, for a ranking among entries; what is no fault has none.
+_SEVERITY = {Judgement.HARMFUL: "high", Judgement.MISSPELT: "medium"}
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
@@ -145,6 +148,7 @@ def _told(finding: Finding) -> dict[str, object]:
         "value": setting.value if _PLAIN.fullmatch(setting.value) else None,
         "source": setting.source,
         "judgement": str(finding.judgement),
+        "severity": _SEVERITY.get(finding.judgement),
         "why": finding.why,
         "undo": setting.undo if finding.judgement.is_fault else None,
     }

@@ -82,6 +82,7 @@ def findings(window_s: float) -> Findings:
     if not found:
         say("no process that can be seen has torch loaded")
     return Findings(
+        reason=_worth_a_look(found, window_s),
         measurements=[
             single("compile_workers", sum(one.workers for one in found)),
             single("pegged_processes", sum(one.pegged for one in found)),
@@ -101,6 +102,20 @@ def findings(window_s: float) -> Findings:
                 for one in found
             ],
         },
+    )
+
+
+def _worth_a_look(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
+    """What a reader should compare with a second look, if anything; it is not the symptom yet."""
+    pegged = [one for one in found if one.pegged]
+    if not pegged:
+        return None
+    busiest = pegged[0]
+    moves = "compiling" if busiest.compiling else "no compiler and no growing cache seen"
+    more = f" (and {len(pegged) - 1} more)" if len(pegged) > 1 else ""
+    return (
+        f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy for {window_s:g} s, "
+        f"{moves}{more}; if it should be warm by now, take its stacks twice"
     )
 
 

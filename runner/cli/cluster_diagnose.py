@@ -1,0 +1,83 @@
+"""`runbook diagnose --on slurm`: the same look on many nodes, the most urgent node first."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from runner.cli.cluster import console_of, launch, order_of
+from runner.entry.read import read_all
+from runner.launch.campaign import Job
+from runner.launch.gathering import NodeDiagnosis, gather_diagnoses
+from runner.launch.slurm_submit import Order
+
+_FOUND, _CANNOT_SAY = 1, 3
+_Row = tuple[Job, NodeDiagnosis | None, str | None]
+
+
+def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
+    """Look at every node by a small job that shares the node with whatever runs there; exit status of the worst."""
+    order = order_of(arguments, read_all(arguments.runbooks))
+    looking = Order(
+        **{
+            **vars(order),
+            "command": "diagnose",
+            "arguments": ("--deadline", f"{arguments.deadline:g}"),
+            "longest_s": arguments.deadline,
+        }
+    )
+    console = console_of(to_stderr=arguments.format == "json")
+    folder, campaign = launch(arguments, looking, console)
+    rows = sorted(gather_diagnoses(campaign, folder), key=_urgency)
+    if arguments.format == "json":
+        print(json.dumps([_as_json(row) for row in rows], indent=2, ensure_ascii=False))
+    else:
+        _print(console, rows)
+    return exit_status(rows)
+
+
+def exit_status(rows: Sequence[_Row]) -> int:
+    """1 where any node has a finding, else 3 where one could not be looked at or could not say, else 0."""
+    statuses = {_CANNOT_SAY if found is None else found.exit_status for _, found, _ in rows}
+    if _FOUND in statuses:
+        return _FOUND
+    return 0 if statuses == {0} else _CANNOT_SAY
+
+
+def _urgency(row: _Row) -> tuple[int, str]:
+    job, found, _ = row
+    order = [_FOUND, _CANNOT_SAY, 0]
+    status = _CANNOT_SAY if found is None else found.exit_status
+    return (order.index(status) if status in order else 1), job.nodes[0]
+
+
+def _as_json(row: _Row) -> dict[str, object]:
+    job, found, reason = row
+    entries = list(found.entries) if found else []
+    status = found.exit_status if found else _CANNOT_SAY
+    return {"node_alias": job.key, "exit_status": status, "reason": reason, "entries": entries}
+
+
+def _print(console: Console, rows: Sequence[_Row]) -> None:
+    table = Table(title="Nodes, the most urgent first")
+    for heading in ("node", "entry", "severity", "finding"):
+        table.add_column(heading, overflow="fold")
+    clear = 0
+    for job, found, reason in rows:
+        if found is None:
+            table.add_row(job.nodes[0], "", "", f"[red]{escape(reason or '')}[/red]")
+            continue
+        told = [entry for entry in found.entries if entry.get("finding")]
+        clear += not told and not found.exit_status
+        for entry in told:
+            words = [str(entry.get(name) or "") for name in ("entry", "severity", "finding")]
+            table.add_row(job.nodes[0], *map(escape, words))
+        if found.exit_status == _CANNOT_SAY and not told:
+            table.add_row(job.nodes[0], "", "", "could not look at everything that it should")
+    console.print(table)
+    console.print(
+        f"{clear} of {len(rows)} nodes: nothing found by what could look; only read, nothing loaded"
+    )

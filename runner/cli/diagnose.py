@@ -1,0 +1,131 @@
+"""`runbook diagnose`: every entry's read-only Diagnose steps on this node, ranked by what they found."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.cli.cluster import add_cluster_arguments, on_slurm
+from runner.cli.cluster_diagnose import diagnose_on_slurm
+from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
+from runner.entry.read import read_all
+from runner.errors import InputError
+from runner.evidence.code import node_alias
+from runner.evidence.diagnosis import Diagnosis, as_json, exit_status, grave
+from runner.hardware.machine import Machine, look
+from runner.launch.diagnosing import Look, diagnose, environment_of
+
+FORMATS = ("text", "json", "nagios", "prometheus")
+DEADLINE_S = 60.0
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
+    parser.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="the same as --format json"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write it to FILE, as a whole or not at all"
+    )
+    parser.add_argument(
+        "--pid",
+        type=int,
+        metavar="PID",
+        help="judge the environment of this running process, not this shell's",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=_seconds,
+        default=DEADLINE_S,
+        metavar="S",
+        help=f"seconds for the whole look (default {DEADLINE_S:g})",
+    )
+    parser.add_argument(
+        "--prolog",
+        action="store_true",
+        help="for Slurm: exit status 1 for findings of severity high and above, else 0 whatever else happens",
+    )
+    add_cluster_arguments(parser, lasting=False)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look, print, and say by the exit status: 0 nothing found, 1 something, 3 cannot say; Nagios' own with its format.
+
+    Raises:
+        InputError: no such process, or an output file that cannot be written.
+    """
+    if on_slurm(arguments):
+        if arguments.format not in {"text", "json"} or arguments.output or arguments.pid or arguments.prolog:
+            raise InputError("with --on slurm there is text or --json alone; other formats are for one node")
+        return diagnose_on_slurm(arguments)
+    if not arguments.prolog:
+        return _run(arguments)
+    try:
+        return _run(arguments)
+    except Exception as error:  # noqa: BLE001 - in a prolog no fault of this program's own may drain a node
+        print(f"runbook: could not look: {error}", file=sys.stderr)
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    began = time.monotonic()
+    runbooks = read_all(arguments.runbooks)
+    environment = dict(os.environ)
+    if arguments.pid is not None:
+        environment = environment_of(arguments.pid, environment)
+    machine = look()
+    with tempfile.TemporaryDirectory(prefix="runbook-diagnose-", ignore_cleanup_errors=True) as scratch:
+        where = Look(
+            arguments.runbooks.resolve().parent, environment, Path(scratch), began + arguments.deadline
+        )
+        diagnoses = diagnose(runbooks, machine, where)
+    text = _formatted(arguments.format, diagnoses, machine, time.monotonic() - began)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        _write(arguments.output, text)
+    if arguments.prolog:
+        return int(grave(diagnoses))
+    return nagios_status(diagnoses) if arguments.format == "nagios" else exit_status(diagnoses)
+
+
+def _formatted(form: str, diagnoses: Sequence[Diagnosis], machine: Machine, seconds: float) -> str:
+    if form == "nagios":
+        return as_nagios(diagnoses, seconds) + "\n"
+    if form == "prometheus":
+        return as_prometheus(diagnoses, seconds, time.time())
+    if form == "json":
+        document = {
+            "node_alias": node_alias(),
+            "machine_class": machine.machine_class,
+            "simulated": machine.simulated,
+            "duration_s": round(seconds, 3),
+            "exit_status": exit_status(diagnoses),
+            "entries": as_json(diagnoses),
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return "".join(f"{line}\n" for line in as_text(diagnoses, machine.machine_class, seconds))
+
+
+def _write(path: Path, text: str) -> None:
+    """In the place of an older file, or not at all: node_exporter may read it at any moment."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

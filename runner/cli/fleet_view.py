@@ -1,0 +1,176 @@
+"""How a campaign shows itself: one live line a node, then the fleet report."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import IO, Self, cast
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from runner.cli.screen import Screen
+from runner.evidence.fleet import Distribution, Row, sentence
+from runner.launch.campaign import Job, Progress
+from runner.launch.gathering import DONE, ERROR, Gathered
+from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
+from runner.units import format_bytes, format_value
+
+# More lines than a terminal has would flicker; beyond that, only what is not over is listed.
+_MOST_LINES = 40
+_COLOURS = {
+    DONE: "green",
+    ERROR: "red",
+    "refused": "red",
+    "over": "green",
+    "running": "cyan",
+    "waiting": "dim",
+}
+
+
+class FleetProgress:
+    """Observer of a campaign; a context manager, so that the terminal is left as it was."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._jobs: dict[tuple[str, int], tuple[Job, str]] = {}
+        self._live = Live(get_renderable=self._table, console=console, transient=True, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def job_changed(self, job: Job, said: str) -> None:
+        """Redraw the node's line; in a log, a line each time its state changes."""
+        place = (job.key, job.round)
+        before = self._jobs.get(place)
+        self._jobs[place] = (job, said or (before[1] if before else ""))
+        if self._console.is_terminal or (before and before[0].progress is job.progress):
+            return
+        why = f": {job.reason}" if job.reason else ""
+        named = f" (job {job.job_id})" if job.job_id else ""
+        self._console.print(
+            f"{_named(job)}{named} {job.progress.value}{escape(why)}", highlight=False, soft_wrap=True
+        )
+
+    def trouble(self, message: str) -> None:
+        """Say what is wrong without ending the campaign."""
+        print(f"runbook: {message}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        shown = list(self._jobs.values())
+        if len(shown) > _MOST_LINES:
+            counts = {p: sum(job.progress is p for job, _ in shown) for p in Progress}
+            table.add_row(
+                f"{len(shown)} jobs:", ", ".join(f"{n} {p.value}" for p, n in counts.items() if n), ""
+            )
+            shown = [one for one in shown if one[0].live][:_MOST_LINES]
+        for job, said in shown:
+            colour = _COLOURS[ERROR if job.reason else job.progress.value]
+            table.add_row(
+                _named(job), f"[{colour}]{job.progress.value}[/{colour}]", escape((job.reason or said)[:100])
+            )
+        return table
+
+
+def _named(job: Job) -> str:
+    if job.joint:
+        return f"{job.key} over {len(job.nodes)} nodes"
+    again = " again" if job.round > 1 else ""
+    return f"{job.nodes[0]} [{job.key}]{again}".replace("[", "\\[")
+
+
+def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Sequence[Distribution]) -> None:
+    """Every node in a line, each key metric's distribution, and who stands out by how much.
+
+    Names of nodes are for this terminal; records and pages have aliases.
+    """
+    console.print(_node_table(campaign, gathered))
+    keys = [one for one in found if one.key and len(one.values) > 1]
+    if keys:
+        console.print(_metric_table(keys))
+    for line in _odd_ones(found):
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    rows = (*gathered.rows, *gathered.joint)
+    well = sum(row.state == DONE for row in rows)
+    broken = sum(row.state == ERROR for row in rows)
+    console.print(
+        f"campaign {campaign}: {well} of {len(rows)} jobs gave every record, {broken} in error, "
+        f"{len(rows) - well - broken} not over; {len(gathered.records)} records",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _node_table(campaign: str, gathered: Gathered) -> Table:
+    table = Table(title=f"Campaign {campaign}")
+    for heading in ("node", "alias", "state", "outcomes", "reason"):
+        table.add_column(heading, overflow="fold")
+    rows = [*gathered.rows, *gathered.joint]
+    # Of many nodes, those that need a look; the healthy ones are in the counts below.
+    odd = [row for row in rows if row.state != DONE or any(o.exit_status for o in row.outcomes.values())]
+    for row in rows if len(rows) <= _MOST_LINES else odd:
+        colour = _COLOURS.get(row.state, "dim")
+        table.add_row(
+            escape(gathered.names.get(row.alias, "")),
+            row.alias,
+            f"[{colour}]{row.state}[/{colour}]",
+            _outcomes(row),
+            escape(row.reason or ""),
+        )
+    return table
+
+
+def _outcomes(row: Row) -> str:
+    return ", ".join(f"{entry} {outcome.value}" for entry, outcome in row.outcomes.items())
+
+
+def _metric_table(keys: Sequence[Distribution]) -> Table:
+    table = Table(title="Over the nodes of a class: median, spread, and where a value stands out")
+    for heading in ("step", "metric", "class", "nodes", "median", "lowest … highest", "stands out beyond"):
+        table.add_column(heading, overflow="fold")
+    for one in keys:
+        labels = f" ({_labels(one)})" if one.labels else ""
+        low, high, middle = (
+            format_value(v, one.unit) for v in (one.spread.low, one.spread.high, one.spread.median)
+        )
+        beyond = "too few nodes"
+        if one.fence:
+            beyond = f"{format_value(one.fence.low, one.unit)} … {format_value(one.fence.high, one.unit)}"
+        table.add_row(
+            f"{one.entry}/{one.step}",
+            escape(one.metric + labels),
+            one.machine_class,
+            str(len(one.values)),
+            middle,
+            f"{low} … {high}",
+            beyond,
+        )
+    return table
+
+
+def _labels(one: Distribution) -> str:
+    return " ".join(
+        f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
+        for name, value in one.labels.items()
+    )
+
+
+def _odd_ones(found: Sequence[Distribution]) -> Iterator[str]:
+    odd = [(one, said) for one in found if (said := sentence(one))]
+    for one, said in odd:
+        yield f"{one.entry}/{one.step} {one.metric}{f' ({_labels(one)})' if one.labels else ''}: {said}"
+    if odd:
+        yield (
+            f"A value stands out beyond {OUTLYING_SCORE:g} scaled median absolute deviations and {OUTLYING_SHARE:.0%} "
+            "of the median; --confirm runs such nodes once more before anyone calls them slow."
+        )

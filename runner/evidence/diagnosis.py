@@ -1,0 +1,204 @@
+"""What the read-only look at a node came to: every entry's findings, ranked, and what could not be looked at. Pure.
+
+A look loads nothing, so it can find an issue and can never prove a node healthy: what was not looked at is part of
+the answer, with the reason.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import JsonValue
+
+from runner.entry.model import Runbook, Severity
+from runner.evidence.record import StepResult, StepStatus
+
+_GRAVEST_FIRST = tuple(reversed(Severity))
+
+
+class State(StrEnum):
+    """What is known of one entry's issue on this node, the most urgent first.
+
+    `found`: a step shows it. `hint`: a step passed and has something to say that is worth a look. `unknown`: a step
+    could not finish. `clear`: what was looked at is well. `not_looked`: no step could look.
+    """
+
+    FOUND = "found"
+    HINT = "hint"
+    UNKNOWN = "unknown"
+    CLEAR = "clear"
+    NOT_LOOKED = "not_looked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one step found.
+
+    Attributes:
+        severity: the gravest that its probe gave to a finding, else the entry's own.
+        counts: how many findings of each severity, the gravest first; ranks entries that found something.
+        undo: shell lines that take it away, where the probe names them.
+    """
+
+    step: str
+    severity: Severity
+    said: str
+    counts: tuple[int, ...]
+    undo: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NotLooked:
+    """A step that did not look. `hindered`: it should have, and something was in its way."""
+
+    step: str
+    why: str
+    hindered: bool
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One entry on this node."""
+
+    entry: str
+    number: int
+    title: str
+    state: State
+    findings: tuple[Finding, ...]
+    hints: tuple[str, ...]
+    looked: tuple[str, ...]
+    not_looked: tuple[NotLooked, ...]
+
+    @property
+    def severity(self) -> Severity | None:
+        """The gravest of its findings; None where nothing was found."""
+        return next((one for one in _GRAVEST_FIRST if any(f.severity is one for f in self.findings)), None)
+
+    @property
+    def said(self) -> str:
+        """The gravest finding, or the first hint, in one line; empty where there is neither."""
+        if self.findings:
+            return max(self.findings, key=lambda finding: finding.counts).said
+        return self.hints[0] if self.hints else ""
+
+    @property
+    def fix(self) -> tuple[str, ...]:
+        """Shell lines that take the findings away; where no probe names any, the command that shows the entry."""
+        undo = dict.fromkeys(line for finding in self.findings for line in finding.undo)
+        return tuple(undo) or (f"runbook show {self.entry}",)
+
+    @property
+    def page(self) -> str:
+        """The entry's page, from the root of the site."""
+        return f"entries/{self.entry}.html#fix"
+
+
+def diagnose_entry(
+    runbook: Runbook, results: Sequence[StepResult], hindered: Iterable[str] = ()
+) -> Diagnosis:
+    """Sort an entry's results into findings, hints, and what was not looked at.
+
+    Args:
+        runbook: the entry.
+        results: of its Diagnose steps, those that were skipped with their reasons.
+        hindered: ids of skipped steps that would belong here: the node itself kept them from looking.
+    """
+    in_the_way = frozenset(hindered)
+    findings, hints, looked, blind = [], [], [], []
+    for result in results:
+        if result.status in {StepStatus.SYMPTOM, StepStatus.FAILED}:
+            findings.append(_finding(runbook, result))
+        elif result.status is StepStatus.PASSED and result.reason:
+            hints.append(result.reason)
+        if result.status.finished:
+            looked.append(result.id)
+        else:
+            why = result.reason or result.status.value
+            blind.append(NotLooked(result.id, why, result.status.broken or result.id in in_the_way))
+    head = runbook.head
+    state = _state(findings, hints, looked, blind)
+    return Diagnosis(
+        head.id, head.number, head.title, state, tuple(findings), tuple(hints), tuple(looked), tuple(blind)
+    )
+
+
+def _state(
+    findings: Sequence[Finding], hints: Sequence[str], looked: Sequence[str], blind: Sequence[NotLooked]
+) -> State:
+    if findings:
+        return State.FOUND
+    if hints:
+        return State.HINT
+    if any(one.hindered for one in blind):
+        return State.UNKNOWN
+    return State.CLEAR if looked else State.NOT_LOOKED
+
+
+def _finding(runbook: Runbook, result: StepResult) -> Finding:
+    graded = [_severity(one) for one in _list(result.details.get("findings"))]
+    counts = tuple(graded.count(severity) for severity in _GRAVEST_FIRST)
+    named = next((severity for severity in _GRAVEST_FIRST if severity in graded), None)
+    if named is None:
+        named = runbook.head.severity
+        counts = tuple(int(severity is named) for severity in _GRAVEST_FIRST)
+    undo = [*_list(result.details.get("undo")), *_list(result.details.get("by_hand"))]
+    said = " ".join((result.reason or result.status.value).split())
+    return Finding(result.id, named, said, counts, tuple(line for line in undo if isinstance(line, str)))
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _severity(finding: JsonValue) -> Severity | None:
+    given = finding.get("severity") if isinstance(finding, dict) else None
+    return Severity(given) if given in list(Severity) else None
+
+
+def rank(diagnoses: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
+    """The most urgent first: what was found, by the gravity and number of findings; then hints; then the rest."""
+    order = list(State)
+
+    def urgency(one: Diagnosis) -> tuple[int, list[int], int]:
+        graves = max((finding.counts for finding in one.findings), default=())
+        return order.index(one.state), [-count for count in graves], one.number
+
+    return tuple(sorted(diagnoses, key=urgency))
+
+
+def exit_status(diagnoses: Sequence[Diagnosis]) -> int:
+    """1 where an issue was found; 3 where a step that should have looked could not, or none did; else 0."""
+    if any(one.findings for one in diagnoses):
+        return 1
+    hindered = any(blind.hindered for one in diagnoses for blind in one.not_looked)
+    return 3 if hindered or not any(one.looked for one in diagnoses) else 0
+
+
+def grave(diagnoses: Iterable[Diagnosis]) -> bool:
+    """Whether anything of severity high or above was found: what may take a node out of service."""
+    return any(one.severity in {Severity.HIGH, Severity.CRITICAL} for one in diagnoses)
+
+
+def as_json(diagnoses: Sequence[Diagnosis]) -> list[Mapping[str, Any]]:
+    """For programs: one object an entry, ranked as given."""
+    return [
+        {
+            "entry": one.entry,
+            "number": one.number,
+            "title": one.title,
+            "state": one.state.value,
+            "severity": one.severity.value if one.severity else None,
+            "finding": one.said,
+            "findings": [
+                {"step": f.step, "severity": f.severity.value, "said": f.said, "undo": list(f.undo)}
+                for f in one.findings
+            ],
+            "hints": list(one.hints),
+            "fix": list(one.fix) if one.findings else [],
+            "page": one.page,
+            "looked": list(one.looked),
+            "not_looked": [{"step": b.step, "why": b.why, "hindered": b.hindered} for b in one.not_looked],
+        }
+        for one in diagnoses
+    ]

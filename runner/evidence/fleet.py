@@ -1,0 +1,162 @@
+"""Many nodes of one campaign: how a metric is distributed over them, and which nodes stand out. Pure.
+
+A node is suspect where a value of its first run lies on the bad side of the fence around the median of all nodes of
+its class (`runner.stats.fence`). A second run of the suspect decides: beyond the same fence again, it is confirmed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from runner.catalogue import METRICS
+from runner.entry.model import Scalar
+from runner.evidence.headline import key_measurement
+from runner.evidence.record import Measurement, Outcome, Record, StepResult
+from runner.stats import Fence, Spread, fence, spread
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node of a campaign: where it stands, why it gave no answer, the outcome of each entry it ran."""
+
+    alias: str
+    state: str
+    reason: str | None
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A node that stands out. `off`: its distance from the median, as a share of it; negative is below.
+
+    `confirmed`: whether a second run stood out again; None where there was none.
+    """
+
+    alias: str
+    value: float
+    off: float
+    confirmed: bool | None
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One metric over the nodes of one class: `key` where it is the one that speaks for its step."""
+
+    entry: str
+    step: str
+    metric: str
+    labels: Mapping[str, Scalar]
+    machine_class: str
+    preset: str
+    unit: str
+    key: bool
+    values: Mapping[str, float]
+    spread: Spread
+    fence: Fence | None
+    outliers: tuple[Outlier, ...]
+
+    @property
+    def suspects(self) -> tuple[Outlier, ...]:
+        """Outliers on the bad side; both sides where neither is better."""
+        better = METRICS[self.metric].better if self.metric in METRICS else None
+        return tuple(one for one in self.outliers if better is None or (one.off < 0) == (better == "higher"))
+
+
+def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:
+    """Every metric that two or more nodes of a class measured, by entry, step and metric.
+
+    Args:
+        records: of one campaign; joint records have no place here and are left out.
+    """
+    taken: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    about: dict[tuple[str, ...], tuple[Measurement, bool]] = {}
+    for record in sorted(records, key=lambda one: (one.started_at, one.run_id)):
+        if record.members:
+            continue
+        for step in record.steps:
+            for place, measurement, speaks in _measured(record, step):
+                taken.setdefault(place, {}).setdefault(record.node_alias, []).append(measurement.value)
+                about[place] = (measurement, speaks)
+    return tuple(
+        _distribution(place, *about[place], values)
+        for place, values in sorted(taken.items())
+        if len(values) > 1
+    )
+
+
+def _measured(record: Record, step: StepResult) -> Iterable[tuple[tuple[str, ...], Measurement, bool]]:
+    if not step.status.finished:
+        return
+    key = key_measurement(step)
+    for measurement in step.measurements:
+        labels = json.dumps(measurement.labels, sort_keys=True)
+        node = (record.machine.machine_class, record.options.preset)
+        yield (record.runbook.id, step.id, measurement.name, labels, *node), measurement, measurement == key
+
+
+def _distribution(
+    place: tuple[str, ...], measurement: Measurement, key: bool, taken: Mapping[str, Sequence[float]]
+) -> Distribution:
+    entry, step, metric, _, machine_class, preset = place
+    first = {alias: values[0] for alias, values in taken.items()}
+    around = fence(list(first.values()))
+    return Distribution(
+        entry=entry,
+        step=step,
+        metric=metric,
+        labels=measurement.labels,
+        machine_class=machine_class,
+        preset=preset,
+        unit=measurement.unit,
+        key=key,
+        values=first,
+        spread=spread(list(first.values())),
+        fence=around,
+        outliers=() if around is None else tuple(_outliers(around, taken)),
+    )
+
+
+def _outliers(around: Fence, taken: Mapping[str, Sequence[float]]) -> Iterable[Outlier]:
+    def outside(value: float) -> bool:
+        return not around.low <= value <= around.high
+
+    for alias, (first, *later) in sorted(taken.items()):
+        if outside(first):
+            # On the same side: a node that was slow and is now fast has not been confirmed slow.
+            again = outside(later[-1]) and (later[-1] < around.low) == (first < around.low) if later else None
+            off = (first - around.median) / abs(around.median) if around.median else float("inf")
+            yield Outlier(alias, first, off, again)
+
+
+def suspects(found: Iterable[Distribution]) -> dict[str, tuple[str, ...]]:
+    """Alias → the entries in which the node stood out on the bad side and that were not run again yet."""
+    named: dict[str, set[str]] = {}
+    for distribution in found:
+        for one in distribution.suspects:
+            if one.confirmed is None:
+                named.setdefault(one.alias, set()).add(distribution.entry)
+    return {alias: tuple(sorted(entries)) for alias, entries in sorted(named.items())}
+
+
+def sentence(distribution: Distribution) -> str | None:
+    """`3 of 128 nodes are 12 % below the median (node-…, …); confirmed by a second run: 2`; None without suspects."""
+    odd = distribution.suspects
+    if not odd:
+        return None
+    parts = []
+    for side, word in ((-1, "below"), (1, "above")):
+        ones = [one for one in odd if one.off * side > 0]
+        if ones:
+            names = ", ".join(one.alias for one in ones)
+            share = abs(median(one.off for one in ones))
+            verb = "is" if len(ones) == 1 else "are"
+            parts.append(
+                f"{len(ones)} of {len(distribution.values)} nodes {verb} {share:.0%} {word} the median ({names})"
+            )
+    tried = [one for one in odd if one.confirmed is not None]
+    if tried:
+        parts.append(
+            f"confirmed by a second run: {sum(bool(one.confirmed) for one in tried)} of {len(tried)}"
+        )
+    return "; ".join(parts)

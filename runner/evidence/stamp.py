@@ -1,0 +1,41 @@
+"""What a campaign hands to a run on one of its nodes, so that its record says where it belongs."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runner.errors import InputError
+from runner.evidence.record import Code
+
+
+class Stamp(BaseModel):
+    """The campaign, the node's alias in it, and the code as it stood where the campaign was started.
+
+    `members`: aliases of the nodes that take part in a joint run, the first one's first; empty for one node's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    campaign: str
+    node_alias: str
+    code: Code
+    members: tuple[str, ...] = ()
+
+    def code_here(self, found: Code) -> Code:
+        """The commit known at home, where what was found here is the same code; else what was found here.
+
+        A node runs an unpacked copy without a repository: its digest proves that it is the code at home.
+        """
+        return self.code if self.code.digest == found.digest else found
+
+
+def read_stamp(path: Path) -> Stamp:
+    """Read a stamp.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        return Stamp.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"cannot read the campaign's stamp {path}; start the campaign again") from error

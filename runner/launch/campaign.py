@@ -1,0 +1,260 @@
+"""A campaign on disk: what was started where, so that any shell can pick it up later."""
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import io
+import json
+import os
+import secrets
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from runner.errors import BusyError, InputError, StoreError
+from runner.evidence.code import user_cache
+from runner.evidence.record import Code
+
+_FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
+# What a node needs of this project: the package, and the guides that entries name.
+_SHIPPED = ("runner", "kb/guides")
+
+
+class Progress(StrEnum):
+    """Where a task stands. `refused`: it never became a job. `over`: its job ended, in whatever way."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    OVER = "over"
+    REFUSED = "refused"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Job(_Model):
+    """One task of a campaign: one node's entries, or one entry's joint steps over several nodes.
+
+    Attributes:
+        key: names its folder; the node's alias, or `joint-<entry>`.
+        nodes: the cluster's names of its nodes.
+        entries: ids of what it runs.
+        state: Slurm's last word for the job.
+        reason: why it gave no answer, in one line; None where it ended by itself.
+        fetched: its results are in its folder here.
+    """
+
+    key: str
+    nodes: tuple[str, ...]
+    aliases: tuple[str, ...]
+    entries: tuple[str, ...]
+    round: int = 1
+    joint: bool = False
+    job_id: str | None = None
+    progress: Progress = Progress.WAITING
+    state: str | None = None
+    reason: str | None = None
+    fetched: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether there may be news of it."""
+        return self.progress in {Progress.WAITING, Progress.RUNNING}
+
+
+class JointSteps(_Model):
+    """Steps of one entry that need several nodes at once, and how many at least."""
+
+    entry: str
+    steps: tuple[str, ...]
+    nodes: int
+
+
+class Campaign(_Model):
+    """Everything that was decided when a campaign was started, and what has become of its jobs."""
+
+    id: str
+    created_at: AwareDatetime
+    command: str
+    runbooks: Path
+    entries: tuple[str, ...]
+    arguments: tuple[str, ...]
+    code: Code
+    shared: bool
+    prefix: str
+    python: str | None
+    home_python: str
+    partition: str | None
+    account: str | None
+    gpus: int | None
+    minutes: int
+    start_within_s: float
+    joint: tuple[JointSteps, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def job_name(self) -> str:
+        """The name that all of its jobs have, and no others."""
+        return f"runbook-{self.id}"
+
+    def with_job(self, job: Job) -> "Campaign":
+        """The same with this job in the place of the one with its key and round, or behind the others."""
+        same = [j for j, old in enumerate(self.jobs) if (old.key, old.round) == (job.key, job.round)]
+        jobs = list(self.jobs)
+        jobs[same[0] if same else len(jobs) :] = [job, *(jobs[same[0] + 1 :] if same else [])]
+        return self.model_copy(update={"jobs": tuple(jobs)})
+
+
+class Folder:
+    """The folder of one campaign."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, campaign: Campaign) -> None:
+        """Write the campaign in the place of its earlier state.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=f".{_FILE}.", dir=self.path)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(campaign.model_dump_json(indent=1) + "\n")
+            Path(name).replace(self.path / _FILE)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path}: {error.strerror}; the campaign cannot go on"
+            ) from error
+
+    def load(self) -> Campaign:
+        """Read it.
+
+        Raises:
+            InputError: there is no campaign here that this version reads.
+        """
+        try:
+            return Campaign.model_validate_json((self.path / _FILE).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {self.path / _FILE}: {error.strerror}") from error
+        except ValidationError as error:
+            raise InputError(
+                f"{self.path / _FILE} is no campaign of this version; collect it with the one that started it"
+            ) from error
+
+    def place(self, job: Job) -> Path:
+        """The folder that takes a job's results."""
+        return self.path / "jobs" / f"{job.round}-{job.key}"
+
+    def exit_status(self, job: Job) -> int | None:
+        """What `runbook run` ended with on the node; None where it left no note of its end."""
+        try:
+            status = json.loads((self.place(job) / "end.json").read_bytes())["exit_status"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return status if isinstance(status, int) else None
+
+    def last_words(self, job: Job) -> str:
+        """The last line that the run printed on its node, at most 300 characters; empty where there is none."""
+        try:
+            with (self.place(job) / "output.txt").open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return "".join(c if c.isprintable() else "·" for c in lines[-1][-300:]) if lines else ""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else changes this campaign meanwhile.
+
+        Raises:
+            BusyError: somebody else watches or collects it.
+        """
+        with (self.path / _LOCK).open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another shell watches or collects {self.path.name}; wait for it, or end it with Ctrl-C"
+                ) from error
+            yield
+
+
+def find_folder(campaigns: Path, name: str | None) -> Folder:
+    """The folder of the campaign with this id, or of the newest.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = sorted(path.parent.name for path in campaigns.glob(f"*/{_FILE}"))
+    if name is None and known:
+        return Folder(campaigns / known[-1])
+    if name in known:
+        return Folder(campaigns / str(name))
+    there = f"there are {', '.join(known[-5:])}" if known else "there is none"
+    raise InputError(f"no campaign {name or ''} under {campaigns}; {there}".replace("  ", " "))
+
+
+def new_campaign_id(now: datetime | None = None) -> str:
+    """`20261125-083000-1f3a`: ids sort by the time they were made."""
+    return f"{(now or datetime.now(UTC)).strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def cluster_alias(node: str, key: bytes) -> str:
+    """A node's alias in records: `node-` and six hexadecimal digits, not to be guessed from its name without the key.
+
+    The cluster's name for a node is hashed, and not the machine id as on a single node: nodes started from one
+    image often share that.
+    """
+    return f"node-{hmac.new(key, node.encode(), hashlib.sha256).hexdigest()[:6]}"
+
+
+def alias_key(cache: Path | None = None) -> bytes:
+    """The secret of this user's aliases, made once and kept in the user's cache folder.
+
+    Raises:
+        StoreError: it can be neither read nor kept; aliases would change with every campaign.
+    """
+    place = (cache or user_cache()) / "alias-key"
+    try:
+        with contextlib.suppress(FileExistsError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("xb") as file:
+                place.chmod(0o600)
+                file.write(secrets.token_bytes(32))
+        return place.read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot keep the key of node aliases in {place}: {error.strerror}") from error
+
+
+def pack_code(package: Path, runbooks: Path) -> bytes:
+    """The code as it is now, packed: jobs that start hours from now run what was submitted.
+
+    Args:
+        package: the folder that holds `runner/`.
+        runbooks: the folder of the entries.
+    """
+    taken = io.BytesIO()
+
+    def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        hidden = "__pycache__" in info.name or info.name.endswith(".pyc")
+        info.uid = info.gid = 0
+        info.uname = info.gname = ""
+        return None if hidden else info
+
+    with tarfile.open(fileobj=taken, mode="w:gz", compresslevel=6) as archive:
+        for name in _SHIPPED:
+            if (package / name).exists():
+                archive.add(package / name, name, filter=wanted)
+        archive.add(runbooks.resolve(), "runbooks", filter=wanted)
+    return taken.getvalue()

@@ -1,0 +1,120 @@
+"""Looks at this node with every entry's read-only Diagnose steps, side by side, under one deadline."""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from runner.entry.model import Phase, Runbook, Safety
+from runner.errors import InputError, RunbookError
+from runner.evidence.diagnosis import Diagnosis, diagnose_entry, rank
+from runner.evidence.redact import host_secrets, redact_step
+from runner.hardware.machine import Machine
+from runner.launch.command import CommandResult, not_started, run_block
+from runner.launch.local import run_plan
+from runner.plan import Plan, PlannedStep, Request, make_plan
+
+# What decides how our own programs start, or who this run is: never another process's.
+_OWN = ("PATH", "TMPDIR", "VIRTUAL_ENV", "BASH_ENV", "ENV", "BASHOPTS", "SHELLOPTS")
+_OWN_PREFIXES = ("PYTHON", "LD_", "RUNBOOK_", "CONDA_", "BASH_FUNC_")
+_MOST_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Look:
+    """How to look: from which folder, in whose environment, and until when (`time.monotonic()` seconds)."""
+
+    root: Path
+    environment: Mapping[str, str]
+    scratch: Path
+    deadline: float
+
+
+def environment_of(pid: int, own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a running process, less what would decide how our own programs start.
+
+    Raises:
+        InputError: there is no such process.
+        RunbookError: its environment may not be read.
+    """
+    try:
+        theirs = psutil.Process(pid).environ()
+    except psutil.NoSuchProcess as error:
+        raise InputError(f"there is no process {pid}; name one that runs, as pgrep shows it") from error
+    except (psutil.Error, OSError) as error:
+        raise RunbookError(
+            f"cannot read the environment of process {pid}; run this as its user, or as root"
+        ) from error
+    return judged_environment(own, theirs)
+
+
+def judged_environment(own: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """Their environment, with our own PATH, Python and loader variables in place of theirs."""
+    return {name: value for name, value in theirs.items() if not _is_own(name)} | {
+        name: value for name, value in own.items() if _is_own(name)
+    }
+
+
+def _is_own(name: str) -> bool:
+    return name in _OWN or name.startswith(_OWN_PREFIXES)
+
+
+def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple[Diagnosis, ...]:
+    """Run the read-only Diagnose steps of every entry and rank the entries by what was found.
+
+    Entries stand side by side; an entry's own steps run one after the other, since they share an environment. No
+    step that loads a device or changes anything is run, so no lock is taken and no run on this node is disturbed.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, min(_MOST_AT_ONCE, len(runbooks)))) as pool:
+        try:
+            return rank(pool.map(lambda runbook: _entry(runbook, machine, look), runbooks))
+        except BaseException:
+            # A thread can't be interrupted; what it waits for can be ended.
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            raise
+
+
+def _entry(runbook: Runbook, machine: Machine, look: Look) -> Diagnosis:
+    plan = reading_plan(make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,))))
+
+    def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
+        left = look.deadline - time.monotonic()
+        if left <= 0:
+            return not_started("the look's overall deadline had passed")
+        return run_block(command, environment=environment, timeout=min(timeout, left), cwd=cwd)
+
+    results = run_plan(
+        plan,
+        machine,
+        run_id="diagnose",
+        root=look.root,
+        environment=look.environment,
+        scratch=look.scratch / runbook.id,
+        on_start=lambda _: None,
+        run=run,
+    )
+    secrets = host_secrets()
+    # Unreadable GPUs are no reason to call a node fine: what needed them could not look.
+    hindered = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
+    return diagnose_entry(runbook, [redact_step(result, secrets) for result in results], hindered)
+
+
+def reading_plan(plan: Plan) -> Plan:
+    """The plan with every step left out that does more than read."""
+    return replace(plan, steps=tuple(_only_reading(plan.runbook, planned) for planned in plan.steps))
+
+
+def _only_reading(runbook: Runbook, planned: PlannedStep) -> PlannedStep:
+    step = planned.step
+    if step.safety is Safety.READ_ONLY:
+        return planned
+    does = "loads the device" if step.safety is Safety.LOADS_DEVICE else "changes the host"
+    return PlannedStep(
+        step, f"{does}, which a look never does; `runbook run {runbook.id} --step {step.id}` runs it"
+    )

@@ -1,0 +1,193 @@
+"""Takes a campaign's records out of its folder into the data folder, and says what became of every node."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from runner.errors import RecordError, StoreError
+from runner.evidence.fleet import Row
+from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.record import Outcome, Record
+from runner.evidence.redact import host_secrets, telling
+from runner.evidence.store import Store
+from runner.launch.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm_script import DIAGNOSIS
+
+# States of a row: what a reader needs to tell apart.
+DONE, ERROR = "done", "error"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What came home: one row a node, the joint jobs' rows apart, the records, and where they were stored."""
+
+    rows: tuple[Row, ...]
+    joint: tuple[Row, ...]
+    records: tuple[Record, ...]
+    paths: tuple[Path, ...]
+    names: Mapping[str, str]
+
+    @property
+    def exit_status(self) -> int:
+        """3 where a row is in error or not over, or an outcome cannot say; else 1 where an issue was found; else 0."""
+        rows = (*self.rows, *self.joint)
+        if not rows or any(row.state != DONE for row in rows):
+            return Outcome.INCOMPLETE.exit_status
+        return max((o.exit_status for row in rows for o in row.outcomes.values()), default=3)
+
+
+def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
+    """Store every record of the jobs that are over in a data folder; doing it twice stores nothing twice.
+
+    The nodes' names are redacted beside this host's own, whatever the nodes themselves have done.
+
+    Raises:
+        StoreError: the data folder cannot be written.
+    """
+    found: dict[str, tuple[Record, ...]] = {}
+    rows: dict[str, tuple[Job, Row]] = {}
+    for job in campaign.jobs:
+        records, rubbish = _records(campaign, folder, job)
+        found[f"{job.round}-{job.key}"] = records
+        row = Row(
+            job.key,
+            _state(job, folder, records, rubbish),
+            _reason(job, folder, records, rubbish),
+            {record.runbook.id: record.outcome or Outcome.INCOMPLETE for record in records},
+        )
+        # The first round stands for the node; the second one only confirms, unless it is all there is.
+        rows.setdefault(job.key, (job, row))
+    joint_runs: dict[str, list[str]] = {}
+    for job in campaign.jobs:
+        for record in found[f"{job.round}-{job.key}"] if job.joint else ():
+            joint_runs.setdefault(record.runbook.id, []).append(record.run_id)
+    stored, paths = [], []
+    for job in campaign.jobs:
+        store = Store(data, (*host_secrets(), *telling(job.nodes)))
+        for record in found[f"{job.round}-{job.key}"]:
+            linked = record
+            if not record.members:
+                runs = tuple(joint_runs.get(record.runbook.id, ()))
+                linked = record.model_copy(update={"joint_runs": runs})
+            paths.append(_stored(store, linked))
+            stored.append(linked)
+    return Gathered(
+        tuple(row for job, row in rows.values() if not job.joint),
+        tuple(row for job, row in rows.values() if job.joint),
+        tuple(stored),
+        tuple(paths),
+        {job.key: job.nodes[0] for job in campaign.jobs if not job.joint},
+    )
+
+
+def _stored(store: Store, record: Record) -> Path:
+    path = store.path_of(record)
+    with contextlib.suppress(RecordError):
+        if store.load(path) == record:
+            return path
+    return store.save(record)
+
+
+def _records(campaign: Campaign, folder: Folder, job: Job) -> tuple[tuple[Record, ...], str | None]:
+    """The records of a job that is over, and what is wrong with anything else that it left."""
+    if job.progress is not Progress.OVER:
+        return (), None
+    returned = Store(folder.place(job) / "data", secrets=())
+    good, wrong = [], None
+    try:
+        places, stray = returned.files(), returned.strays()
+    except StoreError as error:
+        return (), str(error)
+    for path in places:
+        try:
+            record = returned.load(path)
+            problem = _foreign(campaign, job, record)
+            if problem is None and returned.path_of(record) != path:
+                problem = "stands where another record belongs"
+        except (RecordError, StoreError) as error:
+            problem = str(error).removeprefix(f"{path} ").replace(str(path), path.name)
+        else:
+            if problem is None:
+                good.append(record)
+                continue
+        wrong = wrong or f"returned {path.name}, which {problem}"
+    if stray:
+        wrong = wrong or f"returned {stray[0].path.name}, which {stray[0].message}"
+    return tuple(good), wrong
+
+
+def _foreign(campaign: Campaign, job: Job, record: Record) -> str | None:
+    if record.campaign != campaign.id:
+        return "is of another campaign"
+    if record.node_alias != job.aliases[0]:
+        return "is of another node"
+    if record.runbook.id not in job.entries:
+        return "is of an entry that was not asked for"
+    if record.members != (job.aliases if job.joint else ()):
+        return "is of other nodes than its job's"
+    return None
+
+
+def _state(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str:
+    if job.live:
+        return job.progress.value
+    return ERROR if _reason(job, folder, records, rubbish) else DONE
+
+
+def _reason(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str | None:
+    """Why the job is an error row, in one line; None where it gave every record that it was asked for."""
+    if job.live:
+        return job.reason
+    if job.reason is not None:
+        return job.reason + _so_far(records)
+    if rubbish is not None:
+        return rubbish
+    finished = {record.runbook.id for record in records if record.outcome is not None}
+    missing = [entry for entry in job.entries if entry not in finished]
+    if not missing:
+        return None
+    words, status = folder.last_words(job), folder.exit_status(job)
+    said = f"gave no record of {', '.join(missing)}"
+    if words:
+        return f"{said}; its last words: {words}"
+    ended = "" if status is None else f", and ended with exit status {status}"
+    return f"{said}; it could write no output{ended}: is the disk that takes its results full?"
+
+
+def _so_far(records: tuple[Record, ...]) -> str:
+    ended = sum(record.outcome is not None for record in records)
+    cut = [record for record in records if record.outcome is None]
+    if not records:
+        return ""
+    steps = f", {len(cut[0].steps)} steps of {cut[0].runbook.id}" if cut else ""
+    return f"; {ended} finished records{steps} are kept"
+
+
+class NodeDiagnosis(BaseModel):
+    """What `runbook diagnose --json` wrote on a node, as far as it is looked at here."""
+
+    exit_status: int
+    entries: tuple[dict[str, JsonValue], ...]
+
+
+def gather_diagnoses(
+    campaign: Campaign, folder: Folder
+) -> tuple[tuple[Job, NodeDiagnosis | None, str | None], ...]:
+    """Of every node what its look came to, or why there is nothing."""
+    return tuple((job, *_diagnosis(folder, job)) for job in campaign.jobs)
+
+
+def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | None]:
+    if job.reason is not None:
+        return None, job.reason
+    try:
+        with (folder.place(job) / DIAGNOSIS).open("rb") as file:
+            return NodeDiagnosis.model_validate_json(file.read(MAX_DOCUMENT_BYTES)), None
+    except OSError:
+        words = folder.last_words(job)
+        return None, "gave no diagnosis" + (f"; its last words: {words}" if words else "")
+    except ValidationError:
+        return None, f"returned {DIAGNOSIS}, which is no diagnosis"

@@ -1,0 +1,197 @@
+"""Talks to Slurm through its own commands; what runs them is injected."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.errors import InputError, RunbookError
+from runner.launch.slurm_text import (
+    ClusterNode,
+    JobEnd,
+    QueuedJob,
+    parse_job_end,
+    parse_nodes,
+    parse_partitions,
+    parse_queue,
+)
+
+_DEADLINE_S = 120.0
+# What Slurm's commands say while the controller is away; such a command may be tried again.
+_AWAY = ("Unable to contact slurm controller", "Connection refused", "Socket timed out", "Zero Bytes were")
+_UNKNOWN_JOB = "Invalid job id"
+
+
+class SlurmError(RunbookError):
+    """A command of Slurm failed; the message has its own words."""
+
+
+class ControllerAwayError(SlurmError):
+    """The controller does not answer at present."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command ended with and printed."""
+
+    status: int
+    out: bytes
+    error: str
+
+
+class CommandRunner(Protocol):
+    """What runs one of Slurm's commands: `run_command`, or a stand-in."""
+
+    def __call__(self, words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
+        """Run it to its end, or raise SlurmError."""
+
+
+def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
+    """Run a command in a session of its own, so that a Ctrl-C at the terminal is ours to answer.
+
+    Raises:
+        SlurmError: it is not installed, or gave no answer in time (seconds).
+    """
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=timeout,
+            start_new_session=True,
+            # Times and states as they are documented, whatever the caller's taste.
+            env={name: value for name, value in os.environ.items() if name != "SLURM_TIME_FORMAT"},
+        )
+    except FileNotFoundError as error:
+        raise SlurmError(
+            f"no {words[0]} on this machine's PATH; run this where Slurm's commands are, or without --on slurm"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ControllerAwayError(f"{words[0]} gave no answer within {timeout:g} s") from error
+    return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a job asks of Slurm beside its nodes. `minutes`: its time limit; `gpus`: a node."""
+
+    partition: str | None = None
+    account: str | None = None
+    gpus: int | None = None
+    minutes: int | None = None
+
+    def words(self) -> list[str]:
+        """As arguments of sbatch and srun."""
+        given: Mapping[str, object | None] = {
+            "--partition": self.partition,
+            "--account": self.account,
+            "--gpus-per-node": self.gpus,
+            "--time": self.minutes,
+        }
+        return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
+class Slurm:
+    """The cluster's Slurm, as one user sees it."""
+
+    def __init__(self, run: CommandRunner = run_command) -> None:
+        self._run = run
+
+    def submit(self, script: str, name: str, nodes: Sequence[str], wish: Wish, *, whole: bool) -> str:
+        """Submit a batch script for exactly these nodes, never to be started twice; the job's id.
+
+        Args:
+            script: its text.
+            name: the job's.
+            nodes: all of them.
+            wish: what else is asked for.
+            whole: nobody else shall be on the nodes meanwhile.
+
+        Raises:
+            SlurmError: Slurm refuses it.
+        """
+        words = [
+            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", "--chdir=/",
+            *(["--exclusive"] if whole else []),
+            f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", "--ntasks-per-node=1",
+            "--output=/dev/null", "--error=/dev/null", *wish.words(),
+        ]  # fmt: skip
+        said = self._ask(words, stdin=script.encode())
+        # On a federation it is `id;cluster`.
+        return said.strip().splitlines()[-1].partition(";")[0]
+
+    def queue(self, name: str) -> Mapping[str, QueuedJob]:
+        """Every job of this name that the controller remembers, the ended ones included."""
+        return parse_queue(
+            self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%r"])
+        )
+
+    def job_end(self, job_id: str) -> JobEnd | None:
+        """How a job ended; None where the controller has forgotten it (MinJobAge)."""
+        try:
+            return parse_job_end(self._ask(["scontrol", "show", "job", "-o", job_id]))
+        except ControllerAwayError:
+            raise
+        except SlurmError as error:
+            if _UNKNOWN_JOB in str(error):
+                return None
+            raise
+
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        """Every node of the cluster, in the order of its configuration."""
+        return parse_nodes(self._ask(["scontrol", "show", "node", "-o"]))
+
+    def partition(self, name: str | None) -> tuple[str, ...]:
+        """Names of the nodes of a partition; of the default one when left out.
+
+        Raises:
+            InputError: there is no such partition.
+        """
+        partitions, default = parse_partitions(self._ask(["sinfo", "--noheader", "--Node", "--format=%P|%N"]))
+        wanted = name or default
+        if wanted is None:
+            raise InputError(
+                f"no partition is the default here; name one with --partition: {_list(partitions)}"
+            )
+        if wanted not in partitions:
+            raise InputError(f"no partition {wanted!r}; there are {_list(partitions)}")
+        return partitions[wanted]
+
+    def expand(self, nodelist: str) -> tuple[str, ...]:
+        """The names in a node list such as `node[01-16,20]`, in order, each once."""
+        return tuple(dict.fromkeys(self._ask(["scontrol", "show", "hostnames", nodelist]).split()))
+
+    def cancel(self, name: str, job_ids: Sequence[str] = ()) -> None:
+        """Cancel these jobs, or every job of this name; others' jobs are never touched."""
+        self._ask(["scancel", "--quiet", f"--name={name}", *job_ids])
+
+    def bring(self, node: str, name: str, command: str, wish: Wish, wait_s: float) -> bytes:
+        """Run a short command on a node as a job of its own, and return what it prints.
+
+        Raises:
+            SlurmError: it could not run within `wait_s` seconds, or failed.
+        """
+        words = [
+            "srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", f"--job-name={name}", "--input=none",
+            f"--immediate={max(1, int(wait_s))}", "--chdir=/", *wish.words(), "bash", "-c", command,
+        ]  # fmt: skip
+        return self._done(words, timeout=wait_s + _DEADLINE_S).out
+
+    def _ask(self, words: Sequence[str], stdin: bytes = b"") -> str:
+        return self._done(words, stdin=stdin).out.decode(errors="replace")
+
+    def _done(self, words: Sequence[str], stdin: bytes = b"", timeout: float = _DEADLINE_S) -> Done:
+        done = self._run(words, stdin=stdin, timeout=timeout)
+        if done.status == 0:
+            return done
+        lines = [line.strip() for line in done.error.splitlines() if line.strip()] or ["said nothing"]
+        message = f"{words[0]} failed: {lines[-1]}"
+        if any(sign in done.error for sign in _AWAY):
+            raise ControllerAwayError(message)
+        raise SlurmError(message)
+
+
+def _list(partitions: Mapping[str, object]) -> str:
+    return ", ".join(sorted(partitions)) or "none"

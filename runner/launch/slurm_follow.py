@@ -1,0 +1,215 @@
+"""Follows a campaign's jobs to their ends, brings their results home, and ends what shall not go on."""
+
+import base64
+import binascii
+import io
+import tarfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.evidence.judge import describe_exit
+from runner.launch.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm_script import MEANINGS, RESULTS
+from runner.launch.slurm_submit import FleetObserver, refused, submit
+from runner.launch.slurm_text import ClusterNode, JobEnd, QueuedJob
+
+_FIRST_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 5.0, 1.2
+_PATIENCE_S = 900.0
+_BRING_WITHIN_S = 120.0
+_FORGOTTEN = "Slurm no longer knows its job (MinJobAge), and it left no note of its end"
+_STUCK = ("ReqNodeNotAvail", "Nodes required for job are DOWN", "BadConstraints", "NodeDown")
+
+
+def follow(
+    campaign: Campaign,
+    folder: Folder,
+    slurm: Slurm,
+    observer: FleetObserver,
+    pause: Callable[[float], None] = time.sleep,
+) -> Campaign:
+    """Look again and again until every job is over, joint jobs included.
+
+    Raises:
+        ControllerAwayError: the controller has not answered for a quarter of an hour.
+    """
+    poll, away_since = _FIRST_POLL_S, None
+    while True:
+        try:
+            campaign = refresh(campaign, folder, slurm, observer)
+        except ControllerAwayError as error:
+            now = time.monotonic()
+            if away_since is None:
+                away_since = now
+                observer.trouble(f"{error}; waiting for it, jobs go on without it")
+            if now - away_since > _PATIENCE_S:
+                raise
+        else:
+            away_since = None
+            if not any(job.live for job in campaign.jobs):
+                return campaign
+        pause(poll)
+        poll = min(_LONGEST_POLL_S, poll * _POLL_GROWTH)
+
+
+def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """One look at every job that was not over; results of those that now are are brought here.
+
+    Raises:
+        ControllerAwayError: the controller does not answer; nothing has changed then.
+    """
+    before = campaign
+    live = [job for job in campaign.jobs if job.live]
+    queue = slurm.queue(campaign.job_name) if live else {}
+    waiting = [job for job in live if (q := queue.get(job.job_id or "")) and q.state == "PENDING"]
+    stuck = [job for job in waiting if any(sign in queue[job.job_id or ""].reason for sign in _STUCK)]
+    known = {node.name: node for node in slurm.nodes()} if stuck else {}
+    for job in live:
+        now = _seen(campaign, job, folder, slurm, queue.get(job.job_id or ""), known)
+        said = folder.last_words(now) if now.progress is Progress.RUNNING else ""
+        if now != job or said:
+            observer.job_changed(now, said)
+        campaign = campaign.with_job(now)
+    campaign = _joined(_brought(campaign, folder, slurm, observer), folder, slurm, observer)
+    if campaign != before:
+        folder.save(campaign)
+    return campaign
+
+
+def _seen(
+    campaign: Campaign,
+    job: Job,
+    folder: Folder,
+    slurm: Slurm,
+    queued: QueuedJob | None,
+    known: dict[str, ClusterNode],
+) -> Job:
+    if queued is None:
+        # Without shared files the note is still on the node, and what is fetched from there will tell.
+        noted = not campaign.shared or folder.exit_status(job) is not None
+        reason = None if noted else _FORGOTTEN
+        return job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN", "reason": reason})
+    if queued.state == "PENDING":
+        return _pending(campaign, job, slurm, queued, known)
+    if queued.live:
+        return job.model_copy(update={"progress": Progress.RUNNING, "state": queued.state})
+    end = slurm.job_end(queued.job_id) or JobEnd(queued.state, queued.reason, 0, 0, "unknown")
+    return job.model_copy(
+        update={"progress": Progress.OVER, "state": end.state, "reason": why_no_answer(end)}
+    )
+
+
+def _pending(
+    campaign: Campaign, job: Job, slurm: Slurm, queued: QueuedJob, known: dict[str, ClusterNode]
+) -> Job:
+    unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
+    age = (datetime.now(UTC) - campaign.created_at).total_seconds()
+    if unfit:
+        given_up = refused(job, unfit[0])
+    elif age > campaign.start_within_s:
+        said = f"never started within {campaign.start_within_s:g} s; Slurm's reason: {queued.reason}"
+        given_up = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
+    else:
+        return job.model_copy(update={"progress": Progress.WAITING, "state": queued.state})
+    slurm.cancel(campaign.job_name, [queued.job_id])
+    return given_up
+
+
+def why_no_answer(end: JobEnd) -> str | None:
+    """Why a job that ended gave no answer about its node; None where its script ran to its end."""
+    match end.state.split()[0].rstrip("+"):
+        case "COMPLETED":
+            return None
+        case "CANCELLED":
+            return "its job was cancelled from outside this campaign"
+        case "TIMEOUT":
+            return f"its job reached its time limit ({end.time_limit}); --time sets another, in minutes"
+        case "NODE_FAIL":
+            return "its node failed while the job ran (Slurm: NODE_FAIL)"
+        case "OUT_OF_MEMORY":
+            return "its job was ended for the memory it took (Slurm: OUT_OF_MEMORY)"
+        case "FAILED":
+            status = -end.signal if end.signal else end.exit_status
+            return f"its job failed: {MEANINGS.get(status) or describe_exit(status)}"
+        case other:
+            return f"its job ended as {other} (Slurm's reason: {end.reason})"
+
+
+def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """Without shared files: fetch the results of jobs that are over, each by a short job on its node."""
+    for job in campaign.jobs:
+        if campaign.shared or job.fetched or job.progress is not Progress.OVER or job.job_id is None:
+            continue
+        where = f"{RESULTS}/{campaign.id}/{job.round}-{job.key}"
+        wish = Wish(campaign.partition, campaign.account, campaign.gpus, 5)
+        try:
+            taken = slurm.bring(
+                job.nodes[0],
+                campaign.job_name,
+                f'tar -C "{where}" -cz . | base64',
+                wish,
+                _BRING_WITHIN_S,
+            )
+            _unpack(base64.b64decode(taken, validate=False), folder.place(job))
+        except ControllerAwayError:
+            raise
+        except (SlurmError, OSError, tarfile.TarError, binascii.Error, EOFError) as error:
+            lost = job.reason or f"its results could not be fetched: {error}"
+            campaign = campaign.with_job(job.model_copy(update={"fetched": True, "reason": lost}))
+            observer.trouble(f"{job.key}: {lost}")
+        else:
+            campaign = campaign.with_job(job.model_copy(update={"fetched": True}))
+    return campaign
+
+
+def _unpack(data: bytes, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        # Nothing outside the folder, no devices, no links that leave it: a node may return anything.
+        archive.extractall(place, filter="data")
+
+
+def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """Once every node is done by itself, submit the joint jobs over those that came through."""
+    first = [job for job in campaign.jobs if not job.joint and job.round == 1]
+    known = {job.key for job in campaign.jobs if job.joint}
+    wanted = [joint for joint in campaign.joint if f"joint-{joint.entry}" not in known]
+    if not wanted or any(job.live for job in campaign.jobs):
+        return campaign
+    through = [job for job in first if job.progress is Progress.OVER and job.reason is None]
+    for joint in wanted:
+        job = Job(
+            key=f"joint-{joint.entry}",
+            nodes=tuple(job.nodes[0] for job in through),
+            aliases=tuple(job.aliases[0] for job in through) or ("none",),
+            entries=(joint.entry,),
+            joint=True,
+        )
+        if len(through) < joint.nodes:
+            said = f"its joint steps need {joint.nodes} nodes, {len(through)} came through"
+            job = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
+            observer.job_changed(job, "")
+        campaign = campaign.with_job(job)
+    return submit(campaign, folder, slurm, observer)
+
+
+def give_up(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """Cancel every job of the campaign that is not over, and wait until none of them runs any more."""
+    slurm.cancel(campaign.job_name)
+    for job in campaign.jobs:
+        if job.live:
+            over = job.model_copy(
+                update={
+                    "progress": Progress.OVER,
+                    "state": "CANCELLED",
+                    "reason": "cancelled here: interrupted",
+                }
+            )
+            campaign = campaign.with_job(over)
+            observer.job_changed(over, "")
+    folder.save(campaign)
+    while any(job.live for job in slurm.queue(campaign.job_name).values()):
+        time.sleep(_FIRST_POLL_S)
+    return campaign

@@ -1,0 +1,170 @@
+"""The batch script that a campaign's job runs on its node: unpack the code, choose a Python, run the entry. Pure."""
+
+import base64
+import re
+import shlex
+from dataclasses import dataclass, field
+
+from runner.evidence.stamp import Stamp
+
+# Exit statuses of the script itself, beside those of `runbook run` that are no answer about a node.
+NO_FOLDER, NO_ROOM, NO_PYTHON, NO_NOTE = 70, 71, 72, 73
+MEANINGS = {
+    2: "`runbook run` refused its input",
+    NO_FOLDER: "the campaign's folder is not on this node; share it, or start with --no-shared-files",
+    NO_ROOM: "nothing could be unpacked there: its disk is full, or its temporary folder is not writable",
+    NO_PYTHON: "no Python there has what the runner needs; name one with --python, or a container with --prefix",
+    NO_NOTE: "its last note could not be written: the disk that takes its results is full or gone",
+}
+DIAGNOSIS = "diagnosis.json"
+# How each command is told where it belongs, and where its result goes.
+_INTO = {"run": '--stamp "$work/stamp.json"', "diagnose": f'--json --output "$place/{DIAGNOSIS}"'}
+_BLANK = re.compile(r"@([a-z]+)@")
+RESULTS = "${TMPDIR:-/tmp}/llm-runbooks-results-$(id -u)"
+
+# 0: what the runner needs is there, and a CUDA build of torch; 3: the first alone; 1: not even that.
+_ASK = """
+import importlib.util as u, pathlib, re, sys
+if sys.version_info < (3, 11) or not all(map(u.find_spec, (
+    "jinja2", "markdown_it", "mdit_py_plugins", "psutil", "pydantic", "pynvml", "rich", "yaml"))): sys.exit(1)
+s = u.find_spec("torch")
+t = pathlib.Path(s.origin).with_name("version.py").read_text() if s and s.origin else ""
+sys.exit(0 if re.search(r"^cuda\\b.*=\\s*['\\"][\\d.]+['\\"]", t, re.M) else 3)
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one job of a campaign does.
+
+    Attributes:
+        place: the shared folder that takes its results; None where nothing is shared.
+        key: names the task within the campaign, for a place of its own on a node without shared files.
+        code: the shared archive of the code; None to carry `archive` in the script.
+        command: `run` or `diagnose`.
+        arguments: of that command.
+        prefix: the site's own words before the Python, a container's say.
+        python: the one to use, nothing else; else the node's own is chosen.
+        home_python: what the campaign was started with, used where it runs on the node too.
+        joint: the job has several nodes, which all need the code.
+    """
+
+    stamp: Stamp
+    key: str
+    place: str | None
+    code: str | None
+    archive: bytes = field(repr=False)
+    command: str
+    arguments: tuple[str, ...]
+    prefix: str
+    python: str | None
+    home_python: str
+    joint: bool = False
+
+
+def batch_script(task: Task) -> str:
+    """The script, for `sbatch`. Whatever goes wrong in it before the entry runs has an exit status of its own."""
+    parts = [_HEAD, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
+    parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
+    script = "\n".join(part.strip("\n") for part in parts if part) + "\n"
+    values = _values(task)
+    # In one pass: what a value holds is not looked into.
+    return _BLANK.sub(lambda blank: values[blank[1]], script)
+
+
+def _values(task: Task) -> dict[str, str]:
+    given = {
+        "campaign": task.stamp.campaign,
+        "key": task.key,
+        "place": task.place or "",
+        "stamp": task.stamp.model_dump_json(),
+        "ask": _ASK,
+        "python": task.python or "",
+        "home": task.home_python,
+    }
+    return {name: shlex.quote(value) for name, value in given.items()} | {
+        "archive": _archive(task),
+        "prefix": task.prefix,
+        "words": shlex.join(task.arguments),
+        "action": task.command,
+        "into": _INTO[task.command],
+        "results": RESULTS,
+    }
+
+
+def _archive(task: Task) -> str:
+    if task.code is not None:
+        return f"cat {shlex.quote(task.code)}"
+    text = base64.encodebytes(task.archive).decode()
+    return f"base64 -d <<'END_OF_CODE'\n{text}END_OF_CODE\n"
+
+
+_HEAD = """
+#!/bin/bash
+# One node of the campaign @campaign@; removes what it makes, save its results.
+set -u
+"""
+_PLACE_SHARED = """
+place=@place@
+[ -d "$place" ] || exit 70
+"""
+# Old campaigns' results are not left on a node for ever.
+_PLACE_OWN = """
+results=@results@
+place=$results/@campaign@/@key@
+mkdir -p "$place" || exit 71
+chmod 700 "$results"
+find "$results" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} + 2>/dev/null
+"""
+_UNPACK = """
+work=$(mktemp -d "${TMPDIR:-/tmp}/llm-runbooks-XXXXXXXX") || exit 71
+running=
+leave() { [ -z "$running" ] || kill -TERM "$running" 2>/dev/null; }
+trap leave TERM INT HUP
+trap 'rm -rf "$work"' EXIT
+code() {
+@archive@
+}
+root=$work
+code > "$work/code.tar.gz" && tar -xzf "$work/code.tar.gz" -C "$work" || exit 71
+printf %s @stamp@ > "$work/stamp.json" || exit 71
+"""
+# srun hands its standard input to every task: each node unpacks a copy under its own name.
+_SPREAD = """
+export RUNBOOK_ROOTS=$work/nodes RUNBOOK_NODES=$SLURM_JOB_NUM_NODES
+address=$(scontrol show node -o "$SLURMD_NODENAME" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
+export RUNBOOK_RENDEZVOUS=$address:$((20000 + SLURM_JOB_ID % 20000))
+srun --ntasks-per-node=1 bash -c '
+    mkdir -p "$RUNBOOK_ROOTS/$SLURMD_NODENAME" && tar -xzf - -C "$RUNBOOK_ROOTS/$SLURMD_NODENAME"
+' < "$work/code.tar.gz" || exit 71
+trap 'srun --ntasks-per-node=1 rm -rf "$RUNBOOK_ROOTS"; rm -rf "$work"' EXIT
+root=$RUNBOOK_ROOTS/$SLURMD_NODENAME
+"""
+_CHOOSE = """
+python=@python@
+can() { (cd / && @prefix@ "$1" -c @ask@ > /dev/null 2>&1); }
+if [ -z "$python" ]; then
+    for candidate in python3 python @home@; do
+        can "$candidate"
+        case $? in 0) python=$candidate; break;; 3) spare=$candidate;; esac
+    done
+    python=${python:-${spare:-}}
+else
+    can "$python"
+    case $? in 0|3) ;; *) python=;; esac
+fi
+[ -n "$python" ] || exit 72
+"""
+_RUN = """
+cd "$root" || exit 71
+@prefix@ "$python" -m runner.cli.main --runbooks "$root/runbooks" --data "$place/data" \\
+    @action@ @words@ @into@ > "$place/output.txt" 2>&1 < /dev/null &
+running=$!
+wait "$running"; status=$?
+# A signal ends the first wait; the entry still writes its record.
+while kill -0 "$running" 2>/dev/null; do wait "$running"; status=$?; done
+# What steps wrote for a reader, a bundle for a bug report say.
+[ ! -d "$root/artifacts" ] || cp -R "$root/artifacts" "$place/" || true
+printf '{"exit_status": %d}\\n' "$status" > "$place/.end" && mv "$place/.end" "$place/end.json" || exit 73
+case $status in 0|1|3) exit 0;; *) exit "$status";; esac
+"""

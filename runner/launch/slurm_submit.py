@@ -1,0 +1,214 @@
+"""Starts a campaign: chooses nodes, writes down what shall run on them, submits a job for each."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from runner.entry.model import Runbook
+from runner.errors import InputError, StoreError
+from runner.evidence.record import Code
+from runner.evidence.stamp import Stamp
+from runner.launch.campaign import (
+    CODE,
+    Campaign,
+    Folder,
+    Job,
+    JointSteps,
+    Progress,
+    cluster_alias,
+    new_campaign_id,
+)
+from runner.launch.slurm import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm_script import Task, batch_script
+from runner.launch.slurm_text import ClusterNode
+
+_SPARE_MINUTES = 5
+_SAVE_EVERY_S = 1.0
+
+
+class FleetObserver(Protocol):
+    """Who wants to know how a campaign is getting on."""
+
+    def job_changed(self, job: Job, said: str) -> None:
+        """A job was submitted, started, has something new to say, or is over."""
+
+    def trouble(self, message: str) -> None:
+        """Something is wrong that does not end the campaign."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a campaign shall run, and how. `count` and `nodelist`: at most one of them.
+
+    `command` is `run` or `diagnose`, `arguments` are its on each node; `joint` the steps that need several nodes at
+    once.
+    """
+
+    runbooks: Path
+    entries: tuple[Runbook, ...]
+    arguments: tuple[str, ...]
+    longest_s: float
+    joint: tuple[JointSteps, ...]
+    code: Code
+    archive: bytes = field(repr=False)
+    alias_key: bytes = field(repr=False)
+    home_python: str
+    command: str = "run"
+    wish: Wish = field(default_factory=Wish)
+    count: int | None = None
+    nodelist: str | None = None
+    shared: bool = True
+    prefix: str = ""
+    python: str | None = None
+    start_within_s: float = 3600.0
+
+
+def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
+    """The nodes of a campaign: those named, or so many of the partition, idle ones first, or all of it.
+
+    Raises:
+        InputError: a node that is not there, or more than there are.
+    """
+    known = {node.name: node for node in slurm.nodes()}
+    if order.nodelist is not None:
+        names = slurm.expand(order.nodelist)
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise InputError(f"the cluster has no node {', '.join(missing)}; `sinfo -N` lists those it has")
+        return tuple(known[name] for name in names)
+    nodes = [known[name] for name in slurm.partition(order.wish.partition) if name in known]
+    if order.count is None:
+        return tuple(nodes)
+    if not 1 <= order.count <= len(nodes):
+        raise InputError(f"--nodes {order.count}: the partition has {len(nodes)}")
+    best = sorted(nodes, key=lambda node: (not node.fit, not node.idle))[: order.count]
+    return tuple(node for node in nodes if node in best)
+
+
+def prepare(order: Order, base: Path, slurm: Slurm) -> tuple[Folder, Campaign]:
+    """Choose the nodes and write down what shall run on them; nothing is submitted yet.
+
+    Raises:
+        InputError: nodes that are not there.
+        SlurmError: Slurm does not answer.
+        StoreError: the campaign's folder cannot be written.
+    """
+    campaign = _new_campaign(order, choose_nodes(slurm, order))
+    folder = Folder(base / campaign.id)
+    folder.save(campaign)
+    try:
+        (folder.path / CODE).write_bytes(order.archive)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder.path / CODE}: {error.strerror}") from error
+    return folder, campaign
+
+
+def submit(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+    """Submit the jobs that have not been yet; one whose node cannot take it is refused at once, with the reason.
+
+    Raises:
+        SlurmError: Slurm does not answer; what was submitted until then is written down.
+    """
+    archive = (folder.path / CODE).read_bytes()
+    known = {node.name: node for node in slurm.nodes()}
+    saved = time.monotonic()
+    try:
+        for job in campaign.jobs:
+            if job.job_id is not None or not job.live:
+                continue
+            unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
+            done = refused(job, unfit[0]) if unfit else _submitted(campaign, job, folder, slurm, archive)
+            campaign = campaign.with_job(done)
+            observer.job_changed(done, "")
+            if time.monotonic() - saved > _SAVE_EVERY_S:
+                folder.save(campaign)
+                saved = time.monotonic()
+    finally:
+        folder.save(campaign)
+    return campaign
+
+
+def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archive: bytes) -> Job:
+    place = folder.place(job)
+    place.mkdir(parents=True, exist_ok=True)
+    joint = next((one for one in campaign.joint if job.joint and one.entry == job.entries[0]), None)
+    steps = [word for step in (joint.steps if joint else ()) for word in ("--step", step)]
+    measures = campaign.command == "run"
+    task = Task(
+        stamp=Stamp(
+            campaign=campaign.id,
+            node_alias=job.aliases[0],
+            code=campaign.code,
+            members=job.aliases if job.joint else (),
+        ),
+        key=f"{job.round}-{job.key}",
+        place=str(place.resolve()) if campaign.shared else None,
+        code=str((folder.path / CODE).resolve()) if campaign.shared else None,
+        archive=archive,
+        command=campaign.command,
+        arguments=(*(job.entries if measures else ()), *campaign.arguments, *steps),
+        prefix=campaign.prefix,
+        python=campaign.python,
+        home_python=campaign.home_python,
+        joint=job.joint,
+    )
+    wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
+    try:
+        return job.model_copy(
+            update={
+                "job_id": slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
+            }
+        )
+    except ControllerAwayError:
+        raise
+    except SlurmError as error:
+        return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
+
+
+def refused(job: Job, node: ClusterNode) -> Job:
+    """The job, given up for the state of its node."""
+    said = f"not started: Slurm has its node as {node.state}" + (f", {node.reason}" if node.reason else "")
+    return job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
+
+
+def _new_campaign(order: Order, nodes: Sequence[ClusterNode]) -> Campaign:
+    entries = tuple(runbook.id for runbook in order.entries)
+    aliases = {node.name: cluster_alias(node.name, order.alias_key) for node in nodes}
+    return Campaign(
+        id=new_campaign_id(),
+        created_at=datetime.now(UTC),
+        command=order.command,
+        runbooks=order.runbooks.resolve(),
+        entries=entries,
+        arguments=order.arguments,
+        code=order.code,
+        shared=order.shared,
+        prefix=order.prefix,
+        python=order.python,
+        home_python=order.home_python,
+        partition=order.wish.partition,
+        account=order.wish.account,
+        gpus=order.wish.gpus,
+        minutes=order.wish.minutes or math.ceil(order.longest_s / 60) + _SPARE_MINUTES,
+        start_within_s=order.start_within_s,
+        joint=order.joint,
+        jobs=tuple(
+            Job(key=alias, nodes=(name,), aliases=(alias,), entries=entries)
+            for name, alias in aliases.items()
+        ),
+    )
+
+
+def again(campaign: Campaign, suspects: dict[str, tuple[str, ...]]) -> Campaign:
+    """The campaign with a second round: each suspect (by alias) runs the entries in which it stood out once more."""
+    for job in campaign.jobs:
+        if job.joint or job.round != 1 or job.key not in suspects:
+            continue
+        rerun = Job(key=job.key, nodes=job.nodes, aliases=job.aliases, entries=suspects[job.key], round=2)
+        if not any((old.key, old.round) == (job.key, 2) for old in campaign.jobs):
+            campaign = campaign.with_job(rerun)
+    return campaign

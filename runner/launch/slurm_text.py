@@ -1,0 +1,134 @@
+"""Reads what Slurm's commands print. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Slurm's field names begin with a capital. A value runs up to the next such name, so it may hold spaces.
+_FIELD = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z0-9/:_]*)=")
+# A node's reason is free text, up to who noted it and when.
+_NOTED = re.compile(r"(?P<text>.*?)\s*\[[^\[\]@]*@[0-9T:-]+\]")
+# States in which a job is not over. COMPLETING: its processes are being ended.
+LIVE = frozenset(
+    {
+        "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "REQUEUED",
+        "REQUEUE_HOLD", "SIGNALING", "STAGE_OUT", "RESV_DEL_HOLD", "SPECIAL_EXIT",
+    }
+)  # fmt: skip
+# Flags of a node on which no job will start by itself.
+_UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "NOT_RESPONDING", "POWERED_DOWN", "FUTURE", "UNKNOWN", "ERROR")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One line of squeue: the state in full, and Slurm's word for why."""
+
+    job_id: str
+    state: str
+    reason: str
+
+    @property
+    def live(self) -> bool:
+        """Whether the job is not over."""
+        return self.state in LIVE
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended, by `scontrol show job`. `time_limit` as Slurm writes it."""
+
+    state: str
+    reason: str
+    exit_status: int
+    signal: int
+    time_limit: str
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A node as the controller sees it. `reason` is what an administrator, or Slurm, noted."""
+
+    name: str
+    state: str
+    reason: str | None
+    address: str
+
+    @property
+    def fit(self) -> bool:
+        """Whether a job that asks for it would start some time."""
+        return not any(flag.startswith(_UNFIT) for flag in self.state.split("+"))
+
+    @property
+    def idle(self) -> bool:
+        """Whether it would start at once."""
+        return self.fit and self.state.split("+")[0].startswith("IDLE")
+
+
+def parse_fields(line: str) -> Mapping[str, str]:
+    """The `Name=value` pairs of one line of `scontrol show … -o`."""
+    found = list(_FIELD.finditer(line))
+    ends = [match.start() for match in found[1:]] + [len(line)] * bool(found)
+    return {match[1]: line[match.end() : end].strip() for match, end in zip(found, ends, strict=True)}
+
+
+def parse_queue(text: str) -> Mapping[str, QueuedJob]:
+    """Job id → job, from `squeue --noheader --format=%i|%T|%r`; lines of any other shape are left out."""
+    found = {}
+    for line in text.splitlines():
+        job_id, _, rest = line.strip().partition("|")
+        state, bar, reason = rest.partition("|")
+        if bar:
+            found[job_id] = QueuedJob(job_id, state, reason.strip())
+    return found
+
+
+def parse_job_end(text: str) -> JobEnd | None:
+    """How the job of `scontrol show job -o ID` ended; None where the line tells of no job."""
+    fields = parse_fields(text.splitlines()[0] if text.strip() else "")
+    if "JobState" not in fields:
+        return None
+    status, _, number = fields.get("ExitCode", "0:0").partition(":")
+    return JobEnd(
+        state=fields["JobState"],
+        reason=fields.get("Reason", "None"),
+        exit_status=_number(status),
+        signal=_number(number),
+        time_limit=fields.get("TimeLimit", "unknown"),
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.strip().isdecimal() else 0
+
+
+def parse_nodes(text: str) -> tuple[ClusterNode, ...]:
+    """The nodes of `scontrol show node -o`, in the order printed, which is the configuration's."""
+    found = []
+    for line in text.splitlines():
+        # The reason is free text at the line's end: whatever looks like a field in it is part of it.
+        facts, _, reason = line.partition(" Reason=")
+        fields = parse_fields(facts)
+        if "NodeName" not in fields:
+            continue
+        signed = _NOTED.match(reason)
+        noted = (signed["text"] if signed else reason).strip()
+        name = fields["NodeName"]
+        found.append(
+            ClusterNode(name, fields.get("State", "UNKNOWN"), noted or None, fields.get("NodeAddr", name))
+        )
+    return tuple(found)
+
+
+def parse_partitions(text: str) -> tuple[Mapping[str, tuple[str, ...]], str | None]:
+    """Partition → its nodes' names, and the default partition, from `sinfo --noheader --Node --format=%P|%N`."""
+    nodes: dict[str, list[str]] = {}
+    default = None
+    for line in text.splitlines():
+        partition, bar, node = line.strip().partition("|")
+        if not bar:
+            continue
+        if partition.endswith("*"):
+            partition = default = partition[:-1]
+        if node not in nodes.setdefault(partition, []):
+            nodes[partition].append(node)
+    return {partition: tuple(names) for partition, names in nodes.items()}, default

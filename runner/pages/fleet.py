@@ -1,0 +1,133 @@
+"""What the fleet page shows: campaigns over several nodes, how their numbers are spread, and who stands out. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from jinja2 import Environment
+
+from runner.evidence.fleet import Distribution, distributions, sentence
+from runner.evidence.record import Outcome, Record
+from runner.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
+from runner.units import format_bytes, format_value
+
+
+@dataclass(frozen=True)
+class SpreadRow:
+    """One metric over the nodes of a class, in a reader's words."""
+
+    entry: str
+    step: str
+    metric: str
+    labels: str
+    machine_class: str
+    preset: str
+    nodes: int
+    median: str
+    range: str
+    fence: str
+
+
+@dataclass(frozen=True)
+class CampaignView:
+    """One campaign.
+
+    Attributes:
+        outcomes: (entry, its outcomes counted, in words).
+        odd: (metric, sentence) for each metric in which nodes are suspect.
+        joint: records of runs over several nodes as one.
+    """
+
+    id: str
+    began: datetime
+    nodes: int
+    classes: tuple[str, ...]
+    outcomes: tuple[tuple[str, str], ...]
+    spreads: tuple[SpreadRow, ...]
+    odd: tuple[tuple[str, str], ...]
+    joint: tuple[Record, ...]
+
+
+def fleet_page(jinja: Environment, shared: Mapping[str, object], records: Iterable[Record]) -> str:
+    """The page's Markdown."""
+    return jinja.get_template("fleet.md.j2").render(
+        shared,
+        campaigns=campaign_views(records),
+        score=f"{OUTLYING_SCORE:g}",
+        share=f"{OUTLYING_SHARE:.0%}",
+        fewest=FEWEST_FOR_OUTLIERS,
+    )
+
+
+def campaign_views(records: Iterable[Record]) -> tuple[CampaignView, ...]:
+    """Campaigns of two nodes or more, the newest first; simulated records are left out."""
+    campaigns: dict[str, list[Record]] = {}
+    for record in records:
+        if record.campaign is not None and not (record.simulated or record.machine.simulated):
+            campaigns.setdefault(record.campaign, []).append(record)
+    views = [
+        _view(name, taken)
+        for name, taken in campaigns.items()
+        if len({record.node_alias for record in taken}) > 1
+    ]
+    return tuple(sorted(views, key=lambda view: (view.began, view.id), reverse=True))
+
+
+def _view(name: str, records: Sequence[Record]) -> CampaignView:
+    single = [record for record in records if not record.members]
+    found = distributions(single)
+    return CampaignView(
+        id=name,
+        began=min(record.started_at for record in records),
+        nodes=len({record.node_alias for record in single}),
+        classes=tuple(sorted({record.machine.machine_class for record in single})),
+        outcomes=tuple(_outcomes(single)),
+        spreads=tuple(_spread(one) for one in found if one.key),
+        odd=tuple(
+            (f"{one.entry}/{one.step} {one.metric}{_in_brackets(one.labels)}", said)
+            for one in found
+            if (said := sentence(one))
+        ),
+        joint=tuple(record for record in records if record.members),
+    )
+
+
+def _outcomes(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
+    """Each node's first run of an entry counts; a second one only confirms."""
+    first: dict[tuple[str, str], Outcome] = {}
+    for record in sorted(records, key=lambda one: one.started_at):
+        first.setdefault((record.runbook.id, record.node_alias), record.outcome or Outcome.INCOMPLETE)
+    for entry in sorted({entry for entry, _ in first}):
+        found = [outcome for (of, _), outcome in first.items() if of == entry]
+        words = [
+            f"{found.count(outcome)} {outcome.value.replace('_', ' ')}"
+            for outcome in Outcome
+            if outcome in found
+        ]
+        yield entry, ", ".join(words)
+
+
+def _spread(one: Distribution) -> SpreadRow:
+    def show(value: float) -> str:
+        return format_value(value, one.unit)
+
+    return SpreadRow(
+        entry=one.entry,
+        step=one.step,
+        metric=one.metric,
+        labels=_in_brackets(one.labels).strip(),
+        machine_class=one.machine_class,
+        preset=one.preset,
+        nodes=len(one.values),
+        median=show(one.spread.median),
+        range=f"{show(one.spread.low)} … {show(one.spread.high)}",
+        fence=f"{show(one.fence.low)} … {show(one.fence.high)}" if one.fence else "too few nodes",
+    )
+
+
+def _in_brackets(labels: Mapping[str, object]) -> str:
+    words = [
+        f"{name} {format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
+        for name, value in sorted(labels.items())
+    ]
+    return f" ({', '.join(words)})" if words else ""

@@ -1,0 +1,129 @@
+"""How a look's results are sorted and ranked, and how they are said to people and to monitoring."""
+
+import re
+from typing import Any
+
+import pytest
+
+from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
+from runner.entry.model import Phase, Severity
+from runner.evidence.diagnosis import Diagnosis, State, as_json, diagnose_entry, exit_status, grave, rank
+from runner.evidence.record import StepResult, StepStatus
+from runner.launch.diagnosing import judged_environment
+from tests.builders import a_runbook
+
+
+def a_result(step_id: str, status: str, reason: str | None = None, **details: Any) -> StepResult:
+    return StepResult(
+        id=step_id,
+        phase=Phase.DIAGNOSE,
+        command="true",
+        digest="0" * 16,
+        status=StepStatus(status),
+        reason=reason,
+        details=details,
+    )
+
+
+def a_diagnosis(*results: StepResult, entry: str = "an-entry", number: int = 7, **kwargs: Any) -> Diagnosis:
+    return diagnose_entry(a_runbook(runbook_id=entry, number=number), results, **kwargs)
+
+
+def graded(*severities: str) -> dict[str, Any]:
+    return {"findings": [{"severity": severity} for severity in severities]}
+
+
+CLEAR = a_diagnosis(a_result("d", "passed"), entry="clear", number=1)
+HINT = a_diagnosis(a_result("d", "passed", "pid 7 is busy"), entry="hint", number=2)
+FOUND = a_diagnosis(a_result("d", "symptom", "a | slow link", **graded("high")), entry="found", number=9)
+MILD = a_diagnosis(a_result("d", "symptom", "an old name", **graded("low", "medium")), entry="mild", number=8)
+BLIND = a_diagnosis(a_result("d", "timeout", "still running"), entry="blind", number=3)
+IDLE = a_diagnosis(a_result("d", "skipped", "loads the device"), entry="idle", number=4)
+
+
+def test_what_was_found_comes_first_and_what_nobody_looked_at_last() -> None:
+    ranked = rank([IDLE, CLEAR, BLIND, HINT, MILD, FOUND])
+    assert [one.entry for one in ranked] == ["found", "mild", "hint", "blind", "clear", "idle"]
+    assert [one.state for one in ranked] == [State.FOUND, *State]
+
+
+def test_among_findings_the_gravest_count_first_and_then_how_many_there_are() -> None:
+    def found(entry: str, *severities: str) -> Diagnosis:
+        return a_diagnosis(a_result("d", "symptom", **graded(*severities)), entry=entry)
+
+    several = found("several", "high", "medium", "medium")
+    one, lesser = found("one", "high", "low"), found("lesser", "medium", "medium", "medium", "medium")
+    assert [d.entry for d in rank([lesser, one, several])] == ["several", "one", "lesser"]
+
+
+def test_a_probe_that_grades_nothing_leaves_the_entrys_own_severity() -> None:
+    assert a_diagnosis(a_result("d", "symptom", "slow")).severity is Severity.MEDIUM
+    assert a_diagnosis(a_result("d", "failed", "missed")).severity is Severity.MEDIUM
+
+
+@pytest.mark.parametrize(
+    ("diagnoses", "status", "nagios", "drains"),
+    [
+        ([CLEAR, IDLE], 0, 0, False),
+        ([HINT], 0, 0, False),
+        ([BLIND, CLEAR], 3, 3, False),
+        ([IDLE], 3, 3, False),
+        ([], 3, 3, False),
+        ([MILD, BLIND], 1, 1, False),
+        ([FOUND, BLIND], 1, 2, True),
+    ],
+)
+def test_every_exit_status(diagnoses: list[Diagnosis], status: int, nagios: int, drains: bool) -> None:
+    assert (exit_status(diagnoses), nagios_status(diagnoses), grave(diagnoses)) == (status, nagios, drains)
+
+
+def test_a_step_that_unreadable_gpus_kept_from_looking_is_no_clean_bill() -> None:
+    blind = a_diagnosis(a_result("d", "passed"), a_result("w", "skipped", "cannot be read"), hindered=["w"])
+    assert exit_status([blind]) == 3
+    assert "! an-entry/w: cannot be read" in "\n".join(as_text([blind], "cpu", 1.0))
+
+
+def test_the_text_names_finding_fix_page_hint_and_what_was_not_looked_at() -> None:
+    cured = a_diagnosis(a_result("d", "symptom", "slow", undo=["unset A"], by_hand=["sed b"]), entry="cured")
+    text = "\n".join(as_text(rank([cured, FOUND, HINT, IDLE]), "cpu-x86_64-2c", 1.25))
+    for line in (
+        "1. entry 9, found (high): a | slow link",
+        "   fix:  runbook show found",
+        "   fix:  unset A",
+        "   fix:  sed b",
+        "   page: entries/cured.html#fix",
+        "look at entry 2, hint: pid 7 is busy",
+        "   idle/d: loads the device",
+    ):
+        assert line in text.splitlines()
+
+
+def test_nagios_gets_one_line_with_one_bar() -> None:
+    line = as_nagios([FOUND, BLIND], 1.5)
+    assert line == ("RUNBOOK CRITICAL - found: a / slow link | entries_found=1 steps_hindered=1 time=1.500s")
+    assert as_nagios([CLEAR], 1.0).startswith("RUNBOOK OK - nothing found")
+
+
+def test_prometheus_gets_families_with_help_type_and_plain_samples() -> None:
+    text = as_prometheus([FOUND, CLEAR, BLIND], 1.5, 1_700_000_000.0)
+    assert 'runbook_diagnose_findings{entry="found",severity="high"} 1\n' in text
+    assert 'runbook_diagnose_findings{entry="clear",severity="none"} 0\n' in text
+    assert 'runbook_diagnose_hindered{entry="blind"} 1\n' in text
+    assert "runbook_diagnose_exit_status 1\n" in text
+    sample = re.compile(r'[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? -?\d+(\.\d+)?')
+    for line in text.splitlines():
+        assert line.startswith(("# HELP ", "# TYPE ")) or sample.fullmatch(line), line
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert len(names) == len(set(names))
+
+
+def test_json_has_fixes_for_findings_alone() -> None:
+    found, clear = as_json([FOUND, CLEAR])
+    assert (found["state"], found["severity"], found["fix"]) == ("found", "high", ["runbook show found"])
+    assert (clear["state"], clear["severity"], clear["fix"]) == ("clear", None, [])
+
+
+def test_another_process_s_environment_is_judged_with_our_own_programs() -> None:
+    own = {"PATH": "/ours", "PYTHONPATH": "/ours", "SHELL_ONLY": "1", "NCCL_DEBUG": "INFO"}
+    theirs = {"PATH": "/theirs", "LD_PRELOAD": "evil.so", "PYTHONHOME": "/theirs", "WORLD_SIZE": "8"}
+    assert judged_environment(own, theirs) == {"PATH": "/ours", "PYTHONPATH": "/ours", "WORLD_SIZE": "8"}

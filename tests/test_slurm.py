@@ -1,0 +1,361 @@
+"""Campaigns over a real Slurm of eight nodes on this machine: what nodes may do, and what a campaign makes of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.evidence.record import Record
+from tests.cluster import Cluster, cluster, installed, until
+from tests.test_cli import ROOT, step, write_entry
+from tests.test_nox import WRAPPER
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not installed(), reason="needs Slurm: apt-get install slurm-wlm munge"),
+]
+
+# All nodes are this machine: each needs a lock of its own, and some are made to misbehave.
+WRAP = """\
+#!/bin/bash
+export RUNBOOK_LOCK=$HERE/lock-$SLURMD_NODENAME
+for word; do [ "$before" != --data ] || data=$word; before=$word; done
+case "$SICK $SLURMD_NODENAME $*" in
+    "yes n5 "*" run "*) ulimit -f 1;;
+    "yes n6 "*" run "*) mkdir -p "$data/c/small"; echo rubbish > "$data/c/small/x.json"; exit 0;;
+esac
+exec "$@"
+"""
+
+
+class Site:
+    """A cluster, a folder of entries and a place for records; `runbook` is the real program."""
+
+    def __init__(self, slurm: Cluster, here: Path) -> None:
+        self.slurm, self.here = slurm, here
+        for name in ("jobs-tmp", "cache"):
+            (here / name).mkdir()
+        self.wrap = here / "wrap"
+        self.wrap.write_text(WRAP, encoding="utf-8")
+        self.wrap.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            **slurm.environment,
+            "HERE": str(here),
+            "TMPDIR": str(here / "jobs-tmp"),
+            "XDG_CACHE_HOME": str(here / "cache"),
+        }
+
+    def entry(self, *steps: str, entry_id: str = "small", number: int = 1) -> None:
+        write_entry(self.here / "runbooks", "\n\n".join(steps), entry_id=entry_id, number=number)
+
+    def words(self, *words: str) -> list[str]:
+        places = ["--runbooks", str(self.here / "runbooks"), "--data", str(self.here / "data")]
+        return [sys.executable, "-m", "runner.cli.main", *places, *words]
+
+    def campaign(self, *words: str) -> list[str]:
+        return self.words("run", *words, "--on", "slurm", "--prefix", str(self.wrap), "--json")
+
+    def run(self, words: list[str], **variables: str) -> tuple[int, dict[str, Any], str]:
+        done = subprocess.run(
+            words,
+            cwd=ROOT,
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
+        assert done.returncode in {0, 1, 3}, done.stderr
+        return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+    def start(self, words: list[str], **variables: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def records(self) -> list[Record]:
+        files = sorted((self.here / "data").rglob("*.json"))
+        return [Record.model_validate_json(path.read_bytes()) for path in files]
+
+    def job_of(self, node: str) -> str:
+        lines = self.slurm.run("squeue", "--noheader", f"--nodelist={node}", "--format=%i").stdout.split()
+        return lines[0]
+
+    def names(self) -> dict[str, str]:
+        """Alias → node, as only the campaign's folder at home knows it."""
+        newest = max((self.here / "scratch" / "campaigns").iterdir())
+        jobs = json.loads((newest / "campaign.json").read_text())["jobs"]
+        return {job["key"]: job["nodes"][0] for job in jobs if not job["joint"]}
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Cluster]:
+    with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def site(slurm: Cluster) -> Iterator[Site]:
+    # Not pytest's own folder: it must be short enough for a path in a batch script, and jobs write to it.
+    with tempfile.TemporaryDirectory(prefix="rb-site-", ignore_cleanup_errors=True) as folder:
+        yield Site(slurm, Path(folder))
+    assert slurm.queue() == []
+
+
+def test_a_campaign_gives_each_node_one_record_of_each_entry(site: Site) -> None:
+    for number in range(1, 6):
+        site.entry(step("d", "echo on $SLURMD_NODENAME"), entry_id=f"entry-{number}", number=number)
+    status, said, _ = site.run(site.campaign("1", "2", "3", "4", "5"))
+    assert status == 0, said["nodes"]
+    records = site.records()
+    assert len(records) == len(said["records"]) == 40
+    pairs = {(record.node_alias, record.runbook.id) for record in records}
+    assert len(pairs) == 40
+    assert len({alias for alias, _ in pairs}) == 8
+    assert {record.campaign for record in records} == {said["campaign"]}
+    assert [row["state"] for row in said["nodes"]] == ["done"] * 8
+    # What ran is a copy of the code here, proved by its digest; nothing of it is left on the nodes.
+    assert len({record.code.digest for record in records}) == 1
+    assert list((site.here / "jobs-tmp").iterdir()) == []
+
+
+GATE = 'while [ ! -e "$HERE/go" ]; do sleep 0.1; done'
+
+
+def test_an_interrupt_cancels_the_jobs_of_the_campaign_and_no_others(site: Site) -> None:
+    other = site.slurm.run("sbatch", "--parsable", "-w", "n8", "-o", "/dev/null", "--wrap", "sleep 300")
+    site.entry(step("d", 'touch "$HERE/begun-$SLURMD_NODENAME"; sleep 300'))
+    process = site.start(site.campaign("small", "--nodelist", "n[1-2]"))
+    until(lambda: all((site.here / f"begun-{node}").exists() for node in ("n1", "n2")), "jobs to run")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    left = site.slurm.queue()
+    site.slurm.run("scancel", other.stdout.strip())
+    assert [line.split()[0] for line in left] == [other.stdout.strip()]
+    assert process.returncode == 3, err
+    assert {row["reason"].partition(";")[0] for row in json.loads(out)["nodes"]} == {
+        "cancelled here: interrupted"
+    }
+    until(lambda: site.slurm.queue() == [], "the other job to end")
+
+
+def test_a_detached_campaign_is_collected_later_once_or_twice_without_duplicates(site: Site) -> None:
+    site.entry(step("d", GATE))
+    status, _, _ = site.run(site.campaign("small", "--nodes", "2", "--detach"))
+    assert status == 0
+    early, said, _ = site.run(site.words("collect", "--json"))
+    assert (early, said["records"]) == (3, [])
+    assert {row["state"] for row in said["nodes"]} <= {"waiting", "running"}
+    (site.here / "go").touch()
+    until(lambda: site.slurm.queue() == [], "jobs to end")
+    files = []
+    for _ in range(2):
+        status, said, _ = site.run(site.words("collect", "--json", said["campaign"]))
+        assert (status, len(said["records"])) == (0, 2)
+        files.append(sorted((site.here / "data").rglob("*.json")))
+    assert files[0] == files[1]
+    assert len(files[0]) == 2
+
+
+def test_without_shared_files_code_goes_with_the_job_and_results_are_fetched(site: Site) -> None:
+    site.entry(step("d", 'pwd; echo "$SLURM_JOB_ID"'))
+    status, said, _ = site.run(site.campaign("small", "--nodelist", "n[3-4]", "--no-shared-files"))
+    assert (status, len(site.records())) == (0, 2), said["nodes"]
+    newest = max((site.here / "scratch" / "campaigns").iterdir())
+    assert len(list(newest.glob("jobs/*/data/*/*/*.json"))) == 2
+
+
+ACROSS = """\
+python -m torch.distributed.run --nnodes="$RUNBOOK_NODES" --nproc-per-node=1 --node-rank="$RUNBOOK_NODE_RANK" \\
+  --rdzv-backend=static --rdzv-endpoint="$RUNBOOK_RENDEZVOUS" --local-addr=127.0.0.1 runbooks/across.py
+"""
+WORKER = """\
+import json, os, time
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+data = torch.ones(1 << 16)
+began = time.perf_counter()
+dist.all_reduce(data)
+took = time.perf_counter() - began
+assert data[0].item() == dist.get_world_size() == int(os.environ["RUNBOOK_NODES"])
+if dist.get_rank() == 0:
+    rate = {"name": "bus_bandwidth", "value": data.nbytes / took, "unit": "B/s", "statistic": "single"}
+    with open(os.environ["RUNBOOK_RESULT"], "w") as file:
+        json.dump({"probe": "collectives", "method_version": 1, "status": "ok", "measurements": [rate]}, file)
+dist.destroy_process_group()
+"""
+
+
+def test_steps_over_several_nodes_are_one_job_with_one_record_that_the_nodes_records_link_to(
+    site: Site,
+) -> None:
+    site.entry(step("alone", "true"), step("across", ACROSS.rstrip(), "nodes=2 timeout=100"))
+    (site.here / "runbooks" / "across.py").write_text(WORKER, encoding="utf-8")
+    status, said, err = site.run(
+        site.campaign("small", "--nodelist", "n[5-6]"), GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1"
+    )
+    assert status == 0, (said.get("nodes"), err, [r.model_dump_json() for r in site.records()])
+    joint = [record for record in site.records() if record.members]
+    single = [record for record in site.records() if not record.members]
+    assert len(joint) == 1
+    assert len(single) == 2
+    assert set(joint[0].members) == {record.node_alias for record in single}
+    assert {record.joint_runs for record in single} == {(joint[0].run_id,)}
+    across = joint[0].steps[-1]
+    assert (across.id, across.status, across.measurements[0].name) == ("across", "passed", "bus_bandwidth")
+    # A number of two nodes never stands under the class of one.
+    assert joint[0].machine.machine_class == f"2-nodes-of-{single[0].machine.machine_class}"
+    skipped = next(one for one in single[0].steps if one.id == "across")
+    assert skipped.status == "skipped"
+
+
+# n3 is slow every time; n5 only the first time.
+SPEED = """\
+speed=100
+case $SLURMD_NODENAME in
+  n3) speed=70;;
+  n5) [ -e "$HERE/tried" ] || speed=60; touch "$HERE/tried";;
+esac
+echo '{"probe": "collectives", "method_version": 1, "status": "ok", "measurements": [
+  {"name": "bus_bandwidth", "value": '$speed'e9, "unit": "B/s", "statistic": "single"}]}' > "$RUNBOOK_RESULT"
+"""
+
+
+def test_suspects_are_run_again_before_anyone_calls_them_slow(site: Site) -> None:
+    site.entry(step("d", SPEED.rstrip()))
+    status, said, err = site.run(site.campaign("small", "--confirm"))
+    assert status == 0, said["nodes"]
+    assert len(said["records"]) == 10
+    aliases = {node: alias for alias, node in site.names().items()}
+    line = next(line for line in err.splitlines() if "below the median" in line)
+    assert line.startswith("small/d bus_bandwidth: 2 of 8 nodes are 35% below the median")
+    assert line.endswith("confirmed by a second run: 1 of 2")
+    assert aliases["n3"] in line
+    assert aliases["n5"] in line
+
+
+def test_an_entry_s_own_session_runs_it_on_slurm(site: Site) -> None:
+    site.entry(step("d", "true"), entry_id="nvlink-bandwidth", number=2)
+    programs = site.here / "bin"
+    programs.mkdir()
+    (programs / "runbook").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runner.cli.main "$@"\n')
+    (programs / "runbook").chmod(0o755)
+    wrapper = site.here / "noxfile.py"
+    wrapper.write_text(WRAPPER.format(noxfile=str(ROOT / "noxfile.py"), programs=str(programs)))
+    nox = [sys.executable, "-m", "nox", "-f", str(wrapper), "-s", "runbook-2", "--", "--nodes", "2"]
+    places = ["--runbooks", str(site.here / "runbooks"), "--data", str(site.here / "data")]
+    done = subprocess.run(
+        [*nox, *places, "--on", "slurm", "--prefix", str(site.wrap)],
+        cwd=ROOT,
+        env=site.environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(site.records()) == 2
+
+
+def test_a_look_at_many_nodes_ranks_the_nodes_and_stores_nothing(site: Site) -> None:
+    found = (
+        'if [ "$SLURMD_NODENAME" = n7 ]; then echo \'{"probe": "topology", "method_version": 1, '
+        '"status": "symptom", "reason": "links are down"}\' > "$RUNBOOK_RESULT"; fi'
+    )
+    site.entry(step("d", found), step("e", 'touch "$HERE/loaded"', "safety=loads-device"))
+    words = site.words(
+        "diagnose", "--on", "slurm", "--prefix", str(site.wrap), "--nodelist", "n[6-8]", "--json"
+    )
+    done = subprocess.run(words, cwd=ROOT, env=site.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    rows = json.loads(done.stdout)
+    names = {row["node_alias"]: row["exit_status"] for row in rows}
+    assert [names[row["node_alias"]] for row in rows] == [1, 0, 0]
+    assert rows[0]["node_alias"] == next(alias for alias, node in site.names().items() if node == "n7")
+    assert rows[0]["entries"][0]["finding"] == "links are down"
+    assert not (site.here / "loaded").exists()
+    assert not (site.here / "data").exists()
+
+
+# Last, since two nodes are not what they were afterwards.
+
+MIDWAY = 'case $SLURMD_NODENAME in n1|n3|n4) touch "$HERE/begun-$SLURMD_NODENAME"; sleep 300;; esac'
+
+
+@pytest.fixture(scope="module")
+def sick(slurm: Cluster) -> Iterator[dict[str, Any]]:
+    """One campaign in which six of eight nodes fail, each in its own way, and the controller is restarted."""
+    with tempfile.TemporaryDirectory(prefix="rb-site-", ignore_cleanup_errors=True) as folder:
+        site = Site(slurm, Path(folder))
+        site.entry(step("first", GATE), step("second", MIDWAY, "timeout=600"))
+        slurm.run("scontrol", "update", "nodename=n2", "state=drain", "reason=bad link; ticket=5 Comment=x")
+        process = site.start(site.campaign("small"), SICK="yes")
+        try:
+            until(lambda: sum("RUNNING" in line for line in slurm.queue()) >= 5, "jobs to run")
+            slurm.stop_controller()
+            slurm.start_controller()
+            (site.here / "go").touch()
+            for node in ("n1", "n3", "n4"):
+                until((site.here / f"begun-{node}").exists, f"{node} to be midway")
+            cancelled, limited = site.job_of("n3"), site.job_of("n4")
+            slurm.run("scontrol", "update", f"jobid={limited}", "EndTime=now+1")
+            slurm.run("scancel", cancelled)
+            slurm.kill_node("n1")
+            out, err = process.communicate(timeout=120)
+            said = json.loads(out)
+            names = site.names()
+            rows = {names[row["node_alias"]]: row for row in said["nodes"]}
+            yield {"status": process.returncode, "rows": rows, "said": said, "err": err, "site": site}
+        finally:
+            process.kill()
+            process.communicate()
+
+
+REASONS = {
+    "n1": "its node failed while the job ran (Slurm: NODE_FAIL); 0 finished records, 1 steps of small are kept",
+    "n2": "not started: Slurm has its node as IDLE+DRAIN, bad link; ticket=5 Comment=x",
+    "n3": "its job was cancelled from outside this campaign",
+    "n4": "its job reached its time limit",
+    "n5": "gave no record of small; its last words: runbook: cannot write",
+    "n6": "returned x.json, which is not JSON",
+}
+
+
+@pytest.mark.parametrize("node", REASONS)
+def test_a_sick_node_is_one_error_row_with_its_reason(sick: dict[str, Any], node: str) -> None:
+    row = sick["rows"][node]
+    assert row["state"] == "error"
+    assert row["reason"].startswith(REASONS[node]), row["reason"]
+    assert "\n" not in row["reason"]
+
+
+@pytest.mark.parametrize("node", ["n7", "n8"])
+def test_all_other_nodes_count_even_though_the_controller_was_restarted(
+    sick: dict[str, Any], node: str
+) -> None:
+    assert sick["rows"][node]["state"] == "done"
+    assert sick["rows"][node]["outcomes"] == {"small": "healthy"}
+
+
+def test_a_campaign_with_sick_nodes_cannot_say_and_loses_no_finished_step(sick: dict[str, Any]) -> None:
+    assert sick["status"] == 3
+    kept = {record.node_alias: record for record in sick["site"].records()}
+    names = {node: row["node_alias"] for node, row in sick["rows"].items()}
+    for node in ("n1", "n3", "n4", "n7", "n8"):
+        assert kept[names[node]].steps[0].status == "passed", node
+    assert kept[names["n1"]].outcome is None
+    assert sick["site"].slurm.queue() == []
