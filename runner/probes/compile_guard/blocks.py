@@ -80,9 +80,17 @@ def _converted(module: Any, convert: Callable[[Any], Any], recurse: bool = True)
 
 
 def _kind(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-    held = [*block.named_parameters(), *block.named_buffers()]
+    plain = [named for module in block.modules() for named in _plain_tensors(module)]
+    held = [*block.named_parameters(), *block.named_buffers(), *plain]
     described = tuple((name, _shape(tensor)) for name, tensor in held)
     return type(block), described, repr(_described(inputs)), repr(_described(named))
+
+
+def _plain_tensors(module: Any) -> list[tuple[str, Any]]:
+    """Tensors that a module holds as plain attributes, such as quantised weights, which `Module.to` leaves alone."""
+    import torch
+
+    return [(name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
 
 
 def _same(tensor: Any) -> Any:
@@ -108,6 +116,8 @@ def _real_call(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Ca
             setattr(module, name, nn.Parameter(real(parameter).detach(), parameter.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, real(buffer))
+        for name, tensor in _plain_tensors(module):
+            setattr(module, name, real(tensor))
     return block, _mapped(inputs, real), _mapped(named, real)
 
 

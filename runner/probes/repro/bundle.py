@@ -125,9 +125,9 @@ def of_command(watched: Watched, case: Case) -> dict[str, str]:
     """What the bundle of a wrapped command holds, redacted, as file name -> text. Reads the command's folder."""
     files = _of_folder(watched.folder, "1-command", watched.samples)
     logs = [text for name, text in files.items() if f"/{TRACE}/" in name]
-    scripts = [script for text in logs if (script := scripts.of_trace(text, case.deadline_s))]
-    if scripts:
-        files["reproduce.py"] = scripts[-1]
+    found = [script for text in logs if (script := scripts.of_trace(text, case.deadline_s))]
+    if found:
+        files["reproduce.py"] = found[-1]
     files["command.json"] = _json(watched.command)
     outcome = (
         f"left with status {watched.status}" if watched.ended else f"ended on the deadline, {watched.verdict}"
@@ -138,7 +138,7 @@ def of_command(watched: Watched, case: Case) -> dict[str, str]:
         note="It was found in a command that was run as it is: `command.json`.",
         rows=_row("command", outcome, watched.wall_s, watched.where and f"in {watched.where}"),
         script="compiles the last graph in the trace again, with torch alone and random inputs."
-        if scripts
+        if found
         else "is missing: no graph was traced that stands by itself (the trace has what there is).",
         share=FIRST_LOOK,
         report=_about_report(files),

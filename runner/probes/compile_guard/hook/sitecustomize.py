@@ -17,24 +17,29 @@ FOLDER = "RUNBOOK_STACKS"
 
 
 def _answer_sigusr1(folder: Path) -> None:
-    # Open for the life of the process: the handler writes to it, also where forked children inherit it.
-    file = (folder / f"{os.getpid()}.txt").open("a")
-    file.write(f"main thread 0x{threading.main_thread().ident or 0:x}\n")
-    file.flush()
-    faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
+    with contextlib.suppress(OSError, ValueError):
+        # Open for the life of the process: the handler writes to it.
+        file = (folder / f"{os.getpid()}.txt").open("a")
+        file.write(f"main thread 0x{threading.main_thread().ident or 0:x}\n")
+        file.flush()
+        faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
 def _run_the_hosts_own() -> None:
     here, places = str(Path(__file__).parent), list(sys.path)
     sys.path[:] = [place for place in places if place != here]
-    sys.modules.pop("sitecustomize", None)
+    own = sys.modules.pop("sitecustomize")
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")
+    # Whoever imports this file looks for it there afterwards.
+    sys.modules.setdefault("sitecustomize", own)
     # Inductor gives its workers this process's path, this folder included.
     sys.path[:] = places
 
 
 if __name__ == "sitecustomize" and os.environ.get(FOLDER):
-    with contextlib.suppress(OSError, ValueError):
-        _answer_sigusr1(Path(os.environ[FOLDER]))
+    folder = Path(os.environ[FOLDER])
+    _answer_sigusr1(folder)
+    # Forked workers would write into their parent's file, all at once.
+    os.register_at_fork(after_in_child=lambda: _answer_sigusr1(folder))
     _run_the_hosts_own()
