@@ -28,6 +28,9 @@ from typing import Any
 from runner.catalogue import PROBES
 from runner.entry.model import step_digest
 from runner.entry.parse import parse
+from runner.entry.read import read_all
+from runner.evidence.store import Store
+from runner.pages.render import render
 from runner.stats import median_interval, spread
 
 ROOT = Path(__file__).parents[1]
@@ -209,14 +212,9 @@ def size_of_a_page(folder: Path, records: int) -> int:
     """Bytes of Markdown of one entry's page with all its records; every generated entry is alike."""
     write_entries(folder / "runbooks", 1)
     write_records(folder / "data", folder / "runbooks", 1, records)
-    words = ["--runbooks", str(folder / "runbooks"), "--data", str(folder / "data"), "pages"]
-    subprocess.run(
-        [sys.executable, "-m", "runner.cli.main", *words, "--out", str(folder / "pages")],
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    return (folder / "pages" / "entries" / "entry-0001.md").stat().st_size
+    runbooks, store = read_all(folder / "runbooks"), Store(folder / "data")
+    pages = render(runbooks, store.read([]), datetime.now(UTC), ROOT / "kb" / "_templates")
+    return len(pages["entries/entry-0001.md"].text.encode())
 
 
 def write_bare(folder: Path, pages: int, size: int) -> None:
