@@ -13,8 +13,8 @@ Printed: the seconds of both, on the clock and of the processor (on a busy machi
 ratio (its 95 % interval from five rounds on), the most memory that each build held, and the largest page. The exit
 status is 1 where a limit is missed: ratio 1.5, 2 GiB, 300 KB.
 
-At full size one round takes two minutes or so. Fewer entries are another question: every bare page carries every page in
-its navigation, so the bare side takes more than twice as long for twice the pages, and this site does not.
+At full size one round takes two minutes or so. Fewer entries are another question: every bare page carries every page
+in its navigation, so the bare side takes more than twice as long for twice the pages, and this site does not.
 """
 
 import argparse
