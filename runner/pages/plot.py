@@ -126,9 +126,10 @@ def _series(trend: Trend, low: float, high: float, pattern: str, place: _Place) 
     yield line("rb-spread", *(f"M{at(time, one.low)} L{at(time, one.high)}" for time, one in timed))
     if trend.changed:
         yield line("rb-versions", *(f"M{at(times[n], low)} L{at(times[n], high)}" for n in trend.changed))
-    value = line("rb-value", f"M{' L'.join(at(time, one.value) for time, one in timed)}")
-    for time, one in timed:
-        x, y = at(time, one.value).split()
+    places = [at(time, one.value) for time, one in timed]
+    value = line("rb-value", f"M{' L'.join(places)}")
+    for where, one in zip(places, trend.points, strict=True):
+        x, y = where.split()
         dot = ET.SubElement(value, "circle", {"cx": x, "cy": y, "r": "3"})
         # Shown by the browser itself when the pointer rests on it.
         title = ET.SubElement(dot, "title")
