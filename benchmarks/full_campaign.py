@@ -1,7 +1,8 @@
 """Every entry of this project over a Slurm of 8 nodes on this machine: 8 records of each, and nothing left behind.
 
-    python benchmarks/full_campaign.py
+    python benchmarks/full_campaign.py [WORD …]
 
+Words go to `runbook run`, in place of `--reproduce --without-slow`: `--phase diagnose --without-slow` is quicker.
 The nodes share this machine, so they take turns (a lock around each run): what they measure is not disturbed, and the
 whole takes eight times as long as the demo. Too slow for CI; the tests play the same with cheap entries.
 """
@@ -33,7 +34,8 @@ def main() -> None:
         wrap.chmod(0o755)
         environment = {**os.environ, **slurm.environment, "HERE": name, "TMPDIR": str(here / "tmp")}
         environment |= {"XDG_CACHE_HOME": str(here / "cache")}
-        words = ["--data", str(here / "data"), "run", *ENTRIES, "--reproduce", "--without-slow", "--json"]
+        what = sys.argv[1:] or ["--reproduce", "--without-slow"]
+        words = ["--data", str(here / "data"), "run", *ENTRIES, *what, "--json"]
         words += ["--on", "slurm", "--prefix", str(wrap), "--time", "600"]
         began = time.monotonic()
         done = subprocess.run(

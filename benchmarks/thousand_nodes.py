@@ -22,8 +22,8 @@ from runner.entry.read import read_all
 from runner.evidence.fleet import distributions, sentence
 from runner.evidence.record import Record
 from runner.evidence.store import Store
-from runner.launch.campaign import Campaign, Folder, Job, Progress
-from runner.launch.gathering import gather
+from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm.gathering import gather
 from runner.pages.render import render
 from runner.stats import median_interval
 

@@ -18,5 +18,6 @@ def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_are_heeded() -> None:
-    """A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that."""
+    """A shell has its background ignore Ctrl-C, and nohup has it ignore a hangup; children inherit both."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

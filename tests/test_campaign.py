@@ -23,7 +23,7 @@ from runner.evidence.code import code_digest
 from runner.evidence.record import Code, Record
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
-from runner.launch.campaign import (
+from runner.launch.slurm.campaign import (
     Campaign,
     Folder,
     Job,
@@ -35,13 +35,13 @@ from runner.launch.campaign import (
     new_campaign_id,
     pack_code,
 )
-from runner.launch.gathering import gather
-from runner.launch.joint import joint_block
-from runner.launch.slurm import ControllerAwayError, Done, Slurm, SlurmError, Wish, run_command
-from runner.launch.slurm_follow import follow, refresh, why_no_answer
-from runner.launch.slurm_script import NO_FOLDER, NO_PYTHON, Task, batch_script
-from runner.launch.slurm_submit import Order, again, choose_nodes, prepare, submit
-from runner.launch.slurm_text import JobEnd
+from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish, run_command
+from runner.launch.slurm.follow import follow, refresh, why_no_answer
+from runner.launch.slurm.gathering import gather
+from runner.launch.slurm.joint import joint_block
+from runner.launch.slurm.script import NO_FOLDER, NO_PYTHON, Task, batch_script
+from runner.launch.slurm.submit import Order, again, choose_nodes, prepare, submit
+from runner.launch.slurm.text import JobEnd
 from tests.builders import a_runbook
 from tests.evidence_samples import record, step
 from tests.test_cli import ROOT, command, write_entry

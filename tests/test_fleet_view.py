@@ -8,8 +8,8 @@ from rich.console import Console
 from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.evidence.fleet import Row, distributions
 from runner.evidence.record import Outcome
-from runner.launch.campaign import Job, Progress
-from runner.launch.gathering import Gathered
+from runner.launch.slurm.campaign import Job, Progress
+from runner.launch.slurm.gathering import Gathered
 from tests.test_fleet import a_run, sound
 
 

@@ -18,11 +18,11 @@ from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state
 from runner.evidence.fleet import distributions, suspects
-from runner.launch.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
-from runner.launch.gathering import Gathered, gather
-from runner.launch.slurm import Slurm, Wish
-from runner.launch.slurm_follow import follow, give_up
-from runner.launch.slurm_submit import Order, again, prepare, submit
+from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
+from runner.launch.slurm.commands import Slurm, Wish
+from runner.launch.slurm.follow import follow, give_up
+from runner.launch.slurm.gathering import Gathered, gather
+from runner.launch.slurm.submit import Order, again, prepare, submit
 from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from runner.cli.cluster import console_of, launch, order_of
 from runner.entry.read import read_all
-from runner.launch.campaign import Job
-from runner.launch.gathering import NodeDiagnosis, gather_diagnoses
-from runner.launch.slurm_submit import Order
+from runner.launch.slurm.campaign import Job
+from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
+from runner.launch.slurm.submit import Order
 
 _FOUND, _CANNOT_SAY = 1, 3
 _Row = tuple[Job, NodeDiagnosis | None, str | None]

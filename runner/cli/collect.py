@@ -6,9 +6,9 @@ from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, 
 from runner.cli.fleet_view import FleetProgress
 from runner.cli.interrupts import terminate_like_interrupt
 from runner.errors import InputError
-from runner.launch.campaign import find_folder
-from runner.launch.slurm import Slurm
-from runner.launch.slurm_follow import refresh
+from runner.launch.slurm.campaign import find_folder
+from runner.launch.slurm.commands import Slurm
+from runner.launch.slurm.follow import refresh
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from runner.cli.screen import Screen
 from runner.evidence.fleet import Distribution, Row, sentence
-from runner.launch.campaign import Job, Progress
-from runner.launch.gathering import DONE, ERROR, Gathered
+from runner.launch.slurm.campaign import Job, Progress
+from runner.launch.slurm.gathering import DONE, ERROR, Gathered
 from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
 

@@ -25,8 +25,8 @@ from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import look
-from runner.launch.joint import across_nodes
 from runner.launch.recording import Bench, Kept, run_and_record
+from runner.launch.slurm.joint import across_nodes
 from runner.plan import Plan, make_plan
 
 

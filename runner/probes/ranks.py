@@ -29,6 +29,7 @@ LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
+_LAST_WORD_S = 1.0
 _LARGEST_PORT = 65535
 # What an earlier launch leaves behind; torchrun sets its own.
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -195,17 +196,35 @@ class World:
             raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_words()}")
         heard = [member for member in self._members.values() if member.connection in ready]
         closed = [member for member in heard if not member.read()]
-        failed = [
-            (member, message["error"]) for member in heard for message in member.inbox if "error" in message
-        ]
+        failed = {
+            member.rank: message["error"]
+            for member in heard
+            for message in member.inbox
+            if "error" in message
+        }
         # A rank that is gone without a word comes before the complaints of those it left behind.
-        for member in closed:
-            if member not in [complaining for complaining, _ in failed]:
-                raise self._lost(member.rank, doing)
-        for member, error in failed:
-            raise RankError(f"rank {member.rank}{self._label} failed while {doing}: {error}")
+        silent = [member.rank for member in closed if member.rank not in failed]
+        if failed and not silent:
+            silent = self._gone_without_a_word(set(failed))
+        if silent:
+            raise self._lost(silent[0], doing)
+        for rank, error in failed.items():
+            raise RankError(f"rank {rank}{self._label} failed while {doing}: {error}")
         if self._listener in ready:
             self._greet()
+
+    def _gone_without_a_word(self, complaining: set[int]) -> list[int]:
+        """A rank whose line closes within a moment: complaints about a dead rank may come before its end is seen."""
+        deadline = time.monotonic() + _LAST_WORD_S
+        while (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                member = next((one for one in self._members.values() if one.connection is key.fileobj), None)
+                if member is None or member.read():
+                    continue
+                self._selector.unregister(member.connection)
+                if member.rank not in complaining and not any("error" in one for one in member.inbox):
+                    return [member.rank]
+        return []
 
     def _greet(self) -> None:
         connection, _ = self._listener.accept()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.errors import InputError, RunbookError
-from runner.launch.slurm_text import (
+from runner.launch.slurm.text import (
     ClusterNode,
     JobEnd,
     QueuedJob,

@@ -13,8 +13,8 @@ from runner.evidence.measure import MAX_DOCUMENT_BYTES
 from runner.evidence.record import Outcome, Record
 from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
-from runner.launch.campaign import Campaign, Folder, Job, Progress
-from runner.launch.slurm_script import DIAGNOSIS
+from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm.script import DIAGNOSIS
 
 # States of a row: what a reader needs to tell apart.
 DONE, ERROR = "done", "error"

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.evidence.judge import describe_exit
-from runner.launch.campaign import Campaign, Folder, Job, Progress
-from runner.launch.slurm import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.launch.slurm_script import MEANINGS, RESULTS
-from runner.launch.slurm_submit import FleetObserver, refused, submit
-from runner.launch.slurm_text import ClusterNode, JobEnd, QueuedJob
+from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
+from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm.script import MEANINGS, RESULTS
+from runner.launch.slurm.submit import FleetObserver, refused, submit
+from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 
 _FIRST_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 5.0, 1.2
 _PATIENCE_S = 900.0

@@ -12,7 +12,7 @@ from runner.entry.model import Runbook
 from runner.errors import InputError, StoreError
 from runner.evidence.record import Code
 from runner.evidence.stamp import Stamp
-from runner.launch.campaign import (
+from runner.launch.slurm.campaign import (
     CODE,
     Campaign,
     Folder,
@@ -22,9 +22,9 @@ from runner.launch.campaign import (
     cluster_alias,
     new_campaign_id,
 )
-from runner.launch.slurm import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.launch.slurm_script import Task, batch_script
-from runner.launch.slurm_text import ClusterNode
+from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm.script import Task, batch_script
+from runner.launch.slurm.text import ClusterNode
 
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
