@@ -162,10 +162,11 @@ class Store:
         for folder, folders, names in os.walk(self.root, onerror=refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             found += [Path(folder, name) for name in names if not name.startswith(".")]
-        return sorted(found)
+        # As sorted paths would stand; comparing their parts is several times quicker.
+        return sorted(found, key=lambda path: path.parts)
 
     def _is_place_of_record(self, path: Path) -> bool:
-        return path.suffix == ".json" and len(path.relative_to(self.root).parts) == 3  # noqa: PLR2004 - see the top
+        return path.name.endswith(".json") and len(path.parts) == len(self.root.parts) + 3
 
     def _serialised(self, record: Record) -> str:
         secrets = self.secrets

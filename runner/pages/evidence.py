@@ -8,6 +8,7 @@ from types import MappingProxyType
 from runner.entry.model import Scalar
 from runner.evidence.headline import key_measurement
 from runner.evidence.record import Measurement, Outcome, Record, StepResult
+from runner.hardware.machine import Machine
 from runner.presets import default_preset
 
 # The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
@@ -102,21 +103,22 @@ class _Gathering:
         runbook = self.renamed.get(record.runbook.id, record.runbook.id)
         preset = self.presets.setdefault(machine_class, default_preset(len(record.machine.gpus)))
         at_home = record.options.preset == preset
+        age, versions = _age(record), _versions(record.machine)
         for result in record.steps:
             if not result.status.finished:
                 continue
             nodes = self.finished.setdefault((machine_class, runbook, result.id, record.options.preset), {})
             before = nodes.get(record.node_alias)
-            if before is None or _age(before[0]) <= _age(record):
+            if before is None or _age(before[0]) <= age:
                 nodes[record.node_alias] = (record, result)
             key = key_measurement(result) if at_home else None
             if key is not None:
                 self.points.setdefault((machine_class, runbook, result.id), []).append(
-                    _point(record, result, key)
+                    _point(record, result, key, versions)
                 )
         if record.outcome is not None and at_home:
             place = (machine_class, runbook)
-            if place not in self.runs or _age(self.runs[place]) <= _age(record):
+            if place not in self.runs or _age(self.runs[place]) <= age:
                 self.runs[place] = record
             ending = Ending(record.started_at, record.run_id, record.node_alias, record.outcome)
             self.endings.setdefault(place, []).append(ending)
@@ -149,14 +151,19 @@ def gather(records: Iterable[Record], renamed: Mapping[str, str] = MappingProxyT
     )
 
 
-def _point(record: Record, result: StepResult, key: Measurement) -> Point:
-    machine = record.machine
-    versions = (
+def _versions(machine: Machine) -> tuple[tuple[str, str], ...]:
+    named = (
         ("driver", machine.driver),
         ("torch", machine.torch),
         ("CUDA", machine.cuda),
         ("NCCL", machine.nccl),
     )
+    return tuple((name, version) for name, version in named if version)
+
+
+def _point(
+    record: Record, result: StepResult, key: Measurement, versions: tuple[tuple[str, str], ...]
+) -> Point:
     return Point(
         when=record.started_at,
         measurement=key.name,
@@ -168,7 +175,7 @@ def _point(record: Record, result: StepResult, key: Measurement) -> Point:
         digest=result.digest,
         node=record.node_alias,
         run_id=record.run_id,
-        versions=tuple((name, version) for name, version in versions if version),
+        versions=versions,
     )
 
 

@@ -194,7 +194,7 @@ class _Site:
             "feed.xml": Page(feed(self.changes, newest, site_url), None),
         }
         for record in shown_records(self.runbooks, self.evidence):
-            pages[record_path(record)] = Page(_json(record.model_dump(mode="json")), None)
+            pages[record_path(record)] = Page(f"{record.model_dump_json(indent=1)}\n", None)
         return pages
 
     def entry(self, runbook: Runbook) -> dict[str, Page]:
@@ -215,13 +215,17 @@ class _Site:
             "claims": claim_views(runbook, self.evidence),
             "row": self.rows[runbook.id],
             "runs": [(name, self.evidence.runs.get((name, runbook.id))) for name in self.evidence.classes],
-            "related": [one for one in self.runbooks if one.id in runbook.head.related],
+            "related": self._related(runbook),
         }
         page = self._fill("entry.md.j2", shared, expanded=html)
         text = self._fill("entry.plain.j2", shared, expanded=plain)
         path = f"entries/{runbook.id}.md"
         pages = {path: Page(page, f"runbooks/{runbook.path.name}"), **plain_page(path, text)}
         return pages | {f"entries/{old}.html": Page(redirect(runbook), None) for old in runbook.head.formerly}
+
+    def _related(self, runbook: Runbook) -> list[Runbook]:
+        found = (self.known.runbooks.get(name) for name in set(runbook.head.related))
+        return sorted(filter(None, found), key=lambda one: one.head.number)
 
     def _sections(self, runbook: Runbook) -> list[tuple[str, list[tuple[Prose | Step, _Rows, _Bounds]]]]:
         """Title of each section, and its parts; a step with what is known of it."""

@@ -17,6 +17,9 @@ _ACTIVE = re.compile(r"[\t\n&<>\"'`~{}\[\]*_#|!:\\$+=^@-]")
 
 def plain(text: str) -> str:
     """Captured output without escape sequences; other control characters show as their pictures (`␀`)."""
+    if text.isprintable():
+        # Most texts: neither an escape sequence nor any other control character.
+        return text
     text = _ESCAPES.sub("", text).replace("\r\n", "\n")
     return _CONTROLS.sub(lambda match: _picture(match[0]), text)
 
