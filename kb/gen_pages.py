@@ -1,4 +1,4 @@
-"""Hands the generated pages to MkDocs. All thought is in `runner.pages`; nothing is executed here.
+"""Hands the generated pages to mkdocs-gen-files. All thought is in `runner.pages`; nothing is executed here.
 
 RUNBOOK_DATA names another data folder than site_data/ (the demo's scratch folder, say).
 """
@@ -8,9 +8,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mkdocs.config.defaults import MkDocsConfig
+import mkdocs_gen_files
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs_gen_files.editor import FilesEditor
 
 from runner.entry.read import read_all
 from runner.errors import RunbookError
@@ -20,25 +20,28 @@ from runner.pages.render import Page, render
 ROOT = Path(__file__).parents[1]
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add every generated page, in the place of a guide that it was made from."""
+def main() -> None:
+    """Render and write every generated page."""
     try:
         pages = _pages()
     except RunbookError as error:
         # MkDocs prints this as one line of its own kind and ends; anything else would be a traceback.
         raise PluginError(str(error)) from error
     for path, page in pages.items():
-        file = File.generated(config, path, content=page.text)
+        with mkdocs_gen_files.open(path, "w") as out:
+            out.write(page.text)
+    # mkdocs_gen_files.set_edit_path has an effect only beside a repo_url, which would make every reader's browser
+    # call the forge; the files themselves can be told.
+    files = FilesEditor.current().files
+    for path, page in pages.items():
+        file = files.get_file_from_path(path)
+        if file is None:
+            continue
         if page.source is not None:
             file.edit_uri = f"../{page.source}"
         if page.address is not None:
             # MkDocs makes a page of whatever ends in .md; what is to be published as Markdown has another name here.
             file.dest_uri = page.address
-        written = files.get_file_from_path(path)
-        if written is not None:
-            files.remove(written)
-        files.append(file)
-    return files
 
 
 def _pages() -> dict[str, Page]:
@@ -63,3 +66,6 @@ def _guides() -> dict[str, str]:
         path for path in sorted(docs.rglob("*.md")) if not path.relative_to(docs).parts[0].startswith("_")
     )
     return {path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8") for path in written}
+
+
+main()

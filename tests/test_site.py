@@ -420,7 +420,7 @@ def test_no_script_picture_link_or_handler_comes_from_text(hostile: Hostile, pat
     for one in page.all():
         assert not [name for name in one.attributes if name.startswith("on")]
         assert "example.invalid" not in one.attributes.get("href", "") + one.attributes.get("src", "")
-    assert "49" not in re.sub(r"[\d.]+ [MG]B/s", "", page.one("article").words.replace("7*7", ""))
+    assert str(4321 * 1234) not in page.one("article").words
 
 
 def test_captured_output_is_shown_as_it_was_printed(hostile: Hostile) -> None:
