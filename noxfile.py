@@ -255,7 +255,7 @@ def demo(session: nox.Session) -> None:
     programs = _environment(session, "node", "probes", "site")
     data, site = DEMO / "site_data", DEMO / "site"
     shutil.rmtree(DEMO, ignore_errors=True)
-    status = _runbook(
+    _runbook(
         session,
         programs,
         "--data",
@@ -267,8 +267,17 @@ def demo(session: nox.Session) -> None:
     )
     _mkdocs(session, programs, "build", "--strict", "--site-dir", str(site), RUNBOOK_DATA=str(data))
     session.log(f"records: {data.relative_to(ROOT)}   site: {(site / 'index.html').relative_to(ROOT)}")
-    if status not in {0, 1}:
-        _end(session, status, "the demo could not finish every step; the table above says which and why")
+    if not _came_to_an_end(data, len(ENTRIES)):
+        _end(session, 3, "the demo could not finish every step; the table above says which and why")
+
+
+def _came_to_an_end(data: Path, entries: int) -> bool:
+    """Whether every entry has a record here that says something of the machine.
+
+    A busy machine may leave one inconclusive, and says so: that is a finding, and no fault of the demo.
+    """
+    outcomes = [json.loads(path.read_text(encoding="utf-8"))["outcome"] for path in data.rglob("*.json")]
+    return len(outcomes) >= entries and {None, "incomplete", "not_applicable"}.isdisjoint(outcomes)
 
 
 @nox.session

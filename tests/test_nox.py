@@ -1,9 +1,13 @@
 """The sessions, run by the real nox over the project's own noxfile, in the environment that the tests run in."""
 
+import functools
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -116,6 +120,36 @@ def test_every_entry_has_a_session_by_id_and_by_number_with_its_title_as_help(tm
 )
 def test_every_session_says_what_it_does(tmp_path: Path, session: str) -> None:
     assert re.search(rf"\b{session} -> \S", nox(tmp_path, "-l").stdout)
+
+
+@functools.cache
+def noxfile() -> ModuleType:
+    """The project's noxfile; once, since nox warns of sessions that are declared again."""
+    spec = importlib.util.spec_from_file_location("projects_noxfile", ROOT / "noxfile.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "ended"),
+    [
+        (("fix_proved", "not_fixed"), True),
+        (("fix_proved", "inconclusive"), True),
+        (("fix_proved", "incomplete"), False),
+        (("fix_proved", None), False),
+        (("fix_proved",), False),
+    ],
+)
+def test_the_demo_forgives_an_inconclusive_entry_and_none_that_broke_or_is_missing(
+    tmp_path: Path, outcomes: tuple[str | None, ...], ended: bool
+) -> None:
+    for place, outcome in enumerate(outcomes):
+        (tmp_path / f"{place}.json").write_text(json.dumps({"outcome": outcome}), encoding="utf-8")
+    assert noxfile()._came_to_an_end(tmp_path, 2) is ended
 
 
 def test_a_healthy_entry_ends_nox_with_0(tmp_path: Path) -> None:
