@@ -43,12 +43,6 @@ class LateRankError(RankError):
     """A rank was still at work, or stuck, when its deadline came."""
 
 
-class GateError(RunbookError):
-    """A record may not be published."""
-
-    exit_status = 1
-
-
 @dataclass(frozen=True, order=True)
 class Fault:
     """One thing that is wrong in a runbook or a guide, at a place in a file (lines count from 1)."""

@@ -5,7 +5,6 @@ runs that the trend of a step's current digest looks at; and both runs of every 
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from runner.entry.model import Runbook
 from runner.evidence.record import Record
@@ -26,7 +25,7 @@ def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[
 def _newest_results(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """The run of each node's newest finished result, by class, entry, step and preset: what pages show."""
     found: dict[tuple[str, ...], str] = {}
-    for record in sorted(records, key=_age):
+    for record in sorted(records, key=lambda record: record.moment):
         for step in record.steps:
             if step.status.finished:
                 where = (record.machine.machine_class, record.runbook.id, record.node_alias)
@@ -37,13 +36,9 @@ def _newest_results(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
 def _newest_ended(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """The newest run with an outcome, by class, entry, options and node: what the next run is held against."""
     found: dict[tuple[str, ...], str] = {}
-    for record in sorted(records, key=_age):
+    for record in sorted(records, key=lambda record: record.moment):
         if record.outcome is not None:
             options = record.options.model_dump_json()
             key = (record.machine.machine_class, record.runbook.id, options, record.node_alias)
             found[key] = record.run_id
     return found
-
-
-def _age(record: Record) -> tuple[datetime, str]:
-    return record.started_at, record.run_id

@@ -220,6 +220,11 @@ class Record(_Model):
     outcome: Outcome | None = None
     simulated: bool = False
 
+    @property
+    def moment(self) -> tuple[datetime, str]:
+        """What records are sorted by, oldest first."""
+        return self.started_at, self.run_id
+
 
 def record_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record."""

@@ -253,7 +253,7 @@ def latest(
     Skipped and broken steps do not count; those of a killed run do. Of several nodes of a class it is the newest.
     """
     found: dict[tuple[str, str, str, str], tuple[Record, StepResult]] = {}
-    for record in sorted(records, key=_age):
+    for record in sorted(records, key=lambda record: record.moment):
         for step in record.steps:
             if step.status.finished:
                 key = (record.machine.machine_class, record.runbook.id, step.id, record.options.preset)
@@ -263,12 +263,10 @@ def latest(
 
 def last_run(records: Iterable[Record]) -> Mapping[tuple[str, str], Record]:
     """The newest run that came to an outcome, by (machine class, runbook id)."""
-    ended = sorted((record for record in records if record.outcome is not None), key=_age)
+    ended = sorted(
+        (record for record in records if record.outcome is not None), key=lambda record: record.moment
+    )
     return {(record.machine.machine_class, record.runbook.id): record for record in ended}
-
-
-def _age(record: Record) -> tuple[float, str]:
-    return record.started_at.timestamp(), record.run_id
 
 
 def _dump(value: object, indent: int) -> str:

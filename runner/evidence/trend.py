@@ -111,7 +111,7 @@ def versions_of(machine: Machine) -> dict[str, str]:
 def all_series(records: Iterable[Record]) -> tuple[Series, ...]:
     """The number that speaks for each step, over time; injected faults, fallbacks and simulations left out."""
     found: dict[tuple[str, str, str, str, str, str], tuple[Measurement, list[Point]]] = {}
-    for record in sorted(records, key=lambda record: (record.started_at, record.run_id)):
+    for record in sorted(records, key=lambda record: record.moment):
         if record.simulated or record.machine.simulated:
             continue
         options = record.options.model_dump_json()

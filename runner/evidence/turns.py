@@ -45,7 +45,7 @@ def turns(runbooks: Sequence[Runbook], records: Iterable[Record]) -> tuple[Turn,
     by_node: dict[tuple[str, ...], Record] = {}
     by_class: dict[tuple[str, ...], Record] = {}
     found: list[Turn] = []
-    for record in sorted(records, key=lambda record: (record.started_at, record.run_id)):
+    for record in sorted(records, key=lambda record: record.moment):
         if record.outcome is None or record.simulated or record.machine.simulated:
             continue
         of_class = (record.machine.machine_class, record.runbook.id, record.options.model_dump_json())

@@ -103,13 +103,13 @@ class _Gathering:
         runbook = self.renamed.get(record.runbook.id, record.runbook.id)
         preset = self.presets.setdefault(machine_class, default_preset(len(record.machine.gpus)))
         at_home = record.options.preset == preset
-        age, versions = _age(record), _versions(record.machine)
+        age, versions = record.moment, _versions(record.machine)
         for result in record.steps:
             if not result.status.finished:
                 continue
             nodes = self.finished.setdefault((machine_class, runbook, result.id, record.options.preset), {})
             before = nodes.get(record.node_alias)
-            if before is None or _age(before[0]) <= age:
+            if before is None or before[0].moment <= age:
                 nodes[record.node_alias] = (record, result)
             key = key_measurement(result) if at_home else None
             if key is not None:
@@ -118,7 +118,7 @@ class _Gathering:
                 )
         if record.outcome is not None and at_home:
             place = (machine_class, runbook)
-            if place not in self.runs or _age(self.runs[place]) <= age:
+            if place not in self.runs or self.runs[place].moment <= age:
                 self.runs[place] = record
             ending = Ending(record.started_at, record.run_id, record.node_alias, record.outcome)
             self.endings.setdefault(place, []).append(ending)
@@ -137,7 +137,7 @@ def gather(records: Iterable[Record], renamed: Mapping[str, str] = MappingProxyT
             found.add(record)
     return Evidence(
         finished={
-            key: tuple(sorted(nodes.values(), key=lambda one: _age(one[0])))
+            key: tuple(sorted(nodes.values(), key=lambda one: one[0].moment))
             for key, nodes in found.finished.items()
         },
         runs=found.runs,
@@ -177,10 +177,6 @@ def _point(
         run_id=record.run_id,
         versions=versions,
     )
-
-
-def _age(record: Record) -> tuple[float, str]:
-    return record.started_at.timestamp(), record.run_id
 
 
 def _moment(one: Point | Ending) -> tuple[datetime, str]:
