@@ -6,10 +6,12 @@ import pytest
 from runner.evidence.record import Measurement
 from runner.hardware.boards import board_named
 from runner.models import model_shape
+from runner.probes.decode.arms import FEWEST_STARTS, FEWEST_UNDISTURBED, Arm, Start, compared
 from runner.probes.decode.job import Job
 from runner.probes.decode.launches import Launches
-from runner.probes.decode.report import FEWEST_UNDISTURBED, Arm, pairs_of, report, slow
+from runner.probes.decode.report import report, slow
 from runner.sizing.decode import bytes_per_step
+from runner.stats import median_interval
 
 JOB = Job("8b", model_shape("8b"), None, "cuda", 2, 4, 100, 20)
 LABELS = {"model": "8b"}
@@ -21,11 +23,15 @@ def answer(
     return {"first": first, "rest": list(rest), "waited": list(waited)}
 
 
-def arm(turns: int, first: float, step: float, waited: tuple[float | None, float | None] = (0, 0)) -> Arm:
-    made = Arm(threads=2)
+def start(turns: int, first: float, step: float, waited: tuple[float | None, float | None] = (0, 0)) -> Start:
+    made = Start()
     for _ in range(turns):
         made.add([answer(first, [step] * 5, waited)])
     return made
+
+
+def arm(turns: int, first: float, step: float) -> Arm:
+    return Arm(starts=[start(turns, first, step)], threads=2)
 
 
 def named(found: Sequence[Measurement], name: str, **labels: str) -> Measurement:
@@ -34,7 +40,7 @@ def named(found: Sequence[Measurement], name: str, **labels: str) -> Measurement
 
 
 def test_the_slowest_rank_speaks_for_its_turn() -> None:
-    made = Arm()
+    made = Start()
     made.add([answer(1.0, [0.1, 0.4], (0.0, 0.2)), answer(2.0, [0.3, 0.2], (0.1, None))])
     assert (made.first, made.rest, made.waited) == ([2.0], [0.3, 0.4], [(0.1, 0.2)])
 
@@ -69,30 +75,62 @@ def test_launches_are_told_per_step() -> None:
     assert named(found, "graph_captures").value == 0
 
 
-def test_disturbed_pairs_are_left_out_of_the_ratio_and_stay_in_the_samples() -> None:
-    caller, clean = arm(10, 2.0, 0.1), arm(10, 1.0, 0.1)
-    for _ in range(5):
-        caller.add([answer(50.0, [0.1] * 5, (0.4, 0))])
-        clean.add([answer(1.0, [0.1] * 5)])
+def test_the_unit_is_the_process_and_not_its_turns() -> None:
+    caller, clean = Arm(), Arm()
+    for number in range(20):
+        # Each process is dealt its own speed, and keeps it for all of its turns.
+        caller.starts.append(start(50, 1.0 + 0.01 * (number % 5), 0.1))
+        clean.starts.append(start(50, 1.0 + 0.01 * (number % 4), 0.1))
     found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
-    assert named(found, "clean_ratio", phase="prefill").samples == (0.5,) * 10
-    assert len(named(found, "clean_ratio", phase="decode").samples) == 15
-    assert len(named(found, "time_to_first_token", arm="caller").samples) == 15
+    assert len(named(found, "clean_ratio", phase="prefill").samples) == 20
+    assert len(named(found, "time_to_first_token", arm="caller").samples) == 20
+    assert len(named(found, "time_to_first_token_p99", arm="caller").samples) == 20 * 50
+    bounds = median_interval(named(found, "clean_ratio", phase="prefill").samples)
+    assert bounds is not None
+    assert bounds.low < bounds.high
+    assert bounds.covers(1.0)
+
+
+def test_disturbed_pairs_are_left_out_of_a_starts_ratio() -> None:
+    caller, clean = Arm(), Arm()
+    for _ in range(FEWEST_STARTS):
+        ours, theirs = start(10, 2.0, 0.1), start(10, 1.0, 0.1)
+        for _ in range(15):
+            ours.add([answer(50.0, [0.1] * 5, (0.4, 0))])
+            theirs.add([answer(1.0, [0.1] * 5)])
+        caller.starts.append(ours)
+        clean.starts.append(theirs)
+    found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
+    assert named(found, "clean_ratio", phase="prefill").samples == (0.5,) * FEWEST_STARTS
+    assert len(named(found, "time_to_first_token_p95", arm="caller").samples) == 25 * FEWEST_STARTS
     assert "prefill reaches 50% of its speed in a clean environment" in (slow(found) or "")
 
 
-def test_a_machine_that_never_leaves_pairs_in_peace_is_not_sure_of_anything() -> None:
+def test_a_machine_that_never_leaves_starts_in_peace_is_not_sure_of_anything() -> None:
     caller, clean = Arm(), Arm()
-    for turn in range(40):
-        # A neighbour that works whenever the caller's turn comes: every single pair says that it is slower.
-        caller.add([answer(1.5 if turn else 1.2, [0.1] * 5, (0.5, 0))])
-        clean.add([answer(1.0 if turn else 1.3, [0.1] * 5, (0, 0))])
-    pairs = pairs_of(caller, clean)["prefill"]
-    assert len(pairs.undisturbed) < FEWEST_UNDISTURBED
-    assert pairs.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.3 / 1.2))
+    for number in range(40):
+        # A neighbour that works whenever the caller's turn comes: every start but one says that it is slower.
+        caller.starts.append(start(8, 1.5 if number else 1.2, 0.1, (0.5, 0)))
+        clean.starts.append(start(8, 1.0 if number else 1.3, 0.1))
+    found = compared(caller, clean)["prefill"]
+    assert len(found.undisturbed) < FEWEST_STARTS
+    assert found.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.3 / 1.2))
     assert slow(report({"caller": caller, "clean": clean}, LABELS, JOB, None)) is None
 
 
+def test_a_start_with_too_few_undisturbed_pairs_counts_as_disturbed() -> None:
+    caller, clean = Arm(), Arm()
+    for number in range(FEWEST_STARTS + 1):
+        ours = start(FEWEST_UNDISTURBED - (number == 0), 1.0, 0.1)
+        ours.add([answer(9.0, [0.1] * 5, (0.5, 0))])
+        caller.starts.append(ours)
+        clean.starts.append(start(FEWEST_UNDISTURBED + 1 - (number == 0), 1.0, 0.1))
+    found = compared(caller, clean)
+    assert found["prefill"].used == (1.0,) * FEWEST_STARTS
+    assert len(found["decode"].used) == FEWEST_STARTS + 1
+
+
 def test_where_the_kernel_does_not_count_waiting_every_pair_is_used() -> None:
-    pairs = pairs_of(arm(10, 2.0, 0.1, (None, None)), arm(10, 1.0, 0.1, (None, None)))
-    assert len(pairs["prefill"].used) == 10
+    caller = Arm(starts=[start(10, 2.0, 0.1, (None, None)) for _ in range(6)])
+    clean = Arm(starts=[start(10, 1.0, 0.1, (None, None)) for _ in range(6)])
+    assert compared(caller, clean)["prefill"].used == (0.5,) * 6

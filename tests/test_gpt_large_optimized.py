@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import InputError
+from runner.errors import InputError, RunbookError
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.gpt_large_optimized import PROBE, main
 from tests import nvml
@@ -85,7 +85,7 @@ def test_prefill_and_decoding_are_measured_apart_with_their_samples(small: str, 
 
 def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> None:
     done = run(
-        "--model", small, "--skip-compile", "--compare-environment",
+        "--model", small, "--skip-compile", "--compare-environment", "--starts", "5",
         environment={"OMP_NUM_THREADS": "1", "WORLD_SIZE": "8", "RANK": "3"},
     )  # fmt: skip
     document = json.loads(done.stdout.splitlines()[-1])
@@ -93,9 +93,11 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
     assert by_name(document, "clean")["threads"]["value"] == len(os.sched_getaffinity(0))
     ratios = [found for found in document["measurements"] if found["name"] == "clean_ratio"]
     assert {found["labels"]["phase"] for found in ratios} == {"prefill", "decode"}
-    assert all(
-        len(by_name(document, arm)["time_to_first_token"]["samples"]) >= 6 for arm in ("caller", "clean")
-    )
+    assert document["effective"]["starts"] == 5
+    for arm in ("caller", "clean"):
+        found = by_name(document, arm)
+        assert len(found["time_to_first_token"]["samples"]) == 5
+        assert len(found["time_to_first_token_p95"]["samples"]) >= 5 * 6
     assert document["details"]["leftovers"] == ["RANK", "WORLD_SIZE", "OMP_NUM_THREADS"]
 
 
@@ -110,6 +112,8 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
             "left behind for one GPU",
         ),
         (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores can stand in for that many at most"),
+        (["--model", "tiny", "--compare-environment", "--starts", "4"], "--starts must be 5 or more"),
+        (["--model", "tiny", "--starts", "0"], "--starts must be above zero"),
         (["--model", "tiny", "--new-tokens", "1"], "--new-tokens must be 2 or more"),
         (["--model", "tiny", "--batch-size", "0"], "--batch-size must be above zero"),
         (["--model", "tiny", "--prompt-length", "131072"], "more than the 131072 positions"),
@@ -170,6 +174,21 @@ def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> Non
         assert document["effective"]["ranks"] == int(ranks)
         tokens.append(document["details"]["tokens"])
     assert tokens[0] == tokens[1]
+
+
+def test_too_little_time_for_enough_starts_is_said_and_not_judged(small: str) -> None:
+    done = run("--model", small, "--skip-compile", "--compare-environment", "--timeout", "12")
+    assert done.returncode == RunbookError.exit_status, done.stderr
+    assert "too few to tell environments apart (5 or more); raise --timeout" in done.stderr
+
+
+def test_where_the_time_ends_first_the_starts_that_there_are_do(small: str) -> None:
+    done = run("--model", small, "--skip-compile", "--starts", "1000", "--timeout", "20", "--turns", "2")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["requested"]["starts"] == 1000
+    assert 1 <= document["effective"]["starts"] < 1000
+    assert "of 1000 starts in the time there is" in done.stderr
 
 
 @pytest.mark.system

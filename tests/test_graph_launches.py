@@ -2,8 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from runner.probes.decode.arms import Arm
 from runner.probes.decode.launches import Launches, count
-from runner.probes.decode.report import Arm, graphs_lost
+from runner.probes.decode.report import graphs_lost
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "clean_ratio": Metric(
             "1",
             "higher",
-            "Speed under the caller's environment ÷ under a clean one, in interleaved pairs (label: phase).",
+            "Speed under the caller's environment ÷ under a clean one, each sample the median of the interleaved turns"
+            " of two processes started anew (label: phase).",
         ),
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
     }
@@ -54,7 +55,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1, "Whether one process comes up, or waits for ranks that never come", ("rendezvous_time",)
         ),
         "gpt_large_optimized": ProbeInfo(
-            2,
+            3,
             "Prefill and greedy decoding of a large model with a static KV cache",
             (
                 "tokens_per_second",

@@ -276,11 +276,15 @@ class World:
         causes = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
         return f"; it said: {causes[-1][-300:]}" if causes else ""
 
-    def _part(self) -> None:
-        """Close the lines, which ends the ranks' loops, and let torchrun see them go."""
+    def dismiss(self) -> None:
+        """Close the lines, which ends the ranks' loops, without waiting for them to go; leaving the context does."""
         for member in self._members.values():
             with contextlib.suppress(OSError):
                 member.connection.shutdown(socket.SHUT_WR)
+
+    def _part(self) -> None:
+        """Dismiss the ranks, and let torchrun see them go."""
+        self.dismiss()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_END_GRACE_S)
 

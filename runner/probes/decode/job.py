@@ -15,6 +15,7 @@ from runner.probes.compile_guard import Guarded, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NotApplicableError
+from runner.probes.decode.arms import FEWEST_STARTS
 from runner.probes.decode.loop import build_step
 from runner.probes.tensor_parallel import check_degree
 from runner.units import format_value
@@ -132,6 +133,7 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
         "--batch-size": arguments.batch_size,
         "--prompt-length": arguments.prompt_length,
         "--turns": arguments.turns,
+        "--starts": arguments.starts,
         "--timeout": arguments.timeout,
         "--tensor-parallel-gpus": arguments.tensor_parallel_gpus,
     }
@@ -146,6 +148,11 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
     if asked > 1 and arguments.compare_environment:
         raise InputError(
             "--compare-environment asks what a launch left behind for one GPU; use it with --tensor-parallel-gpus 1"
+        )
+    if arguments.compare_environment and arguments.starts < FEWEST_STARTS:
+        raise InputError(
+            f"--starts must be {FEWEST_STARTS} or more to compare environments, not {arguments.starts}: what one"
+            " process is dealt, it keeps"
         )
     if machine.gpus and asked > len(machine.gpus):
         raise InputError(
