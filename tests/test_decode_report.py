@@ -114,8 +114,20 @@ def test_a_machine_that_never_leaves_starts_in_peace_is_not_sure_of_anything() -
         clean.starts.append(start(8, 1.0 if number else 1.3, 0.1))
     found = compared(caller, clean)["prefill"]
     assert len(found.undisturbed) < FEWEST_STARTS
-    assert found.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.3 / 1.2))
+    assert found.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.5 / 1.0))
     assert slow(report({"caller": caller, "clean": clean}, LABELS, JOB, None)) is None
+
+
+def test_a_busy_machine_on_which_the_fault_wins_every_turn_says_nothing_either() -> None:
+    caller, clean = Arm(), Arm()
+    for _ in range(20):
+        # A neighbour holds one core: the clean side's second thread waits for it, the leftover single thread does not.
+        caller.starts.append(start(8, 1.0, 0.1))
+        clean.starts.append(start(8, 7.0, 0.7, (0.9, 0.9)))
+    for comparison in compared(caller, clean).values():
+        low, _, high = comparison.used
+        assert low < 0.95
+        assert high > 1
 
 
 def test_a_start_with_too_few_undisturbed_pairs_counts_as_disturbed() -> None:

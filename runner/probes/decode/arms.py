@@ -88,7 +88,7 @@ class Comparison:
     Attributes:
         ratios: of every start, the median of its pairs of turns: the undisturbed ones where there are enough.
         undisturbed: of those starts that have enough.
-        extremes: the clean side's fastest turn over the caller's slowest, and its slowest over the caller's fastest.
+        extremes: the fastest turn of either side over the slowest one, and the other way round.
     """
 
     ratios: Sequence[float]
@@ -99,8 +99,9 @@ class Comparison:
     def used(self) -> Sequence[float]:
         """The undisturbed starts; where too few were left in peace, the middle one of all between the extremes.
 
-        The range of all turns is then the spread, so that a busy machine says "inconclusive": what disturbs turns need
-        not disturb both sides alike, and many disturbed starts would only look sure.
+        The range of any turn over any other is then the spread, so that a busy machine says "inconclusive": what
+        disturbs turns need not disturb both sides alike (a leftover single thread even wins where a neighbour holds
+        the other core), and many disturbed starts would only look sure.
         """
         if len(self.undisturbed) >= FEWEST_STARTS:
             return self.undisturbed
@@ -123,11 +124,11 @@ def compared(caller: Arm, clean: Arm) -> dict[str, Comparison]:
             median(kept if use else [ratio for ratio, _ in pairs[phase]])
             for kept, use, pairs in zip(calm, enough, by_start, strict=True)
         ]
-        ours, theirs = ([s for start in arm.starts for s in of(start)] for arm in (clean, caller))
+        turns = [seconds for arm in (clean, caller) for start in arm.starts for seconds in of(start)]
         found[phase] = Comparison(
             tuple(ratios),
             tuple(ratio for ratio, use in zip(ratios, enough, strict=True) if use),
-            (min(ours) / max(theirs), max(ours) / min(theirs)),
+            (min(turns) / max(turns), max(turns) / min(turns)),
         )
     return found
 
