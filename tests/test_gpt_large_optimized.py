@@ -176,8 +176,13 @@ def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> Non
     assert tokens[0] == tokens[1]
 
 
-def test_too_little_time_for_enough_starts_is_said_and_not_judged(small: str) -> None:
-    done = run("--model", small, "--skip-compile", "--compare-environment", "--timeout", "12")
+def test_too_little_time_for_enough_starts_is_said_and_not_judged(small: str, tmp_path: Path) -> None:
+    # Every process takes 5 s to come up, however fast the machine: five starts cannot fit into 20 s.
+    (tmp_path / "sitecustomize.py").write_text("import time\n\ntime.sleep(5)\n", encoding="utf-8")
+    done = run(
+        "--model", small, "--skip-compile", "--compare-environment", "--timeout", "20",
+        environment={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
     assert done.returncode == RunbookError.exit_status, done.stderr
     assert "too few to tell environments apart (5 or more); raise --timeout" in done.stderr
 
