@@ -16,6 +16,7 @@ from runner.evidence.record import (
     StepStatus,
 )
 from runner.hardware.machine import Gpu, Machine, machine_class
+from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
 
@@ -24,7 +25,7 @@ def machine(*names: str, **changes: Any) -> Machine:
     """A host with these GPUs, or without any."""
     gpus = tuple(Gpu(index=index, name=name, memory_bytes=180 * 10**9) for index, name in enumerate(names))
     facts: dict[str, Any] = {
-        "machine_class": machine_class(gpus, None, "x86_64", 2),
+        "machine_class": machine_class(gpus, None, Processor("Example CPU", "x86_64", 2)),
         "gpus": gpus,
         "gpu_error": None,
         "driver": "580.95.05" if names else None,

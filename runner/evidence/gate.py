@@ -162,7 +162,7 @@ def _machine_problems(record: Record) -> Iterator[str]:
         yield f"lacks facts about its machine: {', '.join(missing)}; {_AGAIN}"
     if machine.gpu_error is not None:
         yield f"comes from a node whose GPUs could not be read ({machine.gpu_error}); mend the node first"
-    named = machine_class(machine.gpus, machine.gpu_error, machine.arch, machine.cores)
+    named = machine_class(machine.gpus, machine.gpu_error, machine.processor)
     if record.members:
         named = joint_class(named, len(record.members))
     if named != machine.machine_class:
