@@ -85,7 +85,7 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
         "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
-        "code": Code(commit="0" * 40, digest="0123456789abcdef", dirty=False),
+        "code": Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64),
         "machine": machine(),
         "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),

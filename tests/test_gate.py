@@ -61,7 +61,10 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ({"machine": machine(simulated=True)}, "was simulated"),
         ({"outcome": None}, "has no outcome"),
         ({"ended_at": None}, "has no outcome"),
-        ({"code": Code(commit="0" * 40, digest="d", dirty=True)}, "uncommitted changes"),
+        (
+            {"code": Code(commit="0" * 40, digest="d", dirty=True)},
+            "changes in runner/ or runbooks/ that are not",
+        ),
         ({"code": Code(commit=None, digest="d", dirty=None)}, "names no commit"),
         ({"ended_at": datetime(2026, 11, 1, 7, tzinfo=UTC)}, "ended before it started"),
         ({"ended_at": datetime(2026, 11, 9, tzinfo=UTC)}, "lies in the future"),
@@ -69,6 +72,12 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ({"machine": machine(memory_bytes=0)}, "lacks facts about its machine: memory_bytes"),
         ({"machine": machine(B200, driver=None)}, "lacks facts about its machine: driver"),
         ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-example-x86_64-2c"),
+        ({"machine": machine(cpu_level="v4")}, "its hardware is cpu-example-x86_64-v4-2c"),
+        ({"machine": machine(cpu="Intel(R) Xeon(R)")}, "its hardware is cpu-intel-xeon-x86_64-2c"),
+        (
+            {"machine": machine(machine_class="cpu-x86_64-2c")},
+            "calls its machine cpu-x86_64-2c, its hardware is",
+        ),
         ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
         ({"machine": machine(gpu_error="NVML: no")}, "mend the node first"),
         (

@@ -115,7 +115,13 @@ def test_whatever_cpuinfo_says_the_class_can_name_a_folder_and_stand_in_a_link(
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "a" * 10_000, "Xeon\x00\x1b[31m", "<script>alert(1)</script>", "\u0130ntel \uff19\uff19 \u216b"],
+    [
+        "../../etc/passwd",
+        "a" * 10_000,
+        "Xeon\x00\x1b[31m",
+        "<script>alert(1)</script>",
+        "\u0130ntel \uff19\uff19 \u216b",
+    ],
 )
 def test_a_hostile_name_stays_within_its_class(name: str) -> None:
     named = read_processor(x86(name, V4), "x86_64", 2).machine_class

@@ -58,7 +58,7 @@ BOARDS = (
         memory_bus_bits=5120,
         memory_clock_hz=2619e6,
         # 3.352 TB/s; NVIDIA's data sheet of the H100 SXM has 3.35.
-        memory_source="driver: 5,120 bit, 2,619 MHz",
+        memory_source="the driver's 5,120 bit × 2,619 MHz × 2",
         nvlink_generation=4,
         nvlinks=18,
         nvlink_bandwidth=25e9,
@@ -76,7 +76,7 @@ BOARDS = (
         memory_bus_bits=6144,
         memory_clock_hz=3201e6,
         # 4.917 TB/s; NVIDIA's data sheet has 4.8, which is less than the interface can do.
-        memory_source="driver: 6,144 bit, 3,201 MHz",
+        memory_source="the driver's 6,144 bit × 3,201 MHz × 2",
         nvlink_generation=4,
         nvlinks=18,
         nvlink_bandwidth=25e9,
@@ -94,7 +94,7 @@ BOARDS = (
         memory_bus_bits=7680,
         memory_clock_hz=3996e6,
         # 7.672 TB/s, NVIDIA's data sheet has 7.7; the often cited 8 TB/s is that of a bus of 8,192 bit.
-        memory_source="driver: 7,680 bit, 3,996 MHz (pytorch/ao #4002, 2026-03)",
+        memory_source="the driver's 7,680 bit × 3,996 MHz × 2 (pytorch/ao #4002, 2026-03)",
         nvlink_generation=5,
         nvlinks=18,
         nvlink_bandwidth=50e9,
