@@ -384,6 +384,9 @@ def test_a_node_takes_the_commit_from_home_only_with_the_same_code(tmp_path: Pat
     stamp = Stamp(campaign="c", node_alias="node-1", code=CODE)
     same = CODE.model_copy(update={"commit": None, "dirty": None})
     assert stamp.code_here(same) == CODE
+    # A checkout of its own speaks for itself.
+    own = CODE.model_copy(update={"dirty": True})
+    assert stamp.code_here(own) == own
     for changed in ("package", "entries"):
         other = same.model_copy(update={changed: "f" * 64})
         assert stamp.code_here(other) == other

@@ -57,7 +57,7 @@ def _refuse_another(beside: Path, package: Path, found: Code) -> None:
 
 def running_package() -> Path:
     """The folder of the `runner` package that this process imported."""
-    return Path(str(runner.__file__)).parent
+    return Path(str(runner.__file__)).resolve().parent
 
 
 @functools.cache

@@ -27,7 +27,7 @@ class Stamp(BaseModel):
         A node runs an unpacked copy without a repository: its two digests prove that it is the code at home.
         """
         same = (self.code.package, self.code.entries) == (found.package, found.entries)
-        return self.code if same and found.package is not None else found
+        return self.code if same and found.commit is None else found
 
 
 def read_stamp(path: Path) -> Stamp:
