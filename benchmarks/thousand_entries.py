@@ -41,7 +41,7 @@ from runner.stats import median_interval, spread
 
 ROOT = Path(__file__).parents[1]
 RATIO, MEMORY, PAGE, RECORD = 1.5, 2 * 2**30, 300_000, 8_000
-CLASSES = ("8xB200-180GB", "cpu-x86_64-2c")
+CLASSES = ("8xB200-180GB", "cpu-a-x86_64-2c")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 ENTRY = """\

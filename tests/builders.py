@@ -4,6 +4,7 @@ from pathlib import Path
 
 from runner.entry.model import FrontMatter, Phase, Runbook, Section, Step
 from runner.hardware.machine import Gpu, Machine, machine_class
+from runner.hardware.processor import Processor
 
 MEMORY_B200 = 183_359 * 2**20
 
@@ -14,7 +15,7 @@ def a_gpu(index: int = 0, name: str = "NVIDIA B200", memory: int = MEMORY_B200, 
 
 def a_machine(gpus: tuple[Gpu, ...] = (), gpu_error: str | None = None, simulated: bool = False) -> Machine:
     return Machine(
-        machine_class=machine_class(gpus, gpu_error, "x86_64", 2),
+        machine_class=machine_class(gpus, gpu_error, Processor("A CPU", "x86_64", 2)),
         gpus=gpus,
         gpu_error=gpu_error,
         driver="580.95.05" if gpus else None,

@@ -16,6 +16,7 @@ from runner.evidence.record import (
     StepStatus,
 )
 from runner.hardware.machine import Gpu, Machine, machine_class
+from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
 
@@ -24,7 +25,7 @@ def machine(*names: str, **changes: Any) -> Machine:
     """A host with these GPUs, or without any."""
     gpus = tuple(Gpu(index=index, name=name, memory_bytes=180 * 10**9) for index, name in enumerate(names))
     facts: dict[str, Any] = {
-        "machine_class": machine_class(gpus, None, "x86_64", 2),
+        "machine_class": machine_class(gpus, None, Processor("Example CPU", "x86_64", 2)),
         "gpus": gpus,
         "gpu_error": None,
         "driver": "580.95.05" if names else None,
@@ -84,7 +85,7 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
         "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
-        "code": Code(commit="0" * 40, digest="0123456789abcdef", dirty=False),
+        "code": Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64),
         "machine": machine(),
         "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),

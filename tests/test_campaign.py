@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from runner.errors import BusyError, InputError, StoreError
-from runner.evidence.code import code_digest
 from runner.evidence.record import Code, Record
+from runner.evidence.source import folder_digest
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
 from runner.launch.slurm.campaign import (
@@ -48,7 +48,7 @@ from tests.test_cli import ROOT, command, write_entry
 from tests.test_cli import step as step_block
 from tests.test_slurm_text import a_job, a_node
 
-CODE = Code(commit="c" * 40, digest="d" * 16, dirty=False)
+CODE = Code(commit="c" * 40, dirty=False, package="d" * 64, entries="e" * 64)
 
 
 class Play:
@@ -375,16 +375,21 @@ def test_aliases_are_stable_and_cannot_be_told_without_the_key(tmp_path: Path) -
 def test_packed_code_has_the_digest_of_the_code_here(tmp_path: Path) -> None:
     with tarfile.open(fileobj=BytesIO(pack_code(ROOT, ROOT / "runbooks"))) as archive:
         archive.extractall(tmp_path, filter="data")
-    assert code_digest(tmp_path) == code_digest(ROOT)
+    for folder in ("runner", "runbooks"):
+        assert folder_digest(tmp_path / folder) == folder_digest(ROOT / folder)
     assert not list(tmp_path.rglob("__pycache__"))
 
 
 def test_a_node_takes_the_commit_from_home_only_with_the_same_code(tmp_path: Path) -> None:
     stamp = Stamp(campaign="c", node_alias="node-1", code=CODE)
-    same = Code(commit=None, digest=CODE.digest, dirty=None)
-    other = Code(commit=None, digest="e" * 16, dirty=None)
+    same = CODE.model_copy(update={"commit": None, "dirty": None})
     assert stamp.code_here(same) == CODE
-    assert stamp.code_here(other) == other
+    # A checkout of its own speaks for itself.
+    own = CODE.model_copy(update={"dirty": True})
+    assert stamp.code_here(own) == own
+    for changed in ("package", "entries"):
+        other = same.model_copy(update={changed: "f" * 64})
+        assert stamp.code_here(other) == other
     with pytest.raises(InputError, match="campaign's stamp"):
         read_stamp(tmp_path / "none")
 

@@ -112,4 +112,4 @@ def test_another_generator_builds_the_plain_files(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "entries" / "nvlink-bandwidth.html").read_text(encoding="utf-8")
     shown = html.unescape(re.sub(r"<[^>]+>", "", page))
     assert "python -m runner.probes.collectives" in shown
-    assert "cpu-x86_64-2c" in shown
+    assert "cpu-amd-epyc-x86_64-2c" in shown

@@ -63,7 +63,7 @@ def test_bandwidth_utilisation_needs_a_board_and_shares_the_bytes_among_ranks() 
     found = named(
         report({"caller": arm(3, 1, 0.1)}, LABELS, JOB, board_named("B200")), "bandwidth_utilisation"
     )
-    assert found.value == pytest.approx(bytes_per_step(JOB.shape, 2, 110, 4) / 0.1 / (2 * 8.0e12))
+    assert found.value == pytest.approx(bytes_per_step(JOB.shape, 2, 110, 4) / 0.1 / (2 * 7.672e12), rel=1e-4)
 
 
 def test_launches_are_told_per_step() -> None:

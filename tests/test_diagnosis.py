@@ -85,7 +85,7 @@ def test_a_step_that_unreadable_gpus_kept_from_looking_is_no_clean_bill() -> Non
 
 def test_the_text_names_finding_fix_page_hint_and_what_was_not_looked_at() -> None:
     cured = a_diagnosis(a_result("d", "symptom", "slow", undo=["unset A"], by_hand=["sed b"]), entry="cured")
-    text = "\n".join(as_text(rank([cured, FOUND, HINT, IDLE]), "cpu-x86_64-2c", 1.25))
+    text = "\n".join(as_text(rank([cured, FOUND, HINT, IDLE]), "cpu-example-x86_64-2c", 1.25))
     for line in (
         "1. entry 9, found (high): a | slow link",
         "   fix:  runbook show found",

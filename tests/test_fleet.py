@@ -109,7 +109,7 @@ def test_classes_presets_and_joint_runs_are_never_mixed() -> None:
     found = distributions([*sound(6), *other, joint])
     assert [(one.machine_class, len(one.values)) for one in found] == [
         ("1xB200-180GB", 6),
-        ("cpu-x86_64-2c", 6),
+        ("cpu-example-x86_64-2c", 6),
     ]
 
 

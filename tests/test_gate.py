@@ -61,14 +61,23 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ({"machine": machine(simulated=True)}, "was simulated"),
         ({"outcome": None}, "has no outcome"),
         ({"ended_at": None}, "has no outcome"),
-        ({"code": Code(commit="0" * 40, digest="d", dirty=True)}, "uncommitted changes"),
+        (
+            {"code": Code(commit="0" * 40, digest="d", dirty=True)},
+            "changes in runner/ or runbooks/ that are not",
+        ),
         ({"code": Code(commit=None, digest="d", dirty=None)}, "names no commit"),
         ({"ended_at": datetime(2026, 11, 1, 7, tzinfo=UTC)}, "ended before it started"),
         ({"ended_at": datetime(2026, 11, 9, tzinfo=UTC)}, "lies in the future"),
         ({"machine": machine(cpu=None, os="")}, "lacks facts about its machine: cpu, os"),
         ({"machine": machine(memory_bytes=0)}, "lacks facts about its machine: memory_bytes"),
         ({"machine": machine(B200, driver=None)}, "lacks facts about its machine: driver"),
-        ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-x86_64-2c"),
+        ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-example-x86_64-2c"),
+        ({"machine": machine(cpu_level="v4")}, "its hardware is cpu-example-x86_64-v4-2c"),
+        ({"machine": machine(cpu="Intel(R) Xeon(R)")}, "its hardware is cpu-intel-xeon-x86_64-2c"),
+        (
+            {"machine": machine(machine_class="cpu-x86_64-2c")},
+            "calls its machine cpu-x86_64-2c, its hardware is",
+        ),
         ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
         ({"machine": machine(gpu_error="NVML: no")}, "mend the node first"),
         (
@@ -219,7 +228,7 @@ def measured_in(unit: str, name: str, **labels: str) -> Measurement:
         (measured_in("FLOP/s", "matmul_rate", dtype="bf16"), 1, 2250e12),
         (measured_in("FLOP/s", "matmul_rate", dtype="fp8"), 2, 9000e12),
         (measured_in("FLOP/s", "matmul_rate"), 0, 8 * 4500e12),
-        (measured_in("B/s", "memory_bandwidth"), 1, 8e12),
+        (measured_in("B/s", "memory_bandwidth"), 1, 7680 / 8 * 3996e6 * 2),
         (measured_in("B/s", "bus_bandwidth"), 8, 1800e9),
         (measured_in("token/s", "tokens_per_second"), 8, None),
         (measured_in("1", "nvlinks_per_pair"), 8, 18),
@@ -248,13 +257,13 @@ def test_a_run_is_published_once(store: Store) -> None:
     assert message.startswith("has the run id of")
 
 
-@pytest.mark.parametrize("place", ["8xB200-180GB/nvlink/x.json", "cpu-x86_64-2c/other/x.json"])
+@pytest.mark.parametrize("place", ["8xB200-180GB/nvlink/x.json", "cpu-example-x86_64-2c/other/x.json"])
 def test_a_record_in_the_wrong_place_is_told_where_it_belongs(store: Store, place: str) -> None:
     moved = store.root / place
     moved.parent.mkdir(parents=True)
     store.save(record()).rename(moved)
     assert messages(store) == [
-        "belongs at cpu-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json; move it there"
+        "belongs at cpu-example-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json; move it there"
     ]
 
 

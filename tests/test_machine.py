@@ -8,7 +8,10 @@ import pytest
 from runner.hardware import machine as machine_module
 from runner.hardware.boards import BOARDS, board_named, board_of
 from runner.hardware.machine import Machine, look, machine_class
+from runner.hardware.processor import Processor
 from tests.builders import a_gpu
+
+EPYC = Processor("AMD EPYC", "x86_64", 2, "v4")
 
 
 @pytest.mark.parametrize(
@@ -23,15 +26,20 @@ from tests.builders import a_gpu
 )
 def test_a_class_is_named_by_its_installed_hardware(names: list[str], memory: int, expected: str) -> None:
     gpus = tuple(a_gpu(index, name, memory * 2**20) for index, name in enumerate(names))
-    assert machine_class(gpus, None, "x86_64", 2) == expected
+    assert machine_class(gpus, None, EPYC) == expected
 
 
-def test_a_host_without_gpus_is_a_cpu_class() -> None:
-    assert machine_class((), None, "x86_64", 2) == "cpu-x86_64-2c"
+def test_a_host_without_gpus_has_the_class_of_its_processor() -> None:
+    assert machine_class((), None, EPYC) == EPYC.machine_class == "cpu-amd-epyc-x86_64-v4-2c"
 
 
 def test_gpus_that_cannot_be_read_never_make_a_cpu_class() -> None:
-    assert machine_class((), "NVML: driver mismatch", "x86_64", 2) == "unreadable-gpu-x86_64-2c"
+    assert machine_class((), "NVML: driver mismatch", EPYC) == "unreadable-gpu-x86_64-2c"
+
+
+def test_a_board_that_is_not_in_the_table_never_has_the_class_of_one_that_is() -> None:
+    assert board_of("NVIDIA H100") is None
+    assert machine_class((a_gpu(0, "NVIDIA H100", 80 * 2**30),), None, EPYC) == "1xother-H100-80GB"
 
 
 def test_an_unknown_board_has_no_peak() -> None:
@@ -45,6 +53,17 @@ def test_each_board_is_found_by_its_own_short_name_and_names_its_source() -> Non
         assert board.source
 
 
+@pytest.mark.parametrize(("name", "terabytes"), [("H100", 3.352), ("H200", 4.917), ("B200", 7.672)])
+def test_the_memory_bandwidth_of_a_board_follows_from_its_bus_and_its_clock(
+    name: str, terabytes: float
+) -> None:
+    board = board_named(name)
+    assert board is not None
+    assert board.memory_bandwidth / 1e12 == pytest.approx(terabytes, abs=5e-4)
+    assert f"{board.memory_bus_bits:,} bit" in board.memory_source
+    assert f"{board.memory_clock_hz / 1e6:,.0f} MHz" in board.memory_source
+
+
 def test_the_link_count_and_bandwidth_of_each_board_agree_with_its_total() -> None:
     totals = {"H100": 450e9, "H200": 450e9, "B200": 900e9}
     for board in BOARDS:
@@ -54,6 +73,7 @@ def test_the_link_count_and_bandwidth_of_each_board_agree_with_its_total() -> No
 def test_looking_at_this_host_gives_facts_and_no_identifier() -> None:
     found = look()
     assert found == Machine.model_validate_json(found.model_dump_json())
+    assert found.machine_class == machine_class(found.gpus, found.gpu_error, found.processor)
     assert found.cores >= 1
     assert found.memory_bytes > 2**28
     assert "uuid" not in found.model_dump_json().lower()

@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 from runner.entry.model import Condition, Hardware
 from runner.evidence.measured import evaluate, fits, fits_class
 from runner.evidence.record import StepStatus, Verdict
+from runner.hardware.boards import BOARDS, Board, board_of
+from runner.hardware.machine import Gpu, joint_class, machine_class
+from runner.hardware.processor import Processor
 from tests.evidence_samples import B200, machine, measurement, step
 
 CPU = machine()
@@ -218,6 +221,14 @@ def test_a_value_is_never_infinite(one: float, other: float) -> None:
         ("B200", 8, "1xB200-180GB", False),
         ("B200", None, "8xH200-141GB", False),
         ("H100", None, "4xH100-80GB-mig", False),
+        ("H100", None, "1xH100-80GB", True),
+        ("H100", None, "1xH100-PCIe-80GB", False),
+        ("H100", None, "8xH100-NVL-94GB", False),
+        ("H200", None, "1xGH200-480GB-96GB", False),
+        ("B200", None, "2xB200-180GB+1xH200-141GB", False),
+        ("B200", 8, "2-nodes-of-8xB200-180GB", True),
+        ("H100-PCIe", None, "1xH100-PCIe-80GB", True),
+        ("none", None, "cpu-amd-epyc-x86_64-v4-2c", True),
         ("none", None, "cpu-x86_64-2c", True),
         ("none", None, "8xB200-180GB", False),
         ("B200", None, "cpu-x86_64-2c", False),
@@ -230,3 +241,63 @@ def test_a_class_without_a_record_is_matched_by_its_name(
 ) -> None:
     assert fits_class(Hardware(gpu=gpu, count=count), machine_class) is expected
     assert fits_class(None, machine_class)
+
+
+PRODUCTS = {
+    "NVIDIA H100 80GB HBM3": 81_559,
+    "NVIDIA H100 PCIe": 81_559,
+    "NVIDIA H100 NVL": 95_830,
+    "NVIDIA H100": 81_920,
+    "NVIDIA H200": 143_771,
+    "NVIDIA H200 NVL": 143_771,
+    "NVIDIA GH200 480GB": 97_871,
+    "NVIDIA B200": 183_359,
+    "NVIDIA GB200": 189_471,
+    "NVIDIA A100-SXM4-80GB": 81_920,
+    "NVIDIA GeForce RTX 4090": 24_564,
+}
+WANTED = (
+    "none",
+    "H100",
+    "h200",
+    "B200",
+    "GB200",
+    "GH200",
+    "A100",
+    "A10",
+    "H100 PCIe",
+    "H100-NVL",
+    "RTX 4090",
+    "80GB",
+    "-",
+)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(PRODUCTS)), st.booleans()), max_size=4),
+    st.sampled_from(WANTED),
+    st.sampled_from([None, 1, 2, 4]),
+    st.integers(1, 3),
+)
+def test_a_bound_fits_a_class_exactly_where_it_fits_every_machine_of_that_class(
+    installed: list[tuple[str, bool]], gpu: str, count: int | None, nodes: int
+) -> None:
+    gpus = tuple(
+        Gpu(index=index, name=name, memory_bytes=PRODUCTS[name] * 2**20, mig=mig)
+        for index, (name, mig) in enumerate(installed)
+    )
+    on = Hardware(gpu=gpu, count=count)
+    found = machine(gpus=gpus)
+    named = machine_class(gpus, None, found.processor)
+    assert fits(on, found) == fits_class(on, named)
+    assert fits(on, found) == fits_class(on, joint_class(named, nodes))
+
+
+@pytest.mark.parametrize("product", sorted(PRODUCTS))
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.name)
+def test_a_bound_of_a_known_board_fits_no_other_product(product: str, board: Board) -> None:
+    gpus = (Gpu(index=0, name=product, memory_bytes=PRODUCTS[product] * 2**20),)
+    expected = board_of(product) == board
+    assert fits(Hardware(gpu=board.name), machine(gpus=gpus)) is expected
+    named = machine_class(gpus, None, Processor(None, "x86_64", 2))
+    assert fits_class(Hardware(gpu=board.name), named) is expected

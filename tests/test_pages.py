@@ -32,7 +32,7 @@ from tests.html_reader import Element, read_html
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "kb" / "_templates"
 GOLDEN = Path(__file__).parent / "golden"
-CPU, H100, B200 = "cpu-x86_64-2c", "2xH100-80GB", "8xB200-180GB"
+CPU, H100, B200 = "cpu-example-x86_64-2c", "2xH100-80GB", "8xB200-180GB"
 
 
 def pages(*found: Record, unreadable: int = 0, now: datetime = NOW) -> dict[str, Page]:

@@ -112,7 +112,7 @@ def test_the_feed_is_atom_and_changes_with_the_records_only() -> None:
             assert one.findtext(f"a:{name}", namespaces=ATOM)
     assert (
         entries[0].findtext("a:title", namespaces=ATOM)
-        == "7. A small entry: healthy → not fixed on cpu-x86_64-2c"
+        == "7. A small entry: healthy → not fixed on cpu-example-x86_64-2c"
     )
     link = entries[0].find("a:link", ATOM)
     assert link is not None

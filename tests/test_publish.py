@@ -185,7 +185,7 @@ def test_a_verdict_that_turned_is_written_down_for_an_issue(tmp_path: Path, clon
     measured(tmp_path, "bad", a_run(1, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "bad")]) == 0
     assert turned.read_text().splitlines()[2] == (
-        "* cpu-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); nothing else recorded differs"
+        "* cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); nothing else recorded differs"
     )
     measured(tmp_path, "still", a_run(2, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "still")]) == 0

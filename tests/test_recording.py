@@ -60,7 +60,11 @@ class House:
     def run(self, *steps: Step, machine: Machine | None = None, request: Request | None = None) -> Kept:
         here, asked = machine or a_machine(), request or Request()
         bench = Bench(
-            here, self.store, self.folder, dict(os.environ), Code(commit=None, digest="0", dirty=None)
+            here,
+            self.store,
+            self.folder,
+            dict(os.environ),
+            Code(commit=None, dirty=None, package="0" * 64, entries="0" * 64),
         )
         return run_and_record(make_plan(a_runbook(*steps), here, asked), asked, bench, self.watcher)
 

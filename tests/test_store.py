@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_record_lies_under_its_class_and_runbook_and_comes_back_equal(store: Store) -> None:
     original = record(step("busbw", measurement(3e10, 3e10, 3.1e10, bytes=1)), step("b"))
     path = store.save(original)
-    assert path == store.root / "cpu-x86_64-2c" / "nvlink" / "20261101T080000Z-a1b2c3d4e5f6.json"
+    assert path == store.root / "cpu-example-x86_64-2c" / "nvlink" / "20261101T080000Z-a1b2c3d4e5f6.json"
     assert store.load(path) == original
 
 
@@ -325,7 +325,7 @@ def test_the_last_run_is_the_newest_that_came_to_an_outcome() -> None:
     records = [at_minute(2, outcome=None), at_minute(1, outcome=Outcome.SYMPTOM), at_minute(0)]
     found = last_run(records)
     assert {key: taken.outcome for key, taken in found.items()} == {
-        ("cpu-x86_64-2c", "nvlink"): Outcome.SYMPTOM
+        ("cpu-example-x86_64-2c", "nvlink"): Outcome.SYMPTOM
     }
 
 

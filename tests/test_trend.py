@@ -207,7 +207,7 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     ]
     assert found[0].causes == ("torch 2.13.0 → 2.14.0",)
     assert str(found[0]) == (
-        "cpu-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); also new: torch 2.13.0 → 2.14.0"
+        "cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); also new: torch 2.13.0 → 2.14.0"
     )
 
 
@@ -264,7 +264,7 @@ def test_two_classes_are_compared_at_presets_that_both_ran() -> None:
     here = record(step("busbw", bandwidth(100, 100, 100)))
     there = record(step("busbw", bandwidth(300, 300, 300)), machine=machine("NVIDIA B200"), run_id="b" * 12)
     alone = record(step("other", bandwidth(1)), run_id="c" * 12)
-    found = compare_classes(latest((here, there, alone)), "cpu-x86_64-2c", "1xB200-180GB")
+    found = compare_classes(latest((here, there, alone)), "cpu-example-x86_64-2c", "1xB200-180GB")
     assert [(row.step, row.verdict) for row in found.rows] == [("busbw", "higher (better)")]
     assert "driver none → 580.95.05" in found.differences
 
@@ -280,7 +280,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(data), "trend"]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("cpu-x86_64-2c nvlink busbw: bus_bandwidth (op=all_reduce) worse: ")
+    assert said[0].startswith("cpu-example-x86_64-2c nvlink busbw: bus_bandwidth (op=all_reduce) worse: ")
     assert said[0].endswith("no version recorded changed")
     assert said[-1].startswith(
         "1 change in 1 series of 12 runs or more, each tested at 1% (so up to 0.01 by chance)"
@@ -298,7 +298,7 @@ def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFix
     ("words", "says"),
     [
         (["compare", "00000000000b", "nothing"], "is no file, no run id in"),
-        (["compare", "cpu-x86_64-2c", "cpu-x86_64-2d"], "is no machine class with records"),
+        (["compare", "cpu-example-x86_64-2c", "cpu-example-x86_64-2d"], "is no machine class with records"),
         (["trend", "--since", "yesterday"], "is no date; write it as 2026-11-01"),
     ],
 )

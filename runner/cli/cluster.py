@@ -16,7 +16,7 @@ from runner.cli.screen import Screen
 from runner.entry.model import Runbook
 from runner.entry.read import find
 from runner.errors import InputError
-from runner.evidence.code import code_state
+from runner.evidence.code import code_state, running_package
 from runner.evidence.fleet import distributions, suspects
 from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
 from runner.launch.slurm.commands import Slurm, Wish
@@ -32,7 +32,6 @@ _ONLY_ON_SLURM = (
     "campaigns", "confirm",
 )  # fmt: skip
 _WHERE = "where campaigns are (default: scratch/campaigns)"
-_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = True) -> None:
@@ -219,8 +218,8 @@ def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Or
         arguments=(),
         longest_s=0.0,
         joint=(),
-        code=code_state(arguments.runbooks.resolve().parent),
-        archive=pack_code(_PACKAGE, arguments.runbooks),
+        code=code_state(running_package(), arguments.runbooks),
+        archive=pack_code(running_package().parent, arguments.runbooks),
         alias_key=alias_key(),
         home_python=sys.executable,
         wish=Wish(arguments.partition, arguments.account, arguments.gpus, arguments.time),

@@ -20,7 +20,7 @@ from runner.cli.screen import Screen
 from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
-from runner.evidence.code import code_state
+from runner.evidence.code import code_state, running_package
 from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     machine = look()
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
-    code = code_state(root)
+    code = code_state(running_package(), arguments.runbooks)
     if stamp is not None:
         code = stamp.code_here(code)
     bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp)

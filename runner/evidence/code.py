@@ -1,73 +1,63 @@
-"""Where a number was taken and by which code: the checkout's state, the node's alias, the run's id."""
+"""Where a number was taken and by which code: the package's state, the node's alias, the run's id."""
 
 import functools
 import hashlib
 import hmac
 import os
 import secrets
-import subprocess
 from pathlib import Path
 
+import runner
+from runner.errors import InputError
 from runner.evidence.record import Code
+from runner.evidence.source import PACKAGE, commit_digests, compiled_as_written, folder_digest, git
 
-CODE_FOLDERS = ("runner", "runbooks")
 _MACHINE_ID = Path("/etc/machine-id")
 # Fixed, so that a node keeps its alias; it keeps the machine id, which must not be shown, out of the alias.
 _ALIAS_KEY = b"llm-runbooks node alias 1"
-_GIT_DEADLINE_S = 10.0
 
 
-def code_state(root: Path) -> Code:
-    """The code under `root`: its commit, a digest of `runner/` and `runbooks/`, and whether those two differ from it.
+def code_state(package: Path, entries: Path) -> Code:
+    """The code that runs: digests of the package and of the entries, and whether both are their commit's.
 
-    Commit and `dirty` are None where `root` is not the top of a git checkout, or git cannot say.
+    Args:
+        package: the folder of the `runner` package that was imported.
+        entries: the folder that entries were read from.
+
+    Returns:
+        Commit and `dirty` are None where the package does not lie at the top of a git checkout, or git cannot say.
+        Entries from elsewhere are clean where they are those of the package's own commit.
+
+    Raises:
+        InputError: another `runner` lies beside the entries, and steps would import that one.
     """
-    commit, dirty = _git_state(root)
-    return Code(commit=commit, digest=code_digest(root), dirty=dirty)
-
-
-def code_digest(root: Path) -> str:
-    """Digest of the paths and contents of all files of `runner/` and `runbooks/`, 16 hexadecimal digits.
-
-    Compiled files do not count, so running the code does not change it.
-    """
-    digest = hashlib.sha256()
-    for folder in CODE_FOLDERS:
-        for path in sorted((root / folder).rglob("*")):
-            if "__pycache__" in path.parts or path.suffix == ".pyc" or not path.is_file():
-                continue
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
-            digest.update(content)
-    return digest.hexdigest()[:16]
-
-
-def _git_state(root: Path) -> tuple[str | None, bool | None]:
+    package, entries = package.resolve(), entries.resolve()
+    found = Code(commit=None, dirty=None, package=folder_digest(package), entries=folder_digest(entries))
+    _refuse_another(entries.parent / PACKAGE, package, found)
+    root = package.parent
     # Without this an installed copy would take on the commit of whatever repository it happens to lie in.
-    if not (root / ".git").exists():
-        return None, None
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        result = subprocess.run(
-            ["git", "status", "--porcelain=v2", "--branch", "--", *CODE_FOLDERS],
-            cwd=root,
-            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_GIT_DEADLINE_S,
-            check=True,
+    if package.name != PACKAGE or not (root / ".git").exists():
+        return found
+    commit = (git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or b"").decode().strip() or None
+    held = None if commit is None else commit_digests(root, commit)
+    if held is None:
+        return found.model_copy(update={"commit": commit})
+    clean = (found.package, found.entries) == (held.package, held.entries) and compiled_as_written(package)
+    return found.model_copy(update={"commit": commit, "dirty": not clean})
+
+
+def _refuse_another(beside: Path, package: Path, found: Code) -> None:
+    # Steps run in the folder that holds the entries' folder, and `python -m` looks there first.
+    if beside.is_dir() and not beside.samefile(package) and folder_digest(beside) != found.package:
+        raise InputError(
+            f"steps would run {beside}, which is not the package that records them ({package}); "
+            "use the `runbook` of that checkout"
         )
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    commit, dirty = None, False
-    for line in result.stdout.splitlines():
-        if line.startswith("# branch.oid "):
-            oid = line.removeprefix("# branch.oid ")
-            commit = None if oid.startswith("(") else oid
-        elif not line.startswith("#"):
-            dirty = True
-    return commit, dirty
+
+
+def running_package() -> Path:
+    """The folder of the `runner` package that this process imported."""
+    return Path(str(runner.__file__)).resolve().parent
 
 
 @functools.cache

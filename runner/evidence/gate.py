@@ -12,7 +12,8 @@ from runner.catalogue import metric_of
 from runner.errors import RecordError, StoreError
 from runner.evidence.ceilings import ceiling
 from runner.evidence.leaks import leaks
-from runner.evidence.record import Measurement, Record, StepResult
+from runner.evidence.record import Code, Measurement, Record, StepResult
+from runner.evidence.source import CommitDigests, Held, held_by
 from runner.evidence.store import Problem, Store
 from runner.hardware.boards import board_of
 from runner.hardware.machine import joint_class, machine_class
@@ -45,6 +46,7 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
         StoreError: the folder cannot be listed.
     """
     now = now or datetime.now(UTC)
+    held = held_by(store.root)
     paths = store.files()
     if not paths:
         return (Problem(store.root, "has no records; run an entry first, there is nothing to publish"),)
@@ -58,7 +60,7 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
         except RecordError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        problems += [Problem(path, message) for message in record_problems(record, now, store.secrets)]
+        problems += [Problem(path, message) for message in record_problems(record, now, store.secrets, held)]
         problems += [Problem(path, message) for message in _misplaced(store, path, record)]
         for key, what in _identities(record):
             other = seen.setdefault(key, path)
@@ -68,19 +70,22 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
     return tuple(sorted(problems))
 
 
-def record_problems(record: Record, now: datetime, secrets: Sequence[str] = ()) -> Iterator[str]:
+def record_problems(
+    record: Record, now: datetime, secrets: Sequence[str] = (), held: Held = lambda _: None
+) -> Iterator[str]:
     """What keeps one record from being published, a line each.
 
     Args:
         record: as it was read.
         now: the time that nothing may lie after.
         secrets: words that may stand nowhere in it, beside what the patterns of redaction find.
+        held: finds the code of the commit that it names; None where that commit is not at hand.
     """
     if record.simulated or record.machine.simulated:
         yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
     if record.outcome is None or record.ended_at is None:
         yield f"has no outcome: its run was cut off; {_AGAIN}"
-    yield from _code_problems(record)
+    yield from _code_problems(record.code, held)
     yield from _time_problems(record, now)
     yield from _machine_problems(record)
     seen: set[str] = set()
@@ -102,16 +107,40 @@ def _identities(record: Record) -> Iterator[tuple[tuple[str, ...], str]]:
     yield ("start", *where, started), "node, entry and start of"
 
 
-def _code_problems(record: Record) -> Iterator[str]:
-    code = record.code
+def _code_problems(code: Code, held: Held) -> Iterator[str]:
+    differing = ""
     if code.commit is None:
         yield "names no commit; run it from a git checkout"
     elif not _COMMIT.fullmatch(code.commit):
         yield f"names {code.commit[:50]!r} as its commit, which is none; run it from a git checkout"
+    else:
+        differing = " and ".join(_differing(code, held(code.commit)))
     if code.dirty:
-        yield "was taken with uncommitted changes in runner/ or runbooks/; commit them and run again"
+        yield (
+            f"was taken with changes in {differing or 'runner/ or runbooks/'} that are not in its commit; "
+            "commit or remove them, ignored files too, and run again"
+        )
     elif code.commit is not None and code.dirty is None:
         yield "does not say whether its code was as committed; run it from a git checkout"
+    elif differing:
+        yield (
+            f"calls its code that of commit {(code.commit or '')[:12]}, which has another {differing}; "
+            "run it again from a checkout"
+        )
+
+
+def _differing(code: Code, held: CommitDigests | None) -> Iterator[str]:
+    """The folders in which the commit has other code than ran; nothing where the commit is not at hand."""
+    if held is None:
+        return
+    if code.digest is not None:
+        if code.digest != held.both:
+            yield "runner/ or runbooks/"
+        return
+    if code.package != held.package:
+        yield "runner/"
+    if code.entries != held.entries:
+        yield "runbooks/"
 
 
 def _time_problems(record: Record, now: datetime) -> Iterator[str]:
@@ -162,7 +191,7 @@ def _machine_problems(record: Record) -> Iterator[str]:
         yield f"lacks facts about its machine: {', '.join(missing)}; {_AGAIN}"
     if machine.gpu_error is not None:
         yield f"comes from a node whose GPUs could not be read ({machine.gpu_error}); mend the node first"
-    named = machine_class(machine.gpus, machine.gpu_error, machine.arch, machine.cores)
+    named = machine_class(machine.gpus, machine.gpu_error, machine.processor)
     if record.members:
         named = joint_class(named, len(record.members))
     if named != machine.machine_class:

@@ -9,7 +9,10 @@ from runner.evidence.record import Record
 from runner.evidence.redact import PLACEHOLDER, redact_json
 
 # Made by this project, of a fixed form, and compared by it: what looks like anything else in them is chance.
-_OURS = frozenset({"run_id", "node_alias", "schema_version", "started_at", "ended_at", "digest", "commit"})
+_OURS = frozenset(
+    {"run_id", "node_alias", "schema_version", "started_at", "ended_at"}
+    | {"digest", "commit", "package", "entries"}
+)
 
 
 def leaks(record: Record, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:

@@ -9,8 +9,8 @@ from runner.catalogue import METRICS
 from runner.entry.model import Condition, Hardware, Scalar
 from runner.errors import InputError
 from runner.evidence.record import Measurement, StepResult, Verdict
-from runner.hardware.boards import board_named, board_of
-from runner.hardware.machine import Machine
+from runner.hardware.boards import board_named
+from runner.hardware.machine import Machine, machine_class
 from runner.stats import Interval, median_interval, ratio_interval
 from runner.units import parse_bytes, to_stored
 
@@ -60,40 +60,42 @@ def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine
 
 
 def fits(on: Hardware | None, machine: Machine) -> bool:
-    """Whether a bound for this hardware means something on this machine.
+    """Whether a bound for this hardware means something on this machine: whether it does on the machine's class.
 
-    A board of the table is recognised by its pattern (an H100 PCIe is no H100 SXM), another one as a word of the
-    product name. A GPU cut into MIG slices is not the board that the bound was written for.
+    That of its own list of GPUs: what several nodes measured together is judged as on one of them.
     """
-    if on is None:
-        return True
-    if on.gpu.lower() == "none":
-        return not machine.gpus and machine.gpu_error is None and on.count is None
-    if not machine.gpus or on.count not in (None, len(machine.gpus)):
-        return False
-    return all(not gpu.mig and _is_board(gpu.name, on.gpu) for gpu in machine.gpus)
+    return fits_class(on, machine_class(machine.gpus, machine.gpu_error, machine.processor))
 
 
-_CLASS = re.compile(r"(?P<count>\d+)x(?P<gpu>.+)-\d+GB(?P<mig>-mig)?")
+_JOINT = re.compile(r"\d+-nodes-of-")
+_KIND = re.compile(r"(?P<count>\d+)x(?P<kind>(?P<product>.+)-\d+GB)")
 
 
 def fits_class(on: Hardware | None, machine_class: str) -> bool:
-    """The same of a machine class, which is all that is known where no record exists."""
+    """The same of a machine class, which is all that is known where no record exists.
+
+    A board of the table is recognised as a whole (an H100 PCIe is no H100 SXM), another one as words of its product
+    name. A GPU cut into MIG slices is not the board that the bound was written for.
+    """
     if on is None:
         return True
+    single = _JOINT.sub("", machine_class, count=1)
     if on.gpu.lower() == "none":
-        return machine_class.startswith("cpu-") and on.count is None
-    named = _CLASS.fullmatch(machine_class)
-    if named is None or named["mig"] or on.count not in (None, int(named["count"])):
-        return False
-    return re.search(rf"(?<!\w){re.escape(on.gpu)}(?!\w)", named["gpu"], re.IGNORECASE) is not None
+        return single.startswith("cpu-") and on.count is None
+    kinds = [_KIND.fullmatch(one) for one in single.split("+")]
+    installed = sum(int(kind["count"]) for kind in kinds if kind)
+    return on.count in (None, installed) and all(
+        kind is not None and _is_board(kind, on.gpu) for kind in kinds
+    )
 
 
-def _is_board(product: str, wanted: str) -> bool:
+def _is_board(found: re.Match[str], wanted: str) -> bool:
     known = board_named(wanted)
     if known is not None:
-        return board_of(product) == known
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", product, re.IGNORECASE) is not None
+        return found["kind"] == known.kind
+    words = re.sub(r"[^A-Za-z0-9]+", "-", wanted).strip("-")
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(words)}(?![A-Za-z0-9])"
+    return bool(words) and re.search(pattern, found["product"], re.IGNORECASE) is not None
 
 
 def _hardware(on: Hardware | None) -> str:

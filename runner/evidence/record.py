@@ -2,14 +2,14 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, model_validator
 
 from runner.entry.model import Evidence, Phase, Scalar
 from runner.hardware.machine import Machine
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class StepStatus(StrEnum):
@@ -163,12 +163,36 @@ class RunbookRef(_Model):
     title: str
 
 
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Code(_Model):
-    """The code that ran. `dirty`: runner/ or runbooks/ differ from the commit; None without a checkout."""
+    """The code that ran.
+
+    Attributes:
+        commit: of the checkout that holds the package; None without one.
+        dirty: the package or the entries differ from the commit's `runner/` and `runbooks/`; None without a checkout.
+        package, entries: digests of the `runner` package that was imported and of the folder of entries that was read.
+        digest: in their place in records of schemas 1 and 2: one digest over both, of the folder that held the entries.
+    """
 
     commit: str | None
-    digest: str
     dirty: bool | None
+    package: _Sha256 | None = None
+    entries: _Sha256 | None = None
+    digest: str | None = None
+
+    @model_validator(mode="after")
+    def _says_which_code(self) -> Self:
+        both = self.package is not None and self.entries is not None
+        if both == (self.digest is not None) or (self.package is None) != (self.entries is None):
+            raise ValueError("needs digests of package and entries, or one of both")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What to call it by: its commit, else its digest."""
+        return self.commit or self.package or self.digest or ""
 
 
 class Options(_Model):

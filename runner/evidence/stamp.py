@@ -24,9 +24,10 @@ class Stamp(BaseModel):
     def code_here(self, found: Code) -> Code:
         """The commit known at home, where what was found here is the same code; else what was found here.
 
-        A node runs an unpacked copy without a repository: its digest proves that it is the code at home.
+        A node runs an unpacked copy without a repository: its two digests prove that it is the code at home.
         """
-        return self.code if self.code.digest == found.digest else found
+        same = (self.code.package, self.code.entries) == (found.package, found.entries)
+        return self.code if same and found.commit is None else found
 
 
 def read_stamp(path: Path) -> Stamp:

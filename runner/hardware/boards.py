@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 
 ML_ENGINEERING = "stas00/ml-engineering, 2026-08"
+# Both edges of the memory clock move data.
+_TRANSFERS_PER_CLOCK = 2
 
 
 @dataclass(frozen=True)
@@ -13,14 +15,19 @@ class Board:
     Attributes:
         memory_label_gb: the size that the board is sold and named by.
         memory_usable_bytes: what torch shows as total memory, where known.
+        memory_bus_bits, memory_clock_hz: width and highest clock of the memory interface, as the driver reports them.
+        memory_source: of those two.
         best_bf16, best_fp8: best matrix-product rate measured by the source.
+        source: of every other number.
     """
 
     name: str
     pattern: str
     memory_label_gb: int
     memory_usable_bytes: int | None
-    memory_bandwidth: float
+    memory_bus_bits: int
+    memory_clock_hz: float
+    memory_source: str
     nvlink_generation: int
     nvlinks: int
     nvlink_bandwidth: float
@@ -31,40 +38,71 @@ class Board:
     max_power_w: float
     source: str = ML_ENGINEERING
 
+    @property
+    def memory_bandwidth(self) -> float:
+        """Peak of the memory interface, bytes per second: bus width ÷ 8 × clock × 2 transfers a clock."""
+        return self.memory_bus_bits / 8 * self.memory_clock_hz * _TRANSFERS_PER_CLOCK
+
+    @property
+    def kind(self) -> str:
+        """The board in a machine class: `B200-180GB`."""
+        return f"{self.name}-{self.memory_label_gb}GB"
+
 
 BOARDS = (
     Board(
-        "H100",
-        r"\bH100\b.*\b(HBM3|SXM)|\bH100 80GB",
-        80,
-        None,
-        3.35e12,
-        4,
-        18,
-        25e9,
-        989e12,
-        1979e12,
-        794e12,
-        1403e12,
-        700,
+        name="H100",
+        pattern=r"\bH100\b.*\b(HBM3|SXM)|\bH100 80GB",
+        memory_label_gb=80,
+        memory_usable_bytes=None,
+        memory_bus_bits=5120,
+        memory_clock_hz=2619e6,
+        # 3.352 TB/s; NVIDIA's data sheet of the H100 SXM has 3.35.
+        memory_source="the driver's 5,120 bit × 2,619 MHz × 2",
+        nvlink_generation=4,
+        nvlinks=18,
+        nvlink_bandwidth=25e9,
+        peak_bf16=989e12,
+        peak_fp8=1979e12,
+        best_bf16=794e12,
+        best_fp8=1403e12,
+        max_power_w=700,
     ),
     Board(
-        "H200", r"\bH200\b(?!.*NVL)", 141, None, 4.8e12, 4, 18, 25e9, 989e12, 1979e12, 794e12, 1453e12, 700
+        name="H200",
+        pattern=r"\bH200\b(?!.*NVL)",
+        memory_label_gb=141,
+        memory_usable_bytes=None,
+        memory_bus_bits=6144,
+        memory_clock_hz=3201e6,
+        # 4.917 TB/s; NVIDIA's data sheet has 4.8, which is less than the interface can do.
+        memory_source="the driver's 6,144 bit × 3,201 MHz × 2",
+        nvlink_generation=4,
+        nvlinks=18,
+        nvlink_bandwidth=25e9,
+        peak_bf16=989e12,
+        peak_fp8=1979e12,
+        best_bf16=794e12,
+        best_fp8=1453e12,
+        max_power_w=700,
     ),
     Board(
-        "B200",
-        r"\bB200\b",
-        180,
-        int(178.35 * 2**30),
-        8.0e12,
-        5,
-        18,
-        50e9,
-        2250e12,
-        4500e12,
-        1745e12,
-        3432e12,
-        1000,
+        name="B200",
+        pattern=r"\bB200\b",
+        memory_label_gb=180,
+        memory_usable_bytes=int(178.35 * 2**30),
+        memory_bus_bits=7680,
+        memory_clock_hz=3996e6,
+        # 7.672 TB/s, NVIDIA's data sheet has 7.7; the often cited 8 TB/s is that of a bus of 8,192 bit.
+        memory_source="the driver's 7,680 bit × 3,996 MHz × 2 (pytorch/ao #4002, 2026-03)",
+        nvlink_generation=5,
+        nvlinks=18,
+        nvlink_bandwidth=50e9,
+        peak_bf16=2250e12,
+        peak_fp8=4500e12,
+        best_bf16=1745e12,
+        best_fp8=3432e12,
+        max_power_w=1000,
     ),
 )
 

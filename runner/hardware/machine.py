@@ -7,13 +7,16 @@ import os
 import platform
 import re
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from runner.hardware.boards import board_of
+from runner.hardware.boards import BOARDS, board_of
+from runner.hardware.processor import Processor, read_processor
 
 NVML_DEADLINE_S = 20.0
 
@@ -39,7 +42,8 @@ class Machine(BaseModel):
     """The facts about a host that make a number comparable. `None` where a thing could not be found out.
 
     Attributes:
-        machine_class: installed hardware, such as `8xB200-180GB` or `cpu-x86_64-2c`.
+        machine_class: installed hardware, such as `8xB200-180GB` or `cpu-amd-epyc-x86_64-v4-2c`.
+        cpu_level, cpu_matrix: as of `Processor`; a record from before schema 3 has neither.
         load: one-minute load average when the run began.
         gpu_error: why the GPUs could not be read, where there are signs of some.
         simulated: NVML is a stand-in, or its GPUs have no device nodes.
@@ -63,6 +67,13 @@ class Machine(BaseModel):
     nccl: str | None
     load: float | None
     simulated: bool
+    cpu_level: str | None = None
+    cpu_matrix: str | None = None
+
+    @property
+    def processor(self) -> Processor:
+        """What the class of a host without GPUs is derived from."""
+        return Processor(self.cpu, self.arch, self.cores, self.cpu_level, self.cpu_matrix)
 
 
 class _Nvml(BaseModel):
@@ -72,19 +83,16 @@ class _Nvml(BaseModel):
     simulated: bool = False
 
 
-def machine_class(gpus: tuple[Gpu, ...], gpu_error: str | None, arch: str, cores: int) -> str:
-    """Name the class of installed hardware: `8xB200-180GB`, `1xH100-80GB`, `cpu-x86_64-2c`.
+def machine_class(gpus: Sequence[Gpu], gpu_error: str | None, processor: Processor) -> str:
+    """Name the class of installed hardware: `8xB200-180GB`, `1xH100-80GB`, `cpu-amd-epyc-x86_64-v4-2c`.
 
     A host whose GPUs are there but cannot be read is `unreadable-gpu-<arch>-<cores>c`, never a CPU class.
     """
     if gpu_error is not None:
-        return f"unreadable-gpu-{arch}-{cores}c"
+        return f"unreadable-gpu-{processor.arch}-{processor.cores}c"
     if not gpus:
-        return f"cpu-{arch}-{cores}c"
-    kinds: dict[str, int] = {}
-    for gpu in gpus:
-        kind = _gpu_kind(gpu)
-        kinds[kind] = kinds.get(kind, 0) + 1
+        return processor.machine_class
+    kinds = Counter(_gpu_kind(gpu) for gpu in gpus)
     return "+".join(f"{count}x{kind}" for kind, count in sorted(kinds.items()))
 
 
@@ -96,26 +104,30 @@ def joint_class(single: str, nodes: int) -> str:
 def _gpu_kind(gpu: Gpu) -> str:
     board = board_of(gpu.name)
     if board is not None:
-        name = f"{board.name}-{board.memory_label_gb}GB"
+        name = board.kind
     else:
         bare = re.sub(r"^NVIDIA\s+|[^A-Za-z0-9]+", "-", gpu.name).strip("-")
         name = f"{bare}-{round(gpu.memory_bytes / 2**30)}GB"
+        # Bounds of a known board mean nothing on another one, whatever its name.
+        name = f"other-{name}" if any(name == known.kind for known in BOARDS) else name
     return f"{name}-mig" if gpu.mig else name
 
 
 def look() -> Machine:
     """Look at this host. Never raises for what a sick host may do; never imports torch."""
     nvml = _look_at_gpus()
-    arch, cores = platform.machine(), os.cpu_count() or 1
+    processor = read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
     torch, cuda = _torch_versions()
     return Machine(
-        machine_class=machine_class(nvml.gpus, nvml.error, arch, cores),
+        machine_class=machine_class(nvml.gpus, nvml.error, processor),
         gpus=nvml.gpus,
         gpu_error=nvml.error,
         driver=nvml.driver,
-        cpu=_cpu_model(),
-        cores=cores,
-        arch=arch,
+        cpu=processor.name,
+        cpu_level=processor.level,
+        cpu_matrix=processor.matrix,
+        cores=processor.cores,
+        arch=processor.arch,
         memory_bytes=psutil.virtual_memory().total,
         os=_os_name(),
         kernel=platform.release(),
@@ -242,13 +254,11 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _cpu_model() -> str | None:
+def _cpuinfo() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.processor() or None
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(names, None)
+        return ""
 
 
 def _os_name() -> str:

@@ -16,8 +16,8 @@ from runner.pages.evidence import HEADLINE_CLASSES, Evidence
 from runner.pages.numbers import across_nodes, current_digest, number, show_labels
 from runner.pages.tables import Reading, Table
 
-_GPU_CLASS = re.compile(rf"\d+x({'|'.join(f'{one.name}-{one.memory_label_gb}GB' for one in BOARDS)})(-mig)?")
-_CPU_CLASS = re.compile(r"cpu-\w+-\d+c")
+_GPU_CLASS = re.compile(rf"\d+x({'|'.join(one.kind for one in BOARDS)})(-mig)?")
+_CPU_CLASS = re.compile(r"cpu-[a-z0-9]+(-[a-z0-9_]+)+-\d+c")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _check_class(known: Known, name: object) -> None:
     if not isinstance(name, str) or not (
         name in classes or _GPU_CLASS.fullmatch(name) or _CPU_CLASS.fullmatch(name)
     ):
-        boards = [f"8x{board.name}-{board.memory_label_gb}GB" for board in BOARDS]
+        boards = [f"8x{board.kind}" for board in BOARDS]
         raise CallError(f"no machine class {name!r:.60}{nearest(str(name), {*classes, *boards})}")
 
 

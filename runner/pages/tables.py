@@ -39,7 +39,7 @@ class Table:
 
 
 def board_peaks() -> Table:
-    """What boards can do at most, with the source of each line."""
+    """What boards can do at most, with the source of each number."""
     return Table(
         caption="Peaks of known boards",
         head=("", "memory bandwidth", "NVLink, each way", "dense BF16", "dense FP8", "power", "source"),
@@ -51,7 +51,7 @@ def board_peaks() -> Table:
                 format_value(board.peak_bf16, "FLOP/s"),
                 format_value(board.peak_fp8, "FLOP/s"),
                 format_value(board.max_power_w, "W"),
-                board.source,
+                f"memory: {board.memory_source}; the rest: {board.source}",
             )
             for board in BOARDS
         ),

@@ -1,0 +1,216 @@
+"""Digests of code: of a folder as it is on disk, and of the same folder as a commit holds it.
+
+The content decides, not git's word for it: `git status` is silent about ignored files and about those that were marked
+as unchanged, and both are imported all the same. What a digest cannot show is a program that lies about its own, and
+what else Python imports (torch, say): versions are recorded for that.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import marshal
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE, ENTRIES = "runner", "runbooks"
+# Python makes these by itself; `compiled_as_written` looks at what is in them.
+_COMPILED = re.compile(rb"(?:.*/)?__pycache__/[^/]*\.pyc", re.DOTALL)
+_HEADER = 16
+_GIT_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class CommitDigests:
+    """What a commit's `runner/` and `runbooks/` would have as digests.
+
+    Attributes:
+        package, entries: as `folder_digest` takes them.
+        both: the one digest over both that records of schemas 1 and 2 have.
+    """
+
+    package: str
+    entries: str
+    both: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file below a folder, as git sees it. `kind` is file, or what else is found in its place."""
+
+    name: bytes
+    content: bytes
+    kind: bytes = b"file"
+
+
+Held = Callable[[str], CommitDigests | None]
+"""Finds the digests of a commit."""
+
+
+def held_by(folder: Path) -> Held:
+    """Digests of the commits that the repository of this folder has; none where it lies in no repository.
+
+    Each commit is read once.
+    """
+    there = next((one for one in (folder.resolve(), *folder.resolve().parents) if one.is_dir()), folder)
+    return functools.cache(functools.partial(commit_digests, there))
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over names, kinds and contents of all that is below the folder, 64 hexadecimal digits.
+
+    A symbolic link counts by its target's path and is not followed. Python's own compiled files do not count.
+    """
+    return _digest(_on_disk(os.fsencode(folder), b""))
+
+
+def commit_digests(repository: Path, commit: str) -> CommitDigests | None:
+    """The digests of a commit's code, read from git's objects; nothing is checked out or fetched.
+
+    Args:
+        repository: any folder of it.
+        commit: its full hexadecimal name.
+
+    Returns:
+        None where the repository does not have the commit or all of its files (a shallow or partial clone), or git
+        cannot say.
+    """
+    listed = git(repository, "ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{commit}}", PACKAGE, ENTRIES)
+    if listed is None:
+        return None
+    rows = [row.partition(b"\t") for row in listed.split(b"\0") if row]
+    described = [(head.split(b" "), name) for head, _, name in rows]
+    contents = _blobs(repository, [oid for (_, kind, oid), _ in described if kind == b"blob"])
+    if contents is None:
+        return None
+    kinds = {b"100644": b"file", b"100755": b"file", b"120000": b"link"}
+    files = [_File(name, contents.get(oid, oid), kinds.get(mode, mode)) for (mode, _, oid), name in described]
+    return CommitDigests(
+        _digest(_below(files, PACKAGE)), _digest(_below(files, ENTRIES)), _digest_of_both(files)
+    )
+
+
+def compiled_as_written(package: Path) -> bool:
+    """Whether each compiled file that this Python would load instead of a source is what the source compiles to."""
+    return all(_same_code(source, level) for source in package.rglob("*.py") for level in (0, 1, 2))
+
+
+def git(folder: Path, *words: str, given: bytes = b"") -> bytes | None:
+    """What git says in this folder; None where it fails. No hook runs and nothing is written or fetched."""
+    # A repository that the environment names (inside a hook, say) is not the one that is meant.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1"}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            env=environment | {"GIT_TERMINAL_PROMPT": "0"},
+            input=given,
+            capture_output=True,
+            timeout=_GIT_DEADLINE_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _digest(files: Iterable[_File]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        if file.kind == b"file" and _COMPILED.fullmatch(file.name):
+            continue
+        digest.update(b"\0".join((file.kind, file.name, b"%d" % len(file.content), file.content)))
+    return digest.hexdigest()
+
+
+def _digest_of_both(files: Iterable[_File]) -> str:
+    """As schemas 1 and 2 took it: 16 digits, sorted by the parts of the paths, compiled files anywhere left out."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: (not file.name.startswith(b"runner/"), file.name.split(b"/"))):
+        if b"__pycache__" in file.name.split(b"/") or file.name.endswith(b".pyc"):
+            continue
+        digest.update(file.name + b"\0%d\0" % len(file.content) + file.content)
+    return digest.hexdigest()[:16]
+
+
+def _below(files: Iterable[_File], folder: str) -> Iterator[_File]:
+    prefix = f"{folder}/".encode()
+    return (
+        _File(file.name.removeprefix(prefix), file.content, file.kind)
+        for file in files
+        if file.name.startswith(prefix)
+    )
+
+
+def _on_disk(folder: bytes, below: bytes) -> Iterator[_File]:
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except OSError:
+        yield _File(below, b"", b"unreadable")
+        return
+    for entry in entries:
+        name = below + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _on_disk(entry.path, name + b"/")
+        else:
+            yield _read(entry, name)
+
+
+def _read(entry: "os.DirEntry[bytes]", name: bytes) -> _File:
+    try:
+        if entry.is_symlink():
+            return _File(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would tidy the target up
+        if entry.is_file(follow_symlinks=False):
+            return _File(name, Path(os.fsdecode(entry.path)).read_bytes())
+    except OSError:
+        return _File(name, b"", b"unreadable")
+    return _File(name, b"", b"special")
+
+
+def _blobs(repository: Path, names: list[bytes]) -> dict[bytes, bytes] | None:
+    """Contents by object name; None where one is missing. The form is that of `git cat-file --batch`."""
+    told = git(repository, "cat-file", "--batch", given=b"".join(name + b"\n" for name in names))
+    if told is None:
+        return None
+    found: dict[bytes, bytes] = {}
+    at = 0
+    for name in names:
+        line = told[at : told.index(b"\n", at)]
+        words = line.split(b" ")
+        if words[1:2] != [b"blob"]:
+            return None
+        begin = at + len(line) + 1
+        at = begin + int(words[2]) + 1
+        found[name] = told[begin : at - 1]
+    return found
+
+
+def _same_code(source: Path, level: int) -> bool:
+    try:
+        compiled = Path(importlib.util.cache_from_source(str(source), optimization=level or "")).read_bytes()
+    except OSError:
+        return True
+    try:
+        text = source.read_bytes()
+        if not _would_load(compiled, source, text):
+            return True
+        written = compile(text, str(source), "exec", dont_inherit=True, optimize=level)
+        return bool(marshal.loads(compiled[_HEADER:]) == written)  # noqa: S302 - Python itself would load it
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError):
+        return False
+
+
+def _would_load(compiled: bytes, source: Path, text: bytes) -> bool:
+    """Whether Python takes the compiled file for the source's (PEP 552)."""
+    flags, check = int.from_bytes(compiled[4:8], "little"), compiled[8:_HEADER]
+    if compiled[:4] != importlib.util.MAGIC_NUMBER:
+        return False
+    if flags & 1:
+        return not flags & 2 or check == importlib.util.source_hash(text)
+    stat = source.stat()
+    return check == struct.pack("<LL", int(stat.st_mtime) & 0xFFFFFFFF, stat.st_size & 0xFFFFFFFF)
