@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,15 +45,6 @@ CHECKPOINTINGS: tuple[Checkpointing, ...] = ("none", "full", "selective")
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "sgd")
 Probing = Callable[..., tuple[int, dict[str, Any]]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """What is measured is bytes; threads of so small a model only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/linear
 ReturnToService=1
-SlurmdTimeout=3
+SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=2
 InactiveLimit=0
@@ -153,7 +153,7 @@ class Cluster:
         """End every daemon and job, and remove the folder."""
         self.run("scancel", f"--user={getpass.getuser()}")
         with contextlib.suppress(AssertionError):
-            until(lambda: not self.queue(), "jobs to end", seconds=10)
+            until(lambda: not self.queue(), "jobs to end", seconds=20)
         for name in list(self._processes):
             if name in self.nodes:
                 self.kill_node(name)
@@ -196,8 +196,8 @@ def cluster(nodes: int = 8) -> Iterator[Cluster]:
         made.stop()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition, with a deadline."""
+def until(condition: Callable[[], bool], what: str, seconds: float = 200) -> None:
+    """Wait for a condition; the deadline is against a hang only."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
