@@ -107,7 +107,10 @@ def test_four_ranks_give_right_results_where_pieces_are_uneven() -> None:
 def start_endless() -> subprocess.Popen[str]:
     many = ["--sizes", "4MiB", "--ranks", "2", "--iterations", "1000000", "--backend", "gloo"]
     return subprocess.Popen(
-        [*PROBE_COMMAND, *many, "--timeout", str(HANG_S)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROBE_COMMAND, *many, "--timeout", str(HANG_S)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -149,7 +152,7 @@ def test_a_stopped_rank_is_named_at_the_deadline() -> None:
         "--backend",
         "gloo",
         "--timeout",
-        "30",
+        "45",
     ]
     probe = subprocess.Popen(
         [*PROBE_COMMAND, *many], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

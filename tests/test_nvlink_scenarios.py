@@ -41,7 +41,7 @@ def run_entry(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=400,
     )  # fmt: skip
     (record,) = json.loads(done.stdout)
     return done.returncode, record

@@ -142,7 +142,7 @@ def test_an_interrupt_cancels_the_jobs_of_the_campaign_and_no_others(site: Site)
     process = site.start(site.campaign("small", "--nodelist", "n[1-2]"))
     until(lambda: all((site.here / f"begun-{node}").exists() for node in ("n1", "n2")), "jobs to run")
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=400)
     left = site.slurm.queue()
     site.slurm.run("scancel", other.stdout.strip())
     assert [line.split()[0] for line in left] == [other.stdout.strip()]
