@@ -4,6 +4,7 @@ Tests run side by side (`nox -s tests` passes `-n auto` to pytest-xdist), on a m
 work. So no test may depend on how fast the machine is, nor on a process, port or file of another test.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ from runner.launch.lock import PLACE_VARIABLE
 
 # Each worker imports torch and transformers, half a gigabyte, and most of its tests start programs of their own.
 MOST_WORKERS = 4
+
+_IMPORTED = pytest.StashKey[int]()
 
 # Hypothesis by default fails an example that takes 200 ms, and a strategy that draws slowly.
 hypothesis.settings.register_profile(
@@ -41,6 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _shares_a_fixture(item: pytest.Item) -> bool:
     definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
     return any(one[-1].scope == "module" for one in definitions.values())
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Keep the collector off what is imported for good: a pass over torch and transformers takes 0.3 s."""
+    if item.config.stash.get(_IMPORTED, 0) < len(sys.modules):
+        item.config.stash[_IMPORTED] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
