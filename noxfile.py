@@ -197,27 +197,22 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after `--` go to pytest."""
-    programs = _environment(session, "node", "probes", "site", "tests")
-    session.run(
-        str(programs / "python"), "-m", "pytest", *session.posargs, external=True, env=_with(programs)
-    )
+    """Run the tests, side by side; arguments after `--` go to pytest, which then runs them one by one."""
+    _pytest(session)
 
 
 @nox.session
 def system(session: nox.Session) -> None:
-    """Run the slower tests of the whole system; arguments after `--` go to pytest."""
+    """Run the slower tests of the whole system, as `tests` does its own."""
+    _pytest(session, "-m", "system")
+
+
+def _pytest(session: nox.Session, *options: str) -> None:
     programs = _environment(session, "node", "probes", "site", "tests")
-    session.run(
-        str(programs / "python"),
-        "-m",
-        "pytest",
-        "-m",
-        "system",
-        *session.posargs,
-        external=True,
-        env=_with(programs),
-    )
+    # One process where arguments are given: a debugger needs it, and a few tests start sooner in it.
+    spread = () if session.posargs else ("-n", "auto", "--dist", "loadgroup")
+    words = [str(programs / "python"), "-m", "pytest", *options, *spread, *session.posargs]
+    session.run(*words, external=True, env=_with(programs))
 
 
 @nox.session

@@ -1,11 +1,57 @@
-"""What every test gets: a node of its own, so that tests and real runs beside them do not wait for each other."""
+"""What every test gets: a node of its own, so that tests and real runs beside them do not wait for each other.
 
+Tests run side by side (`nox -s tests` passes `-n auto` to pytest-xdist), on a machine that may be busy with other
+work. So no test may depend on how fast the machine is, nor on a process, port or file of another test.
+"""
+
+import gc
+import os
 import signal
+import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from runner.launch.lock import PLACE_VARIABLE
+
+# Each worker imports torch and transformers, half a gigabyte, and most of its tests start programs of their own.
+MOST_WORKERS = 4
+
+_IMPORTED = pytest.StashKey[int]()
+
+# Hypothesis by default fails an example that takes 200 ms, and a strategy that draws slowly.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker for each core that this process may use, up to a bound."""
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a module's fixture on one worker, in their order, so that it is made once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _shares_a_fixture(item: pytest.Item) -> bool:
+    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    return any(one[-1].scope == "module" for one in definitions.values())
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Keep the collector off what is imported for good: a pass over torch and transformers takes 0.3 s."""
+    if item.config.stash.get(_IMPORTED, 0) < len(sys.modules):
+        item.config.stash[_IMPORTED] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +67,10 @@ def _interrupts_are_heeded() -> None:
     """A shell has its background ignore Ctrl-C, and nohup has it ignore a hangup; children inherit both."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Threads of the small models here only wait for each other, and for long where other work holds the cores."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

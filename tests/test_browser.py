@@ -46,6 +46,9 @@ PAGES = (
     "reference/record",
     "reference/glossary",
 )
+# Against a hang only: a busy machine may keep a browser waiting for a while.
+PATIENCE_MS = 100_000
+expect.set_options(timeout=PATIENCE_MS)
 DESKTOP, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
 
 
@@ -122,7 +125,7 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
     """A page of a desktop's width whose relative addresses are files of the site, and which asks nobody else."""
     asked: list[str] = []
     context = browser.new_context(viewport=DESKTOP, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
 
     def note(request: Request) -> None:

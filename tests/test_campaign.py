@@ -493,7 +493,7 @@ def run_script(tmp_path: Path, task: Task, **variables: str) -> int:
         ["bash", script],
         env={**os.environ, "TMPDIR": str(tmp_path / "tmp"), **variables},
         check=False,
-        timeout=60,
+        timeout=400,
     )
     return done.returncode
 

@@ -37,7 +37,7 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return place / "traces", json.loads(done.stdout.splitlines()[-1])

@@ -69,7 +69,7 @@ def command(tmp_path: Path, *words: str) -> list[str]:
 
 def runbook(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(tmp_path, *words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        command(tmp_path, *words), cwd=ROOT, capture_output=True, text=True, check=False, timeout=400
     )
 
 
@@ -155,7 +155,7 @@ def test_an_interrupted_run_leaves_a_valid_record_and_nothing_running(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal_number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=400)
     assert process.returncode == 3
     (record,) = records(tmp_path)
     assert [result.status for result in record.steps] == ["passed", "interrupted", "skipped"]
@@ -189,7 +189,7 @@ def test_two_runs_on_one_node_do_not_disturb_each_other(tmp_path: Path) -> None:
         time.sleep(0.02)
     second = runbook(tmp_path, "run", "small")
     first.send_signal(signal.SIGINT)
-    first.wait(timeout=60)
+    first.wait(timeout=400)
     assert second.returncode == 3
     assert str(first.pid) in second.stderr
     assert "Traceback" not in second.stderr

@@ -23,7 +23,7 @@ from tests.nvml import environment as nvml_environment
 
 PROBE_COMMAND = [sys.executable, "-m", "runner.probes.collectives"]
 # Guards against a hang only; nothing is judged by it.
-HANG_S = 120
+HANG_S = 400
 
 
 def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -107,12 +107,15 @@ def test_four_ranks_give_right_results_where_pieces_are_uneven() -> None:
 def start_endless() -> subprocess.Popen[str]:
     many = ["--sizes", "4MiB", "--ranks", "2", "--iterations", "1000000", "--backend", "gloo"]
     return subprocess.Popen(
-        [*PROBE_COMMAND, *many, "--timeout", "60"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROBE_COMMAND, *many, "--timeout", str(HANG_S)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def rank_process(probe: subprocess.Popen[str], rank: int) -> psutil.Process:
-    """The process of a rank, once it times collectives (it burns CPU in a joined group)."""
+    """The process of a rank, once it has begun to import torch or has come further."""
     deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline and probe.poll() is None:
         for child in psutil.Process(probe.pid).children(recursive=True):
@@ -134,7 +137,7 @@ def test_a_killed_rank_is_named_and_none_is_left() -> None:
     assert probe.returncode == 3
     assert "rank 1 (caller) died while" in errors
     assert "Traceback" not in errors
-    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    assert not psutil.wait_procs(ranks, timeout=100)[1]
 
 
 @pytest.mark.system
@@ -149,7 +152,7 @@ def test_a_stopped_rank_is_named_at_the_deadline() -> None:
         "--backend",
         "gloo",
         "--timeout",
-        "30",
+        "45",
     ]
     probe = subprocess.Popen(
         [*PROBE_COMMAND, *many], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -168,7 +171,7 @@ def test_sigterm_ends_the_ranks_too() -> None:
     probe.terminate()
     probe.communicate(timeout=HANG_S)
     assert probe.returncode == 128 + signal.SIGTERM
-    assert not psutil.wait_procs(ranks, timeout=10)[1]
+    assert not psutil.wait_procs(ranks, timeout=100)[1]
 
 
 def test_a_missing_element_is_counted(tmp_path: Path) -> None:

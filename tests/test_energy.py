@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -150,6 +151,15 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+def watch_on_nvml(environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What each of the seven counters gave, or why it was refused."""
+    done = subprocess.run(
+        [sys.executable, "-c", NVML_PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
 def test_a_real_watch_of_nvml_is_right_within_one_percent_or_refuses(tmp_path: Path) -> None:
     curves = [(650, 0, 1000), (500, 450, 1700), (300, 100, 25000), *[(400, 0, 1000)] * 4]
     board = nvml.EIGHT_B200 + "temperature 61\nreasons 4\n"
@@ -157,14 +167,11 @@ def test_a_real_watch_of_nvml_is_right_within_one_percent_or_refuses(tmp_path: P
     board += (
         "energy_wrap 3 2500\nenergy_stall 4 2500 3200 0\nenergy_stall 5 2500 2750 1\nenergy_lost 6 2500\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", NVML_PROGRAM],
-        env={**os.environ, **nvml.environment(tmp_path, board)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout)
+    environment = {**os.environ, **nvml.environment(tmp_path, board)}
+    found = watch_on_nvml(environment)
+    # Refused is right on a host that was too busy for the watch; what is asked here is how it sees the counters.
+    while any("the host is too busy" in one.get("refused", "") for one in found):
+        found = watch_on_nvml(environment)
     for one, (watts, swing, period) in zip(found[:3], curves[:3], strict=True):
         curve = Curve(watts, swing, period / 1e3)
         truth = curve.joules(one["to"]) - curve.joules(one["from"])

@@ -69,7 +69,7 @@ def test_gpus_that_torch_cannot_use_are_never_measured_as_host_memory(tmp_path: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=400,
     )
     assert (done.returncode, done.stdout) == (3, "")
     assert "NVML shows 8 GPUs and this torch can use none" in done.stderr

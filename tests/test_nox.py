@@ -122,6 +122,17 @@ def test_every_session_says_what_it_does(tmp_path: Path, session: str) -> None:
     assert re.search(rf"\b{session} -> \S", nox(tmp_path, "-l").stdout)
 
 
+def test_tests_run_side_by_side_but_one_by_one_where_arguments_are_given(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    for session, selected in (("tests", ""), ("system", " -m system")):
+        assert nox(tmp_path, "-s", session).stdout == f"-m pytest{selected} -n auto --dist loadgroup\n"
+        chosen = nox(tmp_path, "-s", session, "--", "tests/test_nox.py", "-x", "--pdb").stdout
+        assert chosen == f"-m pytest{selected} tests/test_nox.py -x --pdb\n"
+
+
 @functools.cache
 def noxfile() -> ModuleType:
     """The project's noxfile; once, since nox warns of sessions that are declared again."""

@@ -17,6 +17,9 @@ from runner.evidence.record import ClaimState, Record, StepStatus
 from tests.nvml import EIGHT_B200, environment
 from tests.test_nccl_sources import job
 
+# The entry looks at every process of the host.
+pytestmark = pytest.mark.xdist_group("host")
+
 ROOT = Path(__file__).parents[1]
 OFF = "is harmful on one node: GPUs of one node no longer reach each other's memory"
 
@@ -38,7 +41,7 @@ def run_entry(
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=400,
     )  # fmt: skip
     (record,) = json.loads(done.stdout)
     return done.returncode, record

@@ -11,7 +11,7 @@ from runner.probes import ranks
 from runner.probes.ranks import World
 
 # Guards against a hang only; nothing is judged by it.
-HANG_S = 120
+HANG_S = 400
 RANK = """
 import os, signal
 from runner.probes.ranks import RankLine

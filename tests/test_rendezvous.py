@@ -1,12 +1,12 @@
 import json
 import os
 import socket
-import time
 
 import psutil
 import pytest
 
 from runner.errors import InputError
+from runner.probes import rendezvous
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.leftovers.variables import leftovers
 from runner.probes.rendezvous import main
@@ -36,9 +36,9 @@ def test_a_leftover_world_size_waits_until_the_deadline_and_is_ended(
 ) -> None:
     launched(monkeypatch, 8)
     before = set(psutil.Process().children(recursive=True))
-    began = time.monotonic()
+    # It is the deadline of joining that ends it, not that of loading torch.
+    monkeypatch.setattr(rendezvous, "_START_S", 1e6)
     assert main(["--deadline", "1"]) == SYMPTOM
-    assert time.monotonic() - began < 60
     document = json.loads(capsys.readouterr().out)
     assert document["details"]["ending"] == "waiting"
     assert "waited at rendezvous for 7 other ranks after 1 s" in document["reason"]
@@ -49,10 +49,10 @@ def test_a_leftover_world_size_waits_until_the_deadline_and_is_ended(
 
 def test_a_group_of_one_comes_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     launched(monkeypatch, 1)
-    assert main(["--deadline", "60"]) == OK
+    assert main(["--deadline", "400"]) == OK
     document = json.loads(capsys.readouterr().out)
     assert document["details"]["ending"] == "joined"
-    assert 0 < document["measurements"][0]["value"] < 60
+    assert 0 < document["measurements"][0]["value"] < 400
 
 
 def test_a_clean_environment_asks_for_no_group(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def build(place: Path, project: Path, data: Path, **environment: str) -> Site:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=400,
     )
     loaded = json.loads(modules.read_text(encoding="utf-8"))
     return Site(site, done.returncode, done.stdout + done.stderr, frozenset(loaded))

@@ -71,7 +71,7 @@ class Site:
             capture_output=True,
             text=True,
             check=False,
-            timeout=150,
+            timeout=400,
         )
         assert done.returncode in {0, 1, 3}, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
@@ -142,7 +142,7 @@ def test_an_interrupt_cancels_the_jobs_of_the_campaign_and_no_others(site: Site)
     process = site.start(site.campaign("small", "--nodelist", "n[1-2]"))
     until(lambda: all((site.here / f"begun-{node}").exists() for node in ("n1", "n2")), "jobs to run")
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=400)
     left = site.slurm.queue()
     site.slurm.run("scancel", other.stdout.strip())
     assert [line.split()[0] for line in left] == [other.stdout.strip()]
@@ -203,7 +203,7 @@ dist.destroy_process_group()
 def test_steps_over_several_nodes_are_one_job_with_one_record_that_the_nodes_records_link_to(
     site: Site,
 ) -> None:
-    site.entry(step("alone", "true"), step("across", ACROSS.rstrip(), "nodes=2 timeout=100"))
+    site.entry(step("alone", "true"), step("across", ACROSS.rstrip(), "nodes=2 timeout=300"))
     (site.here / "runbooks" / "across.py").write_text(WORKER, encoding="utf-8")
     status, said, err = site.run(
         site.campaign("small", "--nodelist", "n[5-6]"), GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1"
@@ -265,7 +265,7 @@ def test_an_entry_s_own_session_runs_it_on_slurm(site: Site) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(site.records()) == 2
@@ -315,7 +315,7 @@ def sick(slurm: Cluster) -> Iterator[dict[str, Any]]:
             slurm.run("scontrol", "update", f"jobid={limited}", "EndTime=now+1")
             slurm.run("scancel", cancelled)
             slurm.kill_node("n1")
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=400)
             said = json.loads(out)
             names = site.names()
             rows = {names[row["node_alias"]]: row for row in said["nodes"]}

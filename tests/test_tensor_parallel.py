@@ -34,7 +34,7 @@ NEW_TOKENS = 24
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[World]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with World([str(RANK), "2"], 2, environment, time.monotonic() + 200) as world:
+    with World([str(RANK), "2"], 2, environment, time.monotonic() + 500) as world:
         yield world
 
 

@@ -7,6 +7,7 @@ the test: `stop` ends them by pid.
 import contextlib
 import getpass
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -39,7 +40,7 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/linear
 ReturnToService=1
-SlurmdTimeout=3
+SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=2
 InactiveLimit=0
@@ -153,7 +154,7 @@ class Cluster:
         """End every daemon and job, and remove the folder."""
         self.run("scancel", f"--user={getpass.getuser()}")
         with contextlib.suppress(AssertionError):
-            until(lambda: not self.queue(), "jobs to end", seconds=10)
+            until(lambda: not self.queue(), "jobs to end", seconds=20)
         for name in list(self._processes):
             if name in self.nodes:
                 self.kill_node(name)
@@ -196,8 +197,8 @@ def cluster(nodes: int = 8) -> Iterator[Cluster]:
         made.stop()
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition, with a deadline."""
+def until(condition: Callable[[], bool], what: str, seconds: float = 200) -> None:
+    """Wait for a condition; the deadline is against a hang only."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
@@ -212,11 +213,13 @@ def _has_open(process: psutil.Process, path: str) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody listens on, below those that the kernel gives to connections: a daemon may start again."""
+    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    for port in random.sample(range(5000, max(given, 10_000)), 1000):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found

@@ -54,7 +54,12 @@ class LiveCompile:
 
 def look(window_s: float) -> tuple[LiveCompile, ...]:
     """Look at every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
-    before = {process.pid: _State.of(process) for process in psutil.process_iter() if _has_torch(process)}
+    before: dict[int, _State] = {}
+    for process in psutil.process_iter():
+        # A process may end while it is looked at, in either look.
+        with contextlib.suppress(psutil.Error):
+            if _has_torch(process):
+                before[process.pid] = _State.of(process)
     began = time.monotonic()
     time.sleep(window_s)
     found = []
