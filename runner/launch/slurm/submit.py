@@ -158,15 +158,12 @@ def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archi
     )
     wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
     try:
-        return job.model_copy(
-            update={
-                "job_id": slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
-            }
-        )
+        job_id = slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
     except ControllerAwayError:
         raise
     except SlurmError as error:
         return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
+    return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
 
 
 def refused(job: Job, node: ClusterNode) -> Job:
