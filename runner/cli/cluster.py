@@ -11,7 +11,6 @@ from typing import IO, cast
 from rich.console import Console
 
 from runner.cli.fleet_view import FleetProgress, fleet_report
-from runner.cli.interrupts import terminate_like_interrupt
 from runner.cli.screen import Screen
 from runner.entry.model import Runbook
 from runner.entry.read import find
@@ -150,7 +149,7 @@ def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tup
             "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
         )
     slurm = Slurm()
-    with FleetProgress(console) as progress, terminate_like_interrupt():
+    with FleetProgress(console) as progress:
         folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
         return folder, see_through(campaign, folder, slurm, progress, arguments)
 
