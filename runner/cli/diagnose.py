@@ -24,8 +24,9 @@ DEADLINE_S = 60.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
+    form.add_argument(
         "--json", dest="format", action="store_const", const="json", help="the same as --format json"
     )
     parser.add_argument(

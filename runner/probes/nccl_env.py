@@ -48,10 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nodes", type=int, default=1, metavar="N", help="nodes of the job to judge for (default 1)"
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--pid", type=int, nargs="+", metavar="PID", help="judge these running processes, not this shell"
     )
-    parser.add_argument(
+    which.add_argument(
         "--running", action="store_true", help="also judge every running process that holds NCCL"
     )
     parser.add_argument(
