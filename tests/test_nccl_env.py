@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import InputError
+from runner.evidence.measure import read_document
 from runner.probes import nccl_env
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.nccl_env import main
@@ -151,3 +152,14 @@ def test_a_line_break_in_a_path_never_leaves_the_comment_that_a_shell_evaluates(
     assert "take NCCL_P2P_DISABLE out of" in done.stdout
     subprocess.run(["bash", "-c", done.stdout], cwd=tmp_path, check=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_variable_that_is_no_text_is_judged_and_its_document_is_one(tmp_path: Path) -> None:
+    place = tmp_path / "result.json"
+    environment = {**os.environb, b"NCCL_\xff": b"\xff", b"RUNBOOK_RESULT": os.fsencode(place)}
+    words = [sys.executable, "-m", "runner.probes.nccl_env", "--units"]
+    done = subprocess.run(words, env=environment, capture_output=True, check=False, cwd=ROOT)
+    assert done.returncode == OK, done.stderr
+    document = read_document(place)
+    assert document is not None
+    assert "NCCL_?" in [finding["name"] for finding in document.model_dump()["details"]["findings"]]

@@ -186,7 +186,9 @@ def publish(document: Document, output: Path | None) -> None:
     Raises:
         InputError: `--output-json` cannot be written.
     """
-    line = json.dumps(document.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    # What an environment holds may be no text; a document holds text only.
+    line = json.dumps(json.loads(text.encode("utf-8", "replace")), sort_keys=True)
     result = os.environ.get("RUNBOOK_RESULT")
     for path in filter(None, (output, Path(result) if result else None)):
         try:
