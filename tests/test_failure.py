@@ -289,3 +289,18 @@ def test_what_a_json_reader_gets_is_json_or_nothing(tmp_path: Path) -> None:
     arguments = (*small(tmp_path, step("d", "true")), "diagnose", "--json")
     assert json.loads(run(tmp_path, *arguments).stdout)["exit_status"] == 0
     assert run(tmp_path, *arguments, "--pid", "4194305").stdout == ""
+
+
+def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom runner.probes.contract import Probe, base_parser, run_probe\n"
+        "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=lambda _: 1 / 0)\n"
+        "sys.exit(run_probe(probe, []))"
+    )
+    done = run(tmp_path, program=("-c", program))
+    assert (done.returncode, done.stdout) == (3, "")
+    first, *_, last = done.stderr.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert (
+        last == "nccl_env: a bug in this probe: ZeroDivisionError: division by zero; its traceback is above"
+    )

@@ -68,7 +68,7 @@ def parse_json(text: str, name: str) -> Any:
     except RecursionError as error:
         raise DocumentError(f"{name} is nested too deeply to be a document") from error
     except UnicodeEncodeError as error:
-        raise DocumentError(f"{name} holds half of a character, which no text can hold") from error
+        raise DocumentError(f"{name} holds a lone surrogate, which UTF-8 cannot encode") from error
     except ValueError as error:
         raise DocumentError(f"{name} is not JSON: {error}") from error
     return data
