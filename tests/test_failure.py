@@ -141,16 +141,15 @@ def test_no_failure_of_the_check_makes_slurm_drain_a_node(tmp_path: Path, name: 
 
 def test_not_even_a_misspelt_prolog_option_drains_a_node_where_slurm_says_who_asks(tmp_path: Path) -> None:
     words = ("diagnose", "--prologue")
-    assert run(tmp_path, *words, variables={"SLURM_SCRIPT_CONTEXT": "prolog_slurmd"}).returncode == 0
+    for context, status in (("prolog_slurmd", 0), ("epilog_slurmd", 0), ("prolog_srun", 2)):
+        assert run(tmp_path, *words, variables={"SLURM_SCRIPT_CONTEXT": context}).returncode == status
     assert run(tmp_path, *words).returncode == 2
     assert run(tmp_path, "diagnos", "--prolog").returncode == 0
 
 
 @pytest.mark.parametrize("name", FAILING)
-@pytest.mark.parametrize("form", [("--format", "nagios"), ("--format=nagios",)])
-def test_every_failure_of_the_check_is_unknown_to_nagios(
-    tmp_path: Path, name: str, form: tuple[str, ...]
-) -> None:
+def test_every_failure_of_the_check_is_unknown_to_nagios(tmp_path: Path, name: str) -> None:
+    form = ("--format=nagios",) if name == "a bug" else ("--format", "nagios")
     done = fail(tmp_path, name, *form)
     assert done.returncode == 3, done.stderr
     assert done.stdout.startswith("RUNBOOK UNKNOWN - ")
@@ -253,8 +252,15 @@ def test_standard_error_that_takes_nothing_changes_no_exit_status(tmp_path: Path
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize(("words", "status"), [((), 130), (("--prolog",), 0), (("--format", "nagios"), 3)])
+@pytest.mark.parametrize(
+    ("number", "words", "status"),
+    [
+        (signal.SIGINT, (), 130),
+        (signal.SIGHUP, (), 130),
+        (signal.SIGTERM, ("--prolog",), 0),
+        (signal.SIGTERM, ("--format", "nagios"), 3),
+    ],
+)
 def test_after_an_interrupt_a_look_starts_nothing_more(
     tmp_path: Path, number: signal.Signals, words: tuple[str, ...], status: int
 ) -> None:

@@ -18,6 +18,8 @@ from runner.errors import RunbookError
 
 CANNOT_SAY, INTERRUPTED, READER_LEFT = 3, 130, 141
 _NAGIOS_UNKNOWN = 3
+# What Slurm runs on a node and drains it for where it fails.
+_DRAINING = ("prolog_slurmd", "epilog_slurmd")
 _LONGEST = 300
 
 
@@ -50,7 +52,7 @@ def output_lost(lost: OSError, words: Sequence[str], environment: Mapping[str, s
 
 def status_for(status: int, said: str, words: Sequence[str], environment: Mapping[str, str]) -> int:
     """The exit status of a failure for its reader: 0 in a Slurm Prolog, UNKNOWN and its line for Nagios."""
-    if "--prolog" in words or environment.get("SLURM_SCRIPT_CONTEXT") == "prolog_slurmd":
+    if "--prolog" in words or environment.get("SLURM_SCRIPT_CONTEXT") in _DRAINING:
         tell("could not look; exit status 0, so that Slurm does not drain the node for it")
         return 0
     if "--format=nagios" in words or ("--format", "nagios") in itertools.pairwise(words):
