@@ -155,6 +155,9 @@ def _json(text: str, where: str) -> Mapping[str, object]:
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON (line {error.lineno}: {error.msg})") from error
+    except (RecursionError, ValueError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"{where}: not a configuration ({said})") from error
     if not isinstance(config, dict):
         raise InputError(f"{where}: not a JSON object; a transformers configuration is one")
     return config

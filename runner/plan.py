@@ -92,13 +92,16 @@ def asked_steps(runbook: Runbook, request: Request) -> tuple[Step, ...]:
         and (not request.steps or step.id in request.steps)
         and (step.phase is not Phase.REPRODUCE or request.reproduce or step.id in request.steps)
     ]
-    if request.steps and not chosen:
-        raise InputError(f"none of the steps {', '.join(request.steps)} is in the phases asked for")
     ids = {step.id for step in chosen}
     # Verify starts from Fix's environment, and a single step from its phase's: those run too.
     if request.steps or request.phases:
         for step in chosen:
             ids.update(earlier.id for earlier in runbook.inherits(step))
+    outside = [step_id for step_id in request.steps if step_id not in ids]
+    if outside:
+        raise InputError(
+            f"not in the phases asked for: {', '.join(outside)}; leave --phase out to run a step"
+        )
     return tuple(step for step in runbook.steps if step.id in ids)
 
 

@@ -232,6 +232,14 @@ def fence(values: Sequence[float]) -> Fence | None:
     return Fence(middle, middle - reach, middle + reach)
 
 
+def ratio(upper: float, lower: float) -> float | None:
+    """`upper` ÷ `lower`; None where a ratio says nothing: one is negative, the lower is 0, or the result overflows."""
+    if upper < 0 or lower <= 0:
+        return None
+    found = upper / lower
+    return found if math.isfinite(found) else None
+
+
 def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
 

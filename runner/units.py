@@ -27,7 +27,7 @@ _WRITTEN: Mapping[str, tuple[float, str]] = MappingProxyType(
     | {"mJ": (1e-3, "J"), "kJ": (1e3, "J"), "mW": (1e-3, "W"), "kW": (1e3, "W")}
 )
 
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%/]+)?\s*")
+_QUANTITY = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z%/]+)?\s*")
 
 
 def known_units() -> frozenset[str]:

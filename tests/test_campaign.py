@@ -36,7 +36,7 @@ from runner.launch.slurm.campaign import (
     pack_code,
 )
 from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish, run_command
-from runner.launch.slurm.follow import follow, refresh, why_no_answer
+from runner.launch.slurm.follow import follow, give_up, refresh, why_no_answer
 from runner.launch.slurm.gathering import gather
 from runner.launch.slurm.joint import joint_block
 from runner.launch.slurm.script import NO_FOLDER, NO_PYTHON, Task, batch_script
@@ -286,9 +286,62 @@ def test_a_job_that_never_starts_is_given_up_after_its_time_with_slurms_reason(t
     play.queue = {"1": "PENDING|Resources"}
     campaign = refresh(campaign, folder, slurm, Notes())
     assert campaign.jobs[0].live
-    earlier = campaign.model_copy(update={"created_at": datetime.now(UTC) - timedelta(seconds=61)})
-    campaign = refresh(earlier, folder, slurm, Notes())
+    campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
     assert campaign.jobs[0].reason == "never started within 60 s; Slurm's reason: Resources"
+
+
+def submitted_ago(campaign: Campaign, seconds: float) -> Campaign:
+    """The campaign as if it and every job so far were that old."""
+    ago = timedelta(seconds=seconds)
+    jobs = [
+        job.model_copy(update={"submitted_at": job.submitted_at - ago}) if job.submitted_at else job
+        for job in campaign.jobs
+    ]
+    return campaign.model_copy(update={"created_at": campaign.created_at - ago, "jobs": tuple(jobs)})
+
+
+def test_a_second_run_that_is_submitted_hours_after_the_first_has_its_own_time_to_start(
+    tmp_path: Path,
+) -> None:
+    play = Play(n1="IDLE", n2="IDLE")
+    folder, campaign, slurm = started(tmp_path, play, start_within_s=60.0)
+    for job_id in ("1", "2"):
+        play.end(job_id, "COMPLETED")
+    campaign = submitted_ago(refresh(campaign, folder, slurm, Notes()), 7200)
+    campaign = submit(again(campaign, {campaign.jobs[1].key: ("an-entry",)}), folder, slurm, Notes())
+    play.queue["3"] = "PENDING|Priority"
+    campaign = refresh(campaign, folder, slurm, Notes())
+    assert (campaign.jobs[-1].progress, campaign.jobs[-1].reason) == (Progress.WAITING, None)
+    assert not [words for words in play.asked if words[0] == "scancel"]
+    campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
+    assert campaign.jobs[-1].reason == "never started within 60 s; Slurm's reason: Priority"
+
+
+def test_a_joint_job_that_is_submitted_hours_after_the_first_has_its_own_time_to_start(
+    tmp_path: Path,
+) -> None:
+    play = Play(n1="IDLE", n2="IDLE")
+    two = JointSteps(entry="an-entry", steps=("across",), nodes=2)
+    folder, campaign, slurm = started(tmp_path, play, joint=(two,), start_within_s=60.0)
+    for job_id in ("1", "2"):
+        play.end(job_id, "COMPLETED")
+    campaign = refresh(submitted_ago(campaign, 7200), folder, slurm, Notes())
+    play.queue["3"] = "PENDING|Resources"
+    campaign = refresh(folder.load(), folder, slurm, Notes())
+    assert (campaign.jobs[-1].joint, campaign.jobs[-1].progress) == (True, Progress.WAITING)
+
+
+def test_jobs_that_slurm_cannot_end_are_waited_for_no_longer_than_it_takes_to_end_a_job(
+    tmp_path: Path,
+) -> None:
+    play, notes = Play(n1="IDLE"), Notes()
+    folder, campaign, slurm = started(tmp_path, play)
+    play.queue = {"1": "COMPLETING|None"}
+    campaign = give_up(campaign, folder, slurm, notes, end_within_s=0.0)
+    assert campaign.jobs[0].reason == "cancelled here: interrupted"
+    assert notes.troubles == [
+        f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
+    ]
 
 
 def test_a_controller_that_is_away_is_waited_for_and_mentioned_once(tmp_path: Path) -> None:

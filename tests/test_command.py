@@ -1,5 +1,6 @@
 """Blocks that behave, and blocks that do everything a block should not: all with the real bash."""
 
+import json
 import os
 import signal
 import subprocess
@@ -262,6 +263,28 @@ def test_ctrl_c_ends_the_block_and_so_does_an_impatient_second_one(
         time.sleep(0.3)
     printed, _ = runner.communicate(timeout=400)
     assert printed.strip() == '["interrupted", "early\\n"]'
+    assert alive(mark) == []
+
+
+def test_ctrl_c_while_what_a_block_left_behind_is_ended_is_an_interrupt_too(
+    tmp_path: Path, mark: str
+) -> None:
+    # The shell ends by itself; its child answers SIGTERM by saying so, and stays for the whole grace.
+    stubborn = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on; while true; do sleep 0.05; done"
+    block = f'(exec -a {mark} bash -c "{stubborn}") & while [ ! -e {tmp_path}/on ]; do sleep 0.01; done'
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import runner.launch.command as c\nc.GRACE_S = 600.0\n{INTERRUPTED}", block],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as runner:
+        while not (tmp_path / "asked").exists():
+            assert runner.poll() is None
+            time.sleep(0.01)
+        runner.send_signal(2)
+        printed, _ = runner.communicate(timeout=60)
+    assert json.loads(printed)[0] == "interrupted"
     assert alive(mark) == []
 
 

@@ -344,7 +344,7 @@ def endless(tmp_path: Path, mark: str) -> None:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_or_a_lost_terminal_ends_the_step_and_leaves_a_valid_record(
     number: signal.Signals, tmp_path: Path, mark: str
 ) -> None:

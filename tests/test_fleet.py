@@ -137,3 +137,37 @@ def test_one_value_far_off_never_hides_itself(values: list[float], odd: float) -
     around = fence([*values, odd])
     assert around
     assert odd < around.low
+
+
+def test_around_a_median_of_zero_a_distance_is_said_in_the_metrics_unit() -> None:
+    same = [a_run(n, 0, metric="nccl_settings") for n in range(9)]
+    odd = only([*same, a_run(98, 3, metric="nccl_settings"), a_run(99, -2, metric="nccl_settings")])
+    assert sentence(odd) == (
+        "1 of 11 nodes is 2 below the median of 0 (node-000099); "
+        "1 of 11 nodes is 3 above the median of 0 (node-000098)"
+    )
+
+
+def test_where_longer_is_worse_only_what_is_above_a_median_of_zero_is_suspect() -> None:
+    times = [a_run(n, 0, metric="collective_time") for n in range(9)]
+    found = only(
+        [*times, a_run(98, 1e-3, metric="collective_time"), a_run(99, -1e-3, metric="collective_time")]
+    )
+    assert [one.alias for one in found.suspects] == ["node-000098"]
+    assert sentence(found) == "1 of 11 nodes is 1.00 ms above the median of 0 s (node-000098)"
+
+
+def test_around_a_negative_median_the_larger_value_is_above_it() -> None:
+    cold = [a_run(n, -100, metric="nccl_settings") for n in range(9)]
+    found = only([*cold, a_run(98, -80, metric="nccl_settings"), a_run(99, -120, metric="nccl_settings")])
+    assert sentence(found) == (
+        "1 of 11 nodes is 20% below the median (node-000099); 1 of 11 nodes is 20% above the median (node-000098)"
+    )
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=5, max_size=12))
+def test_whatever_was_measured_no_distance_is_infinite(values: list[float]) -> None:
+    said = sentence(only([a_run(n, value, metric="nccl_settings") for n, value in enumerate(values)])) or ""
+    assert not {"inf", "nan", "inf%", "nan%"} & set(said.split())
+    shares = [float(word.rstrip("%")) for word in said.split() if word.endswith("%")]
+    assert all(share <= 1000 for share in shares)

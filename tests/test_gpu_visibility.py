@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, remarks
+from runner.errors import InputError
+from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 
 TWO_SOCKETS = [0, 0, 0, 0, 1, 1, 1, 1]
 
@@ -53,3 +54,20 @@ def test_a_gpus_node_is_the_kernels_for_its_pci_address(tmp_path: Path) -> None:
         (tmp_path / "pci" / address.lower() / "numa_node").write_text(node, encoding="ascii")
     assert gpu_nodes(tmp_path / "gpus", tmp_path / "pci") == [0, 1, None]
     assert gpu_nodes(tmp_path / "missing", tmp_path / "pci") == []
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "٣", "-1", "0x1", ""])
+def test_a_pin_that_is_no_index_is_not_taken_for_one(value: str) -> None:
+    assert all("GPU" not in remark.does for remark in remarks(value, TWO_SOCKETS, {0}, 2))
+
+
+def test_a_list_of_cpus_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    for node, text in enumerate(("0-1\n", "nonsense", "2-x", "")):
+        (tmp_path / f"node{node}").mkdir()
+        (tmp_path / f"node{node}" / "cpulist").write_text(text, encoding="ascii")
+    assert cpu_nodes({0}, tmp_path) == ({0}, 1)
+
+
+def test_the_cpus_of_a_process_that_has_ended_are_bad_input() -> None:
+    with pytest.raises(InputError, match="process 4194305 has ended"):
+        own_cpus(4194305)

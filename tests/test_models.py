@@ -68,3 +68,10 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="JSON"):
         model_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ['{"a": ' * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"])
+def test_a_configuration_that_breaks_the_reader_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="not a configuration"):
+        model_shape(str(tmp_path))

@@ -1,14 +1,17 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from runner.errors import InputError
+from runner.evidence.measure import read_document
 from runner.probes import nccl_env
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.nccl_env import main
+from tests.test_cli import ROOT
 from tests.test_nccl_sources import job
 
 
@@ -120,3 +123,45 @@ def test_a_value_that_may_name_a_host_is_not_stored(
 
 def test_no_nodes_is_bad_usage() -> None:
     assert main(["--nodes", "0"]) == InputError.exit_status
+
+
+@pytest.mark.parametrize("value", ["~nosuch/x", "//x", "9" * 100_000])
+def test_a_file_of_settings_that_cannot_be_named_is_a_finding_and_no_crash(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NCCL_CONF_FILE", value)
+    assert main(["--units"]) == SYMPTOM
+    assert "names a file that cannot be read" in json.loads(capsys.readouterr().out)["reason"]
+
+
+def test_what_could_not_be_read_is_said_and_in_the_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.service").write_text("[Service]\nEnvironmentFile=-\n", encoding="utf-8")
+    assert main(["--units", str(tmp_path)]) == OK
+    said = capsys.readouterr()
+    (line,) = json.loads(said.out)["details"]["unread"]
+    assert line.endswith("EnvironmentFile=- is not an absolute path")
+    assert f"not read: {line}" in said.err
+
+
+def test_a_line_break_in_a_path_never_leaves_the_comment_that_a_shell_evaluates(tmp_path: Path) -> None:
+    folder = tmp_path / "a\ntouch ran\n"
+    folder.mkdir()
+    (folder / "job.service").write_text("[Service]\nEnvironment=NCCL_P2P_DISABLE=1\n", encoding="utf-8")
+    words = [sys.executable, "-m", "runner.probes.nccl_env", "--shell", "--units", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "take NCCL_P2P_DISABLE out of" in done.stdout
+    subprocess.run(["bash", "-c", done.stdout], cwd=tmp_path, check=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_variable_that_is_no_text_is_judged_and_its_document_is_one(tmp_path: Path) -> None:
+    place = tmp_path / "result.json"
+    environment = {**os.environb, b"NCCL_\xff": b"\xff", b"RUNBOOK_RESULT": os.fsencode(place)}
+    words = [sys.executable, "-m", "runner.probes.nccl_env", "--units"]
+    done = subprocess.run(words, env=environment, capture_output=True, check=False, cwd=ROOT)
+    assert done.returncode == OK, done.stderr
+    document = read_document(place)
+    assert document is not None
+    assert "NCCL_?" in [finding["name"] for finding in document.model_dump()["details"]["findings"]]

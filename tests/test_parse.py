@@ -230,6 +230,7 @@ def test_all_faults_are_found_in_one_run() -> None:
         ("id: x\n\tnumber: 1", "a tab indents this line"),
         ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "aliases are not allowed"),
         ("id: [1, 2", "the front matter is not YAML"),
+        ('id: "\\UFFFFFFFF"', "the front matter is not YAML"),
         ("- a\n- b", "no mapping"),
         ("", "no mapping"),
         ("a: " + "[" * 50 + "]" * 50, "nested deeper than"),

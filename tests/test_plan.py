@@ -81,7 +81,7 @@ def test_a_single_step_brings_the_steps_whose_environment_it_starts_from() -> No
     [
         (Request(steps=("agian",)), "has no step 'agian'; it has again"),
         (Request(preset="9b"), "unknown preset '9b'; known are tiny"),
-        (Request(steps=("look",), phases=(Phase.FIX,)), "none of the steps look"),
+        (Request(steps=("look",), phases=(Phase.FIX,)), "not in the phases asked for: look"),
     ],
 )
 def test_what_does_not_exist_is_refused_before_anything_runs(request_: Request, message: str) -> None:

@@ -1,4 +1,6 @@
 import contextlib
+import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,41 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
     path.write_text("a: 1\nb: [1\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"serve.yaml: line 3: neither YAML nor JSON"):
         read_sizes(path)
+
+
+BOMB = "a: &a [tp_size, 8]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in itertools.pairwise("abcdefghijklm")
+)
+
+
+def test_aliases_are_followed_once_however_they_loop_or_multiply() -> None:
+    assert parallel_sizes("a: &a\n  tp: 4\n  again: *a\n") == [Size(2, "tp", 4)]
+    assert parallel_sizes("n: &n 8\ntp_size: *n\n") == [Size(1, "tp_size", 8)]
+    assert parallel_sizes(BOMB + "tp: 2\n") == [Size(14, "tp", 2)]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 20_000, '"\\UFFFFFFFF"', f"%YAML {'9' * 5000}.1\n---\na: 1\n", "a: 1\n\0", "a: b: c"]
+)
+def test_text_that_breaks_the_reader_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parallel_sizes(text)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_no_file_of_that_kind_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * ((1 << 20) + 1))
+    for name, said in (
+        ("pipe", "not a regular file"),
+        (".", "not a regular file"),
+        ("large", "larger than 1 MiB"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_sizes(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_bytes(b"\xef\xbb\xbftp: 8\n")
+    assert read_sizes(tmp_path / "serve.yaml") == [Size(1, "tp", 8)]

@@ -4,6 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from runner.errors import InputError
 from runner.probes.contract import OK, SYMPTOM
@@ -140,3 +142,14 @@ def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
     assert main(["--config", str(config), "--shell"]) == OK
     assert capsys.readouterr().out == "# by hand: serve.yaml, line 2: set tensor-parallel-size to 1\n"
     assert str(tmp_path) not in json.dumps(document)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from([*TORCHRUN, "CUDA_VISIBLE_DEVICES", "NCCL_NVLS_ENABLE", "CUDA_LAUNCH_BLOCKING"]),
+        st.text(max_size=20) | st.sampled_from(["9" * 5000, "-" + "9" * 5000, "٣", "²"]),
+    )
+)
+def test_any_value_of_any_variable_is_judged_and_can_be_undone(environment: dict[str, str]) -> None:
+    assert leftovers(without_leftovers(environment, 2), 2) == [] or "CUDA_VISIBLE_DEVICES" in environment

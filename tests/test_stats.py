@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.stats import changes, median_interval, percentile, quadratic_fit, ratio_interval, spread
+from runner.stats import changes, median_interval, percentile, quadratic_fit, ratio, ratio_interval, spread
 
 SAMPLES = st.lists(st.floats(min_value=1e-3, max_value=1e6), min_size=1, max_size=40)
 
@@ -163,3 +163,18 @@ def test_a_parabola_through_scattered_points_is_the_one_of_least_squares() -> No
 def test_a_parabola_takes_three_different_points(points: list[tuple[float, float]]) -> None:
     with pytest.raises(ValueError, match="three different points"):
         quadratic_fit(points)
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "expected"),
+    [
+        (3.0, 2.0, 1.5),
+        (0.0, 2.0, 0.0),
+        (2.0, 0.0, None),
+        (-1.0, 2.0, None),
+        (1.0, -2.0, None),
+        (1e308, 1e-308, None),
+    ],
+)
+def test_a_ratio_that_says_nothing_is_none(upper: float, lower: float, expected: float | None) -> None:
+    assert ratio(upper, lower) == expected

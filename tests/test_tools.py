@@ -1,6 +1,7 @@
 import copy
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,44 @@ def test_a_file_cut_anywhere_is_refused(name: str, cut: st.DataObject) -> None:
     short = text[: cut.draw(st.integers(min_value=1, max_value=len(text) - 1))]
     with pytest.raises(DocumentError):
         tool_document(parse_json(short, "f"), "f")
+
+
+ODD: list[Any] = [
+    *(None, True, -1, 0, 1.5, 1e308, -1e308, 10**400, [], {}, [[]], {"a": 1}),
+    *("", "nan", "-inf", "1e999", "9" * 5000, "\udcff", "x" * 100),
+]
+
+
+def places(node: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value below a node is."""
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield (*here, key)
+        yield from places(value, (*here, key))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_tools_result_with_any_one_value_replaced_or_gone_is_read_or_refused_in_one_line(
+    tmp_path: Path, name: str
+) -> None:
+    # All odd values at every place of a kind once: a place's kind is its path without its indices.
+    kinds = {tuple(key for key in place if isinstance(key, str)): place for place in places(data(name))}
+    for place in kinds.values():
+        for odd in [*ODD, ...]:
+            spoiled = data(name)
+            holder = functools.reduce(lambda node, key: node[key], place[:-1], spoiled)
+            if odd is ...:
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = odd
+            path = tmp_path / "result.json"
+            path.write_text(json.dumps(spoiled), encoding="utf-8")
+            assert is_read_or_refused(path), (place, odd)
+
+
+def is_read_or_refused(path: Path) -> bool:
+    try:
+        document = read_document(path)
+    except DocumentError as error:
+        return "\n" not in str(error)
+    return document is None or document.model_dump_json() != ""

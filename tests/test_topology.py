@@ -202,3 +202,13 @@ def test_a_matrix_cut_anywhere_is_whole_or_refused(cut: int) -> None:
 def test_any_text_is_a_matrix_or_an_error_for_the_reader(text: str) -> None:
     with suppress(InputError):
         assert parse_topology(text).gpus
+
+
+NUMBERS = st.sampled_from(["0", "9" * 5000, "٣", "-1"])
+
+
+@given(st.sampled_from(["GPU0", "GPU7", "NV18", "\t0\t"]), NUMBERS)
+def test_a_matrix_with_any_number_in_it_is_read_or_refused(where: str, number: str) -> None:
+    letters = "".join(character for character in where if not character.isdigit()).rstrip("\t")
+    with suppress(InputError):
+        parse_topology(HEALTHY.replace(where, letters + number))

@@ -59,3 +59,9 @@ def test_values_are_shown_with_three_digits_and_their_unit(
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from(sorted(STORED_UNITS)))
 def test_every_finite_value_can_be_shown(value: float, unit: str) -> None:
     assert format_value(value, unit)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1." + "9" * 5000 + "GiB", "٣GiB²"])
+def test_a_size_of_absurd_length_is_no_size(text: str) -> None:
+    with pytest.raises(InputError, match="is not a size"):
+        parse_bytes(text)

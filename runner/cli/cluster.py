@@ -11,7 +11,6 @@ from typing import IO, cast
 from rich.console import Console
 
 from runner.cli.fleet_view import FleetProgress, fleet_report
-from runner.cli.interrupts import terminate_like_interrupt
 from runner.cli.screen import Screen
 from runner.entry.model import Runbook
 from runner.entry.read import find
@@ -22,14 +21,14 @@ from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key
 from runner.launch.slurm.commands import Slurm, Wish
 from runner.launch.slurm.follow import follow, give_up
 from runner.launch.slurm.gathering import Gathered, gather
-from runner.launch.slurm.submit import Order, again, prepare, submit
+from runner.launch.slurm.submit import START_WITHIN_S, Order, again, prepare, submit
 from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.
 LOG_WIDTH = 150
 _ONLY_ON_SLURM = (
-    "nodes", "nodelist", "partition", "account", "gpus", "time", "prefix", "python", "no_shared_files", "detach",
-    "campaigns", "confirm",
+    "nodes", "nodelist", "partition", "account", "gpus", "time", "start_within", "prefix", "python",
+    "no_shared_files", "detach", "campaigns", "confirm",
 )  # fmt: skip
 _WHERE = "where campaigns are (default: scratch/campaigns)"
 
@@ -54,9 +53,8 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = Tr
     group.add_argument(
         "--start-within",
         type=_count,
-        default=3600,
         metavar="S",
-        help="give a pending job up after (default 3600)",
+        help=f"give a job up that is pending for longer (default {START_WITHIN_S:g})",
     )
     group.add_argument(
         "--prefix", default="", metavar="WORDS", help="put before Python: a container's words, say"
@@ -96,9 +94,13 @@ def on_slurm(arguments: argparse.Namespace) -> bool:
     """Whether `--on slurm` was asked for.
 
     Raises:
-        InputError: it was not, and something was that means nothing without it.
+        InputError: it was not, and something was that means nothing without it; or two that exclude each other were.
     """
     if arguments.on == "slurm":
+        if arguments.detach and arguments.confirm:
+            raise InputError(
+                "--confirm needs what --detach does not wait for; leave it out, and run `runbook collect --confirm`"
+            )
         return True
     given = [name for name in _ONLY_ON_SLURM if getattr(arguments, name)]
     if given:
@@ -131,6 +133,8 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     console = console_of(to_stderr=arguments.json)
     folder, campaign = launch(arguments, order, console)
     if arguments.detach and any(job.live for job in campaign.jobs):
+        if arguments.json:
+            _print_json(campaign, gather(campaign, folder, arguments.data))
         console.print(
             f"campaign {campaign.id}: {len(campaign.jobs)} jobs; `runbook collect {campaign.id}` gathers it"
         )
@@ -149,7 +153,7 @@ def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tup
             "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
         )
     slurm = Slurm()
-    with FleetProgress(console) as progress, terminate_like_interrupt():
+    with FleetProgress(console) as progress:
         folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
         return folder, see_through(campaign, folder, slurm, progress, arguments)
 
@@ -228,7 +232,7 @@ def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Or
         shared=not arguments.no_shared_files,
         prefix=arguments.prefix,
         python=arguments.python,
-        start_within_s=arguments.start_within,
+        start_within_s=arguments.start_within or START_WITHIN_S,
     )
 
 

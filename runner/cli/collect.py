@@ -4,7 +4,6 @@ import argparse
 
 from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, console_of, see_through
 from runner.cli.fleet_view import FleetProgress
-from runner.cli.interrupts import terminate_like_interrupt
 from runner.errors import InputError
 from runner.launch.slurm.campaign import find_folder
 from runner.launch.slurm.commands import Slurm
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"{campaign.id} was a look at the nodes and has no records; run `runbook diagnose` again"
         )
-    with FleetProgress(console) as progress, terminate_like_interrupt():
+    with FleetProgress(console) as progress:
         if arguments.wait or arguments.confirm:
             campaign = see_through(campaign, folder, slurm, progress, arguments)
         # What is over needs no Slurm: it may have forgotten the jobs, or be elsewhere.

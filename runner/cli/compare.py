@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: one of the two is neither a record nor a class, or they are of different kinds or entries.
     """
+    if arguments.all and arguments.json:
+        raise InputError("--all means nothing with --json, which has every number; leave it out")
     store = Store(arguments.data)
     found = _compare(store, arguments.first, arguments.second)
     if arguments.json:

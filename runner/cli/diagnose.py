@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ DEADLINE_S = 60.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
-    parser.add_argument(
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
+    form.add_argument(
         "--json", dest="format", action="store_const", const="json", help="the same as --format json"
     )
     parser.add_argument(
@@ -70,13 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.format not in {"text", "json"} or arguments.output or arguments.pid or arguments.prolog:
             raise InputError("with --on slurm there is text or --json alone; other formats are for one node")
         return diagnose_on_slurm(arguments)
-    if not arguments.prolog:
-        return _run(arguments)
+    if arguments.prolog and arguments.format == "nagios":
+        raise InputError("--prolog and --format nagios both decide the exit status; leave one out")
     try:
         return _run(arguments)
-    except Exception as error:  # noqa: BLE001 - in a prolog no fault of this program's own may drain a node
-        print(f"runbook: could not look: {error}", file=sys.stderr)
-        return 0
+    except (Exception, KeyboardInterrupt):
+        if arguments.format == "prometheus":
+            # An older file would go on saying what was found before; one that looked at nothing says 3, cannot say.
+            _put(arguments.output, as_prometheus((), 0.0, time.time()))
+        raise
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -92,10 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         diagnoses = diagnose(runbooks, machine, where)
     text = _formatted(arguments.format, diagnoses, machine, time.monotonic() - began)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        _write(arguments.output, text)
+    _put(arguments.output, text)
     if arguments.prolog:
         return int(grave(diagnoses))
     return nagios_status(diagnoses) if arguments.format == "nagios" else exit_status(diagnoses)
@@ -117,6 +116,13 @@ def _formatted(form: str, diagnoses: Sequence[Diagnosis], machine: Machine, seco
         }
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     return "".join(f"{line}\n" for line in as_text(diagnoses, machine.machine_class, seconds))
+
+
+def _put(output: Path | None, text: str) -> None:
+    if output is None:
+        print(text, end="")
+    else:
+        _write(output, text)
 
 
 def _write(path: Path, text: str) -> None:

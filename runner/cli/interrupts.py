@@ -1,25 +1,36 @@
 """Signals that end a run, all heeded the same way."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
+_Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
-@contextmanager
-def terminate_like_interrupt() -> Iterator[None]:
+
+def terminate_like_interrupt() -> AbstractContextManager[None]:
     """SIGTERM and a hangup end a run the way Ctrl-C does: the step is ended and the record stays valid."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # Under nohup a hangup is ignored, and stays so.
-    heeded = [
-        number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = [(number, signal.signal(number, interrupt)) for number in heeded]
+    return _handled((signal.SIGTERM, signal.SIGHUP), interrupt)
+
+
+def interrupts_ignored() -> AbstractContextManager[None]:
+    """Nothing is left to end; what is left to say is said."""
+    return _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: _Handler) -> Iterator[None]:
+    # Python lets handlers be set in the main thread only. Under nohup a hangup is ignored, and stays so.
+    here = threading.current_thread() is threading.main_thread()
+    heeded = [number for number in numbers if here and signal.getsignal(number) is not signal.SIG_IGN]
+    before = [(number, signal.signal(number, handler)) for number in heeded]
     try:
         yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        for number, earlier in before:
+            signal.signal(number, earlier)

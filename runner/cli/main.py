@@ -1,14 +1,19 @@
 """The `runbook` command. One module a command; each is imported only when it is asked for."""
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn, TextIO, cast
 
-from runner.errors import RunbookError
+from runner.cli.failure import failed, output_lost
+from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
+from runner.cli.screen import Screen
+from runner.errors import InputError
 
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and
 # `run(arguments) -> int`.
@@ -32,25 +37,44 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 good, 1 issue found, 2 bad input, 3 cannot say."""
+    """Run one command and return its exit status: 0 good, 1 issue found, 2 bad input, 3 cannot say.
+
+    130 is an interrupt, 141 a reader that went away before everything was printed. A failure of this program itself
+    is never 1, and what `failure.status_for` makes of it for readers with a table of their own.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    with _lasting_streams() as out, terminate_like_interrupt():
+        try:
+            arguments = _parser(words).parse_args(words)
+            status = int(arguments.run(arguments))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - Python would end with 1, the issue is here
+            with interrupts_ignored():
+                return failed(error, words, os.environ)
+        out.flush()
+        return status if status or out.lost is None else output_lost(out.lost, words, os.environ)
+
+
+@contextlib.contextmanager
+def _lasting_streams() -> Iterator[Screen]:
+    """Standard output and error whose loss ends nothing, also where they were closed from the start."""
+    before = sys.stdout, sys.stderr
+    out, err = (stream or Path(os.devnull).open("w", encoding="utf-8") for stream in before)  # noqa: SIM115 - open as long as the process
+    if isinstance(out, io.TextIOWrapper):
         # A terminal without UTF-8 gets escapes instead of a traceback.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    parser = _parser(words)
-    arguments = parser.parse_args(words)
+        out.reconfigure(errors="backslashreplace")
+    screen = Screen(out)
+    sys.stdout, sys.stderr = cast("TextIO", screen), cast("TextIO", Screen(err))
     try:
-        return int(arguments.run(arguments))
-    except RunbookError as error:
-        print(f"runbook: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        # The reader went away (`runbook list | head`); that is no fault of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("runbook: interrupted", file=sys.stderr)
-        return 130
+        yield screen
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments are bad input like any other: one line, and what it comes to for the reader."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
 
 
 def project_root() -> Path:
@@ -61,9 +85,7 @@ def project_root() -> Path:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     root = project_root()
-    parser = argparse.ArgumentParser(
-        prog="runbook", description="Runbooks that prove themselves.", allow_abbrev=False
-    )
+    parser = _Parser(prog="runbook", description="Runbooks that prove themselves.", allow_abbrev=False)
     parser.add_argument(
         "--runbooks", type=Path, default=root / "runbooks", metavar="DIR", help="where entries are"
     )

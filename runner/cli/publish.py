@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they were measured into (--data DIR)")
     parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
-    parser.add_argument("--branch", default="main", help="of the remote (default: main)")
+    parser.add_argument("--branch", help="of the remote (default: main)")
     parser.add_argument(
         "--turned",
         type=Path,
@@ -36,8 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Publish; 1 where a record was refused (the others are published all the same), else 0.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder is not there, or a branch is named and nothing is to be pushed.
     """
+    if arguments.branch and arguments.push is None:
+        raise InputError("--branch means nothing without --push; add --push REMOTE, or leave it out")
     if not arguments.folder.is_dir():
         raise InputError(f"{arguments.folder} is no folder; name the one that the records were measured into")
     store = Store(arguments.data)
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         store,
         git_in(arguments.data.resolve().parent),
         remote=arguments.push,
-        branch=arguments.branch,
+        branch=arguments.branch or "main",
     )
     for problem in done.refused:
         print(problem, file=sys.stderr)

@@ -3,6 +3,7 @@
 import argparse
 
 from runner.entry.model import Phase
+from runner.errors import InputError
 from runner.plan import ALLOWANCES, Request
 from runner.presets import PRESETS
 
@@ -27,8 +28,16 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(arguments: argparse.Namespace) -> Request:
-    """The request that the arguments state. `--phase reproduce` asks for Reproduce by itself."""
+    """The request that the arguments state. `--phase reproduce` asks for Reproduce by itself.
+
+    Raises:
+        InputError: `--reproduce` beside phases that leave Reproduce out.
+    """
     phases = tuple(phase for phase in Phase if phase.value in arguments.phase)
+    if arguments.reproduce and phases and Phase.REPRODUCE not in phases:
+        raise InputError(
+            "--reproduce means nothing where --phase leaves Reproduce out; add --phase reproduce"
+        )
     return Request(
         phases=phases,
         steps=tuple(arguments.step),

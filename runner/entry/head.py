@@ -88,7 +88,8 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
-    except yaml.YAMLError as error:
+    # A plain ValueError: an escape or a version number that YAML's reader takes and Python does not.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         message = str(error).partition("\n")[0]
         raise RunbookFaultsError(
             (Fault(path, first_line, f"the front matter is not YAML: {message}"),)

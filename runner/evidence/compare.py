@@ -8,7 +8,7 @@ from runner.entry.model import Scalar
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.trend import SMALLEST
 from runner.evidence.turns import differences
-from runner.stats import Interval, ratio_interval
+from runner.stats import Interval, ratio, ratio_interval
 
 Ran = tuple[Record, StepResult]
 
@@ -35,8 +35,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Second ÷ first."""
-        return self.second / self.first if self.first and self.second is not None else None
+        """Second ÷ first; None where one is missing, or a ratio would say nothing."""
+        return None if self.first is None or self.second is None else ratio(self.second, self.first)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from runner.entry.model import Scalar
 from runner.evidence.headline import key_measurement
 from runner.evidence.record import Measurement, Outcome, Record, StepResult
 from runner.stats import Fence, Spread, fence, spread
+from runner.units import format_value
+
+# A distance of more than this many medians is said in the metric's unit.
+_LARGEST_SHARE = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A node that stands out. `off`: its distance from the median, as a share of it; negative is below.
+    """A node that stands out. `off`: its value less the median, in the metric's unit; negative is below.
 
     `confirmed`: whether a second run stood out again; None where there was none.
     """
@@ -125,8 +129,7 @@ def _outliers(around: Fence, taken: Mapping[str, Sequence[float]]) -> Iterable[O
         if outside(first):
             # On the same side: a node that was slow and is now fast has not been confirmed slow.
             again = outside(later[-1]) and (later[-1] < around.low) == (first < around.low) if later else None
-            off = (first - around.median) / abs(around.median) if around.median else float("inf")
-            yield Outlier(alias, first, off, again)
+            yield Outlier(alias, first, first - around.median, again)
 
 
 def suspects(found: Iterable[Distribution]) -> dict[str, tuple[str, ...]]:
@@ -149,14 +152,21 @@ def sentence(distribution: Distribution) -> str | None:
         ones = [one for one in odd if one.off * side > 0]
         if ones:
             names = ", ".join(one.alias for one in ones)
-            share = abs(median(one.off for one in ones))
+            away = _distance(abs(median(one.off for one in ones)), word, distribution)
             verb = "is" if len(ones) == 1 else "are"
-            parts.append(
-                f"{len(ones)} of {len(distribution.values)} nodes {verb} {share:.0%} {word} the median ({names})"
-            )
+            parts.append(f"{len(ones)} of {len(distribution.values)} nodes {verb} {away} ({names})")
     tried = [one for one in odd if one.confirmed is not None]
     if tried:
         parts.append(
             f"confirmed by a second run: {sum(bool(one.confirmed) for one in tried)} of {len(tried)}"
         )
     return "; ".join(parts)
+
+
+def _distance(off: float, word: str, distribution: Distribution) -> str:
+    """`12% below the median`; in the metric's unit where the median is too near 0 for a share of it to say anything."""
+    middle = distribution.fence.median if distribution.fence else 0.0
+    if off <= _LARGEST_SHARE * abs(middle):
+        return f"{off / abs(middle):.0%} {word} the median"
+    distance, median_shown = (format_value(value, distribution.unit) for value in (off, middle))
+    return f"{distance} {word} the median of {median_shown}"

@@ -8,6 +8,7 @@ document between the second and the third.
 import difflib
 import json
 import math
+import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
@@ -22,6 +23,8 @@ from runner.evidence.record import Document, Measurement
 from runner.evidence.tools import tool_document
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
+# What may be half of a surrogate pair without its other half.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_document(path: Path) -> Document | None:
@@ -59,11 +62,16 @@ def parse_json(text: str, name: str) -> Any:
         return value
 
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=finite)
+        data = json.loads(text, parse_constant=refuse, parse_float=finite)
+        if _HALF.search(text):
+            json.dumps(data, ensure_ascii=False).encode()
     except RecursionError as error:
         raise DocumentError(f"{name} is nested too deeply to be a document") from error
+    except UnicodeEncodeError as error:
+        raise DocumentError(f"{name} holds a lone surrogate, which UTF-8 cannot encode") from error
     except ValueError as error:
         raise DocumentError(f"{name} is not JSON: {error}") from error
+    return data
 
 
 def check_against_catalogue(document: Document, name: str) -> None:

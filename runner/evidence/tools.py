@@ -16,6 +16,8 @@ from runner.stats import percentile
 
 _NCCL_TESTS_VERSIONS = (2, 3)
 _GIGA, _MICRO = 1e9, 1e-6
+# Beyond this nothing was measured, and a change of unit might overflow.
+_LARGEST = 1e100
 _NO_VALUE = "N/A"
 
 
@@ -108,6 +110,8 @@ def _times(
             )
         return
     times = per_iteration["times_us"]
+    if not times:
+        _refuse(name, f"nccl-tests kept no time of any iteration of {where}")
     seconds = tuple(_number({"times_us": time}, "times_us", where, name) * _MICRO for time in times)
     for metric, percent, statistic in (
         ("collective_time", 50, "median"),
@@ -165,18 +169,34 @@ def _cells(case: Mapping[str, Any], name: str) -> Iterator[Measurement]:
         for column, cell in enumerate(cells):
             if cell == _NO_VALUE:
                 continue
-            try:
-                value = float(cell)
-            except (TypeError, ValueError):
-                _refuse(name, f"nvbandwidth's {test} has the cell {str(cell)[:20]!r}, which is no number")
+            value = _finite(cell)
+            if value is None:
+                _refuse(name, f"nvbandwidth's {test} has the cell {_short(cell)}, which is no number")
             yield _single("copy_bandwidth", value * _GIGA, {"test": test, "row": row, "column": column})
 
 
 def _number(numbers: Any, key: str, where: str, name: str) -> float:
     value = numbers.get(key) if isinstance(numbers, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    number = _finite(value) if isinstance(value, int | float) else None
+    if number is None:
         _refuse(name, f"nccl-tests gives no number for {key} of {where}")
-    return float(value)
+    return number
+
+
+def _finite(value: Any) -> float | None:
+    """A number, or text that is one, as a float; None for all else: true and false, NaN, what nothing can measure."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) < _LARGEST else None
+
+
+def _short(cell: Any) -> str:
+    # Python writes no number of thousands of digits.
+    return "of too many digits" if isinstance(cell, int) else repr(str(cell)[:20])
 
 
 def _single(metric: str, value: float, labels: Mapping[str, Scalar]) -> Measurement:

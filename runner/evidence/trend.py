@@ -15,7 +15,7 @@ from runner.entry.model import Phase, Scalar
 from runner.evidence.headline import key_measurement
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.hardware.machine import Machine
-from runner.stats import Spread, rank_shift, spread
+from runner.stats import Spread, rank_shift, ratio, spread
 
 RECENT = 3
 WINDOW = 20
@@ -77,8 +77,8 @@ class Change:
 
     @property
     def ratio(self) -> float | None:
-        """Median after ÷ before; None where that was 0."""
-        return self.after.median / self.before.median if self.before.median else None
+        """Median after ÷ before; None where a ratio would say nothing."""
+        return ratio(self.after.median, self.before.median)
 
     @property
     def direction(self) -> Literal["better", "worse", "different"]:

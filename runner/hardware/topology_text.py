@@ -8,9 +8,9 @@ import re
 from runner.errors import InputError
 from runner.hardware.topology import GpuWiring, Pair, Topology
 
-_CELL = re.compile(r"X|NV\d+|PIX|PXB|PHB|NODE|SYS|SOC")
+_CELL = re.compile(r"X|NV\d{1,4}|PIX|PXB|PHB|NODE|SYS|SOC")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-_GPU = re.compile(r"GPU(\d+)")
+_GPU = re.compile(r"GPU(\d{1,4})")
 # Columns after the matrix that drivers have added over the years; what stands under each is one word.
 _TRAILING = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
 _NUMA = "NUMA Affinity"
@@ -66,7 +66,7 @@ def _numa_node(words: list[str], trailing: list[str]) -> int | None:
     if len(words) != len(trailing) or _NUMA not in trailing:
         return None
     word = words[trailing.index(_NUMA)]
-    return int(word) if word.isdecimal() else None
+    return int(word) if re.fullmatch(r"\d{1,4}", word) else None
 
 
 def _cells(words: list[str], count: int, line: int) -> list[str]:

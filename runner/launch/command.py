@@ -92,8 +92,7 @@ def run_block(command: str, *, environment: Mapping[str, str], timeout: float, c
             return not_started(str(error))
         brood.starts(process.pid)
         with _Block(process, brood) as block:
-            ending = block.run(began + timeout, let_interrupts)
-            ended = block.finish(ending)
+            ending, ended = block.finish(block.run(began + timeout, let_interrupts))
         duration = time.monotonic() - began
         status = process.returncode if ending is Ending.EXITED else None
         carried = _read_environment(after, environment) if status == 0 else None
@@ -186,18 +185,23 @@ class _Block:
             return Ending.INTERRUPTED
         return Ending.EXITED
 
-    def finish(self, ending: Ending) -> int:
-        """End whatever still lives, take the last of the output; how many processes had to be ended."""
-        grace = GRACE_S
+    def finish(self, ending: Ending) -> tuple[Ending, int]:
+        """End whatever still lives and take the last of the output.
+
+        Returns:
+            How the block ended, which a Ctrl-C meanwhile makes `interrupted`, so that nothing is started after it; and
+            how many processes had to be ended.
+        """
+        grace, shell_ended = GRACE_S, ending is not Ending.EXITED
         while True:
             try:
                 ended = self._end(grace)
                 self._read_rest()
             except KeyboardInterrupt:
-                # A second Ctrl-C means now, not never: what is left is killed without grace.
-                grace = 0.0
+                # It means now: what is left is killed without grace.
+                ending, grace = Ending.INTERRUPTED, 0.0
             else:
-                return ended + (ending is not Ending.EXITED)
+                return ending, ended + shell_ended
 
     def _end(self, grace: float) -> int:
         if self._process.poll() is None:

@@ -3,9 +3,10 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 
 import psutil
 
@@ -14,7 +15,7 @@ from runner.errors import InputError, RunbookError
 from runner.evidence.diagnosis import Diagnosis, diagnose_entry, rank
 from runner.evidence.redact import host_secrets, redact_step
 from runner.hardware.machine import Machine
-from runner.launch.command import CommandResult, not_started, run_block
+from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.launch.local import run_plan
 from runner.plan import Plan, PlannedStep, Request, make_plan
 
@@ -22,6 +23,7 @@ from runner.plan import Plan, PlannedStep, Request, make_plan
 _OWN = ("PATH", "TMPDIR", "VIRTUAL_ENV", "BASH_ENV", "ENV", "BASHOPTS", "SHELLOPTS")
 _OWN_PREFIXES = ("PYTHON", "LD_", "RUNBOOK_", "CONDA_", "BASH_FUNC_")
 _MOST_AT_ONCE = 4
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,38 @@ def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple
     Entries stand side by side; an entry's own steps run one after the other, since they share an environment. No
     step that loads a device or changes anything is run, so no lock is taken and no run on this node is disturbed.
     """
+    stopped = Event()
     with ThreadPoolExecutor(max_workers=max(1, min(_MOST_AT_ONCE, len(runbooks)))) as pool:
+        looks = [pool.submit(_entry, runbook, machine, look, stopped) for runbook in runbooks]
         try:
-            return rank(pool.map(lambda runbook: _entry(runbook, machine, look), runbooks))
+            return rank([one.result() for one in looks])
         except BaseException:
-            # A thread can't be interrupted; what it waits for can be ended.
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
+            stopped.set()
+            _end(looks)
             raise
 
 
-def _entry(runbook: Runbook, machine: Machine, look: Look) -> Diagnosis:
+def _end(looks: Sequence[Future[Diagnosis]]) -> None:
+    """End every look: a thread can't be interrupted, what it waits for can be killed."""
+    for one in looks:
+        one.cancel()
+    while True:
+        # A second interrupt changes nothing: all are being killed already.
+        with contextlib.suppress(KeyboardInterrupt):
+            # Again and again, since a step may have been about to start.
+            while wait(looks, _POLL_S).not_done:
+                for child in psutil.Process().children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+            return
+
+
+def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Diagnosis:
     plan = reading_plan(make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,))))
 
     def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
+        if stopped.is_set():
+            return replace(not_started("the look was interrupted"), ending=Ending.INTERRUPTED)
         left = look.deadline - time.monotonic()
         if left <= 0:
             return not_started("the look's overall deadline had passed")

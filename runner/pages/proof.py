@@ -12,7 +12,7 @@ from runner.evidence.measured import fits_class, fitting
 from runner.evidence.record import Measurement, Record, StepResult, StepStatus
 from runner.pages.evidence import Evidence, Point
 from runner.pages.numbers import Number, current_digest, number, show_interval, show_labels
-from runner.stats import ratio_interval
+from runner.stats import ratio, ratio_interval
 from runner.units import format_value, to_stored
 
 MOST_PAIRS = 8
@@ -86,12 +86,13 @@ def _pair(
     after_step: StepResult,
     after: Measurement,
 ) -> Pair:
-    ratio = ""
-    if before.value > 0 and after.value > 0 and before.value != after.value:
+    shown = ""
+    times = ratio(after.value, before.value)
+    if times and before.value != after.value:
         medians = before.statistic == after.statistic == "median"
         interval = ratio_interval(after.samples, before.samples) if medians else None
         sure = f" ({show_interval(interval, '1')})" if interval else ""
-        ratio = f"× {format_value(after.value / before.value, '1')}{sure}"
+        shown = f"× {format_value(times, '1')}{sure}"
     higher = METRICS[after.name].better == "higher"
     return Pair(
         machine_class=machine_class,
@@ -102,7 +103,7 @@ def _pair(
         after_step=after_step.id,
         before=number(before),
         after=number(after),
-        ratio=ratio,
+        ratio=shown,
         good=None if before.value == after.value else (after.value > before.value) == higher,
     )
 

@@ -138,7 +138,7 @@ class _Arm:
 def _run(arguments: argparse.Namespace) -> Findings:
     job = _job(arguments)
     wiring = wiring_with_fabric() if job.backend == "nccl" else None
-    settings = read_own(os.environ, home_of(os.getuid()))
+    settings = read_own(os.environ, home_of(os.getuid())).settings
     in_files = [setting for setting in settings if setting.origin is Origin.FILE]
     named = sorted(
         {name for name in os.environ if name.startswith(SCRUBBED)} | {one.name for one in in_files}

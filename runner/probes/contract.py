@@ -20,6 +20,7 @@ import math
 import os
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from runner.evidence.record import Document, Measurement
 from runner.presets import PRESETS, default_preset
 from runner.stats import percentile
 
-OK, SYMPTOM, NOT_APPLICABLE = 0, 1, 80
+OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80
 
 
 class NotApplicableError(Exception):
@@ -136,7 +137,7 @@ def say(message: str) -> None:
 
 
 def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
-    """Parse, work, report. A bug in the work is left to raise: a crash must never look like a symptom."""
+    """Parse, work, report. A crash is 3, could not measure: it must never look like a symptom."""
     arguments = probe.parser().parse_args(argv)
     try:
         try:
@@ -147,6 +148,10 @@ def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
     except RunbookError as error:
         say(f"{probe.name}: {error}")
         return error.exit_status
+    except Exception as error:  # noqa: BLE001 - Python would end with 1, a symptom
+        traceback.print_exc()
+        say(f"{probe.name}: a bug in this probe: {type(error).__name__}: {error}; its traceback is above")
+        return CRASHED
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
@@ -181,7 +186,9 @@ def publish(document: Document, output: Path | None) -> None:
     Raises:
         InputError: `--output-json` cannot be written.
     """
-    line = json.dumps(document.model_dump(mode="json"), sort_keys=True, allow_nan=False)
+    text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    # What an environment holds may be no text; a document holds text only.
+    line = json.dumps(json.loads(text.encode("utf-8", "replace")), sort_keys=True)
     result = os.environ.get("RUNBOOK_RESULT")
     for path in filter(None, (output, Path(result) if result else None)):
         try:

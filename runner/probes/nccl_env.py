@@ -6,7 +6,7 @@ and no GPU is looked at. A setting is the default, part of the system's descript
 spelling, unknown, misspelt (so without effect), or harmful for a job on `--nodes N` nodes.
 
 Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, what it does and the
-line that undoes it. Symptom: a setting is harmful or misspelt.
+line that undoes it, details.unread what could not be read. Symptom: a setting is harmful or misspelt.
 
 Example:
     NCCL_P2P_DISABLE=1 python -m runner.probes.nccl_env
@@ -27,6 +27,7 @@ from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.nccl.settings import Finding, Judgement, Origin, Setting, judge
 from runner.probes.nccl.sources import (
     UNIT_FOLDERS,
+    Found,
     home_of,
     read_own,
     read_process,
@@ -47,10 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--nodes", type=int, default=1, metavar="N", help="nodes of the job to judge for (default 1)"
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--pid", type=int, nargs="+", metavar="PID", help="judge these running processes, not this shell"
     )
-    parser.add_argument(
+    which.add_argument(
         "--running", action="store_true", help="also judge every running process that holds NCCL"
     )
     parser.add_argument(
@@ -67,33 +69,39 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was found, which processes were looked at, and how many were closed to this user."""
+    """What was found, what could not be read, which processes were looked at, how many were closed to this user."""
 
     settings: list[Setting]
+    unread: list[str]
     processes: list[int]
     closed: int = 0
 
 
 def _read(arguments: argparse.Namespace) -> _Read:
     if arguments.pid:
-        found = [setting for pid in arguments.pid for setting in read_process(pid)]
-        return _Read(list(dict.fromkeys(found)), arguments.pid)
-    found = [*read_own(os.environ, home_of(os.getuid())), *read_units(arguments.units)]
+        return _joined([read_process(pid) for pid in arguments.pid], arguments.pid)
+    found = [read_own(os.environ, home_of(os.getuid())), read_units(arguments.units)]
     if not arguments.running:
-        return _Read(found, [])
+        return _joined(found, [])
     looked_at = []
     jobs, closed = running_jobs()
     for pid in jobs:
         try:
-            found += read_process(pid)
+            found.append(read_process(pid))
         except InputError:
             continue  # it ended meanwhile
         except RunbookError:
             closed += 1
             continue
         looked_at.append(pid)
+    return _joined(found, looked_at, closed)
+
+
+def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
     # A file that several processes read is one place.
-    return _Read(list(dict.fromkeys(found)), looked_at, closed)
+    settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
+    unread = list(dict.fromkeys(line for one in found for line in one.unread))
+    return _Read(settings, unread, processes, closed)
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
@@ -109,6 +117,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
         say("nothing sets NCCL here: it runs with its defaults")
+    for line in read.unread:
+        say(f"not read: {line}")
     if read.closed:
         say(f"{read.closed} processes of other users are closed to this one; as root they are looked at too")
     return Findings(
@@ -121,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         requested={"nodes": arguments.nodes, "pid": arguments.pid, "running": arguments.running},
         details={
             "findings": [_told(finding) for finding in findings],
+            "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,
             "undo": [fault.setting.undo for fault in faults if fault.setting.origin is Origin.ENVIRONMENT],

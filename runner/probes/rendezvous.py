@@ -15,6 +15,7 @@ Example:
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -68,8 +69,8 @@ def _findings(ending: str, seconds: float | None, reason: str | None = None) -> 
 
 
 def _waiting(deadline_s: float) -> str:
-    size = os.environ.get("WORLD_SIZE", "")
-    others = f"{int(size) - 1} other ranks" if size.isdigit() and int(size) > 1 else "other ranks"
+    size = re.fullmatch(r"\d{1,9}", os.environ.get("WORLD_SIZE", ""))
+    others = f"{int(size[0]) - 1} other ranks" if size and int(size[0]) > 1 else "other ranks"
     return (
         f"one process still waited at rendezvous for {others} after {deadline_s:g} s, and was ended;"
         " python -m runner.probes.stale_env --shell prints what to unset"

@@ -14,6 +14,7 @@ Exit status: 0 as it should be, 1 a wiring fault, 2 bad input, 80 no pair of GPU
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -95,9 +96,8 @@ def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
 
 def _read(source: str) -> str:
     try:
-        data = (
-            sys.stdin.buffer.read(LARGEST_TEXT) if source == "-" else Path(source).read_bytes()[:LARGEST_TEXT]
-        )
+        with contextlib.nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
+            data = file.read(LARGEST_TEXT)
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error
     return data.decode("utf-8", "replace")

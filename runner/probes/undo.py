@@ -34,5 +34,6 @@ def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
         print(line)
     # A file outlives this shell: changing it is the reader's own decision.
     for line in details["by_hand"]:
-        print(f"# by hand: {line}")
+        # A line break in a path would end the comment, and what follows would run.
+        print(f"# by hand: {' '.join(line.splitlines())}")
     return OK

@@ -62,9 +62,9 @@ def _search_path() -> str:
 
 
 class Cluster:
-    """A running cluster. `environment` makes Slurm's commands speak to it."""
+    """A running cluster. `environment` makes Slurm's commands speak to it; `prolog` is a script for its Prolog."""
 
-    def __init__(self, nodes: int = 8) -> None:
+    def __init__(self, nodes: int = 8, prolog: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rb-slurm-"))
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
         ports = _free_ports(nodes + 1)
@@ -77,6 +77,7 @@ class Cluster:
         self.conf = self.folder / "slurm.conf"
         self.conf.write_text(
             CONFIGURATION.format(port=ports[0], user=getpass.getuser(), folder=self.folder, nodes=described)
+            + (f"Prolog={prolog}\n" if prolog else "")
         )
         self.environment = {"SLURM_CONF": str(self.conf)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -187,9 +188,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(nodes: int = 8) -> Iterator[Cluster]:
+def cluster(nodes: int = 8, prolog: Path | None = None) -> Iterator[Cluster]:
     """A cluster for the length of a block."""
-    made = Cluster(nodes)
+    made = Cluster(nodes, prolog)
     try:
         made.start()
         yield made

@@ -46,6 +46,7 @@ class Job(_Model):
         key: names its folder; the node's alias, or `joint-<entry>`.
         nodes: the cluster's names of its nodes.
         entries: ids of what it runs.
+        submitted_at: when it was handed to Slurm, by this host's clock.
         state: Slurm's last word for the job.
         reason: why it gave no answer, in one line; None where it ended by itself.
         fetched: its results are in its folder here.
@@ -58,6 +59,7 @@ class Job(_Model):
     round: int = 1
     joint: bool = False
     job_id: str | None = None
+    submitted_at: AwareDatetime | None = None
     progress: Progress = Progress.WAITING
     state: str | None = None
     reason: str | None = None

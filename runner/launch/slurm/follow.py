@@ -19,6 +19,8 @@ from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 _FIRST_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 5.0, 1.2
 _PATIENCE_S = 900.0
 _BRING_WITHIN_S = 120.0
+# Above Slurm's KillWait (30 s by default) and the time that a node's epilog takes.
+_END_WITHIN_S = 120.0
 _FORGOTTEN = "Slurm no longer knows its job (MinJobAge), and it left no note of its end"
 _STUCK = ("ReqNodeNotAvail", "Nodes required for job are DOWN", "BadConstraints", "NodeDown")
 
@@ -105,7 +107,8 @@ def _pending(
     campaign: Campaign, job: Job, slurm: Slurm, queued: QueuedJob, known: dict[str, ClusterNode]
 ) -> Job:
     unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-    age = (datetime.now(UTC) - campaign.created_at).total_seconds()
+    # Joint jobs and second runs are submitted long after the campaign was created.
+    age = (datetime.now(UTC) - (job.submitted_at or campaign.created_at)).total_seconds()
     if unfit:
         given_up = refused(job, unfit[0])
     elif age > campaign.start_within_s:
@@ -195,8 +198,17 @@ def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
     return submit(campaign, folder, slurm, observer)
 
 
-def give_up(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
-    """Cancel every job of the campaign that is not over, and wait until none of them runs any more."""
+def give_up(
+    campaign: Campaign,
+    folder: Folder,
+    slurm: Slurm,
+    observer: FleetObserver,
+    end_within_s: float = _END_WITHIN_S,
+) -> Campaign:
+    """Cancel every job of the campaign that is not over, and wait until none of them runs any more.
+
+    On a node that died a job stays COMPLETING for good, so the wait has an end (seconds).
+    """
     slurm.cancel(campaign.job_name)
     for job in campaign.jobs:
         if job.live:
@@ -210,6 +222,12 @@ def give_up(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
             campaign = campaign.with_job(over)
             observer.job_changed(over, "")
     folder.save(campaign)
+    deadline = time.monotonic() + end_within_s
     while any(job.live for job in slurm.queue(campaign.job_name).values()):
+        if time.monotonic() >= deadline:
+            observer.trouble(
+                f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
+            )
+            break
         time.sleep(_FIRST_POLL_S)
     return campaign

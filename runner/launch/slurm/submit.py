@@ -26,6 +26,7 @@ from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError,
 from runner.launch.slurm.script import Task, batch_script
 from runner.launch.slurm.text import ClusterNode
 
+START_WITHIN_S = 3600.0
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
 
@@ -64,7 +65,7 @@ class Order:
     shared: bool = True
     prefix: str = ""
     python: str | None = None
-    start_within_s: float = 3600.0
+    start_within_s: float = START_WITHIN_S
 
 
 def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
@@ -158,15 +159,12 @@ def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archi
     )
     wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
     try:
-        return job.model_copy(
-            update={
-                "job_id": slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
-            }
-        )
+        job_id = slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
     except ControllerAwayError:
         raise
     except SlurmError as error:
         return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
+    return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
 
 
 def refused(job: Job, node: ClusterNode) -> Job:

@@ -17,8 +17,8 @@ def waited() -> float | None:
     """Seconds that the threads now alive have waited for a core in all; None where the kernel keeps no such count."""
     total, known = 0, False
     for path in Path("/proc/self/task").glob("*/schedstat"):
-        # A thread may end between its listing and its reading.
-        with contextlib.suppress(OSError):
+        # A thread may end between its listing and its reading, which is then refused or empty.
+        with contextlib.suppress(OSError, ValueError, IndexError):
             total += int(path.read_text(encoding="ascii").split()[1])
             known = True
     return total / 1e9 if known else None

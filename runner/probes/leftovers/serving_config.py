@@ -5,7 +5,9 @@ Known are the keys of vLLM (`tensor-parallel-size`), SGLang (`tp-size`), TGI (`n
 lines that such a file holds.
 """
 
+import itertools
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ _KEYS = frozenset(
         "num_shard",
     }
 )
+_MOST_BYTES = 1 << 20
 _FLAG = re.compile(r"--([a-z][a-z_-]*)(?:[ =]\s*(\d{1,6})\b)?")
 
 
@@ -54,27 +57,41 @@ def parallel_sizes(text: str) -> list[Size]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"line {line}: neither YAML nor JSON ({error.problem})") from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise InputError("nested too deeply for a configuration") from error
+    # A plain ValueError: an escape or a version number that YAML's reader takes and Python does not.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise InputError(f"neither YAML nor JSON ({str(error).partition(chr(10))[0]})") from error
-    found = [size for document in documents if document is not None for size in _walk(document)]
+    found = [size for document in documents if document is not None for size in _sizes(document)]
     return sorted((size for size in found if size.value > 1), key=lambda size: size.line)
 
 
-def _walk(node: yaml.Node) -> Iterator[Size]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _pair(key, value)
-            yield from _walk(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item, following in zip(node.value, [*node.value[1:], None], strict=True):
-            yield from _walk(item)
-            if following is not None and isinstance(item, yaml.ScalarNode) and item.value.startswith("--"):
-                yield from _pair(item, following)
-    elif isinstance(node, yaml.ScalarNode):
-        for match in _FLAG.finditer(node.value):
-            if match[2] and _named(match[1]):
-                line = node.start_mark.line + node.value.count("\n", 0, match.start()) + 1
-                yield Size(line, f"--{match[1]}", int(match[2]))
+def _sizes(document: yaml.Node) -> Iterator[Size]:
+    """Every size below a node. An alias leads to a node that was seen, and may lead back to one above it."""
+    waiting, seen = [document], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                yield from _pair(key, value)
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            for item, following in itertools.pairwise(node.value):
+                if isinstance(item, yaml.ScalarNode) and item.value.startswith("--"):
+                    yield from _pair(item, following)
+        elif isinstance(node, yaml.ScalarNode):
+            yield from _flags(node)
+
+
+def _flags(node: yaml.ScalarNode) -> Iterator[Size]:
+    for match in _FLAG.finditer(node.value):
+        if match[2] and _named(match[1]):
+            line = node.start_mark.line + node.value.count("\n", 0, match.start()) + 1
+            yield Size(line, f"--{match[1]}", int(match[2]))
 
 
 def _pair(key: yaml.Node, value: yaml.Node) -> Iterator[Size]:
@@ -95,9 +112,20 @@ def read_sizes(path: Path) -> list[Size]:
         InputError: it cannot be read, or is neither YAML nor JSON.
     """
     try:
-        return parallel_sizes(path.read_text(encoding="utf-8"))
+        return parallel_sizes(_text(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(f"cannot read {path}: {reason}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    # A device or a pipe may have no end.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError("not a regular file")
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"larger than {_MOST_BYTES >> 20} MiB, which no such file is")
+    return data.decode("utf-8-sig")

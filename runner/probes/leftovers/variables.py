@@ -38,7 +38,7 @@ _Rule = Callable[[str, int], _Verdict]
 
 
 def _number(value: str) -> int | None:
-    return int(value) if re.fullmatch(r"-?\d+", value.strip()) else None
+    return int(value) if re.fullmatch(r"-?\d{1,18}", value.strip()) else None
 
 
 def _above(limit: int, harm: Harm, does: str, otherwise: str) -> _Rule:

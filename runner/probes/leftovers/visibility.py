@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from runner.errors import InputError
 from runner.probes.leftovers.variables import Harm, Leftover
 
 NAME = "CUDA_VISIBLE_DEVICES"
@@ -32,7 +33,7 @@ def remarks(
     if not numa_of:
         return []
     first = (value if value is not None else "0").split(",")[0].strip()
-    if not re.fullmatch(r"\d+", first):
+    if not re.fullmatch(r"\d{1,6}", first):
         return []
     found = []
     if len(numa_of) > 1 and value is not None:
@@ -76,7 +77,10 @@ def cpu_nodes(allowed: Iterable[int], root: Path = _NODES) -> tuple[set[int], in
     """The NUMA nodes of these CPUs, and how many nodes with CPUs the host has; nothing known is (empty, 0)."""
     own, count, cpus = set(), 0, set(allowed)
     for path in root.glob("node[0-9]*/cpulist"):
-        listed = _cpus(path.read_text(encoding="ascii"))
+        try:
+            listed = _cpus(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
         count += bool(listed)
         if listed & cpus:
             own.add(int(path.parent.name.removeprefix("node")))
@@ -93,5 +97,12 @@ def _cpus(text: str) -> set[int]:
 
 
 def own_cpus(pid: int) -> set[int]:
-    """The CPUs that a process may run on."""
-    return os.sched_getaffinity(pid)
+    """The CPUs that a process may run on.
+
+    Raises:
+        InputError: it has ended.
+    """
+    try:
+        return os.sched_getaffinity(pid)
+    except OSError as error:
+        raise InputError(f"process {pid} has ended meanwhile; name one that runs") from error

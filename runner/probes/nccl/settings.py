@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 from runner.probes.nccl.names import RENAMED, SYSTEM, TUNING
 
+_LONGEST_DECIMAL = 20
+
 
 class Judgement(StrEnum):
     """What a setting does to a job on the given number of nodes."""
@@ -134,7 +136,9 @@ def number_of(value: str) -> int:
         return 0
     digits = found[2]
     base = 16 if digits[:2].lower() == "0x" else 8 if digits.startswith("0") else 10
-    return int(found[1] + digits, base)
+    # Python reads no decimal of thousands of digits; strtoll stops at 64 bits long before.
+    number = int(found[1] + (digits[:_LONGEST_DECIMAL] if base == 10 else digits), base)  # noqa: PLR2004
+    return max(-(2**63), min(2**63 - 1, number))
 
 
 def _is_set(value: str) -> bool:

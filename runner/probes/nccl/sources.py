@@ -2,15 +2,20 @@
 
 NCCL takes a setting from the process's environment, else from the user's file ($NCCL_CONF_FILE, else ~/.nccl.conf),
 else from /etc/nccl.conf: a file never overrides what is set before it (NCCL's initEnv). In a file `#` begins a comment
-only as the first character of a line, and spaces belong to names and values.
+only as the first character of a line, and spaces belong to names and values. A `~` in $NCCL_CONF_FILE is not expanded,
+and a relative path there starts from the process's working folder.
+
+What should be read and cannot be is never an error here: it is said, one line each, in `Found.unread`.
 """
 
+import glob
 import os
 import pwd
 import re
 import shlex
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
@@ -27,6 +32,14 @@ UNIT_FOLDERS = (
 _MOST_BYTES = 1 << 20
 # Libraries through which a process that uses NCCL has it: its own, or torch's with NCCL linked in.
 _HOLDS_NCCL = re.compile(r"/lib(?:nccl|torch_cuda)[^/\n]*\.so")
+
+
+@dataclass(frozen=True)
+class Found:
+    """NCCL settings, and the places that could not be read: `PATH: why`, a line each."""
+
+    settings: list[Setting]
+    unread: list[str]
 
 
 def parse_conf(text: str, source: str) -> list[Setting]:
@@ -118,8 +131,12 @@ def home_of(user: int) -> Path:
 
 
 def read_settings(
-    own: Iterable[Setting], home: Path, system: Path = Path("/etc/nccl.conf"), root: Path = Path("/")
-) -> list[Setting]:
+    own: Iterable[Setting],
+    home: Path,
+    system: Path = Path("/etc/nccl.conf"),
+    root: Path = Path("/"),
+    working: Path = Path(),
+) -> Found:
     """Every NCCL setting that a process would see, the winning one first.
 
     Args:
@@ -127,29 +144,33 @@ def read_settings(
         home: of its user.
         system: the system's file.
         root: the file system that the process sees, such as `/proc/17/root` for one in a container.
+        working: its working folder.
     """
     found = list(own)
+    unread: list[str] = []
     named = next((setting for setting in found if setting.name == "NCCL_CONF_FILE" and setting.value), None)
-    user = Path(named.value).expanduser() if named else home / ".nccl.conf"
+    user = Path(named.value) if named else home / ".nccl.conf"
     for path in (user, system):
-        shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-        inside = root / path.relative_to("/") if path.is_absolute() else path
-        if root != Path("/"):
-            shown = str(inside)
-        text = _read(inside)
-        if text is not None:
-            found += parse_conf(text, shown)
-        elif named is not None and path == user:
+        inside = root / str(path).lstrip("/") if path.is_absolute() else working / path
+        shown = str(inside)
+        if root == Path("/") and path.is_relative_to(home):
+            shown = f"~/{path.relative_to(home)}"
+        content = _read(inside)
+        if content.text is not None:
+            found += parse_conf(content.text, shown)
+        elif named is not None and path == user and not content.special:
             found[found.index(named)] = replace(named, dangling=True)
+        if content.why and not content.missing:
+            unread.append(f"{shown}: {content.why}")
     seen: set[str] = set()
     settings = []
     for setting in found:
         settings.append(replace(setting, shadowed=setting.name in seen))
         seen.add(setting.name)
-    return settings
+    return Found(settings, unread)
 
 
-def read_own(environment: Mapping[str, str], home: Path) -> list[Setting]:
+def read_own(environment: Mapping[str, str], home: Path) -> Found:
     """What a job started from here would see."""
     own = [
         Setting(name, value, "environment")
@@ -159,7 +180,7 @@ def read_own(environment: Mapping[str, str], home: Path) -> list[Setting]:
     return read_settings(own, home)
 
 
-def read_process(pid: int, proc: Path = Path("/proc")) -> list[Setting]:
+def read_process(pid: int, proc: Path = Path("/proc")) -> Found:
     """What a running process sees: the environment it was started with, and the files in its own file system.
 
     What a program sets for itself after its start does not show there.
@@ -181,7 +202,8 @@ def read_process(pid: int, proc: Path = Path("/proc")) -> list[Setting]:
         raise RunbookError(
             f"the environment of process {pid} is closed to this user; run this as its user or as root"
         ) from error
-    return read_settings(own, home_of(user), root=Path("/") if same else folder / "root")
+    root = Path("/") if same else folder / "root"
+    return read_settings(own, home_of(user), root=root, working=folder / "cwd")
 
 
 def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
@@ -202,30 +224,86 @@ def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
     return sorted(found), closed
 
 
-def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> list[Setting]:
+def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> Found:
     """NCCL settings of the systemd units in these folders, each file once however many links lead to it."""
     found: list[Setting] = []
-    seen: set[Path] = set()
+    unread: list[str] = []
+    seen: set[str] = set()
     for folder in folders:
-        for path in sorted((*folder.rglob("*.service"), *folder.rglob("*.conf"))):
-            real = path.resolve()
-            if real in seen or not real.is_file():
-                continue
-            seen.add(real)
-            settings, files = parse_unit(_read(path) or "", str(path))
+        for path in _unit_files(folder, unread):
+            content = _read_once(path, seen, unread)
+            settings, files = parse_unit(content.text or "", str(path))
             found += settings
-            for pattern in files:
-                for named in sorted(Path("/").glob(pattern.removeprefix("-").lstrip("/"))):
-                    if named not in seen and named.is_file():
-                        seen.add(named)
-                        found += parse_environment_file(_read(named) or "", str(named))
-    return found
+            for named in files:
+                for place in _environment_files(named, path, unread):
+                    found += parse_environment_file(_read_once(place, seen, unread).text or "", str(place))
+    return Found(found, unread)
 
 
-def _read(path: Path) -> str | None:
-    """The text of a file; None where it is not there or closed to this user."""
+def _unit_files(folder: Path, unread: list[str]) -> list[Path]:
+    def closed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            unread.append(f"{error.filename}: {error.strerror}")
+
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, onerror=closed)
+        for name in names
+        if name.endswith((".service", ".conf"))
+    )
+
+
+def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
+    """The files that `EnvironmentFile=` means: an absolute path, wildcards as in glob(7), `-` before it if optional."""
+    pattern = named.removeprefix("-")
+    if not pattern.startswith("/") or "%" in pattern:
+        why = "has a specifier that only systemd fills in" if "%" in pattern else "is not an absolute path"
+        unread.append(f"{unit}: EnvironmentFile={named} {why}")
+        return []
     try:
+        places = sorted(Path(place) for place in glob.glob(pattern))  # noqa: PTH207 - Path.glob refuses what glob(7) takes
+    except (OSError, ValueError, re.error) as error:
+        unread.append(f"{unit}: EnvironmentFile={named} cannot be looked for: {error}")
+        return []
+    if not places and not named.startswith("-"):
+        unread.append(f"{unit}: EnvironmentFile={named} is not there, so systemd does not start this unit")
+    return places
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file's text; None where it is missing, no regular file (`special`: and no folder), or closed to this user."""
+
+    text: str | None = None
+    why: str | None = None
+    missing: bool = False
+    special: bool = False
+
+
+def _read_once(path: Path, seen: set[str], unread: list[str]) -> _Content:
+    """The content of a file that was not read before. A link that leads nowhere is passed over, as systemd does."""
+    real = os.path.realpath(path)
+    if real in seen:
+        return _Content()
+    seen.add(real)
+    content = _read(path)
+    # A masked unit is a link to /dev/null.
+    if content.why and not content.missing and real != os.devnull:
+        unread.append(f"{path}: {content.why}")
+    return content
+
+
+def _read(path: Path) -> _Content:
+    try:
+        mode = path.stat().st_mode
+        # Opening a pipe waits for whoever writes to it.
+        if not stat.S_ISREG(mode):
+            return _Content(why="is not a regular file", special=not stat.S_ISDIR(mode))
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode(errors="replace")
-    except OSError:
-        return None
+            data = file.read(_MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return _Content(why=error.strerror, missing=True)
+    except (OSError, ValueError) as error:
+        return _Content(why=error.strerror if isinstance(error, OSError) else str(error))
+    why = f"only its first {_MOST_BYTES >> 20} MiB was read" if len(data) > _MOST_BYTES else None
+    return _Content(data[:_MOST_BYTES].decode(errors="replace"), why)
