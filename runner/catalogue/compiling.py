@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -80,6 +80,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1,
             "Compile time against the operations of a graph and against the parameters of a model",
             ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
+            Compiles(unless=()),
         ),
         "torch_compile_repro": ProbeInfo(
             2,
@@ -103,6 +104,9 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compile_workers",
                 "pegged_processes",
             ),
+            # After `--` comes a program of the reader's own. An injected stall is in the way before any compiler is
+            # called.
+            Compiles(unless=("--look", "--skip-compile", "--compile-mode=eager", "--", "--inject-stall")),
         ),
     }
 )

@@ -81,7 +81,9 @@ def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple
 
 
 def _entry(runbook: Runbook, machine: Machine, look: Look) -> Diagnosis:
-    plan = reading_plan(make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,))))
+    # A look compiles nothing, so no compiler is tried for it.
+    every = make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,)), lambda *, gpu: None)  # noqa: ARG005
+    plan = reading_plan(every)
 
     def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
         left = look.deadline - time.monotonic()

@@ -15,6 +15,7 @@ from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 
+OUTPUT = "output.log"
 TRACE = "trace"
 STACKS = "stacks"
 
@@ -58,7 +59,7 @@ def watch_command(command: Sequence[str], folder: Path, deadline_s: float) -> Wa
     (folder / "cache").mkdir(parents=True)
     (folder / "events.jsonl").write_text('{"event": "compiling", "cpu_s": 0.0}\n')
     token, began = uuid.uuid4().hex, time.monotonic()
-    with (folder / "output.log").open("wb") as log:
+    with (folder / OUTPUT).open("wb") as log:
         try:
             child = subprocess.Popen(
                 command,
