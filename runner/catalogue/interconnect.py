@@ -95,7 +95,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1,
             "A trace of FP8 matrix products and flex attention, and their largest kernels",
             ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
-            Compiles(on_cpu_with=()),
+            Compiles(unless=("--skip-compile",), on_cpu_with=()),
         ),
         "nccl_tests": ProbeInfo(
             1,
