@@ -47,7 +47,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "growth_exponent": Metric(
             "1",
             "lower",
-            "The p of compiler CPU time ~ size^p, smallest to largest size; 0 is flat (label: of what).",
+            "The p of compiler CPU time ~ size^p, by least squares over all sizes; 0 is flat (label: of what).",
         ),
         "graph_size": Metric(
             "1", None, "Size of a point on a curve: operations of the graph, or parameters."
@@ -77,7 +77,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "compile_growth": ProbeInfo(
-            1,
+            2,
             "Compile time against the operations of a graph and against the parameters of a model",
             ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
             Compiles(unless=()),

@@ -164,9 +164,9 @@ class Folder:
             return None
         return status if isinstance(status, int) else None
 
-    def last_words(self, job: Job) -> str | None:
-        """The last line that the run printed on its node; None where there is none."""
-        return last_words_in(self.place(job) / "output.txt", host_secrets())
+    def last_words(self, job: Job) -> str:
+        """The last line that the run printed on its node; empty where there is none."""
+        return last_words_in(self.place(job) / "output.txt", host_secrets()) or ""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

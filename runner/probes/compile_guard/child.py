@@ -44,9 +44,7 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot all
 def main() -> int:
     """Do what FOLDER/spec.json asks; 0 when the model answered, 1 when something raised."""
     folder = Path(sys.argv[1])
-    # A guard that is killed must not leave a compile behind that nobody will end.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[2]):
+    if not end_with(int(sys.argv[2])):
         return 1
     with (folder / "events.jsonl").open("a") as events:
 
@@ -59,10 +57,27 @@ def main() -> int:
             _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
             first_line = str(error).strip().partition("\n")[0]
-            memory = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
-            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500], memory=memory)
+            tell(
+                "raised",
+                error=f"{type(error).__name__}: {first_line}"[:500],
+                memory=ran_out_of_memory(error),
+            )
             return 1
     return 0
+
+
+def end_with(parent: int) -> bool:
+    """Have this process end with its parent; False where that has ended already.
+
+    A guard that is killed must not leave a compile behind that nobody will end.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _work(spec: Spec, tell: Any) -> None:

@@ -45,13 +45,16 @@ class Watched:
     folder: Path
 
 
-def watch_command(command: Sequence[str], folder: Path, deadline_s: float) -> Watched:
+def watch_command(
+    command: Sequence[str], folder: Path, deadline_s: float, extra: Mapping[str, str] | None = None
+) -> Watched:
     """Run a command with torch's trace on, an empty compile cache, and Pythons that tell their stacks when asked.
 
     Args:
         command: program and arguments.
         folder: an empty folder for what is seen.
-        deadline_s: seconds for the whole command.
+        deadline_s: seconds for the whole command, or from the last `compiling` that it appended to events.jsonl.
+        extra: variables on top, as of `environment`.
 
     Raises:
         InputError: the command cannot be started.
@@ -63,7 +66,7 @@ def watch_command(command: Sequence[str], folder: Path, deadline_s: float) -> Wa
         try:
             child = subprocess.Popen(
                 command,
-                env=environment(token, folder),
+                env=environment(token, folder, extra),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
