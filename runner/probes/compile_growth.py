@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=_DEADLINE_S,
         metavar="SECONDS",
-        help="for each compile (default: 600)",
+        help=f"for each compile (default: {_DEADLINE_S:g}, or the time that the step has)",
     )
     return parser
 
@@ -213,7 +213,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
         folder.mkdir()
         series = _series(arguments, sizes, device, time_left.left)
         root = str(Path(runner.__file__).resolve().parents[1])
-        seen = watch_command(_command(series, folder), folder, arguments.deadline, {"PYTHONPATH": root})
+        deadline_s = budget(arguments.deadline).left
+        seen = watch_command(_command(series, folder), folder, deadline_s, {"PYTHONPATH": root})
         points = _points(arguments.curve, series, seen)
     return _findings(
         arguments.curve, points, sizes, tolerance=TOLERANCE["bfloat16" if device == "cuda" else "float32"]
