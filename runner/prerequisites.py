@@ -24,6 +24,12 @@ _ABSENT_HEADER = re.compile(r"fatal error: '?(?P<name>[^:'\n]+)'?(?::| file not 
 _ERROR = re.compile(r"^.*\b(?:error|cannot)\b.*$", re.MULTILINE)
 _OF_PYTHON = ("Python.h", "pyconfig.h")
 _OF_OPENMP = ("omp.h",)
+_FOR_TRITON = "#include <Python.h>\n"
+_FOR_INDUCTOR = """#include <Python.h>
+#include <omp.h>
+#include <cmath>
+int threads() { return omp_get_max_threads(); }
+"""
 
 
 @dataclass(frozen=True)
@@ -179,15 +185,15 @@ def _default(path: str, *, gpu: bool) -> str | None:
 
 def _build(compiler: str, variables: Mapping[str, str], *, gpu: bool) -> str | None:
     """Build a shared object; what was printed where that failed, else None."""
-    language, headers, openmp = (
-        ("c", ["Python.h"], []) if gpu else ("c++", ["Python.h", "omp.h", "cmath"], ["-fopenmp"])
+    language, source, openmp = (
+        ("c", _FOR_TRITON, []) if gpu else ("c++", _FOR_INDUCTOR, ["-fopenmp", "-lgomp"])
     )
     folders = dict.fromkeys(sysconfig.get_path("include", scheme) for scheme in _schemes())
     with tempfile.TemporaryDirectory(prefix="runbook-compiler-") as folder:
         done = subprocess.run(
             [compiler, "-x", language, "-", "-shared", "-fPIC", *openmp, "-o", f"{folder}/built.so"]
             + [f"-I{place}" for place in folders],
-            input="".join(f"#include <{header}>\n" for header in headers),
+            input=source,
             env=variables,
             capture_output=True,
             text=True,

@@ -11,7 +11,6 @@ from runner.errors import RunbookError
 from runner.probes import compile_growth
 from runner.probes.compile_growth import Point, chain, exponent, main, one_sum
 from runner.probes.compile_guard.command import watch_command
-from runner.probes.compile_guard.figures import CompilerTime
 from runner.probes.compile_guard.spec import reference
 from runner.probes.repro import growth_child
 from runner.probes.repro.growth_child import COMPILES, Series, finished
@@ -98,7 +97,6 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
         return {}
 
     monkeypatch.setattr(growth_child, "_warm_torch", lambda: None)
-    monkeypatch.setattr(CompilerTime, "watched", lambda: None)
     monkeypatch.setattr(growth_child, "_compile", compile_)
     series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), 0.0, 2, (1.0,) * 4)
     growth_child._compile_all(series, tmp_path / "caches", -1.0, lambda: None, lambda **_: None)
@@ -118,6 +116,7 @@ def test_each_size_is_compiled_for_real_in_each_mode_and_none_comes_from_the_cac
         if one["name"] == "compiler_cpu_time"
     }
     assert set(times) == {("whole", 1), ("whole", 2), ("per-block", 1), ("per-block", 2)}
+    assert min(times.values()) > 0
     # A graph from the cache is there in a fraction of the time of the same graph that is compiled.
     assert times["per-block", 2] > times["per-block", 1] / 3
     assert document["effective"]["sizes"] == [1, 2]

@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -37,6 +38,7 @@ from runner.probes.compile_guard.modes import (
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
 
 _PR_SET_PDEATHSIG = 1
+_ERROR_LINE = re.compile(r"\berror: ")
 # What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
@@ -56,12 +58,7 @@ def main() -> int:
         try:
             _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
-            first_line = str(error).strip().partition("\n")[0]
-            tell(
-                "raised",
-                error=f"{type(error).__name__}: {first_line}"[:500],
-                memory=ran_out_of_memory(error),
-            )
+            tell("raised", error=in_one_line(error), memory=ran_out_of_memory(error))
             return 1
     return 0
 
@@ -73,6 +70,13 @@ def end_with(parent: int) -> bool:
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception says: the first line of its message and, of a compiler's output below it, the first error."""
+    first, *below = str(error).strip().splitlines() or [""]
+    of_compiler = next((line.strip() for line in below if _ERROR_LINE.search(line)), None)
+    return ": ".join(filter(None, (type(error).__name__, first, of_compiler)))[:500]
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.probes.compile_guard.child import end_with, ran_out_of_memory
+from runner.probes.compile_guard.child import end_with, in_one_line, ran_out_of_memory
 from runner.probes.compile_guard.figures import CompilerTime, cpu_seconds
 from runner.probes.compile_guard.modes import compile_in_place, output_difference, tensors
 from runner.probes.compile_guard.spec import Mode, resolve
@@ -103,9 +103,8 @@ def _compile_all(
 ) -> None:
     _warm_torch()
     caches.mkdir()
-    compiler = CompilerTime.watched()
     about_to_compile()
-    done(**_compile(series.first, {"device": series.device}, "whole", caches, compiler))
+    done(**_compile(series.first, {"device": series.device}, "whole", caches))
     last_s = 0.0
     for place, size in enumerate(series.sizes):
         left_s = series.seconds - (time.monotonic() - began)
@@ -115,7 +114,7 @@ def _compile_all(
         for mode in series.modes:
             about_to_compile()
             arguments = {series.size: size, "device": series.device}
-            done(size=size, mode=mode, **_compile(series.builder, arguments, mode, caches, compiler))
+            done(size=size, mode=mode, **_compile(series.builder, arguments, mode, caches))
         last_s = time.monotonic() - started
 
 
@@ -125,34 +124,30 @@ def _warm_torch() -> None:
     importlib.import_module("torch._inductor.compile_fx")
 
 
-def _compile(
-    builder: str, arguments: Mapping[str, object], mode: str, caches: Path, compiler: CompilerTime
-) -> dict[str, object]:
+def _compile(builder: str, arguments: Mapping[str, object], mode: str, caches: Path) -> dict[str, object]:
     """What became of one compile, from an empty cache: its figures, or the error."""
     import torch
     from torch._inductor.utils import fresh_cache
 
-    torch._dynamo.reset()  # noqa: SLF001 - torch's own way to forget compiled code
+    # Forgets compiled code, and who watches compiles.
+    torch._dynamo.reset()  # noqa: SLF001 - torch has no public way
+    compiler = CompilerTime.watched()
     gc.collect()
     try:
         with torch.no_grad(), fresh_cache(dir=str(caches)):
             model, inputs = resolve(builder)(**arguments)
             expected = tensors(model(*inputs))
-            before_s, began = compiler.cpu_s, time.monotonic()
+            began = time.monotonic()
             compile_in_place(model, Mode(mode))
             answered = tensors(model(*inputs))
             return {
                 "compile_s": time.monotonic() - began,
-                "compiler_cpu_s": compiler.cpu_s - before_s,
+                "compiler_cpu_s": compiler.cpu_s,
                 "difference": output_difference(answered, expected),
                 "parameters": sum(one.numel() for one in model.parameters()),
             }
     except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
-        first_line = str(error).strip().partition("\n")[0]
-        return {
-            "error": f"{type(error).__name__}: {first_line}"[:500],
-            "memory": ran_out_of_memory(error),
-        }
+        return {"error": in_one_line(error), "memory": ran_out_of_memory(error)}
 
 
 if __name__ == "__main__":
