@@ -58,4 +58,6 @@ def test_a_file_is_read_from_its_end_and_one_that_is_not_there_says_nothing(tmp_
     log = tmp_path / "output.log"
     log.write_bytes(b"first\n" * 100_000 + b"the \xff end\n")
     assert last_words_in(log) == r"the \xff end"
+    log.write_bytes(b"hf_" + b"a1B2" * 2000 + b" refused")
+    assert last_words_in(log) == "refused"
     assert last_words_in(tmp_path / "none.log") is None

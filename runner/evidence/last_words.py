@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.evidence.redact import redact_text
 
 LONGEST = 240
-_TAIL_BYTES = 32 * 1024
+_TAIL_BYTES = 4096
 # Colours and cursor moves, window titles, two-byte escapes (ECMA-48).
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -40,10 +40,13 @@ def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
     """The same of a file that holds the output; None too where it cannot be read."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return last_words(file.read().decode("utf-8", "backslashreplace"), secrets)
+            skipped = file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            data = file.read()
     except OSError:
         return None
+    # The word at the cut may be half of a secret, which would pass.
+    whole = data.split(maxsplit=1)[1:] if skipped else [data]
+    return last_words(b"".join(whole).decode("utf-8", "backslashreplace"), secrets)
 
 
 def _says_something(line: str) -> bool:
