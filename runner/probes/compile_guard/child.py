@@ -22,7 +22,6 @@ from typing import Any
 from runner.probes.compile_guard import stall
 from runner.probes.compile_guard.blocks import Call, lay_out
 from runner.probes.compile_guard.figures import (
-    CompilerTime,
     counters,
     cpu_seconds,
     peak_rss_bytes,
@@ -116,7 +115,7 @@ def _work(spec: Spec, tell: Any) -> None:
         return
     if spec.stall:
         stall.inject()
-    compiler, cpu = CompilerTime.watched(), cpu_seconds()
+    cpu = cpu_seconds()
     tell("compiling", cpu_s=cpu)
     began = time.monotonic()
     for module, _, _ in calls:
@@ -130,7 +129,6 @@ def _work(spec: Spec, tell: Any) -> None:
         "finished",
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
-        compiler_cpu_s=compiler.cpu_s,
         difference=output_difference(answered, expected),
         peak_rss_bytes=peak_rss_bytes(),
         **counters(),
