@@ -1,9 +1,10 @@
 """What must be installed before Inductor can compile on this host: looked for before work begins, named where missing.
 
-On a CPU, Inductor has g++ (or what CXX names, as one word) build a shared object that includes Python.h and omp.h.
-On a GPU, Triton has what CC names, else gcc, else clang, build one that includes Python.h. A small object is built in
-the same way here. Sources: `cpp.cxx` in torch/_inductor/config.py, `cpp_compiler_search` and `_get_openmp_args` in
-torch/_inductor/cpp_builder.py (torch 2.13); `_build` in Triton's runtime/build.py.
+On a CPU, Inductor has g++ (or what CXX names, as one word) build a shared object that includes Python.h and omp.h, and
+openssl print a digest of the headers that it precompiles. On a GPU, Triton has what CC names, else gcc, else clang, build
+one that includes Python.h. A small object is built in the same way here. Sources (torch 2.13): `cpp.cxx` in
+torch/_inductor/config.py, `cpp_compiler_search` and `_get_openmp_args` in cpp_builder.py, `_precompile_header` in
+codecache.py; `_build` in Triton's runtime/build.py.
 """
 
 import functools
@@ -24,6 +25,7 @@ _ABSENT_HEADER = re.compile(r"fatal error: '?(?P<name>[^:'\n]+)'?(?::| file not 
 _ERROR = re.compile(r"^.*\b(?:error|cannot)\b.*$", re.MULTILINE)
 _OF_PYTHON = ("Python.h", "pyconfig.h")
 _OF_OPENMP = ("omp.h",)
+_NO_HEADERS = "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS"
 _FOR_TRITON = "#include <Python.h>\n"
 _FOR_INDUCTOR = """#include <Python.h>
 #include <omp.h>
@@ -50,6 +52,12 @@ class Missing:
         return f"{_MARK}{self.what}; {self.remedy}"
 
 
+_NO_OPENSSL = Missing(
+    "openssl, which Inductor calls to tell headers apart",
+    "`apt-get install openssl` (Debian, Ubuntu) or `dnf install openssl` (Fedora, RHEL)",
+)
+
+
 @dataclass(frozen=True)
 class Trial:
     """How building a small object went.
@@ -60,6 +68,7 @@ class Trial:
         variable: the variable that names it; None where it is the default.
         ran: whether it could be started at all.
         errors: what it printed where it failed; None where it built the object, or where that took too long to tell.
+        openssl: whether there is an openssl program, or none is needed.
     """
 
     language: str
@@ -67,6 +76,7 @@ class Trial:
     variable: str | None
     ran: bool = False
     errors: str | None = None
+    openssl: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,7 @@ def missing(trial: Trial, python: Python) -> Missing | None:
     if not trial.ran:
         return _no_compiler(trial)
     if trial.errors is None:
-        return None
+        return None if trial.openssl else _NO_OPENSSL
     absent = _ABSENT_HEADER.search(trial.errors)
     header = Path(absent["name"]).name if absent else None
     if header in _OF_PYTHON:
@@ -175,7 +185,10 @@ def _try(environment: tuple[tuple[str, str], ...], *, gpu: bool) -> Trial:
         errors = None
     except (OSError, subprocess.SubprocessError):
         return trial
-    return replace(trial, ran=True, errors=errors)
+    openssl = (
+        gpu or variables.get(_NO_HEADERS) == "0" or bool(shutil.which("openssl", path=variables["PATH"]))
+    )
+    return replace(trial, ran=True, errors=errors, openssl=openssl)
 
 
 def _default(path: str, *, gpu: bool) -> str | None:

@@ -93,6 +93,20 @@ def test_a_compiler_beside_this_python_is_found_although_it_is_not_on_the_path(
     assert found.what == "OpenMP for g++ (omp.h)"
 
 
+def test_inductor_on_a_cpu_also_needs_openssl_where_it_precompiles_headers(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for compiler in ("g++", "gcc"):
+        (empty_path / compiler).write_text("#!/bin/sh\nexit 0\n")
+        (empty_path / compiler).chmod(0o755)
+    found = missing_to_compile(gpu=False)
+    assert found is not None
+    assert (found.what.split(",")[0], "`apt-get install openssl`" in found.remedy) == ("openssl", True)
+    assert missing_to_compile(gpu=True) is None
+    monkeypatch.setenv("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
+    assert missing_to_compile(gpu=False) is None
+
+
 @pytest.mark.parametrize("named", ["no-such-compiler", "g++ -m64"])
 def test_a_variable_that_names_no_compiler_is_said_to(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", named)
