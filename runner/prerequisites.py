@@ -1,8 +1,8 @@
 """What must be installed before Inductor can compile on this host: looked for before work begins, named where missing.
 
 On a CPU, Inductor has g++ (or what CXX names, as one word) build a shared object that includes Python.h and omp.h, and
-openssl print a digest of the headers that it precompiles. On a GPU, Triton has what CC names, else gcc, else clang, build
-one that includes Python.h. A small object is built in the same way here. Sources (torch 2.13): `cpp.cxx` in
+openssl print a digest of the headers that it precompiles. On a GPU, Triton has what CC names, else gcc, else clang,
+build one that includes Python.h. A small object is built in the same way here. Sources (torch 2.13): `cpp.cxx` in
 torch/_inductor/config.py, `cpp_compiler_search` and `_get_openmp_args` in cpp_builder.py, `_precompile_header` in
 codecache.py; `_build` in Triton's runtime/build.py.
 """
