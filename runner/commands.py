@@ -7,31 +7,24 @@ import importlib.util
 import io
 import pkgutil
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 
 import runner.probes
 from runner.catalogue import PROBES
+from runner.entry.shell import calls_of
 from runner.entry.words import nearest
 from runner.probes.contract import Probe
 
-_ENDS = frozenset({"|", "||", "&&", "&", ";", ";;", "(", ")", "|&", "{", "}"})
-# A redirection and its target; 2 of `2>` belongs to it only where it stands alone before it.
-_REDIRECTION = re.compile(r"(?:(?<=\s)\d+)?(?:&>>?|>>?\|?|<<?<?)\s*(?:&\d+|&-|[^\s|;&()]+)")
 # What a value may be when only the shell knows it: any type and any choice takes it.
 _UNKNOWABLE = re.compile(r"[$`*?]")
 
 
 def command_faults(block: str) -> Iterator[tuple[int, str]]:
     """Faults of the project's own commands in a shell block; lines count from 1 within the block."""
-    for line, words in _simple_commands(block):
-        call = _call(words)
-        if call is None:
-            continue
-        module, arguments = call
-        message = _module_fault(module) or _argument_fault(module, arguments)
+    for call in calls_of(block):
+        message = _module_fault(call.module) or _argument_fault(call.module, call.words)
         if message:
-            yield line, message
+            yield call.line, message
 
 
 def probe_options() -> dict[str, list[dict[str, object]]]:
@@ -67,49 +60,6 @@ def _value_of(action: argparse.Action) -> str:
         return ""
     one = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())
     return one if action.nargs in (None, 1, "?") else f"{one} …"
-
-
-def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, words) of every simple command. A line that shlex cannot split is for `bash -n` to judge."""
-    lines = block.split("\n")
-    number = 0
-    while number < len(lines):
-        start, text = number, lines[number]
-        while text.endswith("\\") and number + 1 < len(lines):
-            number += 1
-            text = f"{text[:-1]} {lines[number]}"
-        number += 1
-        # A command substitution is a command of its own, quoted or not.
-        text = re.sub(r"\"?\$\((?!\()|`", " ( ", _REDIRECTION.sub(" ", text))
-        for words in _split(text):
-            yield start + 1, words
-
-
-def _split(text: str) -> Iterator[list[str]]:
-    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;()<>")
-    lexer.commenters = "#"
-    lexer.whitespace_split = True
-    words: list[str] = []
-    try:
-        for word in lexer:
-            if word in _ENDS:
-                yield words
-                words = []
-            else:
-                words.append(word)
-    except ValueError:
-        # An open quote: the rest of a string that spans lines. What was read of the command stays readable.
-        pass
-    yield words
-
-
-def _call(words: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The module and arguments of `python -m runner.…` within a simple command."""
-    for place in range(len(words) - 2):
-        if re.fullmatch(r"(.*/)?python3?(\.\d+)?", words[place]) and words[place + 1] == "-m":
-            module = words[place + 2]
-            return (module, list(words[place + 3 :])) if module.split(".")[0] == "runner" else None
-    return None
 
 
 def _module_fault(module: str) -> str | None:

@@ -1,10 +1,14 @@
 """From a runbook, a machine and the caller's options to the steps that run here, each other one with a reason."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from runner.catalogue import PROBES
 from runner.entry.model import Phase, Runbook, Safety, Step
+from runner.entry.shell import calls_of
 from runner.errors import InputError
 from runner.hardware.machine import Machine
+from runner.prerequisites import Missing, missing_to_compile
 from runner.presets import PRESETS, default_preset
 
 ALLOWANCES = ("changes-host", "busy")
@@ -55,8 +59,23 @@ class Plan:
         return sum(planned.step.timeout for planned in self.steps if planned.skip is None)
 
 
-def make_plan(runbook: Runbook, machine: Machine, request: Request) -> Plan:
+class ToCompile(Protocol):
+    """What looks for the prerequisites of a compile: `missing_to_compile`, or a stand-in."""
+
+    def __call__(self, *, gpu: bool) -> Missing | None:
+        """What a compile for this kind of device lacks here."""
+
+
+def make_plan(
+    runbook: Runbook, machine: Machine, request: Request, to_compile: ToCompile = missing_to_compile
+) -> Plan:
     """Decide for every asked step whether it runs here.
+
+    Args:
+        runbook: the entry.
+        machine: this node.
+        request: what the caller asked for.
+        to_compile: asked only for steps that compile and that nothing else keeps from running.
 
     Raises:
         InputError: a step or preset that does not exist, or a step asked for outside the asked phases.
@@ -65,7 +84,8 @@ def make_plan(runbook: Runbook, machine: Machine, request: Request) -> Plan:
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     planned = tuple(
-        PlannedStep(step, _why_not(step, machine, request)) for step in asked_steps(runbook, request)
+        PlannedStep(step, _why_not(step, machine, request) or _missing(step, machine, to_compile))
+        for step in asked_steps(runbook, request)
     )
     return Plan(
         runbook,
@@ -121,6 +141,16 @@ def _why_not(step: Step, machine: Machine, request: Request) -> str | None:
             return f"would load GPUs in use by other processes (index {named}); --allow busy runs it all the same"
     if step.slow and not request.slow:
         return "marked slow and left out here; run the entry itself to include it"
+    return None
+
+
+def _missing(step: Step, machine: Machine, to_compile: ToCompile) -> str | None:
+    gpu = bool(machine.gpus)
+    for call in calls_of(step.command):
+        info = PROBES.get(call.probe or "")
+        if info and info.compiles and info.compiles.by(call.words, gpu=gpu):
+            missing = to_compile(gpu=gpu)
+            return None if missing is None else missing.reason
     return None
 
 

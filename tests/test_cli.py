@@ -104,10 +104,26 @@ def test_a_step_that_exits_1_without_a_document_is_an_error_and_the_run_ends_wit
 
 def test_an_entry_that_does_not_exist_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     write_entry(tmp_path / "runbooks", step("look", "true"))
-    done = runbook(tmp_path, "run", "smal")
+    done = runbook(tmp_path, "run", "smaal")
     assert done.returncode == 2
-    assert "small" in done.stderr
+    assert "no entry 'smaal' (did you mean 'small'?)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("run",), ("plan",), ("show",)])
+def test_the_beginning_of_an_id_names_its_entry_where_no_other_begins_so(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true"))
+    write_entry(tmp_path / "runbooks", step("other", "true"), entry_id="slow-link", number=2)
+    write_entry(tmp_path / "runbooks", step("third", "true"), entry_id="slow-links", number=3)
+    assert runbook(tmp_path, *words, "sm").returncode == 0
+    several = runbook(tmp_path, *words, "slow")
+    assert several.returncode == 2
+    assert "'slow' begins several ids: slow-link, slow-links; write one of them out" in several.stderr
+    # An id written out is that entry, whatever else begins with it; a number stays a number.
+    assert runbook(tmp_path, *words, "slow-link").returncode == 0
+    assert runbook(tmp_path, *words, "3").returncode == 0
 
 
 def test_json_on_standard_output_is_json_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from runner.probes.compile_guard.agreement import Alone, peers
 from runner.probes.compile_guard.blocks import lay_out
 from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.probes.compile_guard.cache import folder_bytes, merge
+from runner.probes.compile_guard.child import in_one_line
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
 from runner.probes.compile_guard.stacks import Look, culprit, frames_of, judge
 from runner.probes.repro import block_stack
@@ -472,3 +473,14 @@ if __name__ == "__main__":
         check=False,
     )
     assert done.stdout.splitlines()[-2:] == ["per-block 1 0 True", "0 1 True"], done.stderr
+
+
+def test_of_a_compilers_output_the_first_error_is_said() -> None:
+    output = (
+        "C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nx.h:3:10: fatal error: Python.h: No such file"
+    )
+    assert in_one_line(RuntimeError(output)) == (
+        "RuntimeError: C++ compile error: x.h:3:10: fatal error: Python.h: No such file"
+    )
+    assert in_one_line(ValueError("no\nmore")) == "ValueError: no"
+    assert in_one_line(ValueError()) == "ValueError"

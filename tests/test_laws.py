@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("units", "catalogue", "stats", "presets"),
-    ("hardware",),
+    ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),
     ("entry",),

@@ -2,7 +2,9 @@ import pytest
 
 from runner.entry.model import Phase, Runbook, Safety, Step
 from runner.errors import InputError
+from runner.hardware.machine import Machine
 from runner.plan import Plan, Request, make_plan
+from runner.prerequisites import Missing
 from tests.builders import a_machine, a_runbook, eight_b200
 
 
@@ -52,6 +54,62 @@ def test_a_busy_gpu_is_not_loaded_unless_allowed() -> None:
 def test_a_step_that_changes_the_host_never_runs_unasked() -> None:
     assert "--allow changes-host" in (skips(make_plan(entry(), a_machine(), Request()))["reset"] or "")
     assert skips(make_plan(entry(), a_machine(), Request(allow=("changes-host",))))["reset"] is None
+
+
+def compiling() -> Runbook:
+    probe = "python -m runner.probes."
+    return a_runbook(
+        Step(id="look", phase=Phase.DIAGNOSE, command=f"{probe}torch_compile_repro --look 2", line=1),
+        Step(id="compiles", phase=Phase.DIAGNOSE, command=f"{probe}torch_compile_repro", line=2),
+        Step(id="eager", phase=Phase.FIX, command=f"{probe}gpt_large_optimized --skip-compile", line=3),
+        Step(
+            id="both",
+            phase=Phase.FIX,
+            command=f'eval "$({probe}stale_env --shell)"\n{probe}gpt_large_optimized --compile-mode whole',
+            line=4,
+        ),
+        Step(id="traces", phase=Phase.VERIFY, command=f"{probe}capture_fp8_flexattention_traces", line=5),
+        Step(id="long", phase=Phase.VERIFY, command=f"{probe}compile_growth", line=6, slow=True, gpus=1),
+    )
+
+
+def lacking(*, gpu: bool) -> Missing:
+    return Missing("a C compiler" if gpu else "a C++ compiler", "install one")
+
+
+@pytest.mark.parametrize(
+    ("machine", "language", "without"),
+    [
+        (a_machine(), "C++", {"compiles", "both"}),
+        (eight_b200(), "C", {"compiles", "both", "traces", "long"}),
+    ],
+)
+def test_a_step_that_compiles_is_skipped_where_a_compile_lacks_something(
+    machine: Machine, language: str, without: set[str]
+) -> None:
+    found = skips(make_plan(compiling(), machine, Request(), lacking))
+    reason = f"missing prerequisite: a {language} compiler; install one"
+    assert {step for step, why in found.items() if why == reason} == without
+    assert found["look"] is None
+    assert found["eager"] is None
+
+
+def test_what_a_compile_needs_is_looked_for_only_where_a_step_would_run() -> None:
+    def look(*, gpu: bool) -> None:
+        raise AssertionError(f"looked for a compiler, gpu={gpu}")
+
+    make_plan(entry(), a_machine(), Request(), look)
+    command = "python -m runner.probes.compile_growth"
+    found = make_plan(
+        a_runbook(
+            Step(id="large", phase=Phase.VERIFY, command=command, line=1, gpus=1),
+            Step(id="long", phase=Phase.VERIFY, command=command, line=2, slow=True),
+        ),
+        a_machine(),
+        Request(slow=False),
+        look,
+    )
+    assert skips(found)["large"] == "needs 1 GPU, this host has none"
 
 
 def test_slow_steps_and_steps_for_more_nodes_say_why_they_are_left_out() -> None:

@@ -338,12 +338,21 @@ def test_a_command_that_hangs_in_a_compile_leaves_a_bundle_whose_script_compiles
     assert done.stdout.startswith("answered in "), done.stderr
 
 
-def test_a_command_that_fails_is_no_symptom(tmp_path: Path) -> None:
-    ran = probe("--output-dir", str(tmp_path), "--", sys.executable, "-c", "raise SystemExit(7)")
+def test_a_command_that_fails_is_no_symptom_and_its_output_is_in_the_bundle_that_is_named(
+    tmp_path: Path,
+) -> None:
+    ran = probe("--output-dir", str(tmp_path), "--", "sh", "-c", "echo no such model >&2; exit 7")
+    (bundle,) = tmp_path.iterdir()
     assert ran.status == 3
-    assert "the command left with status 7; its output is in the bundle" in ran.stderr
+    said = "the command left with status 7; its last words: no such model"
+    assert f"{said}; all of its output is in {bundle}" in ran.stderr
     assert ran.document == {}
-    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_where_no_bundle_was_asked_for_a_failed_command_names_none() -> None:
+    ran = probe("--", "sh", "-c", "exit 7")
+    assert ran.status == 3
+    assert "status 7; it printed nothing; --output-dir DIR keeps all of its output" in ran.stderr
 
 
 def test_a_command_that_is_not_there_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from runner.catalogue import compiling, interconnect, memory, precision, serving
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
-__all__ = ["METRICS", "PROBES", "RETIRED", "Metric", "ProbeInfo", "metric_of"]
+__all__ = ["METRICS", "PROBES", "RETIRED", "Compiles", "Metric", "ProbeInfo", "metric_of"]
 
 _THEMES = (compiling, interconnect, serving, memory, precision)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -47,7 +47,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "growth_exponent": Metric(
             "1",
             "lower",
-            "The p of compiler CPU time ~ size^p, smallest to largest size; 0 is flat (label: of what).",
+            "The p of compiler CPU time ~ size^p, by least squares over all sizes; 0 is flat (label: of what).",
         ),
         "graph_size": Metric(
             "1", None, "Size of a point on a curve: operations of the graph, or parameters."
@@ -77,9 +77,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "compile_growth": ProbeInfo(
-            1,
+            2,
             "Compile time against the operations of a graph and against the parameters of a model",
             ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
+            Compiles(unless=()),
         ),
         "torch_compile_repro": ProbeInfo(
             2,
@@ -103,6 +104,9 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "compile_workers",
                 "pegged_processes",
             ),
+            # After `--` comes a program of the reader's own. An injected stall is in the way before any compiler is
+            # called.
+            Compiles(unless=("--look", "--skip-compile", "--compile-mode=eager", "--", "--inject-stall")),
         ),
     }
 )

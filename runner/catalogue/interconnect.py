@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -95,6 +95,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1,
             "A trace of FP8 matrix products and flex attention, and their largest kernels",
             ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
+            Compiles(unless=("--skip-compile",), on_cpu_with=()),
         ),
         "nccl_tests": ProbeInfo(
             1,

@@ -1,5 +1,7 @@
 """What the catalogue says of one metric and of one probe."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,27 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Compiles:
+    """Which calls of a probe compile with Inductor, and so need what `runner.prerequisites` looks for.
+
+    Attributes:
+        unless: words of a call with which it does not; `--option=value` for an option with one value.
+        on_cpu_with: on a host without a GPU it compiles only with one of these words; None: as with one.
+    """
+
+    unless: tuple[str, ...] = ("--skip-compile", "--compile-mode=eager")
+    on_cpu_with: tuple[str, ...] | None = None
+
+    def by(self, words: Sequence[str], *, gpu: bool) -> bool:
+        """Whether a call with these arguments compiles on a host with or without a GPU."""
+        given = {*words, *(word.partition("=")[0] for word in words)}
+        given |= {f"{option}={value}" for option, value in itertools.pairwise(words)}
+        if given & set(self.unless):
+            return False
+        return gpu or self.on_cpu_with is None or bool(given & set(self.on_cpu_with))
+
+
+@dataclass(frozen=True)
 class ProbeInfo:
     """One probe, as the rest of the house knows it.
 
@@ -27,8 +50,10 @@ class ProbeInfo:
         method_version: raised by one whenever the way a number is taken changes; older numbers are then stale.
         summary: one line.
         emits: names of the metrics it may report; the first is the one a summary table shows.
+        compiles: which of its calls compile; None where none does.
     """
 
     method_version: int
     summary: str
     emits: tuple[str, ...]
+    compiles: Compiles | None = None

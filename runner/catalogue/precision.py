@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -86,6 +86,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "temperature",
                 "throttled_share",
             ),
+            Compiles(on_cpu_with=("--compile-mode",)),
         ),
         "fp8_transformer_engine": ProbeInfo(
             2,

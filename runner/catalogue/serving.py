@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from runner.catalogue.model import Metric, ProbeInfo
+from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -74,6 +74,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "peak_memory",
                 "threads",
             ),
+            Compiles(),
         ),
     }
 )

@@ -117,7 +117,9 @@ def campaigns_folder(arguments: argparse.Namespace) -> Path:
 
 def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     """Start a campaign; follow it to its end unless it shall be left alone. Exit status as of `run`."""
-    runbooks = tuple(find(arguments.runbooks, name) for name in dict.fromkeys(arguments.ids))
+    # One entry may be named in several ways: by id, by number, by the beginning of its id.
+    found = (find(arguments.runbooks, name) for name in arguments.ids)
+    runbooks = tuple({runbook.id: runbook for runbook in found}.values())
     wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
     across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
     order = replace(

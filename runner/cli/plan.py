@@ -14,7 +14,7 @@ from runner.plan import Plan, make_plan
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("id", metavar="ID", help="an entry's id or number")
+    parser.add_argument("id", metavar="ID", help="an entry's id, the beginning of one, or its number")
     add_request_arguments(parser)
 
 

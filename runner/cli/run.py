@@ -32,7 +32,9 @@ from runner.plan import Plan, make_plan
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("ids", nargs="+", metavar="ID", help="an entry's id or number")
+    parser.add_argument(
+        "ids", nargs="+", metavar="ID", help="an entry's id, the beginning of one, or its number"
+    )
     add_request_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
     add_cluster_arguments(parser)
@@ -93,9 +95,8 @@ def _printed_as_json(kept: Sequence[Kept]) -> bool:
     out.write(json.dumps(records, sort_keys=True, indent=2) + "\n")
     out.flush()
     if out.lost:
-        print(
-            "runbook: standard output did not take the records; they are in the data folder", file=sys.stderr
-        )
+        where = ", ".join(str(one.path) for one in kept)
+        print(f"runbook: standard output did not take the records; they are in {where}", file=sys.stderr)
     return not out.lost
 
 

@@ -11,7 +11,7 @@ from runner.entry.read import find
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("id", metavar="ID", help="an entry's id or number")
+    parser.add_argument("id", metavar="ID", help="an entry's id, the beginning of one, or its number")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -102,10 +102,12 @@ def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
 
 
 def find(folder: Path, name: str) -> Runbook:
-    """The runbook with this id or number. Others in the folder may be broken: they are not looked into.
+    """The runbook with this id or number, or the only one whose id begins so.
+
+    Others in the folder may be broken: they are not looked into.
 
     Raises:
-        InputError: no such entry; the message names the nearest.
+        InputError: no such entry, or several whose id begins so; the message names the nearest, or those.
         RunbookFaultsError: the entry has faults.
     """
     paths = runbook_paths(folder)
@@ -121,6 +123,12 @@ def find(folder: Path, name: str) -> Runbook:
             raise RunbookFaultsError(faults)
         known = ", ".join(f"{runbook.head.number} {runbook.id}" for runbook in runbooks)
         raise InputError(f"no entry has number {name}; there are {known}")
+    begun = [path for path in paths if name and path.stem.startswith(name)]
+    if len(begun) == 1:
+        return read_runbook(begun[0])
+    if begun:
+        candidates = ", ".join(path.stem for path in begun)
+        raise InputError(f"{name!r} begins several ids: {candidates}; write one of them out")
     raise InputError(f"no entry {name!r}{nearest(name, [path.stem for path in paths])}")
 
 

@@ -42,16 +42,20 @@ _ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
     "not_started": (StepStatus.ERROR, "could not be started"),
 }
 _MEANINGS: Mapping[int, str] = {
-    EXIT_BAD_USAGE: "exit status 2: bad usage; see its error output",
-    126: "exit status 126: a command in the block is not executable",
-    127: "exit status 127: a command in the block was not found",
+    EXIT_BAD_USAGE: "exit status 2, bad usage",
+    126: "exit status 126, a command in the block is not executable",
+    127: "exit status 127, a command in the block was not found",
 }
 _CRASH = "exit status 1 without a document that says so is a crash, not a symptom"
 _KILLED = " (often the kernel's out-of-memory killer; `dmesg` would say so)"
 
 
 def judge_step(
-    ending: str, exit_status: int | None, document: Document | None, problem: str | None
+    ending: str,
+    exit_status: int | None,
+    document: Document | None,
+    problem: str | None,
+    said: str | None = None,
 ) -> tuple[StepStatus, str | None]:
     """Say how a step ended, and why where that needs saying.
 
@@ -60,6 +64,7 @@ def judge_step(
         exit_status: what the block ended with; a negative one is a signal, as `subprocess` has it.
         document: what the block wrote as its result, if it wrote one.
         problem: why that result cannot be believed (the text of a `DocumentError`), or why nothing started.
+        said: the last line of its error output (`last_words`), the reason where its exit status is no verdict.
 
     An exit status and a document that contradict each other are an error: of two stories, neither is proved.
     """
@@ -70,7 +75,7 @@ def judge_step(
         return StepStatus.ERROR, "ended without an exit status"
     if problem is not None:
         odd = exit_status not in {EXIT_OK, EXIT_SYMPTOM}
-        return StepStatus.ERROR, f"{describe_exit(exit_status)}; {problem}" if odd else problem
+        return StepStatus.ERROR, f"{_told(describe_exit(exit_status), said)}; {problem}" if odd else problem
     says = None if document is None else document.status
     match exit_status, says:
         case (0, None | "ok"):
@@ -78,11 +83,15 @@ def judge_step(
         case (0 | 1, "symptom"):
             return StepStatus.SYMPTOM, _reason(document, "the probe found the symptom")
         case (0 | 80, "not_applicable") | (80, None | "ok"):
-            return StepStatus.SKIPPED, _reason(document, "not applicable on this machine")
+            return StepStatus.SKIPPED, _reason(document, _told("not applicable on this machine", said))
         case (80, "symptom"):
             return StepStatus.ERROR, "exit status 80 says not applicable, its document says symptom"
         case _:
-            return StepStatus.ERROR, describe_exit(exit_status)
+            return StepStatus.ERROR, _told(describe_exit(exit_status), said)
+
+
+def _told(meaning: str, said: str | None) -> str:
+    return f"{meaning}: {said}" if said else meaning
 
 
 def _passed(document: Document | None) -> tuple[StepStatus, str | None]:

@@ -98,7 +98,9 @@ def _end(looks: Sequence[Future[Diagnosis]]) -> None:
 
 
 def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Diagnosis:
-    plan = reading_plan(make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,))))
+    # A look compiles nothing, so no compiler is tried for it.
+    every = make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,)), lambda *, gpu: None)  # noqa: ARG005
+    plan = reading_plan(every)
 
     def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
         if stopped.is_set():

@@ -16,8 +16,10 @@ from runner.catalogue import PROBES
 from runner.entry.model import Phase, Step, step_digest
 from runner.errors import DocumentError
 from runner.evidence.judge import failed_by_expectation, judge_step
+from runner.evidence.last_words import last_words
 from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
+from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.plan import Plan, PlannedStep
@@ -147,7 +149,8 @@ def _run_step(
             cwd=root,
         )
     document, problem = _document(result_file, ran)
-    status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem)
+    said = last_words(ran.stderr.text, host_secrets()) if ran.exit_status else None
+    status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
     result = StepResult(
         id=step.id,
         phase=step.phase,

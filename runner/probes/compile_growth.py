@@ -5,13 +5,16 @@ Physics: Inductor works on the graph. A value that is used n times may be comput
 with it. A wider layer has the operations of a narrow one: its weights are inputs of the graph, and of an input the
 compiler sees shape, strides and type, and no number.
 
-Two curves of real compiles, each in a guarded child. What any first compile pays for (headers, a look at what the CPU
-can do) has been paid by another graph's; no graph of the curve is in the cache. `operations`: a chain of such turns,
+Two curves of real compiles, one after another in a guarded child, each from an empty cache. What any first compile
+pays for (headers, a look at what the CPU can do) has been paid by another graph's. `operations`: a chain of such turns,
 three operations each, without parameters. `parameters`: a stack of four transformer blocks that gets wider, up to more
 than 40e9 parameters; its weights are memory that nobody has written to: address space and, on a CPU, no RAM.
 
+The time that larger sizes take is foreseen from the one before (three times as much for each turn); those that would
+end later than --within allows are left out and named.
+
 Output: CPU seconds inside the compiler (the model's own forward is left out) at each size, and the exponent p with
-which they grow from the smallest to the largest size: time ~ size^p. Symptom: p above 1 in every mode asked for.
+which they grow, by least squares: time ~ size^p. Symptom: p above 1 in every mode asked for.
 
     python -m runner.probes.compile_growth --curve operations --sizes 3 5 7
     python -m runner.probes.compile_growth --curve operations --sizes 7 --modes whole per-block
@@ -19,27 +22,40 @@ which they grow from the smallest to the largest size: time ~ size^p. Symptom: p
 """
 
 import argparse
+import itertools
 import math
+import os
+import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import runner
+from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
+from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Measurement
+from runner.evidence.redact import host_secrets
 from runner.hardware.machine import look
-from runner.probes.compile_guard import Attempt, Builder, safe_compile
+from runner.probes.budget import budget
+from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command
 from runner.probes.compile_guard.ladder import TOLERANCE
+from runner.probes.compile_guard.spec import reference
+from runner.probes.compile_guard.stacks import in_words
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
 from runner.probes.ranks import ended_by_sigterm
-from runner.probes.repro import block_stack, report
+from runner.probes.repro import block_stack, growth_child
+from runner.probes.repro.growth_child import SERIES, Series, finished
 
 # Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}
 _BLOCKS, _HEAD_WIDTH = 4, 64
-_DEADLINE_S = 600.0
+_DEADLINE_S, _WITHIN_S = 600.0, 900.0
+# A curve needs three points, whatever they take; each turn of the chain makes three times the work at most.
+_ALWAYS, _TURN = 3, 3
 # Below this an allocation comes from memory that was used before and may hold anything.
 _FRESH_BYTES = 2**26
 
@@ -107,29 +123,50 @@ def wide_stack(*, width: int, device: str) -> tuple[Any, tuple[Any, ...]]:
 
 @dataclass(frozen=True)
 class Point:
-    """One compile of a curve: its size in the curve's own unit, and what the guard saw."""
+    """One compile of a curve.
+
+    Attributes:
+        grows: what grows: `turns` or `width`.
+        grown: its value.
+        size: operations of the graph, or parameters of the model.
+        cpu_s: CPU seconds inside the compiler; None where the compile did not end.
+        difference: of its answer from eager's, relative to eager's largest magnitude; None where it is not finite.
+        reason: why it did not end.
+        late: whether that was its deadline.
+        memory: whether that was a want of memory.
+    """
 
     mode: str
+    grows: str
+    grown: int
     size: int
-    labels: Mapping[str, str | int]
-    attempt: Attempt
+    cpu_s: float | None
+    difference: float | None = 0.0
+    reason: str | None = None
+    late: bool = False
+    memory: bool = False
 
-    @property
-    def cpu_s(self) -> float | None:
-        """CPU seconds inside the compiler; None where the compile did not end."""
-        return self.attempt.facts["compiler_cpu_s"] if self.attempt.outcome == "finished" else None
+    def fault(self, tolerance: float) -> str | None:
+        """Why this compile tells nothing about growth; None where it ended well, late, or for want of memory."""
+        if self.late or self.memory or (self.reason is None and self._agrees(tolerance)):
+            return None
+        return (
+            self.reason or f"its answer differs from eager's by {self.difference}, allowed is {tolerance:g}"
+        )
+
+    def _agrees(self, tolerance: float) -> bool:
+        return self.difference is not None and self.difference <= tolerance
 
 
 def exponent(points: Sequence[Point]) -> float | None:
-    """The p of time ~ size^p between the smallest and the largest size that ended; None with fewer than two.
+    """The p of time ~ size^p over the sizes that ended; None with fewer than two of them.
 
-    p = ln(t₂ ÷ t₁) ÷ ln(n₂ ÷ n₁): 0 is flat, 1 in proportion, above 1 faster than that.
+    By least squares of ln t over ln n: 0 is flat, 1 in proportion, above 1 faster than that.
     """
-    ended = sorted((point.size, point.cpu_s) for point in points if point.cpu_s)
-    if len(ended) < 2 or ended[0][0] == ended[-1][0]:  # noqa: PLR2004 - a slope needs two points
+    ended = [(math.log(point.size), math.log(point.cpu_s)) for point in points if point.cpu_s]
+    if len({size for size, _ in ended}) < 2:  # noqa: PLR2004 - a slope needs two points
         return None
-    (small, fast), (large, slow) = ended[0], ended[-1]
-    return math.log(slow / fast) / math.log(large / small)
+    return statistics.linear_regression(*zip(*ended, strict=True)).slope
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,99 +183,139 @@ def _parser() -> argparse.ArgumentParser:
         help="how to compile (default: whole)",
     )
     parser.add_argument(
+        "--within",
+        type=float,
+        default=_WITHIN_S,
+        metavar="SECONDS",
+        help=f"leave out larger sizes that would end later; the {_ALWAYS} smallest are compiled in any case"
+        f" (default: {_WITHIN_S:g}, or the time that the step has)",
+    )
+    parser.add_argument(
         "--deadline",
         type=float,
         default=_DEADLINE_S,
         metavar="SECONDS",
-        help="for each compile (default: 600)",
+        help=f"for each compile (default: {_DEADLINE_S:g}, or the time that the step has)",
     )
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    sizes = tuple(dict.fromkeys(arguments.sizes or SIZES[arguments.curve]))
+    time_left = budget(arguments.within)
+    sizes = tuple(sorted(set(arguments.sizes or SIZES[arguments.curve])))
     smallest = 1 if arguments.curve == "operations" else _HEAD_WIDTH
     wrong = [size for size in sizes if size < smallest or size % smallest]
     if wrong:
         raise InputError(f"--sizes {wrong[0]}: sizes here are multiples of {smallest}")
     device = "cuda" if look().gpus else "cpu"
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="compile-growth-") as name:
-        folder = Path(name)
-        ready = _toolchain(arguments, device, folder / "toolchain")
-        points = [
-            _compile(arguments, mode, size, device, folder / f"{mode}-{size}", ready)
-            for size in sizes
-            for mode in arguments.modes
-        ]
-    return _findings(arguments.curve, points)
-
-
-def _toolchain(arguments: argparse.Namespace, device: str, folder: Path) -> Path:
-    """A compile cache with no graph of the curve in it and all that every first compile pays for."""
-    made = safe_compile(
-        one_sum, {"device": device}, mode="whole", deadline_s=arguments.deadline, folder=folder
+        folder = Path(name) / "child"
+        folder.mkdir()
+        series = _series(arguments, sizes, device, time_left.left)
+        root = str(Path(runner.__file__).resolve().parents[1])
+        deadline_s = budget(arguments.deadline).left
+        seen = watch_command(_command(series, folder), folder, deadline_s, {"PYTHONPATH": root})
+        points = _points(arguments.curve, series, seen)
+    return _findings(
+        arguments.curve, points, sizes, tolerance=TOLERANCE["bfloat16" if device == "cuda" else "float32"]
     )
-    if made.compiled is None:
-        raise RunbookError(f"not even x + 1 compiles here: {made.reason}")
-    return made.compiled.folder / "cache"
 
 
-def _compile(
-    arguments: argparse.Namespace, mode: str, size: int, device: str, folder: Path, ready: Path
-) -> Point:
-    build: Builder = chain if arguments.curve == "operations" else wide_stack
-    grows = {"turns" if arguments.curve == "operations" else "width": size}
-    guarded = safe_compile(
-        build,
-        {**grows, "device": device},
-        mode=mode,
-        deadline_s=arguments.deadline,
-        tolerance=TOLERANCE["bfloat16" if device == "cuda" else "float32"],
-        folder=folder,
-        start_from=ready,
+def _series(arguments: argparse.Namespace, sizes: tuple[int, ...], device: str, seconds: float) -> Series:
+    operations = arguments.curve == "operations"
+    steps = [after - before for before, after in itertools.pairwise(sizes)]
+    return Series(
+        builder=reference(chain if operations else wide_stack),
+        first=reference(one_sum),
+        device=device,
+        size="turns" if operations else "width",
+        sizes=sizes,
+        modes=tuple(arguments.modes),
+        seconds=seconds,
+        always=_ALWAYS,
+        factors=(1.0, *(float(_TURN**step) if operations else 1.0 for step in steps)),
     )
-    (done,) = guarded.attempts
-    count = 3 * size if arguments.curve == "operations" else int(done.facts.get("parameters", 0))
-    point = Point(mode, count, {"mode": mode, **grows}, done)
-    took = f"{point.cpu_s:.1f} CPU seconds in the compiler" if point.cpu_s is not None else done.reason
-    say(f"{mode}, {count:.4g} {arguments.curve}: {took}")
+
+
+def _command(series: Series, folder: Path) -> list[str]:
+    """What compiles the series, which is written into the folder for it."""
+    series.write(folder / SERIES)
+    return [sys.executable, "-m", growth_child.__name__, str(folder), str(os.getpid())]
+
+
+def _points(curve: str, series: Series, seen: Watched) -> list[Point]:
+    """What became of each compile that was begun.
+
+    Raises:
+        RunbookError: not even the first, small one worked.
+    """
+    first, *done = finished(seen.folder) or [{"error": _unfinished(seen)}]
+    if "error" in first:
+        raise RunbookError(f"not even x + 1 compiles here: {first['error']}")
+    asked = [(size, mode) for size in series.sizes for mode in series.modes]
+    if (seen.status or not seen.ended) and len(done) < len(asked):
+        size, mode = asked[len(done)]
+        done.append({"size": size, "mode": mode, "error": _unfinished(seen), "late": not seen.ended})
+    return [_point(curve, series.size, one) for one in done]
+
+
+def _unfinished(seen: Watched) -> str:
+    if not seen.ended:
+        return f"did not end by its deadline, {in_words(seen.verdict)}{f' (in {seen.where})' if seen.where else ''}"
+    words = last_words_in(seen.folder / OUTPUT, host_secrets())
+    return f"the child ended with status {seen.status}; {f'its last words: {words}' if words else 'it printed nothing'}"
+
+
+def _point(curve: str, grows: str, done: Mapping[str, Any]) -> Point:
+    point = Point(
+        mode=done["mode"],
+        grows=grows,
+        grown=done["size"],
+        size=3 * done["size"] if curve == "operations" else done.get("parameters", 0),
+        cpu_s=done.get("compiler_cpu_s"),
+        difference=done.get("difference"),
+        reason=done.get("error"),
+        late=done.get("late", False),
+        memory=done.get("memory", False),
+    )
+    took = f"{point.cpu_s:.1f} CPU seconds in the compiler" if point.cpu_s is not None else point.reason
+    say(f"{point.mode}, {point.grown} {grows}: {took}")
     return point
 
 
-def _findings(curve: str, points: Sequence[Point]) -> Findings:
-    other = [point for point in points if point.attempt.outcome not in {"finished", "deadline", "memory"}]
-    if other:
-        raise RunbookError(f"could not measure {other[0].labels}: {other[0].attempt.reason}")
-    measurements: list[Measurement] = []
+def _findings(curve: str, points: Sequence[Point], sizes: Sequence[int], tolerance: float) -> Findings:
+    for point in points:
+        if (fault := point.fault(tolerance)) is not None:
+            raise RunbookError(f"could not measure {point.grown} {point.grows}, {point.mode}: {fault}")
+    measurements = [one for point in points if not point.memory for one in _measurements(point)]
     exponents: dict[str, float] = {}
     for mode in dict.fromkeys(point.mode for point in points):
-        mine = [point for point in points if point.mode == mode]
-        for point in mine:
-            if point.attempt.outcome != "memory":
-                measurements.append(
-                    single("compile_finished", float(point.cpu_s is not None), **point.labels)
-                )
-            if point.cpu_s is not None:
-                measurements.append(single("compiler_cpu_time", point.cpu_s, **point.labels))
-                measurements.append(single("graph_size", float(point.size), **point.labels))
-        if (grows := exponent(mine)) is not None:
+        grows = exponent([point for point in points if point.mode == mode])
+        if grows is not None:
             exponents[mode] = grows
             measurements.append(single("growth_exponent", grows, curve=curve, mode=mode))
     steep = bool(exponents) and all(grows > 1 for grows in exponents.values())
     told = ", ".join(f"{mode}: {curve}^{grows:.2f}" for mode, grows in exponents.items())
+    begun = {point.grown for point in points}
+    left_out = [size for size in sizes if size not in begun]
+    if left_out:
+        say(f"left out, as they would end too late: {', '.join(map(str, left_out))}")
     return Findings(
         measurements=measurements,
         status="symptom" if steep else "ok",
         reason=f"compile time grows faster than the graph, {told}" if steep else None,
-        requested={"sizes": [point.size for point in points]},
-        effective={"sizes": [point.size for point in points if point.cpu_s is not None]},
-        details={
-            "points": [
-                {"labels": dict(point.labels), "size": point.size, **report.account(point.attempt)}
-                for point in points
-            ]
-        },
+        requested={"sizes": list(sizes)},
+        effective={"sizes": sorted(begun - {point.grown for point in points if point.cpu_s is None})},
+        details={"left_out": left_out, "points": [asdict(point) for point in points]},
     )
+
+
+def _measurements(point: Point) -> Iterator[Measurement]:
+    labels: dict[str, Scalar] = {"mode": point.mode, point.grows: point.grown}
+    yield single("compile_finished", float(point.cpu_s is not None), **labels)
+    if point.cpu_s is not None:
+        yield single("compiler_cpu_time", point.cpu_s, **labels)
+        yield single("graph_size", float(point.size), **labels)
 
 
 PROBE = Probe("compile_growth", parser=_parser, run=_run)

@@ -30,6 +30,7 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
+from runner.prerequisites import missing_to_compile
 from runner.presets import PRESETS, default_preset
 from runner.stats import percentile
 
@@ -141,6 +142,7 @@ def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
     arguments = probe.parser().parse_args(argv)
     try:
         try:
+            _require_compiler(probe, sys.argv[1:] if argv is None else argv)
             findings = probe.run(arguments)
         except NotApplicableError as error:
             findings = Findings(status="not_applicable", reason=str(error))
@@ -155,6 +157,23 @@ def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
+
+
+def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
+    """Stop before work begins where this call compiles and this host cannot.
+
+    Raises:
+        NotApplicableError: something that a compile needs is not installed.
+    """
+    from runner.hardware.machine import gpu_count
+
+    compiles = PROBES[probe.name].compiles
+    if compiles is None or not compiles.by(words, gpu=True):
+        return
+    gpu = gpu_count() > 0
+    missing = missing_to_compile(gpu=gpu) if compiles.by(words, gpu=gpu) else None
+    if missing is not None:
+        raise NotApplicableError(missing.reason)
 
 
 def _document(probe: Probe, findings: Findings) -> Document:

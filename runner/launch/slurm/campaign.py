@@ -19,7 +19,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from runner.errors import BusyError, InputError, StoreError
 from runner.evidence.code import user_cache
+from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Code
+from runner.evidence.redact import host_secrets
 
 _FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
 # What a node needs of this project: the package, and the guides that entries name.
@@ -165,15 +167,8 @@ class Folder:
         return status if isinstance(status, int) else None
 
     def last_words(self, job: Job) -> str:
-        """The last line that the run printed on its node, at most 300 characters; empty where there is none."""
-        try:
-            with (self.place(job) / "output.txt").open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-                text = file.read().decode(errors="replace")
-        except OSError:
-            return ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return "".join(c if c.isprintable() else "·" for c in lines[-1][-300:]) if lines else ""
+        """The last line that the run printed on its node; empty where there is none."""
+        return last_words_in(self.place(job) / "output.txt", host_secrets()) or ""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 import psutil
 
 import runner
+from runner.evidence.last_words import last_words_in
+from runner.evidence.redact import host_secrets
 from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
-from runner.probes.compile_guard.command import environment
+from runner.probes.compile_guard.command import OUTPUT, environment
 from runner.probes.compile_guard.spec import Mode, Spec
 from runner.probes.compile_guard.stacks import Verdict, culprit, in_words
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
@@ -101,7 +103,7 @@ def attempt(
     spec.write(folder / "spec.json")
     token = uuid.uuid4().hex
     began = time.monotonic()
-    with (folder / "output.log").open("wb") as log:
+    with (folder / OUTPUT).open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "runner.probes.compile_guard.child", str(folder), str(os.getpid())],
             env=_environment(token, folder),
@@ -175,10 +177,9 @@ def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tu
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
         if status == -signal.SIGKILL:
             how += " (as the kernel does when memory runs out)"
-        return (
-            "died",
-            f"the child {how} while {watch.stage}; its last words are in {watch.folder.name}/output.log",
-        )
+        words = last_words_in(watch.folder / OUTPUT, host_secrets())
+        said = f"its last words: {words}" if words else "it printed nothing"
+        return "died", f"the child {how} while {watch.stage}; {said}"
     difference = facts.get("difference")
     if difference is None:
         return "wrong", "the model's answer is not finite"

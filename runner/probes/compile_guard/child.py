@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -21,7 +22,6 @@ from typing import Any
 from runner.probes.compile_guard import stall
 from runner.probes.compile_guard.blocks import Call, lay_out
 from runner.probes.compile_guard.figures import (
-    CompilerTime,
     counters,
     cpu_seconds,
     peak_rss_bytes,
@@ -37,6 +37,7 @@ from runner.probes.compile_guard.modes import (
 from runner.probes.compile_guard.spec import Mode, Spec, resolve
 
 _PR_SET_PDEATHSIG = 1
+_ERROR_LINE = re.compile(r"\berror: ")
 # What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
@@ -44,9 +45,7 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot all
 def main() -> int:
     """Do what FOLDER/spec.json asks; 0 when the model answered, 1 when something raised."""
     folder = Path(sys.argv[1])
-    # A guard that is killed must not leave a compile behind that nobody will end.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[2]):
+    if not end_with(int(sys.argv[2])):
         return 1
     with (folder / "events.jsonl").open("a") as events:
 
@@ -58,11 +57,30 @@ def main() -> int:
         try:
             _work(Spec.read(folder / "spec.json"), tell)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
-            first_line = str(error).strip().partition("\n")[0]
-            memory = isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
-            tell("raised", error=f"{type(error).__name__}: {first_line}"[:500], memory=memory)
+            tell("raised", error=in_one_line(error), memory=ran_out_of_memory(error))
             return 1
     return 0
+
+
+def end_with(parent: int) -> bool:
+    """Have this process end with its parent; False where that has ended already.
+
+    A guard that is killed must not leave a compile behind that nobody will end.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception says: the first line of its message and, of a compiler's output below it, the first error."""
+    first, *below = str(error).strip().splitlines() or [""]
+    of_compiler = next((line.strip() for line in below if _ERROR_LINE.search(line)), None)
+    return ": ".join(filter(None, (type(error).__name__, first, of_compiler)))[:500]
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def _work(spec: Spec, tell: Any) -> None:
@@ -97,7 +115,7 @@ def _work(spec: Spec, tell: Any) -> None:
         return
     if spec.stall:
         stall.inject()
-    compiler, cpu = CompilerTime.watched(), cpu_seconds()
+    cpu = cpu_seconds()
     tell("compiling", cpu_s=cpu)
     began = time.monotonic()
     for module, _, _ in calls:
@@ -111,7 +129,6 @@ def _work(spec: Spec, tell: Any) -> None:
         "finished",
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
-        compiler_cpu_s=compiler.cpu_s,
         difference=output_difference(answered, expected),
         peak_rss_bytes=peak_rss_bytes(),
         **counters(),

@@ -15,6 +15,7 @@ from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 
+OUTPUT = "output.log"
 TRACE = "trace"
 STACKS = "stacks"
 
@@ -44,13 +45,16 @@ class Watched:
     folder: Path
 
 
-def watch_command(command: Sequence[str], folder: Path, deadline_s: float) -> Watched:
+def watch_command(
+    command: Sequence[str], folder: Path, deadline_s: float, extra: Mapping[str, str] | None = None
+) -> Watched:
     """Run a command with torch's trace on, an empty compile cache, and Pythons that tell their stacks when asked.
 
     Args:
         command: program and arguments.
         folder: an empty folder for what is seen.
-        deadline_s: seconds for the whole command.
+        deadline_s: seconds for the whole command, or from the last `compiling` that it appended to events.jsonl.
+        extra: variables on top, as of `environment`.
 
     Raises:
         InputError: the command cannot be started.
@@ -58,11 +62,11 @@ def watch_command(command: Sequence[str], folder: Path, deadline_s: float) -> Wa
     (folder / "cache").mkdir(parents=True)
     (folder / "events.jsonl").write_text('{"event": "compiling", "cpu_s": 0.0}\n')
     token, began = uuid.uuid4().hex, time.monotonic()
-    with (folder / "output.log").open("wb") as log:
+    with (folder / OUTPUT).open("wb") as log:
         try:
             child = subprocess.Popen(
                 command,
-                env=environment(token, folder),
+                env=environment(token, folder, extra),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from typing import Any
 from runner.errors import InputError
 from runner.evidence.redact import redact_text
 from runner.probes.compile_guard import Guarded
-from runner.probes.compile_guard.command import STACKS, TRACE, Watched
+from runner.probes.compile_guard.command import OUTPUT, STACKS, TRACE, Watched
 from runner.probes.compile_guard.watch import FIRST_LOOK, Sample
 from runner.probes.repro import scripts
 
@@ -175,7 +175,7 @@ def _closed(files: Mapping[str, str], case: Case) -> dict[str, str]:
 
 def _of_folder(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, str]:
     files = {f"{name}/growth.json": _json([asdict(sample) for sample in samples])}
-    for plain in ("output.log", "events.jsonl"):
+    for plain in (OUTPUT, "events.jsonl"):
         files[f"{name}/{plain}"] = _read(folder / plain)
     for path in sorted((folder / STACKS).glob("*.txt")):
         if '  File "' in (text := _read(path)):

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.errors import RunbookError
+from runner.evidence.last_words import last_words_in
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
-from runner.probes.compile_guard.command import Watched, watch_command
+from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command
 from runner.probes.compile_guard.stacks import in_words
 from runner.probes.contract import Findings, say, single
 from runner.probes.repro import bundle
@@ -24,7 +25,8 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
 
     Raises:
         InputError: the command cannot be started, or the bundle cannot be written.
-        RunbookError: the command failed in another way than by not ending; the bundle is there all the same.
+        RunbookError: the command failed in another way than by not ending; a bundle that was asked for is written all
+            the same.
     """
     with tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
         say(f"running {shlex.join(arguments.command)}")
@@ -44,9 +46,16 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
             files = bundle.of_command(seen, case)
             kept = bundle.write(arguments.output_dir, files, case.taken)
             say(f"bundle: {kept}")
-    if seen.status:
-        raise RunbookError(f"the command left with status {seen.status}; its output is in the bundle")
+        if seen.status:
+            raise RunbookError(_failed(seen, kept))
     return _report(seen, None if kept is None else kept.name)
+
+
+def _failed(seen: Watched, kept: Path | None) -> str:
+    words = last_words_in(seen.folder / OUTPUT, host_secrets())
+    said = f"its last words: {words}" if words else "it printed nothing"
+    where = f"all of its output is in {kept}" if kept else "--output-dir DIR keeps all of its output"
+    return f"the command left with status {seen.status}; {said}; {where}"
 
 
 def _report(seen: Watched, bundle: str | None) -> Findings:

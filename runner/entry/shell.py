@@ -1,0 +1,75 @@
+"""The project's own programs within a shell block, read without running it. Pure."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+_PROBE = "runner.probes."
+_ENDS = frozenset({"|", "||", "&&", "&", ";", ";;", "(", ")", "|&", "{", "}"})
+# A redirection and its target; 2 of `2>` belongs to it only where it stands alone before it.
+_REDIRECTION = re.compile(r"(?:(?<=\s)\d+)?(?:&>>?|>>?\|?|<<?<?)\s*(?:&\d+|&-|[^\s|;&()]+)")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One `python -m runner.…` of a block: the line on which its command begins (from 1), its module, its arguments."""
+
+    line: int
+    module: str
+    words: tuple[str, ...]
+
+    @property
+    def probe(self) -> str | None:
+        """The probe that it starts; None where its module is no probe."""
+        return self.module.removeprefix(_PROBE) if self.module.startswith(_PROBE) else None
+
+
+def calls_of(block: str) -> Iterator[Call]:
+    """Every call of the project's own programs, in order."""
+    for line, words in _simple_commands(block):
+        call = _call(line, words)
+        if call is not None:
+            yield call
+
+
+def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:
+    """(line, words) of every simple command. A line that shlex cannot split is for `bash -n` to judge."""
+    lines = block.split("\n")
+    number = 0
+    while number < len(lines):
+        start, text = number, lines[number]
+        while text.endswith("\\") and number + 1 < len(lines):
+            number += 1
+            text = f"{text[:-1]} {lines[number]}"
+        number += 1
+        # A command substitution is a command of its own, quoted or not.
+        text = re.sub(r"\"?\$\((?!\()|`", " ( ", _REDIRECTION.sub(" ", text))
+        for words in _split(text):
+            yield start + 1, words
+
+
+def _split(text: str) -> Iterator[list[str]]:
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;()<>")
+    lexer.commenters = "#"
+    lexer.whitespace_split = True
+    words: list[str] = []
+    try:
+        for word in lexer:
+            if word in _ENDS:
+                yield words
+                words = []
+            else:
+                words.append(word)
+    except ValueError:
+        # An open quote: the rest of a string that spans lines. What was read of the command stays readable.
+        pass
+    yield words
+
+
+def _call(line: int, words: Sequence[str]) -> Call | None:
+    for place in range(len(words) - 2):
+        if re.fullmatch(r"(.*/)?python3?(\.\d+)?", words[place]) and words[place + 1] == "-m":
+            module = words[place + 2]
+            return Call(line, module, tuple(words[place + 3 :])) if module.split(".")[0] == "runner" else None
+    return None

@@ -1,0 +1,62 @@
+"""The last meaningful line that a program printed: what it said of its own end."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.evidence.redact import redact_text
+
+LONGEST = 240
+_TAIL_BYTES = 4096
+# Colours and cursor moves, window titles, two-byte escapes (ECMA-48).
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# What `Window` makes of a byte that is not UTF-8.
+_NOT_TEXT = re.compile(r"\\x[0-9a-f]{2}|[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")
+_WORD = re.compile(r"[^\W\d_]{2}")
+_MOST_NOT_TEXT = 0.5
+
+
+def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
+    r"""The last line that says something, redacted, as one line of at most `LONGEST` characters; None without one.
+
+    A `\r` ends a line as a `\n` does: of a progress bar the last state counts. Escape sequences are removed. Lines
+    without a word (rulers, carets) and lines that are mostly no text are passed over.
+
+    Args:
+        output: what a program printed, as `runner.launch.output` holds it.
+        secrets: further words to take out (`runner.evidence.redact.host_secrets`).
+    """
+    # Redacted as a whole first: some secrets span lines, and half of one would pass.
+    clean = redact_text(_ESCAPES.sub("", output), secrets)
+    for line in reversed(re.split(r"[\r\n]+", clean)):
+        if _says_something(line):
+            return _bounded(" ".join(_CONTROLS.sub("", line).split()))
+    return None
+
+
+def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
+    """The same of a file that holds the output; None too where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            skipped = file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            data = file.read()
+    except OSError:
+        return None
+    # The word at the cut may be half of a secret, which would pass.
+    whole = data.split(maxsplit=1)[1:] if skipped else [data]
+    return last_words(b"".join(whole).decode("utf-8", "backslashreplace"), secrets)
+
+
+def _says_something(line: str) -> bool:
+    readable = _NOT_TEXT.sub("", line)
+    return bool(_WORD.search(readable)) and len(readable) >= len(line) * _MOST_NOT_TEXT
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    # Cut between words: half of a word is a word that nobody printed.
+    kept, _, _ = line[: LONGEST - 1].rpartition(" ")
+    return f"{kept or line[: LONGEST - 2]} …"
