@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from runner.probes.budget import VARIABLE, Budget, budget
@@ -27,6 +29,7 @@ def test_work_is_repeated_as_often_as_fits_between_its_bounds() -> None:
     assert roomy.times(1.0, at_least=3, at_most=10) == 10
     assert 30 <= roomy.times(100.0, at_least=3, at_most=100) <= 36
     assert roomy.times(0.0, at_least=3, at_most=10) == 10
+    assert Budget(ends=math.inf).times(1.0, at_least=3, at_most=10) == 10
 
 
 def test_work_longer_than_what_is_left_does_not_fit() -> None:

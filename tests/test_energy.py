@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.probes.precision.counters import EnergyError, rapl_counters
-from runner.probes.precision.energy import Trace, Window, run_window
+from runner.probes.precision.energy import Tick, Trace, Window, run_window
 from tests import nvml
 
 POLL_S = 0.005
@@ -256,3 +257,18 @@ def test_a_host_without_rapl_says_so_and_one_that_may_not_be_read_too(tmp_path: 
     (domain(tmp_path, "intel-rapl:0", "package-0", 1) / "energy_uj").unlink()
     with pytest.raises(EnergyError, match="not readable for this user"):
         rapl_counters(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seen", "changes"),
+    [([0.0], 0), ([0.0, 4.0], 1)],
+)
+def test_a_counter_that_was_seen_at_one_or_two_values_is_refused(seen: list[float], changes: int) -> None:
+    times = [number * 0.09 / len(seen) for number in range(len(seen) + 1)]
+    ticks = [Tick(joules, *between) for joules, between in zip(seen, pairwise(times), strict=True)]
+    trace = Trace(Curve(100, tick_s=0.001), ticks)
+    assert f"changed {changes} times in 0.09 s" in refused(Window(0.0, (0.05, 0.09), (trace,)))
+
+
+def test_a_counter_that_was_never_seen_is_refused() -> None:
+    assert "too short" in refused(Window(0.0, (0.05, 0.09), (Trace(Curve(100)),)))

@@ -31,8 +31,10 @@ class Budget:
 
     def times(self, seconds_each: float, at_least: int, at_most: int) -> int:
         """How often work of this length fits, between the two bounds."""
-        fitting = at_most if seconds_each <= 0 else math.floor(max(0.0, self.left) / seconds_each)
-        return max(at_least, min(at_most, fitting))
+        fitting = (
+            at_most if seconds_each <= 0 else math.floor(min(at_most, max(0.0, self.left) / seconds_each))
+        )
+        return max(at_least, fitting)
 
 
 def budget(default_s: float) -> Budget:

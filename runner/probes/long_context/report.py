@@ -96,12 +96,13 @@ def _of_comparison(compared: Comparison) -> Iterator[Measurement]:
     plain, changed = compared.plain.worst.peak, compared.changed.worst.peak
     yield single("remedy_saving", plain - changed, **labels)
     yield single("remedy_memory_ratio", changed / plain, **labels)
+    slower = ""
     if compared.time_ratios:
         yield measured("remedy_time_ratio", compared.time_ratios, **labels)
+        slower = f"; time × {median(compared.time_ratios):.3g}"
     say(
         f"{compared.name} ({compared.flags}) at {compared.plain.tokens} tokens: saves"
-        f" {format_value(plain - changed, 'B')}, {format_value(compared.predicted, 'B')} predicted;"
-        f" time × {median(compared.time_ratios or [float('nan')]):.3g}"
+        f" {format_value(plain - changed, 'B')}, {format_value(compared.predicted, 'B')} predicted{slower}"
     )
 
 

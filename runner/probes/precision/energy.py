@@ -22,6 +22,8 @@ POLL_S = 0.004
 # A change is seen up to a poll late; this share of the window may be lost to that.
 PRECISION = 0.01
 _STALL_TICKS, _SHORTEST_STALL_S = 3, 0.1
+# The value that was there before, and two ticks to cut a window at.
+_FEWEST_VALUES = 3
 # A tick that comes late has to bring the joules of the ones left out; far fewer are joules that were lost.
 _LATE_TICKS, _LOST = 1.5, 0.75
 _SENSORS_S = 0.25
@@ -82,6 +84,10 @@ class Trace:
         still = max(tick.last - tick.first for tick in self.ticks)
         if still > max(_STALL_TICKS * tick_s, _SHORTEST_STALL_S):
             raise EnergyError(f"the energy counter stood still for {still:.3g} of {watched:.3g} s of work")
+        if len(self.ticks) < _FEWEST_VALUES:
+            raise EnergyError(
+                f"the energy counter changed {len(self.ticks) - 1} times in {watched:.3g} s of work"
+            )
         self._check_for_loss()
         first, last = self.ticks[1], self.ticks[-1]
         # The value is at most a tick old, however late it was seen.
