@@ -215,30 +215,34 @@ def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
 
 
 def test_each_start_is_a_process_of_its_own_that_chooses_the_same_tokens(small: str) -> None:
+    others = set(psutil.Process().children(recursive=True))
+    processes, tokens = [], []
     with World(worker(small), None, os.environ, time.monotonic() + HANG_S) as world:
         world.ask(None, "loading torch")
-        answers = []
         for _ in range(2):
             world.ask({"start": True}, "building the model")
-            answers.append(world.ask({"new_tokens": 4}, "decoding")[0]["tokens"])
-            (parent,) = psutil.Process().children()
-            answers.append([child.pid for child in parent.children()])
+            tokens.append(world.ask({"new_tokens": 4}, "decoding")[0]["tokens"])
+            processes.append(start_of(others).pid)
             world.ask({"end": True}, "ending the start")
-    assert answers[0] == answers[2]
-    assert answers[1] != answers[3]
+    assert tokens[0] == tokens[1]
+    assert processes[0] != processes[1]
 
 
-def test_a_start_that_is_killed_is_named_at_once(small: str) -> None:
-    with (
-        pytest.raises(RankError, match="the process of a start ended with status -9"),
-        World(worker(small), None, os.environ, time.monotonic() + HANG_S) as world,
-    ):
+def test_a_start_that_is_killed_is_an_error_at_once(small: str) -> None:
+    others = set(psutil.Process().children(recursive=True))
+    with World(worker(small), None, os.environ, time.monotonic() + HANG_S) as world:
         world.ask(None, "loading torch")
         world.ask({"start": True}, "building the model")
-        (parent,) = psutil.Process().children()
-        (child,) = parent.children()
-        child.kill()
-        world.ask({"new_tokens": 4}, "decoding")
+        start_of(others).kill()
+        with pytest.raises(RankError, match="the process of a start ended with status -9"):
+            world.ask({"new_tokens": 4}, "decoding")
+
+
+def start_of(others: set[psutil.Process]) -> psutil.Process:
+    """The process in which a start runs: the child of the one process that is new."""
+    (launched,) = set(psutil.Process().children()) - others
+    (start,) = launched.children()
+    return start
 
 
 def worker(model: str) -> list[str]:
