@@ -48,9 +48,7 @@ def by_chance(groups: Sequence[Sequence[float]]) -> float:
 
 def main() -> None:
     """Take the launches, and print what they say."""
-    launches, starts = (
-        int(sys.argv[at]) if len(sys.argv) > at else usual for at, usual in ((1, LAUNCHES), (2, STARTS))
-    )
+    launches, starts = map(int, [*sys.argv[1:], *(LAUNCHES, STARTS)[len(sys.argv) - 1 :]])
     job = Job("tiny", model_shape("tiny"), None, "cpu", 1, 1, 256, 6)
     logs: dict[str, list[list[float]]] = {"prefill": [], "decode": []}
     undisturbed, seconds = 0, []
@@ -68,8 +66,8 @@ def main() -> None:
     for phase, groups in logs.items():
         spread = math.sqrt(fmean(variance(group) for group in groups))
         print(
-            f"{phase}: {spread:.1%} from start to start within a launch, {stdev(map(fmean, groups)):.1%} between launches"
-            f" ({spread / math.sqrt(starts):.1%} expected); by chance in {by_chance(groups):.0%}"
+            f"{phase}: {spread:.1%} from start to start within a launch, {stdev(map(fmean, groups)):.1%} between"
+            f" launches ({spread / math.sqrt(starts):.1%} expected); by chance in {by_chance(groups):.0%}"
         )
 
 
