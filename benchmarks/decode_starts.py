@@ -48,7 +48,8 @@ def by_chance(groups: Sequence[Sequence[float]]) -> float:
 
 def main() -> None:
     """Take the launches, and print what they say."""
-    launches, starts = map(int, [*sys.argv[1:], *(LAUNCHES, STARTS)[len(sys.argv) - 1 :]])
+    given = [int(word) for word in sys.argv[1:]]
+    launches, starts = [*given, *(LAUNCHES, STARTS)[len(given) :]]
     job = Job("tiny", model_shape("tiny"), None, "cpu", 1, 1, 256, 6)
     logs: dict[str, list[list[float]]] = {"prefill": [], "decode": []}
     undisturbed, seconds = 0, []
