@@ -2,7 +2,7 @@
 
     python benchmarks/decode_loop.py [PAIRS]
 
-Both decode greedily in one process, turn and turn about, and their tokens are compared first. On a GPU the loop's step
+Both decode greedily in one process, in interleaved turns, and their tokens are compared first. On a GPU the loop's step
 is compiled with CUDA graphs and `generate` compiles its own forward, as it does for a static cache; on a CPU both are
 eager.
 The ratio is transformers' time ÷ the loop's time, pair by pair: above 1 the loop is ahead. Pairs in which other work

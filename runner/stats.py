@@ -29,6 +29,11 @@ class Interval:
     high: float
     confidence: float | None
 
+    @property
+    def bounded(self) -> bool:
+        """Whether it says anything: false of 0 to infinity."""
+        return math.isfinite(self.high)
+
     def covers(self, value: float) -> bool:
         """Whether the value lies inside."""
         return self.low <= value <= self.high

@@ -14,10 +14,12 @@ import pytest
 
 from runner.errors import InputError
 from runner.probes import collectives
+from runner.probes.budget import VARIABLE
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.nccl.log import Transport
 from runner.probes.nccl.settings import Origin, Setting
+from runner.stats import FEWEST_FOR_BOOTSTRAP
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
 
@@ -44,6 +46,18 @@ def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def named(document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return [found for found in document["measurements"] if found["name"] == name]
+
+
+def test_where_the_time_is_over_the_rest_of_the_turns_is_left_out_and_said() -> None:
+    done = run(
+        "--op", "all_reduce", "--sizes", "4KiB", "--ranks", "2", "--iterations", "1000", "--backend", "gloo",
+        environment={VARIABLE: "0.001"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (bandwidth,) = named(document_of(done), "bus_bandwidth")
+    taken = sum(_turns(1000)[:FEWEST_FOR_BOOTSTRAP])
+    assert len(bandwidth["samples"]) == taken
+    assert f"{taken} of 1000 iterations in the time there is" in done.stderr
 
 
 @pytest.fixture(scope="module")

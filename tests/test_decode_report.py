@@ -3,15 +3,19 @@ from typing import Any
 
 import pytest
 
-from runner.evidence.record import Measurement
+from runner.entry.model import Condition, Phase
+from runner.evidence.measured import evaluate, interval_of
+from runner.evidence.record import Measurement, StepResult, StepStatus, Verdict
 from runner.hardware.boards import board_named
 from runner.models import model_shape
-from runner.probes.decode.arms import FEWEST_STARTS, FEWEST_UNDISTURBED, Arm, Start, compared
+from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, settled
 from runner.probes.decode.job import Job
 from runner.probes.decode.launches import Launches
-from runner.probes.decode.report import report, slow
+from runner.probes.decode.report import report, slow, undecided
+from runner.sequential import FEWEST
+from runner.sequential import answer as answered
 from runner.sizing.decode import bytes_per_step
-from runner.stats import median_interval
+from tests.builders import a_machine
 
 JOB = Job("8b", model_shape("8b"), None, "cuda", 2, 4, 100, 20)
 LABELS = {"model": "8b"}
@@ -85,7 +89,7 @@ def test_the_unit_is_the_process_and_not_its_turns() -> None:
     assert len(named(found, "clean_ratio", phase="prefill").samples) == 20
     assert len(named(found, "time_to_first_token", arm="caller").samples) == 20
     assert len(named(found, "time_to_first_token_p99", arm="caller").samples) == 20 * 50
-    bounds = median_interval(named(found, "clean_ratio", phase="prefill").samples)
+    bounds = interval_of(named(found, "clean_ratio", phase="prefill"))
     assert bounds is not None
     assert bounds.low < bounds.high
     assert bounds.covers(1.0)
@@ -93,7 +97,7 @@ def test_the_unit_is_the_process_and_not_its_turns() -> None:
 
 def test_disturbed_pairs_are_left_out_of_a_starts_ratio() -> None:
     caller, clean = Arm(), Arm()
-    for _ in range(FEWEST_STARTS):
+    for _ in range(FEWEST):
         ours, theirs = start(10, 2.0, 0.1), start(10, 1.0, 0.1)
         for _ in range(15):
             ours.add([answer(50.0, [0.1] * 5, (0.4, 0))])
@@ -101,8 +105,8 @@ def test_disturbed_pairs_are_left_out_of_a_starts_ratio() -> None:
         caller.starts.append(ours)
         clean.starts.append(theirs)
     found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
-    assert named(found, "clean_ratio", phase="prefill").samples == (0.5,) * FEWEST_STARTS
-    assert len(named(found, "time_to_first_token_p95", arm="caller").samples) == 25 * FEWEST_STARTS
+    assert named(found, "clean_ratio", phase="prefill").samples == (0.5,) * FEWEST
+    assert len(named(found, "time_to_first_token_p95", arm="caller").samples) == 25 * FEWEST
     assert "prefill reaches 50% of its speed in a clean environment" in (slow(found) or "")
 
 
@@ -113,8 +117,10 @@ def test_a_machine_that_never_leaves_starts_in_peace_is_not_sure_of_anything() -
         caller.starts.append(start(8, 1.5 if number else 1.2, 0.1, (0.5, 0)))
         clean.starts.append(start(8, 1.0 if number else 1.3, 0.1))
     found = compared(caller, clean)["prefill"]
-    assert len(found.undisturbed) < FEWEST_STARTS
-    assert found.used == pytest.approx((1.0 / 1.5, 1.0 / 1.5, 1.5 / 1.0))
+    assert len(found.undisturbed) < FEWEST
+    assert found.used == pytest.approx((1.0 / 1.5,))
+    assert not settled({"prefill": found}, 0.9)
+    assert "prefill: too few (0 of 40 starts undisturbed)" in (undecided({"prefill": found}, 0.9) or "")
     assert slow(report({"caller": caller, "clean": clean}, LABELS, JOB, None)) is None
 
 
@@ -124,25 +130,61 @@ def test_a_busy_machine_on_which_the_fault_wins_every_turn_says_nothing_either()
         # A neighbour holds one core: the clean side's second thread waits for it, the leftover single thread does not.
         caller.starts.append(start(8, 1.0, 0.1))
         clean.starts.append(start(8, 7.0, 0.7, (0.9, 0.9)))
-    for comparison in compared(caller, clean).values():
-        low, _, high = comparison.used
-        assert low < 0.95
-        assert high > 1
+    assert [comparison.interval.bounded for comparison in compared(caller, clean).values()] == [False, False]
 
 
 def test_a_start_with_too_few_undisturbed_pairs_counts_as_disturbed() -> None:
     caller, clean = Arm(), Arm()
-    for number in range(FEWEST_STARTS + 1):
+    for number in range(FEWEST + 1):
         ours = start(FEWEST_UNDISTURBED - (number == 0), 1.0, 0.1)
         ours.add([answer(9.0, [0.1] * 5, (0.5, 0))])
         caller.starts.append(ours)
         clean.starts.append(start(FEWEST_UNDISTURBED + 1 - (number == 0), 1.0, 0.1))
     found = compared(caller, clean)
-    assert found["prefill"].used == (1.0,) * FEWEST_STARTS
-    assert len(found["decode"].used) == FEWEST_STARTS + 1
+    assert found["prefill"].used == (1.0,) * FEWEST
+    assert len(found["decode"].used) == FEWEST + 1
 
 
 def test_where_the_kernel_does_not_count_waiting_every_pair_is_used() -> None:
     caller = Arm(starts=[start(10, 2.0, 0.1, (None, None)) for _ in range(6)])
     clean = Arm(starts=[start(10, 1.0, 0.1, (None, None)) for _ in range(6)])
     assert compared(caller, clean)["prefill"].used == (0.5,) * 6
+
+
+def alike(ratios: Sequence[float], prefill: float = 1.0) -> tuple[Arm, Arm]:
+    """The caller's and the clean side, with this ratio in decoding at each start, and `prefill` times it in prefill."""
+    caller = Arm(starts=[start(4, 1.0 / (ratio * prefill), 0.1 / ratio) for ratio in ratios])
+    return caller, Arm(starts=[start(4, 1.0, 0.1) for _ in ratios])
+
+
+SPREAD_OF_5 = (0.98, 1.02, 1.01, 0.99, 1.0, 1.02, 0.97, 1.01)
+
+
+def test_starts_end_once_every_phase_reaches_the_bound_or_one_does_not() -> None:
+    assert not settled(compared(*alike(SPREAD_OF_5[:3])), 0.9)
+    assert settled(compared(*alike(SPREAD_OF_5)), 0.9)
+    assert not settled(compared(*alike(SPREAD_OF_5)), 0.99)
+    assert settled(compared(*alike(SPREAD_OF_5, prefill=0.6)), 0.9)
+    assert not settled(compared(*alike(SPREAD_OF_5, prefill=0.9)), 0.9)
+
+
+@pytest.mark.parametrize("prefill", [1.0, 0.97, 0.95, 0.9, 0.6])
+@pytest.mark.parametrize("starts", range(1, 9))
+def test_the_verdict_on_the_stored_samples_is_what_the_starts_were_stopped_by(
+    starts: int, prefill: float
+) -> None:
+    caller, clean = alike(SPREAD_OF_5[:starts], prefill)
+    comparison = compared(caller, clean)["prefill"]
+    found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
+    step = StepResult(
+        id="warm",
+        phase=Phase.VERIFY,
+        command="",
+        digest="",
+        status=StepStatus.PASSED,
+        measurements=tuple(found),
+    )
+    bound = Condition(metric="warm.clean_ratio", at={"phase": "prefill"}, min=0.95)
+    verdict = evaluate(bound, [step], a_machine()).verdict
+    expected = {"above": Verdict.MET, "below": Verdict.MISSED, "undecided": Verdict.INCONCLUSIVE}
+    assert verdict is expected[answered(comparison.interval, 0.95)]

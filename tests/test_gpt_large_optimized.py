@@ -1,16 +1,27 @@
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from runner.errors import InputError, RunbookError
+from runner.errors import InputError, RankError
+from runner.evidence.measured import interval_of
+from runner.evidence.record import Measurement
+from runner.models import model_shape
+from runner.probes.budget import VARIABLE
+from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.decode.job import Job
 from runner.probes.gpt_large_optimized import PROBE, main
+from runner.probes.ranks import World
+from runner.stats import Interval
 from tests import nvml
 
 HANG_S = 230
@@ -85,7 +96,7 @@ def test_prefill_and_decoding_are_measured_apart_with_their_samples(small: str, 
 
 def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> None:
     done = run(
-        "--model", small, "--skip-compile", "--compare-environment", "--starts", "5",
+        "--model", small, "--skip-compile", "--compare-environment", "--starts", "5", "--budget", "200",
         environment={"OMP_NUM_THREADS": "1", "WORLD_SIZE": "8", "RANK": "3"},
     )  # fmt: skip
     document = json.loads(done.stdout.splitlines()[-1])
@@ -93,11 +104,13 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
     assert by_name(document, "clean")["threads"]["value"] == len(os.sched_getaffinity(0))
     ratios = [found for found in document["measurements"] if found["name"] == "clean_ratio"]
     assert {found["labels"]["phase"] for found in ratios} == {"prefill", "decode"}
-    assert document["effective"]["starts"] == 5
+    # On a busy machine every start is disturbed, and on an idle one the fourth may already decide.
+    starts = document["effective"]["starts"]
+    assert 4 <= starts <= 5
     for arm in ("caller", "clean"):
         found = by_name(document, arm)
-        assert len(found["time_to_first_token"]["samples"]) == 5
-        assert len(found["time_to_first_token_p95"]["samples"]) >= 5 * 6
+        assert len(found["time_to_first_token"]["samples"]) == starts
+        assert len(found["time_to_first_token_p95"]["samples"]) >= starts * 6
     assert document["details"]["leftovers"] == ["RANK", "WORLD_SIZE", "OMP_NUM_THREADS"]
 
 
@@ -112,7 +125,9 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
             "left behind for one GPU",
         ),
         (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores can stand in for that many at most"),
-        (["--model", "tiny", "--compare-environment", "--starts", "4"], "--starts must be 5 or more"),
+        (["--model", "tiny", "--compare-environment", "--starts", "3"], "--starts must be from 4 to 24"),
+        (["--model", "tiny", "--compare-environment", "--starts", "25"], "--starts must be from 4 to 24"),
+        (["--model", "tiny", "--budget", "0"], "--budget must be above zero"),
         (["--model", "tiny", "--starts", "0"], "--starts must be above zero"),
         (["--model", "tiny", "--new-tokens", "1"], "--new-tokens must be 2 or more"),
         (["--model", "tiny", "--batch-size", "0"], "--batch-size must be above zero"),
@@ -176,24 +191,64 @@ def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> Non
     assert tokens[0] == tokens[1]
 
 
-def test_too_little_time_for_enough_starts_is_said_and_not_judged(small: str, tmp_path: Path) -> None:
-    # Every process takes 5 s to come up, however fast the machine: five starts cannot fit into 20 s.
-    (tmp_path / "sitecustomize.py").write_text("import time\n\ntime.sleep(5)\n", encoding="utf-8")
+def test_where_the_time_is_over_at_once_one_start_is_reported_and_decides_nothing(small: str) -> None:
     done = run(
-        "--model", small, "--skip-compile", "--compare-environment", "--timeout", "20",
-        environment={"PYTHONPATH": str(tmp_path)},
+        "--model", small, "--skip-compile", "--compare-environment", "--budget", "0.001", "--turns", "4",
+        environment={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == RunbookError.exit_status, done.stderr
-    assert "too few to tell environments apart (5 or more); raise --timeout" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "1 of 20 starts in the time there is" in done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["effective"]["starts"] == 1
+    assert document["reason"].startswith("cannot tell whether this environment reaches 0.9 of a clean one")
+    ratios = [Measurement(**found) for found in document["measurements"] if found["name"] == "clean_ratio"]
+    assert [interval_of(ratio) for ratio in ratios] == [Interval(0.0, math.inf, None)] * 2
 
 
-def test_where_the_time_ends_first_the_starts_that_there_are_do(small: str) -> None:
-    done = run("--model", small, "--skip-compile", "--starts", "1000", "--timeout", "20", "--turns", "2")
+def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
+    done = run("--model", small, "--skip-compile", "--starts", "1000", environment={VARIABLE: "0.001"})
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["requested"]["starts"] == 1000
-    assert 1 <= document["effective"]["starts"] < 1000
-    assert "of 1000 starts in the time there is" in done.stderr
+    assert document["effective"]["starts"] == 1
+    assert "1 of 1000 starts in the time there is" in done.stderr
+
+
+def test_each_start_is_a_process_of_its_own_that_chooses_the_same_tokens(small: str) -> None:
+    others = set(psutil.Process().children(recursive=True))
+    processes, tokens = [], []
+    with World(worker(small), None, os.environ, time.monotonic() + HANG_S) as world:
+        world.ask(None, "loading torch")
+        for _ in range(2):
+            world.ask({"start": True}, "building the model")
+            tokens.append(world.ask({"new_tokens": 4}, "decoding")[0]["tokens"])
+            processes.append(start_of(others).pid)
+            world.ask({"end": True}, "ending the start")
+    assert tokens[0] == tokens[1]
+    assert processes[0] != processes[1]
+
+
+def test_a_start_that_is_killed_is_an_error_at_once(small: str) -> None:
+    others = set(psutil.Process().children(recursive=True))
+    with World(worker(small), None, os.environ, time.monotonic() + HANG_S) as world:
+        world.ask(None, "loading torch")
+        world.ask({"start": True}, "building the model")
+        start_of(others).kill()
+        with pytest.raises(RankError, match="the process of a start ended with status -9"):
+            world.ask({"new_tokens": 4}, "decoding")
+
+
+def start_of(others: set[psutil.Process]) -> psutil.Process:
+    """The process in which a start runs: the child of the one process that is new."""
+    (launched,) = set(psutil.Process().children()) - others
+    (start,) = launched.children()
+    return start
+
+
+def worker(model: str) -> list[str]:
+    job = Job(model, model_shape(model), None, "cpu", 1, 1, 16, 8)
+    assert job.forks
+    return job.program(Mode.EAGER)
 
 
 @pytest.mark.system

@@ -16,6 +16,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("units", "catalogue", "stats", "presets"),
+    ("sequential",),
     ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),

@@ -10,8 +10,10 @@ import pytest
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.boards import board_named
+from runner.probes.budget import VARIABLE
 from runner.probes.contract import OK, measured
 from runner.probes.memory_bandwidth import Copy, copies, main, peak_of, weak_pairs
+from runner.stats import FEWEST_FOR_BOOTSTRAP
 from tests.nvml import EIGHT_B200, environment
 
 B200 = board_named("B200")
@@ -30,6 +32,15 @@ def test_a_host_without_gpus_copies_within_its_own_memory(capsys: pytest.Capture
     assert (bandwidth["unit"], len(bandwidth["samples"])) == ("B/s", 5)
     assert (wrong["name"], wrong["value"]) == ("wrong_elements", 0)
     assert document["effective"]["gpus"] == 0
+
+
+def test_where_the_time_is_over_there_are_still_enough_copies_for_an_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, "0.001")
+    assert main(["--size", "4KiB", "--iterations", "100000"]) == OK
+    bandwidth, _ = json.loads(capsys.readouterr().out)["measurements"]
+    assert len(bandwidth["samples"]) == FEWEST_FOR_BOOTSTRAP
 
 
 def test_eight_gpus_are_copied_between_in_both_directions_and_to_and_from_the_host() -> None:

@@ -40,7 +40,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1",
             "higher",
             "Speed under the caller's environment ÷ under a clean one, each sample the median of the interleaved turns"
-            " of two processes started anew (label: phase).",
+            " of two starts, taken until they decide (label: phase).",
         ),
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
     }
@@ -55,7 +55,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             1, "Whether one process comes up, or waits for ranks that never come", ("rendezvous_time",)
         ),
         "gpt_large_optimized": ProbeInfo(
-            3,
+            4,
             "Prefill and greedy decoding of a large model with a static KV cache",
             (
                 "tokens_per_second",

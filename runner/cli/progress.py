@@ -13,9 +13,9 @@ from rich.table import Table
 
 from runner.cli.screen import Screen
 from runner.evidence.headline import key_measurement, telling_labels
+from runner.evidence.measured import interval_of
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus
 from runner.plan import Plan, PlannedStep
-from runner.stats import median_interval
 from runner.units import format_bytes, format_value
 
 _COLOURS = {
@@ -91,9 +91,9 @@ def key_number(result: StepResult) -> str:
     key = key_measurement(result)
     if key is None:
         return ""
-    interval = median_interval(key.samples) if key.statistic == "median" else None
+    interval = interval_of(key)
     spread = ""
-    if interval is not None:
+    if interval is not None and interval.bounded:
         spread = f" [{format_value(interval.low, key.unit)} … {format_value(interval.high, key.unit)}]"
     labels = " ".join(
         f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"

@@ -27,7 +27,7 @@ _FIRST = datetime(2025, 1, 1, tzinfo=UTC)
 _NEVER_NEGATIVE = frozenset({"s", "B/s", "FLOP/s", "token/s", "token/J", "J", "J/token", "W", "Hz"})
 # Numbers that mean nothing without the version of torch that ran.
 _NEEDS_TORCH = frozenset({"B/s", "FLOP/s", "token/s", "token/J", "W"})
-_BETWEEN_SAMPLES = frozenset({"median", "mean", "min", "max", "p95", "p99"})
+_BETWEEN_SAMPLES = frozenset({"median", "mean", "geometric mean", "min", "max", "p95", "p99"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ALIAS = re.compile(r"node-[0-9a-f]{6}")
 # How far the memory of a known board may be from the size that it is sold by: GB or GiB, less what is reserved.

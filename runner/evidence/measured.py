@@ -11,6 +11,7 @@ from runner.errors import InputError
 from runner.evidence.record import Measurement, StepResult, Verdict
 from runner.hardware.boards import board_named
 from runner.hardware.machine import Machine, machine_class
+from runner.sequential import repeated_interval
 from runner.stats import Interval, median_interval, ratio_interval
 from runner.units import parse_bytes, to_stored
 
@@ -42,7 +43,8 @@ def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine
 
     Only steps that ran to their end count. A label that the bound names must be carried by the measurement
     (`8GiB` equals 8589934592); further labels are allowed as long as one measurement alone fits. The interval
-    comes from raw samples where the value is their median; any other statistic is judged as it stands.
+    comes from raw samples where the value is their median or geometric mean (`interval_of`); any other statistic is
+    judged as it stands.
 
     Returns:
         `met` or `missed` where the whole interval is on one side of every bound, `inconclusive` where it covers
@@ -117,7 +119,7 @@ def _expected_unit(condition: Condition) -> str:
 def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, str, Interval | None]:
     upper = _pick(condition.metric, condition.at, steps)
     if condition.over is None:
-        return upper.value, upper.unit, _own_interval(upper)
+        return upper.value, upper.unit, interval_of(upper)
     lower = _pick(condition.over, condition.at if condition.over_at is None else condition.over_at, steps)
     if upper.unit != lower.unit:
         raise _CannotTellError(f"{condition.metric} is in {upper.unit}, {condition.over} in {lower.unit}")
@@ -129,7 +131,14 @@ def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, st
     return upper.value / lower.value, "1", interval
 
 
-def _own_interval(measurement: Measurement) -> Interval | None:
+def interval_of(measurement: Measurement) -> Interval | None:
+    """The interval of the value, by its statistic; None where there is none, and the value alone speaks.
+
+    A median has its bootstrap interval. A geometric mean is the value of samples that were taken one by one until they
+    decided: its interval is the one that the probe stopped by, so both come to the same verdict.
+    """
+    if measurement.statistic == "geometric mean":
+        return repeated_interval(measurement.samples)
     return median_interval(measurement.samples) if measurement.statistic == "median" else None
 
 

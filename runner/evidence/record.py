@@ -94,7 +94,7 @@ class Measurement(_Model):
         name: a metric of `runner.catalogue`.
         labels: what tells it from others of its name (op, bytes, arm, …).
         value: the statistic over the samples, in `unit`.
-        statistic: `median`, `p95`, `max`, `sum`, `single`, …
+        statistic: `median`, `geometric mean`, `p95`, `max`, `sum`, `single`, …
         samples: raw, in the order taken; empty where the value is not made of samples.
     """
 

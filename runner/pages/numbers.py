@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from runner.catalogue import PROBES, metric_of
 from runner.entry.model import Runbook, Scalar, Step, step_digest
+from runner.evidence.measured import interval_of
 from runner.evidence.record import Measurement
 from runner.pages.evidence import Found
-from runner.stats import Interval, median_interval, percentile
+from runner.stats import Interval, percentile
 from runner.units import format_bytes, format_value
 
 
@@ -54,8 +55,7 @@ def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Numbe
         spread = f"{format_value(min(values), unit)} … {format_value(max(values), unit)}"
         taken = f"median of {len(values)} nodes"
     else:
-        interval = median_interval(measurement.samples) if measurement.statistic == "median" else None
-        spread, taken = show_interval(interval, unit), _taken(measurement)
+        spread, taken = show_interval(interval_of(measurement), unit), _taken(measurement)
     return Number(
         name=measurement.name,
         labels=show_labels(measurement.labels),
@@ -98,8 +98,8 @@ def _label(name: str, value: object) -> str:
 
 
 def show_interval(interval: Interval | None, unit: str) -> str:
-    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none."""
-    if interval is None:
+    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none, or one that says nothing."""
+    if interval is None or not interval.bounded:
         return ""
     sure = f"{interval.confidence:.0%} interval" if interval.confidence else "range"
     return f"{format_value(interval.low, unit)} … {format_value(interval.high, unit)} ({sure})"

@@ -7,8 +7,8 @@ that can be held against the links and compared across rank counts (factors and 
 PERFORMANCE.md). Small messages measure latency, large ones bandwidth: a floor means nothing without size and ranks.
 
 Results are checked element by element on data whose sums fp32 holds exactly. With --compare-environment a second set
-of ranks runs without the caller's NCCL_* and GLOO_* variables, turn and turn about with the first; the ratio of the
-two, pair by pair, tells a bad environment from bad wiring. NCCL's own log says which way each arm went.
+of ranks runs without the caller's NCCL_* and GLOO_* variables, its turns interleaved with the first one's; the ratio
+of the two, pair by pair, tells a bad environment from bad wiring. NCCL's own log says which way each arm went.
 
 Output: collective_time (s, the median), slow_collective_time (its 95th percentile), algorithm_bandwidth and
 bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm (`caller` or `clean`); wrong_elements; environment_ratio;
@@ -36,6 +36,7 @@ from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.machine import gpu_count
 from runner.hardware.topology import Topology
+from runner.probes.budget import Budget, budget
 from runner.probes.contract import (
     Findings,
     NotApplicableError,
@@ -51,7 +52,7 @@ from runner.probes.nccl.settings import Judgement, Origin, Setting, judge
 from runner.probes.nccl.sources import home_of, read_own
 from runner.probes.ranks import World, ended_by_sigterm
 from runner.probes.usable import wiring_with_fabric
-from runner.stats import median_interval
+from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
@@ -61,6 +62,8 @@ ENVIRONMENT_FLOOR = 0.9
 _ELEMENT = 4
 _TURNS = 10
 _MOST_IN_A_TURN = 64
+# Through gloo the sizes show that a probe works: where they take longer, turns are left out.
+_ON_CPU_S = 15.0
 
 
 def bus_factor(op: str, ranks: int) -> float:
@@ -158,9 +161,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
             for arm, environment in environments.items()
         }
         ready, *_ = [arm.world.ask(None, "joining the group")[0] for arm in arms.values()]
-        for op in job.ops:
-            for size in job.sizes:
-                measurements += _measure(arms, job, op, _whole(op, size, job.ranks))
+        within = budget(job.timeout if job.backend == "nccl" else min(job.timeout, _ON_CPU_S))
+        wanted = [(op, _whole(op, size, job.ranks)) for op in job.ops for size in job.sizes]
+        for number, (op, size) in enumerate(wanted):
+            # What is left is shared equally by what is still to be measured.
+            until = Budget(time.monotonic() + within.left / (len(wanted) - number))
+            measurements += _measure(arms, job, op, size, until)
         transports = {arm: read_transport(logs / arm) for arm in arms} if job.backend == "nccl" else {}
     wrong = [found.value for found in measurements if found.name == "wrong_elements"]
     # Without labels: of the whole run, so that one bound covers every size.
@@ -261,7 +267,7 @@ def _whole(op: str, size: int, ranks: int) -> int:
     return math.ceil(size / unit) * unit
 
 
-def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Measurement]:
+def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int, until: Budget) -> list[Measurement]:
     what = {"op": op, "bytes": size}
     where = f"{op} of {format_bytes(size)}"
     labels: dict[str, Any] = {**what, "ranks": job.ranks, "backend": job.backend}
@@ -272,6 +278,9 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int) -> list[Me
         found.append(single("wrong_elements", wrong, **labels, arm=name))
         arm.world.ask({**what, "warmup": job.warmup, "iterations": 1}, f"warming up {where}")
     for turn, iterations in enumerate(_turns(job.iterations)):
+        if turn >= FEWEST_FOR_BOOTSTRAP and until.left < 0:
+            say(f"{where}: {len(arms['caller'].times)} of {job.iterations} iterations in the time there is")
+            break
         # ABBA: neither arm always goes first, so that a drift of the machine cancels.
         for arm in list(arms.values())[:: -1 if turn % 2 else 1]:
             command = {**what, "warmup": 1, "iterations": iterations}

@@ -109,6 +109,7 @@ def measured(
     functions: Mapping[str, Callable[[Sequence[float]], float]] = {
         "median": statistics.median,
         "mean": statistics.fmean,
+        "geometric mean": statistics.geometric_mean,
         "max": max,
         "min": min,
         "sum": math.fsum,

@@ -7,16 +7,20 @@ slow one and spare the other: CPU threads matter to prefill, launch overhead to 
 
 The model is a transformers Llama of a preset's shape (or a `config.json`'s) with random weights, or a local folder's
 own weights, with a static KV cache; tokens are chosen greedily. Over several GPUs it is cut by tensor parallelism, a
-rank a GPU; a host without GPUs uses its cores as ranks. With --compare-environment a second process runs in the
-environment that `stale_env --shell` would leave, turn and turn about with the first. Both are started anew several
-times, as two processes in one environment differ by percents for life; a start gives one ratio.
+rank a GPU; a host without GPUs uses its cores as ranks.
+
+With --compare-environment a second process runs in the environment that `stale_env --shell` would leave, its turns
+interleaved with the first one's. Both are started several times, as two processes in one environment differ by percents
+for as long as they live; a start gives one ratio. No further start is begun once the ratios decide whether they reach
+--decide-at (`runner.sequential`: at most 2.5 % wrong on either side, for each phase), or where the time ends; what they
+do not decide by then is said to be undecided.
 
 Output: time_to_first_token, time_per_output_token (s; their 95th and 99th percentiles where there are samples for
 them), tokens_per_second, prefill_tokens_per_second, bandwidth_utilisation (known boards), peak_memory of a rank, and on
 a GPU graph_replays, graph_captures and plain_launches per step, with labels model, batch_size, prompt_length, ranks,
-mode, arm (`caller` or `clean`); clean_ratio for each phase. Of several starts the samples are each start's median, the
-percentiles are of all turns. Symptom: the environments differ, and a ratio is surely below 0.9; or the step was
-compiled for CUDA graphs and does not re-use them.
+mode, arm (`caller` or `clean`); clean_ratio for each phase, the geometric mean over starts. Of several starts the
+samples are each start's median, the percentiles are of all turns. Symptom: the environments differ, and a ratio is
+surely below 0.9; or the step was compiled for CUDA graphs and does not re-use them.
 
 Example:
     python -m runner.probes.gpt_large_optimized --tensor-parallel-gpus 1 --skip-compile
@@ -34,20 +38,24 @@ import psutil
 from runner.evidence.record import Measurement
 from runner.hardware.boards import board_of
 from runner.hardware.machine import look
+from runner.probes.budget import budget
 from runner.probes.compile_guard import Guarded, add_compile_arguments
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import Findings, Probe, base_parser, preset_of, run_probe, say
-from runner.probes.decode.arms import FEWEST_STARTS, Arm, compared
+from runner.probes.decode.arms import Arm, compared
 from runner.probes.decode.job import Job, guard, job_of
-from runner.probes.decode.report import graphs_lost, report, slow
+from runner.probes.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
 from runner.probes.decode.turns import Series, take
 from runner.probes.leftovers.variables import leftovers, without_leftovers
 from runner.probes.ranks import ended_by_sigterm
+from runner.sequential import FEWEST, MOST
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
 # The share of --timeout that each rung of the guard may take.
 _GUARD_SHARE = 0.25
-_COMPARED_STARTS = 12
+_COMPARED_STARTS = 20
+# A comparison on a CPU is there to show how the fault shows itself, within half a minute on a slow machine.
+_COMPARED_ON_CPU_S = 24.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,14 +94,30 @@ def _parser() -> argparse.ArgumentParser:
         "--starts",
         type=int,
         metavar="N",
-        help="processes of each environment, one after another (default 1; to compare 12, and no fewer than"
-        f" {FEWEST_STARTS})",
+        help=f"processes of each environment, one after another; to compare, the most of them, from {FEWEST} to {MOST}"
+        f" (default 1, to compare {_COMPARED_STARTS})",
+    )
+    parser.add_argument(
+        "--decide-at",
+        type=float,
+        default=RATIO_FLOOR,
+        metavar="X",
+        help="stop comparing once it is clear whether every ratio reaches X, or one does not"
+        f" (default {RATIO_FLOOR:g})",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="S",
+        help=f"seconds within which starts must fit (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU, else"
+        " --timeout; never more than the step has)",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         metavar="S",
-        help="deadline of all, in seconds (default 240, and 900 where the step is compiled)",
+        help="seconds until a process that does not answer is given up (default 240, and 900 where the step is"
+        " compiled)",
     )
     parser.add_argument(
         "--compare-environment",
@@ -111,14 +135,19 @@ def _run(arguments: argparse.Namespace) -> Findings:
     environments = {"caller": dict(os.environ)}
     if arguments.compare_environment:
         environments["clean"] = without_leftovers(os.environ, cores)
+    if arguments.budget is None:
+        on_cpu = arguments.compare_environment and not machine.gpus
+        arguments.budget = min(arguments.timeout, _COMPARED_ON_CPU_S) if on_cpu else arguments.timeout
     if arguments.starts is None:
         arguments.starts = _COMPARED_STARTS if arguments.compare_environment else 1
+    within = budget(arguments.budget)
     free = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
     job = job_of(arguments, machine, preset_of(arguments), free, len(environments))
     board = board_of(machine.gpus[0].name) if machine.gpus else None
     with ended_by_sigterm():
         mode, guarded = guard(job, arguments.compile_mode, arguments.timeout * _GUARD_SHARE, say)
-        taken = take(job, mode, environments, Series(arguments.starts, arguments.turns, deadline))
+        series = Series(arguments.starts, arguments.turns, within, deadline, arguments.decide_at)
+        taken = take(job, mode, environments, series)
     arms = taken.arms
     labels = {
         "model": job.label,
@@ -129,15 +158,16 @@ def _run(arguments: argparse.Namespace) -> Findings:
     }
     measurements = report(arms, labels, job, board)
     stale = [leftover.name for leftover in leftovers(os.environ, cores)]
-    reason = _symptom(measurements, arms["caller"], mode, stale=bool(stale))
+    symptom = _symptom(measurements, arms["caller"], mode, stale=bool(stale))
     return Findings(
         measurements=measurements,
-        status="symptom" if reason else "ok",
-        reason=reason,
+        status="symptom" if symptom else "ok",
+        reason=symptom or _undecided(arms, arguments.decide_at),
         requested={
             "tensor_parallel_gpus": arguments.tensor_parallel_gpus,
             "compile_mode": arguments.compile_mode,
             "starts": arguments.starts,
+            "decide_at": arguments.decide_at,
         },
         effective={
             "model": labels["model"],
@@ -170,6 +200,10 @@ def _fallback(guarded: Guarded | None) -> dict[str, Any]:
 def _symptom(measurements: Sequence[Measurement], caller: Arm, mode: Mode, *, stale: bool) -> str | None:
     lost = graphs_lost(caller) if mode is Mode.WHOLE else None
     return lost or (slow(measurements) if stale else None)
+
+
+def _undecided(arms: Mapping[str, Arm], bound: float) -> str | None:
+    return undecided(compared(arms["caller"], arms["clean"]), bound) if "clean" in arms else None
 
 
 def _starts(arms: Mapping[str, Arm]) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ Exit status: 0 all lengths fit, 1 one does not, 2 bad input, 3 could not measure
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runner.hardware.machine import look
+from runner.probes.budget import budget
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say
 from runner.probes.long_context.bench import Bench, Runs
 from runner.probes.long_context.planning import plan
@@ -38,6 +40,8 @@ from runner.probes.long_context.worker import ranks
 from runner.probes.ranks import ended_by_sigterm
 
 _RANKS_DEADLINE_S = 3000.0
+# On a CPU a comparison shows what each remedy saves; more rounds than fit into this only narrow its time ratio.
+_ROUNDS_ON_CPU_S = 15.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         const=5,
         default=0,
         metavar="ROUNDS",
-        help="at the longest length that fits: what each remedy saves, and costs in time (default 5 rounds)",
+        help="at the longest length that fits: what each remedy saves, and costs in time (default 5 rounds; fewer where"
+        " the time ends)",
     )
     parser.add_argument(
         "--apply-first-remedy",
@@ -138,6 +143,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         assert question.budget is not None
         return plan(question, question.budget)
     question = swept(arguments, look)
+    within = budget(math.inf if question.gpu else _ROUNDS_ON_CPU_S)
     if question.remedy is not None:
         say(f"the plan's first remedy: {question.remedy.name} ({question.remedy.flags})")
     if arguments.snapshot is not None and not question.gpu:
@@ -147,7 +153,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
     say(f"{question.model}, {question.shape.parameters / 1e9:.3g}B parameters, {arguments.mode}")
     with _runs(question, arguments.snapshot) as runs:
         found = sweep(
-            question, runs, find_limit=arguments.find_limit, compare_rounds=arguments.compare_remedies
+            question,
+            runs,
+            within,
+            find_limit=arguments.find_limit,
+            compare_rounds=arguments.compare_remedies,
         )
     return report(question, found, _asked(arguments, question))
 

@@ -27,9 +27,10 @@ from runner.entry.model import Scalar
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board, board_of
+from runner.probes.budget import budget
 from runner.probes.contract import Findings, Probe, base_parser, measured, run_probe, say, single
 from runner.probes.usable import usable_gpus
-from runner.stats import median_interval
+from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 PAIR_FLOOR = 0.7
 _WITHIN_FACTOR = 2
 _LARGEST = 1 << 40
+# Host memory is timed copy by copy, so a slow host can stop in time, with enough of them for an interval.
+_ON_HOST_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,9 @@ def _timed_on_host(once: Callable[[], None], copy: Copy, iterations: int, warmup
     del copy
     for _ in range(warmup):
         once()
-    seconds = []
-    for _ in range(iterations):
+    seconds: list[float] = []
+    within = budget(_ON_HOST_S)
+    while len(seconds) < iterations and (within.left > 0 or len(seconds) < FEWEST_FOR_BOOTSTRAP):
         began = time.perf_counter()
         once()
         seconds.append(time.perf_counter() - began)

@@ -18,7 +18,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from runner.errors import InputError, LateRankError
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
@@ -43,19 +44,38 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.deadline <= 0:
         raise InputError(f"--deadline must be above zero, not {arguments.deadline:g}")
-    world = World(_CHILD, None, os.environ, time.monotonic() + _START_S + arguments.deadline)
-    with ended_by_sigterm(), world:
-        (ready,) = world.ask(None, "loading torch")
-        if not ready["group"]:
-            return _findings("alone", None)
-        deadline = time.monotonic() + arguments.deadline
-        try:
-            (answer,) = world.ask({}, "joining its process group", deadline)
-        except LateRankError:
-            return _findings("waiting", None, _waiting(arguments.deadline))
+    try:
+        answer = _joined(arguments.deadline)
+    except _StillWaitingError:
+        return _findings("waiting", None, _waiting(arguments.deadline))
+    if answer is None:
+        return _findings("alone", None)
     if answer["failed"]:
         return _findings("failed", None, f"one process cannot join its group: {answer['failed']}")
     return _findings("joined", answer["seconds"])
+
+
+class _StillWaitingError(Exception):
+    """The process had not joined its group by the deadline."""
+
+
+def _joined(deadline_s: float) -> Mapping[str, Any] | None:
+    """What the child said of joining its group; None where nothing asks for one.
+
+    Raises:
+        _StillWaitingError: it left the child's world as an error, so that the child, which will never answer, is ended
+            at once instead of being waited for.
+    """
+    world = World(_CHILD, None, os.environ, time.monotonic() + _START_S + deadline_s)
+    with ended_by_sigterm(), world:
+        (ready,) = world.ask(None, "loading torch")
+        if not ready["group"]:
+            return None
+        try:
+            (answer,) = world.ask({}, "joining its process group", time.monotonic() + deadline_s)
+        except LateRankError as late:
+            raise _StillWaitingError from late
+    return answer
 
 
 def _findings(ending: str, seconds: float | None, reason: str | None = None) -> Findings:

@@ -1,8 +1,9 @@
 """What the turns of `gpt_large_optimized` took, and how two environments compare. Pure.
 
-A process is dealt things that it keeps for life, where its memory lies above all: of 48 pairs in one environment on two
-idle cores a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns of one process are
-therefore not samples of its environment, however many: the unit is the start.
+Some of what decides a process's speed stays for as long as it lives, where its memory lies above all: of 48 pairs in
+one environment on two idle cores a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns
+of one process are therefore not samples of its environment, however many: the unit is the start, a process that builds
+its model in memory of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,9 @@ from typing import Any
 
 from runner.probes.decode.launches import Launches
 from runner.probes.decode.run_queue import MOST_WAITED
-from runner.stats import FEWEST_FOR_BOOTSTRAP
+from runner.sequential import FEWEST, Answer, answer, repeated_interval
+from runner.stats import Interval
 
-# Of fewer starts the spread is not known well enough to tell two environments apart.
-FEWEST_STARTS = FEWEST_FOR_BOOTSTRAP
 # Of fewer undisturbed pairs the median says little, and the start counts as disturbed.
 FEWEST_UNDISTURBED = 4
 
@@ -88,24 +88,25 @@ class Comparison:
     Attributes:
         ratios: of every start, the median of its pairs of turns: the undisturbed ones where there are enough.
         undisturbed: of those starts that have enough.
-        extremes: the fastest turn of either side over the slowest one, and the other way round.
     """
 
     ratios: Sequence[float]
     undisturbed: Sequence[float]
-    extremes: tuple[float, float]
 
     @property
     def used(self) -> Sequence[float]:
-        """The undisturbed starts; where too few were left in peace, the middle one of all between the extremes.
+        """The undisturbed starts; where they are too few to conclude from, the middle one of all.
 
-        The range of any turn over any other is then the spread, so that a busy machine says "inconclusive": what
-        disturbs turns need not disturb both sides alike (a leftover single thread even wins where a neighbour holds
-        the other core), and many disturbed starts would only look sure.
+        One number has no interval, so that a busy machine says "inconclusive": what disturbs turns need not disturb
+        both sides alike (a leftover single thread even wins where a neighbour holds the other core), and many
+        disturbed starts would only look sure.
         """
-        if len(self.undisturbed) >= FEWEST_STARTS:
-            return self.undisturbed
-        return (self.extremes[0], median_low(self.ratios), self.extremes[1])
+        return self.undisturbed if len(self.undisturbed) >= FEWEST else (median_low(self.ratios),)
+
+    @property
+    def interval(self) -> Interval:
+        """Where the ratio lies, wherever the starts were stopped."""
+        return repeated_interval(self.used)
 
 
 def calm_pairs(caller: Start, clean: Start) -> dict[str, list[float]]:
@@ -117,20 +118,24 @@ def compared(caller: Arm, clean: Arm) -> dict[str, Comparison]:
     """The comparisons of `prefill` and of `decode`."""
     found = {}
     by_start = [_pairs(ours, theirs) for ours, theirs in zip(caller.starts, clean.starts, strict=True)]
-    for phase, of in _PHASES.items():
+    for phase in _PHASES:
         calm = [[ratio for ratio, kept in pairs[phase] if kept] for pairs in by_start]
         enough = [len(ratios) >= FEWEST_UNDISTURBED for ratios in calm]
         ratios = [
             median(kept if use else [ratio for ratio, _ in pairs[phase]])
             for kept, use, pairs in zip(calm, enough, by_start, strict=True)
         ]
-        turns = [seconds for arm in (clean, caller) for start in arm.starts for seconds in of(start)]
         found[phase] = Comparison(
             tuple(ratios),
             tuple(ratio for ratio, use in zip(ratios, enough, strict=True) if use),
-            (min(turns) / max(turns), max(turns) / min(turns)),
         )
     return found
+
+
+def settled(comparisons: Mapping[str, Comparison], bound: float) -> bool:
+    """Whether no further start can matter: one phase is surely slower than the bound, or all surely reach it."""
+    answers: list[Answer] = [answer(comparison.interval, bound) for comparison in comparisons.values()]
+    return "below" in answers or all(found == "above" for found in answers)
 
 
 _PHASES: Mapping[str, Callable[[Start], Sequence[float]]] = {

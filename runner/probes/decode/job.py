@@ -15,9 +15,9 @@ from runner.probes.compile_guard import Guarded, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NotApplicableError
-from runner.probes.decode.arms import FEWEST_STARTS
 from runner.probes.decode.loop import build_step
 from runner.probes.tensor_parallel import check_degree
+from runner.sequential import FEWEST, MOST
 from runner.units import format_value
 
 _FEWEST_NEW_TOKENS = 2
@@ -70,11 +70,21 @@ class Job:
         cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.length * self.batch
         return self.element * (shape.parameters + cache)
 
+    @property
+    def forks(self) -> bool:
+        """Whether a start is a fork of a process that has imported everything, or a process with its own imports.
+
+        No process that has touched a GPU, or joined a group, may fork. What a fork keeps of the process before it is
+        where libraries lie; benchmarks/decode_starts.py measures whether that matters.
+        """
+        return self.device == "cpu" and self.ranks == 1
+
     def program(self, mode: Mode) -> list[str]:
         """The worker of one arm."""
         program = ["-m", "runner.probes.decode.worker", f"--model={self.model}", f"--device={self.device}"]
         program += [f"--batch-size={self.batch}", f"--prompt-length={self.prompt}", f"--mode={mode}"]
-        return [*program, f"--max-length={self.length}", f"--ranks={self.ranks}"]
+        program += [f"--max-length={self.length}", f"--ranks={self.ranks}"]
+        return [*program, "--fork"] if self.forks else program
 
 
 def job_of(
@@ -135,6 +145,8 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
         "--turns": arguments.turns,
         "--starts": arguments.starts,
         "--timeout": arguments.timeout,
+        "--budget": arguments.budget,
+        "--decide-at": arguments.decide_at,
         "--tensor-parallel-gpus": arguments.tensor_parallel_gpus,
     }
     for option, value in numbers.items():
@@ -149,10 +161,10 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
         raise InputError(
             "--compare-environment asks what a launch left behind for one GPU; use it with --tensor-parallel-gpus 1"
         )
-    if arguments.compare_environment and arguments.starts < FEWEST_STARTS:
+    if arguments.compare_environment and not FEWEST <= arguments.starts <= MOST:
         raise InputError(
-            f"--starts must be {FEWEST_STARTS} or more to compare environments, not {arguments.starts}: what one"
-            " process is dealt, it keeps"
+            f"--starts must be from {FEWEST} to {MOST} to compare environments, not {arguments.starts}: of fewer the"
+            " spread is not known, and the rule that decides when to stop holds for no more"
         )
     if machine.gpus and asked > len(machine.gpus):
         raise InputError(

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from runner.evidence.measured import interval_of
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board
 from runner.probes.contract import measured, say, single
-from runner.probes.decode.arms import Arm, compared
+from runner.probes.decode.arms import Arm, Comparison, compared, settled
 from runner.probes.decode.job import Job
+from runner.sequential import answer
 from runner.sizing.decode import bytes_per_step
-from runner.stats import median_interval
+from runner.stats import Interval
 from runner.units import format_value
 
 # Below this share of the clean environment's speed the caller's environment is called the fault.
@@ -32,11 +34,12 @@ def report(
         )
     if "clean" in arms:
         for phase, comparison in compared(arms["caller"], arms["clean"]).items():
-            found.append(measured("clean_ratio", comparison.used, **labels, phase=phase))
-            interval = median_interval(comparison.used)
-            spread = f" [{interval.low:.3f} … {interval.high:.3f}]" if interval else ""
+            ratio = measured("clean_ratio", comparison.used, "geometric mean", **labels, phase=phase)
+            found.append(ratio)
+            low, high = comparison.interval.low, comparison.interval.high
+            spread = f" [{low:.3f} … {high:.3f}]" if comparison.interval.bounded else ""
             say(
-                f"{phase}: this environment reaches {median(comparison.used):.3f}{spread} of a clean one"
+                f"{phase}: this environment reaches {ratio.value:.3f}{spread} of a clean one"
                 f" ({len(comparison.ratios)} starts, {len(comparison.undisturbed)} undisturbed)"
             )
     return found
@@ -76,13 +79,29 @@ def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> lis
 def slow(measurements: Sequence[Measurement]) -> str | None:
     """Why the caller's environment is surely slower than a clean one, or None."""
     for found in measurements:
-        interval = median_interval(found.samples) if found.name == "clean_ratio" else None
+        interval = interval_of(found) if found.name == "clean_ratio" else None
         if interval is not None and interval.high < RATIO_FLOOR:
             return (
                 f"{found.labels['phase']} reaches {found.value:.0%} of its speed in a clean environment (at most"
                 f" {interval.high:.0%}); python -m runner.probes.stale_env names the leftovers"
             )
     return None
+
+
+def undecided(comparisons: Mapping[str, Comparison], bound: float) -> str | None:
+    """What the starts that there are cannot tell, or None where they tell all."""
+    if settled(comparisons, bound):
+        return None
+    open_ = [
+        f"{phase}: {_known(found.interval)} ({len(found.undisturbed)} of {len(found.ratios)} starts undisturbed)"
+        for phase, found in comparisons.items()
+        if answer(found.interval, bound) == "undecided"
+    ]
+    return f"cannot tell whether this environment reaches {bound:g} of a clean one: {', '.join(open_)}"
+
+
+def _known(interval: Interval) -> str:
+    return f"{interval.low:.0%} to {interval.high:.0%}" if interval.bounded else "too few"
 
 
 def graphs_lost(arm: Arm) -> str | None:

@@ -1,4 +1,4 @@
-"""How `gpt_large_optimized` takes its turns: environments side by side, each in processes that are started anew."""
+"""How `gpt_large_optimized` takes its turns: environments side by side, start by start, until the answer is clear."""
 
 import contextlib
 import time
@@ -6,21 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.errors import RunbookError
+from runner.probes.budget import Budget
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import say
-from runner.probes.decode.arms import FEWEST_STARTS, Arm, Start, calm_pairs
+from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, calm_pairs, compared, settled
 from runner.probes.decode.job import Job
 from runner.probes.decode.launches import Launches
 from runner.probes.decode.worker import WARM_STEPS
 from runner.probes.ranks import World
-from runner.stats import FEWEST_FOR_BOOTSTRAP
 
 _WARM_UP_TURNS = 2
 # Steps whose launches are counted; the turn has that many, or fewer.
 _COUNTED_STEPS = 8
-# Of a start's equal part of the time left, what its turns may take, those taken again included.
-_TURNS_SHARE = 0.5
 _MOST_REPEATS = 3
 # Starts do not take equally long, and one that came too late would lose all before it.
 _SPARE = 1.5
@@ -31,14 +28,18 @@ class Series:
     """What is to be taken.
 
     Attributes:
-        starts: processes of each environment, one after another.
-        turns: of each process: a prefill with its decoding.
-        deadline: `time.monotonic()` of it all.
+        starts: of each environment, at most.
+        turns: of each start: a prefill with its decoding.
+        budget: no start is begun that would not end within it.
+        deadline: `time.monotonic()` at which a process that has not answered is given up.
+        bound: of the ratio between two environments; no further start is begun once it is decided.
     """
 
     starts: int
     turns: int
+    budget: Budget
     deadline: float
+    bound: float
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Taken:
 
     Attributes:
         arms: by environment.
-        ready: what the caller's first process said of itself.
+        ready: what the caller's first start said of itself.
         tokens: that it chose.
     """
 
@@ -55,34 +56,40 @@ class Taken:
     ready: Mapping[str, Any]
     tokens: list[int]
 
+    @property
+    def starts(self) -> int:
+        """How many starts of each environment are complete."""
+        return len(self.arms["caller"].starts)
+
 
 def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], series: Series) -> Taken:
-    """Decode in every environment, start by start.
-
-    Where the time ends before the starts do, those that there are must do.
+    """Decode in every environment, start by start: at least one, and no more than the answer needs.
 
     Raises:
-        RunbookError: a rank died or was late, or too few starts for a comparison fit into the time.
+        RunbookError: a process died, or gave no answer by the deadline.
     """
     taken = Taken({name: Arm() for name in environments}, {}, [])
-    longest = 0.0
-    for number in range(series.starts):
+    longest, enough = 0.0, False
+    while not enough:
         began = time.monotonic()
-        if began + _SPARE * longest > series.deadline:
-            _enough(number, series, compared=len(environments) > 1)
-            break
-        # Neither arm always starts first, nor takes the first turn.
-        order = list(environments)[:: -1 if number % 2 else 1]
         with contextlib.ExitStack() as stack:
             worlds = {
                 name: stack.enter_context(_world(job, mode, environments[name], series.deadline, name))
-                for name in order
+                for name in environments
             }
-            _use(worlds, taken, job, mode, series)
+            for world in worlds.values():
+                world.ask(None, "loading torch")
+            more = True
+            while more:
+                # Where one launch gives all starts, what it took comes once and says nothing about the next start.
+                began = time.monotonic() if job.forks else began
+                _start(worlds, taken, job, mode, series)
+                longest = max(longest, time.monotonic() - began)
+                enough = _enough(taken, series, longest)
+                more = job.forks and not enough
             # All at once, so that they are waited for once.
             for world in worlds.values():
                 world.dismiss()
-        longest = max(longest, time.monotonic() - began)
     return taken
 
 
@@ -90,54 +97,70 @@ def _world(job: Job, mode: Mode, environment: Mapping[str, str], deadline: float
     return World(job.program(mode), job.ranks if job.ranks > 1 else None, environment, deadline, name)
 
 
-def _enough(starts: int, series: Series, *, compared: bool) -> None:
-    if compared and starts < FEWEST_STARTS:
-        raise RunbookError(
-            f"{starts} starts in the time there is, too few to tell environments apart ({FEWEST_STARTS} or more);"
-            " raise --timeout, or choose a smaller --model"
-        )
-    say(f"{starts} of {series.starts} starts in the time there is")
+def _order(worlds: Mapping[str, World], number: int) -> list[str]:
+    """Neither environment always goes first: ABBA, so that a drift of the machine cancels."""
+    return list(worlds)[:: -1 if number % 2 else 1]
 
 
-def _use(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, series: Series) -> None:
-    """One start of every environment: warmed up, timed turn and turn about, and the first one looked into."""
-    starts: dict[str, Start] = {}
-    for name, world in worlds.items():
-        (said, *_) = world.ask(None, "building the model")
+def _enough(taken: Taken, series: Series, longest: float) -> bool:
+    """Whether no further start is begun: none is asked for, none can matter, or none would end in time."""
+    if taken.starts == series.starts:
+        return True
+    if len(taken.arms) > 1 and settled(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
+        say(f"decided after {taken.starts} of at most {series.starts} starts")
+        return True
+    if not series.budget.has(_SPARE * longest):
+        say(f"{taken.starts} of {series.starts} starts in the time there is")
+        return True
+    return False
+
+
+def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, series: Series) -> None:
+    """One start of every environment: built, warmed up, timed in interleaved turns; the first one is looked into."""
+    began, starts = time.monotonic(), dict[str, Start]()
+    for name in _order(worlds, taken.starts):
+        (said, *_) = worlds[name].ask({"start": True}, "building the model")
         taken.arms[name].threads = said["threads"]
-        if name == "caller":
-            taken.ready = said
-    for name, world in worlds.items():
         for _ in range(_WARM_UP_TURNS):
-            (answer, *_) = world.ask({"new_tokens": job.new_tokens}, "warming up")
-        if name == "caller":
-            taken.tokens = answer["tokens"]
+            (answer, *_) = worlds[name].ask({"new_tokens": job.new_tokens}, "warming up")
+        if name == "caller" and not taken.starts:
+            taken.ready, taken.tokens = said, answer["tokens"]
         starts[name] = Start()
-    left = series.starts - len(taken.arms["caller"].starts)
-    latest = time.monotonic() + (series.deadline - time.monotonic()) / left * _TURNS_SHARE
-    _take_turns(worlds, starts, series.turns, job, latest)
+    _take_turns(worlds, starts, job, series, taken.starts, time.monotonic() - began)
     for name, start in starts.items():
-        taken.arms[name].starts.append(start)
-        if len(taken.arms[name].starts) == 1:
+        if not taken.arms[name].starts:
             _look_inside(worlds[name], taken.arms[name], job, mode)
+        taken.arms[name].starts.append(start)
+        worlds[name].ask({"end": True}, "ending the start")
 
 
 def _take_turns(
-    worlds: Mapping[str, World], starts: Mapping[str, Start], turns: int, job: Job, latest: float
+    worlds: Mapping[str, World],
+    starts: Mapping[str, Start],
+    job: Job,
+    series: Series,
+    first: int,
+    start_up: float,
 ) -> None:
-    """Decode turn and turn about; where other work disturbed it, up to three times as often.
+    """Decode in interleaved turns; where other work disturbed them, up to three times as many.
 
-    At `latest` it ends with the turns that there are, unless they are too few to say how they spread.
+    Turns are repeated for as long as the start took to come up: beyond that another start says more. Where the budget
+    ends, it ends with the turns that there are, unless they are too few for a median.
     """
-    turn = 0
-    while turn < turns or (turn < turns * _MOST_REPEATS and _disturbed(starts, turns)):
-        if time.monotonic() > latest and turn >= FEWEST_FOR_BOOTSTRAP:
+    turn, repeats_end = 0, float("inf")
+    while turn < series.turns or (
+        turn < series.turns * _MOST_REPEATS
+        and time.monotonic() < repeats_end
+        and _disturbed(starts, series.turns)
+    ):
+        if series.budget.left < 0 and turn >= FEWEST_UNDISTURBED:
             say(f"{turn} turns in the time there is")
             return
-        # ABBA: so that a drift of the machine cancels.
-        for name, world in list(worlds.items())[:: -1 if turn % 2 else 1]:
-            starts[name].add(world.ask({"new_tokens": job.new_tokens}, "decoding"))
+        for name in _order(worlds, first + turn):
+            starts[name].add(worlds[name].ask({"new_tokens": job.new_tokens}, "decoding"))
         turn += 1
+        if turn == series.turns:
+            repeats_end = time.monotonic() + start_up
 
 
 def _disturbed(starts: Mapping[str, Start], wanted: int) -> bool:

@@ -1,6 +1,10 @@
-"""The process in which `gpt_large_optimized` decodes: one arm in one environment, or one rank of it.
+"""The process in which `gpt_large_optimized` decodes: one environment, or one rank of it.
 
-Each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
+Once torch is loaded it says so. `{"start": true}` builds the model, and answers with its threads, its type and torch's
+version; `{"end": true}` gives it up. With --fork each start is a child of its own, forked from this process once
+everything is imported: it builds the model in memory of its own, in a second less than a process takes to import.
+
+In between each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
 `{"first": seconds, "rest": [seconds of each step], "waited": [share of the prefill, of the steps, that threads waited
 for a core], "tokens": [of the first sequence]}`. `{"peak": n}` answers with the
 peak memory of such a turn, `{"launches": n}` with what n further steps launched on a GPU.
@@ -9,9 +13,10 @@ peak memory of such a turn, `{"launches": n}` with what n further steps launched
 import argparse
 import contextlib
 import dataclasses
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 _COLLECTIVE_TIMEOUT_S = 600.0
 _SPIN_S = 0.003
 WARM_STEPS = 3
+# Exit status of a process that has told the caller what went wrong.
+_TOLD = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--mode", type=Mode, required=True)
     parser.add_argument("--ranks", type=int, required=True)
+    parser.add_argument("--fork", action="store_true")
     arguments = parser.parse_args(argv)
     line = RankLine()
     try:
@@ -55,14 +63,54 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.ranks > 1:
                 group = joined(arguments.device, line.rank, arguments.ranks, _COLLECTIVE_TIMEOUT_S)
                 mesh = stack.enter_context(group)
-            _serve(line, arguments, mesh)
+            _load()
+            line.send({"loaded": True})
+            for _ in line.commands():
+                if arguments.fork:
+                    _in_a_child(line, lambda: _serve(line, arguments, None))
+                else:
+                    _serve(line, arguments, mesh)
     except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
-        line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
-        return 1
+        _tell(line, error)
+        return _TOLD
     return 0
 
 
+def _tell(line: RankLine, error: Exception) -> None:
+    line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
+
+
+def _load() -> None:
+    """Import what every start needs. Nothing may compute here: a pool of threads would not survive a fork."""
+    import torch  # noqa: F401
+    from transformers import LlamaForCausalLM, StaticCache  # noqa: F401
+
+
+def _in_a_child(line: RankLine, work: Callable[[], None]) -> None:
+    """Do it in a process forked for it, and wait until that is gone.
+
+    Raises:
+        RuntimeError: it was killed.
+        SystemExit: it failed, and has said why.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
+            _tell(line, error)
+            os._exit(_TOLD)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    ended = os.waitstatus_to_exitcode(status)
+    if ended == _TOLD:
+        raise SystemExit(_TOLD)
+    if ended:
+        raise RuntimeError(f"the process of a start ended with status {ended}")
+
+
 def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | None") -> None:
+    """One start: build the model, then a turn a command, until it is to end or the line closes."""
     import torch
 
     from runner.probes.decode.loop import Decoder
@@ -80,6 +128,10 @@ def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | No
     prompt = torch.randint(0, shape.vocab, size, generator=generator).to(device)
     line.send({"threads": torch.get_num_threads(), "dtype": str(dtype), "torch": torch.__version__})
     for command in line.commands():
+        if "end" in command:
+            # Answered, so that this process has read its last command before the next start is asked for.
+            line.send({"ended": True})
+            return
         if "peak" in command:
             line.send({"peak": _peak(decoder, model, prompt, command["peak"])})
         elif "launches" in command:

@@ -1,10 +1,12 @@
 """Measures every length, looks for the longest prompt that fits, and compares remedies. What runs is given."""
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from runner.models import ModelShape
+from runner.probes.budget import Budget
 from runner.probes.contract import say
 from runner.probes.long_context.bench import Reached, Runs
 from runner.probes.long_context.growth import Growth, growth
@@ -84,14 +86,15 @@ class Swept:
     comparisons: tuple[Comparison, ...] = ()
 
 
-def sweep(question: Question, runs: Runs, *, find_limit: bool, compare_rounds: int) -> Swept:
+def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, compare_rounds: int) -> Swept:
     """Every length, in the order given; then the limit and the remedies, where asked for.
 
     Args:
         question: what is asked.
         runs: what does the work.
+        within: time for it; where it ends, rounds are left out, and nothing else is.
         find_limit: predict the longest prompt within the budget and verify it by two runs.
-        compare_rounds: rounds in which remedies take turns with doing without; 0 for no comparison.
+        compare_rounds: rounds, at most, in which remedies are interleaved with doing without; 0 for no comparison.
     """
     rows = tuple(_measured(question, runs, tokens) for tokens in question.lengths)
     grown = growth(_alike(question, rows))
@@ -102,7 +105,7 @@ def sweep(question: Question, runs: Runs, *, find_limit: bool, compare_rounds: i
     compared: tuple[Comparison, ...] = ()
     if compare_rounds and fitting:
         longest_row = max(fitting, key=lambda row: row.tokens)
-        compared = tuple(_compared(question.shape, runs, longest_row, compare_rounds))
+        compared = tuple(_compared(question.shape, runs, longest_row, compare_rounds, within))
     return Swept(rows, grown, limit, compared)
 
 
@@ -145,14 +148,20 @@ def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int) ->
     return Limit(by_arithmetic, fitted, at, beyond)
 
 
-def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int) -> Iterator[Comparison]:
+def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int, within: Budget) -> Iterator[Comparison]:
     arms = list(_arms(shape, plain.work))
     changed = {name: Row(work, runs.run(work)) for name, _, work, _ in arms}
     seconds: dict[str, list[float]] = {"": [], **{name: [] for name, *_ in arms}}
+    took = 0.0
     for number in range(rounds):
+        if number and not within.has(took):
+            say(f"{number} of {rounds} rounds in the time there is")
+            break
+        began = time.monotonic()
         turns = [("", plain.work), *((name, work) for name, _, work, _ in arms if changed[name].fits)]
         for name, work in turns if number % 2 else reversed(turns):
             seconds[name].append(max(one.seconds for one in runs.run(work, followed=False)))
+        took = time.monotonic() - began
     for name, flags, _, predicted in arms:
         ratios = tuple(after / before for before, after in zip(seconds[""], seconds[name], strict=False))
         yield Comparison(name, flags, predicted, plain, changed[name], ratios)
