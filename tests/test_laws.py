@@ -22,6 +22,7 @@ ROOMS = (
     ("entry",),
     ("evidence",),
     ("plan",),
+    ("schedule",),
     ("launch", "probes", "pages"),
     ("commands",),
     ("check",),

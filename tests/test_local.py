@@ -44,7 +44,7 @@ def run(
         root=folder,
         environment=environment,
         scratch=scratch,
-        on_start=lambda _planned: None,
+        on_start=lambda _step, _turn: None,
     )
     return {result.id: result for result in results}
 

@@ -1,0 +1,273 @@
+"""What of a run fits into the time that it has: which steps are left out, and how long each other one may take.
+
+The rules, in this order:
+
+* A step is started only if what it is expected to take fits, with a margin; it is ended when its time is over.
+* Every entry has a window of the time left. What later entries are expected to need is not part of it, so a slow
+  entry cannot take their time; what an entry does not use goes to the later ones.
+* Where not all fits, the steps that earn an entry's outcome come before its optional Diagnose steps.
+
+Expected times come from records or guesses (`runner.evidence.durations`), corrected by how this machine compares.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.entry.model import Phase, Step
+from runner.evidence.durations import Expected
+from runner.evidence.record import StepResult, StepStatus
+from runner.plan import Plan
+from runner.units import format_duration
+
+# More than is expected must fit: a step that is cut short has used its time for nothing.
+MARGIN = 1.2
+# Kept back at the end, in seconds: a step that is ended has a grace of 2 s, and the record is written.
+CLOSING_S = 3.0
+# How many seconds of work the belief is worth that this machine is as fast as the records say, and how many one
+# step can weigh against it at most: one odd step does not decide.
+_WEIGHT_S = 5.0
+_COMPARED = frozenset({StepStatus.PASSED, StepStatus.SYMPTOM, StepStatus.FAILED, StepStatus.TIMEOUT})
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What becomes of a step whose turn it is.
+
+    Attributes:
+        deadline_s: how long it may take, in seconds.
+        about_s: how long it is expected to take, in seconds.
+        measured: that comes from records; else it is a guess.
+        left_out: why it is not started; None where it is.
+        cut: the reason to give if this deadline ends it; None where the deadline is the step's own.
+    """
+
+    deadline_s: float
+    about_s: float
+    measured: bool = False
+    left_out: str | None = None
+    cut: str | None = None
+
+
+class Pace(Protocol):
+    """Who gives the steps of one entry their time."""
+
+    def turn(self, step: Step) -> Turn:
+        """The step is next: what becomes of it."""
+
+    def ended(self, result: StepResult) -> None:
+        """A step has ended, or was skipped."""
+
+
+class Unhurried:
+    """Every step has its own deadline and none is left out."""
+
+    def turn(self, step: Step) -> Turn:
+        """The step's own deadline."""
+        return Turn(step.timeout, step.timeout)
+
+    def ended(self, result: StepResult) -> None:
+        """Nothing follows from it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step that is to run, as far as its time is concerned.
+
+    Attributes:
+        expected: by records or a guess; not corrected for this machine.
+        longest_s: its own deadline, in seconds.
+        earns: the entry's outcome depends on it.
+        after: ids of steps that it is useless without.
+    """
+
+    id: str
+    expected: Expected
+    longest_s: float
+    earns: bool
+    after: frozenset[str] = frozenset()
+
+    def about(self, factor: float) -> float:
+        """What it is expected to take on this machine, in seconds."""
+        return min(self.longest_s, factor * self.expected.seconds)
+
+    def room(self, factor: float) -> float:
+        """What must be free for it, in seconds."""
+        return min(self.longest_s, MARGIN * factor * self.expected.seconds)
+
+
+def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
+    """The steps of a plan that run here, in their order.
+
+    Reproduce, Fix and Verify, and what they need, earn the outcome. So does Diagnose where nothing is reproduced:
+    then it alone can find the fault.
+    """
+    runs: dict[str, Step] = {}
+    for planned in plan.steps:
+        # What it needs comes before it, and must pass: without that it is skipped whatever time there is.
+        if planned.skip is None and all(needed in runs for needed in planned.step.needs):
+            runs[planned.step.id] = planned.step
+    optional = {Phase.DIAGNOSE} if any(s.phase is Phase.REPRODUCE for s in runs.values()) else set()
+    earning = {step.id for step in runs.values() if step.phase not in optional}
+    for step in reversed(runs.values()):
+        if step.id in earning:
+            earning.update(step.needs)
+    fixes = {step.id for step in runs.values() if step.phase is Phase.FIX}
+    return tuple(
+        Work(
+            step.id,
+            expected[step.id],
+            step.timeout,
+            step.id in earning,
+            frozenset(step.needs) | (fixes if step.phase is Phase.VERIFY else frozenset()),
+        )
+        for step in runs.values()
+    )
+
+
+def foreseen(plan: Plan, expected: Mapping[str, Expected], within_s: float | None) -> Mapping[str, Turn]:
+    """What becomes of the steps of a single entry, by id, if each takes exactly what is expected of it."""
+    works = work_of(plan, expected)
+    now = 0.0
+    pace = Schedule(within_s, [works], lambda: now).entry(0)
+    turns: dict[str, Turn] = {}
+    for step in (planned.step for planned in plan.steps):
+        if any(work.id == step.id for work in works):
+            turn = turns[step.id] = pace.turn(step)
+            now += turn.about_s if turn.left_out is None else 0.0
+    return turns
+
+
+def correction(compared: Sequence[tuple[float, float]]) -> float:
+    """How this machine compares with the records: 2 is half as fast.
+
+    The median of actual over expected duration, (expected, actual) in seconds, each step weighed by its expected
+    duration up to `_WEIGHT_S`, and the belief in 1 by that too.
+    """
+    weighed = sorted(
+        [(1.0, _WEIGHT_S)] + [(actual / due, min(due, _WEIGHT_S)) for due, actual in compared if due > 0]
+    )
+    half, below = sum(weight for _, weight in weighed) / 2, 0.0
+    for ratio, weight in weighed:
+        below += weight
+        if below >= half:
+            return ratio
+    return weighed[-1][0]
+
+
+def window(left_s: float, here: Sequence[Work], later: Sequence[Work], factor: float) -> float:
+    """How much of the seconds left an entry may use for these steps, when later entries have those.
+
+    * All fits: what the later entries do not need.
+    * All that earns outcomes fits: that, and a share of the rest in proportion to the optional steps.
+    * Not even that fits: a share in proportion to it.
+    """
+    need, need_later = (sum(work.room(factor) for work in works if work.earns) for works in (here, later))
+    want, want_later = (sum(work.room(factor) for work in works) for works in (here, later))
+    if want + want_later <= left_s:
+        return left_s - want_later
+    if need + need_later <= left_s:
+        optional = want - need
+        share = optional / (optional + want_later - need_later)
+        return need + (left_s - need - need_later) * share
+    return max(0.0, left_s) * need / (need + need_later)
+
+
+def kept(seconds: float, works: Sequence[Work], factor: float) -> frozenset[str]:
+    """Ids of the steps that fit: those that earn the outcome first, then the others, each in order of execution."""
+    ids = {work.id for work in works}
+    chosen: set[str] = set()
+    used = 0.0
+    for work in sorted(works, key=lambda work: not work.earns):
+        if work.after & ids <= chosen and used + work.room(factor) <= seconds:
+            chosen.add(work.id)
+            used += work.room(factor)
+    return frozenset(chosen)
+
+
+class Schedule:
+    """The time of a whole run, shared between its entries, which run one after the other."""
+
+    def __init__(
+        self,
+        within_s: float | None,
+        entries: Sequence[Sequence[Work]],
+        clock: Callable[[], float],
+        began: float | None = None,
+    ) -> None:
+        """Take the steps of all entries, in order.
+
+        Args:
+            within_s: seconds after `began` by which the run has ended; None for no such limit.
+            entries: what each has to do.
+            clock: the time in seconds, such as `time.monotonic`.
+            began: when the run began; now when left out.
+        """
+        self.entries = entries
+        self.clock = clock
+        self.within_s = math.inf if within_s is None else within_s
+        self.ends = (clock() if began is None else began) + self.within_s - CLOSING_S
+        self.compared: list[tuple[float, float]] = []
+
+    def entry(self, number: int) -> "EntryPace":
+        """The pace of one entry, counted from 0."""
+        return EntryPace(self, number)
+
+
+class EntryPace:
+    """The pace of one entry of a schedule."""
+
+    def __init__(self, schedule: Schedule, number: int) -> None:
+        self._schedule = schedule
+        self._works = {work.id: work for work in schedule.entries[number]}
+        self._later = [work for works in schedule.entries[number + 1 :] for work in works]
+        self._ends = math.inf
+        self._left_out: set[str] = set()
+
+    def turn(self, step: Step) -> Turn:
+        """The step is next: how long it may take, or why it is left out."""
+        schedule, work = self._schedule, self._works[step.id]
+        ids = list(self._works)
+        ahead = [self._works[name] for name in ids[ids.index(step.id) :]]
+        factor, now = correction(schedule.compared), schedule.clock()
+        missing = sorted(work.after & self._left_out)
+        ahead = [one for one in ahead if not one.after & self._left_out]
+        # An entry that overruns does not get more for it; what it saves is shared with the later ones.
+        self._ends = min(self._ends, now + window(schedule.ends - now, ahead, self._later, factor))
+        mine = max(0.0, self._ends - now)
+        fitting = kept(mine, ahead, factor)
+        about, measured = work.about(factor), work.expected.measured
+        if step.id in fitting:
+            deadline = min(step.timeout, mine)
+            return Turn(deadline, about, measured, cut=self._cut(deadline, step))
+        self._left_out.add(step.id)
+        if missing:
+            why = f"left out: it follows {missing[0]}, which was left out"
+        else:
+            first = 0.0 if work.earns else sum(w.room(factor) for w in ahead if w.earns and w.id in fitting)
+            why = self._too_little(about, max(0.0, mine - first))
+        return Turn(0.0, about, measured, left_out=why)
+
+    def ended(self, result: StepResult) -> None:
+        """Compare how long it took with what was expected, where a record said that."""
+        if result.left_out:
+            self._left_out.add(result.id)
+        work = self._works.get(result.id)
+        if work and work.expected.measured and result.status in _COMPARED and result.duration_s is not None:
+            self._schedule.compared.append((work.expected.seconds, result.duration_s))
+
+    def _too_little(self, about: float, room: float) -> str:
+        said = f"left out: about {format_duration(about)} expected, {format_duration(room)} left for it"
+        return f"{said} of {format_duration(self._schedule.within_s)}" + (
+            ", too close to start it" if about <= room else ""
+        )
+
+    def _cut(self, deadline: float, step: Step) -> str | None:
+        if deadline >= step.timeout:
+            return None
+        return (
+            f"still running when the {format_duration(deadline)} that were left for it of "
+            f"{format_duration(self._schedule.within_s)} had passed, so it was ended; "
+            f"its own deadline is {format_duration(step.timeout)}"
+        )
