@@ -5,7 +5,8 @@ The rules, in this order:
 * A step is started only if what it is expected to take fits, with a margin; it is ended when its time is over.
 * Every entry has a window of the time left. What later entries are expected to need is not part of it, so a slow
   entry cannot take their time; what an entry does not use goes to the later ones.
-* Where not all fits, the steps that earn an entry's outcome come before its optional Diagnose steps.
+* Where not all fits, the steps that earn the outcome of an entry come first (`Tier`), those of every entry before
+  the optional ones of any; and no optional step may take the time that they are expected to need.
 
 Expected times come from records or guesses (`runner.evidence.durations`), corrected by how this machine compares.
 """
@@ -13,6 +14,7 @@ Expected times come from records or guesses (`runner.evidence.durations`), corre
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from runner.entry.model import Phase, Step
@@ -25,6 +27,8 @@ from runner.units import format_duration
 MARGIN = 1.2
 # Kept back at the end, in seconds: a step that is ended has a grace of 2 s, and the record is written.
 CLOSING_S = 3.0
+# Free of an entry's window, in seconds, so that the shortest step has time for a slow start.
+SPARE_S = 2.0
 # How many seconds of work the belief is worth that this machine is as fast as the records say, and how many one
 # step can weigh against it at most: one odd step does not decide.
 _WEIGHT_S = 5.0
@@ -71,6 +75,18 @@ class Unhurried:
         """Nothing follows from it."""
 
 
+class Tier(IntEnum):
+    """How much an entry's outcome depends on a step: the first come first where not all fits.
+
+    PROOF: the first step that injects the fault, Fix and Verify, and what they need; where nothing is injected,
+    Diagnose too, which alone can find the fault then. FAULT: further steps that inject it. DETAIL: other Diagnose.
+    """
+
+    PROOF = 0
+    FAULT = 1
+    DETAIL = 2
+
+
 @dataclass(frozen=True)
 class Work:
     """A step that is to run, as far as its time is concerned.
@@ -78,14 +94,13 @@ class Work:
     Attributes:
         expected: by records or a guess; not corrected for this machine.
         longest_s: its own deadline, in seconds.
-        earns: the entry's outcome depends on it.
         after: ids of steps that it is useless without.
     """
 
     id: str
     expected: Expected
     longest_s: float
-    earns: bool
+    tier: Tier
     after: frozenset[str] = frozenset()
 
     def about(self, factor: float) -> float:
@@ -98,32 +113,36 @@ class Work:
 
 
 def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
-    """The steps of a plan that run here, in their order.
-
-    Reproduce, Fix and Verify, and what they need, earn the outcome. So does Diagnose where nothing is reproduced:
-    then it alone can find the fault.
-    """
+    """The steps of a plan that run here, in their order."""
     runs: dict[str, Step] = {}
     for planned in plan.steps:
         # What it needs comes before it, and must pass: without that it is skipped whatever time there is.
         if planned.skip is None and all(needed in runs for needed in planned.step.needs):
             runs[planned.step.id] = planned.step
-    optional = {Phase.DIAGNOSE} if any(s.phase is Phase.REPRODUCE for s in runs.values()) else set()
-    earning = {step.id for step in runs.values() if step.phase not in optional}
-    for step in reversed(runs.values()):
-        if step.id in earning:
-            earning.update(step.needs)
+    tiers = _tiers(list(runs.values()))
     fixes = {step.id for step in runs.values() if step.phase is Phase.FIX}
     return tuple(
         Work(
             step.id,
             expected[step.id],
             step.timeout,
-            step.id in earning,
+            tiers[step.id],
             frozenset(step.needs) | (fixes if step.phase is Phase.VERIFY else frozenset()),
         )
         for step in runs.values()
     )
+
+
+def _tiers(steps: Sequence[Step]) -> Mapping[str, Tier]:
+    injecting = [step.id for step in steps if step.phase is Phase.REPRODUCE]
+    tiers = {step.id: Tier.PROOF for step in steps}
+    if injecting:
+        tiers |= {step.id: Tier.DETAIL for step in steps if step.phase is Phase.DIAGNOSE}
+        tiers |= dict.fromkeys(injecting[1:], Tier.FAULT)
+    # Backwards: what a step needs comes before it.
+    for step in reversed(steps):
+        tiers |= {needed: min(tiers[needed], tiers[step.id]) for needed in step.needs}
+    return tiers
 
 
 def foreseen(plan: Plan, expected: Mapping[str, Expected], within_s: float | None) -> Mapping[str, Turn]:
@@ -159,28 +178,27 @@ def correction(compared: Sequence[tuple[float, float]]) -> float:
 def window(left_s: float, here: Sequence[Work], later: Sequence[Work], factor: float) -> float:
     """How much of the seconds left an entry may use for these steps, when later entries have those.
 
-    * All fits: what the later entries do not need.
-    * All that earns outcomes fits: that, and a share of the rest in proportion to the optional steps.
-    * Not even that fits: a share in proportion to it.
+    Tier by tier, each gets what it needs; of the tier that does not fit, a share in proportion to it. Where all fits,
+    the rest is there for whoever is slower than expected.
     """
-    need, need_later = (sum(work.room(factor) for work in works if work.earns) for works in (here, later))
-    want, want_later = (sum(work.room(factor) for work in works) for works in (here, later))
-    if want + want_later <= left_s:
-        return left_s - want_later
-    if need + need_later <= left_s:
-        optional = want - need
-        share = optional / (optional + want_later - need_later)
-        return need + (left_s - need - need_later) * share
-    return max(0.0, left_s) * need / (need + need_later)
+    mine, free = 0.0, max(0.0, left_s)
+    for tier in Tier:
+        need, need_later = (
+            sum(work.room(factor) for work in works if work.tier is tier) for works in (here, later)
+        )
+        if need + need_later > free:
+            return mine + free * need / (need + need_later)
+        mine, free = mine + need, free - need - need_later
+    return mine + free
 
 
 def kept(seconds: float, works: Sequence[Work], factor: float) -> frozenset[str]:
-    """Ids of the steps that fit: those that earn the outcome first, then the others, each in order of execution."""
+    """Ids of the steps that fit into a window: tier by tier, and within one in order of execution."""
     ids = {work.id for work in works}
     chosen: set[str] = set()
     used = 0.0
-    for work in sorted(works, key=lambda work: not work.earns):
-        if work.after & ids <= chosen and used + work.room(factor) <= seconds:
+    for work in sorted(works, key=lambda work: work.tier):
+        if work.after & ids <= chosen and used + work.room(factor) <= seconds - SPARE_S:
             chosen.add(work.id)
             used += work.room(factor)
     return frozenset(chosen)
@@ -237,16 +255,17 @@ class EntryPace:
         self._ends = min(self._ends, now + window(schedule.ends - now, ahead, self._later, factor))
         mine = max(0.0, self._ends - now)
         fitting = kept(mine, ahead, factor)
+        # What a step of less weight may not take from those to come.
+        first = sum(one.room(factor) for one in ahead if one.id in fitting and one.tier < work.tier)
         about, measured = work.about(factor), work.expected.measured
         if step.id in fitting:
-            deadline = min(step.timeout, mine)
+            deadline = min(step.timeout, mine - first)
             return Turn(deadline, about, measured, cut=self._cut(deadline, step))
         self._left_out.add(step.id)
         if missing:
             why = f"left out: it follows {missing[0]}, which was left out"
         else:
-            first = 0.0 if work.earns else sum(w.room(factor) for w in ahead if w.earns and w.id in fitting)
-            why = self._too_little(about, max(0.0, mine - first))
+            why = self._too_little(about, max(0.0, mine - SPARE_S - first))
         return Turn(0.0, about, measured, left_out=why)
 
     def ended(self, result: StepResult) -> None:

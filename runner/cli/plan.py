@@ -49,8 +49,7 @@ def _table(plan: Plan, machine_class: str, turns: Mapping[str, Turn]) -> Table:
     for planned in plan.steps:
         step = planned.step
         turn = turns.get(step.id)
-        skip = planned.skip or (turn.left_out if turn else None)
         about = "" if turn is None else format_duration(turn.about_s)
-        here = "runs" if skip is None else f"skipped: {skip}"
+        here = (turn and turn.left_out) or (f"skipped: {planned.skip}" if planned.skip else "runs")
         table.add_row(step.phase.value, step.id, about, f"{step.timeout:g} s", escape(here))
     return table
