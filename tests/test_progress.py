@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from runner.cli.progress import Progress
-from runner.cli.summary import Ended, left_out, print_summary
-from runner.entry.model import Phase, Step
-from runner.evidence.record import Outcome, StepStatus
+from runner.cli.summary import Ended, left_out, look_at, print_summary
+from runner.entry.model import Evidence, Phase, Step
+from runner.evidence.record import Outcome, StepStatus, StoredVerdict, Verdict
 from runner.launch.command import run_block
 from runner.plan import Plan, Request, make_plan
 from runner.schedule import Turn
@@ -137,7 +137,7 @@ def test_what_was_left_out_is_one_line_a_reason_and_not_one_a_step() -> None:
         ),
     ]
     assert left_out(entries, a_machine()) == [
-        "3 steps: need 1, 2 or 8 GPUs; this host has none",
+        "3 steps: 1, 2 or 8 GPUs needed, this host has none",
         "2 steps: did not fit into 5 min; a longer --within, or none, includes them",
         "1 step: needs a C++ compiler; apt-get install g++",
     ]
@@ -152,4 +152,33 @@ def test_a_summary_fits_a_screen_of_80_columns_and_names_what_broke() -> None:
     lines = out.getvalue().splitlines()
     assert len(lines) <= 24
     assert "4 min 12 s" in out.getvalue()
+    assert max(len(line) for line in lines) <= 80
     assert "  nvlink diagnose/late: timeout, still running at its deadline, so it was ended" in lines
+
+
+def test_a_summary_says_why_an_entry_did_not_end_well_and_nothing_of_one_that_did() -> None:
+    found = (
+        step("a", status=StepStatus.SYMPTOM, reason="the link is slow"),
+        step("r", phase=Phase.REPRODUCE, status=StepStatus.SYMPTOM, reason="injected"),
+        step("v", phase=Phase.VERIFY, status=StepStatus.FAILED, reason="expectation x missed"),
+    )
+    plan = ended((a_step("a"), None)).plan
+    assert list(look_at(Ended(plan, record(*found, outcome=Outcome.FIX_PROVED)))) == []
+    assert list(look_at(Ended(plan, record(*found, outcome=Outcome.NOT_FIXED)))) == [
+        "nvlink diagnose/a: symptom, the link is slow",
+        "nvlink verify/v: failed, expectation x missed",
+    ]
+
+
+def test_a_summary_names_the_bound_that_the_spread_covers() -> None:
+    verdict = StoredVerdict(
+        id="floor",
+        verdict=Verdict.INCONCLUSIVE,
+        value=1.0,
+        unit="1",
+        evidence=Evidence.CHOSEN,
+        decides=True,
+        note="the interval covers the bound",
+    )
+    one = Ended(PLAN, record(step(), verdicts=(verdict,), outcome=Outcome.INCONCLUSIVE))
+    assert list(look_at(one)) == ["nvlink floor: inconclusive, the interval covers the bound"]
