@@ -19,12 +19,13 @@ from typing import Protocol
 
 from runner.entry.model import Phase, Step
 from runner.evidence.durations import Expected
-from runner.evidence.record import StepResult, StepStatus
+from runner.evidence.record import StepResult
 from runner.plan import Plan
 from runner.units import format_duration
 
-# More than is expected must fit: a step that is cut short has used its time for nothing.
-MARGIN = 1.2
+# More than is expected is planned for, and more still must be free when a step is started: one that is cut short has
+# used its time for nothing and leaves its entry incomplete, one that is left out does not.
+MARGIN, SURE = 1.2, 1.5
 # Kept back at the end, in seconds: a step that is ended has a grace of 2 s, and the record is written.
 CLOSING_S = 3.0
 # Free of an entry's window, in seconds, so that the shortest step has time for a slow start.
@@ -32,7 +33,6 @@ SPARE_S = 2.0
 # How many seconds of work the belief is worth that this machine is as fast as the records say, and how many one
 # step can weigh against it at most: one odd step does not decide.
 _WEIGHT_S = 5.0
-_COMPARED = frozenset({StepStatus.PASSED, StepStatus.SYMPTOM, StepStatus.FAILED, StepStatus.TIMEOUT})
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,12 @@ class Work:
         return min(self.longest_s, factor * self.expected.seconds)
 
     def room(self, factor: float) -> float:
-        """What must be free for it, in seconds."""
+        """What is planned for it, in seconds."""
         return min(self.longest_s, MARGIN * factor * self.expected.seconds)
+
+    def sure(self, factor: float) -> float:
+        """What must be free when it is started, in seconds."""
+        return min(self.longest_s, SURE * factor * self.expected.seconds + SPARE_S)
 
 
 def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
@@ -188,7 +192,7 @@ def window(left_s: float, here: Sequence[Work], later: Sequence[Work], factor: f
         )
         if need + need_later > free:
             return mine + free * need / (need + need_later)
-        mine, free = mine + need, free - need - need_later
+        mine, free = mine + need, max(0.0, free - need - need_later)
     return mine + free
 
 
@@ -258,7 +262,7 @@ class EntryPace:
         # What a step of less weight may not take from those to come.
         first = sum(one.room(factor) for one in ahead if one.id in fitting and one.tier < work.tier)
         about, measured = work.about(factor), work.expected.measured
-        if step.id in fitting:
+        if step.id in fitting and mine - first >= work.sure(factor):
             deadline = min(step.timeout, mine - first)
             return Turn(deadline, about, measured, cut=self._cut(deadline, step))
         self._left_out.add(step.id)
@@ -269,11 +273,14 @@ class EntryPace:
         return Turn(0.0, about, measured, left_out=why)
 
     def ended(self, result: StepResult) -> None:
-        """Compare how long it took with what was expected, where a record said that."""
+        """Compare how long it took with what was expected, where a record said that.
+
+        A step that hung says nothing of the machine's speed: with it, the next ones would be left out for nothing.
+        """
         if result.left_out:
             self._left_out.add(result.id)
         work = self._works.get(result.id)
-        if work and work.expected.measured and result.status in _COMPARED and result.duration_s is not None:
+        if work and work.expected.measured and result.status.finished and result.duration_s is not None:
             self._schedule.compared.append((work.expected.seconds, result.duration_s))
 
     def _too_little(self, about: float, room: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.entry.model import Phase, Step
@@ -217,6 +217,7 @@ def test_what_is_foreseen_is_what_happens_on_a_machine_as_expected() -> None:
 
 # Whatever the entries are and however slow the machine is.
 
+ON_ANY_MACHINE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SECONDS = st.floats(0.01, 200)
 STEPS = st.lists(
     st.tuples(st.sampled_from(list(Phase)), SECONDS, st.floats(1, 3000), st.floats(0.01, 500)), max_size=6
@@ -243,12 +244,14 @@ def a_run(drawn: Drawn) -> Run:
     return Run(within, made, lambda step_id, _due: takes[step_id])
 
 
+@ON_ANY_MACHINE
 @given(RUNS)
 def test_a_run_never_exceeds_its_time_while_steps_keep_to_their_deadlines(drawn: Drawn) -> None:
     run = a_run(drawn).play()
     assert run.now <= 100 + max(0.0, drawn[0] - CLOSING_S) + 1e-6
 
 
+@ON_ANY_MACHINE
 @given(RUNS)
 def test_a_step_that_is_started_has_room_for_what_is_expected_of_it(drawn: Drawn) -> None:
     for turns in a_run(drawn).play().turns:
@@ -256,11 +259,13 @@ def test_a_step_that_is_started_has_room_for_what_is_expected_of_it(drawn: Drawn
             assert turn.left_out is not None or 0 < turn.about_s <= turn.deadline_s + 1e-9
 
 
+@ON_ANY_MACHINE
 @given(RUNS)
 def test_the_same_run_is_scheduled_the_same_way(drawn: Drawn) -> None:
     assert a_run(drawn).play().turns == a_run(drawn).play().turns
 
 
+@ON_ANY_MACHINE
 @given(st.floats(1, 3000), st.lists(STEPS, min_size=2, max_size=4))
 def test_no_entry_takes_what_a_later_one_needs_or_its_share_of_too_little(
     within: float, entries: list[list[tuple[Phase, float, float, float]]]
@@ -280,6 +285,7 @@ def test_no_entry_takes_what_a_later_one_needs_or_its_share_of_too_little(
         assert left >= min(1.0, max(0.0, within - CLOSING_S) / sum(proof)) * proof[1] - 1e-6
 
 
+@ON_ANY_MACHINE
 @given(st.lists(st.tuples(SECONDS, SECONDS), max_size=20))
 def test_a_correction_is_a_ratio_that_was_seen_or_one(compared: list[tuple[float, float]]) -> None:
     assert correction(compared) in {1.0, *(actual / due for due, actual in compared)}
