@@ -3,10 +3,10 @@
 The rules, in this order:
 
 * A step is started only if what it is expected to take fits, with a margin; it is ended when its time is over.
-* Every entry has a window of the time left. What later entries are expected to need is not part of it, so a slow
-  entry cannot take their time; what an entry does not use goes to the later ones.
+* Every entry has its part of the time left. What falls to the later ones is not in it, so a slow entry cannot take
+  their time; what an entry does not use goes to the later ones.
 * Where not all fits, the steps that earn the outcome of an entry come first (`Tier`), those of every entry before
-  the optional ones of any; and no optional step may take the time that they are expected to need.
+  the optional ones of any. A step that overruns may take time from steps of less weight, never from others.
 
 Expected times come from records or guesses (`runner.evidence.durations`), corrected by how this machine compares.
 """
@@ -28,8 +28,9 @@ from runner.units import format_duration
 MARGIN, SURE = 1.2, 1.5
 # Kept back at the end, in seconds: a step that is ended has a grace of 2 s, and the record is written.
 CLOSING_S = 3.0
-# Free of an entry's window, in seconds, so that the shortest step has time for a slow start.
+# Free of an entry's time, in seconds, so that the shortest step has time for a slow start.
 SPARE_S = 2.0
+_ROUNDING_S = 1e-6
 # How many seconds of work the belief is worth that this machine is as fast as the records say, and how many one
 # step can weigh against it at most: one odd step does not decide.
 _WEIGHT_S = 5.0
@@ -179,33 +180,43 @@ def correction(compared: Sequence[tuple[float, float]]) -> float:
     return weighed[-1][0]
 
 
-def window(left_s: float, here: Sequence[Work], later: Sequence[Work], factor: float) -> float:
-    """How much of the seconds left an entry may use for these steps, when later entries have those.
+def share_out(left_s: float, entries: Sequence[Sequence[Work]], factor: float) -> tuple[frozenset[str], ...]:
+    """Ids of the steps of each entry for which the seconds left are enough, if all entries begin now.
 
-    Tier by tier, each gets what it needs; of the tier that does not fit, a share in proportion to it. Where all fits,
-    the rest is there for whoever is slower than expected.
+    Tier by tier. Of a tier that does not fit, each entry first gets what fits into its share, which is in proportion
+    to what it needs; what no share holds a step for then goes to the entries that lack least.
     """
-    mine, free = 0.0, max(0.0, left_s)
+    free = max(0.0, left_s - SPARE_S)
+    chosen: list[set[str]] = [set() for _ in entries]
     for tier in Tier:
-        need, need_later = (
-            sum(work.room(factor) for work in works if work.tier is tier) for works in (here, later)
-        )
-        if need + need_later > free:
-            return mine + free * need / (need + need_later)
-        mine, free = mine + need, max(0.0, free - need - need_later)
-    return mine + free
+        needs = [sum(work.room(factor) for work in works if work.tier is tier) for works in entries]
+        total = sum(needs)
+        share = 1.0 if total <= free else free / total
+        rest = free
+        for works, mine, need in zip(entries, chosen, needs, strict=True):
+            rest -= _take(works, mine, tier, need * share, factor)
+        missing = [
+            sum(work.room(factor) for work in works if work.tier is tier and work.id not in mine)
+            for works, mine in zip(entries, chosen, strict=True)
+        ]
+        for number in sorted(range(len(entries)), key=lambda number: missing[number]):
+            rest -= _take(entries[number], chosen[number], tier, rest, factor)
+        free = max(0.0, rest)
+    return tuple(frozenset(ids) for ids in chosen)
 
 
-def kept(seconds: float, works: Sequence[Work], factor: float) -> frozenset[str]:
-    """Ids of the steps that fit into a window: tier by tier, and within one in order of execution."""
+def _take(works: Sequence[Work], chosen: set[str], tier: Tier, seconds: float, factor: float) -> float:
+    """Choose those steps of a tier, in order of execution, that fit and whose predecessors were chosen; the seconds."""
     ids = {work.id for work in works}
-    chosen: set[str] = set()
     used = 0.0
-    for work in sorted(works, key=lambda work: work.tier):
-        if work.after & ids <= chosen and used + work.room(factor) <= seconds - SPARE_S:
+    for work in works:
+        room = work.room(factor)
+        # Sums of the same numbers in another order differ by rounding.
+        fits = used + room <= seconds + _ROUNDING_S
+        if work.tier is tier and work.id not in chosen and work.after & ids <= chosen and fits:
             chosen.add(work.id)
-            used += work.room(factor)
-    return frozenset(chosen)
+            used += room
+    return used
 
 
 class Schedule:
@@ -243,34 +254,52 @@ class EntryPace:
     def __init__(self, schedule: Schedule, number: int) -> None:
         self._schedule = schedule
         self._works = {work.id: work for work in schedule.entries[number]}
-        self._later = [work for works in schedule.entries[number + 1 :] for work in works]
-        self._ends = math.inf
+        self._later = schedule.entries[number + 1 :]
+        self._began: float | None = None
         self._left_out: set[str] = set()
 
     def turn(self, step: Step) -> Turn:
         """The step is next: how long it may take, or why it is left out."""
         schedule, work = self._schedule, self._works[step.id]
-        ids = list(self._works)
-        ahead = [self._works[name] for name in ids[ids.index(step.id) :]]
         factor, now = correction(schedule.compared), schedule.clock()
-        missing = sorted(work.after & self._left_out)
-        ahead = [one for one in ahead if not one.after & self._left_out]
-        # An entry that overruns does not get more for it; what it saves is shared with the later ones.
-        self._ends = min(self._ends, now + window(schedule.ends - now, ahead, self._later, factor))
-        mine = max(0.0, self._ends - now)
-        fitting = kept(mine, ahead, factor)
+        mine = max(0.0, self._ends(now, factor, work.tier) - now)
+        ids = list(self._works)
+        ahead = [
+            one
+            for one in (self._works[name] for name in ids[ids.index(step.id) :])
+            if one.tier <= work.tier and not one.after & self._left_out
+        ]
+        (fitting,) = share_out(mine, [ahead], factor)
         # What a step of less weight may not take from those to come.
         first = sum(one.room(factor) for one in ahead if one.id in fitting and one.tier < work.tier)
         about, measured = work.about(factor), work.expected.measured
         if step.id in fitting and mine - first >= work.sure(factor):
             deadline = min(step.timeout, mine - first)
             return Turn(deadline, about, measured, cut=self._cut(deadline, step))
+        missing = sorted(work.after & self._left_out)
         self._left_out.add(step.id)
         if missing:
             why = f"left out: it follows {missing[0]}, which was left out"
         else:
             why = self._too_little(about, max(0.0, mine - SPARE_S - first))
         return Turn(0.0, about, measured, left_out=why)
+
+    def _ends(self, now: float, factor: float, tier: Tier) -> float:
+        """When the time of this entry's steps of a tier is over: later steps up to it keep what fell to them.
+
+        That is reckoned from when this entry began, by what is known of the machine since: an entry that overruns
+        does not get more for it, and one that is quick leaves more to the others.
+        """
+        self._began = now if self._began is None else self._began
+        entries = [list(self._works.values()), *self._later]
+        _, *theirs = share_out(self._schedule.ends - self._began, entries, factor)
+        kept = (
+            work.room(factor)
+            for works, ids in zip(self._later, theirs, strict=True)
+            for work in works
+            if work.id in ids and work.tier <= tier
+        )
+        return self._schedule.ends - sum(kept)
 
     def ended(self, result: StepResult) -> None:
         """Compare how long it took with what was expected, where a record said that.

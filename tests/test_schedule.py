@@ -13,7 +13,19 @@ from runner.entry.model import Phase, Step
 from runner.evidence.durations import Expected
 from runner.evidence.record import StepResult, StepStatus
 from runner.plan import Plan, Request, make_plan
-from runner.schedule import CLOSING_S, Schedule, Tier, Turn, correction, foreseen, window, work_of
+from runner.schedule import (
+    CLOSING_S,
+    MARGIN,
+    SPARE_S,
+    Schedule,
+    Tier,
+    Turn,
+    Work,
+    correction,
+    foreseen,
+    share_out,
+    work_of,
+)
 from tests.builders import a_machine, a_runbook
 
 D, R, F, V = Phase.DIAGNOSE, Phase.REPRODUCE, Phase.FIX, Phase.VERIFY
@@ -187,8 +199,8 @@ def test_a_hanging_early_entry_leaves_the_later_ones_what_they_are_expected_to_n
     hanging = a_plan(*(a_step(f"hangs-{step.id}", step.phase) for step in PROVED))
     entries = [(plan, durations(plan)) for plan in (hanging, a_plan(*PROVED), a_plan(*PROVED))]
     run = Run(300, entries, lambda step_id, due: 1000.0 if step_id.startswith("hangs") else due).play()
-    # 84 s are what each of the other two is expected to need.
-    assert run.begun[1] <= 100 + 300 - CLOSING_S - 2 * 84 + 1e-6
+    # 48 s are what the proof of each of the other two is expected to need.
+    assert run.begun[1] <= 100 + 300 - CLOSING_S - 2 * 48 + 1e-6
     assert not {"inject", "undo", "see", "clean"} & {*run.left_out(1), *run.left_out(2)}
 
 
@@ -266,23 +278,56 @@ def test_the_same_run_is_scheduled_the_same_way(drawn: Drawn) -> None:
 
 
 @ON_ANY_MACHINE
-@given(st.floats(1, 3000), st.lists(STEPS, min_size=2, max_size=4))
-def test_no_entry_takes_what_a_later_one_needs_or_its_share_of_too_little(
+@given(st.floats(CLOSING_S, 3000), st.lists(STEPS, min_size=2, max_size=4))
+def test_an_entry_that_hangs_takes_no_time_that_falls_to_the_proof_of_later_ones(
     within: float, entries: list[list[tuple[Phase, float, float, float]]]
 ) -> None:
-    run = a_run((within, entries)).play()
+    # Whatever the first entry starts hangs, so that nothing is learnt of the machine from it.
+    hanging = [(phase, due, limit, math.inf) for phase, due, limit, _ in entries[0]]
+    run = a_run((within, [hanging, *entries[1:]])).play()
     works = [work_of(*entry) for entry in run.entries]
-    later = [work for entry in works[1:] for work in entry]
-    # On a machine not yet compared with any, so that the first entry's window is the one of its first step.
-    mine = window(within - CLOSING_S, works[0], later, 1.0)
-    assert run.begun[1] - 100 <= mine + 1e-6
-    needed = [sum(work.room(1.0) for work in side) for side in (works[0], later)]
-    left = max(0.0, within - CLOSING_S) - mine
-    if sum(needed) <= within - CLOSING_S:
-        assert left >= needed[1] - 1e-6
-    proof = [sum(work.room(1.0) for work in side if work.tier is Tier.PROOF) for side in (works[0], later)]
-    if sum(proof) > 0:
-        assert left >= min(1.0, max(0.0, within - CLOSING_S) / sum(proof)) * proof[1] - 1e-6
+    _, *theirs = share_out(within - CLOSING_S, works, 1.0)
+    proofs = sum(
+        work.room(1.0)
+        for entry, ids in zip(works[1:], theirs, strict=True)
+        for work in entry
+        if work.id in ids and work.tier is Tier.PROOF
+    )
+    assert 100 + within - CLOSING_S - run.begun[1] >= proofs - 1e-3
+
+
+@ON_ANY_MACHINE
+@given(RUNS)
+def test_what_is_shared_out_fits_and_an_entry_gets_what_its_share_holds(drawn: Drawn) -> None:
+    works = [work_of(*entry) for entry in a_run(drawn).entries]
+    seconds = drawn[0]
+    chosen = share_out(seconds, works, 1.0)
+    rooms = [
+        [work.room(1.0) for work in entry if work.id in ids] for entry, ids in zip(works, chosen, strict=True)
+    ]
+    assert sum(map(sum, rooms)) <= max(0.0, seconds - SPARE_S) + 1e-3
+    proofs = [[work for work in entry if work.tier is Tier.PROOF] for entry in works]
+    total = sum(work.room(1.0) for entry in proofs for work in entry)
+    for entry, ids in zip(proofs, chosen, strict=True):
+        mine = sum(work.room(1.0) for work in entry)
+        share = mine * min(1.0, max(0.0, seconds - SPARE_S) / total) if total else 0.0
+        if entry and not entry[0].after and entry[0].room(1.0) <= share:
+            assert entry[0].id in ids
+
+
+def test_all_that_fits_is_chosen_and_what_no_share_holds_goes_where_least_is_lacking() -> None:
+    def entry(*seconds: float) -> list[Work]:
+        return [
+            Work(f"s{number}", Expected(due / MARGIN, measured=True), 3000, Tier.PROOF)
+            for number, due in enumerate(seconds)
+        ]
+
+    both, first, second = frozenset({"s0", "s1"}), frozenset({"s0"}), frozenset[str]()
+    assert share_out(62, [entry(10, 20), entry(30)], 1.0) == (both, first)
+    # 48 of 60 s: 24 s for each; the first keeps 10 s of them, and with the rest its other step, not the second's.
+    assert share_out(50, [entry(10, 20), entry(30)], 1.0) == (both, second)
+    assert share_out(math.inf, [entry(10, 20), entry(30)], 1.0) == (both, first)
+    assert share_out(0, [entry(10)], 1.0) == (frozenset(),)
 
 
 @ON_ANY_MACHINE
@@ -294,7 +339,3 @@ def test_a_correction_is_a_ratio_that_was_seen_or_one(compared: list[tuple[float
 @pytest.mark.parametrize("within", [0.001, 1.0, CLOSING_S])
 def test_with_no_time_at_all_everything_is_left_out_and_nothing_fails(within: float) -> None:
     assert len(played(within, *PROVED).left_out()) == len(PROVED)
-
-
-def test_unlimited_time_is_no_number() -> None:
-    assert window(math.inf, [], [], 1.0) == math.inf
