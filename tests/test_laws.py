@@ -23,6 +23,7 @@ ROOMS = (
     ("evidence",),
     ("plan",),
     ("schedule",),
+    ("pace",),
     ("launch", "probes", "pages"),
     ("commands",),
     ("check",),

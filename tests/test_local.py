@@ -13,8 +13,8 @@ from runner.evidence.measure import MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
 from runner.hardware.machine import Machine
 from runner.launch.local import LARGEST_DETAILS, run_plan
+from runner.pace import Pace, Turn
 from runner.plan import Request, make_plan
-from runner.schedule import Pace, Turn
 from tests.builders import a_machine, a_runbook, eight_b200
 
 BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}

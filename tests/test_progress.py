@@ -13,8 +13,8 @@ from runner.cli.summary import Ended, left_out, look_at, print_summary
 from runner.entry.model import Evidence, Phase, Step
 from runner.evidence.record import Outcome, StepStatus, StoredVerdict, Verdict
 from runner.launch.command import run_block
+from runner.pace import Turn
 from runner.plan import Plan, Request, make_plan
-from runner.schedule import Turn
 from tests.builders import a_machine, a_runbook
 from tests.evidence_samples import record, step
 

@@ -16,8 +16,8 @@ from runner.evidence.store import Store
 from runner.hardware.machine import Machine
 from runner.launch.lock import node_lock
 from runner.launch.recording import Bench, Kept, run_and_record
+from runner.pace import Turn
 from runner.plan import Request, make_plan
-from runner.schedule import Turn
 from tests.builders import a_machine, a_runbook, eight_b200
 
 FULL = OSError(28, "No space left on device")

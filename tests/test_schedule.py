@@ -12,20 +12,9 @@ from hypothesis import strategies as st
 from runner.entry.model import Phase, Step
 from runner.evidence.durations import Expected
 from runner.evidence.record import StepResult, StepStatus
+from runner.pace import CLOSING_S, Schedule, Turn, foreseen
 from runner.plan import Plan, Request, make_plan
-from runner.schedule import (
-    CLOSING_S,
-    MARGIN,
-    SPARE_S,
-    Schedule,
-    Tier,
-    Turn,
-    Work,
-    correction,
-    foreseen,
-    share_out,
-    work_of,
-)
+from runner.schedule import MARGIN, SPARE_S, Tier, Work, correction, share_out, work_of
 from tests.builders import a_machine, a_runbook
 
 D, R, F, V = Phase.DIAGNOSE, Phase.REPRODUCE, Phase.FIX, Phase.VERIFY

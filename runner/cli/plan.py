@@ -11,8 +11,8 @@ from runner.cli.estimates import expected_times
 from runner.cli.request import add_request_arguments, request_from
 from runner.entry.read import find
 from runner.hardware.machine import look
+from runner.pace import Turn, foreseen
 from runner.plan import Plan, make_plan
-from runner.schedule import Turn, foreseen
 from runner.units import format_duration
 
 

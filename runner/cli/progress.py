@@ -17,8 +17,8 @@ from runner.cli.screen import Screen
 from runner.entry.model import Step
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.record import StepResult, StepStatus
+from runner.pace import Turn
 from runner.plan import Plan
-from runner.schedule import Turn
 from runner.stats import median_interval
 from runner.units import format_bytes, format_duration, format_value
 

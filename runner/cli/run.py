@@ -32,8 +32,9 @@ from runner.hardware.machine import look
 from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.launch.slurm.joint import across_nodes
+from runner.pace import Schedule
 from runner.plan import Plan, make_plan
-from runner.schedule import Schedule, work_of
+from runner.schedule import work_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,8 @@ from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
+from runner.pace import Pace, Turn, Unhurried
 from runner.plan import Plan
-from runner.schedule import Pace, Turn, Unhurried
 
 LARGEST_DETAILS = 64 * 1024
 # What a step finds its deadline in, in seconds: probes size their work by it (`runner.probes.budget`).

@@ -19,8 +19,8 @@ from runner.hardware.machine import Machine, joint_class
 from runner.launch.command import run_block
 from runner.launch.local import BlockRunner, run_plan
 from runner.launch.lock import node_lock
+from runner.pace import Pace, Turn
 from runner.plan import Plan, Request
-from runner.schedule import Pace, Turn
 
 
 class Observer(Protocol):
