@@ -121,7 +121,7 @@ class EntryPace:
         if missing:
             why = f"left out: it follows {missing[0]}, which was left out"
         else:
-            why = self._too_little(about, max(0.0, mine - SPARE_S - first))
+            why = self._too_little(work, about, max(0.0, mine - SPARE_S - first))
         return Turn(0.0, about, measured, left_out=why)
 
     def _ends(self, now: float, factor: float, tier: Tier) -> float:
@@ -152,8 +152,9 @@ class EntryPace:
         if work and work.expected.measured and result.status.finished and result.duration_s is not None:
             self._schedule.compared.append((work.expected.seconds, result.duration_s))
 
-    def _too_little(self, about: float, room: float) -> str:
-        said = f"left out: about {format_duration(about)} expected, {format_duration(room)} left for it"
+    def _too_little(self, work: Work, about: float, room: float) -> str:
+        how = "expected" if work.expected.measured else "assumed without a record of it"
+        said = f"left out: about {format_duration(about)} {how}, {format_duration(room)} left for it"
         return f"{said} of {format_duration(self._schedule.within_s)}" + (
             ", too close to start it" if about <= room else ""
         )

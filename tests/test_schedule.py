@@ -143,6 +143,13 @@ def test_a_step_that_would_only_just_fit_is_not_started_either_and_says_so() -> 
     assert turn.left_out == "left out: about 50 s expected, 55 s left for it of 60 s, too close to start it"
 
 
+def test_a_guess_is_called_one_where_it_leaves_a_step_out() -> None:
+    plan = a_plan(a_step("a"))
+    run = Run(10, [(plan, {"a": Expected(30.0, measured=False)})]).play()
+    said = run.turns[0]["a"].left_out
+    assert said == "left out: about 30 s assumed without a record of it, 5 s left for it of 10 s"
+
+
 def test_a_deadline_shortened_by_the_time_left_says_so_and_ones_own_says_nothing() -> None:
     turns = played(100, a_step("a", timeout=20), a_step("b")).turns[0]
     assert (turns["a"].deadline_s, turns["a"].cut) == (20, None)
