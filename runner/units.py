@@ -71,6 +71,36 @@ def format_bytes(value: int) -> str:
     return f"{value}B"
 
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_IN_MINUTES_S = 120
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """Read a time such as `90s`, `5m` or `1.5h` as seconds.
+
+    Raises:
+        InputError: not a time above zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"{text!r} is not a time above zero; write 90s, 5m or 1h")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Write a time the way people say it: `0.4 s`, `25 s`, `4 min 20 s`, `1 h 30 min`."""
+    if 0 < seconds < 1:
+        return f"{seconds:.1g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds < _IN_MINUTES_S:
+        return f"{round(seconds)} s"
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
 def _significant(value: float, digits: int = 3) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"

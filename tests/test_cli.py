@@ -2,15 +2,20 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
 
+from runner.cli import cluster
+from runner.cli.main import main
 from runner.evidence.record import Record
+from runner.launch.slurm.submit import Order
 
 ROOT = Path(__file__).parents[1]
 
@@ -249,3 +254,98 @@ def test_torch_is_not_imported_by_what_does_not_need_it(tmp_path: Path, words: l
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_log_names_each_step_as_it_begins_with_the_time_that_it_may_take(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true", "timeout=40"), verify=step("see", "true"))
+    lines = runbook(tmp_path, "run", "small").stdout.splitlines()
+    begins = lines.index("  diagnose/look: running, at most 40 s")
+    assert lines[begins + 1].startswith("  diagnose/look: passed in ")
+    assert "  verify/see: running, at most 5 min" in lines
+
+
+def with_durations(tmp_path: Path, **seconds: float) -> None:
+    """Have the data folder's records say that the steps took so long."""
+    for path in (tmp_path / "data").rglob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for result in record["steps"]:
+            result["duration_s"] = seconds.get(result["id"], result["duration_s"])
+        path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_a_run_within_a_time_leaves_out_what_took_longer_before_and_gives_no_tick_for_it(
+    tmp_path: Path,
+) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true"), verify=step("see", "touch $RUNBOOK_RESULT.ran"))
+    assert runbook(tmp_path, "run", "small").returncode == 0
+    with_durations(tmp_path, see=1000)
+    foreseen = runbook(tmp_path, "plan", "small", "--within", "2m")
+    assert "left out: about 5 min expected" in " ".join(foreseen.stdout.replace("│", " ").split())
+    done = runbook(tmp_path, "run", "small", "--within", "2m", "--json")
+    (printed,) = json.loads(done.stdout)
+    assert (printed["options"]["within"], printed["outcome"], done.returncode) == (120, "inconclusive", 3)
+    look, see = printed["steps"]
+    assert (look["status"], see["status"], see["left_out"]) == ("passed", "skipped", True)
+    assert see["reason"].startswith("left out: about 5 min expected, ")
+    assert see["reason"].endswith(" left for it of 2 min")
+    assert (
+        "  1 step: did not fit into 2 min; a longer --within, or none, includes them"
+        in done.stderr.splitlines()
+    )
+
+
+@pytest.mark.parametrize("text", ["5", "0s", "-5m", "m", "5 minutes", "nan"])
+def test_a_time_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    write_entry(tmp_path / "runbooks", step("look", f"touch {tmp_path}/ran"))
+    done = runbook(tmp_path, "run", "small", f"--within={text}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("is not a time above zero; write 90s, 5m or 1h")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupted_run_leaves_its_terminal_as_it_was(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("endless", f"touch {tmp_path}/started; sleep 1000"))
+    ours, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(
+        command(tmp_path, "run", "small"),
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+    )
+    shown = b""
+    while b"diagnose/endless: " not in shown or not (tmp_path / "started").exists():
+        shown += os.read(ours, 1 << 16)
+    process.send_signal(signal.SIGINT)
+    while select.select([ours], [], [], 0.05)[0] or process.poll() is None:
+        if select.select([ours], [], [], 0.05)[0]:
+            shown += os.read(ours, 1 << 16)
+    assert process.returncode == 3
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+class Launched(Exception):  # noqa: N818 - nothing is wrong
+    """A campaign got as far as Slurm."""
+
+
+def test_a_campaign_hands_the_time_to_its_nodes_and_asks_slurm_for_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_entry(tmp_path / "runbooks", step("look", "true", "timeout=3000"))
+    orders: list[Order] = []
+
+    def launch(_arguments: object, order: Order, _console: object) -> None:
+        orders.append(order)
+        raise Launched
+
+    monkeypatch.setattr(cluster, "launch", launch)
+    for words in ((), ("--within", "10m"), ("--within", "2h")):
+        with pytest.raises(Launched):
+            main([*command(tmp_path)[3:], "run", "small", "--on", "slurm", *words])
+    assert [order.longest_s for order in orders] == [3000, 600, 3000]
+    assert [order.arguments for order in orders] == [(), ("--within", "600.000s"), ("--within", "7200.000s")]

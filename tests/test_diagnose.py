@@ -250,3 +250,8 @@ def test_prometheus_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
     refused = diagnose("--output", str(tmp_path / "no" / "place"), before=before)
     assert refused.returncode == 2
     assert "cannot write" in refused.stderr
+
+
+def test_a_step_of_a_look_finds_no_more_time_than_the_look_has(tmp_path: Path) -> None:
+    before = small(tmp_path, step("d", '[ "${RUNBOOK_SECONDS%.*}" -lt 250 ]', "timeout=300"))
+    assert diagnose("--deadline", "200", before=before).returncode == 0

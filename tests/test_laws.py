@@ -23,6 +23,8 @@ ROOMS = (
     ("entry",),
     ("evidence",),
     ("plan",),
+    ("schedule",),
+    ("pace",),
     ("launch", "probes", "pages"),
     ("commands",),
     ("check",),

@@ -13,6 +13,7 @@ from runner.evidence.measure import MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
 from runner.hardware.machine import Machine
 from runner.launch.local import LARGEST_DETAILS, run_plan
+from runner.pace import Pace, Turn
 from runner.plan import Request, make_plan
 from tests.builders import a_machine, a_runbook, eight_b200
 
@@ -31,12 +32,13 @@ def run(
     request: Request | None = None,
     environment: Mapping[str, str] = BASE,
     machine: Machine | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, StepResult]:
     """Run an entry of these steps; its results by step id."""
     here = machine or a_machine()
     entry: Runbook = a_runbook(*steps)
     scratch = folder / "scratch"
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     results = run_plan(
         make_plan(entry, here, request or Request(reproduce=True)),
         here,
@@ -44,7 +46,8 @@ def run(
         root=folder,
         environment=environment,
         scratch=scratch,
-        on_start=lambda _planned: None,
+        on_start=lambda _step, _turn: None,
+        pace=pace,
     )
     return {result.id: result for result in results}
 
@@ -339,3 +342,65 @@ def test_a_full_temporary_folder_is_an_error_of_the_step_and_not_of_the_runner(
     assert result.status == "error"
     assert "No space left on device" in (result.reason or "")
     assert not (tmp_path / "ran").exists()
+
+
+# How long a step has, and what it is told of that.
+
+
+class Paced:
+    """A pace that gives every step the same turn, and keeps what it is told."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self.told: list[tuple[str, str]] = []
+
+    def turn(self, step: Step) -> Turn:
+        assert step.id
+        return self._turn
+
+    def ended(self, result: StepResult) -> None:
+        self.told.append((result.id, result.status))
+
+
+def test_a_step_finds_the_seconds_that_it_has(tmp_path: Path) -> None:
+    shows = "echo $RUNBOOK_SECONDS"
+    steps = (
+        a_step("own", shows, timeout=60),
+        a_step("other", f"export RUNBOOK_SECONDS=1; {shows}", timeout=90),
+    )
+    results = run(tmp_path / "own", *steps, a_step("after", shows, timeout=70))
+    assert [printed(results, name) for name in results] == ["60", "1", "70"]
+    results = run(tmp_path / "less", *steps, pace=Paced(Turn(12.5, 3)))
+    assert printed(results, "own") == "12.5"
+
+
+def test_a_step_cut_by_the_time_left_says_so_and_is_no_finished_one(tmp_path: Path) -> None:
+    cut = run(
+        tmp_path / "cut", a_step("long", "sleep 1000"), pace=Paced(Turn(0.2, 0.1, cut="the time was up"))
+    )
+    own = run(tmp_path / "own", a_step("long", "sleep 1000", timeout=0.2))
+    assert (cut["long"].status, cut["long"].reason) == ("timeout", "the time was up")
+    assert (own["long"].status, own["long"].reason) == (
+        "timeout",
+        "still running at its deadline, so it was ended",
+    )
+
+
+def test_a_step_left_out_is_skipped_with_the_reason_and_so_is_what_needs_it(tmp_path: Path) -> None:
+    pace = Paced(Turn(0.0, 40, left_out="left out: about 40 s expected"))
+    results = run(
+        tmp_path,
+        a_step("a", "touch ran"),
+        a_step("b", "touch ran", needs=("a",)),
+        a_step("gpu", "true", gpus=8),
+        pace=pace,
+    )
+    assert {name: (result.status, result.left_out) for name, result in results.items()} == {
+        "a": ("skipped", True),
+        "b": ("skipped", True),
+        "gpu": ("skipped", False),
+    }
+    assert results["a"].reason == "left out: about 40 s expected"
+    assert results["b"].reason == "needs a, which ended as skipped"
+    assert not (tmp_path / "ran").exists()
+    assert pace.told == [("a", "skipped"), ("b", "skipped"), ("gpu", "skipped")]

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from runner.launch.lock import PLACE_VARIABLE, node_lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +75,13 @@ def nox(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        # Not this process's whole environment; but its lock, or a real run on this node would be met.
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+            PLACE_VARIABLE: os.environ[PLACE_VARIABLE],
+        },
     )
 
 
@@ -145,22 +154,128 @@ def noxfile() -> ModuleType:
     return module
 
 
+def a_demo(folder: Path, **entries: tuple[str | None, tuple[str, ...]]) -> str:
+    """What the demo says of a folder with these entries, each an outcome and its steps' statuses."""
+    for entry, (outcome, statuses) in entries.items():
+        steps = [{"id": f"s{number}", "status": status} for number, status in enumerate(statuses)]
+        record = {"runbook": {"id": entry}, "outcome": outcome, "steps": steps}
+        (folder / f"{entry}.json").write_text(json.dumps(record), encoding="utf-8")
+    said = noxfile()._unfinished(folder, ["one", "two"])
+    assert isinstance(said, str)
+    return said
+
+
+GOOD = ("fix_proved", ("passed", "symptom"))
+
+
 @pytest.mark.parametrize(
-    ("outcomes", "ended"),
+    "other",
     [
-        (("fix_proved", "not_fixed"), True),
-        (("fix_proved", "inconclusive"), True),
-        (("fix_proved", "incomplete"), False),
-        (("fix_proved", None), False),
-        (("fix_proved",), False),
+        ("not_fixed", ("symptom", "failed")),
+        ("inconclusive", ("passed",)),
+        ("an_outcome_yet_to_come", ("passed", "skipped")),
+        ("not_applicable", ("skipped", "skipped")),
     ],
 )
-def test_the_demo_forgives_an_inconclusive_entry_and_none_that_broke_or_is_missing(
-    tmp_path: Path, outcomes: tuple[str | None, ...], ended: bool
+def test_the_demo_ends_well_whatever_a_finished_entry_says_and_whatever_it_had_to_leave_out(
+    tmp_path: Path, other: tuple[str, tuple[str, ...]]
 ) -> None:
-    for place, outcome in enumerate(outcomes):
-        (tmp_path / f"{place}.json").write_text(json.dumps({"outcome": outcome}), encoding="utf-8")
-    assert noxfile()._came_to_an_end(tmp_path, 2) is ended
+    assert a_demo(tmp_path, one=GOOD, two=other) == ""
+
+
+def test_the_demo_fails_where_a_step_broke_an_entry_has_no_end_or_nothing_ran(tmp_path: Path) -> None:
+    broken = a_demo(tmp_path, one=GOOD, two=("incomplete", ("passed", "timeout", "error", "interrupted")))
+    assert broken == "could not finish two s1 (timeout), two s2 (error), two s3 (interrupted)"
+    assert a_demo(tmp_path, two=(None, ("passed",))) == "no record of two"
+    (tmp_path / "two.json").unlink()
+    assert a_demo(tmp_path) == "no record of two"
+    nothing = ("not_applicable", ("skipped",))
+    assert a_demo(tmp_path, one=nothing, two=nothing) == "not one step ran"
+
+
+class Refused(Exception):  # noqa: N818 - what nox itself raises is no error either
+    """A session that ended with a message."""
+
+
+class Session:
+    """As much of a nox session as choosing a Python needs."""
+
+    def error(self, message: str) -> None:
+        raise Refused(message)
+
+    def run(self, *words: str, **_: object) -> None:
+        subprocess.run(words, check=True, capture_output=True)
+
+
+def a_python(folder: Path, says: object) -> str:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\necho '{json.dumps(says)}'\n", encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)
+
+
+FACTS = {"version": [3, 12], "cuda": False, "names": [], "missing": []}
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (FACTS | {"version": [3, 10]}, "is older than Python 3.11; set RUNBOOK_PYTHON to a newer one"),
+        (
+            FACTS | {"missing": ["ctypes", "ssl"]},
+            r"built without ctypes, ssl; .*apt-get install python3-full",
+        ),
+        ("no facts", "is not a Python that runs; set it to one of 3.11 or newer"),
+    ],
+)
+def test_a_python_that_will_not_do_is_refused_in_one_line_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: object, message: str
+) -> None:
+    monkeypatch.setenv("RUNBOOK_PYTHON", a_python(tmp_path, facts))
+    with pytest.raises(Refused, match=message) as raised:
+        noxfile()._base(Session())
+    assert "\n" not in str(raised.value)
+
+
+def test_this_python_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNBOOK_PYTHON", sys.executable)
+    assert noxfile()._base(Session()).python == sys.executable
+
+
+def test_a_python_of_which_no_environment_can_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "-f", str(made_of(tmp_path, a_python(tmp_path, FACTS))), "-s", "makes"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if "no virtual environment can be made" in line]
+    assert "apt-get install python3-full" in said
+
+
+def made_of(tmp_path: Path, python: str) -> Path:
+    """A noxfile whose one session makes an environment by the project's own means."""
+    path = tmp_path / "noxfile.py"
+    session = f"""
+import nox
+@nox.session(venv_backend="none")
+def makes(session):
+    real._make(session, {python!r}, pathlib.Path({str(tmp_path / "made")!r}))
+"""
+    path.write_text(
+        WRAPPER.format(noxfile=str(ROOT / "noxfile.py"), programs=str(tmp_path)) + session, encoding="utf-8"
+    )
+    return path
+
+
+def test_a_session_in_a_test_does_not_meet_a_real_run_on_this_node(tmp_path: Path, own_node: Path) -> None:
+    with node_lock("of-this-test"):
+        done = run_entry(tmp_path, "true")
+    assert done.returncode == 3
+    assert "run of-this-test" in done.stderr
+    assert own_node.exists()
 
 
 def test_a_healthy_entry_ends_nox_with_0(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from runner.evidence.store import Store
 from runner.hardware.machine import Machine
 from runner.launch.lock import node_lock
 from runner.launch.recording import Bench, Kept, run_and_record
-from runner.plan import PlannedStep, Request, make_plan
+from runner.pace import Turn
+from runner.plan import Request, make_plan
 from tests.builders import a_machine, a_runbook, eight_b200
 
 FULL = OSError(28, "No space left on device")
@@ -32,9 +33,9 @@ class Watcher:
     troubles: list[str] = field(default_factory=list)
     at_end_of_step: Callable[[StepResult], None] = lambda _result: None
 
-    def step_begins(self, planned: PlannedStep) -> None:
+    def step_begins(self, step: Step, turn: Turn) -> None:
         records = list(self.store.records())
-        self.begun.append((planned.step.id, len(records[0].steps) if records else -1))
+        self.begun.append((step.id, len(records[0].steps) if records else -1))
 
     def step_ended(self, result: StepResult) -> None:
         self.ended.append(result.id)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -125,7 +126,9 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     order = replace(
         order_of(arguments, runbooks),
         arguments=tuple(_words(request)),
-        longest_s=sum(step.timeout for steps in wanted.values() for step in steps),
+        longest_s=min(
+            sum(step.timeout for steps in wanted.values() for step in steps), request.within or math.inf
+        ),
         joint=tuple(
             JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
             for entry, steps in across.items()
@@ -245,4 +248,5 @@ def _words(request: Request) -> list[str]:
     words += [word for allowed in request.allow for word in ("--allow", allowed)]
     words += ["--reproduce"] if request.reproduce else []
     words += ["--preset", request.preset] if request.preset else []
+    words += ["--within", f"{request.within:.3f}s"] if request.within else []
     return words + ([] if request.slow else ["--without-slow"])

@@ -1,23 +1,30 @@
-"""How a run shows itself: a live line while a step works, one line a finished step, a table at the end."""
+"""How a run shows itself: the step at work and its time, and one line a finished step.
+
+On a terminal the step at work is a live line; in a log it is a line when it begins and one each half minute.
+"""
 
 import sys
-from collections.abc import Sequence
 from types import TracebackType
 from typing import IO, Self, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column
 
 from runner.cli.screen import Screen
+from runner.entry.model import Step
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.measured import interval_of
-from runner.evidence.record import Outcome, Record, StepResult, StepStatus
-from runner.plan import Plan, PlannedStep
-from runner.units import format_bytes, format_value
+from runner.evidence.record import StepResult, StepStatus
+from runner.pace import Turn
+from runner.plan import Plan
+from runner.units import format_bytes, format_duration, format_value
 
+
+# How often, in seconds, a log says that a step still runs.
+_TELL_EVERY_S = 30.0
 _COLOURS = {
     StepStatus.PASSED: "green",
     StepStatus.SYMPTOM: "yellow",
@@ -36,9 +43,8 @@ class Progress:
         self._console = console
         self._bar = Bar(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeElapsedColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -49,6 +55,7 @@ class Progress:
             f"{machine_class}, preset {plan.preset}, {running} of {len(plan.steps)} steps run here"
         )
         self._task = self._bar.add_task("starting", total=len(plan.steps))
+        self._working, self._limits, self._told_s = "", "", 0.0
 
     def __enter__(self) -> Self:
         self._console.print(f"[bold]{escape(self._title)}[/bold]  {escape(self._heading)}", soft_wrap=True)
@@ -60,12 +67,31 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def step_begins(self, planned: PlannedStep) -> None:
-        """Name the step that is working, and its deadline."""
-        step = planned.step
-        self._bar.update(
-            self._task, description=f"{step.phase.value}/{step.id} (deadline {step.timeout:g} s)"
-        )
+    def step_begins(self, step: Step, turn: Turn) -> None:
+        """Name the step that is working, how long it is expected to take, and how long it may."""
+        about = f"about {format_duration(turn.about_s)}, " if turn.measured else ""
+        self._working = f"{step.phase.value}/{step.id}"
+        self._limits = f"{about}at most {format_duration(turn.deadline_s)}"
+        self._told_s = 0.0
+        if self._console.is_terminal:
+            self._show(0.0)
+        else:
+            self._say(f"running, {self._limits}")
+
+    def still_running(self, seconds: float) -> None:
+        """The step that works has done so for so long: the live line shows it, a log says it each half minute."""
+        if self._console.is_terminal:
+            self._show(seconds)
+        elif seconds >= self._told_s + _TELL_EVERY_S:
+            self._told_s = seconds // _TELL_EVERY_S * _TELL_EVERY_S
+            self._say(f"still running, {format_duration(self._told_s)}")
+
+    def _show(self, seconds: float) -> None:
+        so_far = format_duration(float(round(seconds)))
+        self._bar.update(self._task, description=f"{self._working}: {so_far}, {self._limits}")
+
+    def _say(self, what: str) -> None:
+        self._console.print(f"  {self._working}: {what}", highlight=False, soft_wrap=True)
 
     def step_ended(self, result: StepResult) -> None:
         """Print the step's line and move the bar."""
@@ -100,23 +126,3 @@ def key_number(result: StepResult) -> str:
         for name, value in telling_labels(key, result.measurements).items()
     )
     return f"{key.name}{f' ({labels})' if labels else ''} {format_value(key.value, key.unit)}{spread}"
-
-
-def summary_table(records: Sequence[Record]) -> Table:
-    """Entry, step, status, key number with unit, and the reason for each skip, for every step of the runs."""
-    table = Table(title="What was run")
-    for heading in ("entry", "step", "status", "key number", "reason"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "status")
-    for record in records:
-        for place, result in enumerate(record.steps):
-            colour = _COLOURS[result.status]
-            table.add_row(
-                record.runbook.id if place == 0 else "",
-                f"{result.phase.value}/{result.id}",
-                f"[{colour}]{result.status.value}[/{colour}]",
-                escape(key_number(result)),
-                escape(result.reason or ""),
-            )
-        outcome = record.outcome or Outcome.INCOMPLETE
-        table.add_row("", "outcome", f"[bold]{outcome.value}[/bold]", "", "", end_section=True)
-    return table

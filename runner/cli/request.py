@@ -6,10 +6,11 @@ from runner.entry.model import Phase
 from runner.errors import InputError
 from runner.plan import ALLOWANCES, Request
 from runner.presets import PRESETS
+from runner.units import parse_duration
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `--phase`, `--step`, `--reproduce`, `--allow`, `--preset` and `--without-slow`."""
+    """Declare `--phase`, `--step`, `--reproduce`, `--allow`, `--preset`, `--without-slow` and `--within`."""
     phases = [phase.value for phase in Phase]
     parser.add_argument(
         "--phase", action="append", choices=phases, default=[], help="only this phase; repeatable"
@@ -25,6 +26,19 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--preset", choices=PRESETS, help="scale of the work (default: this machine's own)")
     parser.add_argument("--without-slow", action="store_true", help="leave out steps marked slow")
+    parser.add_argument(
+        "--within",
+        type=_seconds,
+        metavar="TIME",
+        help="end the whole run within 90s, 5m or 1h; what does not fit is left out, and says so",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def request_from(arguments: argparse.Namespace) -> Request:
@@ -45,4 +59,5 @@ def request_from(arguments: argparse.Namespace) -> Request:
         allow=tuple(sorted(set(arguments.allow))),
         preset=arguments.preset,
         slow=not arguments.without_slow,
+        within=arguments.within,
     )

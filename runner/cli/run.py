@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -13,10 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, on_slurm, run_on_slurm
+from runner.cli.estimates import expected_times
 from runner.cli.interrupts import terminate_like_interrupt
-from runner.cli.progress import Progress, summary_table
+from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.screen import Screen
+from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
@@ -25,9 +29,12 @@ from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import look
+from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.launch.slurm.joint import across_nodes
+from runner.pace import Schedule
 from runner.plan import Plan, make_plan
+from runner.schedule import work_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: an entry, a step or a preset that does not exist; nothing has run then.
     """
+    began = time.monotonic()
     request = request_from(arguments)
     if on_slurm(arguments):
         return run_on_slurm(arguments, request)
@@ -66,13 +74,18 @@ def run(arguments: argparse.Namespace) -> int:
     if stamp is not None:
         code = stamp.code_here(code)
     bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp)
+    works = [work_of(*one) for one in zip(plans, expected_times(arguments, plans, machine), strict=True)]
+    schedule = Schedule(request.within, works, time.monotonic, began)
     kept: list[Kept] = []
+    ended: list[Ended] = []
     with terminate_like_interrupt():
-        for plan in plans:
+        for number, plan in enumerate(plans):
             with Progress(console, plan, machine.machine_class) as progress:
                 try:
-                    across = replace(bench, run=across_nodes(bench.run, plan.runbook))
-                    kept.append(run_and_record(plan, request, across, progress))
+                    shown = partial(run_block, still_running=progress.still_running)
+                    across = replace(bench, run=across_nodes(shown, plan.runbook))
+                    kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
+                    ended.append(Ended(plan, kept[-1].record))
                 except BusyError:
                     if not kept:
                         raise
@@ -81,8 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
             _close(console, plan, kept[-1])
             if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
                 break
-    records = [one.record for one in kept]
-    console.print(summary_table(records))
+    print_summary(console, ended, machine, time.monotonic() - began)
     if arguments.json and not _printed_as_json(kept):
         return Outcome.INCOMPLETE.exit_status
     return exit_status(kept, len(plans))

@@ -128,7 +128,10 @@ class Document(_Model):
 
 
 class StepResult(_Model):
-    """One step of a run: what ran, how it ended, what it printed (first and last part), what it measured."""
+    """One step of a run: what ran, how it ended, what it printed (first and last part), what it measured.
+
+    `left_out`: skipped for want of time, in a run that had to end within a limit.
+    """
 
     id: str
     phase: Phase
@@ -136,6 +139,7 @@ class StepResult(_Model):
     digest: str
     status: StepStatus
     reason: str | None = None
+    left_out: bool = False
     exit_status: int | None = None
     started_at: Instant | None = None
     duration_s: float | None = None
@@ -196,7 +200,10 @@ class Code(_Model):
 
 
 class Options(_Model):
-    """What the caller asked for. Numbers are compared among equal presets."""
+    """What the caller asked for. Numbers are compared among equal presets.
+
+    `within`: seconds in which the whole run, this entry and those beside it, had to end; None without a limit.
+    """
 
     preset: str
     phases: tuple[Phase, ...]
@@ -204,6 +211,7 @@ class Options(_Model):
     reproduce: bool = False
     slow: bool = True
     allow: tuple[str, ...] = ()
+    within: float | None = None
 
 
 class StoredVerdict(_Model):

@@ -23,6 +23,8 @@ from runner.launch.output import Captured, Window
 
 GRACE_S = 2.0
 _READ_BYTES = 1 << 20
+# How often, in seconds, whoever shows a running block is told that it still runs.
+_SHOWN_EVERY_S = 1.0
 # Without a pidfd (not Linux, or an old kernel) the shell's end is looked for this often.
 _POLL_S = 0.05
 _LOST = (
@@ -62,11 +64,20 @@ class CommandResult:
     problem: str | None = None
 
 
-def run_block(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
+def run_block(
+    command: str,
+    *,
+    environment: Mapping[str, str],
+    timeout: float,
+    cwd: Path,
+    still_running: Callable[[float], None] = lambda _seconds: None,
+) -> CommandResult:
     """Run a block under `bash -euo pipefail` with no standard input.
 
     On the deadline (seconds), and on Ctrl-C, the block's group gets SIGTERM, a short grace and SIGKILL, and so does
     every other process that came of it. Processes that outlive a block that ended by itself are ended too.
+
+    `still_running` is told about every second for how many seconds the block has run, by the thread that waits.
     """
     bash = shutil.which("bash", path=environment.get("PATH", os.defpath)) or shutil.which("bash")
     token = uuid.uuid4().hex
@@ -92,7 +103,8 @@ def run_block(command: str, *, environment: Mapping[str, str], timeout: float, c
             return not_started(str(error))
         brood.starts(process.pid)
         with _Block(process, brood) as block:
-            ending, ended = block.finish(block.run(began + timeout, let_interrupts))
+            ending = block.run(began, timeout, let_interrupts, still_running)
+            ending, ended = block.finish(ending)
         duration = time.monotonic() - began
         status = process.returncode if ending is Ending.EXITED else None
         carried = _read_environment(after, environment) if status == 0 else None
@@ -172,15 +184,28 @@ class _Block:
             pipe.close()
         self._brood.ends()
 
-    def run(self, deadline: float, let_interrupts: Callable[[], None]) -> Ending:
-        """Read until the shell ends, the deadline passes (monotonic seconds), or Ctrl-C, which is let in from here."""
+    def run(
+        self,
+        began: float,
+        timeout: float,
+        let_interrupts: Callable[[], None],
+        still_running: Callable[[float], None],
+    ) -> Ending:
+        """Read until the shell ends, the deadline passes, or Ctrl-C, which is let in from here.
+
+        It began at a moment in monotonic seconds and has so many seconds from there.
+        """
+        told = 0.0
         try:
             let_interrupts()
             while self._process.poll() is None:
-                left = deadline - time.monotonic()
-                if left <= 0:
+                passed = time.monotonic() - began
+                if passed >= timeout:
                     return Ending.TIMEOUT
-                self._read(left)
+                if passed - told >= _SHOWN_EVERY_S:
+                    told = passed
+                    still_running(passed)
+                self._read(min(timeout - passed, told + _SHOWN_EVERY_S - passed))
         except KeyboardInterrupt:
             return Ending.INTERRUPTED
         return Ending.EXITED

@@ -16,7 +16,7 @@ from runner.evidence.diagnosis import Diagnosis, diagnose_entry, rank
 from runner.evidence.redact import host_secrets, redact_step
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
-from runner.launch.local import run_plan
+from runner.launch.local import SECONDS, run_plan
 from runner.plan import Plan, PlannedStep, Request, make_plan
 
 # What decides how our own programs start, or who this run is: never another process's.
@@ -108,7 +108,9 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
         left = look.deadline - time.monotonic()
         if left <= 0:
             return not_started("the look's overall deadline had passed")
-        return run_block(command, environment=environment, timeout=min(timeout, left), cwd=cwd)
+        seconds = min(timeout, left)
+        given = {**environment, SECONDS: f"{seconds:.6g}"}
+        return run_block(command, environment=given, timeout=seconds, cwd=cwd)
 
     results = run_plan(
         plan,
@@ -117,7 +119,7 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
         root=look.root,
         environment=look.environment,
         scratch=look.scratch / runbook.id,
-        on_start=lambda _: None,
+        on_start=lambda _step, _turn: None,
         run=run,
     )
     secrets = host_secrets()

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from runner.catalogue import PROBES
-from runner.entry.model import Phase, Step, step_digest
+from runner.entry.digest import current_digest
+from runner.entry.model import Phase, Step
 from runner.errors import DocumentError
 from runner.evidence.judge import failed_by_expectation, judge_step
 from runner.evidence.last_words import last_words
@@ -22,9 +22,12 @@ from runner.evidence.record import Document, StepResult, StepStatus
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
-from runner.plan import Plan, PlannedStep
+from runner.pace import Pace, Turn, Unhurried
+from runner.plan import Plan
 
 LARGEST_DETAILS = 64 * 1024
+# What a step finds its deadline in, in seconds: probes size their work by it (`runner.probes.budget`).
+SECONDS = "RUNBOOK_SECONDS"
 
 
 class BlockRunner(Protocol):
@@ -60,8 +63,9 @@ def run_plan(
     root: Path,
     environment: Mapping[str, str],
     scratch: Path,
-    on_start: Callable[[PlannedStep], None],
+    on_start: Callable[[Step, Turn], None],
     run: BlockRunner = run_block,
+    pace: Pace | None = None,
 ) -> Iterator[StepResult]:
     """Yield one result a planned step, skipped ones included, each as soon as it is known.
 
@@ -72,8 +76,9 @@ def run_plan(
         root: the folder in which blocks run.
         environment: the caller's.
         scratch: an empty folder for the documents that steps write.
-        on_start: told before a step runs.
+        on_start: told before a step runs, and how long it may take.
         run: what runs a block.
+        pace: what gives each step its time; its own deadline when left out.
     """
     always = {
         "RUNBOOK_RUN_ID": run_id,
@@ -81,14 +86,19 @@ def run_plan(
         "RUNBOOK_GPUS": str(len(machine.gpus)),
     }
     environments = _Environments(_with_our_programs(environment), always)
+    pace = pace or Unhurried()
     done: list[StepResult] = []
     for planned in plan.steps:
-        why_not = planned.skip or _unmet(planned.step, done)
-        if why_not is not None:
-            result = _skipped(plan, planned.step, why_not)
+        step, why_not = planned.step, planned.skip or _unmet(planned.step, done)
+        turn = pace.turn(step) if why_not is None else None
+        if turn is None or turn.left_out is not None:
+            reason = why_not if turn is None else turn.left_out
+            left_out = turn is not None or (planned.skip is None and _follows_left_out(step, done))
+            result = _skipped(plan, step, reason, left_out=left_out)
         else:
-            on_start(planned)
-            result = _run_step(plan, planned.step, machine, done, root, scratch, environments, run)
+            on_start(step, turn)
+            result = _run_step(plan, step, turn, machine, done, root, scratch, environments, run)
+        pace.ended(result)
         done.append(result)
         yield result
 
@@ -110,25 +120,26 @@ def _unmet(step: Step, done: Sequence[StepResult]) -> str | None:
     return None
 
 
-def _digest(plan: Plan, step: Step) -> str:
-    methods = tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
-    return step_digest(plan.runbook, step, methods)
+def _follows_left_out(step: Step, done: Sequence[StepResult]) -> bool:
+    return any(result.left_out for result in done if result.id in step.needs)
 
 
-def _skipped(plan: Plan, step: Step, reason: str) -> StepResult:
+def _skipped(plan: Plan, step: Step, reason: str | None, *, left_out: bool) -> StepResult:
     return StepResult(
         id=step.id,
         phase=step.phase,
         command=step.command,
-        digest=_digest(plan, step),
+        digest=current_digest(plan.runbook, step),
         status=StepStatus.SKIPPED,
         reason=reason,
+        left_out=left_out,
     )
 
 
 def _run_step(
     plan: Plan,
     step: Step,
+    turn: Turn,
     machine: Machine,
     done: Sequence[StepResult],
     root: Path,
@@ -144,18 +155,24 @@ def _run_step(
     else:
         ran = run(
             step.command,
-            environment={**environments.of(step.phase), "RUNBOOK_RESULT": str(result_file)},
-            timeout=step.timeout,
+            environment={
+                **environments.of(step.phase),
+                "RUNBOOK_RESULT": str(result_file),
+                SECONDS: f"{turn.deadline_s:.6g}",
+            },
+            timeout=turn.deadline_s,
             cwd=root,
         )
     document, problem = _document(result_file, ran)
     said = last_words(ran.stderr.text, host_secrets()) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
+    if ran.ending is Ending.TIMEOUT and turn.cut is not None:
+        reason = turn.cut
     result = StepResult(
         id=step.id,
         phase=step.phase,
         command=step.command,
-        digest=_digest(plan, step),
+        digest=current_digest(plan.runbook, step),
         status=status,
         reason=reason,
         exit_status=ran.exit_status,

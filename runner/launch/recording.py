@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from runner.entry.model import Step
 from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
 from runner.evidence.judge import judge_expectations, outcome
+from runner.evidence.left_out import outcome_in_time
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
@@ -17,14 +19,15 @@ from runner.hardware.machine import Machine, joint_class
 from runner.launch.command import run_block
 from runner.launch.local import BlockRunner, run_plan
 from runner.launch.lock import node_lock
-from runner.plan import Plan, PlannedStep, Request
+from runner.pace import Pace, Turn
+from runner.plan import Plan, Request
 
 
 class Observer(Protocol):
     """Who wants to know how a run is getting on."""
 
-    def step_begins(self, planned: PlannedStep) -> None:
-        """A step is about to run."""
+    def step_begins(self, step: Step, turn: Turn) -> None:
+        """A step is about to run, and has this long."""
 
     def step_ended(self, result: StepResult) -> None:
         """A step has ended, or was skipped."""
@@ -63,8 +66,12 @@ class Kept:
     stored: bool
 
 
-def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observer) -> Kept:
+def run_and_record(
+    plan: Plan, request: Request, bench: Bench, observer: Observer, pace: Pace | None = None
+) -> Kept:
     """Run a plan on this node; the record is saved before the first step, after every step, and at the end.
+
+    `pace` gives each step its time: its own deadline when left out.
 
     Returns:
         The finished run. When the data folder fails in the middle of it, the run goes on and the record is
@@ -88,6 +95,7 @@ def run_and_record(plan: Plan, request: Request, bench: Bench, observer: Observe
             scratch=Path(scratch),
             on_start=observer.step_begins,
             run=bench.run,
+            pace=pace,
         ):
             record = record.model_copy(update={"steps": (*record.steps, result)})
             observer.step_ended(result)
@@ -139,6 +147,7 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
             reproduce=request.reproduce,
             slow=request.slow,
             allow=request.allow,
+            within=request.within,
         ),
         simulated=bench.machine.simulated,
     )
@@ -149,7 +158,7 @@ def _finished(record: Record, plan: Plan, machine: Machine) -> Record:
     return record.model_copy(
         update={
             "verdicts": verdicts,
-            "outcome": outcome(plan.runbook, record.steps, verdicts),
+            "outcome": outcome_in_time(outcome(plan.runbook, record.steps, verdicts), record.steps),
             "ended_at": datetime.now(UTC),
         }
     )

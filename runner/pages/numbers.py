@@ -3,19 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.catalogue import PROBES, metric_of
-from runner.entry.model import Runbook, Scalar, Step, step_digest
+from runner.catalogue import metric_of
+from runner.entry.model import Scalar
 from runner.evidence.measured import interval_of
 from runner.evidence.record import Measurement
 from runner.pages.evidence import Found
 from runner.stats import Interval, percentile
 from runner.units import format_bytes, format_value
-
-
-def current_digest(runbook: Runbook, step: Step) -> str:
-    """What a result's digest must be for its numbers not to be stale."""
-    methods = tuple((name, PROBES[name].method_version) for name in step.probes if name in PROBES)
-    return step_digest(runbook, step, methods)
 
 
 @dataclass(frozen=True)

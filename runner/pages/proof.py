@@ -6,12 +6,13 @@ from datetime import datetime
 from itertools import pairwise
 
 from runner.catalogue import METRICS
+from runner.entry.digest import current_digest
 from runner.entry.model import Expectation, Phase, Runbook
 from runner.evidence.headline import key_measurement
 from runner.evidence.measured import fits_class, fitting
 from runner.evidence.record import Measurement, Record, StepResult, StepStatus
 from runner.pages.evidence import Evidence, Point
-from runner.pages.numbers import Number, current_digest, number, show_interval, show_labels
+from runner.pages.numbers import Number, number, show_interval, show_labels
 from runner.stats import ratio, ratio_interval
 from runner.units import format_value, to_stored
 

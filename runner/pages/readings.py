@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from runner.entry.digest import current_digest
 from runner.entry.model import Condition, Runbook, Scalar
 from runner.entry.references import metric_fault
 from runner.entry.words import nearest
@@ -13,7 +14,7 @@ from runner.evidence.record import Measurement
 from runner.hardware.boards import BOARDS
 from runner.pages.calls import CallError
 from runner.pages.evidence import HEADLINE_CLASSES, Evidence
-from runner.pages.numbers import across_nodes, current_digest, number, show_labels
+from runner.pages.numbers import across_nodes, number, show_labels
 from runner.pages.tables import Reading, Table
 
 _GPU_CLASS = re.compile(rf"\d+x({'|'.join(one.kind for one in BOARDS)})(-mig)?")

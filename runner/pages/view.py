@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runner.catalogue import METRICS
+from runner.entry.digest import current_digest
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Step
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
@@ -17,7 +18,7 @@ from runner.evidence.record import (
     Verdict,
 )
 from runner.pages.evidence import Evidence, Found
-from runner.pages.numbers import Number, across_nodes, current_digest, number, show_interval
+from runner.pages.numbers import Number, across_nodes, number, show_interval
 from runner.units import format_value
 
 

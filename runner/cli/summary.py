@@ -1,0 +1,126 @@
+"""The end of a run on one screen: what each entry came to, what to look at, what was left out and what includes it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from runner.entry.model import Phase
+from runner.evidence.headline import key_measurement
+from runner.evidence.record import Outcome, Record, StepResult, StepStatus, Verdict
+from runner.hardware.machine import Machine
+from runner.plan import Plan
+from runner.units import format_duration, format_value
+
+_COLOURS = {0: "green", 1: "red", 3: "yellow"}
+# The whole table is to fit 80 columns, in a log too.
+_NUMBER_COLUMNS = 30
+_GPUS = "GPUs"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An entry that was run."""
+
+    plan: Plan
+    record: Record
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it came to."""
+        return self.record.outcome or Outcome.INCOMPLETE
+
+
+def print_summary(console: Console, ended: Sequence[Ended], machine: Machine, took_s: float) -> None:
+    """A line an entry, then a line for each thing to look at and for each reason why steps were left out."""
+    console.print()
+    console.print(
+        f"[bold]What was found[/bold] on {escape(machine.machine_class)} in {format_duration(took_s)}",
+        highlight=False,
+    )
+    console.print(_table(ended))
+    to_look_at = [line for one in ended for line in look_at(one)]
+    for heading, lines in (
+        ("Look at", to_look_at),
+        ("Left out, and what would include it", left_out(ended, machine)),
+    ):
+        if lines:
+            console.print(f"[bold]{heading}[/bold]")
+        for line in lines:
+            console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _table(ended: Sequence[Ended]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("entry", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("steps", no_wrap=True)
+    table.add_column("its number", overflow="fold", max_width=_NUMBER_COLUMNS)
+    for one in ended:
+        ran = sum(step.status is not StepStatus.SKIPPED for step in one.record.steps)
+        colour = _COLOURS[one.outcome.exit_status]
+        table.add_row(
+            one.record.runbook.id,
+            f"[{colour}]{one.outcome.value}[/{colour}]",
+            f"{ran} of {len(one.record.steps)}",
+            escape(_headline(one)),
+        )
+    return table
+
+
+def _headline(one: Ended) -> str:
+    """The entry's headline number if it was taken, else the last one that was."""
+    taken = [
+        (step.id, key) for step in one.record.steps if step.status.finished and (key := key_measurement(step))
+    ]
+    wanted = [key for step_id, key in taken if step_id == one.plan.runbook.head.headline]
+    keys = wanted or [key for _, key in taken[-1:]]
+    return f"{keys[0].name} {format_value(keys[0].value, keys[0].unit)}" if keys else ""
+
+
+def look_at(one: Ended) -> Iterator[str]:
+    """Why an entry came to no good end: steps that broke, found the fault or failed, and bounds within the spread."""
+    if not one.outcome.exit_status:
+        return
+    name = one.record.runbook.id
+    for step in one.record.steps:
+        found = step.status in {StepStatus.SYMPTOM, StepStatus.FAILED} and step.phase is not Phase.REPRODUCE
+        if step.status.broken or found:
+            why = f", {step.reason}" if step.reason else ""
+            yield f"{name} {step.phase.value}/{step.id}: {step.status.value}{why}"
+    if one.outcome is Outcome.INCONCLUSIVE:
+        for verdict in one.record.verdicts:
+            if verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE:
+                yield f"{name} {verdict.id}: inconclusive{f', {verdict.note}' if verdict.note else ''}"
+
+
+def left_out(ended: Sequence[Ended], machine: Machine) -> list[str]:
+    """A line for each reason for which steps were skipped, with how many; the most frequent first."""
+    found: Counter[str] = Counter()
+    wanted: set[int] = set()
+    for one in ended:
+        gpus = {planned.step.id: planned.step.gpus for planned in one.plan.steps}
+        for step in one.record.steps:
+            if step.status is StepStatus.SKIPPED:
+                why = _why(step, gpus[step.id], machine, one.record.options.within)
+                found[why] += 1
+                wanted |= {gpus[step.id]} if why == _GPUS else set()
+    *most, last = [str(number) for number in sorted(wanted)] or [""]
+    listed = f"{', '.join(most)} or {last}" if most else last
+    texts = {_GPUS: f"{listed} GPUs needed, this host has {len(machine.gpus) or 'none'}"}
+    return [
+        f"{number} step{'' if number == 1 else 's'}: {texts.get(why, why)}"
+        for why, number in found.most_common()
+    ]
+
+
+def _why(step: StepResult, gpus: int, machine: Machine, within: float | None) -> str:
+    if step.left_out and within is not None:
+        return f"did not fit into {format_duration(within)}; a longer --within, or none, includes them"
+    if gpus > len(machine.gpus) and machine.gpu_error is None:
+        return _GPUS
+    return step.reason or "no reason given"

@@ -1,0 +1,86 @@
+"""How long a step is expected to take here: what the newest records say, else a guess from its deadline."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.entry.digest import current_digest
+from runner.entry.model import Runbook, Step
+from runner.errors import RecordError, StoreError
+from runner.evidence.record import Record
+from runner.evidence.store import Store
+from runner.hardware.machine import Machine
+
+# Without a record: a tenth of the deadline, and at most a minute.
+_GUESS_SHARE, _GUESS_MOST_S = 0.1, 60.0
+# Records of a class and an entry that are read, the newest ones: an old campaign's thousands say nothing more.
+_LOOK_BACK = 5
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How long a step is expected to take, in seconds. `measured`: a record says so; else it is a guess."""
+
+    seconds: float
+    measured: bool
+
+
+def newest_records(folders: Sequence[Path], runbooks: Collection[str]) -> Iterator[Record]:
+    """The newest few records of each class and entry in these data folders; what cannot be read is left out."""
+    found: dict[Path, list[Path]] = defaultdict(list)
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        with contextlib.suppress(StoreError):
+            for path in Store(folder).files():
+                if path.parent.name in runbooks:
+                    found[path.parent].append(path)
+    for place, paths in found.items():
+        store = Store(place.parents[1])
+        for path in paths[-_LOOK_BACK:]:
+            with contextlib.suppress(RecordError):
+                yield store.load(path)
+
+
+def expected_durations(
+    runbook: Runbook, preset: str, machine: Machine, records: Iterable[Record]
+) -> Mapping[str, Expected]:
+    """What each step of an entry is expected to take, by step id.
+
+    It is the duration of the newest finished run of the step at this preset, on hardware of the same kind (with or
+    without GPUs). This machine's class comes first, then the step as it is now (its digest), then runs that had no
+    limit of time.
+    """
+    digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
+    best: dict[str, tuple[tuple[object, ...], float]] = {}
+    for record in records:
+        if not _speaks_of(record, runbook, preset, machine):
+            continue
+        for result in record.steps:
+            if result.id not in digests or not result.status.finished or result.duration_s is None:
+                continue
+            rank = (
+                record.machine.machine_class == machine.machine_class,
+                result.digest == digests[result.id],
+                record.options.within is None,
+                record.moment,
+            )
+            if result.id not in best or rank > best[result.id][0]:
+                best[result.id] = (rank, result.duration_s)
+    return {
+        step.id: Expected(best[step.id][1], measured=True) if step.id in best else _guess(step)
+        for step in runbook.steps
+    }
+
+
+def _speaks_of(record: Record, runbook: Runbook, preset: str, machine: Machine) -> bool:
+    return (
+        record.runbook.id in {runbook.id, *runbook.head.formerly}
+        and record.options.preset == preset
+        and bool(record.machine.gpus) == bool(machine.gpus)
+        and record.simulated == machine.simulated
+    )
+
+
+def _guess(step: Step) -> Expected:
+    return Expected(min(step.timeout * _GUESS_SHARE, _GUESS_MOST_S), measured=False)
