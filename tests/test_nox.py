@@ -139,6 +139,7 @@ def noxfile() -> ModuleType:
     [
         (("fix_proved", "not_fixed"), True),
         (("fix_proved", "inconclusive"), True),
+        (("drill_passed", "drill_passed"), True),
         (("fix_proved", "incomplete"), False),
         (("fix_proved", None), False),
         (("fix_proved",), False),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from runner.cli.screen import Screen
 from runner.evidence.headline import key_measurement, telling_labels
+from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus
 from runner.plan import Plan, PlannedStep
 from runner.stats import median_interval
@@ -118,5 +119,6 @@ def summary_table(records: Sequence[Record]) -> Table:
                 escape(result.reason or ""),
             )
         outcome = record.outcome or Outcome.INCOMPLETE
-        table.add_row("", "outcome", f"[bold]{outcome.value}[/bold]", "", "", end_section=True)
+        why = escape(drill_sentence(record.unproved))
+        table.add_row("", "outcome", f"[bold]{outcome.value}[/bold]", "", why, end_section=True)
     return table

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
-from runner.evidence.judge import judge_expectations, outcome
+from runner.evidence.outcomes import judge_run
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
@@ -145,11 +145,12 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
 
 
 def _finished(record: Record, plan: Plan, machine: Machine) -> Record:
-    verdicts = judge_expectations(plan.runbook, record.steps, machine)
+    found, verdicts = judge_run(plan.runbook, record.steps, machine)
     return record.model_copy(
         update={
             "verdicts": verdicts,
-            "outcome": outcome(plan.runbook, record.steps, verdicts),
+            "outcome": found.outcome,
+            "unproved": found.unproved,
             "ended_at": datetime.now(UTC),
         }
     )
