@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not arguments.folder.is_dir():
         raise InputError(f"{arguments.folder} is no folder; name the one that the records were measured into")
+    # First, so that an entry with a fault is met before anything is pushed.
+    runbooks = read_all(arguments.runbooks)
     store = Store(arguments.data)
     done = publish(
         Store(arguments.folder),
@@ -51,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for problem in done.refused:
         print(problem, file=sys.stderr)
-    runbooks = read_all(arguments.runbooks)
     ended = {one.run_id: one.judged for one in endings(runbooks, done.records)}
     for record in done.records:
         judged = ended.get(record.run_id)
