@@ -61,6 +61,7 @@ expectations:
     min: 1
     evidence: chosen
     source: a generated entry needs one
+proof: [measure-again.bus_bandwidth]
 claims:
   - id: faster
     text: The second measurement is at least as fast as the first.

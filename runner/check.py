@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from runner.commands import command_faults
-from runner.entry.model import Prose, Runbook
+from runner.entry.model import Phase, Prose, Runbook
 from runner.entry.read import folder_faults, read_paths
 from runner.errors import Fault
 from runner.evidence.store import Store
@@ -46,6 +46,7 @@ def check(
         found.extend(folder_faults(runbooks))
     for runbook in runbooks:
         found.extend(_step_faults(runbook))
+        found.extend(_proof_faults(runbook))
     broken = {fault.path for fault in faults}
     readable = [path for path in paths if path not in broken]
     for path in (*readable, *guides):
@@ -88,6 +89,17 @@ def _step_faults(runbook: Runbook) -> Iterator[Fault]:
     for step in runbook.steps:
         for line, message in _shell_faults(step.command):
             yield Fault(runbook.path, step.line + line, message)
+
+
+def _proof_faults(runbook: Runbook) -> Iterator[Fault]:
+    verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
+    if verify and not runbook.head.proof:
+        yield Fault(
+            runbook.path,
+            1,
+            "Verify has steps and the front matter no proof; name those steps or metrics without which nothing about "
+            f"the title is proved, as in `proof: [{verify[0]}]`",
+        )
 
 
 def _shell_faults(command: str) -> Iterator[tuple[int, str]]:

@@ -8,6 +8,7 @@ import functools
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -91,7 +92,11 @@ def median_interval(samples: Sequence[float]) -> Interval | None:
     if len(samples) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(samples), max(samples), None)
     ordered = sorted(samples)
-    return _central(sorted((ordered[low] + ordered[high]) / 2 for low, high in _median_ranks(len(ordered))))
+    # Many resamples have the same two middle ranks: their median is worked out and sorted once.
+    medians = sorted(
+        ((ordered[low] + ordered[high]) / 2, times) for (low, high), times in _median_ranks(len(ordered))
+    )
+    return _central([median for median, times in medians for _ in range(times)])
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
@@ -193,11 +198,11 @@ def _welch(values: Sequence[float], chosen: Sequence[int]) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _median_ranks(count: int) -> tuple[tuple[int, int], ...]:
-    """The two middle ranks of every resample of so many samples; the same for any samples, so drawn once."""
+def _median_ranks(count: int) -> tuple[tuple[tuple[int, int], int], ...]:
+    """The two middle ranks of resamples of so many samples, and how many have them: drawn once for any samples."""
     source = random.Random(0)  # noqa: S311 - resampling, not secrecy
     drawn = (sorted(source.choices(range(count), k=count)) for _ in range(RESAMPLES))
-    return tuple((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in drawn)
+    return tuple(Counter((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in drawn).items())
 
 
 def _central(ordered: Sequence[float]) -> Interval:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runner.entry.model import FrontMatter, Phase, Runbook, Section, Step
+from runner.entry.model import FrontMatter, Phase, ProofItem, Runbook, Section, Step
 from runner.hardware.machine import Gpu, Machine, machine_class
 from runner.hardware.processor import Processor
 
@@ -43,5 +43,6 @@ def a_runbook(*steps: Step, runbook_id: str = "an-entry", number: int = 7) -> Ru
         Section(title=phase.value.capitalize(), phase=phase, body=tuple(s for s in steps if s.phase is phase))
         for phase in Phase
     )
-    head = FrontMatter(id=runbook_id, number=number, title="An entry")
+    proof = tuple(ProofItem(metric=step.id) for step in steps if step.phase is Phase.VERIFY)
+    head = FrontMatter(id=runbook_id, number=number, title="An entry", proof=proof)
     return Runbook(head=head, sections=sections, path=Path(f"{runbook_id}.md"))

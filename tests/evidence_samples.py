@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runner.entry.model import Claim, Expectation, FrontMatter, Phase, Runbook, Section, Step
+from runner.entry.model import Claim, Expectation, FrontMatter, Phase, ProofItem, Runbook, Section, Step
 from runner.evidence.record import (
     Code,
     Measurement,
@@ -108,10 +108,17 @@ def expectation(**changes: Any) -> Expectation:
 
 
 def runbook(
-    expectations: tuple[Expectation, ...] = (), claims: tuple[Claim, ...] = (), **phases: str
+    expectations: tuple[Expectation, ...] = (),
+    claims: tuple[Claim, ...] = (),
+    proof: tuple[ProofItem, ...] | None = None,
+    **phases: str,
 ) -> Runbook:
-    """An entry whose steps are given as id=phase."""
+    """An entry whose steps are given as id=phase; its proof is all of Verify where none is given."""
     steps = [Step(id=name, phase=Phase(phase), command="true", line=1) for name, phase in phases.items()]
     sections = tuple(Section(title=found.id, phase=found.phase, body=(found,)) for found in steps)
-    head = FrontMatter(id="nvlink", number=2, title="NVLink", expectations=expectations, claims=claims)
+    if proof is None:
+        proof = tuple(ProofItem(metric=found.id) for found in steps if found.phase is Phase.VERIFY)
+    head = FrontMatter(
+        id="nvlink", number=2, title="NVLink", expectations=expectations, claims=claims, proof=proof
+    )
     return Runbook(head=head, sections=sections, path=Path("runbooks/nvlink.md"))

@@ -27,6 +27,7 @@ number: 7
 title: A small entry
 severity: low
 tags: [nccl, example]
+proof: [again.wrong_elements]
 expectations:
   - id: floor
     metric: busbw.bus_bandwidth
@@ -136,6 +137,22 @@ def wrong_elements(value: float) -> Measurement:
     return Measurement(name="wrong_elements", value=value, unit="1", statistic="sum")
 
 
+def ended_as(runbook: Runbook, outcome: Outcome) -> tuple[StepResult, ...]:
+    """Steps of a run that comes to this outcome by the entry as it is."""
+    look = StepStatus.PASSED if outcome is Outcome.HEALTHY else StepStatus.SYMPTOM
+    if outcome is Outcome.INCOMPLETE:
+        look = StepStatus.ERROR
+    if outcome in {Outcome.HEALTHY, Outcome.SYMPTOM, Outcome.INCOMPLETE}:
+        return (result(runbook, "busbw", status=look),)
+    measured = () if outcome is Outcome.DRILL_PASSED else (wrong_elements(0),)
+    again = StepStatus.SYMPTOM if outcome is Outcome.NOT_FIXED else StepStatus.PASSED
+    return (
+        result(runbook, "busbw", status=look),
+        result(runbook, "mend"),
+        result(runbook, "again", *measured, status=again),
+    )
+
+
 def records(runbook: Runbook) -> list[Record]:
     """A host without GPUs, where much is slow, skipped or failed, and one with two H100, where one step is stale."""
     cpu = run(
@@ -191,3 +208,28 @@ def records(runbook: Runbook) -> list[Record]:
         outcome=Outcome.HEALTHY,
     )
     return [cpu, gpus]
+
+
+def drilled(runbook: Runbook) -> list[Record]:
+    """A drill on a host without GPUs; a proof on one with two H100, where a newer diagnosis found the issue."""
+    node = machine(*["NVIDIA H100 80GB HBM3"] * 2)
+    return [
+        run(runbook, *ended_as(runbook, Outcome.DRILL_PASSED), outcome=Outcome.FIX_PROVED),
+        run(
+            runbook,
+            *ended_as(runbook, Outcome.FIX_PROVED),
+            machine=node,
+            options=Options(preset="8b", phases=tuple(Phase), reproduce=True),
+            run_id="proof",
+            outcome=Outcome.FIX_PROVED,
+        ),
+        run(
+            runbook,
+            *ended_as(runbook, Outcome.SYMPTOM),
+            machine=node,
+            options=Options(preset="8b", phases=(Phase.DIAGNOSE,)),
+            run_id="diagnosis",
+            started_at=START + timedelta(days=1),
+            outcome=Outcome.SYMPTOM,
+        ),
+    ]

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, Playwright, Request, ViewportSize
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.entry.signatures import match_log
-from runner.evidence.record import Outcome
+from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.store import Store
 from runner.pages.answer import fix_block
 from tests.evidence_samples import machine, measurement
@@ -53,19 +53,34 @@ DESKTOP, PHONE = ViewportSize(width=1280, height=900), ViewportSize(width=390, h
 
 
 def records(place: Path) -> None:
-    """A node with eight GPUs over twelve days with a new driver in the middle, and a fault on its last day."""
+    """A node with eight GPUs over twelve days with a new driver in the middle, and a fault on its last day.
+
+    And a host without GPUs, on which a drill passed.
+    """
     store = Store(place, secrets=())
+    drill = (result(NVLINK, "injected", status=StepStatus.SYMPTOM), result(NVLINK, "undo"))
+    store.save(
+        run(NVLINK, *drill, result(NVLINK, "clean-again"), run_id="drill", outcome=Outcome.DRILL_PASSED)
+    )
     node = partial(machine, *["NVIDIA H200"] * 8, cuda="13.0", nccl="2.27.7")
     for day in range(12):
         value = 4.6e11 + (day % 3) * 4e9
-        labels: dict[str, Any] = {"op": "all_reduce", "bytes": 8 * 2**30, "ranks": 8}
-        broken = result(NVLINK, "injected-bandwidth", measurement(3e10, 2.9e10, 3e10, 3.1e10, **labels))
+        labels: dict[str, Any] = {"op": "all_reduce", "bytes": 8 * 2**30, "ranks": 8, "backend": "nccl"}
+        slow = measurement(3e10, 2.9e10, 3e10, 3.1e10, **labels)
+        broken = result(NVLINK, "injected-bandwidth", slow, status=StepStatus.SYMPTOM)
         good = measurement(value, value * 0.98, value, value * 1.02, **labels)
         store.save(
             run(
                 NVLINK,
                 broken,
-                result(NVLINK, "bandwidth-again", good, stdout_tail="ran\n"),
+                result(NVLINK, "undo"),
+                result(
+                    NVLINK,
+                    "bandwidth-again",
+                    good,
+                    stdout_tail="ran\n",
+                    status=StepStatus.PASSED if day < 11 else StepStatus.SYMPTOM,
+                ),
                 preset="70b",
                 run_id=f"day{day:09}",
                 machine=node(driver="580.95.05" if day < 6 else "585.10.01"),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from runner.errors import BusyError, InputError, StoreError
-from runner.evidence.record import Code, Record
+from runner.evidence.record import Code, Outcome, Record
 from runner.evidence.source import folder_digest
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
@@ -485,6 +485,20 @@ def test_a_record_that_does_not_belong_is_rubbish(tmp_path: Path, changes: dict[
     assert (found.rows[0].state, found.records, found.exit_status) == ("error", (), 3)
     assert said in (found.rows[0].reason or "")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_drill_that_passed_on_a_node_comes_home_with_what_was_not_measured(tmp_path: Path) -> None:
+    folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
+    campaign = over(campaign)
+    reason = "verify/graphs: needs 1 GPU, this host has none"
+    a_return(folder, campaign, campaign.jobs[0], outcome=Outcome.DRILL_PASSED, unproved=(reason,))
+    found = gather(campaign, folder, tmp_path / "data")
+    entry = record().runbook.id
+    assert (found.rows[0].outcomes, found.rows[0].unproved) == (
+        {entry: Outcome.DRILL_PASSED},
+        {entry: (reason,)},
+    )
+    assert found.exit_status == 0
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"\x00\xff", b"{}", b'{"schema_version": 99}', b"[1]"])

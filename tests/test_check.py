@@ -175,3 +175,42 @@ def test_a_headline_that_names_no_step_is_found_with_the_nearest_one(folder: Pat
     (folder / "good.md").write_text(wrong, encoding="utf-8")
     line, _ = refused(folder)
     assert "good.md:5: headline names no step 'busbww' (did you mean 'busbw'?)" in line
+
+
+@pytest.mark.parametrize(
+    ("proof", "message"),
+    [
+        (
+            "proof: []",
+            "good.md:1: Verify has steps and the front matter no proof; name those steps or metrics",
+        ),
+        ("proof: [agan]", "good.md:6: proof names no step of Verify: 'agan' (did you mean 'again'?)"),
+        ("proof: [busbw]", "good.md:6: proof names no step of Verify: 'busbw'"),
+        ("proof: [again.speed]", "good.md:6: unknown measurement 'speed'"),
+        ("proof: [again.]", "good.md:6: 'again.' names no measurement; write <step id>.<measurement>"),
+        (
+            "proof: [{metric: again, at: {backend: nccl}}]",
+            "good.md:6: 'again' names no measurement; write <step id>.<measurement>, or the step id alone",
+        ),
+        ("proof: [{metric: again.bus_bandwidth, at: {bytes: 8Gib}}]", "good.md:6: '8Gib'"),
+        ("proof: [{metric: again, al: {}}]", "good.md:6: unknown key 'al' (known: at, metric)"),
+        ("proof: [{at: {backend: nccl}}]", "good.md:6: proof.0.metric is missing"),
+        ("proof: again", "good.md:6: proof: "),
+    ],
+)
+def test_a_proof_that_is_missing_or_names_nothing_is_one_line(folder: Path, proof: str, message: str) -> None:
+    (folder / "good.md").write_text(GOOD.replace("proof: [again]", proof), encoding="utf-8")
+    line, _ = refused(folder)
+    assert message in line
+
+
+def test_a_proof_may_be_a_step_a_number_or_a_number_with_labels(folder: Path) -> None:
+    proof = "proof: [again, again.bus_bandwidth, {metric: again.bus_bandwidth, at: {bytes: 8GiB}}]"
+    (folder / "good.md").write_text(GOOD.replace("proof: [again]", proof), encoding="utf-8")
+    assert check(folder).returncode == 0
+
+
+def test_an_entry_whose_verify_has_no_step_needs_no_proof(folder: Path) -> None:
+    text = GOOD.replace("proof: [again]\n", "").replace("```bash {#again needs=busbw,undo slow}", "```bash")
+    (folder / "good.md").write_text(text, encoding="utf-8")
+    assert check(folder).returncode == 0

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,6 +29,7 @@ ENTRY = """\
 id: small
 number: 1
 title: A small entry
+proof: {proof}
 ---
 
 ## Symptom
@@ -59,7 +61,10 @@ Nobody knows.
 def entry(tmp_path: Path, **phases: str) -> None:
     folder = tmp_path / "runbooks"
     folder.mkdir(exist_ok=True)
-    text = ENTRY.format_map({"diagnose": "", "reproduce": "", "fix": "", "verify": ""} | phases)
+    proof = "[v]" if "#v " in phases.get("verify", "") else "[]"
+    text = ENTRY.format_map(
+        {"diagnose": "", "reproduce": "", "fix": "", "verify": "", "proof": proof} | phases
+    )
     (folder / "small.md").write_text(text, encoding="utf-8")
 
 
@@ -116,6 +121,15 @@ PHASES = {
         ["--reproduce"],
         0,
     ),
+    "drill_passed": (
+        {
+            "reproduce": step("r", says(SYMPTOM, 1)),
+            "fix": step("f", "export A=1"),
+            "verify": step("w", "[ $A = 1 ]") + "\n\n" + step("v", "true", "gpus=512"),
+        },
+        ["--reproduce"],
+        0,
+    ),
     "symptom": ({"diagnose": step("d", says(SYMPTOM, 1))}, [], 1),
     "not_fixed": ({"diagnose": step("d", says(SYMPTOM)), "verify": step("v", says(SYMPTOM, 1))}, [], 1),
     "not_reproduced": ({"reproduce": step("r", "true"), "verify": step("v", "true")}, ["--reproduce"], 1),
@@ -138,6 +152,32 @@ def test_each_outcome_has_its_exit_status_and_json_alone_on_standard_output(
     assert printed["outcome"] == record.outcome == outcome
     assert f"small: {outcome}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_drill_that_passed_says_what_was_not_measured_and_keeps_it_in_the_record(tmp_path: Path) -> None:
+    phases, words, _ = PHASES["drill_passed"]
+    entry(tmp_path, **phases)
+    done = runbook(tmp_path, "run", "small", *words)
+    (record,) = records(tmp_path)
+    (reason,) = record.unproved
+    assert re.fullmatch(r"verify/v: needs 512 GPUs, this host has \w+", reason)
+    why = f"the fault was found and undone; its effect was not measured ({reason})"
+    assert f"drill_passed: {why}" in done.stdout
+    _, _, table = done.stdout.partition("What was run")
+    assert "drill_passed" in table
+    assert "was not measured" in " ".join(table.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("held", ["fix_proved", "drill_passed"])
+def test_a_fix_that_was_needed_is_printed_to_apply_whether_its_effect_was_measured_or_not(
+    tmp_path: Path, held: str
+) -> None:
+    more = "" if held == "fix_proved" else "gpus=512"
+    verify = step("w", "true") + "\n\n" + step("v", "true", more)
+    entry(tmp_path, diagnose=step("d", says(SYMPTOM, 1)), fix=step("f", "export A=1"), verify=verify)
+    done = runbook(tmp_path, "run", "small")
+    assert f"small: {held}" in done.stdout
+    assert "apply for good:\nexport A=1\n" in done.stdout
 
 
 def test_a_fix_that_was_needed_and_held_is_printed_to_apply_for_good(tmp_path: Path) -> None:

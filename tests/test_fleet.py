@@ -19,7 +19,7 @@ def a_run(number: int, value: float, *, again: bool = False, metric: str = "bus_
     unit = {"bus_bandwidth": "B/s", "collective_time": "s", "nccl_settings": "1"}[metric]
     measured = measurement(value, name=metric, op="all_reduce").model_copy(update={"unit": unit})
     return record(
-        step("busbw", measured, probe="collectives"),
+        step("busbw", measured, probe="collectives", started_at=BEGAN),
         run_id=f"{'b' if again else 'a'}{number:06}",
         node_alias=f"node-{number:06}",
         started_at=BEGAN + timedelta(hours=again),

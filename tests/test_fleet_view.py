@@ -86,6 +86,14 @@ def test_the_report_has_nodes_distribution_suspects_and_counts() -> None:
     assert "19 of 20 jobs gave every record, 1 in error, 0 not over; 20 records" in text
 
 
+def test_a_drill_that_passed_on_a_node_says_what_was_not_measured() -> None:
+    out = io.StringIO()
+    reasons = {"nvlink": ("verify/graphs: needs 1 GPU, this host has none",)}
+    row = Row("node-000000", "done", None, {"nvlink": Outcome.DRILL_PASSED}, reasons)
+    fleet_report(Console(file=out, width=200), "c", Gathered((row,), (), (), (), {}), ())
+    assert "nvlink drill_passed (verify/graphs: needs 1 GPU, this host has none)" in out.getvalue()
+
+
 def test_a_report_on_many_nodes_lists_those_that_need_a_look() -> None:
     text = report(200)
     assert "its node failed" in text

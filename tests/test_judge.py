@@ -11,8 +11,8 @@ from runner.evidence.judge import (
     judge_claims,
     judge_expectations,
     judge_step,
-    outcome,
 )
+from runner.evidence.outcomes import outcome
 from runner.evidence.record import (
     ClaimState,
     Document,

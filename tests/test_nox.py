@@ -172,6 +172,7 @@ GOOD = ("fix_proved", ("passed", "symptom"))
     "other",
     [
         ("not_fixed", ("symptom", "failed")),
+        ("drill_passed", ("passed", "skipped")),
         ("inconclusive", ("passed",)),
         ("an_outcome_yet_to_come", ("passed", "skipped")),
         ("not_applicable", ("skipped", "skipped")),

@@ -12,7 +12,7 @@ from runner.entry.parse import parse
 from runner.entry.read import read_all
 from runner.evidence.record import Outcome, Record, StepStatus
 from runner.pages.answer import ELSE, decision_tree, fix_block, symptom_line
-from runner.pages.evidence import gather
+from runner.pages.evidence import Evidence, gather
 from runner.pages.plot import trend_plot
 from runner.pages.proof import before_and_after, trends
 from runner.pages.render import render
@@ -32,6 +32,10 @@ def broken_entry() -> Runbook:
     return parse(REPRODUCED, Path("small.md"))
 
 
+def gathered(found: list[Record]) -> Evidence:
+    return gather(found, [broken_entry()])
+
+
 def proved(*before: float, after: tuple[float, ...], **changes: object) -> Record:
     runbook = broken_entry()
     return run(
@@ -44,7 +48,7 @@ def proved(*before: float, after: tuple[float, ...], **changes: object) -> Recor
 
 
 def test_the_fix_is_shown_against_its_fault_with_spread_and_ratio_of_one_run() -> None:
-    (pair,) = before_and_after(broken_entry(), gather([proved(1e9, 1e9, 1.1e9, after=(3e9, 3e9, 3.3e9))]))
+    (pair,) = before_and_after(broken_entry(), gathered([proved(1e9, 1e9, 1.1e9, after=(3e9, 3e9, 3.3e9))]))
     assert (pair.before.shown, pair.after.shown, pair.good) == ("1.00 GB/s", "3.00 GB/s", True)
     assert pair.ratio.startswith("× 3 (2.73 … 3.30")
     assert pair.before.spread == "1.00 GB/s … 1.10 GB/s (range)"
@@ -52,7 +56,7 @@ def test_the_fix_is_shown_against_its_fault_with_spread_and_ratio_of_one_run() -
 
 
 def test_a_fix_that_makes_it_worse_is_said_to() -> None:
-    (pair,) = before_and_after(broken_entry(), gather([proved(3e9, after=(1e9,))]))
+    (pair,) = before_and_after(broken_entry(), gathered([proved(3e9, after=(1e9,))]))
     assert pair.good is False
     page = render([broken_entry()], [proved(3e9, after=(1e9,))], NOW, ROOT / "kb" / "_templates")[
         "entries/small.md"
@@ -67,7 +71,7 @@ def test_measurements_at_other_labels_are_no_pair_and_neither_are_two_runs() -> 
         result(runbook, "broken", measurement(1e9, bytes=1)),
         result(runbook, "again", measurement(1e9, bytes=2)),
     )
-    assert before_and_after(runbook, gather([other])) == ()
+    assert before_and_after(runbook, gathered([other])) == ()
     first = run(runbook, result(runbook, "broken", measurement(1e9, bytes=GIB)), run_id="a")
     second = run(
         runbook,
@@ -75,7 +79,7 @@ def test_measurements_at_other_labels_are_no_pair_and_neither_are_two_runs() -> 
         run_id="b",
         started_at=START + timedelta(1),
     )
-    assert before_and_after(runbook, gather([first, second])) == ()
+    assert before_and_after(runbook, gathered([first, second])) == ()
 
 
 def headlined() -> Runbook:

@@ -25,7 +25,7 @@ from runner.pages.render import Page, record_path, render
 from runner.pages.text import age, cell, day, inert, plain
 from runner.pages.view import condition_text
 from tests.evidence_samples import machine, measurement
-from tests.golden_entry import NOW, START, TEXT, entry, records, result, run
+from tests.golden_entry import NOW, START, TEXT, drilled, entry, records, result, run
 from tests.hostile import EVERYTHING, HOSTILE
 from tests.html_reader import Element, read_html
 
@@ -64,8 +64,14 @@ def table(text: str, step: str) -> dict[str, Element]:
     [("entry.md", "entries/small.md"), ("index.md", "index.md"), ("latest.json", "data/latest.json")],
 )
 def test_a_page_is_the_golden_one(name: str, path: str) -> None:
-    text = pages(*records(entry()), unreadable=1)[path].text
-    golden = GOLDEN / name
+    _is_golden(pages(*records(entry()), unreadable=1)[path].text, GOLDEN / name)
+
+
+def test_a_start_page_with_a_drill_a_proof_and_a_narrower_run_is_the_golden_one() -> None:
+    _is_golden(pages(*drilled(entry()))["index.md"].text, GOLDEN / "drill.md")
+
+
+def _is_golden(text: str, golden: Path) -> None:
     if os.environ.get("UPDATE_GOLDEN") == "1":
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ id: good
 number: 1
 title: A good entry
 severity: high
-tags: [nccl, nvlink]
+proof: [again]
 signatures:
   - pattern: "NCCL WARN .*timeout"
     weight: 3

@@ -14,12 +14,12 @@ from runner.entry.model import Runbook
 from runner.entry.parse import parse
 from runner.entry.read import folder_faults, read_all
 from runner.entry.signatures import signature_table
-from runner.evidence.record import Outcome, Record
-from runner.pages.changes import last_refresh, verdict_changes
-from runner.pages.evidence import gather
+from runner.evidence.record import Outcome, Record, StepStatus
+from runner.pages.evidence import Evidence, gather
+from runner.pages.refresh import last_refresh
 from runner.pages.render import ROWS_AT_START, Page, render
 from tests.evidence_samples import machine, measurement
-from tests.golden_entry import NOW, START, TEXT, entry, records, result, run
+from tests.golden_entry import NOW, START, TEXT, ended_as, entry, records, result, run
 from tests.hostile import EVERYTHING
 from tests.html_reader import read_html
 from tests.test_site import a_record, entry_text
@@ -49,6 +49,7 @@ def ended(*outcomes: tuple[int, str, Outcome], **changes: Any) -> list[Record]:
     return [
         run(
             entry(),
+            *ended_as(entry(), outcome),
             outcome=outcome,
             node_alias=node,
             started_at=START + timedelta(days=day),
@@ -59,16 +60,20 @@ def ended(*outcomes: tuple[int, str, Outcome], **changes: Any) -> list[Record]:
     ]
 
 
+def gathered(found: list[Record]) -> Evidence:
+    return gather(found, [entry()])
+
+
 def turned(found: list[Record]) -> list[tuple[str, str, str]]:
-    return [(one.node, one.before, one.after) for one in verdict_changes([entry()], gather(found))]
+    return [(one.later.node, one.before, one.after) for one in gathered(found).turns]
 
 
 def test_a_verdict_turns_where_a_node_ends_otherwise_than_the_time_before() -> None:
     found = ended((0, "a", Outcome.HEALTHY), (1, "a", Outcome.HEALTHY), (2, "a", Outcome.SYMPTOM))
-    assert turned(found) == [("a", "healthy", "symptom"), ("a", "unmeasured", "healthy")]
+    assert turned(found) == [("a", "unmeasured", "healthy"), ("a", "healthy", "symptom")]
 
 
-def test_two_nodes_that_differ_are_no_change_of_either() -> None:
+def test_of_two_nodes_that_differ_the_second_is_named_once_and_neither_turns_again() -> None:
     found = ended(
         *(
             (day, node, outcome)
@@ -76,26 +81,36 @@ def test_two_nodes_that_differ_are_no_change_of_either() -> None:
             for node, outcome in (("a", Outcome.HEALTHY), ("b", Outcome.SYMPTOM))
         )
     )
-    assert turned(found) == [("a", "unmeasured", "healthy")]
+    assert turned(found) == [("a", "unmeasured", "healthy"), ("b", "healthy", "symptom")]
+    assert gathered(found).turns[1].causes == ("another node (b)",)
 
 
-def test_simulated_runs_and_other_presets_turn_no_verdict() -> None:
+def test_simulated_runs_turn_no_verdict_and_another_preset_is_no_first_run() -> None:
     assert turned(ended((0, "a", Outcome.SYMPTOM), simulated=True)) == []
     assert turned(ended((0, "a", Outcome.SYMPTOM), preset="8b")) == []
 
 
+def test_a_verdict_that_turned_at_another_preset_names_the_preset() -> None:
+    found = ended((0, "a", Outcome.HEALTHY), (1, "a", Outcome.SYMPTOM), preset="8b")
+    (turn,) = gathered(found).turns
+    assert turn.later.where == "cpu-x86_64-2c at preset 8b"
+    assert "on cpu-x86_64-2c at preset 8b" in pages(*found)["feed.xml"].text
+
+
 def test_the_last_refresh_is_a_day_and_not_the_whole_history() -> None:
-    evidence = gather(ended((0, "a", Outcome.HEALTHY), (9, "a", Outcome.SYMPTOM)))
-    refresh = last_refresh([entry()], evidence, verdict_changes([entry()], evidence))
+    refresh = last_refresh(gathered(ended((0, "a", Outcome.HEALTHY), (9, "a", Outcome.SYMPTOM))))
     assert refresh
-    assert (refresh.runs, [one.after for one in refresh.changes]) == (1, ["symptom"])
-    assert last_refresh([entry()], gather([]), ()) is None
+    assert (refresh.runs, [one.after for one in refresh.turned], refresh.first) == (1, ["symptom"], ())
+    assert last_refresh(gathered([])) is None
+    first = last_refresh(gathered(ended((0, "a", Outcome.HEALTHY))))
+    assert first
+    assert (first.turned, [one.after for one in first.first]) == ((), ["healthy"])
 
 
 def test_the_start_page_says_what_turned_or_that_nothing_was_ever_measured() -> None:
     text = pages(*ended((0, "a", Outcome.HEALTHY), (3, "a", Outcome.NOT_FIXED)))["index.md"].text
     words = read_html(text).words
-    assert "1 verdict turned" in words
+    assert "1 verdict turned." in words
     assert "healthy → not fixed" in words
     assert "There is no record yet" in pages()["index.md"].text
 
@@ -198,7 +213,8 @@ def test_a_former_id_leads_to_the_entry_and_its_records_count() -> None:
     assert 'content="0; url=small.html"' in page
     assert 'location.replace("small.html" + location.hash)' in page
     assert "410 MB/s" in found["entries/small.md"].text
-    assert json.loads(found["data/latest.json"].text)[0]["runbook"] == "small"
+    latest = json.loads(found["data/latest.json"].text)
+    assert {one["runbook"] for one in (*latest["entries"], *latest["steps"])} == {"small"}
 
 
 def test_an_address_leads_to_one_entry_only(tmp_path: Path) -> None:
@@ -225,11 +241,15 @@ def thousand() -> dict[str, Page]:
     found = [
         run(
             runbook,
-            result(runbook, "busbw", measurement(4e8, 3e8, 4e8, 5e8, bytes=8 * 2**30)),
+            result(
+                runbook,
+                "busbw",
+                measurement(4e8, 3e8, 4e8, 5e8, bytes=8 * 2**30),
+                status=StepStatus.SYMPTOM if runbook.head.number == 777 else StepStatus.PASSED,
+            ),
             machine=machine(*gpus),
             preset="70b" if gpus else "tiny",
             run_id=f"{runbook.id}-{len(gpus)}",
-            outcome=Outcome.SYMPTOM if runbook.head.number == 777 else Outcome.HEALTHY,
         )
         for runbook in runbooks
         for gpus in ([], ["NVIDIA B200"] * 8, ["NVIDIA H200"] * 8)

@@ -5,11 +5,13 @@ from random import Random
 import pytest
 
 from runner.cli.main import main
+from runner.evidence.endings import endings
 from runner.evidence.prune import needed
 from runner.evidence.record import Outcome, Record
-from runner.evidence.store import Store, last_run, latest
+from runner.evidence.store import Store, latest
 from runner.evidence.trend import RECENT, WINDOW, trend
 from runner.evidence.turns import turns
+from runner.pages.evidence import gather
 from tests.evidence_samples import expectation, measurement, record, runbook, step
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -53,12 +55,12 @@ def test_what_is_kept_says_the_same_as_all_of_it(seed: int) -> None:
     for node in ("node-aaaaaa", "node-bbbbbb"):
         of_node = [one for one in records if one.node_alias == node]
         assert latest([one for one in kept if one.node_alias == node]) == latest(of_node)
-    assert last_run(kept) == last_run(records)
+    assert gather(kept, (ENTRY,)).standings == gather(records, (ENTRY,)).standings
     assert [str(change.before) for change in trend(kept).changes] == [
         str(change.before) for change in trend(records).changes
     ]
-    said = {str(turn) for turn in turns((ENTRY,), records)}
-    assert said == {str(turn) for turn in turns((ENTRY,), kept)}
+    said = {str(turn) for turn in turns(endings((ENTRY,), records))}
+    assert said == {str(turn) for turn in turns(endings((ENTRY,), kept))}
     # Pruning twice takes nothing more.
     assert needed((ENTRY,), kept) == keep
 

@@ -11,7 +11,7 @@ import pytest
 from runner.cli.main import main
 from runner.errors import InputError, StoreError
 from runner.evidence.publish import git_in, publish
-from runner.evidence.record import Outcome, Record
+from runner.evidence.record import Outcome, Record, StepStatus
 from runner.evidence.store import Store
 from tests.evidence_samples import record, step
 
@@ -36,10 +36,10 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def a_run(number: int, **changes: object) -> Record:
+def a_run(number: int, status: StepStatus = StepStatus.PASSED, **changes: object) -> Record:
     started = START + timedelta(days=number)
     times = {"started_at": started, "ended_at": started + timedelta(minutes=1)}
-    return record(step("a"), run_id=f"{number:012x}", **(times | changes))
+    return record(step("a", status=status), run_id=f"{number:012x}", **(times | changes))
 
 
 @pytest.fixture
@@ -181,13 +181,16 @@ def test_the_data_folder_itself_is_no_source(clone: Clone) -> None:
 
 def test_a_verdict_that_turned_is_written_down_for_an_issue(tmp_path: Path, clone: Clone) -> None:
     one, turned = clone("one"), tmp_path / "out" / "turned.md"
-    words = ["--data", str(one / "site_data"), "publish", "--turned", str(turned)]
-    measured(tmp_path, "bad", a_run(1, outcome=Outcome.SYMPTOM))
+    entries = tmp_path / "entries"
+    entries.mkdir()
+    (entries / "nvlink.md").write_text(ENTRY.replace("leftovers", "nvlink"), encoding="utf-8")
+    words = ["--runbooks", str(entries), "--data", str(one / "site_data"), "publish", "--turned", str(turned)]
+    measured(tmp_path, "bad", a_run(1, status=StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "bad")]) == 0
     assert turned.read_text().splitlines()[2] == (
         "* cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); nothing else recorded differs"
     )
-    measured(tmp_path, "still", a_run(2, outcome=Outcome.SYMPTOM))
+    measured(tmp_path, "still", a_run(2, status=StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "still")]) == 0
     assert not turned.exists()
 

@@ -199,6 +199,7 @@ def test_a_record_is_redacted_in_every_free_text() -> None:
             details={"PATH": "/bin", "HOME": "/root", "A": "1", "B": "2", "C": "3"},
         ),
         campaign=leak,
+        unproved=(leak,),
         machine=machine(cpu=leak, kernel=leak, os=leak, gpu_error=leak),
         verdicts=(
             StoredVerdict(

@@ -14,7 +14,7 @@ import pytest
 from runner.errors import RecordError, StoreError
 from runner.evidence.record import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
 from runner.evidence.redact import redact_record, redact_step
-from runner.evidence.store import Store, last_run, latest
+from runner.evidence.store import Store, latest
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 
@@ -319,14 +319,6 @@ def test_latest_is_the_newest_finished_step_of_each_preset() -> None:
     ]
     found = {key[2:]: taken.run_id[-1] for key, (taken, _) in latest(records).items()}
     assert found == {("a", "tiny"): "2", ("b", "tiny"): "2", ("a", "8b"): "0"}
-
-
-def test_the_last_run_is_the_newest_that_came_to_an_outcome() -> None:
-    records = [at_minute(2, outcome=None), at_minute(1, outcome=Outcome.SYMPTOM), at_minute(0)]
-    found = last_run(records)
-    assert {key: taken.outcome for key, taken in found.items()} == {
-        ("cpu-example-x86_64-2c", "nvlink"): Outcome.SYMPTOM
-    }
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_record(tmp_path: Path) -> None:

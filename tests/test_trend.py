@@ -13,14 +13,16 @@ from hypothesis import strategies as st
 from runner.cli.main import main
 from runner.entry.model import Phase
 from runner.evidence.compare import compare_classes, compare_records
+from runner.evidence.endings import endings
 from runner.evidence.record import Measurement, Outcome, Record, StepStatus
 from runner.evidence.store import Store, latest
 from runner.evidence.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
-from runner.evidence.turns import turns
+from runner.evidence.turns import Turn, turns
 from runner.stats import rank_shift
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+LOOKED = runbook(busbw="diagnose")
 Draw = Callable[[random.Random], float]
 # Shapes that timings have: bell, long tail, outliers, few distinct values.
 SHAPES: dict[str, Draw] = {
@@ -199,8 +201,8 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     bound = expectation(min=90e9, unit="B/s")
     entry = runbook(expectations=(bound,), busbw="diagnose")
     first, second = runs([100e9, 80e9])
-    second = second.model_copy(update={"outcome": Outcome.SYMPTOM, "machine": machine(torch="2.14.0")})
-    found = turns((entry,), (second, first))
+    second = second.model_copy(update={"machine": machine(torch="2.14.0")})
+    found = turns(endings((entry,), (second, first)))[1:]
     assert [(turn.what, turn.before, turn.after) for turn in found] == [
         ("outcome", "healthy", "symptom"),
         ("faq-floor", "met", "missed"),
@@ -211,19 +213,103 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     )
 
 
+def turned(*records: Record) -> list[Turn]:
+    """What turned, the first run of an entry left out."""
+    return [turn for turn in turns(endings((LOOKED,), records)) if turn.earlier]
+
+
+def ended(*statuses: StepStatus, **changes: object) -> list[Record]:
+    """One run a day of one step that ended so."""
+    return [
+        one.model_copy(update={"steps": (step("busbw", status=status),)})
+        for one, status in zip(runs([1.0] * len(statuses), **changes), statuses, strict=True)
+    ]
+
+
 def test_two_nodes_that_differ_do_not_turn_at_every_run() -> None:
-    good, bad = runs([1.0] * 6), runs([1.0] * 6, node_alias="node-ffffff", outcome=Outcome.SYMPTOM)
+    good = ended(*[StepStatus.PASSED] * 6)
+    bad = ended(*[StepStatus.SYMPTOM] * 6, node_alias="node-ffffff")
     mixed = [(bad if number % 2 else good)[number] for number in range(6)]
-    (once,) = turns((), mixed)
+    (once,) = turned(*mixed)
     assert once.causes == ("another node (node-ffffff)",)
 
 
-def test_runs_with_other_options_or_without_an_outcome_do_not_turn() -> None:
-    first, second, third = runs([1.0] * 3)
-    options = first.options.model_copy(update={"reproduce": True})
-    second = second.model_copy(update={"outcome": Outcome.FIX_PROVED, "options": options})
-    third = third.model_copy(update={"outcome": None})
-    assert turns((), (first, second, third)) == ()
+def test_nodes_of_one_campaign_turn_nothing_against_each_other() -> None:
+    statuses = [StepStatus.PASSED, StepStatus.SYMPTOM, StepStatus.PASSED, StepStatus.SYMPTOM]
+    nodes = [
+        one.model_copy(update={"node_alias": f"node-{place}", "campaign": "c"})
+        for place, one in enumerate(ended(*statuses))
+    ]
+    assert turned(*nodes) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reproduce": True},
+        {"slow": False},
+        {"within": 300.0},
+        {"steps": ("busbw",)},
+        {"phases": (Phase.DIAGNOSE,)},
+    ],
+)
+def test_runs_of_another_scope_do_not_turn(options: dict[str, object]) -> None:
+    first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
+    other = second.model_copy(update={"options": second.options.model_copy(update=options)})
+    assert turned(first, other) == []
+    assert [turn.what for turn in turned(first, second)] == ["outcome"]
+
+
+def test_what_was_allowed_is_no_scope_and_is_named_as_a_cause() -> None:
+    first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
+    options = second.options.model_copy(update={"allow": ("busy",)})
+    (turn,) = turned(first, second.model_copy(update={"options": options}))
+    assert turn.causes == ("allowed nothing → busy",)
+
+
+def test_runs_that_were_cut_off_and_entries_that_are_gone_do_not_turn() -> None:
+    first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
+    assert turned(first, second.model_copy(update={"outcome": None})) == []
+    assert turns(endings((), (first, second))) == ()
+
+
+def test_the_first_run_of_an_entry_on_a_class_is_no_turn_and_is_said() -> None:
+    first, second = ended(StepStatus.PASSED, StepStatus.PASSED)
+    (turn,) = turns(endings((LOOKED,), (second, first)))
+    assert (turn.before, turn.after, turn.earlier) == ("unmeasured", "healthy", None)
+    assert str(turn) == (
+        "cpu-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); the first run there"
+    )
+
+
+def test_a_stored_outcome_is_judged_by_the_entry_as_it_is_now() -> None:
+    """What was stored as proved before the entry named its proof is a drill that passed, and turned nothing."""
+    entry = runbook(busbw="diagnose", again="verify", graphs="verify")
+    steps = (step("busbw", status=StepStatus.SYMPTOM), step("again", phase=Phase.VERIFY))
+    before, after = runs([1.0, 1.0], outcome=Outcome.FIX_PROVED)
+    skipped = step("graphs", phase=Phase.VERIFY, status=StepStatus.SKIPPED, reason="needs 1 GPU")
+    found = turns(
+        endings(
+            (entry,),
+            (
+                before.model_copy(update={"steps": steps}),
+                after.model_copy(update={"steps": (*steps, skipped), "outcome": Outcome.DRILL_PASSED}),
+            ),
+        )
+    )
+    assert [(turn.before, turn.after) for turn in found] == [("unmeasured", "drill_passed")]
+    assert found[0].why.endswith("its effect was not measured (verify/graphs: not part of this run)")
+
+
+def test_a_run_under_a_former_id_is_one_of_the_entry() -> None:
+    first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
+    head = LOOKED.head.model_copy(update={"id": "wires", "formerly": ("nvlink",)})
+    now = second.model_copy(update={"runbook": second.runbook.model_copy(update={"id": "wires"})})
+    found = turns(endings((LOOKED.model_copy(update={"head": head}),), (first, now)))
+    assert [(turn.later.runbook.id, turn.after) for turn in found] == [
+        ("wires", "healthy"),
+        ("wires", "symptom"),
+    ]
 
 
 def test_two_runs_are_compared_number_by_number() -> None:
@@ -249,7 +335,8 @@ def test_two_runs_are_compared_number_by_number() -> None:
         ({"digest": "f" * 16}, "not comparable: the step has changed between them"),
         ({"status": StepStatus.TIMEOUT, "reason": "60 s"}, "not comparable: timeout (60 s)"),
         ({"fallback_reason": "no graphs"}, "not comparable: one of them fell back"),
-        ({"measurements": ()}, "measured only in the first"),
+        ({"measurements": ()}, "only in A"),
+        ({"measurements": (), "status": StepStatus.TIMEOUT}, "only in A; not comparable: timeout"),
         ({"measurements": (bandwidth(101, 101),)}, "cannot say: no interval of the median of 1 samples"),
         ({"measurements": (bandwidth(101, 99, 101, 102),)}, "no difference shown"),
     ],
@@ -265,8 +352,60 @@ def test_two_classes_are_compared_at_presets_that_both_ran() -> None:
     there = record(step("busbw", bandwidth(300, 300, 300)), machine=machine("NVIDIA B200"), run_id="b" * 12)
     alone = record(step("other", bandwidth(1)), run_id="c" * 12)
     found = compare_classes(latest((here, there, alone)), "cpu-example-x86_64-2c", "1xB200-180GB")
-    assert [(row.step, row.verdict) for row in found.rows] == [("busbw", "higher (better)")]
+    assert [(row.step, row.verdict) for row in found.rows] == [
+        ("busbw", "higher (better)"),
+        ("other", "only in A"),
+    ]
+    assert (found.only_first, found.only_second) == (("nvlink other",), ())
     assert "driver none → 580.95.05" in found.differences
+
+
+def test_numbers_and_steps_that_one_run_alone_has_are_shown_whichever_it_is() -> None:
+    few = record(step("busbw", bandwidth(100)), step("gone"))
+    many = record(
+        step("busbw", bandwidth(100), bandwidth(5, name="wrong_elements")),
+        step("copies", bandwidth(7), bandwidth(8, name="algorithm_bandwidth")),
+        step("wiring", status=StepStatus.SKIPPED, reason="no GPU"),
+        run_id="b" * 12,
+    )
+    found, back = compare_records(few, many), compare_records(many, few)
+    assert [(row.step, row.metric, row.first, row.second, row.verdict) for row in found.rows] == [
+        ("busbw", "bus_bandwidth", 100, 100, "same"),
+        ("busbw", "wrong_elements", None, 5, "only in B"),
+        ("copies", "bus_bandwidth", None, 7, "only in B"),
+        ("copies", "algorithm_bandwidth", None, 8, "only in B"),
+    ]
+    assert (found.only_first, found.only_second) == (("nvlink gone",), ("nvlink copies", "nvlink wiring"))
+    assert sorted(
+        (row.step, row.metric, row.second, row.first) for row in back.rows if not row.in_both
+    ) == sorted((row.step, row.metric, row.first, row.second) for row in found.rows if not row.in_both)
+
+
+def test_two_runs_of_other_presets_are_paired_and_say_why_they_cannot_be_compared() -> None:
+    one = record(step("busbw", bandwidth(100)))
+    options = one.options.model_copy(update={"preset": "8b"})
+    found = compare_records(one, one.model_copy(update={"options": options}))
+    assert [row.verdict for row in found.rows] == ["not comparable: preset tiny against 8b"]
+    assert (found.only_first, found.only_second) == ((), ())
+
+
+def test_the_table_has_the_rows_of_one_alone_and_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "data", secrets=())
+    store.save(record(step("busbw", bandwidth(100)), run_id="few"))
+    more = record(step("busbw", bandwidth(100)), step("copies", bandwidth(7e9)), run_id="many")
+    store.save(more.model_copy(update={"started_at": START}))
+    words = ["--data", str(store.root), "compare", "few", "many"]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "only in B" in said
+    assert "1 number in both, 1 of them the same; 0 only in A, 1 only in B" in said
+    assert "steps only in B: nvlink copies" in said
+    assert main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["only_second"] == ["nvlink copies"]
+    assert [row["verdict"] for row in document["rows"]] == ["same", "only in B"]
 
 
 @pytest.fixture

@@ -203,6 +203,7 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
             "state": row.state,
             "reason": row.reason,
             "outcomes": {entry: outcome.value for entry, outcome in row.outcomes.items()},
+            "unproved": row.unproved,
         }
         for row in (*gathered.rows, *gathered.joint)
     ]

@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from runner.entry.words import nearest
+from runner.entry.words import counted, nearest
 from runner.errors import InputError
 from runner.evidence.compare import Comparison, Row, compare_classes, compare_records
 from runner.evidence.record import Record
@@ -47,20 +48,33 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     shown = [row for row in found.rows if arguments.all or row.verdict != "same"]
     table = Table()
-    for heading in ("entry, step", "number", found.first, found.second, "B ÷ A", ""):
+    for heading in ("entry, step", "number", f"A: {found.first}", f"B: {found.second}", "B ÷ A", ""):
         table.add_column(heading)
     for row in shown:
         table.add_row(*map(escape, _cells(row)))
     console = Console()
     if shown:
         console.print(table)
-    left_out = len(found.rows) - len(shown)
-    console.print(f"{len(found.rows)} numbers in both, {left_out} of them the same", highlight=False)
+    for line in _counts(found):
+        console.print(escape(line), highlight=False, soft_wrap=True)
     console.print(
         escape(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}"), highlight=False
     )
     console.print(_NOTE, highlight=False)
     return 0
+
+
+def _counts(found: Comparison) -> Iterator[str]:
+    both = [row for row in found.rows if row.in_both]
+    same = sum(row.verdict == "same" for row in both)
+    only_a = sum(row.second is None for row in found.rows)
+    yield (
+        f"{counted(len(both), 'number')} in both, {same} of them the same; {only_a} only in A, "
+        f"{len(found.rows) - len(both) - only_a} only in B"
+    )
+    for name, steps in (("A", found.only_first), ("B", found.only_second)):
+        if steps:
+            yield f"steps only in {name}: {', '.join(steps)}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

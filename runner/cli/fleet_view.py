@@ -124,14 +124,17 @@ def _node_table(campaign: str, gathered: Gathered) -> Table:
             escape(gathered.names.get(row.alias, "")),
             row.alias,
             f"[{colour}]{row.state}[/{colour}]",
-            _outcomes(row),
+            escape(_outcomes(row)),
             escape(row.reason or ""),
         )
     return table
 
 
 def _outcomes(row: Row) -> str:
-    return ", ".join(f"{entry} {outcome.value}" for entry, outcome in row.outcomes.items())
+    return ", ".join(
+        f"{entry} {outcome.value}" + (f" ({'; '.join(row.unproved[entry])})" if entry in row.unproved else "")
+        for entry, outcome in row.outcomes.items()
+    )
 
 
 def _metric_table(keys: Sequence[Distribution]) -> Table:

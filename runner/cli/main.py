@@ -18,7 +18,7 @@ from runner.errors import InputError
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and
 # `run(arguments) -> int`.
 COMMANDS = {
-    "list": "the entries, and when each was last measured on this class of machine",
+    "list": "the entries, when each was last measured on this class of machine, and what it came to",
     "show": "one entry in the terminal",
     "check": "validate runbooks; no GPU needed",
     "plan": "what would run here, what would be skipped and why, the longest it may take",

@@ -22,7 +22,6 @@ from runner.pace import Turn
 from runner.plan import Plan
 from runner.units import format_bytes, format_duration, format_value
 
-
 # How often, in seconds, a log says that a step still runs.
 _TELL_EVERY_S = 30.0
 _COLOURS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from runner.entry.read import read_all
 from runner.entry.words import counted
 from runner.errors import InputError, StoreError
+from runner.evidence.endings import endings
 from runner.evidence.publish import git_in, publish
 from runner.evidence.store import Store
 from runner.evidence.turns import Turn, turns
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--branch means nothing without --push; add --push REMOTE, or leave it out")
     if not arguments.folder.is_dir():
         raise InputError(f"{arguments.folder} is no folder; name the one that the records were measured into")
+    # First, so that an entry with a fault is met before anything is pushed.
+    runbooks = read_all(arguments.runbooks)
     store = Store(arguments.data)
     done = publish(
         Store(arguments.folder),
@@ -52,16 +55,22 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for problem in done.refused:
         print(problem, file=sys.stderr)
+    ended = {one.run_id: one.judged for one in endings(runbooks, done.records)}
     for record in done.records:
-        print(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {record.outcome}")
+        judged = ended.get(record.run_id)
+        said = (
+            f"{judged.outcome}{f': {judged.why}' if judged.why else ''}" if judged else "no such entry here"
+        )
+        print(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}")
     where = f" in {done.commit[:12]}" if done.commit else ""
     print(
         f"publish: {counted(len(done.records), 'new record')}{where}, {counted(len(done.refused), 'problem')}"
     )
     if arguments.turned is not None:
         new = {record.run_id for record in done.records}
-        found = turns(read_all(arguments.runbooks), store.records())
-        _write(arguments.turned, [turn for turn in found if turn.later.run_id in new])
+        found = turns(endings(runbooks, store.records()))
+        # The first run of an entry on a class is news, and no verdict that turned.
+        _write(arguments.turned, [turn for turn in found if turn.earlier and turn.later.run_id in new])
     return REFUSED if done.refused else 0
 
 

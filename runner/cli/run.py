@@ -25,6 +25,7 @@ from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_state, running_package
+from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
@@ -125,11 +126,15 @@ def _close(console: Console, plan: Plan, kept: Kept) -> None:
     console.print(
         f"[bold]{plan.runbook.id}: {outcome.value}[/bold]  record: {escape(str(kept.path))}", soft_wrap=True
     )
+    if record.unproved:
+        console.print(
+            escape(f"{outcome.value}: {drill_sentence(record.unproved)}"), highlight=False, soft_wrap=True
+        )
     found = any(
         step.phase is Phase.DIAGNOSE and step.status in {StepStatus.SYMPTOM, StepStatus.FAILED}
         for step in record.steps
     )
-    if outcome is Outcome.FIX_PROVED and found:
+    if outcome in {Outcome.FIX_PROVED, Outcome.DRILL_PASSED} and found:
         console.print("The fix held in this run only. To keep it, apply for good:")
         for step in record.steps:
             if step.phase is Phase.FIX and step.status is StepStatus.PASSED:

@@ -11,12 +11,15 @@ from rich.table import Table
 
 from runner.entry.model import Phase
 from runner.evidence.headline import key_measurement
+from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus, Verdict
 from runner.hardware.machine import Machine
 from runner.plan import Plan
 from runner.units import format_duration, format_value
 
 _COLOURS = {0: "green", 1: "red", 3: "yellow"}
+# No tick: it says that the method works here, and nothing of the effect.
+_DRILL_COLOUR = "cyan"
 # The whole table is to fit 80 columns, in a log too.
 _NUMBER_COLUMNS = 30
 _GPUS = "GPUs"
@@ -62,7 +65,8 @@ def _table(ended: Sequence[Ended]) -> Table:
     table.add_column("its number", overflow="fold", max_width=_NUMBER_COLUMNS)
     for one in ended:
         ran = sum(step.status is not StepStatus.SKIPPED for step in one.record.steps)
-        colour = _COLOURS[one.outcome.exit_status]
+        drilled = one.outcome is Outcome.DRILL_PASSED
+        colour = _DRILL_COLOUR if drilled else _COLOURS[one.outcome.exit_status]
         table.add_row(
             one.record.runbook.id,
             f"[{colour}]{one.outcome.value}[/{colour}]",
@@ -83,10 +87,12 @@ def _headline(one: Ended) -> str:
 
 
 def look_at(one: Ended) -> Iterator[str]:
-    """Why an entry came to no good end: steps that broke, found the fault or failed, and bounds within the spread."""
+    """What an entry did not prove, and why it came to no good end: broken or failed steps, bounds within the spread."""
+    name = one.record.runbook.id
+    if one.record.unproved:
+        yield f"{name}: {drill_sentence(one.record.unproved)}"
     if not one.outcome.exit_status:
         return
-    name = one.record.runbook.id
     for step in one.record.steps:
         found = step.status in {StepStatus.SYMPTOM, StepStatus.FAILED} and step.phase is not Phase.REPRODUCE
         if step.status.broken or found:

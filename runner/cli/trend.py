@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from runner.entry.read import read_all
 from runner.entry.words import counted
 from runner.errors import InputError
+from runner.evidence.endings import endings
 from runner.evidence.store import Store
 from runner.evidence.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
 from runner.evidence.turns import Turn, turns
@@ -26,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print changes and turns; 1 where there are any, else 0.
+    """Print changes, turns and first runs; 1 where there is a change or a turn, else 0.
 
     Raises:
         InputError: the date cannot be read.
@@ -36,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     found = trend(records)
     turned = [
         turn
-        for turn in turns(read_all(arguments.runbooks), records)
-        if since is None or turn.later.started_at >= since
+        for turn in turns(endings(read_all(arguments.runbooks), records))
+        if since is None or turn.later.when >= since
     ]
     if arguments.json:
         print(json.dumps(_document(found, turned), ensure_ascii=False, indent=2))
     else:
         print("\n".join(_lines(found, turned)))
-    return SOMETHING if found.changes or turned else 0
+    return SOMETHING if found.changes or any(turn.earlier for turn in turned) else 0
 
 
 def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
@@ -51,10 +52,12 @@ def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
         yield change_line(change)
     for turn in turned:
         yield str(turn)
+    again = [turn for turn in turned if turn.earlier]
+    first = counted(len(turned) - len(again), "entry", "entries")
     yield (
         f"{counted(len(found.changes), 'change')} in {found.tested} series of {RECENT + FEWEST} runs or more, each "
         f"tested at {LEVEL:.0%} (so up to {found.false_alarms:.2g} by chance); {found.too_short} too short to be "
-        f"tested; {counted(len(turned), 'verdict')} turned"
+        f"tested; {counted(len(again), 'verdict')} turned, {first} measured for the first time"
     )
 
 
@@ -95,12 +98,14 @@ def _document(found: Trend, turned: list[Turn]) -> dict[str, object]:
         "level": LEVEL,
         "turned": [
             {
-                "machine_class": turn.later.machine.machine_class,
+                "machine_class": turn.later.machine_class,
                 "runbook": turn.later.runbook.id,
+                "options": turn.later.scope.model_dump(mode="json", exclude={"allow"}),
                 "what": turn.what,
                 "before": turn.before,
                 "after": turn.after,
-                "earlier": turn.earlier.run_id,
+                "unproved": turn.later.judged.unproved,
+                "earlier": turn.earlier.run_id if turn.earlier else None,
                 "later": turn.later.run_id,
                 "causes": turn.causes,
             }

@@ -121,6 +121,35 @@ class Claim(_Strict):
     contradicted_if: Condition | None = None
 
 
+class ProofItem(_Strict):
+    """One part of an entry's proof: a step of Verify that must run, or a number that one must measure.
+
+    In a head it is written as the metric alone where it has no labels.
+
+    Attributes:
+        metric: `<step id>` or `<step id>.<measurement name>`.
+        at: labels that the measurement must carry; sizes may be written `8GiB`.
+    """
+
+    metric: str
+    at: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_alone(cls, data: object) -> object:
+        return {"metric": data} if isinstance(data, str) else data
+
+    @property
+    def step(self) -> str:
+        """The id of the step."""
+        return self.metric.partition(".")[0]
+
+    @property
+    def measurement(self) -> str | None:
+        """The name of the measurement; None where the whole step is meant."""
+        return self.metric.partition(".")[2] or None
+
+
 class Signature(_Strict):
     """A pattern that log lines of this issue match: a regular expression that Python and browsers both read."""
 
@@ -134,6 +163,7 @@ class FrontMatter(_Strict):
 
     Attributes:
         headline: id of the step whose number stands for the entry.
+        proof: what must have run or been measured in Verify; without all of it nothing about the title is proved.
         seen: what is seen, from the general to the particular: the entry's way through the tree of symptoms.
         formerly: ids that the entry has had; links to them lead here, and so do their records.
     """
@@ -147,6 +177,7 @@ class FrontMatter(_Strict):
     tags: tuple[str, ...] = ()
     applies_to: tuple[str, ...] = ()
     headline: str | None = None
+    proof: tuple[ProofItem, ...] = ()
     signatures: tuple[Signature, ...] = ()
     expectations: tuple[Expectation, ...] = ()
     claims: tuple[Claim, ...] = ()

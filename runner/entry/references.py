@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.attributes import is_id
-from runner.entry.model import Condition, Runbook, Step
+from runner.entry.model import Condition, Phase, ProofItem, Runbook, Scalar, Step
 from runner.entry.words import nearest
 from runner.errors import Fault, InputError
 from runner.units import known_units, parse_bytes, to_stored
@@ -37,6 +37,8 @@ def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
     for index, name in enumerate(head.formerly):
         if not is_id(name):
             yield ("formerly", index), f"{name!r} is no id; use lower-case letters, digits and hyphens"
+    for index, item in enumerate(head.proof):
+        yield from _proof_faults(runbook, item, ("proof", index))
     seen: set[str] = set()
     for index, expectation in enumerate(head.expectations):
         yield from _condition_faults(runbook, expectation, ("expectations", index))
@@ -51,6 +53,22 @@ def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
         message = _pattern_fault(signature.pattern)
         if message:
             yield ("signatures", index, "pattern"), message
+
+
+def _proof_faults(runbook: Runbook, item: ProofItem, place: Place) -> Iterator[tuple[Place, str]]:
+    verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
+    if item.step not in verify:
+        yield place, f"proof names no step of Verify: {item.step!r}{nearest(item.step, verify)}"
+    elif item.measurement is not None:
+        message = metric_fault(runbook, item.metric)
+        if message:
+            yield place, message
+    elif "." in item.metric or item.at:
+        yield (
+            place,
+            f"{item.metric!r} names no measurement; write <step id>.<measurement>, or the step id alone",
+        )
+    yield from _size_faults(item.at, (*place, "at"))
 
 
 def _id_faults(name: str, seen: set[str], place: Place) -> Iterator[tuple[Place, str]]:
@@ -84,12 +102,16 @@ def _condition_faults(runbook: Runbook, condition: Condition, place: Place) -> I
     elif len(units) > 1:
         yield (*place, "over"), f"{condition.metric} and {condition.over} have different units"
     for field in ("at", "over_at"):
-        size = (getattr(condition, field) or {}).get("bytes")
-        if isinstance(size, str):
-            try:
-                parse_bytes(size)
-            except InputError as error:
-                yield (*place, field, "bytes"), str(error)
+        yield from _size_faults(getattr(condition, field) or {}, (*place, field))
+
+
+def _size_faults(labels: Mapping[str, Scalar], place: Place) -> Iterator[tuple[Place, str]]:
+    size = labels.get("bytes")
+    if isinstance(size, str):
+        try:
+            parse_bytes(size)
+        except InputError as error:
+            yield (*place, "bytes"), str(error)
 
 
 def metric_fault(runbook: Runbook, metric: str) -> str | None:

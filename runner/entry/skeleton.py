@@ -13,6 +13,8 @@ tags: []
 signatures: []
 # A bound that decides a step: {{id, metric: look.<metric>, min or max, unit, evidence, source}}.
 expectations: []
+# What must run or be measured in Verify, or nothing about the title is proved: a step, or <step>.<metric>.
+proof: [look-again]
 # A sentence of this entry that records can confirm or contradict: {{id, text, evidence, source, confirmed_if}}.
 claims: []
 ---

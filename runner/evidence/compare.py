@@ -1,26 +1,30 @@
-"""Two runs, or two machine classes, side by side: which numbers differ, and which may not be compared. Pure."""
+"""Two runs, or two machine classes, side by side: numbers that differ, cannot be compared, or only one has. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.catalogue import metric_of
 from runner.entry.model import Scalar
+from runner.evidence.endings import differences, setting_of
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.evidence.trend import SMALLEST
-from runner.evidence.turns import differences
 from runner.stats import Interval, ratio, ratio_interval
 
 Ran = tuple[Record, StepResult]
+# Entry, step, preset.
+Place = tuple[str, str, str]
+ONLY_FIRST, ONLY_SECOND = "only in A", "only in B"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one step in both.
+    """One number of one step, of both or of one alone.
 
     Attributes:
         first, second: the two values in `unit`; None where it was not measured there.
         interval: of second ÷ first, from the spread within the two runs.
-        verdict: `same`, `no difference shown`, `higher`, `lower`, with `(better)` or `(worse)`; or why there is none.
+        verdict: `same`, `no difference shown`, `higher`, `lower`, with `(better)` or `(worse)`; `only in A`, the first,
+            or `only in B`; or why there is none.
     """
 
     runbook: str
@@ -38,73 +42,115 @@ class Row:
         """Second ÷ first; None where one is missing, or a ratio would say nothing."""
         return None if self.first is None or self.second is None else ratio(self.second, self.first)
 
+    @property
+    def in_both(self) -> bool:
+        """Whether both have the number."""
+        return self.first is not None and self.second is not None
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every number of the two, and what else differs between them."""
+    """Every number of either, and what else differs between them.
+
+    Attributes:
+        only_first, only_second: steps that the other does not have, as `entry step`.
+    """
 
     first: str
     second: str
     differences: tuple[str, ...]
     rows: tuple[Row, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
 
 
 def compare_records(first: Record, second: Record) -> Comparison:
-    """Two runs, step by step; the second is held against the first."""
-    pairs = [
-        ((first, one), (second, other))
-        for one in first.steps
-        for other in second.steps
-        if one.id == other.id and first.runbook.id == second.runbook.id
-    ]
-    return Comparison(first.run_id, second.run_id, differences(first, second), _rows(pairs))
+    """Two runs of one entry, step by step; the second is held against the first."""
+    ours, theirs = (
+        {(run.runbook.id, step.id, run.options.preset): (run, step) for step in run.steps}
+        for run in (first, second)
+    )
+    if first.options.preset != second.options.preset:
+        # Named as what keeps them from being compared, and not as numbers that only one has.
+        theirs = {(*place[:2], first.options.preset): ran for place, ran in theirs.items()}
+    return _comparison(
+        first.run_id, second.run_id, ours, theirs, differences(setting_of(first), setting_of(second))
+    )
 
 
 def compare_classes(finished: Mapping[tuple[str, str, str, str], Ran], first: str, second: str) -> Comparison:
-    """The newest numbers of two machine classes at presets that both ran; versions differ and are named.
+    """The newest numbers of two machine classes, held against each other at presets that both ran.
 
     Args:
         finished: what `runner.evidence.store.latest` gives.
         first: a machine class.
         second: another one, held against it.
     """
-    pairs = [
-        (ran, finished[second, runbook, step, preset])
-        for (machine_class, runbook, step, preset), ran in sorted(finished.items(), key=lambda item: item[0])
-        if machine_class == first and (second, runbook, step, preset) in finished
+    ours, theirs = (
+        {key[1:]: finished[key] for key in sorted(finished) if key[0] == name} for name in (first, second)
+    )
+    found = [
+        difference
+        for place, (record, _) in ours.items()
+        if place in theirs
+        for difference in differences(setting_of(record), setting_of(theirs[place][0]))
     ]
-    found = [name for (one, _), (other, _) in pairs for name in differences(one, other)]
-    return Comparison(first, second, tuple(dict.fromkeys(found)), _rows(pairs))
+    return _comparison(first, second, ours, theirs, tuple(dict.fromkeys(found)))
 
 
-def _rows(pairs: Sequence[tuple[Ran, Ran]]) -> tuple[Row, ...]:
-    rows = []
-    for (record, step), (other_record, other_step) in pairs:
-        hindrance = _hindrance(record, step, other_record, other_step)
-        theirs = {_key(one): one for one in other_step.measurements}
-        for one in step.measurements:
-            other = theirs.get(_key(one))
-            interval = None
-            if other and not hindrance and one.statistic == other.statistic == "median":
-                interval = ratio_interval(other.samples, one.samples)
-            rows.append(
-                Row(
-                    runbook=record.runbook.id,
-                    step=step.id,
-                    metric=one.name,
-                    labels=one.labels,
-                    unit=one.unit,
-                    first=one.value,
-                    second=other.value if other else None,
-                    interval=interval,
-                    verdict=hindrance or _verdict(one, other, interval),
-                )
-            )
-    return tuple(rows)
+def _comparison(
+    first: str, second: str, ours: Mapping[Place, Ran], theirs: Mapping[Place, Ran], found: tuple[str, ...]
+) -> Comparison:
+    return Comparison(
+        first=first,
+        second=second,
+        differences=found,
+        # Steps of the first in their order, then those that only the second has.
+        rows=tuple(
+            row
+            for place in dict.fromkeys((*ours, *theirs))
+            for row in _rows(place, ours.get(place), theirs.get(place))
+        ),
+        only_first=_others(ours, theirs),
+        only_second=_others(theirs, ours),
+    )
 
 
-def _hindrance(first: Record, step: StepResult, second: Record, other: StepResult) -> str | None:
+def _others(some: Mapping[Place, Ran], others: Mapping[Place, Ran]) -> tuple[str, ...]:
+    names = {f"{runbook} {step}" for runbook, step, _ in others}
+    return tuple(
+        dict.fromkeys(name for runbook, step, _ in some if (name := f"{runbook} {step}") not in names)
+    )
+
+
+def _rows(place: Place, first: Ran | None, second: Ran | None) -> Iterator[Row]:
+    ours, theirs = _measured(first), _measured(second)
+    hindrance = _hindrance(first, second) if first and second else None
+    for key, named in (ours | {key: one for key, one in theirs.items() if key not in ours}).items():
+        one, other = ours.get(key), theirs.get(key)
+        interval = None
+        if one and other and not hindrance and one.statistic == other.statistic == "median":
+            interval = ratio_interval(other.samples, one.samples)
+        yield Row(
+            runbook=place[0],
+            step=place[1],
+            metric=named.name,
+            labels=named.labels,
+            unit=named.unit,
+            first=one.value if one else None,
+            second=other.value if other else None,
+            interval=interval,
+            verdict=_verdict(one, other, interval, hindrance),
+        )
+
+
+def _measured(ran: Ran | None) -> dict[tuple[str, str, str], Measurement]:
+    return {_key(one): one for one in ran[1].measurements} if ran else {}
+
+
+def _hindrance(one: Ran, two: Ran) -> str | None:
     """Why two results may not be compared, or None."""
+    (first, step), (second, other) = one, two
     for which in (step, other):
         if not which.status.finished:
             return f"not comparable: {which.status}" + (f" ({which.reason})" if which.reason else "")
@@ -121,9 +167,14 @@ def _key(measurement: Measurement) -> tuple[str, str, str]:
     return measurement.name, measurement.unit, repr(sorted(measurement.labels.items()))
 
 
-def _verdict(one: Measurement, other: Measurement | None, interval: Interval | None) -> str:
-    if other is None:
-        return "measured only in the first"
+def _verdict(
+    one: Measurement | None, other: Measurement | None, interval: Interval | None, hindrance: str | None
+) -> str:
+    if one is None or other is None:
+        alone = ONLY_SECOND if one is None else ONLY_FIRST
+        return f"{alone}; {hindrance}" if hindrance else alone
+    if hindrance:
+        return hindrance
     if one.value == other.value:
         return "same"
     if interval is None and one.samples:

@@ -6,7 +6,7 @@ its class (`runner.stats.fence`). A second run of the suspect decides: beyond th
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from runner.catalogue import METRICS
@@ -22,12 +22,16 @@ _LARGEST_SHARE = 10.0
 
 @dataclass(frozen=True)
 class Row:
-    """One node of a campaign: where it stands, why it gave no answer, the outcome of each entry it ran."""
+    """One node of a campaign: where it stands, why it gave no answer, the outcome of each entry it ran.
+
+    `unproved`: by entry, why a drill that passed there is no proof.
+    """
 
     alias: str
     state: str
     reason: str | None
     outcomes: Mapping[str, Outcome]
+    unproved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What steps, bounds and claims come to: statuses, verdicts and the outcome of a run. Pure.
+"""What steps, bounds and claims come to: statuses and verdicts. Pure.
 
 The rule above all others: no green tick that was not earned. What could not be told is said to be so.
 """
@@ -12,7 +12,6 @@ from runner.evidence.measured import Evaluated, evaluate, fits
 from runner.evidence.record import (
     ClaimState,
     Document,
-    Outcome,
     StepResult,
     StepStatus,
     StoredVerdict,
@@ -30,7 +29,7 @@ __all__ = [
     "judge_claims",
     "judge_expectations",
     "judge_step",
-    "outcome",
+    "step_of",
 ]
 
 EXIT_OK, EXIT_SYMPTOM, EXIT_BAD_USAGE, EXIT_NOT_APPLICABLE = 0, 1, 2, 80
@@ -146,7 +145,7 @@ def decides(runbook: Runbook, expectation: Expectation, machine: Machine) -> boo
     Its number must have a source and be meant for this hardware. A Reproduce step is there to show the fault, so
     a bound on what it measures decides nothing.
     """
-    step = runbook.step(_step_of(expectation.metric))
+    step = runbook.step(step_of(expectation.metric))
     reproduces = step is not None and step.phase is Phase.REPRODUCE
     return expectation.evidence.decides and fits(expectation.on, machine) and not reproduces
 
@@ -157,7 +156,7 @@ def failed_by_expectation(
     """The reason why a step that ran is `failed` by an expectation on what it measured, or None if it is not."""
     steps = [*(step for step in earlier if step.id != result.id), result]
     for expectation in runbook.head.expectations:
-        if _step_of(expectation.metric) != result.id or not decides(runbook, expectation, machine):
+        if step_of(expectation.metric) != result.id or not decides(runbook, expectation, machine):
             continue
         found = evaluate(expectation, steps, machine)
         if found.verdict is Verdict.MISSED:
@@ -176,66 +175,9 @@ def _missed(expectation: Expectation, found: Evaluated) -> str:
     return f"{subject} is {format_value(found.value, found.unit)}, expected {' and '.join(wanted)}"
 
 
-def _step_of(metric: str) -> str:
+def step_of(metric: str) -> str:
+    """The id of the step that a metric is of."""
     return metric.partition(".")[0]
-
-
-def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> Outcome:
-    """What a run says about its node. The first line that applies decides:
-
-    | the run | outcome |
-    | --- | --- |
-    | a step ended in error, timeout or interrupted | incomplete |
-    | every step was skipped (or there was none) | not_applicable |
-    | a deciding expectation is inconclusive | inconclusive |
-    | fault shown; Verify ran; Verify and Fix are clean; Fix, where it has steps, ran | fix_proved |
-    | fault shown; Verify ran; Verify or Fix is not clean | not_fixed |
-    | fault shown; Verify did not run, or every step of Fix was skipped | symptom |
-    | Reproduce ran | not_reproduced |
-    | Verify or Fix is not clean | not_fixed |
-    | Diagnose or Verify ran | healthy |
-    | only Fix ran | inconclusive: nothing looked at the node |
-
-    *Ran*: a step of the phase was not skipped. *Clean*: none of its steps is `symptom` or `failed`. *Fault shown*:
-    Diagnose is not clean, or a step of Reproduce shows the symptom. A step whose deciding expectation turned out
-    missed after it had passed (a ratio to a later step) counts as failed.
-    """
-    if any(step.status.broken for step in steps):
-        return Outcome.INCOMPLETE
-    ran = [step for step in steps if step.status is not StepStatus.SKIPPED]
-    if not ran:
-        return Outcome.NOT_APPLICABLE
-    if any(verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE for verdict in verdicts):
-        return Outcome.INCONCLUSIVE
-    phases = {step.phase for step in ran}
-    unclean = _unclean(runbook, ran, verdicts)
-    mended = not unclean & {Phase.FIX, Phase.VERIFY}
-    reproduced = any(step.phase is Phase.REPRODUCE and step.status is StepStatus.SYMPTOM for step in ran)
-    if Phase.DIAGNOSE in unclean or reproduced:
-        fix_skipped = Phase.FIX not in phases and any(step.phase is Phase.FIX for step in steps)
-        return _after_fault(verified=Phase.VERIFY in phases, mended=mended, fix_skipped=fix_skipped)
-    if Phase.REPRODUCE in phases:
-        return Outcome.NOT_REPRODUCED
-    if not mended:
-        return Outcome.NOT_FIXED
-    return Outcome.HEALTHY if phases & {Phase.DIAGNOSE, Phase.VERIFY} else Outcome.INCONCLUSIVE
-
-
-def _after_fault(*, verified: bool, mended: bool, fix_skipped: bool) -> Outcome:
-    if not verified:
-        return Outcome.SYMPTOM
-    if not mended:
-        return Outcome.NOT_FIXED
-    # The fault went away without its fix: that proves nothing about the fix.
-    return Outcome.SYMPTOM if fix_skipped else Outcome.FIX_PROVED
-
-
-def _unclean(runbook: Runbook, ran: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> set[Phase]:
-    """Phases in which a step found the symptom, failed, or missed a deciding expectation."""
-    missed = {verdict.id for verdict in verdicts if verdict.decides and verdict.verdict is Verdict.MISSED}
-    failed = {_step_of(bound.metric) for bound in runbook.head.expectations if bound.id in missed}
-    bad = {StepStatus.SYMPTOM, StepStatus.FAILED}
-    return {step.phase for step in ran if step.status in bad or step.id in failed}
 
 
 def judge_claims(

@@ -12,14 +12,19 @@ def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
     | steps left out of | in place of | outcome |
     | --- | --- | --- |
     | Diagnose or Verify | healthy | inconclusive |
-    | Fix or Verify | another outcome with exit status 0 (a fix was proved) | symptom |
+    | Fix | fix_proved, drill_passed | symptom |
     | Reproduce | not_reproduced | inconclusive |
+
+    A step of Verify that was left out keeps a fix from being proved where it is part of the entry's proof, as any
+    other step of it that did not run does.
     """
     without = {step.phase for step in steps if step.left_out}
-    if found is Outcome.NOT_REPRODUCED and Phase.REPRODUCE in without:
-        return Outcome.INCONCLUSIVE
-    if found.exit_status:
-        return found
-    if found is Outcome.HEALTHY:
-        return Outcome.INCONCLUSIVE if without & {Phase.DIAGNOSE, Phase.VERIFY} else found
-    return Outcome.SYMPTOM if without & {Phase.FIX, Phase.VERIFY} else found
+    match found:
+        case Outcome.NOT_REPRODUCED if Phase.REPRODUCE in without:
+            return Outcome.INCONCLUSIVE
+        case Outcome.HEALTHY if without & {Phase.DIAGNOSE, Phase.VERIFY}:
+            return Outcome.INCONCLUSIVE
+        case Outcome.FIX_PROVED | Outcome.DRILL_PASSED if Phase.FIX in without:
+            return Outcome.SYMPTOM
+        case _:
+            return found

@@ -1,12 +1,14 @@
 """Which records no page and no trend needs any more. Pure: somebody else deletes them.
 
 Needed are: the newest result of every step and preset, the newest run of every entry and options, on every class; the
-runs that the trend of a step's current digest looks at; and both runs of every verdict that turned.
+runs that the trend of a step's current digest looks at; both runs of every verdict that turned; and the first run of
+every entry on a class.
 """
 
 from collections.abc import Sequence
 
 from runner.entry.model import Runbook
+from runner.evidence.endings import endings
 from runner.evidence.record import Record
 from runner.evidence.trend import RECENT, WINDOW, all_series, current
 from runner.evidence.turns import turns
@@ -17,8 +19,8 @@ def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[
     keep = {*_newest_results(records).values(), *_newest_ended(records).values()}
     for series in current(all_series(records)):
         keep |= {point.run_id for point in series.points[-(WINDOW + RECENT) :]}
-    for turn in turns(runbooks, records):
-        keep |= {turn.earlier.run_id, turn.later.run_id}
+    for turn in turns(endings(runbooks, records)):
+        keep |= {run.run_id for run in (turn.earlier, turn.later) if run is not None}
     return frozenset(keep)
 
 

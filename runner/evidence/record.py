@@ -39,10 +39,15 @@ class StepStatus(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a run says about its node."""
+    """What a run says about its node.
+
+    `drill_passed`: the fault was found and undone, but something that the entry names as its proof did not run or was
+    not measured.
+    """
 
     HEALTHY = "healthy"
     FIX_PROVED = "fix_proved"
+    DRILL_PASSED = "drill_passed"
     SYMPTOM = "symptom"
     NOT_FIXED = "not_fixed"
     NOT_REPRODUCED = "not_reproduced"
@@ -53,7 +58,7 @@ class Outcome(StrEnum):
     @property
     def exit_status(self) -> int:
         """0 good, 1 the issue is there, 3 cannot say."""
-        if self in {Outcome.HEALTHY, Outcome.FIX_PROVED}:
+        if self in {Outcome.HEALTHY, Outcome.FIX_PROVED, Outcome.DRILL_PASSED}:
             return 0
         return 1 if self in {Outcome.SYMPTOM, Outcome.NOT_FIXED, Outcome.NOT_REPRODUCED} else 3
 
@@ -232,6 +237,8 @@ class Record(_Model):
     `outcome` and `ended_at` are None only in a record whose run was killed: its finished steps still count.
     A joint run over several nodes of a campaign has their aliases in `members` and `node_alias` is the first's; the
     nodes' own records of the same entry name its run id in `joint_runs`.
+    `outcome`, and for `drill_passed` `unproved` (why its effect was not measured), were judged when the run ended.
+    History: pages judge afresh.
     `run_id` can name a file, and nothing outside its folder.
     """
 
@@ -250,6 +257,7 @@ class Record(_Model):
     steps: tuple[StepResult, ...] = ()
     verdicts: tuple[StoredVerdict, ...] = ()
     outcome: Outcome | None = None
+    unproved: tuple[str, ...] = ()
     simulated: bool = False
 
     @property

@@ -136,6 +136,7 @@ def redact_head(record: Record, secrets: Sequence[str] = ()) -> Record:
             "campaign": _optional(record.campaign, secrets),
             "machine": machine.model_copy(update=facts),
             "verdicts": verdicts,
+            "unproved": tuple(redact_text(reason, secrets) for reason in record.unproved),
         }
     )
 

@@ -261,14 +261,6 @@ def latest(
     return found
 
 
-def last_run(records: Iterable[Record]) -> Mapping[tuple[str, str], Record]:
-    """The newest run that came to an outcome, by (machine class, runbook id)."""
-    ended = sorted(
-        (record for record in records if record.outcome is not None), key=lambda record: record.moment
-    )
-    return {(record.machine.machine_class, record.runbook.id): record for record in ended}
-
-
 def _dump(value: object, indent: int) -> str:
     text = json.dumps(value, indent=_INDENT, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # Within JSON strings line ends are escaped, so every one here is layout.

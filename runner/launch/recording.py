@@ -10,8 +10,7 @@ from typing import Protocol
 from runner.entry.model import Step
 from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
-from runner.evidence.judge import judge_expectations, outcome
-from runner.evidence.left_out import outcome_in_time
+from runner.evidence.outcomes import judge_run
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
@@ -154,11 +153,12 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
 
 
 def _finished(record: Record, plan: Plan, machine: Machine) -> Record:
-    verdicts = judge_expectations(plan.runbook, record.steps, machine)
+    found, verdicts = judge_run(plan.runbook, record.steps, machine)
     return record.model_copy(
         update={
             "verdicts": verdicts,
-            "outcome": outcome_in_time(outcome(plan.runbook, record.steps, verdicts), record.steps),
+            "outcome": found.outcome,
+            "unproved": found.unproved,
             "ended_at": datetime.now(UTC),
         }
     )

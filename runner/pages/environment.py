@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from runner.entry.model import Safety, Step
+from runner.evidence.endings import scope_words
 from runner.evidence.record import Record
 from runner.pages.text import age, cell, day, escaped, inert
 
@@ -33,6 +34,7 @@ def environment(templates: Path, now: datetime) -> Environment:
         record_path=lambda record: f"data/records/{record.run_id}.json",
         needs=needs,
         versions=versions,
+        scope=scope_words,
     )
     return jinja
 

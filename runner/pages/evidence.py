@@ -1,15 +1,17 @@
 """All records, read once and kept as what pages need of them: newest results, outcomes and numbers over time. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 
-from runner.entry.model import Scalar
+from runner.entry.model import Runbook, Scalar
+from runner.evidence.endings import Ending, by_any_id, ending_of, home_preset
 from runner.evidence.headline import key_measurement
-from runner.evidence.record import Measurement, Outcome, Record, StepResult
+from runner.evidence.outcomes import Judged
+from runner.evidence.record import Measurement, Options, Record, StepResult
+from runner.evidence.standing import Run, Standing, standing
+from runner.evidence.turns import Turn, turns
 from runner.hardware.machine import Machine
-from runner.presets import default_preset
 
 # The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
 HEADLINE_CLASSES = ("8xB200-180GB",)
@@ -40,37 +42,34 @@ class Point:
     versions: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How one run ended."""
-
-    when: datetime
-    run_id: str
-    node: str
-    outcome: Outcome
-
-
 @dataclass(frozen=True)
 class Evidence:
     """All records, looked up the ways that pages need.
 
     Attributes:
         finished: newest finished result of each node, the newest of all last, by (class, runbook, step, preset).
-        runs: newest run that came to an outcome, by (class, runbook), at the class's own preset.
-        endings: how runs ended, oldest first, by (class, runbook), at the class's own preset.
+        standings: where each entry stands, by (class, runbook), from runs at the class's own preset.
+        endings: how runs ended, oldest first.
+        turns: verdicts that turned, oldest first.
         points: key measurements, oldest first, by (class, runbook, step), at the class's own preset.
-        campaigns: the records of campaigns.
+        campaigns: the records of campaigns, judged.
         classes: every machine class that is shown, GPUs first.
         presets: the preset that is a class's own.
     """
 
     finished: Mapping[_StepKey, tuple[Found, ...]]
-    runs: Mapping[tuple[str, str], Record]
-    endings: Mapping[tuple[str, str], tuple[Ending, ...]]
+    standings: Mapping[tuple[str, str], Standing]
+    endings: tuple[Ending, ...]
+    turns: tuple[Turn, ...]
     points: Mapping[tuple[str, str, str], tuple[Point, ...]]
-    campaigns: tuple[Record, ...]
+    campaigns: tuple[tuple[Record, Judged | None], ...]
     classes: tuple[str, ...]
     presets: Mapping[str, str]
+
+    def run(self, machine_class: str, runbook: str) -> Record | None:
+        """The run that speaks for an entry on a class, None where there is none."""
+        found = self.standings.get((machine_class, runbook))
+        return found.record if found else None
 
     def step(self, machine_class: str, runbook: str, step: str) -> Found | None:
         """The newest finished result of a step on a class, at the class's own preset."""
@@ -88,20 +87,22 @@ class Evidence:
 
 @dataclass
 class _Gathering:
-    renamed: Mapping[str, str]
+    entries: Mapping[str, Runbook]
     finished: dict[_StepKey, dict[str, Found]] = field(default_factory=dict)
-    runs: dict[tuple[str, str], Record] = field(default_factory=dict)
-    endings: dict[tuple[str, str], list[Ending]] = field(default_factory=dict)
+    runs: dict[tuple[str, str], dict[Options, Run]] = field(default_factory=dict)
+    endings: list[Ending] = field(default_factory=list)
     points: dict[tuple[str, str, str], list[Point]] = field(default_factory=dict)
-    campaigns: list[Record] = field(default_factory=list)
+    campaigns: list[tuple[Record, Judged | None]] = field(default_factory=list)
     presets: dict[str, str] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
-        if record.campaign is not None:
-            self.campaigns.append(record)
+        entry = self.entries.get(record.runbook.id)
+        ending = ending_of(entry, record) if entry else None
+        if record.campaign is not None and entry:
+            self.campaigns.append((record, ending.judged if ending else None))
         machine_class = record.machine.machine_class
-        runbook = self.renamed.get(record.runbook.id, record.runbook.id)
-        preset = self.presets.setdefault(machine_class, default_preset(len(record.machine.gpus)))
+        runbook = entry.id if entry else record.runbook.id
+        preset = self.presets.setdefault(machine_class, home_preset(record.machine))
         at_home = record.options.preset == preset
         age, versions = record.moment, _versions(record.machine)
         for result in record.steps:
@@ -116,22 +117,23 @@ class _Gathering:
                 self.points.setdefault((machine_class, runbook, result.id), []).append(
                     _point(record, result, key, versions)
                 )
-        if record.outcome is not None and at_home:
-            place = (machine_class, runbook)
-            if place not in self.runs or self.runs[place].moment <= age:
-                self.runs[place] = record
-            ending = Ending(record.started_at, record.run_id, record.node_alias, record.outcome)
-            self.endings.setdefault(place, []).append(ending)
+        if ending is None:
+            return
+        self.endings.append(ending)
+        if at_home:
+            runs = self.runs.setdefault((machine_class, runbook), {})
+            if ending.scope not in runs or runs[ending.scope][0].moment <= age:
+                runs[ending.scope] = (record, ending.judged)
 
 
-def gather(records: Iterable[Record], renamed: Mapping[str, str] = MappingProxyType({})) -> Evidence:
+def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> Evidence:
     """Index records, each looked at once. Simulated ones are left out: nothing measured on them may be shown.
 
     Args:
         records: in any order.
-        renamed: an entry's former ids → its id.
+        runbooks: the entries by which runs are judged; of other entries nothing but numbers is kept.
     """
-    found = _Gathering(renamed)
+    found = _Gathering(by_any_id(runbooks))
     for record in records:
         if not (record.simulated or record.machine.simulated):
             found.add(record)
@@ -140,8 +142,11 @@ def gather(records: Iterable[Record], renamed: Mapping[str, str] = MappingProxyT
             key: tuple(sorted(nodes.values(), key=lambda one: one[0].moment))
             for key, nodes in found.finished.items()
         },
-        runs=found.runs,
-        endings={key: tuple(sorted(all_, key=_moment)) for key, all_ in found.endings.items()},
+        standings={
+            place: stands for place, runs in found.runs.items() if (stands := standing(runs.values()))
+        },
+        endings=tuple(sorted(found.endings, key=lambda one: one.moment)),
+        turns=turns(found.endings),
         points={key: tuple(sorted(all_, key=_moment)) for key, all_ in found.points.items()},
         campaigns=tuple(found.campaigns),
         classes=tuple(
@@ -179,5 +184,5 @@ def _point(
     )
 
 
-def _moment(one: Point | Ending) -> tuple[datetime, str]:
+def _moment(one: Point) -> tuple[datetime, str]:
     return one.when, one.run_id

@@ -7,9 +7,13 @@ from datetime import datetime
 from jinja2 import Environment
 
 from runner.evidence.fleet import Distribution, distributions, sentence
+from runner.evidence.outcomes import Judged, drill_sentence
 from runner.evidence.record import Outcome, Record
 from runner.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
+
+# A record of a campaign, judged; None where its run was cut off.
+Ran = tuple[Record, Judged | None]
 
 
 @dataclass(frozen=True)
@@ -29,26 +33,38 @@ class SpreadRow:
 
 
 @dataclass(frozen=True)
+class Count:
+    """So many nodes came to an outcome; `why`: of drills that passed, what was not measured."""
+
+    state: str
+    nodes: int
+    why: str
+
+
+@dataclass(frozen=True)
 class CampaignView:
     """One campaign.
 
     Attributes:
-        outcomes: (entry, its outcomes counted, in words).
+        outcomes: (entry, its outcomes counted).
         odd: (metric, sentence) for each metric in which nodes are suspect.
-        joint: records of runs over several nodes as one.
+        joint: records of runs over several nodes as one, judged.
     """
 
     id: str
     began: datetime
     nodes: int
     classes: tuple[str, ...]
-    outcomes: tuple[tuple[str, str], ...]
+    outcomes: tuple[tuple[str, tuple[Count, ...]], ...]
     spreads: tuple[SpreadRow, ...]
     odd: tuple[tuple[str, str], ...]
-    joint: tuple[Record, ...]
+    joint: tuple[tuple[Record, Judged], ...]
 
 
-def fleet_page(jinja: Environment, shared: Mapping[str, object], records: Iterable[Record]) -> str:
+_CUT_OFF = Judged(Outcome.INCOMPLETE)
+
+
+def fleet_page(jinja: Environment, shared: Mapping[str, object], records: Iterable[Ran]) -> str:
     """The page's Markdown."""
     return jinja.get_template("fleet.md.j2").render(
         shared,
@@ -59,21 +75,22 @@ def fleet_page(jinja: Environment, shared: Mapping[str, object], records: Iterab
     )
 
 
-def campaign_views(records: Iterable[Record]) -> tuple[CampaignView, ...]:
-    """Campaigns of two nodes or more, the newest first; simulated records are left out."""
-    campaigns: dict[str, list[Record]] = {}
-    for record in records:
-        if record.campaign is not None and not (record.simulated or record.machine.simulated):
-            campaigns.setdefault(record.campaign, []).append(record)
+def campaign_views(records: Iterable[Ran]) -> tuple[CampaignView, ...]:
+    """Campaigns of two nodes or more, the newest first; `records` as `Evidence.campaigns` has them."""
+    campaigns: dict[str, list[Ran]] = {}
+    for record, found in records:
+        if record.campaign is not None:
+            campaigns.setdefault(record.campaign, []).append((record, found))
     views = [
         _view(name, taken)
         for name, taken in campaigns.items()
-        if len({record.node_alias for record in taken}) > 1
+        if len({record.node_alias for record, _ in taken}) > 1
     ]
     return tuple(sorted(views, key=lambda view: (view.began, view.id), reverse=True))
 
 
-def _view(name: str, records: Sequence[Record]) -> CampaignView:
+def _view(name: str, taken: Sequence[Ran]) -> CampaignView:
+    records = [record for record, _ in taken]
     single = [record for record in records if not record.members]
     found = distributions(single)
     return CampaignView(
@@ -81,30 +98,34 @@ def _view(name: str, records: Sequence[Record]) -> CampaignView:
         began=min(record.started_at for record in records),
         nodes=len({record.node_alias for record in single}),
         classes=tuple(sorted({record.machine.machine_class for record in single})),
-        outcomes=tuple(_outcomes(single)),
+        outcomes=tuple(_outcomes([run for run in taken if not run[0].members])),
         spreads=tuple(_spread(one) for one in found if one.key),
         odd=tuple(
             (f"{one.entry}/{one.step} {one.metric}{_in_brackets(one.labels)}", said)
             for one in found
             if (said := sentence(one))
         ),
-        joint=tuple(record for record in records if record.members),
+        joint=tuple((record, found or _CUT_OFF) for record, found in taken if record.members),
     )
 
 
-def _outcomes(records: Sequence[Record]) -> Iterable[tuple[str, str]]:
+def _outcomes(taken: Sequence[Ran]) -> Iterable[tuple[str, tuple[Count, ...]]]:
     """Each node's first run of an entry counts; a second one only confirms."""
-    first: dict[tuple[str, str], Outcome] = {}
-    for record in sorted(records, key=lambda one: one.started_at):
-        first.setdefault((record.runbook.id, record.node_alias), record.outcome or Outcome.INCOMPLETE)
+    first: dict[tuple[str, str], Judged] = {}
+    for record, found in sorted(taken, key=lambda one: one[0].started_at):
+        first.setdefault((record.runbook.id, record.node_alias), found or _CUT_OFF)
     for entry in sorted({entry for entry, _ in first}):
-        found = [outcome for (of, _), outcome in first.items() if of == entry]
-        words = [
-            f"{found.count(outcome)} {outcome.value.replace('_', ' ')}"
-            for outcome in Outcome
-            if outcome in found
-        ]
-        yield entry, ", ".join(words)
+        of_entry = [found for (of, _), found in first.items() if of == entry]
+        yield (
+            entry,
+            tuple(_count(outcome, of_entry) for outcome in Outcome if _count(outcome, of_entry).nodes),
+        )
+
+
+def _count(outcome: Outcome, found: Sequence[Judged]) -> Count:
+    alike = [one for one in found if one.outcome is outcome]
+    reasons = dict.fromkeys(reason for one in alike for reason in one.unproved)
+    return Count(outcome.value, len(alike), drill_sentence(tuple(reasons)))
 
 
 def _spread(one: Distribution) -> SpreadRow:

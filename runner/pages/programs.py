@@ -9,7 +9,10 @@ from xml.etree import ElementTree as ET
 
 from runner.entry.model import Runbook
 from runner.entry.signatures import signature_table
-from runner.pages.changes import Change
+from runner.evidence.endings import scope_words
+from runner.evidence.outcomes import Judged
+from runner.evidence.record import Record
+from runner.evidence.turns import OUTCOME, Turn
 from runner.pages.evidence import Evidence
 
 MOST_FEED_ENTRIES = 100
@@ -30,6 +33,7 @@ def catalogue(runbooks: Sequence[Runbook], symptoms: dict[str, str]) -> list[dic
             "tags": list(runbook.head.tags),
             "signatures": [one.model_dump(mode="json") for one in runbook.head.signatures],
             "run": f"nox -s runbook-{runbook.id}",
+            "proof": [one.model_dump(mode="json") for one in runbook.head.proof],
             "steps": [step.model_dump(mode="json", exclude={"line"}) for step in runbook.steps],
             "page": f"entries/{runbook.id}.html",
             "markdown": f"entries/{runbook.id}.md",
@@ -42,10 +46,20 @@ def catalogue(runbooks: Sequence[Runbook], symptoms: dict[str, str]) -> list[dic
     ]
 
 
-def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> list[dict[str, object]]:
-    """The newest finished result of every step, per class and preset."""
+def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> dict[str, object]:
+    """Where every entry stands on every class, and the newest finished result of every step, per class and preset."""
     known = {runbook.id for runbook in runbooks}
-    return [
+    standings = [
+        {
+            "machine_class": machine_class,
+            "runbook": runbook,
+            **_ran(stands.record, stands.judged),
+            "narrower": [_ran(record, found) for record, found in stands.beside],
+        }
+        for (machine_class, runbook), stands in sorted(evidence.standings.items())
+        if runbook in known
+    ]
+    steps = [
         {
             "machine_class": machine_class,
             "runbook": runbook,
@@ -62,6 +76,19 @@ def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> list[dict
         if runbook in known
         for record, result in nodes[-1:]
     ]
+    return {"entries": standings, "steps": steps}
+
+
+def _ran(record: Record, found: Judged) -> dict[str, object]:
+    """A run by its outcome: judged by the entry as it is now, as everything of it on the site."""
+    return {
+        "outcome": found.outcome.value,
+        "unproved": list(found.unproved),
+        "started_at": record.model_dump(mode="json", include={"started_at"})["started_at"],
+        "options": record.options.model_dump(mode="json"),
+        "node": record.node_alias,
+        "record": f"data/records/{record.run_id}.json",
+    }
 
 
 def signatures_script(runbooks: Sequence[Runbook]) -> str:
@@ -87,8 +114,10 @@ def llms_text(
         "> to do; its commands run, and its numbers come from records that carry class, versions, date and samples.",
         "",
         "A number of one machine class says nothing about another; *unmeasured* means that no record exists, *stale*",
-        "that the step has changed since. data/catalogue.json has the entries, data/latest.json the newest results,",
-        "data/record.schema.json the schema of a record, feed.xml the verdicts that turned.",
+        "that the step has changed since. *Fix proved*: the fault was found, undone, and the effect measured; *drill",
+        "passed*: found and undone, the effect not measured there. data/catalogue.json has the entries,",
+        "data/latest.json the newest outcomes and results, data/record.schema.json the schema of a record, feed.xml",
+        "the verdicts that turned.",
         "",
         "## Entries",
         "",
@@ -108,7 +137,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("[", "\\[").replace("]", "\\]").replace("<", "\\<")
 
 
-def feed(changes: Sequence[Change], newest: datetime | None, site_url: str) -> str:
+def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str:
     """Verdicts that turned, as Atom (RFC 4287).
 
     Args:
@@ -126,20 +155,24 @@ def feed(changes: Sequence[Change], newest: datetime | None, site_url: str) -> s
     _add(root, "link", href=f"{site_url}feed.xml", rel="self", type="application/atom+xml")
     for change in changes[:MOST_FEED_ENTRIES]:
         entry = _add(root, "entry")
-        head = change.runbook.head
-        turned = f"{_words(change.before)} → {_words(change.after)}"
-        _add(entry, "title", f"{head.number}. {head.title}: {turned} on {change.machine_class}")
-        _add(entry, "id", f"tag:{_AUTHORITY}:verdict:{change.run_id}")
-        _add(entry, "updated", _instant(change.when))
+        run, head = change.later, change.later.runbook.head
+        what = "" if change.what == OUTCOME else f"{change.what} "
+        turned = f"{what}{_words(change.before)} → {_words(change.after)}"
+        _add(entry, "title", f"{head.number}. {head.title}: {turned} on {run.where}")
+        _add(entry, "id", f"tag:{_AUTHORITY}:verdict:{run.run_id}{f':{change.what}' if what else ''}")
+        _add(entry, "updated", _instant(run.when))
         _add(
             entry,
             "link",
-            href=f"{site_url}entries/{change.runbook.id}.html",
+            href=f"{site_url}entries/{head.id}.html",
             rel="alternate",
             type="text/html",
         )
         _add(entry, "category", term=change.after)
-        _add(entry, "summary", f"{turned}, on {change.node}, a node of {change.machine_class}")
+        causes = f"; also new: {', '.join(change.causes)}" if change.causes else ""
+        why = f": {change.why}" if change.why else ""
+        scope = f" ({left_out})" if (left_out := scope_words(run.scope)) else ""
+        _add(entry, "summary", f"{turned}, on {run.node}, a node of {run.where}{scope}{why}{causes}")
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 

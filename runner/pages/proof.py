@@ -42,10 +42,10 @@ class Pair:
 
 
 def before_and_after(runbook: Runbook, evidence: Evidence) -> tuple[Pair, ...]:
-    """Of each class's newest run: what Reproduce (or a Diagnose that found the symptom) and Verify both measured."""
+    """What Reproduce (or a Diagnose that found the symptom) and Verify both measured, in each class's run."""
     found: list[Pair] = []
     for machine_class in evidence.classes:
-        run = evidence.runs.get((machine_class, runbook.id))
+        run = evidence.run(machine_class, runbook.id)
         if run is not None:
             found += sorted(_pairs(machine_class, run), key=lambda pair: pair.good is None)[:MOST_PAIRS]
     return tuple(found)

@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Prose, Runbook, Step
+from runner.evidence.outcomes import Judged
 from runner.evidence.record import Record, record_schema
 from runner.pages.answer import decision_tree, fix_block, symptom_line
-from runner.pages.changes import last_refresh, verdict_changes
 from runner.pages.environment import environment
 from runner.pages.evidence import Evidence, gather
 from runner.pages.fleet import fleet_page
@@ -25,6 +25,7 @@ from runner.pages.programs import catalogue, feed, latest_results, llms_text, re
 from runner.pages.proof import before_and_after, trends
 from runner.pages.prose import Shown, as_html, as_markdown, expand
 from runner.pages.readings import Known
+from runner.pages.refresh import last_refresh
 from runner.pages.schema import schema_models
 from runner.pages.view import (
     Bound,
@@ -91,8 +92,7 @@ def render(
     Raises:
         RunbookFaultsError: an entry or a guide asks for a number of something that does not exist.
     """
-    renamed = {old: runbook.id for runbook in runbooks for old in runbook.head.formerly}
-    site = _Site(runbooks, gather(records, renamed), environment(templates, now), now, unreadable)
+    site = _Site(runbooks, gather(records, runbooks), environment(templates, now), now, unreadable)
     pages = {
         **site.lists(),
         **site.fleet(),
@@ -130,7 +130,6 @@ class _Site:
         self.jinja = jinja
         self.known = Known({runbook.id: runbook for runbook in runbooks}, evidence)
         self.rows = {runbook.id: matrix_row(runbook, evidence) for runbook in runbooks}
-        self.changes = verdict_changes(runbooks, evidence)
         self.symptoms = {
             runbook.id: " ".join(self._expanded(runbook, symptom_line(runbook), as_markdown).split())
             for runbook in runbooks
@@ -143,7 +142,7 @@ class _Site:
         at_start = rows if len(rows) <= ROWS_AT_START else sorted(rows, key=by_urgency)[:ROWS_AT_START]
         shared = self.shared | {
             "tree": decision_tree(self.runbooks, ENTRIES_A_BRANCH),
-            "refresh": last_refresh(self.runbooks, self.evidence, self.changes),
+            "refresh": last_refresh(self.evidence),
         }
         pages = {"index.md": Page(self._fill("index.md.j2", shared, rows=at_start), None)}
         pages |= plain_page("index.md", self._fill("index.plain.j2", shared, rows=rows, prefix="entries/"))
@@ -184,14 +183,13 @@ class _Site:
 
     def data(self, site_url: str) -> dict[str, Page]:
         """What programs read."""
-        runs = list(self.evidence.runs.values())
-        newest = max((run.started_at for run in runs), default=None)
+        newest = max((one.when for one in self.evidence.endings), default=None)
         pages = {
             "data/record.schema.json": Page(_json(record_schema()), None),
             "data/latest.json": Page(_json(latest_results(self.runbooks, self.evidence)), None),
             "data/catalogue.json": Page(_json(catalogue(self.runbooks, self.symptoms)), None),
             "data/signatures.js": Page(signatures_script(self.runbooks), None),
-            "feed.xml": Page(feed(self.changes, newest, site_url), None),
+            "feed.xml": Page(feed(self.evidence.turns[::-1], newest, site_url), None),
         }
         for record in shown_records(self.runbooks, self.evidence):
             pages[record_path(record)] = Page(f"{record.model_dump_json(indent=1)}\n", None)
@@ -214,7 +212,7 @@ class _Site:
             "drawn": drawn,
             "claims": claim_views(runbook, self.evidence),
             "row": self.rows[runbook.id],
-            "runs": [(name, self.evidence.runs.get((name, runbook.id))) for name in self.evidence.classes],
+            "runs": self._runs(runbook),
             "related": self._related(runbook),
         }
         page = self._fill("entry.md.j2", shared, expanded=html)
@@ -222,6 +220,17 @@ class _Site:
         path = f"entries/{runbook.id}.md"
         pages = {path: Page(page, f"runbooks/{runbook.path.name}"), **plain_page(path, text)}
         return pages | {f"entries/{old}.html": Page(redirect(runbook), None) for old in runbook.head.formerly}
+
+    def _runs(self, runbook: Runbook) -> list[tuple[str, Record | None, Judged | None]]:
+        """Of each class the run that speaks for the entry, and newer narrower ones that found the issue."""
+        rows: list[tuple[str, Record | None, Judged | None]] = []
+        for name in self.evidence.classes:
+            stands = self.evidence.standings.get((name, runbook.id))
+            if stands is None:
+                rows.append((name, None, None))
+            else:
+                rows += [(name, *run) for run in ((stands.record, stands.judged), *stands.beside)]
+        return rows
 
     def _related(self, runbook: Runbook) -> list[Runbook]:
         found = (self.known.runbooks.get(name) for name in set(runbook.head.related))

@@ -7,6 +7,7 @@ from datetime import datetime
 from runner.catalogue import METRICS
 from runner.entry.digest import current_digest
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Step
+from runner.evidence.endings import scope_words
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated, fits, fits_class
@@ -94,7 +95,7 @@ def bounds_elsewhere(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[
 
 
 def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> tuple[str, str]:
-    run = evidence.runs.get((machine_class, runbook.id))
+    run = evidence.run(machine_class, runbook.id)
     last = next((result for result in run.steps if result.id == step.id), None) if run else None
     if last is None:
         return "unmeasured", "no record of this step on this class"
@@ -145,19 +146,35 @@ def _at(labels: Mapping[str, object]) -> str:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A newer run of a narrower scope that found the issue: its outcome, when, and what it left out."""
+
+    state: str
+    when: datetime
+    scope: str
+
+
+@dataclass(frozen=True)
 class MatrixCell:
-    """One entry on one class: outcome in words, when, and the number that speaks for it."""
+    """One entry on one class: outcome in words, when, and the number that speaks for it.
+
+    Attributes:
+        why: where a drill passed, the sentence that says what was not measured.
+        beside: newer narrower runs that found the issue.
+    """
 
     machine_class: str
     state: str
     when: datetime | None
     key: Number | None
     stale: bool
+    why: str = ""
+    beside: tuple[Beside, ...] = ()
 
     @property
     def urgency(self) -> int:
-        """Place of the outcome in `URGENCY`, to sort by."""
-        return URGENCY.index(self.state)
+        """Place of the most urgent outcome in `URGENCY`, to sort by."""
+        return min(URGENCY.index(state) for state in (self.state, *(one.state for one in self.beside)))
 
 
 def matrix_row(runbook: Runbook, evidence: Evidence) -> tuple[MatrixCell, ...]:
@@ -166,11 +183,11 @@ def matrix_row(runbook: Runbook, evidence: Evidence) -> tuple[MatrixCell, ...]:
 
 
 def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCell:
-    run = evidence.runs.get((machine_class, runbook.id))
-    if run is None:
+    stands = evidence.standings.get((machine_class, runbook.id))
+    if stands is None:
         return MatrixCell(machine_class, "unmeasured", None, None, False)
     current = {step.id: current_digest(runbook, step) for step in runbook.steps}
-    ran = [result for result in run.steps if result.status.finished]
+    ran = [result for result in stands.record.steps if result.status.finished]
     # The number that the entry chose, else the last one: what Verify measured says most.
     chosen = [result for result in ran if result.id == runbook.head.headline]
     keys = (
@@ -180,17 +197,25 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
     stale = any(result.digest != current.get(result.id) for result in ran)
     return MatrixCell(
         machine_class,
-        (run.outcome or Outcome.INCOMPLETE).value,
-        run.started_at,
+        stands.judged.outcome.value,
+        stands.record.started_at,
         next(filter(None, keys), None),
         stale,
+        stands.judged.why,
+        tuple(
+            Beside(found.outcome.value, run.started_at, scope_words(run.options))
+            for run, found in stands.beside
+        ),
     )
 
 
 # What needs somebody first comes first.
 URGENCY = (
     *(one.value for one in (Outcome.NOT_FIXED, Outcome.SYMPTOM, Outcome.INCOMPLETE, Outcome.INCONCLUSIVE)),
-    *(one.value for one in (Outcome.NOT_REPRODUCED, Outcome.HEALTHY, Outcome.FIX_PROVED)),
+    *(
+        one.value
+        for one in (Outcome.NOT_REPRODUCED, Outcome.DRILL_PASSED, Outcome.HEALTHY, Outcome.FIX_PROVED)
+    ),
     *(Outcome.NOT_APPLICABLE.value, "unmeasured"),
 )
 
@@ -198,12 +223,12 @@ URGENCY = (
 def by_urgency(row: tuple[Runbook, tuple[MatrixCell, ...]]) -> tuple[int, int]:
     """Sorts rows of the matrix: the most urgent of their outcomes, then the number."""
     runbook, cells = row
-    return min(URGENCY.index(cell.state) for cell in cells), runbook.head.number
+    return min(cell.urgency for cell in cells), runbook.head.number
 
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim and what each class's newest run says of it."""
+    """A claim and what the run that speaks for each class says of it."""
 
     claim: Claim
     states: tuple[tuple[str, ClaimState, str, Record | None], ...]
@@ -214,7 +239,7 @@ def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
     judged = {
         name: judge_claims(runbook, run.steps, run.machine)
         for name in evidence.classes
-        if (run := evidence.runs.get((name, runbook.id)))
+        if (run := evidence.run(name, runbook.id))
     }
     views = []
     for claim in runbook.head.claims:
@@ -222,7 +247,7 @@ def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
         for name in evidence.classes:
             state, found = judged.get(name, {}).get(claim.id, (ClaimState.UNDECIDED, None))
             shown = format_value(found.value, found.unit) if found and found.value is not None else ""
-            states.append((name, state, shown, evidence.runs.get((name, runbook.id))))
+            states.append((name, state, shown, evidence.run(name, runbook.id)))
         views.append(ClaimView(claim, tuple(states)))
     return tuple(views)
 
@@ -236,5 +261,8 @@ def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Reco
         if runbook in ids
         for record, _ in nodes
     }
-    found |= {record.run_id: record for (_, runbook), record in evidence.runs.items() if runbook in ids}
+    for (_, runbook), stands in evidence.standings.items():
+        if runbook in ids:
+            shown = (stands.record, *(record for record, _ in stands.beside))
+            found |= {record.run_id: record for record in shown}
     return tuple(sorted(found.values(), key=lambda record: record.run_id))

@@ -129,6 +129,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         measurements += cost(found, arguments.price_per_kwh, arguments.pue, labels)
     return Findings(
         measurements=measurements,
+        reason=f"no energy was measured: {found.no_energy}" if found.no_energy else None,
         requested={
             "modes": arguments.modes,
             "precision": {mode: mode for mode in arguments.modes},

@@ -57,6 +57,7 @@ def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
             _state(job, folder, records, rubbish),
             _reason(job, folder, records, rubbish),
             {record.runbook.id: record.outcome or Outcome.INCOMPLETE for record in records},
+            {record.runbook.id: record.unproved for record in records if record.unproved},
         )
         # The first round stands for the node; the second one only confirms, unless it is all there is.
         rows.setdefault(job.key, (job, row))

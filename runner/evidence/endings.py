@@ -1,0 +1,178 @@
+"""How runs ended, judged by the entries as they are now, with what tells two runs apart. Pure.
+
+Runs are compared with runs of the same scope alone: one that only diagnosed says nothing against a proof.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from runner.entry.model import Phase, Runbook
+from runner.evidence.outcomes import Judged, judge_run
+from runner.evidence.record import Options, Record, Verdict
+from runner.evidence.trend import versions_of
+from runner.hardware.machine import Machine
+from runner.presets import default_preset
+
+_SURE = frozenset({Verdict.MET, Verdict.MISSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a run was taken with, beside its options: versions by name, digests by step, node, what was allowed."""
+
+    versions: Mapping[str, str]
+    digests: Mapping[str, str]
+    node: str
+    allow: tuple[str, ...]
+
+
+def setting_of(record: Record) -> Setting:
+    """What this run was taken with."""
+    digests = tuple((step.id, step.digest) for step in record.steps)
+    versions = tuple(versions_of(record.machine).items())
+    return _setting(versions, digests, record.node_alias, record.options.allow)
+
+
+_Pairs = tuple[tuple[str, str], ...]
+
+
+# Most runs of a long history agree in what they were taken with, and share it here.
+@functools.lru_cache(maxsize=1024)
+def _setting(versions: _Pairs, digests: _Pairs, node: str, allow: tuple[str, ...]) -> Setting:
+    return Setting(dict(versions), dict(digests), node, allow)
+
+
+def differences(earlier: Setting, later: Setting) -> tuple[str, ...]:
+    """What differs between two runs beside their numbers: versions, steps, what was allowed, node."""
+    found = [
+        f"{name} {value} → {later.versions[name]}"
+        for name, value in earlier.versions.items()
+        if later.versions[name] != value
+    ]
+    changed = [step for step, digest in later.digests.items() if earlier.digests.get(step, digest) != digest]
+    if changed:
+        found.append(f"changed steps ({', '.join(changed)})")
+    if earlier.allow != later.allow:
+        found.append(
+            f"allowed {', '.join(earlier.allow) or 'nothing'} → {', '.join(later.allow) or 'nothing'}"
+        )
+    if earlier.node != later.node:
+        found.append(f"another node ({later.node})")
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one run ended.
+
+    Attributes:
+        runbook: the entry as it is now.
+        scope: the run's options without what was allowed; runs of one scope can be compared.
+        at_home: whether the preset is the class's own.
+        verdicts: of the expectations that decide and were met or missed, by id.
+    """
+
+    runbook: Runbook
+    machine_class: str
+    node: str
+    campaign: str | None
+    run_id: str
+    when: datetime
+    scope: Options
+    at_home: bool
+    judged: Judged
+    verdicts: Mapping[str, Verdict]
+    setting: Setting
+
+    @property
+    def moment(self) -> tuple[datetime, str]:
+        """What endings are sorted by, oldest first."""
+        return self.when, self.run_id
+
+    @property
+    def where(self) -> str:
+        """The class, with the preset where it is not the class's own."""
+        return self.machine_class if self.at_home else f"{self.machine_class} at preset {self.scope.preset}"
+
+
+def by_any_id(runbooks: Iterable[Runbook]) -> Mapping[str, Runbook]:
+    """Entries by their id and by those that they have had."""
+    return {name: runbook for runbook in runbooks for name in (*runbook.head.formerly, runbook.id)}
+
+
+def endings(runbooks: Sequence[Runbook], records: Iterable[Record]) -> Iterator[Ending]:
+    """How the runs of these entries ended, in the order of the records.
+
+    Left out: simulated runs, runs that were cut off, and those of entries that are gone.
+    """
+    entries = by_any_id(runbooks)
+    for record in records:
+        runbook = entries.get(record.runbook.id)
+        found = None if runbook is None else ending_of(runbook, record)
+        if found is not None:
+            yield found
+
+
+def ending_of(runbook: Runbook, record: Record) -> Ending | None:
+    """How this run ended; None where it was simulated or cut off."""
+    if record.outcome is None or record.simulated or record.machine.simulated:
+        return None
+    found, verdicts = judge_run(runbook, record.steps, record.machine)
+    sure = tuple((one.id, one.verdict) for one in verdicts if one.decides and one.verdict in _SURE)
+    return Ending(
+        runbook=runbook,
+        machine_class=record.machine.machine_class,
+        node=record.node_alias,
+        campaign=record.campaign,
+        run_id=record.run_id,
+        when=record.started_at,
+        scope=scope_of(record.options),
+        at_home=record.options.preset == home_preset(record.machine),
+        judged=_judged(found.outcome, found.unproved),
+        verdicts=_verdicts(sure),
+        setting=setting_of(record),
+    )
+
+
+_judged = functools.lru_cache(maxsize=1024)(Judged)
+
+
+@functools.lru_cache(maxsize=1024)
+def _verdicts(pairs: tuple[tuple[str, Verdict], ...]) -> Mapping[str, Verdict]:
+    return dict(pairs)
+
+
+def home_preset(machine: Machine) -> str:
+    """The preset that is this machine's own."""
+    return default_preset(len(machine.gpus))
+
+
+@functools.lru_cache(maxsize=1024)
+def scope_of(options: Options) -> Options:
+    """What a run covers: all its options but what was allowed."""
+    return options.model_copy(update={"allow": ()}) if options.allow else options
+
+
+def width(scope: Options) -> tuple[bool, int, bool, bool, float]:
+    """How much a run covers, to be compared: all steps over some, phases, the fault injected, slow steps, time."""
+    limit = math.inf if scope.within is None else scope.within
+    return not scope.steps, len(scope.phases), scope.reproduce, scope.slow, limit
+
+
+def scope_words(scope: Options) -> str:
+    """What a run left out: `only diagnose`, `no slow steps`; empty for a run of everything."""
+    words = []
+    if len(scope.phases) < len(Phase):
+        words.append(f"only {', '.join(scope.phases)}")
+    elif not scope.reproduce:
+        words.append("no fault injected")
+    if scope.steps:
+        words.append(f"only {'step' if len(scope.steps) == 1 else 'steps'} {', '.join(scope.steps)}")
+    if not scope.slow:
+        words.append("no slow steps")
+    if scope.within is not None:
+        words.append(f"within {scope.within:g} s")
+    return ", ".join(words)
