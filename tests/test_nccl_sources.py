@@ -16,14 +16,12 @@ from runner.probes.nccl.settings import Origin, Setting, judge, number_of
 from runner.probes.nccl.sources import (
     parse_conf,
     parse_environment,
-    parse_environment_file,
-    parse_unit,
     read_own,
     read_process,
     read_settings,
-    read_units,
     running_jobs,
 )
+from runner.probes.nccl.units import parse_environment_file, parse_unit, read_units
 
 UNIT = """\
 [Unit]

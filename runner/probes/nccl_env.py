@@ -26,14 +26,13 @@ from runner.errors import InputError, RunbookError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.nccl.settings import Finding, Judgement, Origin, Setting, judge
 from runner.probes.nccl.sources import (
-    UNIT_FOLDERS,
     Found,
     home_of,
     read_own,
     read_process,
-    read_units,
     running_jobs,
 )
+from runner.probes.nccl.units import UNIT_FOLDERS, read_units
 from runner.probes.undo import add_shell_option, run_or_undo
 
 # Values that can name no host, address or person.

@@ -1,4 +1,4 @@
-"""Where NCCL's settings come from: environments, NCCL's files, unit files. Parsing is pure; `read_…` look.
+"""Where NCCL's settings come from: environments and NCCL's files. Parsing is pure; `read_…` look. Unit files: `units`.
 
 NCCL takes a setting from the process's environment, else from the user's file ($NCCL_CONF_FILE, else ~/.nccl.conf),
 else from /etc/nccl.conf: a file never overrides what is set before it (NCCL's initEnv). In a file `#` begins a comment
@@ -8,28 +8,18 @@ and a relative path there starts from the process's working folder.
 What should be read and cannot be is never an error here: it is said, one line each, in `Found.unread`.
 """
 
-import glob
 import os
 import pwd
 import re
-import shlex
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
+from runner.probes.nccl.files import read_file
 from runner.probes.nccl.settings import Origin, Setting
 
 PREFIX = "NCCL_"
-UNIT_FOLDERS = (
-    Path("/etc/systemd/system"),
-    Path("/run/systemd/system"),
-    Path("/usr/local/lib/systemd/system"),
-    Path("/usr/lib/systemd/system"),
-    Path("/etc/systemd/user"),
-)
-_MOST_BYTES = 1 << 20
 # Libraries through which a process that uses NCCL has it: its own, or torch's with NCCL linked in.
 _HOLDS_NCCL = re.compile(r"/lib(?:nccl|torch_cuda)[^/\n]*\.so")
 
@@ -60,66 +50,6 @@ def parse_environment(data: bytes, source: str) -> list[Setting]:
         if equals and name.startswith(PREFIX):
             found.append(Setting(name, value, source, Origin.PROCESS))
     return found
-
-
-def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
-    """Read a systemd unit or drop-in: its NCCL settings, and the environment files that it names.
-
-    An empty `Environment=` forgets what stood before, `UnsetEnvironment=` takes names out, and an assignment that
-    does not parse is passed over, all as systemd does (systemd.exec(5)).
-    """
-    settings: list[Setting] = []
-    files: list[str] = []
-    unset: set[str] = set()
-    for key, value in _directives(text):
-        words = _words(value)
-        if key in {"Environment", "DefaultEnvironment"}:
-            if not value:
-                settings = []
-            for name, equals, content in (word.partition("=") for word in words):
-                if equals and name.startswith(PREFIX):
-                    settings.append(Setting(name, content, source, Origin.UNIT))
-        elif key == "EnvironmentFile":
-            files = [*files, value] if value else []
-        elif key == "UnsetEnvironment":
-            unset |= {word.partition("=")[0] for word in words}
-    last = {setting.name: setting for setting in settings if setting.name not in unset}
-    return list(last.values()), files
-
-
-def parse_environment_file(text: str, source: str) -> list[Setting]:
-    """Read a file of `NAME=value` lines such as `EnvironmentFile=` names; values may be quoted."""
-    found = []
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals and name.strip().startswith(PREFIX):
-            words = _words(value)
-            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE))
-    return found
-
-
-def _directives(text: str) -> Iterator[tuple[str, str]]:
-    """`Key=value` lines of a unit, continued lines joined, comments left out."""
-    whole = ""
-    for raw in text.splitlines():
-        line = raw.strip()
-        if line.startswith(("#", ";")):
-            continue
-        whole += line.removesuffix("\\")
-        if line.endswith("\\"):
-            whole += " "
-            continue
-        key, equals, value = whole.partition("=")
-        if equals:
-            yield key.strip(), value.strip()
-        whole = ""
-
-
-def _words(value: str) -> list[str]:
-    try:
-        return shlex.split(value)
-    except ValueError:
-        return []
 
 
 def home_of(user: int) -> Path:
@@ -155,7 +85,7 @@ def read_settings(
         shown = str(inside)
         if root == Path("/") and path.is_relative_to(home):
             shown = f"~/{path.relative_to(home)}"
-        content = _read(inside)
+        content = read_file(inside)
         if content.text is not None:
             found += parse_conf(content.text, shown)
         elif named is not None and path == user and not content.special:
@@ -222,88 +152,3 @@ def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
         if _HOLDS_NCCL.search(maps):
             found.append(int(folder.name))
     return sorted(found), closed
-
-
-def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> Found:
-    """NCCL settings of the systemd units in these folders, each file once however many links lead to it."""
-    found: list[Setting] = []
-    unread: list[str] = []
-    seen: set[str] = set()
-    for folder in folders:
-        for path in _unit_files(folder, unread):
-            content = _read_once(path, seen, unread)
-            settings, files = parse_unit(content.text or "", str(path))
-            found += settings
-            for named in files:
-                for place in _environment_files(named, path, unread):
-                    found += parse_environment_file(_read_once(place, seen, unread).text or "", str(place))
-    return Found(found, unread)
-
-
-def _unit_files(folder: Path, unread: list[str]) -> list[Path]:
-    def closed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            unread.append(f"{error.filename}: {error.strerror}")
-
-    return sorted(
-        Path(place, name)
-        for place, _, names in os.walk(folder, onerror=closed)
-        for name in names
-        if name.endswith((".service", ".conf"))
-    )
-
-
-def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
-    """The files that `EnvironmentFile=` means: an absolute path, wildcards as in glob(7), `-` before it if optional."""
-    pattern = named.removeprefix("-")
-    if not pattern.startswith("/") or "%" in pattern:
-        why = "has a specifier that only systemd fills in" if "%" in pattern else "is not an absolute path"
-        unread.append(f"{unit}: EnvironmentFile={named} {why}")
-        return []
-    try:
-        places = sorted(Path(place) for place in glob.glob(pattern))  # noqa: PTH207 - Path.glob refuses what glob(7) takes
-    except (OSError, ValueError, re.error) as error:
-        unread.append(f"{unit}: EnvironmentFile={named} cannot be looked for: {error}")
-        return []
-    if not places and not named.startswith("-"):
-        unread.append(f"{unit}: EnvironmentFile={named} is not there, so systemd does not start this unit")
-    return places
-
-
-@dataclass(frozen=True)
-class _Content:
-    """A file's text; None where it is missing, no regular file (`special`: and no folder), or closed to this user."""
-
-    text: str | None = None
-    why: str | None = None
-    missing: bool = False
-    special: bool = False
-
-
-def _read_once(path: Path, seen: set[str], unread: list[str]) -> _Content:
-    """The content of a file that was not read before. A link that leads nowhere is passed over, as systemd does."""
-    real = os.path.realpath(path)
-    if real in seen:
-        return _Content()
-    seen.add(real)
-    content = _read(path)
-    # A masked unit is a link to /dev/null.
-    if content.why and not content.missing and real != os.devnull:
-        unread.append(f"{path}: {content.why}")
-    return content
-
-
-def _read(path: Path) -> _Content:
-    try:
-        mode = path.stat().st_mode
-        # Opening a pipe waits for whoever writes to it.
-        if not stat.S_ISREG(mode):
-            return _Content(why="is not a regular file", special=not stat.S_ISDIR(mode))
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return _Content(why=error.strerror, missing=True)
-    except (OSError, ValueError) as error:
-        return _Content(why=error.strerror if isinstance(error, OSError) else str(error))
-    why = f"only its first {_MOST_BYTES >> 20} MiB was read" if len(data) > _MOST_BYTES else None
-    return _Content(data[:_MOST_BYTES].decode(errors="replace"), why)

@@ -1,0 +1,139 @@
+"""NCCL settings in systemd's units and the environment files that they name. Parsing is pure; `read_units` looks."""
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from runner.probes.nccl.files import Content, read_file
+from runner.probes.nccl.settings import Origin, Setting
+from runner.probes.nccl.sources import PREFIX, Found
+
+UNIT_FOLDERS = (
+    Path("/etc/systemd/system"),
+    Path("/run/systemd/system"),
+    Path("/usr/local/lib/systemd/system"),
+    Path("/usr/lib/systemd/system"),
+    Path("/etc/systemd/user"),
+)
+
+
+def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
+    """Read a systemd unit or drop-in: its NCCL settings, and the environment files that it names.
+
+    An empty `Environment=` forgets what stood before, `UnsetEnvironment=` takes names out, and an assignment that
+    does not parse is passed over, all as systemd does (systemd.exec(5)).
+    """
+    settings: list[Setting] = []
+    files: list[str] = []
+    unset: set[str] = set()
+    for key, value in _directives(text):
+        words = _words(value)
+        if key in {"Environment", "DefaultEnvironment"}:
+            if not value:
+                settings = []
+            for name, equals, content in (word.partition("=") for word in words):
+                if equals and name.startswith(PREFIX):
+                    settings.append(Setting(name, content, source, Origin.UNIT))
+        elif key == "EnvironmentFile":
+            files = [*files, value] if value else []
+        elif key == "UnsetEnvironment":
+            unset |= {word.partition("=")[0] for word in words}
+    last = {setting.name: setting for setting in settings if setting.name not in unset}
+    return list(last.values()), files
+
+
+def parse_environment_file(text: str, source: str) -> list[Setting]:
+    """Read a file of `NAME=value` lines such as `EnvironmentFile=` names; values may be quoted."""
+    found = []
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.strip().startswith(PREFIX):
+            words = _words(value)
+            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE))
+    return found
+
+
+def _directives(text: str) -> Iterator[tuple[str, str]]:
+    """`Key=value` lines of a unit, continued lines joined, comments left out."""
+    whole = ""
+    for raw in text.splitlines():
+        line = raw.strip()
+        if line.startswith(("#", ";")):
+            continue
+        whole += line.removesuffix("\\")
+        if line.endswith("\\"):
+            whole += " "
+            continue
+        key, equals, value = whole.partition("=")
+        if equals:
+            yield key.strip(), value.strip()
+        whole = ""
+
+
+def _words(value: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError:
+        return []
+
+
+def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> Found:
+    """NCCL settings of the systemd units in these folders, each file once however many links lead to it."""
+    found: list[Setting] = []
+    unread: list[str] = []
+    seen: set[str] = set()
+    for folder in folders:
+        for path in _unit_files(folder, unread):
+            content = _read_once(path, seen, unread)
+            settings, files = parse_unit(content.text or "", str(path))
+            found += settings
+            for named in files:
+                for place in _environment_files(named, path, unread):
+                    found += parse_environment_file(_read_once(place, seen, unread).text or "", str(place))
+    return Found(found, unread)
+
+
+def _unit_files(folder: Path, unread: list[str]) -> list[Path]:
+    def closed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            unread.append(f"{error.filename}: {error.strerror}")
+
+    return sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, onerror=closed)
+        for name in names
+        if name.endswith((".service", ".conf"))
+    )
+
+
+def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
+    """The files that `EnvironmentFile=` means: an absolute path, wildcards as in glob(7), `-` before it if optional."""
+    pattern = named.removeprefix("-")
+    if not pattern.startswith("/") or "%" in pattern:
+        why = "has a specifier that only systemd fills in" if "%" in pattern else "is not an absolute path"
+        unread.append(f"{unit}: EnvironmentFile={named} {why}")
+        return []
+    try:
+        places = sorted(Path(place) for place in glob.glob(pattern))  # noqa: PTH207 - Path.glob refuses what glob(7) takes
+    except (OSError, ValueError, re.error) as error:
+        unread.append(f"{unit}: EnvironmentFile={named} cannot be looked for: {error}")
+        return []
+    if not places and not named.startswith("-"):
+        unread.append(f"{unit}: EnvironmentFile={named} is not there, so systemd does not start this unit")
+    return places
+
+
+def _read_once(path: Path, seen: set[str], unread: list[str]) -> Content:
+    """The content of a file that was not read before. A link that leads nowhere is passed over, as systemd does."""
+    real = os.path.realpath(path)
+    if real in seen:
+        return Content()
+    seen.add(real)
+    content = read_file(path)
+    # A masked unit is a link to /dev/null.
+    if content.why and not content.missing and real != os.devnull:
+        unread.append(f"{path}: {content.why}")
+    return content
