@@ -226,7 +226,7 @@ def system(session: nox.Session) -> None:
 def _pytest(session: nox.Session, *options: str) -> None:
     programs = _environment(session, "node", "probes", "site", "tests")
     # One process where arguments are given: a debugger needs it, and a few tests start sooner in it.
-    spread = () if session.posargs else ("-n", "auto", "--dist", "loadgroup")
+    spread = () if session.posargs else ("-n", "auto")
     words = [str(programs / "python"), "-m", "pytest", *options, *spread, *session.posargs]
     session.run(*words, external=True, env=_with(programs))
 

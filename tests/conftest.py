@@ -4,17 +4,21 @@ Tests run side by side (`nox -s tests` passes `-n auto` to pytest-xdist), on a m
 work. So no test may depend on how fast the machine is, nor on a process, port or file of another test.
 """
 
+import functools
 import gc
+import importlib
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from runner.launch.lock import PLACE_VARIABLE
 
+ROOT = Path(__file__).parents[1]
 # Each worker imports torch and transformers, half a gigabyte, and most of its tests start programs of their own.
 MOST_WORKERS = 4
 
@@ -33,17 +37,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share a module's fixture on one worker, in their order, so that it is made once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and _shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out single tests, but those of one file together where they share a module's fixture or a host."""
+    scheduler = importlib.import_module("xdist.scheduler").LoadScopeScheduling
+    by = {"_split_scope": lambda _, name: _kept_together(name.partition("::")[0]) or name}
+    return type("Together", (scheduler,), by)(config, log)
 
 
-def _shares_a_fixture(item: pytest.Item) -> bool:
-    definitions = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
-    return any(one[-1].scope == "module" for one in definitions.values())
+@functools.cache
+def _kept_together(file: str) -> str | None:
+    # The process that hands tests out knows their names alone: the workers have read the files.
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if "pytest.mark.host" in text:
+        return "host"
+    return file if 'scope="module"' in text else None
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:

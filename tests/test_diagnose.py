@@ -19,7 +19,7 @@ from tests.test_cli import ROOT, step, write_entry
 from tests.test_command import alive
 
 # What it looks at is every process of the host: other tests that start what it would find are in this group too.
-pytestmark = pytest.mark.xdist_group("host")
+pytestmark = pytest.mark.host
 
 CLEAN = {
     name: value

@@ -63,7 +63,7 @@ def test_a_leftover_in_a_unit_file_is_the_symptom_and_named(
 
 
 @pytest.mark.parametrize("ask", ["--pid", "--running"])
-@pytest.mark.xdist_group("host")
+@pytest.mark.host
 def test_a_leftover_in_another_process_is_the_symptom_and_named(
     ask: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_leftover_in_another_process_is_the_symptom_and_named(
     assert pid in document["details"]["processes"]
 
 
-@pytest.mark.xdist_group("host")
+@pytest.mark.host
 def test_a_process_is_judged_instead_of_this_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
     with job(tmp_path) as pid:

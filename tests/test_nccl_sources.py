@@ -261,7 +261,7 @@ def job(folder: Path, **environment: str) -> Iterator[int]:
         yield process.pid
 
 
-@pytest.mark.xdist_group("host")
+@pytest.mark.host
 def test_a_running_process_is_read_by_what_it_was_started_with(tmp_path: Path) -> None:
     conf = tmp_path / "nccl.conf"
     conf.write_text("NCCL_ALGO=Ring\n", encoding="utf-8")

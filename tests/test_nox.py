@@ -137,7 +137,7 @@ def test_tests_run_side_by_side_but_one_by_one_where_arguments_are_given(tmp_pat
     python.write_text('#!/bin/sh\necho "$@"\n', encoding="utf-8")
     python.chmod(0o755)
     for session, selected in (("tests", ""), ("system", " -m system")):
-        assert nox(tmp_path, "-s", session).stdout == f"-m pytest{selected} -n auto --dist loadgroup\n"
+        assert nox(tmp_path, "-s", session).stdout == f"-m pytest{selected} -n auto\n"
         chosen = nox(tmp_path, "-s", session, "--", "tests/test_nox.py", "-x", "--pdb").stdout
         assert chosen == f"-m pytest{selected} tests/test_nox.py -x --pdb\n"
 

@@ -18,7 +18,7 @@ from tests.nvml import EIGHT_B200, environment
 from tests.test_nccl_sources import job
 
 # The entry looks at every process of the host.
-pytestmark = pytest.mark.xdist_group("host")
+pytestmark = pytest.mark.host
 
 ROOT = Path(__file__).parents[1]
 OFF = "is harmful on one node: GPUs of one node no longer reach each other's memory"

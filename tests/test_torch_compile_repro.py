@@ -123,7 +123,6 @@ def test_a_model_larger_than_the_host_is_not_applicable(capsys: pytest.CaptureFi
     assert "take a smaller --preset or --blocks" in json.loads(capsys.readouterr().out)["reason"]
 
 
-@pytest.mark.xdist_group("host")
 def test_a_look_sees_a_process_with_torch_loaded() -> None:
     code = "import torch; print('up', flush=True)\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as busy:
