@@ -83,7 +83,7 @@ def _headline(one: Ended) -> str:
 
 
 def look_at(one: Ended) -> Iterator[str]:
-    """Why an entry came to no good end: steps that broke, found the fault or failed, and bounds within the spread."""
+    """Why an entry came to no good end: steps that broke, failed or were left out, and bounds within the spread."""
     if not one.outcome.exit_status:
         return
     name = one.record.runbook.id
@@ -92,6 +92,11 @@ def look_at(one: Ended) -> Iterator[str]:
         if step.status.broken or found:
             why = f", {step.reason}" if step.reason else ""
             yield f"{name} {step.phase.value}/{step.id}: {step.status.value}{why}"
+    proves = set(Phase) if one.outcome is Outcome.INCONCLUSIVE else {Phase.FIX, Phase.VERIFY}
+    without = [f"{s.phase.value}/{s.id}" for s in one.record.steps if s.left_out and s.phase in proves]
+    if without:
+        were = "was" if len(without) == 1 else "were"
+        yield f"{name}: {one.outcome.value}, since {', '.join(without)} {were} left out"
     if one.outcome is Outcome.INCONCLUSIVE:
         for verdict in one.record.verdicts:
             if verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE:
