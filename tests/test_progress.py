@@ -11,7 +11,7 @@ from rich.console import Console
 from runner.cli.progress import Progress
 from runner.cli.summary import Ended, left_out, look_at, print_summary
 from runner.entry.model import Evidence, Phase, Step
-from runner.evidence.record import Outcome, StepStatus, StoredVerdict, Verdict
+from runner.evidence.record import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
 from runner.launch.command import run_block
 from runner.pace import Turn
 from runner.plan import Plan, Request, make_plan
@@ -167,6 +167,24 @@ def test_a_summary_says_why_an_entry_did_not_end_well_and_nothing_of_one_that_di
     assert list(look_at(Ended(plan, record(*found, outcome=Outcome.NOT_FIXED)))) == [
         "nvlink diagnose/a: symptom, the link is slow",
         "nvlink verify/v: failed, expectation x missed",
+    ]
+
+
+def test_a_summary_says_for_want_of_which_steps_a_fix_was_not_proved() -> None:
+    def late(step_id: str, phase: Phase) -> StepResult:
+        return step(step_id, phase=phase, status=StepStatus.SKIPPED, left_out=True)
+
+    steps = (
+        step("r", phase=Phase.REPRODUCE, status=StepStatus.SYMPTOM),
+        late("d", Phase.DIAGNOSE),
+        late("v", Phase.VERIFY),
+        late("w", Phase.VERIFY),
+    )
+    assert list(look_at(Ended(PLAN, record(*steps, outcome=Outcome.SYMPTOM)))) == [
+        "nvlink: symptom, since verify/v, verify/w were left out"
+    ]
+    assert list(look_at(Ended(PLAN, record(*steps[1:2], outcome=Outcome.INCONCLUSIVE)))) == [
+        "nvlink: inconclusive, since diagnose/d was left out"
     ]
 
 

@@ -87,7 +87,7 @@ def _headline(one: Ended) -> str:
 
 
 def look_at(one: Ended) -> Iterator[str]:
-    """What an entry did not prove, and why it came to no good end: broken or failed steps, bounds within the spread."""
+    """What an entry did not prove, or why it came to no good end: steps broken, failed, left out, bounds undecided."""
     name = one.record.runbook.id
     if one.record.unproved:
         yield f"{name}: {drill_sentence(one.record.unproved)}"
@@ -98,6 +98,11 @@ def look_at(one: Ended) -> Iterator[str]:
         if step.status.broken or found:
             why = f", {step.reason}" if step.reason else ""
             yield f"{name} {step.phase.value}/{step.id}: {step.status.value}{why}"
+    proves = set(Phase) if one.outcome is Outcome.INCONCLUSIVE else {Phase.FIX, Phase.VERIFY}
+    without = [f"{s.phase.value}/{s.id}" for s in one.record.steps if s.left_out and s.phase in proves]
+    if without:
+        were = "was" if len(without) == 1 else "were"
+        yield f"{name}: {one.outcome.value}, since {', '.join(without)} {were} left out"
     if one.outcome is Outcome.INCONCLUSIVE:
         for verdict in one.record.verdicts:
             if verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE:
