@@ -7,9 +7,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from runner.errors import InputError
-from runner.probes.capture_fp8_flexattention_traces import PROBE, _largest, _on_device, _outermost, main
+from runner.probes.budget import Budget
+from runner.probes.capture_fp8_flexattention_traces import (
+    PROBE,
+    _fitting,
+    _largest,
+    _on_device,
+    _outermost,
+    main,
+)
+from runner.probes.precision.product import NATIVE
+from runner.probes.traced_work import Operation
 
 ROOT = Path(__file__).parents[1]
 # Does what nsys does as far as its caller can tell: runs the program, and leaves a report where it was told to.
@@ -43,6 +54,13 @@ def captured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return place / "traces", json.loads(done.stdout.splitlines()[-1])
 
 
+def matmul_of(document: dict[str, Any]) -> tuple[str, str]:
+    """The matrix product and its operator, by which product this CPU can use."""
+    if document["effective"]["product"] == NATIVE:
+        return "fp8_matmul", "aten::_scaled_mm"
+    return "e4m3_matmul_in_fp32", "aten::mm"
+
+
 def test_the_trace_has_what_perfetto_needs_of_both_operations(captured: tuple[Path, dict[str, Any]]) -> None:
     folder, document = captured
     trace = json.loads((folder / "fp8_flexattention.json").read_text(encoding="utf-8"))
@@ -50,8 +68,9 @@ def test_the_trace_has_what_perfetto_needs_of_both_operations(captured: tuple[Pa
     slices = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     assert all({"name", "ts", "dur", "pid", "tid"} <= event.keys() for event in slices)
     names = [event["name"] for event in slices]
-    assert (names.count("fp8_matmul"), names.count("flex_attention")) == (2, 2)
-    assert "aten::_scaled_mm" in names
+    matmul, kernel = matmul_of(document)
+    assert (names.count(matmul), names.count("flex_attention")) == (2, 2)
+    assert kernel in names
 
 
 def test_both_operations_are_timed_and_right(captured: tuple[Path, dict[str, Any]]) -> None:
@@ -61,18 +80,19 @@ def test_both_operations_are_timed_and_right(captured: tuple[Path, dict[str, Any
         for one in document["measurements"]
         if "kernel" not in one["labels"]
     }
-    for operation, decibel in (("fp8_matmul", 20), ("flex_attention", 40)):
+    for operation, decibel in ((matmul_of(document)[0], 20), ("flex_attention", 40)):
         assert len(found["operation_time", operation]["samples"]) == 2
         assert found["signal_to_noise", operation]["value"] > decibel
 
 
 def test_the_largest_kernels_are_measurements(captured: tuple[Path, dict[str, Any]]) -> None:
     shares = [one for one in captured[1]["measurements"] if one["name"] == "kernel_share"]
+    matmul, kernel = matmul_of(captured[1])
     products = {
-        one["labels"]["kernel"]: one["value"] for one in shares if one["labels"]["operation"] == "fp8_matmul"
+        one["labels"]["kernel"]: one["value"] for one in shares if one["labels"]["operation"] == matmul
     }
-    assert products["aten::_scaled_mm"] > 0.9
-    for operation in ("fp8_matmul", "flex_attention"):
+    assert products[kernel] > 0
+    for operation in (matmul, "flex_attention"):
         assert 0 < sum(one["value"] for one in shares if one["labels"]["operation"] == operation) <= 1.000001
 
 
@@ -110,6 +130,17 @@ def test_on_a_gpu_kernels_count_and_the_shadows_of_ranges_do_not() -> None:
         event("aten::_scaled_mm"),
     ]
     assert _on_device(events) == {"gemm": 2.0}
+
+
+def test_iterations_are_as_many_as_asked_for_or_as_fit() -> None:
+    work = [Operation("one", lambda: torch.ones(1), lambda: torch.ones(1), 1.0)]
+    assert _fitting(work, "cpu", 5, Budget(float("inf"))) == 5
+    assert _fitting(work, "cpu", 5, Budget(0.0)) == 1
+
+
+def test_kernels_that_took_no_time_have_no_share() -> None:
+    found = _largest("fp8_matmul", {"aten::mm": 0.0}, 1, 5)
+    assert [(one.name, one.value) for one in found] == [("kernel_time", 0.0), ("kernel_share", 0.0)]
 
 
 def test_kernels_whose_kept_names_are_equal_are_one_measurement() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from runner.errors import InputError
 from runner.models import model_shape
-from runner.probes import precision_power_sweep
+from runner.probes import budget, precision_power_sweep
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.fp8_transformer_engine import main
 from runner.probes.precision.choice import layer_names
@@ -24,6 +24,8 @@ from runner.probes.precision.scales import (
     scale_by,
 )
 from runner.probes.transformer import build_model
+
+pytest_plugins = ("tests.fp8_products",)
 
 SMALL = {
     "model_type": "llama",
@@ -63,6 +65,7 @@ def value(document: dict[str, Any], name: str, **labels: object) -> float:
     return float(found)
 
 
+@pytest.mark.usefixtures("fp8_of_torch")
 def test_a_well_scaled_model_is_all_in_fp8_and_accurate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +95,7 @@ def test_a_corrupted_scale_is_named_and_its_layer_stays_in_fp8(
     assert value(document, "saturated_share") > 0.5
 
 
+@pytest.mark.usefixtures("fp8_of_torch")
 def test_layers_left_in_bf16_are_named_and_the_others_stay_accurate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +162,16 @@ def test_old_scales_are_the_before_of_new_ones(tmp_path: Path, capsys: pytest.Ca
     status, document = probe(capsys, "--model", model, "--scales", str(old), "--recalibrate")
     assert status == 0
     assert value(document, "signal_to_noise", of="worst layer, before") < 20
+
+
+def test_calibration_takes_fewer_batches_where_the_step_has_no_time_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--model", folder_of(tmp_path), "--recalibrate"]
+    assert probe(capsys, *words)[1]["effective"]["calibration_batches"] == 4
+    monkeypatch.setenv(budget.VARIABLE, "0.001")
+    status, document = probe(capsys, *words)
+    assert (status, document["effective"]["calibration_batches"]) == (0, 1)
 
 
 def test_a_percentile_gives_up_outliers_and_the_most_recent_batch_forgets_the_others(

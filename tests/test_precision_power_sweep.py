@@ -10,17 +10,19 @@ import pytest
 
 from runner.errors import InputError
 from runner.models import model_shape
-from runner.probes import fp8_transformer_engine, precision_power_sweep
+from runner.probes import budget, fp8_transformer_engine, precision_power_sweep
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.precision.choice import Work
 from runner.probes.precision.compiled import find_rungs
 from runner.probes.precision.counters import Sensors
 from runner.probes.precision.energy import Tick, Trace, Window
 from runner.probes.precision.linear import block_linears
-from runner.probes.precision.measuring import tally
+from runner.probes.precision.measuring import Energy, Windows, tally, timed, window_seconds
 from runner.probes.precision.reporting import cost, of_modes
 from tests.test_energy import Curve
 from tests.test_precision import folder_of
+
+pytest_plugins = ("tests.fp8_products",)
 
 
 def sweep(tmp_path: Path, *arguments: str, name: str = "sweep.json") -> tuple[int, dict[str, Any]]:
@@ -34,6 +36,7 @@ def of(document: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
     return {one["labels"]["mode"]: one for one in document["measurements"] if one["name"] == name}
 
 
+@pytest.mark.usefixtures("fp8_of_torch")
 def test_every_mode_reads_the_same_tokens_and_one_that_cannot_run_says_why(tmp_path: Path) -> None:
     status, document = sweep(tmp_path, "--modes", "fp16", "bf16", "fp8", "fp8_te", "--skip-compile")
     assert status == 0
@@ -216,6 +219,34 @@ def test_clocks_temperature_and_throttling_stand_beside_the_joules() -> None:
     assert taken.temperature_c == [85.0, 85.0]
     assert taken.throttled == pytest.approx([2 / 3, 2 / 3])
     assert taken.throttled_by == ("software power cap",)
+
+
+def test_a_step_without_time_for_another_round_takes_fewer_windows_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(budget.VARIABLE, "0.001")
+    status, document = sweep(tmp_path, "--modes", "bf16", "fp16")
+    assert (status, document["requested"]["windows"], document["effective"]["windows"]) == (0, 4, 2)
+    assert all(len(one["samples"]) == 2 for one in of(document, "speed_ratio").values())
+    assert "2 of 4 windows a mode: there was no time for more" in capsys.readouterr().err
+
+
+def test_windows_are_as_long_as_the_energy_counter_needs() -> None:
+    assert window_seconds(Energy((Curve(100, tick_s=0.1),))) == 5.0
+    assert window_seconds(Energy((Curve(100, tick_s=0.001),))) == 0.2
+    assert window_seconds(Energy()) == 0.2
+
+
+def test_energy_whose_windows_do_not_fit_the_time_is_left_out_with_the_reason_and_speed_is_kept() -> None:
+    def work() -> None:
+        time.sleep(0.001)
+
+    energy = Energy((Curve(100, tick_s=0.1),))
+    found = timed({"bf16": work}, 10, energy, Windows(None, 1), budget.Budget(time.monotonic() + 15))
+    assert found.tally.no_energy is not None
+    assert found.tally.no_energy.startswith("4 windows of 5 s are needed for it, and 1")
+    assert (found.counters, found.window_s, found.asked, found.taken) == ([], 0.2, 2, 2)
+    assert len(found.tally.taken["bf16"].rate) == 2
 
 
 def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:

@@ -92,7 +92,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ("slowest_pair", "copy_bandwidth", "peak_share", "pair_spread", "wrong_elements"),
         ),
         "capture_fp8_flexattention_traces": ProbeInfo(
-            1,
+            2,
             "A trace of FP8 matrix products and flex attention, and their largest kernels",
             ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
         ),

@@ -44,8 +44,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "higher",
             "Share of the time of the layers' matrix products that FP8 kernels took, in one eager forward.",
         ),
-        "layers_in_fp8": Metric("1", "higher", "Linear layers of the blocks whose product ran in FP8."),
-        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks whose product did not."),
+        "layers_in_fp8": Metric(
+            "1", "higher", "Linear layers of the blocks that multiplied FP8 values; the label says with what."
+        ),
+        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks that did not."),
         "saturated_share": Metric(
             "1", "lower", "Largest share of a layer's inputs beyond what its scale can hold."
         ),
@@ -66,7 +68,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "precision_power_sweep": ProbeInfo(
-            2,
+            3,
             "Speed, energy and accuracy of a prefill in each precision, interleaved",
             (
                 "speed_ratio",
@@ -88,7 +90,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             ),
         ),
         "fp8_transformer_engine": ProbeInfo(
-            2,
+            3,
             "Which layers ran in FP8, and how good their scales are",
             (
                 "signal_to_noise",

@@ -7,7 +7,9 @@ does not: another kernel than the one that was meant, or gaps between kernels in
 Each operation is timed by itself, checked against fp32, and then run under torch's profiler. The trace, one JSON file
 in Chrome's format, opens in https://ui.perfetto.dev (or in a copy of it on your own host). Where `nsys` is on PATH the
 same work runs once more under it. On a CPU `_scaled_mm` converts its factors and multiplies in a wider type, and flex
-attention is eager: the path is the same, the rates say nothing of a GPU.
+attention is eager: the path is the same, the rates say nothing of a GPU. A CPU whose `_scaled_mm` is refused or far too
+slow multiplies the same values in fp32; that operation is called e4m3_matmul_in_fp32, since its time is not FP8's. On a
+CPU there are fewer iterations where the default does not fit about 8 s; `effective.iterations` has their number.
 
 Output: operation_time (s), operation_rate (FLOP/s) and signal_to_noise (dB against fp32) with label operation;
 kernel_time (s an iteration) and kernel_share with labels operation and kernel, the largest ones. On a GPU kernels are
@@ -18,6 +20,7 @@ Example:
 """
 
 import argparse
+import math
 import shutil
 import subprocess
 import sys
@@ -29,6 +32,7 @@ from typing import Any
 
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Measurement
+from runner.probes.budget import Budget, budget
 from runner.probes.contract import (
     Findings,
     Probe,
@@ -39,13 +43,17 @@ from runner.probes.contract import (
     say,
     single,
 )
+from runner.probes.precision.product import fp8_product
 from runner.probes.traced_work import SHAPES, Operation, operations
 from runner.probes.usable import usable_gpus
 from runner.units import format_value
 
-_NSYS_DEADLINE_S = 120.0
+_NSYS_DEADLINE_S, _NSYS_WHEN_SHORT_S = 120.0, 12.0
 _LONGEST_NAME = 100
-_WARM_UP_ITERATIONS = 3
+_ITERATIONS, _WARM_UP_ITERATIONS = 5, 3
+_ON_CPU_S = 8.0
+# Every iteration is timed, profiled by itself, and profiled beside the other operation's.
+_PASSES = 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where the trace goes (default artifacts/traces)",
     )
     parser.add_argument(
-        "--iterations", type=int, default=5, metavar="N", help="of each operation (default 5)"
+        "--iterations",
+        type=int,
+        metavar="N",
+        help=f"of each operation (default {_ITERATIONS}, on a CPU fewer where time is short)",
     )
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="kernels named an operation (default 5)"
@@ -71,29 +82,42 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> Findings:
     import torch
 
-    if arguments.iterations < 1 or arguments.top < 1:
+    asked = _ITERATIONS if arguments.iterations is None else arguments.iterations
+    if asked < 1 or arguments.top < 1:
         raise InputError("--iterations and --top must be above zero")
+    whole = budget(math.inf)
     preset = preset_of(arguments)
     device = "cuda" if usable_gpus() else "cpu"
     if device == "cpu" and preset != "tiny":
         raise InputError(f"preset {preset} needs a GPU that torch can use; --preset tiny runs on a CPU")
     compiled = device == "cuda" and not arguments.skip_compile
     trace = _place_of_trace(arguments.output_dir)
+    # A number that was asked for is cut by the step's own time alone, and so is a GPU's.
+    short = device == "cpu" and arguments.iterations is None
     found: list[Measurement] = []
     with torch.inference_mode():
         work = operations(SHAPES[preset], device, compiled=compiled)
+        iterations = _fitting(work, device, asked, budget(_ON_CPU_S) if short else whole)
         for operation in work:
-            found += _timed(operation, device, arguments.iterations)
-        kernels = _profiled(work, device, arguments.iterations, trace)
+            found += _timed(operation, device, iterations)
+        kernels = _profiled(work, device, iterations, trace)
     for name, times in kernels.items():
-        found += _largest(name, times, arguments.iterations, arguments.top)
+        found += _largest(name, times, iterations, arguments.top)
     say(f"trace: {trace} (open it in https://ui.perfetto.dev)")
-    nsys = _under_nsys(arguments, preset, compiled=compiled)
+    deadline_s = min(_NSYS_WHEN_SHORT_S if short else _NSYS_DEADLINE_S, whole.left)
+    again = [f"--preset={preset}", f"--iterations={iterations}", *(["--compiled"] if compiled else [])]
+    nsys = _under_nsys(arguments, again, deadline_s)
     say(f"nsys: {nsys}")
     return Findings(
         measurements=found,
-        requested={"preset": arguments.preset, "skip_compile": arguments.skip_compile},
-        effective={"preset": preset, "device": device, "compiled": compiled},
+        requested={"preset": arguments.preset, "skip_compile": arguments.skip_compile, "iterations": asked},
+        effective={
+            "preset": preset,
+            "device": device,
+            "compiled": compiled,
+            "iterations": iterations,
+            "product": fp8_product(device).described,
+        },
         details={"trace": str(trace), "trace_bytes": trace.stat().st_size, "nsys": nsys},
     )
 
@@ -117,6 +141,26 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def _seconds(operation: Operation, device: str) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    operation.run()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _fitting(work: Sequence[Operation], device: str, asked: int, allowance: Budget) -> int:
+    """Iterations of each operation that fit, up to as many as asked for; at least one."""
+    seconds = 0.0
+    for operation in work:
+        operation.run()  # may compile
+        seconds += _seconds(operation, device)
+    found = allowance.times(_PASSES * seconds, at_least=1, at_most=asked)
+    if found < asked:
+        say(f"{found} of {asked} iterations of each operation: there was no time for more")
+    return found
+
+
 def _timed(operation: Operation, device: str, iterations: int) -> list[Measurement]:
     """Seconds and rate of one operation, without a profiler, and how exact its result is."""
     import torch
@@ -124,15 +168,9 @@ def _timed(operation: Operation, device: str, iterations: int) -> list[Measureme
     result, exact = operation.run().float(), operation.exact()
     noise = float((result - exact).square().sum())
     exactness = float(exact.square().sum()) / noise if noise else None
-    for _ in range(_WARM_UP_ITERATIONS):
+    for _ in range(min(_WARM_UP_ITERATIONS, iterations)):
         operation.run()
-    seconds = []
-    for _ in range(iterations):
-        _wait(device)
-        began = time.perf_counter()
-        operation.run()
-        _wait(device)
-        seconds.append(time.perf_counter() - began)
+    seconds = [_seconds(operation, device) for _ in range(iterations)]
     label = {"operation": operation.name}
     found = [
         measured("operation_time", seconds, **label),
@@ -207,33 +245,35 @@ def _largest(operation: str, times: Mapping[str, float], iterations: int, top: i
         if any(one.labels == labels for one in found):
             continue  # two names that differ only beyond what is kept: the larger stands for both
         found.append(single("kernel_time", seconds / iterations, **labels))
-        found.append(single("kernel_share", seconds / total if total else 0.0, **labels))
-        say(f"  {seconds / total:6.1%} {format_value(seconds / iterations, 's'):>9} {kernel[:_LONGEST_NAME]}")
+        share = seconds / total if total else 0.0
+        found.append(single("kernel_share", share, **labels))
+        say(f"  {share:6.1%} {format_value(seconds / iterations, 's'):>9} {kernel[:_LONGEST_NAME]}")
     return found
 
 
-def _under_nsys(arguments: argparse.Namespace, preset: str, *, compiled: bool) -> str:
+def _under_nsys(arguments: argparse.Namespace, work: Sequence[str], deadline_s: float) -> str:
     """Run the same work under nsys; where its report is, or why there is none."""
     nsys = shutil.which("nsys")
     if arguments.skip_nsys or nsys is None:
         return "not asked for" if arguments.skip_nsys else "not on PATH"
     report = arguments.output_dir / "fp8_flexattention"
-    work = [sys.executable, "-m", "runner.probes.traced_work", f"--preset={preset}"]
     command = [
         nsys,
         "profile",
         "--trace=cuda,nvtx,osrt",
         "--force-overwrite=true",
         f"--output={report}",
+        sys.executable,
+        "-m",
+        "runner.probes.traced_work",
         *work,
-        *(["--compiled"] if compiled else []),
     ]
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            timeout=_NSYS_DEADLINE_S,
+            timeout=max(0.0, deadline_s),
             check=False,
             stdin=subprocess.DEVNULL,
         )

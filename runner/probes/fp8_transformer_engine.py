@@ -11,14 +11,18 @@ by layer, and how each layer's FP8 output compares with fp32 on the same input.
     python -m runner.probes.fp8_transformer_engine --recalibrate --recipe percentile --percentile 99.9
     python -m runner.probes.fp8_transformer_engine --scales artifacts/fp8/recalibration.json
 
-The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). Scales are dynamic unless
+The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). A CPU on which that product is
+refused or far too slow multiplies the same values in fp32: `effective.product` and the label `product` say so, layers
+are then counted as quantised, and fp8_share, which is of FP8 kernels, is left out. Scales are dynamic unless
 `--recalibrate` finds static ones or `--scales` brings them; with both, the old ones are "before", the new ones "after".
 Only static and delayed scaling have anything to recalibrate: current (dynamic), blockwise and MXFP8 scaling take theirs
-from the tensor at hand, and `--recalibrate --recipe mxfp8` says so and does nothing.
+from the tensor at hand, and `--recalibrate --recipe mxfp8` says so and does nothing. Calibration takes 4 batches, on a
+CPU fewer where they do not fit about 10 s: `effective.calibration_batches` has their number.
 Exit status: 0 all in FP8 and accurate, 1 a layer is not, 2 bad input, 3 could not measure, 80 not applicable here.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,10 +32,12 @@ from typing import Any
 from runner.entry.model import Scalar
 from runner.errors import InputError
 from runner.evidence.record import Measurement
+from runner.probes.budget import budget
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
 from runner.probes.precision.examine import Quality, inaccurate, magnitudes, quality
 from runner.probes.precision.linear import E4M3_MAX
+from runner.probes.precision.product import Fp8Product, fp8_product
 from runner.probes.precision.proof import Proof, calibrated_matcher, census, kernels_of, left_out, prove
 from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
 from runner.units import format_value
@@ -42,6 +48,7 @@ FLOOR_DB = 20.0
 # What --inject corrupted-scales does to one scale: as if calibrated on inputs 64 times smaller.
 _CORRUPTION = 1 / 64
 _CALIBRATION_SEED, _TEST_SEED = 1000, 0
+_CALIBRATION_BATCHES, _CALIBRATION_ON_CPU_S = 4, 10.0
 _NAMED = 4
 
 
@@ -69,9 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibration-batches",
         type=int,
-        default=4,
         metavar="N",
-        help="batches to calibrate on: the length of the history (default 4)",
+        help="batches to calibrate on: the length of the history (default 4, on a CPU fewer where time is short)",
     )
     parser.add_argument(
         "--inject", choices=FAULTS, help="put a fault in, and say so; the probe has to find it"
@@ -84,19 +90,23 @@ class _Examined:
     """What was found.
 
     Attributes:
+        product: what the FP8 layers multiply with.
         proof: which kernels ran.
         quality: by FP8 layer.
         before: the same with the scales that were in force before recalibration; None without one.
         left: layers that did not run in FP8, with the reason.
         scales: static ones in force; None where they are dynamic.
+        batches: that the scales found here were calibrated on; None without any.
         census: how many layers of each make.
     """
 
+    product: Fp8Product
     proof: Proof
     quality: Mapping[str, Quality]
     before: Mapping[str, Quality] | None
     left: Mapping[str, str]
     scales: Scales | None
+    batches: int | None
     census: Mapping[str, int]
 
 
@@ -115,6 +125,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "model": work.name,
             "device": work.device,
             "scales": f"static, {scales.recipe}: {RECIPES[scales.recipe]}" if scales else "dynamic",
+            "product": found.product.described,
+            "calibration_batches": found.batches,
         },
         details={
             "injected": arguments.inject,
@@ -131,7 +143,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.calibration_batches < 1:
+    if arguments.calibration_batches is not None and arguments.calibration_batches < 1:
         raise InputError("--calibration-batches must be 1 or more")
     if not 0 < arguments.percentile <= 100:  # noqa: PLR2004 - a percentile
         raise InputError("--percentile must be above 0 and at most 100")
@@ -169,7 +181,9 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
         scales.check_weights(weights)
     middle = names[len(names) // 2]
     corrupt = arguments.inject == "corrupted-scales"
-    new = _calibrated(arguments, work, source, weights) if arguments.recalibrate or corrupt else None
+    new, batches = None, None
+    if arguments.recalibrate or corrupt:
+        new, batches = _calibrated(arguments, work, source, weights)
     in_force = new if corrupt and scales is None else scales
     if corrupt and in_force is not None:
         inputs = {**in_force.inputs, middle: in_force.inputs[middle] * _CORRUPTION}
@@ -195,28 +209,38 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
     told_by = calibrated_matcher(source, tokens.numel(), work.device)
     proof = prove(kernels_of(fp8, forward, work.device), told_by)
     return _Examined(
+        fp8_product(work.device),
         proof,
         quality(source, fp8, tokens),
         before,
         left_out(fp8, proof, reasons),
         in_force,
+        batches,
         census(fp8, forward),
     )
 
 
 def _calibrated(
     arguments: argparse.Namespace, work: Work, source: Any, weights: Mapping[str, float]
-) -> Scales:
-    batches = [sample_tokens(work, _CALIBRATION_SEED + n) for n in range(arguments.calibration_batches)]
+) -> tuple[Scales, int]:
+    """Static scales, and the number of batches that they were found from."""
+    asked = arguments.calibration_batches
+    batches = [sample_tokens(work, _CALIBRATION_SEED + n) for n in range(asked or _CALIBRATION_BATCHES)]
     percentile = arguments.percentile if arguments.recipe == "percentile" else None
-    history = magnitudes(source, batches, percentile)
-    return Scales(
+    # A number that was asked for is cut by the step's own time alone, and so is a GPU's.
+    short = work.device == "cpu" and asked is None
+    history = magnitudes(source, batches, percentile, budget(_CALIBRATION_ON_CPU_S if short else math.inf))
+    taken = len(next(iter(history.values())))
+    if taken < len(batches):
+        say(f"calibrated on {taken} of {len(batches)} batches: there was no time for more")
+    scales = Scales(
         work.shape.name,
         digest_of(work.shape),
         arguments.recipe,
         {name: scale_by(arguments.recipe, seen, E4M3_MAX) for name, seen in history.items()},
         weights,
     )
+    return scales, taken
 
 
 def _wrong(found: _Examined) -> dict[str, Quality]:
@@ -243,15 +267,16 @@ def _some(left: Mapping[str, str]) -> str:
 
 def _report(found: _Examined, work: Work) -> list[Measurement]:
     labels: dict[str, Scalar] = {"model": work.name, "tokens": work.tokens}
+    inside, product = sum(found.proof.by_layer.values()), found.product
     measurements = [
-        single("fp8_share", found.proof.share, **labels),
-        single("layers_in_fp8", sum(found.proof.by_layer.values()), **labels),
-        single("layers_not_in_fp8", len(found.left), **labels),
+        single("layers_in_fp8", inside, **labels, product=product.name),
+        single("layers_not_in_fp8", len(found.left), **labels, product=product.name),
     ]
-    say(
-        f"{sum(found.proof.by_layer.values())} layers in FP8,"
-        f" {format_value(measurements[0].value, '1')} of the products' time"
-    )
+    if product.native:
+        measurements.insert(0, single("fp8_share", found.proof.share, **labels))
+        say(f"{inside} layers in FP8, {format_value(found.proof.share, '1')} of the products' time")
+    else:
+        say(f"{inside} layers quantised to FP8; {product.described}")
     for made, count in found.census.items():
         say(f"  {count} × {made}")
     for which, of_layers in (("", found.quality), (", before", found.before)):

@@ -15,7 +15,7 @@ change that is clear but smaller than `--tolerance` is no verdict.
     python -m runner.probes.power_efficiency_analyzer --data site_data  # latest record against the first of its class
 
 A file is what `precision_power_sweep --output-json` wrote, or a record with such a step.
-Exit status: 0 no regression shown, 1 regression, 2 bad input.
+Exit status: 0 no regression shown, 1 regression, 2 bad input, 80 where nothing was timed that could be compared.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 
 from runner.errors import InputError
 from runner.evidence.record import Measurement
-from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
+from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 from runner.probes.precision.sweeps import (
     SWEEP,
     Sweep,
@@ -105,6 +105,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         say(one.said)
         if one.verdict != "inconclusive":
             say(f"  {_because(one)}")
+    untimed = _untimed(before, after)
+    if untimed:
+        say(f"not compared: {untimed}")
     worse = [one for one in compared if one.verdict == "regression"]
     return Findings(
         measurements=_report(compared),
@@ -121,6 +124,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "after": after.name,
             "verdicts": {one.mode: one.verdict for one in compared},
             "explanations": {one.mode: list(one.because) for one in compared},
+            "not_compared": untimed,
             "test": f"Welch's t, maxT over {len(compared)} modes by permutation, {FALSE_REPORTS:.0%} false reports",
             "windows": {one.mode: [len(one.before), len(one.after)] for one in compared},
         },
@@ -162,6 +166,8 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
         if both:
             break
     else:
+        if before.untimed | after.untimed:
+            raise NotApplicableError(f"no mode was timed in both sweeps: {_untimed(before, after)}")
         raise InputError(
             f"{before.name} and {after.name} have no mode in common that can be compared; sweep the same --modes"
             f" with {SWEEP}, bf16 among them"
@@ -182,6 +188,12 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
         )
         for mode in both
     ]
+
+
+def _untimed(before: Sweep, after: Sweep) -> str | None:
+    """Which modes could not be compared because a CPU computed them in fp32; None where there are none."""
+    modes = ", ".join(sorted(before.untimed | after.untimed))
+    return f"{modes} multiplied FP8 values in fp32, whose speed is not FP8's" if modes else None
 
 
 def _verdict(change: Change, tolerance: float) -> str:

@@ -15,19 +15,24 @@ from the hardware's own counter; without one it is absent, with the reason, and 
 could not be believed. `fp8` is torchao's dynamic row-wise FP8 on a GPU of compute capability 8.9 or more, and this
 project's own layer on a CPU and with `--scales`; `fp8_te` is Transformer Engine's. A mode that cannot run says why.
 Which kernels multiplied is looked up for each FP8 mode: one that multiplied in something else is a fallback and fails.
+On a CPU whose own FP8 product is refused or far too slow, `fp8` multiplies the same values in fp32: `effective` says
+so, its accuracy is measured, and its speed and energy, which would not be FP8's, are left out.
+
+Windows are as many as asked for, on a CPU fewer where they do not fit about 12 s, and everywhere fewer where they do
+not fit the step's time; `effective.windows` has their number.
 Exit status: 0 measured, 2 bad input, 3 could not measure, 80 not applicable here.
 """
 
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.entry.model import Scalar
 from runner.errors import InputError
+from runner.probes.budget import Budget, budget
 from runner.probes.compile_guard import add_compile_arguments
 from runner.probes.contract import (
     Findings,
@@ -40,25 +45,30 @@ from runner.probes.contract import (
 )
 from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
 from runner.probes.precision.counters import EnergyError, counters_of
-from runner.probes.precision.measuring import Energy, Tally, idle_watts, interleaved, tally
-from runner.probes.precision.reporting import BASELINE, cost, of_modes
+from runner.probes.precision.measuring import (
+    ROUNDS,
+    ROUNDS_WITH_ENERGY,
+    WINDOW_S,
+    Energy,
+    Tally,
+    Timed,
+    Windows,
+    timed,
+)
+from runner.probes.precision.product import fp8_product
+from runner.probes.precision.reporting import cost, of_modes
+from runner.probes.precision.swept import Swept
 
 if TYPE_CHECKING:
     import torch
 
     from runner.probes.precision.arms import Arm
     from runner.probes.precision.compiled import Compiled
-    from runner.probes.precision.proof import Proof
     from runner.probes.precision.scales import Scales
 
 MODES = ("fp16", "bf16", "fp8", "fp8_te")
-# A counter needs five seconds; a clock does not. Twelve windows a mode let a comparison find a change of 3 % in 1 % of
-# noise; speed on a CPU is noisier than twelve windows would help.
-_WINDOW_WITH_ENERGY_S, _ROUNDS_WITH_ENERGY = 5.0, 6
-_WINDOW_S, _ROUNDS = 0.2, 3
 _LONGEST_WINDOW_S = 600
-# Less than this share of the products' time in FP8 is not the precision that was asked for.
-_MOSTLY = 0.5
+_WINDOWS_ON_CPU_S = 12.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,13 +82,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="ABBA rounds: two windows a mode each"
-        f" (default {_ROUNDS_WITH_ENERGY} with an energy counter, else {_ROUNDS})",
+        f" (default {ROUNDS_WITH_ENERGY} with an energy counter, else {ROUNDS}; on a CPU fewer where time is short)",
     )
     parser.add_argument(
         "--window",
         type=float,
         metavar="S",
-        help=f"seconds a window (default {_WINDOW_WITH_ENERGY_S:g} with an energy counter, else {_WINDOW_S:g})",
+        help=f"seconds a window (default {WINDOW_S:g}; with a GPU's energy counter 5)",
     )
     parser.add_argument(
         "--price-per-kwh", type=float, metavar="X", help="in any currency; without it no cost is given"
@@ -99,51 +109,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass
-class _Swept:
-    """The arms that ran and what was found of them, by mode; and why others did not run."""
-
-    arms: dict[str, "Arm"] = field(default_factory=dict)
-    accuracy: dict[str, float] = field(default_factory=dict)
-    proofs: dict[str, "Proof"] = field(default_factory=dict)
-    left: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    census: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
-
-    def precision(self, mode: str) -> str:
-        """What a mode's products really ran in."""
-        proof = self.proofs.get(mode)
-        return mode if proof is None or proof.share >= _MOSTLY else BASELINE
-
-
 def _run(arguments: argparse.Namespace) -> Findings:
     _check(arguments)
+    whole = budget(math.inf)
     work = choose_work(arguments, modes=arguments.modes)
     scales = scales_from(arguments, work.shape)
     swept, compiled = _build(arguments, work, scales)
     if not swept.arms:
         said = "; ".join(f"{mode}: {why}" for mode, why in swept.unavailable.items())
         raise NotApplicableError(f"no mode can run here: {said}")
-    tokens = sample_tokens(work)
-    energy = _energy(work.device)
-    window_s = arguments.window or (_WINDOW_WITH_ENERGY_S if energy.counters else _WINDOW_S)
-    idle, no_idle = idle_watts(energy, window_s)
-    windows = interleaved(
-        {mode: partial(arm.forward, tokens) for mode, arm in swept.arms.items()},
-        energy,
-        window_s,
-        arguments.rounds or (_ROUNDS_WITH_ENERGY if energy.counters else _ROUNDS),
-    )
-    found = tally(windows, tokens.numel(), idle, energy.missing)
-    for line in found.refused[:3]:
-        say(f"energy refused: {line}")
-    if found.no_energy:
-        say(f"no energy: {found.no_energy}")
+    windows = _time(arguments, work, swept, whole)
+    found = windows.tally
     labels: dict[str, Scalar] = {"model": work.name, "batch_size": work.batch_size, "tokens": work.tokens}
     shares = {mode: proof.share for mode, proof in swept.proofs.items()}
     measurements = of_modes(found, swept.accuracy, shares, work.shape, labels)
-    if idle is not None:
-        measurements.append(single("idle_power", idle, **labels))
+    if windows.idle is not None:
+        measurements.append(single("idle_power", windows.idle, **labels))
     if arguments.price_per_kwh is not None:
         measurements += cost(found, arguments.price_per_kwh, arguments.pue, labels)
     return Findings(
@@ -153,23 +134,47 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "precision": {mode: mode for mode in arguments.modes},
             "compile_mode": arguments.compile_mode,
             "model": arguments.model,
+            "windows": windows.asked,
         },
-        effective=_effective(swept, found, compiled, work, scales),
-        fallback_reason=_fallback(swept, compiled),
+        effective=_effective(swept, found, compiled, work, scales) | {"windows": windows.taken},
+        fallback_reason="; ".join(filter(None, (swept.fallback, compiled.fallback_reason))) or None,
         # A lower rung of the ladder was asked for; another precision never is.
-        fallback_asked=compiled.fallback_asked and _fallback(swept, None) is None,
+        fallback_asked=compiled.fallback_asked and swept.fallback is None,
         details={
             "unavailable": swept.unavailable,
             "layers_left": {mode: dict(left) for mode, left in swept.left.items() if left},
             "census": {mode: dict(census) for mode, census in swept.census.items()},
             "kernels": {mode: dict(proof.by_kernel) for mode, proof in swept.proofs.items()},
-            "energy": sorted({counter.name for counter in energy.counters}),
+            "energy": list(windows.counters),
             "no_energy": found.no_energy,
-            "no_idle_power": no_idle,
+            "no_idle_power": windows.no_idle,
             "energy_refused": list(found.refused),
-            "window_s": window_s,
+            "window_s": windows.window_s,
+            "not_timed": swept.untimed,
         },
     )
+
+
+def _time(arguments: argparse.Namespace, work: Work, swept: Swept, whole: Budget) -> Timed:
+    tokens = sample_tokens(work)
+    arms = {mode: arm for mode, arm in swept.arms.items() if mode not in swept.untimed}
+    # What was asked for is cut by the step's own time alone, and so is a GPU's.
+    short = work.device == "cpu" and arguments.window is None and arguments.rounds is None
+    allowance = Budget(min(whole.ends, budget(_WINDOWS_ON_CPU_S).ends)) if short else whole
+    found = timed(
+        {mode: partial(arm.forward, tokens) for mode, arm in arms.items()},
+        tokens.numel(),
+        _energy(work.device),
+        Windows(arguments.window, arguments.rounds),
+        allowance,
+    )
+    if found.taken < found.asked:
+        say(f"{found.taken} of {found.asked} windows a mode: there was no time for more")
+    for line in found.tally.refused[:3]:
+        say(f"energy refused: {line}")
+    if found.tally.no_energy:
+        say(f"no energy: {found.tally.no_energy}")
+    return found
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -184,12 +189,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--compile-deadline must be above 0 seconds")
 
 
-def _build(arguments: argparse.Namespace, work: Work, scales: "Scales | None") -> tuple[_Swept, "Compiled"]:
+def _build(arguments: argparse.Namespace, work: Work, scales: "Scales | None") -> tuple[Swept, "Compiled"]:
     """Build every mode that can run, look at what it computes with, and compile it."""
     from runner.probes.precision.arms import build_arm, reference, signal_to_noise, unavailable
     from runner.probes.precision.compiled import find_rungs
 
-    swept = _Swept()
+    swept = Swept()
     runnable = []
     for mode in dict.fromkeys(arguments.modes):
         why_not = unavailable(mode, work.device, static=scales is not None)
@@ -211,14 +216,18 @@ def _build(arguments: argparse.Namespace, work: Work, scales: "Scales | None") -
             _look(swept, arm, tokens)
         if mode in compiled.guarded:
             compiled.guarded[mode].apply(arm.module)
+        if mode == "fp8" and not fp8_product(work.device).native:
+            swept.untimed[mode] = fp8_product(work.device).described
         swept.arms[mode] = arm
         swept.accuracy[mode] = signal_to_noise(arm.forward(tokens), exact)
     for mode, why_not in swept.unavailable.items():
         say(f"{mode}: left out, {why_not}")
+    for mode, instead in swept.untimed.items():
+        say(f"{mode}: accuracy alone, {instead}")
     return swept, compiled
 
 
-def _look(swept: _Swept, arm: "Arm", tokens: "torch.Tensor") -> None:
+def _look(swept: Swept, arm: "Arm", tokens: "torch.Tensor") -> None:
     """Which kernels multiply in an arm's layers; before it is compiled, while layers can still be told apart."""
     from runner.probes.precision.proof import calibrated_matcher, census, kernels_of, left_out, prove
 
@@ -240,20 +249,8 @@ def _energy(device: str) -> Energy:
         return Energy(missing=str(error))
 
 
-def _fallback(swept: _Swept, compiled: "Compiled | None") -> str | None:
-    """Why something else ran than was asked for."""
-    said = [
-        f"{mode}: only {proof.share:.0%} of the products' time was in FP8 kernels"
-        for mode, proof in swept.proofs.items()
-        if proof.share < _MOSTLY
-    ]
-    if compiled is not None and compiled.fallback_reason:
-        said.append(compiled.fallback_reason)
-    return "; ".join(said) or None
-
-
 def _effective(
-    swept: _Swept, found: Tally, compiled: "Compiled", work: Work, scales: "Scales | None"
+    swept: Swept, found: Tally, compiled: "Compiled", work: Work, scales: "Scales | None"
 ) -> dict[str, Any]:
     from runner.probes.precision.arms import library_versions
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.presets import PRESETS
 from runner.probes.contract import NotApplicableError
+from runner.probes.precision.product import fp8_product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,11 +69,14 @@ def operations(shape: Shape, device: str, *, compiled: bool) -> tuple[Operation,
     def random(*sizes: int) -> "Tensor":
         return torch.randn(*sizes, generator=generator).to(device)
 
-    return (_product(shape, random), _attention(shape, device, random, compiled=compiled))
+    return (_product(shape, device, random), _attention(shape, device, random, compiled=compiled))
 
 
-def _product(shape: Shape, random: Callable[..., "Tensor"]) -> Operation:
-    """`_scaled_mm` of activations with a square weight, one scale a tensor: the largest value meets FP8's largest."""
+def _product(shape: Shape, device: str, random: Callable[..., "Tensor"]) -> Operation:
+    """FP8 product of activations with a square weight, one scale a tensor: the largest value meets FP8's largest.
+
+    Where a CPU multiplies the same values in fp32 instead, the operation has another name: its time is not FP8's.
+    """
     import torch
 
     left, right = random(shape.tokens, shape.width), random(shape.width, shape.width)
@@ -83,17 +87,14 @@ def _product(shape: Shape, random: Callable[..., "Tensor"]) -> Operation:
         for tensor, scale in zip((left, right), scales, strict=True)
     ]
 
+    product = fp8_product(device)
+
     def run() -> "Tensor":
         # The second factor has to be column-major: the transpose of a row-major one.
-        return torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it yet
-            quantised[0],
-            quantised[1].t(),
-            scale_a=scales[0],
-            scale_b=scales[1],
-            out_dtype=torch.bfloat16,
-        )
+        return product.multiply(quantised[0], quantised[1].t(), scales[0], scales[1], torch.bfloat16)
 
-    return Operation("fp8_matmul", run, lambda: left @ right.t(), 2 * shape.tokens * shape.width**2)
+    name = "fp8_matmul" if product.native else "e4m3_matmul_in_fp32"
+    return Operation(name, run, lambda: left @ right.t(), 2 * shape.tokens * shape.width**2)
 
 
 def _attention(shape: Shape, device: str, random: Callable[..., "Tensor"], *, compiled: bool) -> Operation:

@@ -18,17 +18,14 @@ from runner.probes.precision.linear import (
     weight_scales,
     why_not_fp8,
 )
+from runner.probes.precision.product import fp8_product
 from runner.probes.precision.scales import Scales, read_scales
 from runner.probes.transformer import build_model
 
 if TYPE_CHECKING:
     import torch
 
-OWN, TORCHAO, ENGINE = (
-    "torch._scaled_mm, per tensor",
-    "torchao, dynamic row-wise",
-    "Transformer Engine, its default recipe",
-)
+TORCHAO, ENGINE = "torchao, dynamic row-wise", "Transformer Engine, its default recipe"
 
 
 class UnavailableError(Exception):
@@ -95,7 +92,8 @@ def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None =
     elif mode == "fp8":
         if scales is not None:
             scales.check_weights(weight_scales(model))
-        left, implementation = convert(model, scales.inputs if scales else None), OWN
+        left = convert(model, scales.inputs if scales else None)
+        implementation = f"{fp8_product(device).name}, per tensor"
     elif mode == "fp8_te":
         inside, implementation = _transformer_engine(model), ENGINE
     return Arm(mode, _hidden()(model.model, inside), model, left, implementation)

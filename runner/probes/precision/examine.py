@@ -1,11 +1,13 @@
 """What a model's layers are fed, and how good their FP8 numbers are: calibration, and quality against fp32."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runner.probes.budget import Budget
 from runner.probes.precision.linear import E4M3_MAX, E4M3_TINIEST, block_linears, scale_of
 
 if TYPE_CHECKING:
@@ -28,14 +30,15 @@ class Quality:
 
 
 def magnitudes(
-    model: Any, batches: Sequence["torch.Tensor"], percentile: float | None = None
+    model: Any, batches: Sequence["torch.Tensor"], percentile: float | None, allowance: Budget
 ) -> dict[str, list[float]]:
     """History of every linear layer's input in the blocks: one magnitude a batch [batch, tokens].
 
     Args:
         model: in its own precision.
-        batches: token ids.
+        batches: token ids; at least one.
         percentile: of the magnitudes, above 0 and up to 100; None for the largest.
+        allowance: after the first batch, none is begun that would not end within it.
     """
     import torch
 
@@ -55,8 +58,13 @@ def magnitudes(
         return hook
 
     with _hooked(model, watch), torch.no_grad():
-        for batch in batches:
+        longest = 0.0
+        for number, batch in enumerate(batches):
+            if number and not allowance.has(longest):
+                break
+            began = time.monotonic()
             model.model(batch, use_cache=False)
+            longest = max(longest, time.monotonic() - began)
     return dict(history)
 
 

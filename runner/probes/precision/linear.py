@@ -1,14 +1,16 @@
 """Linear layers that multiply in FP8 (E4M3), and the model whose blocks are made of them.
 
 Weights are quantised once with one scale a tensor, activations at every call: with the scale of the batch at hand
-(dynamic) or with one found by calibration (static). The product is `torch._scaled_mm`: on a GPU the FP8 tensor
-cores', on a CPU one that computes in higher precision from the same quantised numbers, so that accuracy can be
-studied anywhere and speed cannot.
+(dynamic) or with one found by calibration (static). The product is that of `runner.probes.precision.product`: on a GPU
+the FP8 tensor cores', on a CPU one that computes in higher precision from the same quantised numbers, so that accuracy
+can be studied anywhere and speed cannot.
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from runner.probes.precision.product import fp8_product
 
 if TYPE_CHECKING:
     import torch
@@ -114,19 +116,13 @@ def _fp8_linear() -> Any:
             self.input_scale = (
                 None if input_scale is None else torch.tensor(input_scale, device=weight.device)
             )
-            # Hopper's and later cards add up faster with fewer bits; CPUs do not know the switch.
-            self._fast = weight.device.type == "cuda"
+            self._multiply = fp8_product(weight.device.type).multiply
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows = x.reshape(-1, self.in_features)
             scale = scale_of(rows) if self.input_scale is None else self.input_scale
-            product = torch._scaled_mm(  # noqa: SLF001 - torch's only FP8 product has a private name
-                quantise(rows, scale),
-                self.weight.t(),
-                scale_a=scale,
-                scale_b=self.weight_scale,
-                out_dtype=x.dtype,
-                use_fast_accum=self._fast,
+            product = self._multiply(
+                quantise(rows, scale), self.weight.t(), scale, self.weight_scale, x.dtype
             )
             return product.reshape(*x.shape[:-1], self.out_features)
 

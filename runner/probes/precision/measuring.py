@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from itertools import chain
 from statistics import median
 
+from runner.probes.budget import Budget
 from runner.probes.precision.counters import Counter, EnergyError, Sensors
-from runner.probes.precision.energy import Window, run_window
+from runner.probes.precision.energy import TICKS_IN_A_WINDOW, Window, run_window
 
 WARM_UP_ITERATIONS = 2
+# Twelve windows a mode let a comparison of energy find a change of 3 % in 1 % of noise; speed on a CPU is noisier than
+# twelve windows would help.
+ROUNDS_WITH_ENERGY, ROUNDS = 6, 3
+WINDOW_S = 0.2
 _IDLE_NAP_S = 0.01
 
 
@@ -56,6 +61,81 @@ class Tally:
     no_energy: str | None
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Windows as they are asked for: seconds each, and rounds of two a mode; None for what the counter needs."""
+
+    seconds: float | None
+    rounds: int | None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Windows that were taken.
+
+    Attributes:
+        tally: what they say.
+        idle: power with nothing running, W; None where it is unknown.
+        no_idle: why it is.
+        counters: names of the energy counters that were watched.
+        window_s: seconds of a window.
+        asked, taken: windows of each mode.
+    """
+
+    tally: Tally
+    idle: float | None
+    no_idle: str | None
+    counters: Sequence[str]
+    window_s: float
+    asked: int
+    taken: int
+
+
+def timed(
+    work: Mapping[str, Callable[[], object]], tokens: int, energy: Energy, windows: Windows, allowance: Budget
+) -> Timed:
+    """Take windows of every mode's work, as many as are asked for and as fit.
+
+    Args:
+        work: one iteration of each mode, which ends when the device is done; perhaps of no mode.
+        tokens: of one iteration.
+        energy: watched meanwhile; left out, with the reason, where the windows that it needs do not fit.
+        windows: what is asked for.
+        allowance: no further round is begun that would not end within it.
+    """
+    seconds = windows.seconds
+    if seconds is None:
+        energy = energy_within(energy, len(work), window_seconds(energy), allowance)
+        seconds = window_seconds(energy)
+    rounds = windows.rounds or (ROUNDS_WITH_ENERGY if energy.counters else ROUNDS)
+    idle, no_idle = idle_watts(energy, seconds)
+    taken = interleaved(work, energy, seconds, rounds, allowance)
+    return Timed(
+        tally(taken, tokens, idle, energy.missing) if work else Tally({}, (), "no mode is timed here"),
+        idle,
+        no_idle,
+        sorted({counter.name for counter in energy.counters}),
+        seconds,
+        2 * rounds if work else 0,
+        max(map(len, taken.values()), default=0),
+    )
+
+
+def window_seconds(energy: Energy) -> float:
+    """Seconds of a window: as many ticks as the slowest counter needs (NVML's: 5 s), and at least 0.2."""
+    return max([WINDOW_S, *(TICKS_IN_A_WINDOW * counter.tick_s for counter in energy.counters)])
+
+
+def energy_within(energy: Energy, modes: int, seconds: float, allowance: Budget) -> Energy:
+    """The same energy, or none and the reason where idle power and one round of the modes do not fit what is left."""
+    windows = 2 + 2 * modes
+    if not energy.counters or allowance.has(windows * seconds):
+        return energy
+    return Energy(
+        missing=f"{windows} windows of {seconds:g} s are needed for it, and {max(0.0, allowance.left):.0f} s are left"
+    )
+
+
 def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None]:
     """Power with nothing running, or why it is unknown. What the device holds in memory stays there."""
     if not energy.counters:
@@ -70,16 +150,28 @@ def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None
 
 
 def interleaved(
-    work: Mapping[str, Callable[[], object]], energy: Energy, seconds: float, rounds: int
+    work: Mapping[str, Callable[[], object]],
+    energy: Energy,
+    seconds: float,
+    rounds: int,
+    allowance: Budget,
 ) -> dict[str, list[Window]]:
-    """Two windows a mode and round; no mode always comes first, so that drifts of clock and temperature cancel."""
+    """Two windows a mode and round; no mode always comes first, so that drifts of clock and temperature cancel.
+
+    After the first round, none is begun that would not end within the allowance: there may be fewer than asked for.
+    """
     windows: dict[str, list[Window]] = {mode: [] for mode in work}
     for one in work.values():
         for _ in range(WARM_UP_ITERATIONS):
             one()
-    for turn in range(2 * rounds):
-        for mode in list(work)[:: -1 if turn % 2 else 1]:
+    longest = 0.0
+    for number in range(rounds):
+        if number and not allowance.has(longest):
+            break
+        began = time.monotonic()
+        for mode in [*work, *list(work)[::-1]]:
             windows[mode].append(run_window(work[mode], seconds, energy.counters, energy.sensors))
+        longest = max(longest, time.monotonic() - began)
     return windows
 
 
@@ -92,7 +184,7 @@ def tally(
     the turns refused there is none at all.
 
     Args:
-        windows: of each mode, all with as many.
+        windows: of each mode, all with as many; of one mode at least.
         tokens: of one iteration.
         idle: power with nothing running, or None.
         missing: why no counter was watched, or None where one was.

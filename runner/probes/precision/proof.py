@@ -3,7 +3,8 @@
 A module may call itself FP8 and multiply in BF16. What ran is what the profiler saw: kernels on a GPU, the outermost
 operators on a CPU (where `_scaled_mm` computes through inner operators that must not be counted twice). Which of their
 names mean FP8 differs by device and library version, so the matcher is calibrated first: a known FP8 product and a
-known BF16 one of the model's own shapes are profiled on this very device.
+known BF16 one of the model's own shapes are profiled on this very device. Where a CPU multiplies E4M3 values in fp32,
+that operator is the one that is told from others: which layers are quantised is known, and no FP8 kernel ran.
 """
 
 import os
@@ -17,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunbookError
 from runner.probes.precision.linear import block_linears, quantise, scale_of
+from runner.probes.precision.product import OPERATOR, fp8_product
 
 if TYPE_CHECKING:
     import torch
 
-_CPU_PRODUCTS = frozenset({"_scaled_mm", "_scaled_mm_v2", "mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"})
+_CPU_PRODUCTS = frozenset(
+    {OPERATOR, "_scaled_mm", "_scaled_mm_v2", "mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"}
+)
 _RANGE = "layer "
 _US = 1e-6
 
@@ -113,24 +117,13 @@ def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
 def _known_products(x: "torch.Tensor", weight: "torch.Tensor") -> Iterator[tuple[bool, Callable[[], object]]]:
     import torch
 
-    on_gpu = x.device.type == "cuda"
+    multiply = fp8_product(x.device.type).multiply
     tensorwise = scale_of(x), scale_of(weight)
     rowwise = x.abs().amax(1, keepdim=True).float() / 448, weight.abs().amax(1, keepdim=True).float() / 448
     for scale_a, scale_b in (tensorwise, rowwise):
         a, b = quantise(x, scale_a), quantise(weight, scale_b)
         right_scale = scale_b.t() if scale_b.dim() else scale_b
-        yield (
-            True,
-            partial(
-                torch._scaled_mm,  # noqa: SLF001 - torch's only FP8 product has a private name
-                a,
-                b.t(),
-                scale_a=scale_a,
-                scale_b=right_scale,
-                out_dtype=torch.bfloat16,
-                use_fast_accum=on_gpu,
-            ),
-        )
+        yield True, partial(multiply, a, b.t(), scale_a, right_scale, torch.bfloat16)
     for dtype in (torch.bfloat16, torch.float16):
         yield False, partial(torch.nn.functional.linear, x.to(dtype), weight.to(dtype))
 
@@ -236,7 +229,7 @@ class Proof:
     """What ran in one forward.
 
     Attributes:
-        share: of the time of recognised matrix products, that of FP8 ones.
+        share: of the time of recognised matrix products, that of FP8 ones, or of what takes their place on a CPU.
         by_layer: whether each layer multiplied in FP8 alone; a layer without a recognised product is not among them.
         by_kernel: seconds of each recognised kernel.
         rule: how names were matched.

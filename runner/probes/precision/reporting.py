@@ -24,26 +24,28 @@ def of_modes(
     """Every mode's measurements, and its ratios to bf16; says a line of each mode.
 
     Args:
-        found: samples of each mode.
-        accuracy: signal-to-noise ratio of each mode, dB.
-        fp8_share: of the modes that have one.
+        found: samples of each mode that was timed.
+        accuracy: signal-to-noise ratio of each mode, dB; of those that were not timed too.
+        fp8_share: of the timed modes that have one.
         shape: the model; gives the operations of a token.
         labels: of the work.
     """
     measurements: list[Measurement] = []
     operations = 2 * shape.layers * shape.block_parameters
-    for mode, taken in found.taken.items():
+    for mode, decibel in accuracy.items():
         own = {**labels, "mode": mode}
-        of_mode = [
-            measured("prefill_tokens_per_second", taken.rate, **own),
-            measured("flop_rate", [operations * rate for rate in taken.rate], **own),
-            single("signal_to_noise", accuracy[mode], **own),
-        ]
-        if mode in fp8_share:
-            of_mode.append(single("fp8_share", fp8_share[mode], **own))
-        for name, samples in _optional(taken).items():
-            if samples:
-                of_mode.append(measured(name, samples, **own))
+        of_mode = [single("signal_to_noise", decibel, **own)]
+        taken = found.taken.get(mode)
+        if taken is not None:
+            of_mode[:0] = [
+                measured("prefill_tokens_per_second", taken.rate, **own),
+                measured("flop_rate", [operations * rate for rate in taken.rate], **own),
+            ]
+            if mode in fp8_share:
+                of_mode.append(single("fp8_share", fp8_share[mode], **own))
+            of_mode += [
+                measured(name, samples, **own) for name, samples in _optional(taken).items() if samples
+            ]
         shown = [f"{one.name.replace('_', ' ')} {format_value(one.value, one.unit)}" for one in of_mode]
         say(f"{mode}: {', '.join(shown)}")
         measurements += of_mode

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from runner.errors import InputError, RecordError, StoreError
 from runner.evidence.record import Document, Measurement, Record
 from runner.evidence.store import Store, parse_record
+from runner.probes.precision.product import IN_FP32
 from runner.units import format_value
 
 SWEEP = "precision_power_sweep"
@@ -43,6 +44,13 @@ class Sweep:
         """What `effective` says of one mode, where it says it of each."""
         value = self.effective.get(key)
         return value.get(mode) if isinstance(value, Mapping) else value
+
+    @property
+    def untimed(self) -> frozenset[str]:
+        """Modes that have an accuracy alone: a CPU multiplied their FP8 values in fp32."""
+        precision = self.effective.get("precision")
+        found = precision.items() if isinstance(precision, Mapping) else ()
+        return frozenset(mode for mode, ran in found if ran == IN_FP32)
 
     def _of(self, metric: str) -> dict[str, Measurement]:
         return {
