@@ -110,11 +110,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     say(f"nsys: {nsys}")
     return Findings(
         measurements=found,
-        requested={
-            "preset": arguments.preset,
-            "skip_compile": arguments.skip_compile,
-            "iterations": asked,
-        },
+        requested={"preset": arguments.preset, "skip_compile": arguments.skip_compile, "iterations": asked},
         effective={
             "preset": preset,
             "device": device,
