@@ -93,14 +93,15 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
     compiled: list[tuple[str, object]] = []
 
     def compile_(builder: str, arguments: dict[str, object], *_: object) -> dict[str, object]:
-        compiled.append((builder, arguments.get("turns")))
+        compiled.append((builder, arguments["turns"]))
         return {}
 
     monkeypatch.setattr(growth_child, "_warm_torch", lambda: None)
+    monkeypatch.setattr(growth_child, "_compile_first", lambda *_: {})
     monkeypatch.setattr(growth_child, "_compile", compile_)
     series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), 0.0, 2, (1.0,) * 4)
     growth_child._compile_all(series, tmp_path / "caches", -1.0, lambda: None, lambda **_: None)
-    assert compiled == [("sum", None), ("chain", 1), ("chain", 2)]
+    assert compiled == [("chain", 1), ("chain", 2)]
 
 
 def test_each_size_is_compiled_for_real_in_each_mode_and_none_comes_from_the_cache_of_another(
