@@ -40,6 +40,7 @@ def safe_compile(
     backward: bool = False,
     memory_bytes: int | None = None,
     stall: Stall | None = None,
+    start_from: Path | None = None,
     warm_start: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guarded:
@@ -62,6 +63,7 @@ def safe_compile(
         memory_bytes: address space that a child may take beyond what it has once torch is imported. Not for a child
             that uses a GPU: the driver reserves far more address space than it ever uses.
         stall: a stall to inject into the compiler, for drills.
+        start_from: a compile cache that every child starts from a copy of; an empty one when None.
         warm_start: also start a second child, with the whole model, from the first one's cache: what a restart costs.
         report: is told, a line each, what is being tried and how it ended.
 
@@ -83,7 +85,7 @@ def safe_compile(
         memory_bytes=memory_bytes,
     )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
-    descent = _Descent(asked, stall, kept, deadline_s, tolerance, report)
+    descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
     # Nothing is compiled in eager, so nothing needs to be agreed on.
     ranks = Alone() if mode == Mode.EAGER else peers()
     return descent.go(LADDERS[mode], ranks, warm_start=warm_start)
@@ -97,12 +99,13 @@ class _Descent:
         asked: Spec,
         stall: Stall | None,
         folder: Path,
+        start_from: Path | None,
         deadline_s: float,
         tolerance: float,
         report: Callable[[str], None],
     ) -> None:
         self._asked, self._stall, self._folder = asked, stall, folder
-        self._tolerance, self._report = tolerance, report
+        self._start_from, self._tolerance, self._report = start_from, tolerance, report
         self._deadline_s, self._until = deadline_s, time.monotonic() + deadline_s
         self._tried: list[Attempt] = []
 
@@ -129,7 +132,7 @@ class _Descent:
         self._report(f"{rung}: compiling and answering in a child")
         alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD}
         name = f"{len(self._tried) + 1}-{rung}"
-        done = self._attempt(rung, name, later, alone=alone, start_from=None)
+        done = self._attempt(rung, name, later, alone=alone, start_from=self._start_from)
         self._tried.append(done)
         self._report(f"{rung}: {done.reason or 'the model answered'}")
         return done.reason
