@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from runner.errors import RunbookError
 from runner.probes import compile_growth
 from runner.probes.compile_growth import Point, chain, exponent, main, one_sum
-from runner.probes.compile_guard.command import watch_command
+from runner.probes.compile_guard.command import OUTPUT, Watched
 from runner.probes.compile_guard.spec import reference
 from runner.probes.repro import growth_child
 from runner.probes.repro.growth_child import COMPILES, Series, finished
@@ -93,14 +93,15 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
     compiled: list[tuple[str, object]] = []
 
     def compile_(builder: str, arguments: dict[str, object], *_: object) -> dict[str, object]:
-        compiled.append((builder, arguments.get("turns")))
+        compiled.append((builder, arguments["turns"]))
         return {}
 
     monkeypatch.setattr(growth_child, "_warm_torch", lambda: None)
+    monkeypatch.setattr(growth_child, "_compile_first", lambda *_: {})
     monkeypatch.setattr(growth_child, "_compile", compile_)
     series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), 0.0, 2, (1.0,) * 4)
     growth_child._compile_all(series, tmp_path / "caches", -1.0, lambda: None, lambda **_: None)
-    assert compiled == [("sum", None), ("chain", 1), ("chain", 2)]
+    assert compiled == [("chain", 1), ("chain", 2)]
 
 
 def test_each_size_is_compiled_for_real_in_each_mode_and_none_comes_from_the_cache_of_another(
@@ -122,15 +123,66 @@ def test_each_size_is_compiled_for_real_in_each_mode_and_none_comes_from_the_cac
     assert document["effective"]["sizes"] == [1, 2]
 
 
-def test_a_compile_that_passes_its_deadline_is_ended_and_those_before_it_are_kept(tmp_path: Path) -> None:
-    # Twelve turns make an expression of half a million terms: no machine compiles it within the deadline.
-    series = Series(
-        reference(chain), reference(one_sum), "cpu", "turns", (1, 12), ("whole",), 900.0, 2, (1.0, 1.0)
+def a_watched(folder: Path, *, ended: bool, status: int | None) -> Watched:
+    return Watched(
+        command=(),
+        ended=ended,
+        status=status,
+        verdict=None if ended else "slow",
+        where=None,
+        wall_s=9.0,
+        cpu_share=None,
+        samples=(),
+        left=0,
+        folder=folder,
     )
-    folder = tmp_path / "child"
-    folder.mkdir()
-    seen = watch_command(compile_growth._command(series, folder), folder, 40.0)
-    points = compile_growth._points("operations", series, seen)
-    assert [(point.grown, point.late) for point in points] == [(1, False), (12, True)]
-    assert (points[0].cpu_s or 0) > 0
-    assert seen.left == 0
+
+
+SERIES = Series(
+    reference(chain),
+    reference(one_sum),
+    "cpu",
+    "turns",
+    (1, 2, 3),
+    ("whole", "per-block"),
+    900.0,
+    2,
+    (1.0,) * 3,
+)
+DONE = (
+    {"compile_s": 3.0, "compiler_cpu_s": 3.0, "difference": 0.0},
+    {"size": 1, "mode": "whole", "compile_s": 1.5, "compiler_cpu_s": 1.0, "difference": 0.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "late", "reason"),
+    [
+        (False, None, True, "did not end by its deadline, slow: it was still moving on"),
+        (True, -11, False, "the child ended with status -11; its last words: Segmentation fault"),
+    ],
+)
+def test_what_a_child_that_was_ended_or_that_crashed_had_done_is_kept(
+    status: int | None, reason: str, tmp_path: Path, *, ended: bool, late: bool
+) -> None:
+    (tmp_path / COMPILES).write_text("".join(json.dumps(line) + "\n" for line in DONE))
+    (tmp_path / OUTPUT).write_text("Segmentation fault\n")
+    points = compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=ended, status=status))
+    assert [(point.grown, point.mode, point.late) for point in points] == [
+        (1, "whole", False),
+        (1, "per-block", late),
+    ]
+    assert (points[0].cpu_s, points[1].cpu_s, points[1].reason) == (1.0, None, reason)
+
+
+def test_a_child_that_left_sizes_out_has_no_unfinished_point(tmp_path: Path) -> None:
+    (tmp_path / COMPILES).write_text("".join(json.dumps(line) + "\n" for line in DONE))
+    points = compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=True, status=0))
+    assert [point.grown for point in points] == [1]
+
+
+@pytest.mark.parametrize("lines", ["", '{"error": "CppCompileError: no", "memory": false}\n'])
+def test_where_not_even_a_sum_compiles_nothing_is_measured(lines: str, tmp_path: Path) -> None:
+    (tmp_path / COMPILES).write_text(lines)
+    with pytest.raises(RunbookError, match=r"not even x \+ 1 compiles here: "):
+        compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=True, status=1))

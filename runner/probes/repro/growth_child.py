@@ -104,7 +104,7 @@ def _compile_all(
     _warm_torch()
     caches.mkdir()
     about_to_compile()
-    done(**_compile(series.first, {"device": series.device}, "whole", caches))
+    done(**_compile_first(series, caches))
     last_s = 0.0
     for place, size in enumerate(series.sizes):
         left_s = series.seconds - (time.monotonic() - began)
@@ -122,6 +122,25 @@ def _warm_torch() -> None:
     # Imported before the first compile: it is no part of it.
     importlib.import_module("torch._dynamo")
     importlib.import_module("torch._inductor.compile_fx")
+
+
+def _compile_first(series: Series, caches: Path) -> dict[str, object]:
+    """Compile the small model, with the vector instructions that the CPU says it has.
+
+    Inductor tries each of them out, in a process that imports torch; that takes longer than all of a curve's smaller
+    compiles. So it does only where the compiler here does not know them.
+    """
+    import torch._inductor.config as inductor
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    asked = inductor.cpp.vec_isa_ok
+    inductor.cpp.vec_isa_ok = True if asked is None else asked
+    made = _compile(series.first, {"device": series.device}, "whole", caches)
+    if "error" in made and asked is None:
+        inductor.cpp.vec_isa_ok = None
+        valid_vec_isa_list.cache_clear()
+        made = _compile(series.first, {"device": series.device}, "whole", caches)
+    return made
 
 
 def _compile(builder: str, arguments: Mapping[str, object], mode: str, caches: Path) -> dict[str, object]:
