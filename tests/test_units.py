@@ -3,7 +3,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import InputError
-from runner.units import STORED_UNITS, format_bytes, format_value, parse_bytes, to_stored
+from runner.units import (
+    STORED_UNITS,
+    format_bytes,
+    format_duration,
+    format_value,
+    parse_bytes,
+    parse_duration,
+    to_stored,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +73,30 @@ def test_every_finite_value_can_be_shown(value: float, unit: str) -> None:
 def test_a_size_of_absurd_length_is_no_size(text: str) -> None:
     with pytest.raises(InputError, match="is not a size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds", "shown"),
+    [
+        ("0.4s", 0.4, "0.4 s"),
+        ("25s", 25, "25 s"),
+        ("1.5m", 90, "90 s"),
+        ("5m", 300, "5 min"),
+        ("260s", 260, "4 min 20 s"),
+        ("1h", 3600, "1 h"),
+        (" 1.5h ", 5400, "1 h 30 min"),
+    ],
+)
+def test_a_time_is_read_and_written_as_people_say_it(written: str, seconds: float, shown: str) -> None:
+    assert parse_duration(written) == seconds
+    assert format_duration(seconds) == shown
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "0s", "-1s", "5 min", "1h30m", "nan", "infs", "1e9s"])
+def test_what_is_no_time_above_zero_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="write 90s, 5m or 1h"):
+        parse_duration(text)
+
+
+def test_no_time_is_written_as_none() -> None:
+    assert format_duration(0) == "0 s"
