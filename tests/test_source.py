@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from runner.evidence.code import code_state, running_package
 from runner.evidence.gate import gate
 from runner.evidence.record import Code, Record
 from runner.evidence.source import commit_digests, compiled_as_written, folder_digest, held_by
+from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
+from runner.launch.slurm.campaign import pack_code
 from tests.evidence_samples import record
 from tests.test_cli import step, write_entry
 
@@ -422,9 +426,9 @@ def clean(tmp_path: Path) -> Path:
     return committed(folder)
 
 
-def run(package: Path, entries: Path, data: Path) -> "subprocess.CompletedProcess[str]":
+def run(package: Path, entries: Path, data: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     """Run the entry with the package that lies in a folder, and only that one."""
-    words = ["--runbooks", str(entries), "--data", str(data), "run", "small"]
+    words = ["--runbooks", str(entries), "--data", str(data), "run", "small", *more]
     return subprocess.run(
         [sys.executable, "-m", "runner.cli.main", *words],
         cwd=package,
@@ -503,6 +507,28 @@ def test_the_commit_of_a_clean_checkout_passes_its_own_gate(clean: Path) -> None
     found = the_record(clean / "site_data").code
     assert (found.commit, found.dirty) == (git(clean, "rev-parse", "HEAD"), False)
     assert messages(Store(clean / "site_data")) == []
+
+
+@pytest.mark.parametrize("changed", ["", "runner/presets.py", "runbooks/notes.txt"])
+def test_a_campaigns_copy_on_a_node_has_the_commit_of_home_only_while_both_folders_are_the_same(
+    clean: Path, tmp_path: Path, changed: str
+) -> None:
+    shutil.copytree(ROOT / "runner", clean / "runner", ignore=shutil.ignore_patterns("__pycache__"))
+    git(clean, "add", "-A")
+    git(clean, "commit", "-qm", "With the package")
+    home, node = state(clean), tmp_path / "node"
+    with tarfile.open(fileobj=BytesIO(pack_code(clean, clean / "runbooks"))) as archive:
+        archive.extractall(node, filter="data")
+    if changed:
+        with (node / changed).open("a") as file:
+            file.write("\n# changed on the node\n")
+    stamp = node / "stamp.json"
+    stamp.write_text(Stamp(campaign="c", node_alias="node-abcdef", code=home).model_dump_json())
+    done = run(node, node / "runbooks", tmp_path / "data", "--stamp", str(stamp))
+    assert done.returncode == 0, done.stderr
+    found = the_record(tmp_path / "data").code
+    assert (found == home) == (not changed)
+    assert (found.commit is None) == bool(changed)
 
 
 def test_the_package_that_runs_is_the_one_that_was_imported() -> None:
