@@ -1,8 +1,9 @@
 """What the turns of `gpt_large_optimized` took, and how two environments compare. Pure.
 
-A process is dealt things that it keeps for life, where its memory lies above all: of 48 pairs in one environment on two
-idle cores a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns of one process are
-therefore not samples of its environment, however many: the unit is the start.
+Some of what decides a process's speed stays for as long as it lives, where its memory lies above all: of 48 pairs in
+one environment on two idle cores a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns
+of one process are therefore not samples of its environment, however many: the unit is the start, a process that builds
+its model in memory of its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence

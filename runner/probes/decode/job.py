@@ -74,7 +74,8 @@ class Job:
     def forks(self) -> bool:
         """Whether a start is a fork of a process that has imported everything, or a process with its own imports.
 
-        No process that has touched a GPU, or joined a group, may fork.
+        No process that has touched a GPU, or joined a group, may fork. What a fork keeps of the process before it is
+        where libraries lie; benchmarks/decode_starts.py measures whether that matters.
         """
         return self.device == "cpu" and self.ranks == 1
 
