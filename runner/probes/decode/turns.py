@@ -69,23 +69,24 @@ def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], se
         RunbookError: a process died, or gave no answer by the deadline.
     """
     taken = Taken({name: Arm() for name in environments}, {}, [])
-    longest = 0.0
-    while not _enough(taken, series, longest):
+    longest, enough = 0.0, False
+    while not enough:
         began = time.monotonic()
         with contextlib.ExitStack() as stack:
             worlds = {
                 name: stack.enter_context(_world(job, mode, environments[name], series.deadline, name))
-                for name in _order(environments, taken.starts)
+                for name in environments
             }
             for world in worlds.values():
                 world.ask(None, "loading torch")
-            while True:
+            more = True
+            while more:
                 # Where one launch gives all starts, what it took comes once and says nothing about the next start.
                 began = time.monotonic() if job.forks else began
                 _start(worlds, taken, job, mode, series)
                 longest = max(longest, time.monotonic() - began)
-                if not job.forks or _enough(taken, series, longest):
-                    break
+                enough = _enough(taken, series, longest)
+                more = job.forks and not enough
             # All at once, so that they are waited for once.
             for world in worlds.values():
                 world.dismiss()
@@ -96,15 +97,13 @@ def _world(job: Job, mode: Mode, environment: Mapping[str, str], deadline: float
     return World(job.program(mode), job.ranks if job.ranks > 1 else None, environment, deadline, name)
 
 
-def _order(environments: Mapping[str, object], number: int) -> list[str]:
+def _order(worlds: Mapping[str, World], number: int) -> list[str]:
     """Neither environment always goes first: ABBA, so that a drift of the machine cancels."""
-    return list(environments)[:: -1 if number % 2 else 1]
+    return list(worlds)[:: -1 if number % 2 else 1]
 
 
 def _enough(taken: Taken, series: Series, longest: float) -> bool:
     """Whether no further start is begun: none is asked for, none can matter, or none would end in time."""
-    if not taken.starts:
-        return False
     if taken.starts == series.starts:
         return True
     if len(taken.arms) > 1 and settled(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
@@ -127,7 +126,7 @@ def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, seri
         if name == "caller" and not taken.starts:
             taken.ready, taken.tokens = said, answer["tokens"]
         starts[name] = Start()
-    _take_turns(worlds, starts, job, series, time.monotonic() - began)
+    _take_turns(worlds, starts, job, series, taken.starts, time.monotonic() - began)
     for name, start in starts.items():
         if not taken.arms[name].starts:
             _look_inside(worlds[name], taken.arms[name], job, mode)
@@ -136,7 +135,12 @@ def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, seri
 
 
 def _take_turns(
-    worlds: Mapping[str, World], starts: Mapping[str, Start], job: Job, series: Series, start_up: float
+    worlds: Mapping[str, World],
+    starts: Mapping[str, Start],
+    job: Job,
+    series: Series,
+    first: int,
+    start_up: float,
 ) -> None:
     """Decode in interleaved turns; where other work disturbed them, up to three times as many.
 
@@ -152,7 +156,7 @@ def _take_turns(
         if series.budget.left < 0 and turn >= FEWEST_UNDISTURBED:
             say(f"{turn} turns in the time there is")
             return
-        for name in _order(worlds, turn):
+        for name in _order(worlds, first + turn):
             starts[name].add(worlds[name].ask({"new_tokens": job.new_tokens}, "decoding"))
         turn += 1
         if turn == series.turns:
