@@ -32,12 +32,12 @@ Answer = Literal["below", "above", "undecided"]
 def repeated_interval(ratios: Sequence[float]) -> Interval:
     """The 95 % interval of the geometric mean that holds at every number of samples at once, so also where one stopped.
 
-    Of fewer than four samples it is everything from 0 to infinity, with no confidence.
+    Of fewer than four samples, or of one that is no ratio, it is everything from 0 to infinity, with no confidence.
 
     Args:
-        ratios: positive, in the order taken.
+        ratios: positive, 24 at most.
     """
-    if len(ratios) < FEWEST:
+    if len(ratios) < FEWEST or min(ratios) <= 0:
         return Interval(0.0, math.inf, None)
     logs = [math.log(ratio) for ratio in ratios]
     centre = math.fsum(logs) / len(logs)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from runner.entry.model import Condition, Hardware
 from runner.evidence.measured import evaluate, fits, fits_class
 from runner.evidence.record import StepStatus, Verdict
+from runner.sequential import repeated_interval
 from tests.evidence_samples import B200, machine, measurement, step
 
 CPU = machine()
@@ -55,6 +56,27 @@ def test_a_value_without_samples_decides_as_a_point() -> None:
 def test_a_percentile_is_not_judged_by_the_interval_of_the_median() -> None:
     p95 = measurement(40e9, *FIVE).model_copy(update={"statistic": "p95"})
     assert evaluate(bound(min=39, unit="GB/s"), [step("busbw", p95)], CPU).verdict is Verdict.MET
+
+
+def test_samples_that_were_stopped_early_are_judged_by_the_rule_that_stopped_them() -> None:
+    ratios = [0.99, 1.01, 1.02, 0.98, 1.0]
+    stopped = measurement(1.0, *ratios).model_copy(update={"statistic": "geometric mean"})
+    steps = [step("busbw", stopped)]
+    assert evaluate(bound(min=0.95), steps, CPU).interval == repeated_interval(ratios)
+    assert evaluate(bound(min=0.95), steps, CPU).verdict is Verdict.MET
+    # The interval for a number of samples fixed beforehand would call this met.
+    assert evaluate(bound(min=0.97), steps, CPU).verdict is Verdict.INCONCLUSIVE
+    found = evaluate(bound(min=0.5, over="busbw.bus_bandwidth"), steps, CPU)
+    assert found.verdict is Verdict.NOT_EVALUATED
+    assert "stopped early" in (found.note or "")
+
+
+@pytest.mark.parametrize(
+    "samples", [(1.0,), (1.0, 1.0, 1.0), (1.0, 1.0, 0.0, 1.0, 1.0), (1.0, -1.0, 1.0, 1.0)]
+)
+def test_too_few_or_impossible_ratios_decide_nothing(samples: tuple[float, ...]) -> None:
+    stopped = measurement(1.0, *samples).model_copy(update={"statistic": "geometric mean"})
+    assert evaluate(bound(min=0.95), [step("busbw", stopped)], CPU).verdict is Verdict.INCONCLUSIVE
 
 
 @given(

@@ -15,6 +15,9 @@ from runner.sequential import repeated_interval
 from runner.stats import Interval, median_interval, ratio_interval
 from runner.units import parse_bytes, to_stored
 
+# The statistic of samples that were taken one by one until they decided (`runner.sequential`).
+STOPPED = "geometric mean"
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -123,6 +126,10 @@ def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, st
         raise _CannotTellError(f"{condition.metric} is in {upper.unit}, {condition.over} in {lower.unit}")
     if lower.value == 0 or not math.isfinite(upper.value / lower.value):
         raise _CannotTellError(f"{condition.over} is too close to 0 to divide by")
+    if STOPPED in {upper.statistic, lower.statistic}:
+        raise _CannotTellError(
+            f"{condition.metric} ÷ {condition.over}: no interval holds for samples stopped early"
+        )
     interval = None
     if upper.statistic == lower.statistic == "median":
         interval = ratio_interval(upper.samples, lower.samples)
@@ -135,7 +142,7 @@ def interval_of(measurement: Measurement) -> Interval | None:
     A median has its bootstrap interval. A geometric mean is the value of samples that were taken one by one until they
     decided: its interval is the one that the probe stopped by, so both come to the same verdict.
     """
-    if measurement.statistic == "geometric mean":
+    if measurement.statistic == STOPPED:
         return repeated_interval(measurement.samples)
     return median_interval(measurement.samples) if measurement.statistic == "median" else None
 

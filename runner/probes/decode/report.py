@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from runner.evidence.measured import interval_of
+from runner.evidence.measured import STOPPED, interval_of
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board
 from runner.probes.contract import measured, say, single
@@ -34,7 +34,7 @@ def report(
         )
     if "clean" in arms:
         for phase, comparison in compared(arms["caller"], arms["clean"]).items():
-            ratio = measured("clean_ratio", comparison.used, "geometric mean", **labels, phase=phase)
+            ratio = measured("clean_ratio", comparison.used, STOPPED, **labels, phase=phase)
             found.append(ratio)
             low, high = comparison.interval.low, comparison.interval.high
             spread = f" [{low:.3f} … {high:.3f}]" if comparison.interval.bounded else ""
