@@ -50,7 +50,7 @@ def main() -> None:
     """Take the launches, and print what they say."""
     given = [int(word) for word in sys.argv[1:]]
     launches, starts = [*given, *(LAUNCHES, STARTS)[len(given) :]]
-    job = Job("tiny", model_shape("tiny"), None, "cpu", 1, 1, 256, 6)
+    job = Job("tiny", model_shape("tiny"), None, "cpu", 1, 1, 128, 4)
     logs: dict[str, list[list[float]]] = {"prefill": [], "decode": []}
     undisturbed, seconds = 0, []
     for _ in range(launches):
