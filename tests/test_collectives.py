@@ -51,7 +51,7 @@ def named(document: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def test_where_the_time_is_over_the_rest_of_the_turns_is_left_out_and_said() -> None:
     done = run(
         "--op", "all_reduce", "--sizes", "4KiB", "--ranks", "2", "--iterations", "1000", "--backend", "gloo",
-        environment={VARIABLE: "0.001"},
+        environment={VARIABLE: "1e-9"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (bandwidth,) = named(document_of(done), "bus_bandwidth")

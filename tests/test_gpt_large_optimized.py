@@ -206,7 +206,7 @@ def test_where_the_time_is_over_at_once_one_start_is_reported_and_decides_nothin
 
 
 def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
-    done = run("--model", small, "--skip-compile", "--starts", "1000", environment={VARIABLE: "0.001"})
+    done = run("--model", small, "--skip-compile", "--starts", "1000", environment={VARIABLE: "1e-9"})
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["requested"]["starts"] == 1000

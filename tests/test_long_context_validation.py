@@ -320,7 +320,7 @@ def test_checkpointing_pays_in_training(probing: Probing) -> None:
 def test_where_the_time_is_over_one_round_is_compared_and_every_length_measured(
     probing: Probing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "0.001")
+    monkeypatch.setenv(VARIABLE, "1e-9")
     status, document = probing("--sequence-lengths", "64", "128", "--compare-remedies", "1000")
     assert status == OK
     assert values(document, "prompt_done") == {64: 1.0, 128: 1.0}

@@ -37,7 +37,7 @@ def test_a_host_without_gpus_copies_within_its_own_memory(capsys: pytest.Capture
 def test_where_the_time_is_over_there_are_still_enough_copies_for_an_interval(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "0.001")
+    monkeypatch.setenv(VARIABLE, "1e-9")
     assert main(["--size", "4KiB", "--iterations", "100000"]) == OK
     bandwidth, _ = json.loads(capsys.readouterr().out)["measurements"]
     assert len(bandwidth["samples"]) == FEWEST_FOR_BOOTSTRAP
