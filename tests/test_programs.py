@@ -93,8 +93,8 @@ def test_simulated_runs_turn_no_verdict_and_another_preset_is_no_first_run() -> 
 def test_a_verdict_that_turned_at_another_preset_names_the_preset() -> None:
     found = ended((0, "a", Outcome.HEALTHY), (1, "a", Outcome.SYMPTOM), preset="8b")
     (turn,) = gathered(found).turns
-    assert turn.later.where == "cpu-x86_64-2c at preset 8b"
-    assert "on cpu-x86_64-2c at preset 8b" in pages(*found)["feed.xml"].text
+    assert turn.later.where == "cpu-example-x86_64-2c at preset 8b"
+    assert "on cpu-example-x86_64-2c at preset 8b" in pages(*found)["feed.xml"].text
 
 
 def test_the_last_refresh_is_a_day_and_not_the_whole_history() -> None:

@@ -278,7 +278,7 @@ def test_the_first_run_of_an_entry_on_a_class_is_no_turn_and_is_said() -> None:
     (turn,) = turns(endings((LOOKED,), (second, first)))
     assert (turn.before, turn.after, turn.earlier) == ("unmeasured", "healthy", None)
     assert str(turn) == (
-        "cpu-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); the first run there"
+        "cpu-example-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); the first run there"
     )
 
 

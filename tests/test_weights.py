@@ -56,7 +56,8 @@ def test_two_ranks_read_their_shards_and_decode_the_same(made: Path) -> None:
     prompt = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(0))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with World(job.program(Mode.EAGER), 2, environment, time.monotonic() + 500) as world:
-        world.ask(None, "building")
+        world.ask(None, "loading")
+        world.ask({"start": True}, "building")
         answers = world.ask({"new_tokens": 24}, "decoding")
     assert [answer["tokens"] for answer in answers] == generated(made, prompt, 24).tolist() * 2
 
