@@ -104,6 +104,7 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
     assert compiled == [("chain", 1), ("chain", 2)]
 
 
+@pytest.mark.system
 def test_each_size_is_compiled_for_real_in_each_mode_and_none_comes_from_the_cache_of_another(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

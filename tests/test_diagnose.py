@@ -126,6 +126,7 @@ def pegged() -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
+@pytest.mark.system
 def test_a_pegged_process_with_torch_ranks_the_compile_entry_first_as_a_hint(
     pegged: "subprocess.Popen[str]",
 ) -> None:

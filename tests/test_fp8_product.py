@@ -229,6 +229,7 @@ if len(sys.argv) < 2: subprocess.run([sys.executable, __file__, "child"], check=
 """
 
 
+@pytest.mark.system
 def test_the_stand_in_for_a_slow_product_slows_every_process_and_changes_no_number(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")

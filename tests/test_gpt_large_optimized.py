@@ -94,6 +94,7 @@ def test_prefill_and_decoding_are_measured_apart_with_their_samples(small: str, 
     assert small not in done.stdout
 
 
+@pytest.mark.system
 def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> None:
     done = run(
         "--model", small, "--skip-compile", "--compare-environment", "--starts", "5", "--budget", "200",
@@ -177,6 +178,7 @@ def test_more_gpus_than_the_host_has_are_refused(small: str, tmp_path: Path) -> 
     assert "--tensor-parallel-gpus 4: this host has 2 GPUs" in done.stderr
 
 
+@pytest.mark.system
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks on a CPU need two cores")
 def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> None:
     tokens = []
@@ -191,6 +193,7 @@ def test_two_ranks_choose_the_tokens_that_one_process_chooses(small: str) -> Non
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.system
 def test_where_the_time_is_over_at_once_one_start_is_reported_and_decides_nothing(small: str) -> None:
     done = run(
         "--model", small, "--skip-compile", "--compare-environment", "--budget", "0.001", "--turns", "4",
@@ -205,6 +208,7 @@ def test_where_the_time_is_over_at_once_one_start_is_reported_and_decides_nothin
     assert [interval_of(ratio) for ratio in ratios] == [Interval(0.0, math.inf, None)] * 2
 
 
+@pytest.mark.system
 def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
     done = run("--model", small, "--skip-compile", "--starts", "1000", environment={VARIABLE: "1e-9"})
     assert done.returncode == 0, done.stderr
@@ -214,6 +218,7 @@ def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
     assert "1 of 1000 starts in the time there is" in done.stderr
 
 
+@pytest.mark.system
 def test_each_start_is_a_process_of_its_own_that_chooses_the_same_tokens(small: str) -> None:
     others = set(psutil.Process().children(recursive=True))
     processes, tokens = [], []

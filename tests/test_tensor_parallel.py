@@ -63,6 +63,7 @@ def generated(model: Any, prompt: torch.Tensor) -> torch.Tensor:
     return tokens[:, prompt.shape[1] :]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("late", [False, True], ids=["built in shards", "cut in place"])
 @pytest.mark.parametrize("config", [CONFIG, UNGATED, TIED], ids=["gated", "ungated", "tied"])
 def test_two_ranks_compute_what_one_process_and_generate_compute(

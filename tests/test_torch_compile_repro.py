@@ -211,6 +211,7 @@ def test_the_bundle_holds_no_names_and_no_environment_but_the_allowed(bundle: di
         assert redact_text(text, host_secrets()) == text
 
 
+@pytest.mark.system
 def test_a_real_compile_by_block_ends_and_answers_as_eager_does() -> None:
     ran = probe("--compile-mode", "per-block", "--blocks", "2")
     assert ran.status == 0, ran.stderr

@@ -51,6 +51,7 @@ def test_a_folders_weights_decode_as_transformers_decodes_them(made: Path) -> No
     assert ours.tolist() == expected.tolist()
 
 
+@pytest.mark.system
 def test_two_ranks_read_their_shards_and_decode_the_same(made: Path) -> None:
     job = Job(str(made), model_shape(str(made)), made, "cpu", 2, 1, 12, 24)
     prompt = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(0))
