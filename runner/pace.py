@@ -156,7 +156,7 @@ class EntryPace:
         how = "expected" if work.expected.measured else "assumed without a record of it"
         said = f"left out: about {format_duration(about)} {how}, {format_duration(room)} left for it"
         return f"{said} of {format_duration(self._schedule.within_s)}" + (
-            ", too close to start it" if about <= room else ""
+            ", which leaves no margin" if about <= room else ""
         )
 
     def _cut(self, deadline: float, step: Step) -> str | None:

@@ -122,7 +122,12 @@ def test_the_beginning_of_an_id_names_its_entry_where_no_other_begins_so(
     write_entry(tmp_path / "runbooks", step("look", "true"))
     write_entry(tmp_path / "runbooks", step("other", "true"), entry_id="slow-link", number=2)
     write_entry(tmp_path / "runbooks", step("third", "true"), entry_id="slow-links", number=3)
-    assert runbook(tmp_path, *words, "sm").returncode == 0
+    assert runbook(tmp_path, *words, "sma").returncode == 0
+    assert runbook(tmp_path, *words, "Smal").returncode == 0
+    for slip in ("s", "sm", "", "9" * 5000):
+        done = runbook(tmp_path, *words, slip)
+        assert done.returncode == 2
+        assert "no entry" in done.stderr
     several = runbook(tmp_path, *words, "slow")
     assert several.returncode == 2
     assert "'slow' begins several ids: slow-link, slow-links; write one of them out" in several.stderr

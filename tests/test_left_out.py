@@ -25,6 +25,7 @@ D, R, F, V = Phase.DIAGNOSE, Phase.REPRODUCE, Phase.FIX, Phase.VERIFY
         (Outcome.NOT_REPRODUCED, R, Outcome.INCONCLUSIVE),
         (Outcome.NOT_REPRODUCED, V, Outcome.NOT_REPRODUCED),
         (Outcome.NOT_FIXED, V, Outcome.NOT_FIXED),
+        (Outcome.NOT_APPLICABLE, D, Outcome.INCONCLUSIVE),
     ],
 )
 def test_what_was_left_out_is_not_concluded(found: Outcome, without: Phase, outcome: Outcome) -> None:

@@ -140,7 +140,7 @@ def test_a_step_that_does_not_fit_says_what_it_takes_and_what_was_left() -> None
 
 def test_a_step_that_would_only_just_fit_is_not_started_either_and_says_so() -> None:
     turn = played(60, a_step("long"), long=50).turns[0]["long"]
-    assert turn.left_out == "left out: about 50 s expected, 55 s left for it of 60 s, too close to start it"
+    assert turn.left_out == "left out: about 50 s expected, 55 s left for it of 60 s, which leaves no margin"
 
 
 def test_a_guess_is_called_one_where_it_leaves_a_step_out() -> None:

@@ -173,7 +173,7 @@ def test_a_detached_campaign_is_collected_later_once_or_twice_without_duplicates
 
 def test_without_shared_files_code_goes_with_the_job_and_results_are_fetched(site: Site) -> None:
     site.entry(step("d", 'pwd; echo "$SLURM_JOB_ID"'))
-    status, said, _ = site.run(site.campaign("sm", "1", "--nodelist", "n[3-4]", "--no-shared-files"))
+    status, said, _ = site.run(site.campaign("sma", "1", "--nodelist", "n[3-4]", "--no-shared-files"))
     assert (status, len(site.records())) == (0, 2), said["nodes"]
     newest = max((site.here / "scratch" / "campaigns").iterdir())
     assert len(list(newest.glob("jobs/*/data/*/*/*.json"))) == 2

@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"Expected: {format_duration(due)}, by records where there are any, else a tenth of each deadline."
     )
     if request.within is None:
-        console.print(f"The longest it may take: {plan.longest_s:,.0f} s (the sum of the deadlines).")
+        console.print(
+            f"The longest it may take: {format_duration(plan.longest_s)} (the sum of the deadlines)."
+        )
     else:
         console.print(f"The longest it may take: {format_duration(request.within)} (--within).")
     return 0

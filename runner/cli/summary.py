@@ -122,7 +122,8 @@ def left_out(ended: Sequence[Ended], machine: Machine) -> list[str]:
                 wanted |= {gpus[step.id]} if why == _GPUS else set()
     *most, last = [str(number) for number in sorted(wanted)] or [""]
     listed = f"{', '.join(most)} or {last}" if most else last
-    texts = {_GPUS: f"{listed} GPUs needed, this host has {len(machine.gpus) or 'none'}"}
+    noun = "GPU" if wanted == {1} else "GPUs"
+    texts = {_GPUS: f"{listed} {noun} needed, this host has {len(machine.gpus) or 'none'}"}
     return [
         f"{number} step{'' if number == 1 else 's'}: {texts.get(why, why)}"
         for why, number in found.most_common()

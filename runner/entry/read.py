@@ -8,6 +8,8 @@ from runner.entry.words import nearest
 from runner.errors import Fault, InputError, RunbookFaultsError
 
 LARGEST = 1 << 20
+# A slip of one key must not start an entry, and no entry has a number of so many digits.
+_SHORTEST, _LONGEST_NUMBER = 3, 9
 
 
 def read_runbook(path: Path) -> Runbook:
@@ -102,7 +104,7 @@ def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
 
 
 def find(folder: Path, name: str) -> Runbook:
-    """The runbook with this id or number, or the only one whose id begins so.
+    """The runbook with this id or number, or the only one whose id begins with these three or more letters.
 
     Others in the folder may be broken: they are not looked into.
 
@@ -114,7 +116,7 @@ def find(folder: Path, name: str) -> Runbook:
     for path in paths:
         if path.stem == name:
             return read_runbook(path)
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= _LONGEST_NUMBER:
         runbooks, faults = read_paths(paths)
         found = [runbook for runbook in runbooks if runbook.head.number == int(name)]
         if found:
@@ -123,7 +125,7 @@ def find(folder: Path, name: str) -> Runbook:
             raise RunbookFaultsError(faults)
         known = ", ".join(f"{runbook.head.number} {runbook.id}" for runbook in runbooks)
         raise InputError(f"no entry has number {name}; there are {known}")
-    begun = [path for path in paths if name and path.stem.startswith(name)]
+    begun = [path for path in paths if len(name) >= _SHORTEST and path.stem.startswith(name.lower())]
     if len(begun) == 1:
         return read_runbook(begun[0])
     if begun:

@@ -48,7 +48,7 @@ def expected_durations(
     """What each step of an entry is expected to take, by step id.
 
     It is the duration of the newest finished run of the step at this preset, on hardware of the same kind (with or
-    without GPUs). This machine's class comes first, then the step as it is now (its digest), then runs that had no
+    without GPUs). The step as it is now (its digest) comes first, then this machine's class, then runs that had no
     limit of time.
     """
     digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
@@ -60,8 +60,8 @@ def expected_durations(
             if result.id not in digests or not result.status.finished or result.duration_s is None:
                 continue
             rank = (
-                record.machine.machine_class == machine.machine_class,
                 result.digest == digests[result.id],
+                record.machine.machine_class == machine.machine_class,
                 record.options.within is None,
                 record.moment,
             )

@@ -14,6 +14,7 @@ def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
     | Diagnose or Verify | healthy | inconclusive |
     | Fix | fix_proved, drill_passed | symptom |
     | Reproduce | not_reproduced | inconclusive |
+    | any phase | not_applicable | inconclusive |
 
     A step of Verify that was left out keeps a fix from being proved where it is part of the entry's proof, as any
     other step of it that did not run does.
@@ -21,6 +22,8 @@ def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
     without = {step.phase for step in steps if step.left_out}
     match found:
         case Outcome.NOT_REPRODUCED if Phase.REPRODUCE in without:
+            return Outcome.INCONCLUSIVE
+        case Outcome.NOT_APPLICABLE if without:
             return Outcome.INCONCLUSIVE
         case Outcome.HEALTHY if without & {Phase.DIAGNOSE, Phase.VERIFY}:
             return Outcome.INCONCLUSIVE

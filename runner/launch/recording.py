@@ -1,5 +1,6 @@
 """One run, written down as it happens: a finished step is on disk before the next one begins."""
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
     head = plan.runbook.head
     stamp = bench.stamp
     members = stamp.members if stamp else ()
-    machine = bench.machine
+    # The load is this run's own, also where several entries are run one after the other.
+    machine = bench.machine.model_copy(update={"load": os.getloadavg()[0]})
     if members:
         joint = joint_class(machine.machine_class, len(members))
         machine = machine.model_copy(update={"machine_class": joint})

@@ -54,6 +54,8 @@ _EAGER_S, _COMPILED_S = 240.0, 900.0
 # The share of --timeout that each rung of the guard may take.
 _GUARD_SHARE = 0.25
 _COMPARED_STARTS = 20
+# What two equal environments must reach of each other. On a CPU their starts differ by more, and there is less time.
+_ALIKE = 0.95
 # A comparison on a CPU is there to show how the fault shows itself, within half a minute on a slow machine.
 _COMPARED_ON_CPU_S = 26.0
 
@@ -100,10 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decide-at",
         type=float,
-        default=RATIO_FLOOR,
         metavar="X",
         help="stop comparing once it is clear whether every ratio reaches X, or one does not"
-        f" (default {RATIO_FLOOR:g})",
+        f" (default: {_ALIKE:g} on a GPU, {RATIO_FLOOR:g} on a CPU)",
     )
     parser.add_argument(
         "--budget",
@@ -138,6 +139,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.budget is None:
         on_cpu = arguments.compare_environment and not machine.gpus
         arguments.budget = min(arguments.timeout, _COMPARED_ON_CPU_S) if on_cpu else arguments.timeout
+    if arguments.decide_at is None:
+        arguments.decide_at = _ALIKE if machine.gpus else RATIO_FLOOR
     if arguments.starts is None:
         arguments.starts = _COMPARED_STARTS if arguments.compare_environment else 1
     within = budget(arguments.budget)
