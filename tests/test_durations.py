@@ -51,7 +51,13 @@ def test_a_run_that_did_not_finish_says_nothing() -> None:
         (ran(10, 1), ran(20, 9, options=options(within=60.0))),
         (ran(10, 1, machine=OTHER_CPU), ran(20, 9, machine=OTHER_CPU, digest="0" * 16)),
     ],
-    ids=["this class", "the step as it is, on whatever class", "the step as it is", "no limit", "elsewhere too"],
+    ids=[
+        "this class",
+        "the step as it is, on whatever class",
+        "the step as it is",
+        "no limit",
+        "elsewhere too",
+    ],
 )
 def test_a_better_witness_counts_before_a_newer_one(better: Record, worse: Record) -> None:
     assert expected(better, worse) == expected(worse, better) == Expected(10, measured=True)
