@@ -49,7 +49,8 @@ class Missing:
     @property
     def reason(self) -> str:
         """The one line that a skipped step gives."""
-        return f"{_MARK}{self.what}; {self.remedy}"
+        # What CXX names may hold anything; it goes to terminals and into records.
+        return "".join(one if one.isprintable() else "?" for one in f"{_MARK}{self.what}; {self.remedy}")
 
 
 _NO_OPENSSL = Missing(

@@ -72,6 +72,8 @@ def format_bytes(value: int) -> str:
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+# A year: what is longer is a slip.
+_LONGEST_S = 365 * 86400.0
 _IN_MINUTES_S = 120
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -80,12 +82,12 @@ def parse_duration(text: str) -> float:
     """Read a time such as `90s`, `5m` or `1.5h` as seconds.
 
     Raises:
-        InputError: not a time above zero.
+        InputError: not a time above zero, or more than a year.
     """
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise InputError(f"{text!r} is not a time above zero; write 90s, 5m or 1h")
+    if not 0 < seconds <= _LONGEST_S:
+        raise InputError(f"{text[:50]!r} is not a time above zero; write 90s, 5m or 1h")
     return seconds
 
 

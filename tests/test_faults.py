@@ -234,7 +234,8 @@ def test_a_step_that_changes_the_host_runs_only_where_that_is_allowed(tmp_path: 
         done = runbook(tmp_path, "run", "small", *words)
         assert "--allow changes-host" in " ".join(done.stdout.split())
         assert not (tmp_path / "ran").exists()
-    assert runbook(tmp_path, "run", "small", "--allow", "changes-host").returncode == 0
+    done = runbook(tmp_path, "run", "small", "--allow", "changes-host")
+    assert "fix/f: passed" in done.stdout
     assert (tmp_path / "ran").exists()
 
 
@@ -245,7 +246,11 @@ def test_verify_alone_runs_fix_first_and_reproduce_reaches_nobody(tmp_path: Path
         fix=step("f", "export GOOD=${BAD-fine}"),
         verify=step("v", "[ $GOOD = fine ]; [ -z ${BAD-} ]"),
     )
-    assert runbook(tmp_path, "run", "small", "--phase", "verify").returncode == 0
+    done = runbook(tmp_path, "run", "small", "--phase", "verify")
+    assert "verify/v: passed" in done.stdout
+    # Nothing looked at the node as it was before Fix.
+    assert "small: inconclusive" in done.stdout
+    assert done.returncode == 3
     assert not (tmp_path / "injected").exists()
     assert runbook(tmp_path, "run", "small", "--reproduce").returncode == 0
     assert (tmp_path / "injected").exists()

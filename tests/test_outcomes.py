@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.entry.model import Phase, ProofItem, Runbook, Scalar
+from runner.entry.model import Expectation, Phase, ProofItem, Runbook, Scalar
 from runner.entry.read import read_all
 from runner.evidence.endings import ending_of
+from runner.evidence.judge import judge_expectations
 from runner.evidence.outcomes import Judged, judge_run, outcome
 from runner.evidence.proof import unproved
 from runner.evidence.record import Measurement, Outcome, Record, StepResult, StepStatus
@@ -122,7 +123,7 @@ def test_a_number_that_is_missing_is_explained_by_what_its_step_said() -> None:
         *verified(graphs=S.PASSED),
         step("bandwidth", WRONG, bandwidth("gloo"), phase=Phase.VERIFY, reason="no NCCL in this torch"),
     ]
-    assert unproved(ENTRY, steps) == (
+    assert unproved(ENTRY, steps, judge_expectations(ENTRY, steps, machine())) == (
         "verify/bandwidth: bus_bandwidth (backend nccl) was not measured, only at backend gloo: no NCCL in this torch",
     )
 
@@ -250,13 +251,14 @@ def test_no_published_run_of_a_host_without_gpus_proves_an_entry_about_gpus(name
     assert Outcome.FIX_PROVED not in {one.outcome for one in found if one}
 
 
-def nvlink(*bandwidths: Measurement) -> Outcome:
-    """A run of entry 2 in which nothing but Verify's bandwidth differs."""
+def nvlink(*bandwidths: Measurement, slow: tuple[Measurement, ...] = ()) -> Outcome:
+    """A run of entry 2 in which nothing but the bandwidth differs: Verify's, and that with the fault injected."""
     entry = ENTRIES["nvlink-bandwidth"]
+    measured = {"bandwidth-again": bandwidths, "injected-bandwidth": slow}
     steps = [
         step(
             one.id,
-            *(bandwidths if one.id == "bandwidth-again" else ()),
+            *measured.get(one.id, ()),
             phase=one.phase,
             status=S.SYMPTOM if one.phase is Phase.REPRODUCE else S.PASSED,
         )
@@ -266,8 +268,69 @@ def nvlink(*bandwidths: Measurement) -> Outcome:
 
 
 def test_nvlink_is_proved_by_ranks_over_nccl_and_not_by_processes_over_gloo_or_one_gpu() -> None:
-    labels: dict[str, Any] = {"op": "broadcast", "bytes": 2**20, "arm": "caller"}
-    assert nvlink(bandwidth(ranks=2, **labels)) is Outcome.FIX_PROVED
-    assert nvlink(bandwidth("gloo", ranks=2, **labels)) is Outcome.DRILL_PASSED
+    labels: dict[str, Any] = {"op": "all_reduce", "bytes": 2**28, "arm": "caller", "ranks": 2}
+    fast = bandwidth(**labels)
+    slow = (fast.model_copy(update={"value": fast.value / 10}),)
+    assert nvlink(fast, slow=slow) is Outcome.FIX_PROVED
+    # Without the bandwidth that the fault left, nothing says that the fix gained any.
+    assert nvlink(fast) is Outcome.DRILL_PASSED
+    assert nvlink(bandwidth("gloo", **labels), slow=slow) is Outcome.DRILL_PASSED
     # One GPU: the probe ends as not applicable, with no number at all.
     assert nvlink() is Outcome.DRILL_PASSED
+
+
+@pytest.mark.parametrize(
+    ("gpu", "outcome"),
+    [("NVIDIA B200", Outcome.FIX_PROVED), ("NVIDIA A100-SXM4-80GB", Outcome.DRILL_PASSED)],
+)
+def test_a_number_without_a_bound_for_this_machine_proves_nothing(gpu: str, outcome: Outcome) -> None:
+    bound = {
+        "id": "fast",
+        "metric": "bandwidth.bus_bandwidth",
+        "min": 1,
+        "unit": "GB/s",
+        "on": {"gpu": "B200"},
+    }
+    head = ENTRY.head.model_copy(
+        update={
+            "expectations": (Expectation.model_validate(bound | {"evidence": "chosen", "source": "here"}),)
+        }
+    )
+    steps = verified(bandwidth(), WRONG, graphs=S.PASSED, bandwidth=S.PASSED)
+    found = judge_run(ENTRY.model_copy(update={"head": head}), steps, machine(gpu))[0]
+    assert found.outcome is outcome
+    if outcome is Outcome.DRILL_PASSED:
+        assert found.unproved == (
+            "verify/bandwidth: the entry has no bound on bus_bandwidth for this machine",
+        )
+
+
+def test_a_fix_of_which_a_step_was_not_allowed_is_not_proved_and_one_with_nothing_to_do_is_no_hindrance() -> (
+    None
+):
+    steps = verified(bandwidth(), WRONG, graphs=S.PASSED, bandwidth=S.PASSED)
+    host = step("host", phase=Phase.FIX, status=S.SKIPPED, exit_status=None, reason="changes the host")
+    found = judge(ENTRY, [*steps, host])
+    assert (found.outcome, found.unproved) == (Outcome.DRILL_PASSED, ("fix/host: changes the host",))
+    none = step("none", phase=Phase.FIX, status=S.SKIPPED, exit_status=80)
+    assert judge(ENTRY, [*steps, none]).outcome is Outcome.FIX_PROVED
+
+
+def test_a_step_that_ran_before_the_fix_is_no_proof() -> None:
+    early = [one for one in verified(graphs=S.PASSED, bandwidth=S.PASSED) if one.id != "bandwidth"]
+    early.append(step("bandwidth", bandwidth(), phase=Phase.DIAGNOSE))
+    found = judge(ENTRY, early)
+    assert (found.outcome, found.unproved) == (
+        Outcome.DRILL_PASSED, ("verify/bandwidth: not part of this run",),
+    )  # fmt: skip
+
+
+def test_a_node_whose_gpus_cannot_be_read_is_not_healthy_where_steps_needed_them() -> None:
+    entry = ENTRIES["nvlink-bandwidth"]
+    steps = [
+        step("settings"),
+        step("wiring", status=S.SKIPPED, exit_status=None, reason="the ones here cannot be read"),
+    ]
+    unreadable = machine().model_copy(update={"gpu_error": "NVML: Unknown Error"})
+    assert judge_run(entry, steps, machine())[0].outcome is Outcome.HEALTHY
+    assert judge_run(entry, steps, unreadable)[0].outcome is Outcome.INCONCLUSIVE

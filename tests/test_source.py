@@ -4,6 +4,7 @@ import importlib.util
 import json
 import marshal
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -321,6 +322,32 @@ def test_another_package_beside_the_entries_is_refused_because_steps_would_impor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["runner.py", "runner.so", "runner.pyc"])
+def test_a_module_beside_the_entries_is_refused_as_a_package_is(checkout: Path, name: str) -> None:
+    other = checkout.parent / "other"
+    other.mkdir()
+    write_entry(other / "runbooks")
+    (other / name).write_bytes(b"")
+    with pytest.raises(InputError, match=f"steps would run {other}/{name}, which is not the package"):
+        code_state(checkout / "runner", other / "runbooks")
+
+
+def test_the_same_package_beside_the_entries_with_other_compiled_files_is_refused(checkout: Path) -> None:
+    git(checkout.parent, "clone", "-q", str(checkout), "clone")
+    clone = checkout.parent / "clone"
+    (clone / "runner" / "b.py").write_text("ANSWER = 43\n")
+    source = clone / "runner" / "a.py"
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    py_compile.compile(str(clone / "runner" / "b.py"), str(compiled), doraise=True)
+    (clone / "runner" / "b.py").unlink()
+    as_of = source.stat()
+    data = bytearray(compiled.read_bytes())
+    data[8:16] = int(as_of.st_mtime).to_bytes(4, "little") + as_of.st_size.to_bytes(4, "little")
+    compiled.write_bytes(data)
+    with pytest.raises(InputError, match="which is not the package that records them"):
+        code_state(checkout / "runner", clone / "runbooks")
+
+
 def test_what_is_no_commit_at_hand_has_no_digests(checkout: Path, tmp_path: Path) -> None:
     for name in ("0" * 40, git(checkout, "rev-parse", "HEAD^{tree}"), "HEAD; true"):
         assert commit_digests(checkout, name) is None
@@ -497,6 +524,19 @@ def test_a_record_that_claims_the_commit_it_did_not_run_is_refused_at_home(
     path.write_text(json.dumps(content))
     (message,) = messages(Store(data))
     assert "which has another runner/" in message
+
+
+def test_code_that_changed_while_it_ran_is_not_that_of_the_commit(clean: Path) -> None:
+    shutil.copytree(ROOT / "runner", clean / "runner", ignore=shutil.ignore_patterns("__pycache__"))
+    git(clean, "add", "-A")
+    git(clean, "commit", "-qm", "With the package")
+    (entry,) = (clean / "runbooks").glob("*.md")
+    # The step changes the package that runs it, as somebody may who edits while an entry runs.
+    edits = "```bash {#edit}\necho '# later' >> runner/units.py\n```\n\n```bash {#"
+    entry.write_text(entry.read_text().replace("```bash {#", edits, 1))
+    git(clean, "commit", "-qam", "With a step that edits")
+    assert run(clean, clean / "runbooks", clean / "site_data").returncode == 0
+    assert the_record(clean / "site_data").code.dirty is True
 
 
 def test_the_commit_of_a_clean_checkout_passes_its_own_gate(clean: Path) -> None:

@@ -24,7 +24,7 @@ from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
-from runner.evidence.code import code_state, running_package
+from runner.evidence.code import code_at_the_end, code_state, running_package
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.stamp import read_stamp
@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     code = code_state(running_package(), arguments.runbooks)
     if stamp is not None:
         code = stamp.code_here(code)
-    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp)
+    again = partial(code_at_the_end, package=running_package(), entries=arguments.runbooks)
+    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp, code_at_end=again)
     works = [work_of(*one) for one in zip(plans, expected_times(arguments, plans, machine), strict=True)]
     schedule = Schedule(request.within, works, time.monotonic, began)
     kept: list[Kept] = []

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 import runner
@@ -48,11 +49,22 @@ def code_state(package: Path, entries: Path) -> Code:
 
 def _refuse_another(beside: Path, package: Path, found: Code) -> None:
     # Steps run in the folder that holds the entries' folder, and `python -m` looks there first.
-    if beside.is_dir() and not beside.samefile(package) and folder_digest(beside) != found.package:
+    other = next(filter(Path.is_file, (beside.with_suffix(suffix) for suffix in all_suffixes())), None)
+    if beside.is_dir() and not beside.samefile(package):
+        same = folder_digest(beside) == found.package and compiled_as_written(beside)
+        other = other if same else beside
+    if other is not None:
         raise InputError(
-            f"steps would run {beside}, which is not the package that records them ({package}); "
+            f"steps would run {other}, which is not the package that records them ({package}); "
             "use the `runbook` of that checkout"
         )
+
+
+def code_at_the_end(began: Code, package: Path, entries: Path) -> Code:
+    """The code of a run that has ended: `dirty` where the package or the entries changed while it ran."""
+    if (folder_digest(package.resolve()), folder_digest(entries.resolve())) == (began.package, began.entries):
+        return began
+    return began.model_copy(update={"dirty": True})
 
 
 def running_package() -> Path:

@@ -28,12 +28,13 @@ def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
         output: what a program printed, as `runner.launch.output` holds it.
         secrets: further words to take out (`runner.evidence.redact.host_secrets`).
     """
-    # Redacted as a whole first: some secrets span lines, and half of one would pass.
-    clean = redact_text(_ESCAPES.sub("", output), secrets)
-    for line in reversed(re.split(r"[\r\n]+", clean)):
-        if _says_something(line):
-            return _bounded(" ".join(_CONTROLS.sub("", line).split()))
-    return None
+    lines = filter(_says_something, re.split(r"[\r\n]+", _ESCAPES.sub("", output)))
+    # Redacted as a whole, since some secrets span lines and half of one would pass, and without the control characters
+    # that would hide one.
+    clean = redact_text(_CONTROLS.sub("", "\n".join(lines)), secrets)
+    return next(
+        (_bounded(" ".join(line.split())) for line in reversed(clean.splitlines()) if line.strip()), None
+    )
 
 
 def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:

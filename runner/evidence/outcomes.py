@@ -48,7 +48,12 @@ def judge_run(
     """
     verdicts = judge_expectations(runbook, steps, machine)
     found = outcome_in_time(outcome(runbook, steps, verdicts), steps)
-    return Judged(found, unproved(runbook, steps) if found is Outcome.DRILL_PASSED else ()), verdicts
+    if found is Outcome.HEALTHY and machine.gpu_error and _kept_from_gpus(runbook, steps):
+        # What needed the GPUs could not look at them.
+        found = Outcome.INCONCLUSIVE
+    return Judged(
+        found, unproved(runbook, steps, verdicts) if found is Outcome.DRILL_PASSED else ()
+    ), verdicts
 
 
 def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> Outcome:
@@ -62,12 +67,12 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
     | fault shown; Verify did not run | symptom |
     | fault shown; Verify ran; Verify or Fix is not clean | not_fixed |
     | fault shown; every step of Fix was skipped | symptom |
-    | fault shown; an item of the entry's proof did not run or was not measured | drill_passed |
+    | fault shown; something of the entry's proof is missing (`runner.evidence.proof`) | drill_passed |
     | fault shown | fix_proved |
     | Reproduce ran | not_reproduced |
     | Verify or Fix is not clean | not_fixed |
-    | Diagnose or Verify ran | healthy |
-    | only Fix ran | inconclusive: nothing looked at the node |
+    | Diagnose ran, or Verify without Fix | healthy |
+    | Diagnose did not run | inconclusive: nothing looked at the node as it was before Fix |
 
     *Ran*: a step of the phase was not skipped. *Clean*: none of its steps is `symptom` or `failed`. *Fault shown*:
     Diagnose is not clean, or a step of Reproduce shows the symptom. A step whose deciding expectation turned out
@@ -86,7 +91,7 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
     reproduced = any(step.phase is Phase.REPRODUCE and step.status is StepStatus.SYMPTOM for step in ran)
     if Phase.DIAGNOSE in unclean or reproduced:
         fix_skipped = Phase.FIX not in phases and any(step.phase is Phase.FIX for step in steps)
-        proved = not unproved(runbook, steps)
+        proved = not unproved(runbook, steps, verdicts)
         return _after_fault(
             verified=Phase.VERIFY in phases, mended=mended, fix_skipped=fix_skipped, proved=proved
         )
@@ -94,7 +99,13 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
         return Outcome.NOT_REPRODUCED
     if not mended:
         return Outcome.NOT_FIXED
-    return Outcome.HEALTHY if phases & {Phase.DIAGNOSE, Phase.VERIFY} else Outcome.INCONCLUSIVE
+    looked = Phase.DIAGNOSE in phases or (Phase.VERIFY in phases and Phase.FIX not in phases)
+    return Outcome.HEALTHY if looked else Outcome.INCONCLUSIVE
+
+
+def _kept_from_gpus(runbook: Runbook, steps: Sequence[StepResult]) -> bool:
+    needing = {step.id for step in runbook.steps if step.gpus}
+    return any(step.id in needing and step.status is StepStatus.SKIPPED for step in steps)
 
 
 def _after_fault(*, verified: bool, mended: bool, fix_skipped: bool, proved: bool) -> Outcome:

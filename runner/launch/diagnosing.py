@@ -45,7 +45,7 @@ def environment_of(pid: int, own: Mapping[str, str]) -> dict[str, str]:
     """
     try:
         theirs = psutil.Process(pid).environ()
-    except psutil.NoSuchProcess as error:
+    except (psutil.NoSuchProcess, ValueError, OverflowError) as error:
         raise InputError(f"there is no process {pid}; name one that runs, as pgrep shows it") from error
     except (psutil.Error, OSError) as error:
         raise RunbookError(

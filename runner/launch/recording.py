@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,7 @@ class Bench:
         root: the folder in which blocks run.
         environment: the caller's environment, from which every phase starts.
         code: the state of the code that runs.
+        code_at_end: what is said of that code when a run has ended.
         stamp: of the campaign that this run belongs to, if any.
         run: what runs a block.
     """
@@ -55,6 +56,7 @@ class Bench:
     code: Code
     stamp: Stamp | None = None
     run: BlockRunner = run_block
+    code_at_end: Callable[[Code], Code] = lambda code: code
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def run_and_record(
             record = record.model_copy(update={"steps": (*record.steps, result)})
             observer.step_ended(result)
             failing = _try_save(bench.store, record, observer, failing)
-        record = _finished(record, plan, bench.machine)
+        record = _finished(record, plan, bench)
     try:
         return Kept(record, bench.store.save(record), stored=True)
     except StoreError as error:
@@ -154,10 +156,11 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
     )
 
 
-def _finished(record: Record, plan: Plan, machine: Machine) -> Record:
-    found, verdicts = judge_run(plan.runbook, record.steps, machine)
+def _finished(record: Record, plan: Plan, bench: Bench) -> Record:
+    found, verdicts = judge_run(plan.runbook, record.steps, bench.machine)
     return record.model_copy(
         update={
+            "code": bench.code_at_end(record.code),
             "verdicts": verdicts,
             "outcome": found.outcome,
             "unproved": found.unproved,
