@@ -259,7 +259,7 @@ def worker(model: str) -> list[str]:
 @pytest.mark.system
 def test_the_smart_ladder_compiles_the_step_and_says_which_rung_it_stands_on(small: str) -> None:
     done = run(
-        "--model", small, "--compile-mode", "smart", "--turns", "2", "--new-tokens", "8", "--timeout", "230"
+        "--model", small, "--compile-mode", "smart", "--turns", "2", "--new-tokens", "8", "--timeout", "1600"
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
