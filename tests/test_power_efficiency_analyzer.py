@@ -14,7 +14,7 @@ from runner.errors import InputError
 from runner.evidence.record import Document, RunbookRef
 from runner.evidence.store import Store
 from runner.probes import power_efficiency_analyzer
-from runner.probes.contract import SYMPTOM
+from runner.probes.contract import OK, SYMPTOM
 from tests.evidence_samples import record, step
 from tests.test_precision_power_sweep import sweep
 
@@ -201,6 +201,21 @@ def test_without_energy_in_both_the_speed_over_bf16_is_compared(
     status, document = compared(capsys, before, after)
     assert (status, document["effective"]["compared"]) == (SYMPTOM, "speed_ratio")
     assert "fp8 lost 31% of its speed over bf16" in document["reason"]
+
+
+def test_speeds_of_two_processes_on_a_cpu_are_shown_and_not_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = made(tmp_path / "a.json", noisy(1), name="speed_ratio", device="cpu")
+    after = made(tmp_path / "b.json", noisy(2, fp8=0.7), name="speed_ratio", device="cpu")
+    status, document = compared(capsys, before, after)
+    assert (status, set(document["details"]["verdicts"].values())) == (OK, {"not judged"})
+    assert "shown and not judged" in document["reason"]
+    energy = [
+        made(tmp_path / f"{seed}.json", noisy(seed, fp8=change), device="cpu")
+        for seed, change in ((1, 1), (2, 0.7))
+    ]
+    assert compared(capsys, *energy)[0] == SYMPTOM
 
 
 def test_the_analyzer_reads_what_the_sweep_writes_and_bare_takes_the_newest_two(

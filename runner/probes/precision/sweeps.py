@@ -46,6 +46,11 @@ class Sweep:
         return value.get(mode) if isinstance(value, Mapping) else value
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it ran on a CPU."""
+        return self.effective.get("device") == "cpu"
+
+    @property
     def untimed(self) -> frozenset[str]:
         """Modes that have an accuracy alone: a CPU multiplied their FP8 values in fp32."""
         precision = self.effective.get("precision")
