@@ -23,6 +23,7 @@ from runner.evidence.record import Code, Outcome, Record
 from runner.evidence.source import folder_digest
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
+from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import (
     Campaign,
     Folder,
@@ -425,9 +426,38 @@ def test_aliases_are_stable_and_cannot_be_told_without_the_key(tmp_path: Path) -
         alias_key(tmp_path / "alias-key" / "below")
 
 
+def packed(*members: tarfile.TarInfo) -> bytes:
+    held = BytesIO()
+    with tarfile.open(fileobj=held, mode="w:gz") as archive:
+        for member in members:
+            member.size = 2 if member.isreg() else 0
+            archive.addfile(member, BytesIO(b"{}"))
+    return held.getvalue()
+
+
+def a_link(name: str, target: str) -> tarfile.TarInfo:
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    return link
+
+
+@pytest.mark.parametrize("name", ["../out.json", "/tmp/out.json", "a/../../out.json"])
+def test_what_a_node_returns_cannot_be_written_outside_its_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(tarfile.TarError, match="leads out of the folder"):
+        unpack(packed(tarfile.TarInfo(name)), tmp_path / "node")
+
+
+def test_links_of_an_archive_are_left_out_and_its_files_kept(tmp_path: Path) -> None:
+    unpack(
+        packed(a_link("way", "/"), tarfile.TarInfo("way/a.json"), tarfile.TarInfo("b.json")),
+        tmp_path / "node",
+    )
+    assert sorted(path.name for path in (tmp_path / "node").rglob("*.json")) == ["a.json", "b.json"]
+    assert not (tmp_path / "node" / "way").is_symlink()
+
+
 def test_packed_code_has_the_digest_of_the_code_here(tmp_path: Path) -> None:
-    with tarfile.open(fileobj=BytesIO(pack_code(ROOT, ROOT / "runbooks"))) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(pack_code(ROOT, ROOT / "runbooks"), tmp_path)
     for folder in ("runner", "runbooks"):
         assert folder_digest(tmp_path / folder) == folder_digest(ROOT / folder)
     assert not list(tmp_path.rglob("__pycache__"))

@@ -8,9 +8,7 @@ import py_compile
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from runner.evidence.record import Code, Record
 from runner.evidence.source import commit_digests, compiled_as_written, folder_digest, held_by
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
+from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import pack_code
 from tests.evidence_samples import record
 from tests.test_cli import step, write_entry
@@ -557,8 +556,7 @@ def test_a_campaigns_copy_on_a_node_has_the_commit_of_home_only_while_both_folde
     git(clean, "add", "-A")
     git(clean, "commit", "-qm", "With the package")
     home, node = state(clean), tmp_path / "node"
-    with tarfile.open(fileobj=BytesIO(pack_code(clean, clean / "runbooks"))) as archive:
-        archive.extractall(node, filter="data")
+    unpack(pack_code(clean, clean / "runbooks"), node)
     if changed:
         with (node / changed).open("a") as file:
             file.write("\n# changed on the node\n")

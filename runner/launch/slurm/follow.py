@@ -2,14 +2,14 @@
 
 import base64
 import binascii
-import io
 import tarfile
 import time
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from runner.evidence.judge import describe_exit
+from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
 from runner.launch.slurm.script import MEANINGS, RESULTS
@@ -155,23 +155,16 @@ def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetOb
                 wish,
                 _BRING_WITHIN_S,
             )
-            _unpack(base64.b64decode(taken, validate=False), folder.place(job))
+            unpack(base64.b64decode(taken, validate=False), folder.place(job))
         except ControllerAwayError:
             raise
-        except (SlurmError, OSError, tarfile.TarError, binascii.Error, EOFError) as error:
+        except (SlurmError, OSError, tarfile.TarError, zlib.error, binascii.Error, EOFError) as error:
             lost = job.reason or f"its results could not be fetched: {error}"
             campaign = campaign.with_job(job.model_copy(update={"fetched": True, "reason": lost}))
             observer.trouble(f"{job.key}: {lost}")
         else:
             campaign = campaign.with_job(job.model_copy(update={"fetched": True}))
     return campaign
-
-
-def _unpack(data: bytes, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        # Nothing outside the folder, no devices, no links that leave it: a node may return anything.
-        archive.extractall(place, filter="data")
 
 
 def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
