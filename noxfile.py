@@ -293,13 +293,17 @@ def _unfinished(data: Path, entries: Sequence[str]) -> str:
     """What kept the demo from its end: entries without a finished record, steps that broke; empty where nothing did.
 
     Whatever a finished entry says of the machine is a finding, and so is that it cannot say. A step that was skipped
-    for want of hardware, a program or time is an end too, unless not one step ran.
+    for want of hardware, a program or time is an end too, unless not one step ran; so is one that time alone cut short.
     """
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(data.rglob("*.json"))]
     ended = {record["runbook"]["id"] for record in records if record["outcome"] is not None}
     missing = [entry for entry in entries if entry not in ended]
     steps = [(record["runbook"]["id"], step) for record in records for step in record["steps"]]
-    broken = [f"{entry} {step['id']} ({step['status']})" for entry, step in steps if step["status"] in BROKEN]
+    broken = [
+        f"{entry} {step['id']} ({step['status']})"
+        for entry, step in steps
+        if step["status"] in BROKEN and not step.get("left_out")
+    ]
     parts = [f"no record of {', '.join(missing)}"] if missing else []
     parts += [f"could not finish {', '.join(broken)}"] if broken else []
     if all(step["status"] == "skipped" for _, step in steps):

@@ -380,6 +380,7 @@ def test_a_step_cut_by_the_time_left_says_so_and_is_no_finished_one(tmp_path: Pa
     )
     own = run(tmp_path / "own", a_step("long", "sleep 1000", timeout=0.2))
     assert (cut["long"].status, cut["long"].reason) == ("timeout", "the time was up")
+    assert cut["long"].left_out
     assert (own["long"].status, own["long"].reason) == (
         "timeout",
         "still running at its deadline, so it was ended",

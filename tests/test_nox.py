@@ -184,6 +184,14 @@ def test_the_demo_ends_well_whatever_a_finished_entry_says_and_whatever_it_had_t
     assert a_demo(tmp_path, one=GOOD, two=other) == ""
 
 
+def test_the_demo_ends_well_where_its_own_limit_of_time_cut_a_step_short(tmp_path: Path) -> None:
+    steps = [{"id": "a", "status": "passed"}, {"id": "b", "status": "timeout", "left_out": True}]
+    for entry in ("one", "two"):
+        record = {"runbook": {"id": entry}, "outcome": "incomplete", "steps": steps}
+        (tmp_path / f"{entry}.json").write_text(json.dumps(record), encoding="utf-8")
+    assert noxfile()._unfinished(tmp_path, ["one", "two"]) == ""
+
+
 def test_the_demo_fails_where_a_step_broke_an_entry_has_no_end_or_nothing_ran(tmp_path: Path) -> None:
     broken = a_demo(tmp_path, one=GOOD, two=("incomplete", ("passed", "timeout", "error", "interrupted")))
     assert broken == "could not finish two s1 (timeout), two s2 (error), two s3 (interrupted)"

@@ -135,7 +135,7 @@ class Document(_Model):
 class StepResult(_Model):
     """One step of a run: what ran, how it ended, what it printed (first and last part), what it measured.
 
-    `left_out`: skipped for want of time, in a run that had to end within a limit.
+    `left_out`: skipped, or ended before its own deadline, for want of time in a run that had to end within a limit.
     """
 
     id: str

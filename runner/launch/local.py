@@ -166,8 +166,8 @@ def _run_step(
     document, problem = _document(result_file, ran)
     said = last_words(ran.stderr.text, host_secrets()) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
-    if ran.ending is Ending.TIMEOUT and turn.cut is not None:
-        reason = turn.cut
+    cut = turn.cut if ran.ending is Ending.TIMEOUT else None
+    reason = cut or reason
     result = StepResult(
         id=step.id,
         phase=step.phase,
@@ -175,6 +175,7 @@ def _run_step(
         digest=current_digest(plan.runbook, step),
         status=status,
         reason=reason,
+        left_out=cut is not None,
         exit_status=ran.exit_status,
         started_at=started,
         duration_s=ran.duration_s,
