@@ -16,7 +16,6 @@ from rich.markup import escape
 
 from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
-from runner.cli.interrupts import terminate_like_interrupt
 from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.screen import Screen
@@ -80,22 +79,21 @@ def run(arguments: argparse.Namespace) -> int:
     schedule = Schedule(request.within, works, time.monotonic, began)
     kept: list[Kept] = []
     ended: list[Ended] = []
-    with terminate_like_interrupt():
-        for number, plan in enumerate(plans):
-            with Progress(console, plan, machine.machine_class) as progress:
-                try:
-                    shown = partial(run_block, still_running=progress.still_running)
-                    across = replace(bench, run=across_nodes(shown, plan.runbook))
-                    kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
-                    ended.append(Ended(plan, kept[-1].record))
-                except BusyError:
-                    if not kept:
-                        raise
-                    progress.trouble(f"{plan.runbook.id} was not run: another run holds this node")
-                    continue
-            _close(console, plan, kept[-1])
-            if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
-                break
+    for number, plan in enumerate(plans):
+        with Progress(console, plan, machine.machine_class) as progress:
+            try:
+                shown = partial(run_block, still_running=progress.still_running)
+                across = replace(bench, run=across_nodes(shown, plan.runbook))
+                kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
+                ended.append(Ended(plan, kept[-1].record))
+            except BusyError:
+                if not kept:
+                    raise
+                progress.trouble(f"{plan.runbook.id} was not run: another run holds this node")
+                continue
+        _close(console, plan, kept[-1])
+        if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
+            break
     print_summary(console, ended, machine, time.monotonic() - began)
     if arguments.json and not _printed_as_json(kept):
         return Outcome.INCOMPLETE.exit_status
