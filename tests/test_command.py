@@ -273,7 +273,7 @@ def test_ctrl_c_while_what_a_block_left_behind_is_ended_is_an_interrupt_too(
     stubborn = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on; while true; do sleep 0.05; done"
     block = f'(exec -a {mark} bash -c "{stubborn}") & while [ ! -e {tmp_path}/on ]; do sleep 0.01; done'
     with subprocess.Popen(
-        [sys.executable, "-c", f"import runner.launch.command as c\nc.GRACE_S = 600.0\n{INTERRUPTED}", block],
+        [sys.executable, "-c", f"import runner.launch.block as b\nb.GRACE_S = 600.0\n{INTERRUPTED}", block],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
