@@ -69,10 +69,7 @@ def judge_step(
     An exit status and a document that contradict each other are an error: of two stories, neither is proved.
     """
     if ending != "exited":
-        status, why = _ENDINGS[ending]
-        if problem:
-            return status, f"{why}: {problem}"
-        return status, f"{why}, so it was ended" if status is StepStatus.TIMEOUT else why
+        return _not_exited(ending, problem)
     if exit_status is None:
         return StepStatus.ERROR, "ended without an exit status"
     if problem is not None:
@@ -90,6 +87,13 @@ def judge_step(
             return StepStatus.ERROR, "exit status 80 says not applicable, its document says symptom"
         case _:
             return StepStatus.ERROR, _told(describe_exit(exit_status), said)
+
+
+def _not_exited(ending: str, problem: str | None) -> tuple[StepStatus, str]:
+    status, why = _ENDINGS[ending]
+    if problem:
+        return status, f"{why}: {problem}"
+    return status, f"{why}, so it was ended" if status is StepStatus.TIMEOUT else why
 
 
 def _told(meaning: str, said: str | None) -> str:

@@ -17,6 +17,7 @@ from runner.evidence.gate import gate, record_problems
 from runner.evidence.record import Record
 from runner.evidence.source import held_by
 from runner.evidence.store import Problem, Store
+from runner.programs import run_program
 
 TRIES = 10
 _DEADLINE_S = 300.0
@@ -47,21 +48,18 @@ def git_in(folder: Path) -> Git:
         # A repository named by the environment (inside a hook, say) is not the one that is meant.
         environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
         try:
-            done = subprocess.run(
+            done = run_program(
                 ["git", "-C", str(folder), *words],
                 env=environment | {"GIT_TERMINAL_PROMPT": "0"},
-                capture_output=True,
                 text=True,
-                errors="replace",
                 timeout=_DEADLINE_S,
-                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
             raise StoreError(f"git {words[0]} failed in {folder}: {said}")
-        return done.stdout.strip()
+        return str(done.stdout).strip()
 
     return git
 

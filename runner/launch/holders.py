@@ -1,4 +1,7 @@
-"""Which processes hold a lock of flock(2): each that has the open file which the lock belongs to. Standard library alone."""
+"""Which processes hold a lock of flock(2): each that has the open file which the lock belongs to.
+
+Standard library alone.
+"""
 
 import contextlib
 import os
@@ -22,12 +25,12 @@ def holders(descriptor: int) -> tuple[Stat, ...]:
 def _descriptors(pid: int) -> Iterator[str]:
     folder = Path("/proc") / str(pid) / "fdinfo"
     with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
+        for descriptor in folder.iterdir():
             with contextlib.suppress(OSError):
-                yield (folder / name).read_bytes().decode(errors="replace")
+                yield descriptor.read_bytes().decode(errors="replace")
 
 
 def _holds(text: str, inode: int) -> bool:
-    """Whether a descriptor's `lock:` line is of this file: `lock: 1: FLOCK  ADVISORY  WRITE 4711 fe:00:2146661 0 EOF`."""
+    """Whether a descriptor has the lock of this file: `lock: 1: FLOCK  ADVISORY  WRITE 4711 fe:00:2146661 0 EOF`."""
     words = (line.split() for line in text.splitlines() if line.startswith("lock:"))
     return any("FLOCK" in one and any(word.endswith(f":{inode}") for word in one) for one in words)

@@ -23,7 +23,7 @@ from runner.launch.processes import LISTS_CHILDREN, Stat, children_of, descendan
 _PR_SET_CHILD_SUBREAPER = 36
 TOKEN = watchdog.TOKEN
 # Seconds between two looks: short at first, so that what ends at once is not waited for, and what forks without end is
-# caught between two forks; longer later, since what SIGKILL has not ended by then costs a core if looked at all the time.
+# caught between two forks; longer later, since looking all the time at what SIGKILL does not end costs a core.
 _FIRST_POLL_S, _LONGEST_POLL_S, _SLOWER = 0.001, 0.5, 1.1
 
 # Blocks that run at this moment, by their token, each with the pid of its shell once that has started: when several run

@@ -26,7 +26,7 @@ _held: list[int] = []
 
 
 def held() -> tuple[int, ...]:
-    """Descriptors of the locks that this process holds. What it starts for a step gets them too, and so holds the node."""
+    """Descriptors of the locks that this process holds. What it starts for a step gets them, and so holds the node."""
     return tuple(_held)
 
 
@@ -121,8 +121,8 @@ def _busy(file: int) -> str:
         )
     if note is not None and stat_of(note[0]) is None:
         return (
-            f"{run} (pid {note[0]}, which is gone) holds this node: processes of its steps live on that this user cannot "
-            "see; root sees them in /proc/locks and with lsof"
+            f"{run} (pid {note[0]}, which is gone) holds this node: processes of its steps live on that this user "
+            "cannot see; root sees them with lsof"
         )
     who = run if note is None else f"{run} (pid {note[0]})"
     return f"{who} holds this node; wait for it, or end it with Ctrl-C"

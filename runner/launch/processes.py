@@ -53,8 +53,8 @@ def stat_of(pid: int) -> Stat | None:
 
 def every() -> Iterator[Stat]:
     """Every process that can be seen from here."""
-    for name in os.listdir(_PROC):
-        if name.isdecimal() and (found := stat_of(int(name))) is not None:
+    for folder in _PROC.iterdir():
+        if folder.name.isdecimal() and (found := stat_of(int(folder.name))) is not None:
             yield found
 
 
@@ -63,10 +63,10 @@ def children_of(pid: int) -> list[int]:
     found: list[int] = []
     tasks = _PROC / str(pid) / "task"
     with contextlib.suppress(OSError):
-        for task in os.listdir(tasks):
+        for task in tasks.iterdir():
             # The thread, or the process, may have ended meanwhile.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                found += map(int, (tasks / task / "children").read_bytes().split())
+                found += map(int, (task / "children").read_bytes().split())
     return found
 
 

@@ -1,8 +1,8 @@
 """Ends the processes of a block whose runner is gone: killed, out of memory, aborted. Standard library alone.
 
-The runner ends whatever a block leaves behind, but nobody ends it for a runner that died. So it starts a small process
-of its own before the first block, tells it which block runs, and keeps a socket open to it: the system closes that socket
-when the runner dies, however it dies.
+The runner ends whatever a block leaves behind, but nobody does that for a runner that died. So it starts a small
+process before the first block, tells it which block runs, and keeps a socket open to it, which the system closes when
+the runner dies, however it dies.
 """
 
 import contextlib
