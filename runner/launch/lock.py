@@ -109,22 +109,24 @@ def _demand_regular(mode: int) -> None:
 def _busy(file: int) -> str:
     note = _note(file)
     run = "another run" if note is None else f"run {note[1]}"
+    runner = None if note is None else note[0]
     living = holders(file)
-    if note is not None and any(one.pid == note[0] for one in living):
-        return f"{run} (pid {note[0]}) holds this node; wait for it, or end it with Ctrl-C"
-    if living:
+    over = runner is not None and (runner == os.getpid() or stat_of(runner) is None)
+    if living and all(one.pid != runner for one in living):
         named = ", ".join(map(str, living[:_MOST_NAMED]))
-        more = f" and {len(living) - _MOST_NAMED} more" if len(living) > _MOST_NAMED else ""
+        named += f" and {len(living) - _MOST_NAMED} more" if len(living) > _MOST_NAMED else ""
+        if over:
+            return (
+                f"{run} holds this node: its runner is gone, but {named} of its steps live on; wait for them, or end "
+                "them with kill -KILL"
+            )
+        return f"{run} holds this node: {named}; wait for it, or end it"
+    if over:
         return (
-            f"{run} holds this node: its runner is gone or gave them up, but {named}{more} of its steps live on; "
-            "end them with kill -KILL, or wait for them"
+            f"{run} holds this node: its runner (pid {runner}) is gone, but processes of its steps that this user "
+            "cannot see live on; root sees them with lsof"
         )
-    if note is not None and stat_of(note[0]) is None:
-        return (
-            f"{run} (pid {note[0]}, which is gone) holds this node: processes of its steps live on that this user "
-            "cannot see; root sees them with lsof"
-        )
-    who = run if note is None else f"{run} (pid {note[0]})"
+    who = run if runner is None else f"{run} (pid {runner})"
     return f"{who} holds this node; wait for it, or end it with Ctrl-C"
 
 

@@ -5,6 +5,7 @@ process before the first block, tells it which block runs, and keeps a socket op
 the runner dies, however it dies.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -71,9 +72,21 @@ def _tell(message: str, descriptors: list[int], *, answered: bool = False) -> No
             if _dog is not None:
                 # Before its socket is closed, since it would take that for the end of this process.
                 os.kill(_dog[0], signal.SIGKILL)
-                os.waitpid(_dog[0], 0)
-                _dog[1].close()
-                _dog = None
+                _dismiss()
+
+
+@atexit.register
+def _dismiss() -> None:
+    """Let the watchdog go, and reap it: where a container has no init, nobody else does."""
+    global _dog  # noqa: PLW0603 - as above
+    if _dog is not None:
+        number, connection = _dog
+        _dog = None
+        connection.close()
+        deadline = time.monotonic() + _LONGEST_POLL_S
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(number, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                time.sleep(_POLL_S / 10)
 
 
 def _started() -> tuple[int, socket.socket]:
