@@ -138,10 +138,11 @@ class Brood:
             if now >= deadline:
                 self._kill(alive)
             else:
-                for stat in alive:
-                    if stat.pid not in asked:
-                        asked.add(stat.pid)
-                        _signal(stat.pid, signal.SIGTERM)
+                # Whoever was asked may start programs to clean up with, and is let.
+                strangers = [stat for stat in alive if not asked & {stat.pid, stat.parent}]
+                asked.update(stat.pid for stat in strangers)
+                for stat in strangers:
+                    _signal(stat.pid, signal.SIGTERM)
             if alive:
                 # Whoever forks as fast as it is killed is caught by looking at once.
                 poll = (
