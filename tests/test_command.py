@@ -197,7 +197,7 @@ def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_pat
 
 
 def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(tmp_path: Path, mark: str) -> None:
-    cleans = f"trap 'sleep 0.3; touch {tmp_path}/clean; exit' TERM; touch {tmp_path}/on; while true; do sleep 0.05; done"
+    cleans = f"trap 'sleep 0.3; touch {tmp_path}/clean; exit' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
     wait = f"while [ ! -e {tmp_path}/on ]; do sleep 0.01; done"
     for _ in range(5):
         result = run(f'(exec -a {mark} bash -c "{cleans}") & {wait}', tmp_path)
