@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -37,11 +36,11 @@ TWIN = "NCCL_IB_ROCE_VERSION_NUM"
 CODE = "export CUDA_VISIBLE_DEVICES=0"
 
 
-def printed(probe: str, *words: str, environment: Mapping[str, str] = NONE, **kwargs: Any) -> str:
+def printed(probe: str, *words: str, environment: Mapping[str, str] = NONE, cwd: Path | None = None) -> str:
     """What the real program prints with `--shell`."""
     command = [sys.executable, "-m", f"runner.probes.{probe}", *words, "--shell"]
     variables = {**CLEAN, "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run(command, env=variables, capture_output=True, check=False, timeout=60, **kwargs)
+    done = subprocess.run(command, env=variables, cwd=cwd, capture_output=True, check=False, timeout=60)
     assert done.returncode == OK, done.stderr
     return done.stdout.decode()
 
