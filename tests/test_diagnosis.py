@@ -90,7 +90,7 @@ def test_the_text_names_finding_fix_page_hint_and_what_was_not_looked_at() -> No
         "1. entry 9, found (high): a | slow link",
         "   fix:  runbook show found",
         "   fix:  unset A",
-        "   fix:  sed b",
+        "   fix:  # by hand: sed b",
         "   page: entries/cured.html#fix",
         "look at entry 2, hint: pid 7 is busy",
         "   idle/d: loads the device",

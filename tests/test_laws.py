@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # in its models; `check` after `probes` because it reads their parsers.
 ROOMS = (
     ("errors",),
-    ("units", "catalogue", "stats", "presets"),
+    ("units", "catalogue", "stats", "presets", "remedy"),
     ("sequential",),
     ("hardware", "prerequisites"),
     ("models",),

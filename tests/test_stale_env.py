@@ -119,7 +119,10 @@ def test_a_running_servers_environment_is_read_by_its_process_id(
             server.kill()
     document = json.loads(capsys.readouterr().out)
     assert {found["name"] for found in document["details"]["findings"]} == set(TORCHRUN)
-    assert document["details"]["by_hand"][-1].startswith("unset them where the server is started")
+    assert document["details"]["undo"] == []
+    assert document["details"]["by_hand"][0] == (
+        f"restart process {server.pid} without WORLD_SIZE: it keeps what it was started with"
+    )
 
 
 def test_a_process_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:

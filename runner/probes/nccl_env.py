@@ -24,7 +24,7 @@ from pathlib import Path
 
 from runner.errors import InputError, RunbookError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.nccl.settings import Finding, Judgement, Origin, Setting, judge
+from runner.probes.nccl.settings import Finding, Judgement, Setting, judge
 from runner.probes.nccl.sources import (
     Found,
     home_of,
@@ -33,7 +33,8 @@ from runner.probes.nccl.sources import (
     running_jobs,
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
-from runner.probes.undo import add_shell_option, run_or_undo
+from runner.probes.undo import add_shell_option, remedies, run_or_undo
+from runner.remedy import one_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
@@ -99,7 +100,7 @@ def _read(arguments: argparse.Namespace) -> _Read:
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
     # A file that several processes read is one place.
     settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
-    unread = list(dict.fromkeys(line for one in found for line in one.unread))
+    unread = list(dict.fromkeys(one_line(line) for one in found for line in one.unread))
     return _Read(settings, unread, processes, closed)
 
 
@@ -111,7 +112,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
-        say(f"{finding.judgement:9} {setting.name}={setting.value} ({setting.source}): {finding.why}")
+        stands = f"{setting.name}={setting.value} ({setting.source})"
+        say(one_line(f"{finding.judgement:9} {stands}: {finding.why}"))
         if finding in faults:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
@@ -133,10 +135,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,
-            "undo": [fault.setting.undo for fault in faults if fault.setting.origin is Origin.ENVIRONMENT],
-            "by_hand": [
-                fault.setting.undo for fault in faults if fault.setting.origin is not Origin.ENVIRONMENT
-            ],
+            **remedies(fault.setting.undo for fault in faults),
         },
     )
 
@@ -148,7 +147,7 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
     where = f"{worst.setting.name} in {worst.setting.source}"
-    return f"{where} is {worst.judgement} on {scope}: {worst.why}{more}"
+    return one_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
 
 
 def _told(finding: Finding) -> dict[str, object]:
@@ -160,7 +159,7 @@ def _told(finding: Finding) -> dict[str, object]:
         "judgement": str(finding.judgement),
         "severity": _SEVERITY.get(finding.judgement),
         "why": finding.why,
-        "undo": setting.undo if finding.judgement.is_fault else None,
+        "undo": setting.undo.text if finding.judgement.is_fault else None,
     }
 
 

@@ -27,7 +27,8 @@ from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.leftovers.serving_config import read_sizes
 from runner.probes.leftovers.variables import Harm, Leftover, leftovers
 from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
-from runner.probes.undo import add_shell_option, run_or_undo
+from runner.probes.undo import add_shell_option, remedies, run_or_undo
+from runner.remedy import Remedy, one_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
@@ -48,27 +49,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     environment = os.environ if arguments.pid is None else environment_of(arguments.pid)
-    found = leftovers(environment, os.cpu_count() or 1)
+    found = leftovers(environment, os.cpu_count() or 1, arguments.pid)
     by_hand = _sizes(arguments.config) + _pin(environment, arguments.pid or 0)
     harmful = [leftover for leftover in [*found, *by_hand] if leftover.harm is not Harm.LOW]
     for leftover in [*found, *by_hand]:
-        say(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}")
+        say(one_line(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}"))
     if not found and not by_hand:
         say("no leftovers of a multi-GPU launch in this environment")
-    todo = [leftover.undo for leftover in by_hand]
-    if arguments.pid is not None and found:
-        # Nothing can change the environment of a process that runs.
-        todo.append(f"unset them where the server is started, then restart it (process {arguments.pid})")
     more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
-        reason=f"{harmful[0].name} is left over: {harmful[0].does}{more}" if harmful else None,
+        reason=one_line(f"{harmful[0].name} is left over: {harmful[0].does}{more}") if harmful else None,
         requested={"of": "this environment" if arguments.pid is None else "a running process"},
         details={
             "findings": [_told(leftover) for leftover in [*found, *by_hand]],
-            "undo": [leftover.undo for leftover in found],
-            "by_hand": todo,
+            **remedies(leftover.undo for leftover in [*found, *by_hand]),
         },
     )
 
@@ -100,7 +96,7 @@ def _sizes(config: Path | None) -> list[Leftover]:
             str(size.value),
             Harm.HIGH,
             f"the configuration asks for {size.value} GPUs (line {size.line})",
-            f"{config.name}, {size.undo}",
+            Remedy.by_hand("{}, line {}: set {} to 1", config.name, str(size.line), size.key),
         )
         for size in read_sizes(config)
     ]
@@ -117,7 +113,7 @@ def _told(leftover: Leftover) -> dict[str, object]:
         "value": leftover.value if _PLAIN.fullmatch(leftover.value) else None,
         "severity": str(leftover.harm),
         "does": leftover.does,
-        "undo": leftover.undo,
+        "undo": leftover.undo.text,
     }
 
 

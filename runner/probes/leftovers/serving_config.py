@@ -40,11 +40,6 @@ class Size:
     key: str
     value: int
 
-    @property
-    def undo(self) -> str:
-        """What to do about it, without the file's name."""
-        return f"line {self.line}: set {self.key} to 1"
-
 
 def parallel_sizes(text: str) -> list[Size]:
     """Sizes above one in the text of a configuration file, in the order of its lines.

@@ -35,10 +35,10 @@ class Found:
 def parse_conf(text: str, source: str) -> list[Setting]:
     """Read the text of an NCCL file as NCCL does: `NAME=value` lines, names and values to the letter."""
     found = []
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), start=1):
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#") and name.strip().startswith(PREFIX):
-            found.append(Setting(name, value, source, Origin.FILE))
+            found.append(Setting(name, value, source, Origin.FILE, line=number))
     return found
 
 

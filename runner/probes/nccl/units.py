@@ -48,11 +48,11 @@ def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
 def parse_environment_file(text: str, source: str) -> list[Setting]:
     """Read a file of `NAME=value` lines such as `EnvironmentFile=` names; values may be quoted."""
     found = []
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), start=1):
         name, equals, value = line.partition("=")
         if equals and name.strip().startswith(PREFIX):
             words = _words(value)
-            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE))
+            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE, line=number))
     return found
 
 
