@@ -16,7 +16,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("units", "catalogue", "stats", "presets", "remedy"),
-    ("sequential",),
+    ("sequential", "placed"),
     ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),
