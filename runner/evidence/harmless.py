@@ -33,12 +33,14 @@ _WORDS = frozenset(
         "counts level levels side rank reboot start startup shutdown stop pool pools group groups label labels "
         "failure failures failed fail fails error errors loss exporter problem problems health check checks command "
         "option options invalid missing temporary permission denied usage warning info debug warn fatal critical "
-        "notice trace error: memory cpu gpu gpus device devices pinned pageable driver kernel cuda rocm nccl ib roce "
-        "nvlink nvswitch pcie ethernet infiniband fabric switch numa ram disk x86 x86_64 aarch64 arm64 i686 amd64 linux "
-        "js key keys session sessions agent access login connection connections connect config tunnel tunnels daemon "
+        "notice trace memory cpu gpu gpus device devices pinned pageable driver kernel cuda rocm nccl ib roce "
+        "nvlink nvswitch pcie ethernet infiniband fabric switch numa ram disk x86 x86_64 aarch64 arm64 i686 amd64 "
+        "linux js key keys session sessions agent "
+        "access login connection connections connect config tunnel tunnels daemon "
         "timeout time works service services into access process processes job jobs step steps task tasks scheduler "
         "database db api url uri http https file path value data replica bucket my-bucket your-bucket container "
-        "bytes string str int float bool optional required request response header headers body model",
+        "dependencies deltas bytes string str int float bool optional required request response header "
+        "headers body model",
     )
 )
 _ALIAS = re.compile(r"node-[0-9a-f]{6}\Z")
@@ -52,7 +54,7 @@ def names_no_host(found: str, _before: str) -> bool:
 
 
 def _is_no_host(name: str) -> bool:
-    name = name.rstrip(".-_")
+    name = name.strip("[]").rstrip(".-_")
     if name in _WORDS or name.startswith(_PREFIXES) or not re.search(r"[a-z]", name):
         return True
     return _ALIAS.match(name) is not None or _INDEX.match(name) is not None or is_public(name)

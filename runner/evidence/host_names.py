@@ -3,23 +3,60 @@
 import re
 
 from runner.evidence.harmless import names_no_host
-from runner.evidence.rule import ALONE, END, IS, Rule
+from runner.evidence.rule import ALONE, END, IS, Group, Rule
 
 NAMES_OF_HOSTS = (
     *("HOSTNAME", "HOST", "MASTER_ADDR", "MASTER_HOST", "NODE_NAME", "NODENAME", "SLURM_SUBMIT_HOST"),
     *("BatchHost", "NodeList", "NodeName", "NodeHostName", "AllocNode:Sid"),
 )
-_SPOKEN = (
-    r"\w{0,20}host_?name|node_?name|node_?list|host_?list|hosts|nodes|fqdn|master_(?:addr|host)|head_node(?:_ip)?"
-    r"|node_ip(?:_address)?|(?:submit|exec|server|remote|client|batch|alloc|control)_?host|slurmctldhost"
-    r"|rdzv_endpoint|\w{0,20}nodemanager(?:hostname|address)|node_?addr"
+_SPOKEN_WORDS = (
+    *(("host", "name"), ("node", "name"), ("node", "list"), ("host", "list"), ("node", "addr"), ("fqdn",)),
+    *(("master", "addr"), ("master", "host"), ("head", "node"), ("node", "ip"), ("node", "ip", "address")),
+    *(("submit", "host"), ("exec", "host"), ("server", "host"), ("remote", "host"), ("client", "host")),
+    *(
+        ("batch", "host"),
+        ("alloc", "node"),
+        ("slurmctld", "host"),
+        ("rdzv", "endpoint"),
+        ("manager", "address"),
+    ),
 )
+# Written out in each case: a pattern that begins with plain words is found much more quickly.
+_SPOKEN = "|".join(
+    sorted(
+        {
+            spelling
+            for words in _SPOKEN_WORDS
+            for glue in ("", "_")
+            for spelling in (
+                glue.join(words),
+                glue.join(words).upper(),
+                glue.join(word.capitalize() for word in words),
+                glue.join((words[0], *(word.capitalize() for word in words[1:]))),
+                glue.join(words).capitalize(),
+            )
+        },
+        key=lambda spelling: (-len(spelling), spelling),
+    )
+)
+_SPOKEN_HINTS = tuple(glue.join(words) for words in _SPOKEN_WORDS for glue in ("", "_"))
 # A key whose value is a host's name.
-HOST_KEY = re.compile(rf"\A(?:{'|'.join(NAMES_OF_HOSTS)}|(?i:{_SPOKEN}|host))\Z")
+HOST_KEY = re.compile(rf"(?:{_SPOKEN})\Z|\A(?:{'|'.join(NAMES_OF_HOSTS)}|(?i:host))\Z")
 
 # Ends of host names that mean nothing outside their own network.
 _DOMAINS = (
-    *("internal", "localdomain", "local", "corp", "cluster", "lan", "intranet", "intra", "private", "home.arpa"),
+    *(
+        "internal",
+        "localdomain",
+        "local",
+        "corp",
+        "cluster",
+        "lan",
+        "intranet",
+        "intra",
+        "private",
+        "home.arpa",
+    ),
 )
 # What makes a number after it an index or a measure, and what makes it a count: `gpu-util-90`, `multi-node-16`.
 _INDEXES = "rank|ranks|id|ids|idx|index|mode|util|mem|memory|count|local|world|list|type|group"
@@ -28,33 +65,63 @@ _COUNTS = "multi|single|per|num|two|one|intra|inter|cross|nvidia|cuda|torch|max|
 _HOST = r"[A-Za-z0-9][\w-]{0,62}+(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8}+"
 # Slurm's `node[01-08]`, and lists with ports.
 _ITEM = rf"{_HOST}(?:\[[\d,-]{{1,200}}\][\w.-]{{0,40}}+)?"
-_HOSTS = rf"(?:{_ITEM}(?::\d{{1,5}})?,)*+{_ITEM}"
+_HOSTS = rf"(?:{_ITEM}(?::\d{{1,5}})?,(?=[A-Za-z0-9]))*+{_ITEM}"
 _LETTERED = rf"(?=[A-Za-z]){_HOSTS}"
 _Q = r"\\{0,2}[\"']?"
+_IS_EQUAL = r"\\{0,2}[\"']?[ \t]{0,40}+=[ \t]{0,40}+(?:\\{0,2}[\"'])?+"
+_IS_COLON = r"\\{0,2}[\"']?[ \t]{0,40}+:[ \t]{0,40}+(?:\\{0,2}[\"'])?+"
+_NO_CODE = r"(?![\w(\[{.])"
+# What stands before a dot in code, and the prefix of a string.
+_OBJECTS = frozenset(
+    re.findall(
+        r"\w+",
+        "self cls node host addr args arguments opts options os socket spec config cfg ctx obj env task info request "
+        "response sys platform getattr record machine origin str f rf fr b",
+    )
+)
 _MONTH = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
-_SCHEMES = (
-    r"(?i:https?|wss?|tcp[46]?|udp|grpcs?|rediss?|ray|etcd|zmq|sftp|ftps?|ssh|nfs|ldaps?|mysql|postgres(?:ql)?"
-    r"|mongodb(?:\+srv)?|amqps?|kafka|nats|mqtt|otlp|unix\+tcp)"
+_SERVED = re.compile(
+    r"(?i:\b(?:https?|wss?|tcp[46]?|udp|grpcs?|rediss?|ray|etcd|zmq|sftp|ftps?|ssh|nfs|ldaps?|mysql|postgres(?:ql)?"
+    r"|mongodb(?:\+srv)?|amqps?|kafka|nats|mqtt|otlp))://(?:\[credentials\]@)?\Z"
 )
 
-# Each phrase ends where the name begins.
+
+def _names_no_field(found: str, before: str) -> bool:
+    return "_" in found or found.partition(".")[0] in _OBJECTS or names_no_host(found, before)
+
+
+def _names_no_server(found: str, before: str) -> bool:
+    return _SERVED.search(before) is None or names_no_host(found, before)
+
+
+# (what to look for, a phrase that ends where the name begins)
 _PHRASES = (
-    *(r"\bconnect to host ", r"[Cc]ould not resolve host(?:name)?:? ", r"[Ff]ailed to connect to "),
-    *(r"Connection (?:closed|reset|refused|timed out) by (?:remote host )?", r"Permanently added '"),
-    *(r"authenticity of host '", r"\b(?:PING|ping) ", r"\blookup ", r"[Rr]oute to host ", r"\bResolving "),
-    *(r"[Nn]ode failure on ", r"\bnot respond(?:ing)?,? (?:node|host) "),
-    r"(?:(?i:local|remote|peer|target|source|head|compute|system|static|transient) )(?i:host(?:name)?|node):[ \t]{1,20}",
+    ("connect to host ", r"connect to host "),
+    ("resolve host", r"esolve host(?:name)?:? "),
+    ("failed to connect to ", r"ailed to connect to "),
+    ("connection ", r"Connection (?:closed|reset|refused|timed out) by (?:remote host )?"),
+    ("added '", r"Permanently added '(?:\[)?"),
+    ("of host '", r"authenticity of host '"),
+    ("ping ", r"PING (?=[^\s(]{1,200} \()"),
+    ("resolving ", r"Resolving (?=[^\s(]{1,200}(?: \(|\.\.\.))"),
+    ("lookup ", r"lookup (?=[^\s:]{1,200}+(?: on [\d\[]|: (?:no such|server|i/o|[Tt]emporary)))"),
+    ("failure on ", r"failure on "),
+    (" not respond", r"odes? (?=\S{1,200} not respond)"),
+    (
+        "host: ",
+        r"(?:Local|local|Remote|remote|Peer|peer|Target|target|Source|source|System|system) [Hh]ost:[ \t]{1,20}",
+    ),
 )
 _CONNECTED = r"\b[Cc]onnect(?:ed|ing|ion)? (?:to|from) "
 _TOLD = r"(?=:\d|\.?[ \t]*(?:[\r\n\"'\\]|\Z)|[ \t]\(|[ \t]port\b|[ \t](?:closed|refused|reset|timed)|['\"])"
 
-PLACE_RULES = (
+_PLACES = (
     # Slurm.
     Rule(
         ("srun: error: ", "salloc: ", "slurmd-", "slurmstepd-"),
         "[host]",
         r"srun: error: (?=[^\s:]{1,200}+: tasks? \d)|salloc: Nodes? (?=\S{1,200}+ (?:is|are) ready)"
-        r"|slurm(?:step)?d-(?=\S{1,200}+: )",
+        r"|slurm(?:step)?d-(?=[^\s:]{1,200}+: )",
         _HOSTS,
         names_no_host,
     ),
@@ -69,9 +136,19 @@ PLACE_RULES = (
     ),
     # Options of launchers, and shells of other hosts.
     Rule(
-        ("--rdzv", "--master", "--host", "--node", "--dist-init-addr", "--head", "--address", "--server", "--exclude"),
+        (
+            "--rdzv",
+            "--master",
+            "--host",
+            "--node",
+            "--dist-init-addr",
+            "--head",
+            "--address",
+            "--server",
+            "--exclude",
+        ),
         "[host]",
-        r"--(?:rdzv[_-]endpoint|master[_-]addr(?:ess)?|host(?:s|name|list)?|node(?:s|list|name)?"
+        r"--(?:rdzv[_-]endpoint|master[_-]addr(?:ess)?|host(?:s|name|list)?|node(?:list|name)?"
         rf"|node-ip-address|dist-init-addr|head(?:-node|-addr)?|address|server|exclude)[ \t=]{{1,4}}{_Q}",
         _HOSTS,
         names_no_host,
@@ -98,22 +175,13 @@ PLACE_RULES = (
         names_no_host,
     ),
     # What programs say of connections.
-    Rule(
-        (
-            *("to host ", "resolve host", "connect to ", "connection ", "added '", "of host '", "ping ", "lookup "),
-            *("resolving ", "failure on ", "respond", "host: ", "hostname: ", "node: "),
-        ),
-        "[host]",
-        rf"(?:{'|'.join(_PHRASES)})(?:\[[\w.]{{1,40}}\])?",
-        _LETTERED,
-        names_no_host,
-    ),
+    *(Rule((hint,), "[host]", phrase, _LETTERED, names_no_host) for hint, phrase in _PHRASES),
     Rule(("connect",), "[host]", _CONNECTED, rf"{_LETTERED}{_TOLD}", names_no_host),
     Rule(
         ("connect", "socket", "c10d", "store", "listen"),
         "[host]",
-        r"\b(?:[Cc]onnect\w{0,5}|socket|c10d|\w{0,20}[Ss]tore|listen\w{0,4})\b[^\n(]{0,200}?\([\"']?",
-        rf"{_LETTERED}(?=[\"']?, \d{{2,5}}\))",
+        r"\b(?:[Cc]onnect\w{0,5}|socket|c10d|\w{0,20}Store|listen\w{0,4})\b[^\n(]{0,200}?\([\"']?",
+        rf"{_LETTERED}(?=[\"']?, \d{{4,5}}\))",
         names_no_host,
     ),
     # `[name]:29500` of c10d's sockets.
@@ -127,35 +195,44 @@ PLACE_RULES = (
     Rule(
         ("://",),
         "[host]",
-        rf"\b{_SCHEMES}://(?:\[credentials\]@)?",
+        r"://(?:\[credentials\]@)?",
         rf"(?:{_HOST}(?=:\d)|[A-Za-z0-9][\w-]{{0,62}}+(?![\w.:@-]))",
-        names_no_host,
+        _names_no_server,
     ),
-    # Names of fields, in any notation. `nodes=16` is a count: a name begins with a letter.
+    # Names of fields, in any notation. What code says there is no name: an attribute, a call, an index, `a_variable`.
     Rule(
-        ("host", "node", "fqdn", "master_addr", "rdzv_endpoint"),
+        _SPOKEN_HINTS,
         "[host]",
-        rf"(?<![A-Za-z0-9_-])(?i:{_SPOKEN}){IS}",
-        _LETTERED,
-        names_no_host,
+        rf"(?:{_SPOKEN}){_IS_EQUAL}",
+        rf"{_LETTERED}{_NO_CODE}",
+        _names_no_field,
     ),
-    # The shorter word, where it is a field of a header, of JSON, or of Python's own form.
+    # After a colon a sentence may follow.
     Rule(
-        ("host",),
+        _SPOKEN_HINTS,
         "[host]",
-        rf"(?:(?<![A-Za-z0-9_-])(?:Host: |host[ ]?=[ ]?[\"']?|(?<=[\"'])[Hh]ost(?:\\{{0,2}}[\"']){IS})"
-        rf"|^host(?==){IS})",
-        _LETTERED,
-        names_no_host,
+        rf"(?:{_SPOKEN}){_IS_COLON}",
+        rf"{_LETTERED}(?=:\d|\.?[ \t]*(?:[\r\n\"'\\,;)}}]|\Z))",
+        _names_no_field,
+    ),
+    # The shorter words, where they are a field of a header, of JSON, of Python's own form, or of `scontrol`.
+    Rule(
+        ("host", "nodes="),
+        "[host]",
+        rf"(?<![A-Za-z0-9_-])(?:Host: |host[ ]?=[ ]?[\"']?|(?<=[\"'])[Hh]ost(?:\\{{0,2}}[\"']){IS})|^host(?==){IS}"
+        r"|(?<![A-Za-z0-9_-])Nodes=",
+        rf"{_LETTERED}{_NO_CODE}",
+        _names_no_field,
     ),
     Rule(("instance=",), "[host]", rf"\binstance={_Q}", rf"{_LETTERED}(?=:\d)", names_no_host),
     # Logs of the system: a date, the host, who says it.
     Rule(
-        re.compile(r"\d:\d\d[\d.]{0,10}(?:Z|[+-]\d\d:?\d\d)? [A-Za-z]"),
+        ("kernel:", "]:", "systemd:", "sshd:", "slurmd:", "nvidia-"),
         "[host]",
         rf"(?:{_MONTH} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{{1,9}})?|\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d[\d.,]{{0,10}}"
         r"(?:Z|[+-]\d\d:?\d\d)) ",
-        rf"(?=[A-Za-z]){_HOST}(?= (?:kernel|[\w./()@-]{{1,60}}+\[\d{{1,9}}\]|systemd|sshd|slurmd|nvidia-[a-z-]{{1,30}}+):)",
+        rf"(?=[A-Za-z]){_HOST}"
+        r"(?= (?:kernel|[\w./()@-]{1,60}+\[\d{1,9}\]|systemd|sshd|slurmd|nvidia-[a-z-]{1,30}+):)",
         names_no_host,
     ),
     # Adapters in the lists of InfiniBand's tools carry the name of their host.
@@ -170,10 +247,12 @@ PLACE_RULES = (
         ("machine ",),
         "[host]",
         r"\bmachine\s{1,20}",
-        rf"{_LETTERED}(?=\s{{1,20}}(?:login|account|password)\s)",
+        rf"{_LETTERED}(?=\s{{1,20}}login\s{{1,20}}\S{{1,200}}\s{{1,20}}(?:account|password)\s)",
         names_no_host,
     ),
 )
+
+PLACE_RULES = (Group(_PLACES),)
 
 FORM_RULES = (
     Rule(
@@ -206,7 +285,7 @@ FORM_RULES = (
     # Names that clusters give their machines, standing alone. An index (`gpu0`, `node 3`, `node-rank-0`) is none, a
     # count (`single-gpu-1`) is none, nor is the alias that this project gives a node.
     Rule(
-        re.compile(r"(?i:dgx|hgx|node|compute|login|host|rack|nid|gpu|[bh]\d00)[a-z0-9-]{0,20}\d"),
+        re.compile(r"(?:dgx|hgx|node|compute|login|host|rack|nid|gpu|[bh]\d00)[a-z0-9-]{0,20}\d"),
         "[host]",
         r"(?<![\w.\[-])",
         rf"(?!node-[0-9a-f]{{6}}(?![\w-]))(?!(?i:\w{{1,12}}-(?:{_INDEXES})|(?:{_COUNTS}))-)"

@@ -4,7 +4,7 @@ import ipaddress
 import re
 
 from runner.evidence.harmless import names_no_host, names_no_owner
-from runner.evidence.rule import ALONE, END, HEX, IS, Rule
+from runner.evidence.rule import ALONE, END, HEX, IS, Group, Rule
 
 NAMES_OF_USERS = (
     *("USER", "LOGNAME", "USERNAME", "SUDO_USER", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "UserId", "GroupId"),
@@ -63,10 +63,11 @@ HARDWARE_RULES = (
     Rule(("gpu-", "mig-"), "[uuid]", "", rf"{ALONE}(?:GPU|MIG)-{HEX}{{8}}[0-9A-Fa-f-]{{0,28}}{END}"),
     # systemd's ids of the machine and of its boot.
     Rule(
-        re.compile(r"(?i:machine|boot|host|vm|product|system)[-_ ]?(?:id|uuid)"),
+        ("-id", "_id", " id", "uuid"),
         "[uuid]",
         r"(?i:machine|boot|host|vm|product|system)[-_ ]?(?i:id|uuid)[^\w\n]{0,40}+(?:\r?\n)?[^\w\n]{0,8}+",
         rf"{HEX}{{32}}{END}",
+        shortest=37,
     ),
     Rule(
         ("serial", "s/n"),
@@ -95,11 +96,12 @@ HARDWARE_RULES = (
         _is_zero,
     ),
     Rule(
-        re.compile(r"(?i:guid)|mlx[45]_|bnxt_re|irdma|hfi1_|rocep|ibp\d"),
+        ("guid", "mlx4_", "mlx5_", "bnxt_re", "irdma", "hfi1_", "rocep", "ibp"),
         "[guid]",
         rf"(?:(?i:guid){IS}|{ALONE}{_DEVICES}[ \t]{{1,40}})",
         rf"(?:0x)?{HEX}{{16}}{END}",
         _is_zero,
+        shortest=20,
     ),
 )
 
@@ -130,12 +132,15 @@ MAIL = Rule(
 
 _NAME = r"[^\s/:\"'<>,;()\[\]=|&*?$\\{}`]"
 # A directory of a path; a file keeps its name where an ending shows that it is one.
-_FILE = r"(?:py|pyc|so|sh|json|jsonl|ya?ml|toml|cfg|conf|ini|log|txt|out|err|csv|md|pt|pth|bin|safetensors|sif|sqsh|c|cc|cpp|cu|h|hpp)"
+_FILE = (
+    r"(?:py|pyc|so|sh|json|jsonl|ya?ml|toml|cfg|conf|ini|log|txt|out|err|csv|md|pt|pth|bin|safetensors|sif|sqsh"
+    r"|c|cc|cpp|cu|h|hpp)"
+)
 _DIRECTORIES = (
     rf"(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+(?:/{_NAME}{{1,200}}+(?=/)){{0,30}}+"
     rf"(?:/(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+)?"
 )
-USER_RULES = (
+_USERS = (
     Rule(
         tuple(f"{name.lower()}=" for name in NAMES_OF_USERS),
         "[user]",
@@ -152,38 +157,57 @@ USER_RULES = (
         _DIRECTORIES,
         names_no_owner,
     ),
-    Rule(("~",), "[user]", r"(?<![\w.~:)\]!^&|-])~", r"(?!root/)[a-z_][a-z0-9_.-]{1,31}+(?=/\w)"),
+    Rule(("~",), "[user]", r"(?<![\w.~:)\]!^&|/-])~", r"(?!root/)[a-z_][a-z0-9_.-]{1,31}+(?=/\w)"),
     Rule(("cd ~",), "[user]", r"\bcd ~", r"[a-z_][a-z0-9_.-]{1,31}+"),
     Rule(
-        ("login ", "login\n", "--username", "ipmitool"),
+        ("machine ", "default "),
         "[user]",
-        r"(?:\bmachine\s{1,20}\S{1,200}\s{1,20}login\s{1,20}|\bdefault\s{1,20}login\s{1,20}"
-        r"|\blogin\b[^\n|;&]{0,200}?[ \t]-u[ \t=]{1,4}|--username[ \t=]{1,4}|\bipmitool\b[^\n|;&]{0,200}?[ \t]-U[ \t]{1,4})[\"']?",
+        r"\b(?:machine\s{1,20}\S{1,200}|default)\s{1,20}login\s{1,20}",
+        r"(?!\[)\S{1,200}+(?=\s{1,20}(?:account|password)\s)",
+    ),
+    Rule(
+        ("login ", "--username", "ipmitool"),
+        "[user]",
+        r"(?:\blogin\b[^\n|;&]{0,200}?[ \t]-u[ \t=]{1,4}|--username[ \t=]{1,4}"
+        r"|\bipmitool\b[^\n|;&]{0,200}?[ \t]-U[ \t]{1,4})[\"']?",
         r"(?!-|AWS\b|\$)[A-Za-z_][\w.@+-]{0,80}+",
     ),
 )
 
-_AWS_IDS = "i|mi|vol|eni|subnet|vpc|sg|ami|snap|fs|fsap|igw|nat|rtb|eipalloc|eipassoc|lt|pcx|acl|tgw|cr|h|r|vpce|pl"
-CLOUD_RULES = (
+USER_RULES = (Group(_USERS),)
+
+_STORES = re.compile(r"\b(?i:s3[an]?|gs|gcs|az|azure|abfss?|wasbs?|adl|r2|oss|cosn?|tos|b2|obs|swift)://\Z")
+
+
+def _is_no_bucket(_found: str, before: str) -> bool:
+    return _STORES.search(before) is None
+
+
+_AWS_IDS = (
+    "i|mi|vol|eni|subnet|vpc|sg|ami|snap|fs|fsap|igw|nat|rtb|eipalloc|eipassoc|lt|pcx|acl|tgw|cr|h|r|vpce|pl"
+)
+_INSTANCES = Rule(
+    re.compile(r"-[0-9a-f]{17}(?![\w-])"),
+    "[host]",
+    "",
+    rf"(?<![\w.-])(?:{_AWS_IDS})-[0-9a-f]{{17}}(?![\w-])",
+    shortest=19,
+)
+_CLOUDS = (
     Rule(
-        re.compile(r"-[0-9a-f]{17}(?![\w-])"),
-        "[host]",
-        "",
-        rf"(?<![\w.-])(?:{_AWS_IDS})-[0-9a-f]{{17}}(?![\w-])",
-        shortest=19,
-    ),
-    Rule(
-        re.compile(r"(?i:instance)[-_ /]?(?i:id|s/)"),
+        ("instance",),
         "[host]",
         rf"(?i:instance)[-_ ]?(?i:id)(?:{IS}|[ \t])|/instance/id[^\w\n]{{1,8}}",
         r"\d{15,20}(?!\d)",
+        shortest=24,
     ),
     Rule(("ocid1.",), "[redacted]", "", rf"{ALONE}ocid1\.[\w-]{{1,40}}(?:\.[\w-]{{0,80}}+){{2,5}}+"),
     Rule(
         ("://",),
         "[redacted]",
-        r"\b(?i:s3[an]?|gs|gcs|az|azure|abfss?|wasbs?|adl|r2|oss|cosn?|tos|b2|obs|swift)://",
+        r"://",
         r"(?:\[credentials\]@)?(?!\[|[Bb]ucket[/\s]|BUCKET\b|my-bucket\b|your-bucket\b)[\w.@-]{1,255}+",
+        _is_no_bucket,
     ),
     Rule(
         ("amazonaws.com", "googleapis.com", "core.windows.net", "cloudflarestorage.com", "azurecr.io"),
@@ -213,3 +237,5 @@ CLOUD_RULES = (
         names_no_host,
     ),
 )
+
+CLOUD_RULES = (_INSTANCES, Group(_CLOUDS))

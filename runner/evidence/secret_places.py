@@ -2,7 +2,7 @@
 
 import re
 
-from runner.evidence.rule import ALONE, END, IS, Rule
+from runner.evidence.rule import ALONE, END, IS, Group, Rule
 
 _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
@@ -51,7 +51,7 @@ KEY_RULES = (
     ),
 )
 
-PLACE_RULES = (
+_PLACES = (
     # A header with several values: all of them, to the end of the line or of the quotes.
     Rule(
         ("cookie",),
@@ -76,7 +76,7 @@ PLACE_RULES = (
     Rule(
         tuple(SPEAKING_WORDS),
         "[token]",
-        rf"(?i:{_SPEAKING})\w{{0,40}}(?:[ \t]\[[\w*]{{0,30}}\](?=:))?{IS}(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
+        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
     ),
     Rule(
@@ -84,6 +84,13 @@ PLACE_RULES = (
         "[token]",
         rf"TOKEN(?![A-Za-z])\w{{0,40}}{IS}",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_NUMBER}{_VALUE}",
+    ),
+    # The question of `aws configure`.
+    Rule(
+        ("access key [",),
+        "[token]",
+        r"(?i:secret access key) \[[\w*]{0,40}\]:[ \t]{1,4}",
+        r"(?!\[token\])\S+",
     ),
     # In lower case the word is mostly a unit of text: only what looks like a secret is one.
     Rule(
@@ -131,7 +138,7 @@ PLACE_RULES = (
         ("mysql", "mariadb"),
         "[token]",
         rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}-p{_QUOTE}",
-        r"(?!\[token\])[^\s\"'\\-][^\s\"'\\]*",
+        r"(?!\[token\])[^\s\"'\\;|&)-][^\s\"'\\]*",
     ),
     Rule(
         ("redis-cli", "ipmitool", "ldap"),
@@ -155,7 +162,8 @@ PLACE_RULES = (
     Rule(
         ("password",),
         "[token]",
-        r"\b(?:login|machine|account)\s{1,20}[^\s]{1,200}\s{1,20}password\s{1,20}",
+        r"\b(?:machine\s{1,20}\S{1,200}|default)\s{1,20}login\s{1,20}\S{1,200}\s{1,20}"
+        r"(?:account\s{1,20}\S{1,200}\s{1,20})?password\s{1,20}",
         r"(?!\[token\])[^\s\"']+",
     ),
     Rule(
@@ -166,9 +174,11 @@ PLACE_RULES = (
     ),
 )
 
-CREDENTIALS_RULES = (
-    Rule(("://",), "[credentials]@", "://", r"(?!\[credentials\]@)[^\s/\"'<>]{1,300}@"),
-)
+PLACE_RULES = (Group(_PLACES),)
+
+CREDENTIALS_RULES = (Rule(("://",), "[credentials]@", "://", r"(?!\[credentials\]@)[^\s/\"'<>]{1,300}@"),)
 
 # A key under which a value is a secret although nothing in the value shows it.
-SECRET_KEY = re.compile(rf"(?i:{_SPEAKING}|token|serial)|\Aauth\Z|_auth\Z|_(?:PWD|PASS|KEY|PAT|SAS|AUTH|JWT|CREDS)\Z")
+SECRET_KEY = re.compile(
+    rf"(?i:{_SPEAKING}|token|serial)|\Aauth\Z|_auth\Z|_(?:PWD|PASS|KEY|PAT|SAS|AUTH|JWT|CREDS)\Z"
+)
