@@ -1,6 +1,7 @@
 """Secrets and names in the forms of those who issue them, planted in text, and innocent text beside them."""
 
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.evidence.host_forms import NAMES_OF_HOSTS
 from runner.evidence.patterns import RULES, SPEAKING_NAME
 from runner.evidence.redact import redact_json, redact_text
 from runner.evidence.secret_formats import FORMATS, Format, reads_as_words
@@ -123,29 +125,24 @@ def test_innocent_text_stays_as_it_is() -> None:
     assert not changed
 
 
-def test_each_issuer_in_the_table_is_among_what_is_planted_or_needs_no_sample() -> None:
-    tokens = " ".join(item.text.lower() for item in ALL if item.form == "bare")
-    missing = {issued.issuer for issued in FORMATS if not any(hint in tokens for hint in issued.hints)}
-    assert len(missing) < len(FORMATS) // 3
-
-
 @pytest.mark.parametrize("issued", FORMATS, ids=lambda issued: issued.issuer)
-def test_every_secret_of_a_format_has_one_of_its_hints(issued: Format) -> None:
+def test_every_secret_of_a_format_has_one_of_its_hints_and_is_found(issued: Format) -> None:
     @settings(max_examples=20, deadline=None, database=None)
     @given(st.from_regex(issued.pattern, fullmatch=True))
     def holds(secret: str) -> None:
         assert any(hint in secret.lower() for hint in issued.hints)
+        assert reads_as_words(secret, "") or secret not in redact_text(f"a {secret} b")
 
     holds()
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(TOKENS), st.randoms(use_true_random=False), st.text(" \n\t,;()'\"=<>", max_size=3))
+@given(st.sampled_from(TOKENS), st.integers(0, 10**6), st.text(" \n\t,;()'\"=<>", max_size=3))
 def test_a_token_of_any_issuer_is_found_between_marks_of_any_kind(
-    token: tuple[str, str, str], draw: random.Random, mark: str
+    token: tuple[str, str, str], seed: int, mark: str
 ) -> None:
     _, beginning, rest = token
-    secret = filled(beginning + rest, draw)
+    secret = filled(beginning + rest, random.Random(seed))
     assert secret not in redact_text(f"a {mark}{secret}{mark} b")
 
 
@@ -172,10 +169,11 @@ def test_a_key_of_json_gives_a_host_away(key: str) -> None:
 
 @pytest.mark.parametrize("public", ["localhost", "127.0.0.1", "github.com", "docs.nvidia.com"])
 def test_public_names_and_loopback_stay_where_a_host_is_named(public: str) -> None:
+    # Places that hold nothing but a host's name, whatever it is.
+    private = re.compile(rf"@|Linux |NCCL|host  |\[01|(?:{'|'.join(NAMES_OF_HOSTS)})=")
     for phrase in HOST_PHRASES:
-        if "@" not in phrase and "Linux" not in phrase and "NCCL" not in phrase and "host  " not in phrase:
-            text = phrase.format(x=public)
-            assert public in redact_text(text), text
+        if not private.search(phrase):
+            assert public in redact_text(phrase.format(x=public)), phrase
 
 
 @pytest.mark.parametrize(

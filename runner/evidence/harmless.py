@@ -44,7 +44,7 @@ _WORDS = frozenset(
     )
 )
 _ALIAS = re.compile(r"node-[0-9a-f]{6}\Z")
-_INDEX = re.compile(r"(?:rank|cuda|gpu|device|numa|task|process|proc|thread|default|trainer)[-_:]?\d{0,4}\Z")
+_INDEX = re.compile(r"(?:rank|cuda|numa|task|process|proc|thread|default|trainer)[-_:]?\d{0,4}\Z")
 _PREFIXES = ("127.", "x86_64", "aarch64", "arm64", "i686", "sm_")
 
 

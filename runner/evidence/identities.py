@@ -238,4 +238,4 @@ _CLOUDS = (
     ),
 )
 
-CLOUD_RULES = (_INSTANCES, Group(_CLOUDS))
+CLOUD_RULES: tuple[Rule | Group, ...] = (_INSTANCES, Group(_CLOUDS))

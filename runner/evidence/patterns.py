@@ -6,15 +6,16 @@ text needs none of them, so each has a hint that is much quicker to look for tha
 
 import re
 
-from runner.evidence import host_names, identities, secret_formats, secret_places
+from runner.evidence import host_forms, host_places, identities, secret_formats, secret_places
+from runner.evidence.rule import Group, Rule
 
 # A key under which a value is private although nothing in the value shows it.
 SPEAKING_NAME = re.compile(
-    rf"{secret_places.SECRET_KEY.pattern}|{host_names.HOST_KEY.pattern}"
+    rf"{secret_places.SECRET_KEY.pattern}|{host_places.HOST_KEY.pattern}"
     rf"|\A(?:{'|'.join(identities.NAMES_OF_USERS)})\Z"
 )
 
-RULES = (
+RULES: tuple[Rule | Group, ...] = (
     *secret_places.KEY_RULES,
     *secret_places.PLACE_RULES,
     *secret_formats.FORMAT_RULES,
@@ -22,10 +23,10 @@ RULES = (
     *identities.CLOUD_RULES,
     *identities.HARDWARE_RULES,
     *identities.ADDRESS_RULES,
-    host_names.IP_HOST,
+    host_forms.IP_HOST,
     identities.MAIL,
     identities.IPV4,
-    *host_names.FORM_RULES,
-    *host_names.PLACE_RULES,
+    *host_forms.FORM_RULES,
+    *host_places.PLACE_RULES,
     *identities.USER_RULES,
 )

@@ -70,7 +70,9 @@ FORMATS = (
     Format("Prefect", ("pnu_", "pnb_"), rf"pn[ub]_{_AN}{{24,}}+"),
     # Clouds.
     Format(
-        "AWS, ids of keys", ("akia", "asia", "abia", "acca"), rf"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{{16}}{END}"
+        "AWS, ids of keys",
+        ("akia", "asia", "abia", "acca", "a3t"),
+        rf"(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{{16}}{END}",
     ),
     Format(
         "AWS Bedrock",
@@ -123,7 +125,6 @@ FORMATS = (
         rf"discord(?:app)?\.com/api/webhooks/\d{{10,20}}/{_W}{{40,}}+",
     ),
     Format("Teams, webhooks", (".webhook.office.com",), r"[\w-]{1,63}\.webhook\.office\.com/[\w@/-]{40,}+"),
-    Format("Telegram", (":a",), rf"\d{{8,10}}:A{_W}{{34}}(?!{_W})"),
     Format("Linear", ("lin_api_", "lin_oauth_"), rf"lin_(?:api|oauth)_{_AN}{{32,}}+"),
     Format("Notion", ("ntn_", "secret_"), rf"(?:ntn|secret)_{_AN}{{40,}}+"),
     Format("Atlassian", ("atatt3",), r"ATATT3[\w=-]{60,}+"),
@@ -134,8 +135,31 @@ FORMATS = (
     ),
     Format("SendGrid", ("sg.",), rf"SG\.{_W}{{16,}}+\.{_W}{{20,}}+"),
     Format("Brevo", ("xkeysib-",), rf"xkeysib-{HEX}{{40,}}+-{_AN}{{10,}}+"),
-    Format("Mailchimp, Mailgun", ("-us", "key-"), rf"{HEX}{{32}}-us\d{{1,2}}{END}|key-{HEX}{{32}}{END}"),
+    Format("Mailchimp, Mailgun", ("-us", "key-"), rf"[0-9a-z]{{32}}-us\d{{1,2}}{END}|key-{HEX}{{32}}{END}"),
     Format("Shopify", ("shpat_", "shpca_", "shppa_", "shpss_"), rf"shp(?:at|ca|pa|ss)_{HEX}{{32}}"),
+    Format("Alibaba, Yandex", ("ltai", "aqvn"), rf"LTAI{_AN}{{16,}}+|AQVN{_W}{{30,}}+"),
+    Format("ClickHouse", ("4b1d",), rf"4b1d{_AN}{{38}}{END}"),
+    Format(
+        "EasyPost, Facebook", ("ezak", "eztk", "eaam", "eaac"), rf"EZ[AT]K{_AN}{{40,}}+|EAA[MC]{_AN}{{80,}}+"
+    ),
+    Format("Harness", ("pat.", "sat."), rf"(?:pat|sat)\.{_W}{{22}}\.{_AN}{{24}}\.{_AN}{{20,}}+"),
+    Format(
+        "Adobe, Frame.io, Infracost, Scalingo, 42",
+        ("p8e-", "fio-u-", "ico-", "tk-us-", "s-s4t2"),
+        rf"p8e-{_AN}{{32}}|fio-u-[\w=-]{{40,}}+|ico-{_AN}{{32}}|tk-us-{_W}{{32,}}+|s-s4t2(?:ud|af)-{HEX}{{40,}}+",
+    ),
+    Format("Octopus", ("api-",), rf"API-[A-Z0-9]{{26}}{END}"),
+    Format(
+        "ReadMe, SettleMint, Shippo, Typeform, Duffel",
+        ("rdme_", "sm_aat_", "sm_pat_", "sm_sat_", "shippo_", "tfp_", "duffel_"),
+        rf"rdme_{_AN}{{40,}}+|sm_[aps]at_{_AN}{{16,}}+|(?:shippo|duffel)_(?:live|test)_[\w=-]{{32,}}+|tfp_[\w=.-]{{40,}}+",
+    ),
+    Format("MaxMind", ("_mmk",), rf"{_AN}{{6}}_{_AN}{{29}}_mmk{END}"),
+    Format(
+        "Authress",
+        (".acc-", ".acc_"),
+        r"[a-z]{2,10}_[A-Za-z0-9]{5,30}\.\w{4,6}\.acc[_-][\w-]{10,32}\.[\w+/=-]{30,}+",
+    ),
     Format("Square", ("sq0",), rf"sq0[a-z]{{3}}-{_W}{{22,}}+"),
 )
 
@@ -167,7 +191,7 @@ def _separator(issued: Format) -> str:
     return next((mark for mark in "_-." if all(mark in hint for hint in issued.hints)), "")
 
 
-FORMAT_RULES = (
+FORMAT_RULES: tuple[Rule | Group, ...] = (
     Rule(
         ("eyj",),
         "[token]",
@@ -189,15 +213,25 @@ FORMAT_RULES = (
         ("sk", "ac"),
         "[token]",
         "",
-        rf"{ALONE}(?:SK|AC)[0-9a-f]{{32}}{END}",
+        rf"{ALONE}(?:SK|AC)[0-9a-z]{{32}}{END}",
+        reads_as_words,
         shortest=34,
     ),
     Rule(
         re.compile(rf"\.{_W}{{6}}\.{_W}{{27}}"),
         "[token]",
         "",
-        rf"{ALONE}[MNO](?={_W}{{0,24}}\d){_AN}{_W}{{22,26}}\.{_W}{{6}}\.{_W}{{27,}}+",
+        rf"{ALONE}[MNO]{_W}{{23,27}}\.{_W}{{6}}\.{_W}{{27,}}+",
         reads_as_words,
         shortest=60,
+    ),
+    # Telegram's bots.
+    Rule(
+        re.compile(r"\d:[\w-]{35}"),
+        "[token]",
+        "",
+        rf"{ALONE}\d{{8,10}}:{_W}{{35}}(?!{_W})",
+        reads_as_words,
+        shortest=44,
     ),
 )

@@ -1,14 +1,11 @@
-"""Names of hosts: those of a telling form, and any name at all where its place says that it is a host's."""
+"""Names of hosts of any form at all, where their place says what they are: a message, an option, a field."""
 
 import re
 
 from runner.evidence.harmless import names_no_host
-from runner.evidence.rule import ALONE, END, IS, Group, Rule
+from runner.evidence.host_forms import NAMES_OF_HOSTS
+from runner.evidence.rule import IS, Group, Rule
 
-NAMES_OF_HOSTS = (
-    *("HOSTNAME", "HOST", "MASTER_ADDR", "MASTER_HOST", "NODE_NAME", "NODENAME", "SLURM_SUBMIT_HOST"),
-    *("BatchHost", "NodeList", "NodeName", "NodeHostName", "AllocNode:Sid"),
-)
 _SPOKEN_WORDS = (
     *(("host", "name"), ("node", "name"), ("node", "list"), ("host", "list"), ("node", "addr"), ("fqdn",)),
     *(("master", "addr"), ("master", "host"), ("head", "node"), ("node", "ip"), ("node", "ip", "address")),
@@ -42,25 +39,6 @@ _SPOKEN = "|".join(
 _SPOKEN_HINTS = tuple(glue.join(words) for words in _SPOKEN_WORDS for glue in ("", "_"))
 # A key whose value is a host's name.
 HOST_KEY = re.compile(rf"(?:{_SPOKEN})\Z|\A(?:{'|'.join(NAMES_OF_HOSTS)}|(?i:host))\Z")
-
-# Ends of host names that mean nothing outside their own network.
-_DOMAINS = (
-    *(
-        "internal",
-        "localdomain",
-        "local",
-        "corp",
-        "cluster",
-        "lan",
-        "intranet",
-        "intra",
-        "private",
-        "home.arpa",
-    ),
-)
-# What makes a number after it an index or a measure, and what makes it a count: `gpu-util-90`, `multi-node-16`.
-_INDEXES = "rank|ranks|id|ids|idx|index|mode|util|mem|memory|count|local|world|list|type|group"
-_COUNTS = "multi|single|per|num|two|one|intra|inter|cross|nvidia|cuda|torch|max|min|sm"
 
 _HOST = r"[A-Za-z0-9][\w-]{0,62}+(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8}+"
 # Slurm's `node[01-08]`, and lists with ports.
@@ -190,6 +168,7 @@ _PLACES = (
         "[host]",
         r"(?<=\w )",
         rf"\[(?!(?:ip|host|user|uuid|token|redacted)\]|(?:rank|default|trainer)\d)(?=[A-Za-z]){_HOST}\](?=:\d{{4,5}}(?!\d))",
+        names_no_host,
     ),
     # Addresses of services: a port, or a name without a dot, is no page of the public net.
     Rule(
@@ -253,64 +232,3 @@ _PLACES = (
 )
 
 PLACE_RULES = (Group(_PLACES),)
-
-FORM_RULES = (
-    Rule(
-        tuple(f".{domain}" for domain in _DOMAINS),
-        "[host]",
-        "",
-        rf"(?<![\w.-])(?!threading\.)(?:[A-Za-z0-9_][\w-]{{0,62}}+\.){{1,8}}(?:{'|'.join(map(re.escape, _DOMAINS))})"
-        r"(?![\w(-]|\.\w)",
-    ),
-    # Every line of NCCL's log begins with the host.
-    Rule(
-        (" nccl ",),
-        "[host]",
-        "",
-        r"(?<![\w.\]-])[\w.-]{1,80}+(?=:\d{1,9}:\d{1,9} (?:\[\d{1,3}\] )?(?:[\w./]{1,60}:\d{1,6} )?NCCL )",
-    ),
-    Rule(
-        tuple(f"{name.lower()}=" for name in (*NAMES_OF_HOSTS, "NODELIST", "NODENAME")),
-        "[host]",
-        rf"(?<![A-Za-z0-9_])(?:SLURM\w{{0,20}}NODE(?:LIST|NAME)|{'|'.join(NAMES_OF_HOSTS)})=[\"']?",
-        r"(?!localhost|127\.|\[host\]|\[ip\]|\(null\))[^\s\"']+",
-    ),
-    # The summary that torchrun prints of a failure.
-    Rule(
-        re.compile(r"host {1,20}: "),
-        "[host]",
-        r"^(?:\[\w{1,20}\]:)?[ \t]{0,16}host {1,20}: ",
-        r"(?!\[|localhost)\S{1,200}",
-    ),
-    # Names that clusters give their machines, standing alone. An index (`gpu0`, `node 3`, `node-rank-0`) is none, a
-    # count (`single-gpu-1`) is none, nor is the alias that this project gives a node.
-    Rule(
-        re.compile(r"(?:dgx|hgx|node|compute|login|host|rack|nid|gpu|[bh]\d00)[a-z0-9-]{0,20}\d"),
-        "[host]",
-        r"(?<![\w.\[-])",
-        rf"(?!node-[0-9a-f]{{6}}(?![\w-]))(?!(?i:\w{{1,12}}-(?:{_INDEXES})|(?:{_COUNTS}))-)"
-        r"(?:(?i:dgx|hgx)-?\d{1,5}|(?i:node|compute|login|host|nid)-?\d{2,6}|(?i:gpu)-?0\d{1,4}"
-        r"|(?i:gpu|compute|rack|node)-[a-z]{1,12}\d{0,4}-\d{1,5}"
-        r"|(?i:[a-z]{1,12}\d{0,4}-)(?i:node|gpu|dgx|hgx|compute|[bh]\d00)-?\d{1,5}"
-        r"|(?i:rack)\d{1,4}-(?i:[a-z]{1,8}\d{1,4}))"
-        r"(?:\.[A-Za-z][\w-]{0,62}){0,6}(?![\w-]|\.\w)",
-    ),
-    # Pods of Kubernetes: the name of a set, its hash, and five characters of Kubernetes's own alphabet.
-    Rule(
-        re.compile(r"-[0-9a-z]{8,10}-[0-9a-z]{5}(?![\w-])"),
-        "[host]",
-        r"(?<![\w.-])",
-        r"[a-z][a-z0-9]{0,40}+(?:-[a-z0-9]{1,40}+){0,8}?"
-        r"-(?=[a-z]{0,9}\d)[bcdf-hj-np-tv-xz0-9]{8,10}-[bcdf-hj-np-tv-xz2-9]{5}(?![\w-])",
-    ),
-    # `uname -a`.
-    Rule(
-        ("linux ",),
-        "[host]",
-        r"(?<![A-Za-z])Linux ",
-        r"(?!version\b)[A-Za-z][\w.-]{0,80}+(?= \d{1,2}\.\d{1,3}[.-])",
-    ),
-)
-IP_HOST = Rule(
-    ("ip-",), "[host]", "", rf"{ALONE}ip-\d{{1,3}}(?:-\d{{1,3}}){{3}}(?:\.[\w-]{{1,63}}){{0,8}}{END}"
-)
