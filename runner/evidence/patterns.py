@@ -7,7 +7,7 @@ text needs none of them, so each has a hint that is much quicker to look for tha
 import functools
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
@@ -40,15 +40,12 @@ class Rule:
             return any(word in lowered for word in self.hint)
         return self.hint.search(text) is not None
 
-    def apply(self, text: str) -> str:
-        """The text with the rule's placeholder in every place."""
-        return self.pattern.sub(self._replaced, text)
-
-    def _replaced(self, match: re.Match[str]) -> str:
-        start = match.start("body")
-        if self.unless is not None and self.unless(match["body"], match.string[max(0, start - 64) : start]):
-            return match[0]
-        return match.string[match.start() : start] + self.placeholder
+    def finds(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where something is to be taken out: its start, its end, and what stands in its place."""
+        for match in self.pattern.finditer(text):
+            start, end = match.span("body")
+            if self.unless is None or not self.unless(match["body"], text[max(0, start - 64) : start]):
+                yield start, end, self.placeholder
 
 
 # Networks of the house itself: these numbers are addresses whatever stands before them.
