@@ -5,8 +5,8 @@ r"""Secrets in the forms in which programs print them: coloured, escaped, quoted
 
 import json
 import re
+import sys
 import urllib.parse
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,8 +30,7 @@ KINDS: Mapping[str, str] = {
     "openai": "sk-" + "proj-abcDEF0123456789ghiJKL",
     "gitlab": "glpat-" + "abcDEF0123456789ghij",
     "aws": "AKIA" + "IOSFODNN7EXAMPLE",
-    "jwt": "eyJ"
-    + "hbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
     "uuid": "GPU-" + "8a1c9d2e-44b0-9f3a-1b2c-3d4e5f607182",
     "mac": "0c:42:a1:7e:90:f2",
     "guid": "0xb83fd20300a1b2c4",
@@ -191,7 +190,7 @@ def test_words_of_this_host_are_found_beside_letters_that_belong_to_no_word() ->
         "x_xq9node_y",
         "/xq9node/",
         "XQ9NODE.",
-        rf"\nxq9node\n",
+        r"\nxq9node\n",
         f"a{ESC}[1mxq9node{ESC}[0mb",
     ):
         assert "xq9node" not in redact_text(text, OWN).lower()
@@ -332,10 +331,10 @@ def test_no_escapes_make_it_take_long(text: str) -> None:
 
 def main() -> None:
     """Print planted and left, by form."""
-    found = Counter({form: sum(left(kind, form) for kind in KINDS) for form in FORMS})
-    for form, count in found.items():
-        print(f"{form:<32} planted {len(KINDS)}, left {count}")
-    print(f"{'all':<32} planted {len(KINDS) * len(FORMS)}, left {found.total()}")
+    found = {form: sum(left(kind, form) for kind in KINDS) for form in FORMS}
+    rows = [*((form, len(KINDS), count) for form, count in found.items())]
+    rows.append(("all", len(KINDS) * len(FORMS), sum(found.values())))
+    sys.stdout.writelines(f"{form:<32} planted {planted:>4}, left {count}\n" for form, planted, count in rows)
 
 
 if __name__ == "__main__":

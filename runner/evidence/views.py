@@ -124,6 +124,14 @@ def read(text: str) -> str:
 def _view(text: str, escapes: re.Pattern[str], keep: Callable[[str], set[int]]) -> View | None:
     if not escapes.search(text):
         return View(text)
+    characters, pieces = _taken_apart(text, escapes)
+    kept = keep("".join(characters))
+    return None if keep is not _none and not kept else _without_marks(characters, pieces, kept)
+
+
+@functools.lru_cache(maxsize=1)
+def _taken_apart(text: str, escapes: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """What each character of a text, or each escape in it, reads as, and itself."""
     characters: list[str] = []
     pieces: list[str] = []
     end = 0
@@ -134,10 +142,7 @@ def _view(text: str, escapes: re.Pattern[str], keep: Callable[[str], set[int]]) 
         characters.append(_OTHER if meaning == MARK and escapes is _CLEAR else meaning)
         pieces.append(found[0])
         end = found.end()
-    characters += text[end:]
-    pieces += text[end:]
-    kept = keep("".join(characters))
-    return None if keep is not _none and not kept else _without_marks(characters, pieces, kept)
+    return characters + list(text[end:]), pieces + list(text[end:])
 
 
 def _without_marks(characters: list[str], pieces: list[str], kept: set[int]) -> View:
