@@ -65,7 +65,9 @@ def _entry(folder: Path, entry_id: str, number: int, **blocks: str) -> None:
     path = write_entry(folder, **blocks, entry_id=entry_id, number=number)
     text = path.read_text(encoding="utf-8")
     text = text.replace("title: A small entry", f"title: {json.dumps('A title ' + _one_line(HOSTILE))}")
-    text = text.replace("---\n\n## Symptom", 'signatures:\n  - pattern: a fault of kind\n---\n\n## Symptom', 1)
+    text = text.replace(
+        "---\n\n## Symptom", "signatures:\n  - pattern: a fault of kind\n---\n\n## Symptom", 1
+    )
     path.write_text(text.replace("It is slow.", f"It is slow. {_one_line(HOSTILE)}"), encoding="utf-8")
 
 
@@ -88,7 +90,15 @@ def _record(number: int, machine_class: str, value: float) -> Record:
     began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
     failing = StepStatus.SYMPTOM if number % 7 == 6 else StepStatus.PASSED
     return record(
-        step("look", found, status=failing, reason=HOSTILE, stdout_tail=HOSTILE, details={"undo": [HOSTILE]}),
+        step(
+            "look",
+            found,
+            status=failing,
+            reason=HOSTILE,
+            stdout_tail=HOSTILE,
+            details={"undo": [HOSTILE]},
+            probe="collectives",
+        ),
         step("look" + _one_line(HOSTILE), found),
         run_id=f"{number:012x}",
         campaign=HOSTILE,
@@ -106,9 +116,9 @@ def _record(number: int, machine_class: str, value: float) -> Record:
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     root = tmp_path_factory.mktemp("house")
     folder = root / "runbooks"
-    said = {"probe": "p", "method_version": 1, "status": "symptom", "reason": HOSTILE + PRIVATE}
+    said = {"probe": "nccl_env", "method_version": 2, "status": "symptom", "reason": HOSTILE + PRIVATE}
     said["details"] = {"findings": [{"severity": "high"}], "undo": [HOSTILE], "by_hand": [HOSTILE]}
-    passed = {"probe": "p", "method_version": 1, "status": "ok", "reason": HOSTILE + PRIVATE}
+    passed = {"probe": "nccl_env", "method_version": 2, "status": "ok", "reason": HOSTILE + PRIVATE}
     (root / "said.json").write_text(json.dumps(said))
     (root / "passed.json").write_text(json.dumps(passed))
     (root / "loud.txt").write_text(HOSTILE + PRIVATE + "\n", encoding="utf-8")

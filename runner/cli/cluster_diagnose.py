@@ -1,7 +1,6 @@
 """`runbook diagnose --on slurm`: the same look on many nodes, the most urgent node first."""
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from runner.entry.read import read_all
 from runner.launch.slurm.campaign import Job
 from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
 from runner.launch.slurm.submit import Order
+from runner.plain import json_text, one_line
 
 _FOUND, _CANNOT_SAY = 1, 3
 _Row = tuple[Job, NodeDiagnosis | None, str | None]
@@ -33,7 +33,7 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
     folder, campaign = launch(arguments, looking, console)
     rows = sorted(gather_diagnoses(campaign, folder), key=_urgency)
     if arguments.format == "json":
-        print(json.dumps([_as_json(row) for row in rows], indent=2, ensure_ascii=False))
+        print(json_text([_as_json(row) for row in rows]))
     else:
         _print(console, rows)
     return exit_status(rows)
@@ -68,15 +68,15 @@ def _print(console: Console, rows: Sequence[_Row]) -> None:
     clear = 0
     for job, found, reason in rows:
         if found is None:
-            table.add_row(job.nodes[0], "", "", f"[red]{escape(reason or '')}[/red]")
+            table.add_row(escape(job.nodes[0]), "", "", f"[red]{escape(one_line(reason or ''))}[/red]")
             continue
         told = [entry for entry in found.entries if entry.get("finding")]
         clear += not told and not found.exit_status
         for entry in told:
-            words = [str(entry.get(name) or "") for name in ("entry", "severity", "finding")]
-            table.add_row(job.nodes[0], *map(escape, words))
+            words = [one_line(str(entry.get(name) or "")) for name in ("entry", "severity", "finding")]
+            table.add_row(escape(job.nodes[0]), *map(escape, words))
         if found.exit_status == _CANNOT_SAY and not told:
-            table.add_row(job.nodes[0], "", "", "could not look at everything that it should")
+            table.add_row(escape(job.nodes[0]), "", "", "could not look at everything that it should")
     console.print(table)
     console.print(
         f"{clear} of {len(rows)} nodes: nothing found by what could look; only read, nothing loaded"

@@ -1,12 +1,13 @@
 """`runbook plan`: what would run here, what would be skipped and why, the longest it may take."""
 
 import argparse
+import sys
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from runner.cli.console import console_on
 from runner.cli.estimates import expected_times
 from runner.cli.request import add_request_arguments, request_from
 from runner.entry.read import find
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = make_plan(find(arguments.runbooks, arguments.id), machine, request)
     (expected,) = expected_times(arguments, [plan], machine)
     turns = foreseen(plan, expected, request.within)
-    console = Console()
+    console = console_on(sys.stdout)
     console.print(_table(plan, machine.machine_class, turns))
     due = sum(turn.about_s for turn in turns.values() if turn.left_out is None)
     console.print(
