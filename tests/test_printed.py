@@ -4,6 +4,8 @@ The real command on a data folder, entries, a log and a lock full of escape code
 error are read as bytes from a pipe, and from a terminal of its own.
 """
 
+import fcntl
+import io
 import json
 import os
 import pty
@@ -14,9 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
+from rich.console import RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
+from runner.cli.console import console_on
+from runner.cli.screen import Screen
 from runner.evidence.record import Record, StepStatus, StoredVerdict
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import look
@@ -297,3 +307,56 @@ def test_what_a_step_says_is_redacted_before_anybody_sees_it(
     for secret in (*SECRETS, *host_secrets()):
         assert secret not in shown.replace(str(Path.home()), "")
     assert "[token]" in shown
+
+
+def test_who_holds_the_node_is_told_without_what_a_stranger_wrote_into_the_lock(house: House) -> None:
+    lock = house.root / "held.lock"
+    lock.write_text(json.dumps({"run_id": HOSTILE + PRIVATE, "pid": HOSTILE + PRIVATE}), encoding="utf-8")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "runner.cli.main", *house.words("run", "hostile")],
+            cwd=ROOT,
+            env=os.environ | {PLACE_VARIABLE: str(lock)},
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == 3
+    assert "holds this node" in said
+    assert _STEERS.findall(said) == []
+    assert not any(secret in said for secret in SECRETS)
+    assert not any(line.startswith("::") for line in said.splitlines())
+
+
+def test_a_screen_writes_text_alone_and_a_console_on_it_its_own_styles() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    print(HOSTILE, file=cast("IO[str]", screen))
+    screen.writelines(["\x1b[3", "1mred\n", HOSTILE])
+    assert _STEERS.findall(out.getvalue()) == []
+    console = console_on(screen, 80)
+    console.print(Text(HOSTILE), HOSTILE, Markdown(HOSTILE), style="bold link http://evil.example/\x1b[8m")
+    console.print("[link=http://evil.example/]here[/link]")
+    assert _STEERS.findall(out.getvalue()) == []
+
+
+@pytest.mark.parametrize(
+    "what", [HOSTILE, Text(HOSTILE), Markdown(HOSTILE), Text(HOSTILE, "link http://e\x1b[8mx")]
+)
+def test_a_console_on_a_terminal_gives_it_styles_of_this_project_alone(what: RenderableType) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    console = console_on(out, 80)
+    with Live(what, console=console, refresh_per_second=1):
+        console.print(what, style="bold")
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(what)
+    console.print(table)
+    assert "\x1b[1m" in out.getvalue()
+    assert _STYLES_OF_THEIRS.findall(out.getvalue()) == []
+    assert _STEERS.findall(_RICH.sub("", out.getvalue())) == []

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
 
 from runner.cli.console import console_on
@@ -18,6 +19,7 @@ from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.fleet import distributions, suspects
+from runner.evidence.redact import host_secrets, redact_json, telling
 from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
 from runner.launch.slurm.commands import Slurm, Wish
 from runner.launch.slurm.follow import follow, give_up
@@ -198,19 +200,21 @@ def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, f
 
 
 def _print_json(campaign: Campaign, gathered: Gathered) -> None:
-    rows = [
+    rows: list[JsonValue] = [
         {
             "node_alias": row.alias,
             "state": row.state,
             "reason": row.reason,
             "outcomes": {entry: outcome.value for entry, outcome in row.outcomes.items()},
-            "unproved": row.unproved,
+            "unproved": {entry: list(reasons) for entry, reasons in row.unproved.items()},
         }
         for row in (*gathered.rows, *gathered.joint)
     ]
     # As they were stored, redacted: what is printed gets pasted.
     records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
-    document = {"campaign": campaign.id, "nodes": rows, "records": records}
+    # Reasons come from Slurm and from the nodes, which know each other by name.
+    names = (*host_secrets(), *telling(gathered.names.values()))
+    document = {"campaign": campaign.id, "nodes": redact_json(rows, names), "records": records}
     print(json_text(document, sort_keys=True))
 
 

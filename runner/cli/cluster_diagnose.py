@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from runner.cli.cluster import console_of, launch, order_of
 from runner.entry.read import read_all
+from runner.evidence.redact import host_secrets, redact_json, telling
 from runner.launch.slurm.campaign import Job
 from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
 from runner.launch.slurm.submit import Order
@@ -33,7 +35,8 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
     folder, campaign = launch(arguments, looking, console)
     rows = sorted(gather_diagnoses(campaign, folder), key=_urgency)
     if arguments.format == "json":
-        print(json_text([_as_json(row) for row in rows]))
+        names = (*host_secrets(), *telling(name for job, _, _ in rows for name in job.nodes))
+        print(json_text([redact_json(_as_json(row), names) for row in rows]))
     else:
         _print(console, rows)
     return exit_status(rows)
@@ -54,9 +57,9 @@ def _urgency(row: _Row) -> tuple[int, str]:
     return (order.index(status) if status in order else 1), job.nodes[0]
 
 
-def _as_json(row: _Row) -> dict[str, object]:
+def _as_json(row: _Row) -> dict[str, JsonValue]:
     job, found, reason = row
-    entries = list(found.entries) if found else []
+    entries: list[JsonValue] = [*found.entries] if found else []
     status = found.exit_status if found else _CANNOT_SAY
     return {"node_alias": job.key, "exit_status": status, "reason": reason, "entries": entries}
 

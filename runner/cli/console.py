@@ -42,7 +42,7 @@ def _without_link(style: Style | None) -> Style | None:
     return style.update_link(None) if style and style.link else style
 
 
-def console_on(stream: TextIO, width: int | None = None) -> Console:
+def console_on(stream: TextIO | Screen, width: int | None = None) -> Console:
     """A console for text of any origin: the styles that its reader sees are this project's alone.
 
     Args:
