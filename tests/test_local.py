@@ -405,3 +405,37 @@ def test_a_step_left_out_is_skipped_with_the_reason_and_so_is_what_needs_it(tmp_
     assert results["b"].reason == "needs a, which ended as skipped"
     assert not (tmp_path / "ran").exists()
     assert pace.told == [("a", "skipped"), ("b", "skipped"), ("gpu", "skipped")]
+
+
+def test_what_a_step_says_is_redacted_before_its_result_is_handed_out(tmp_path: Path) -> None:
+    token = "hf_" + "ZyXwVuTsRqPoNmLkJiHgFeDcBa987654"
+    leak = f"\x1b[1m{token}\x1b[0m at 10.21.32.43"
+    (tmp_path / "leak").write_text(leak, encoding="utf-8")
+    (tmp_path / "document").write_text(
+        json.dumps(
+            {
+                "probe": "nccl_env",
+                "method_version": 2,
+                "status": "symptom",
+                "reason": leak,
+                "details": {leak: leak},
+                "requested": {"a": leak},
+                "effective": {"a": [leak]},
+            }
+        ),
+        encoding="utf-8",
+    )
+    says = f"cat {tmp_path}/leak; cat {tmp_path}/leak >&2"
+    found = run(
+        tmp_path,
+        a_step("breaks", f"{says}; exit 9"),
+        a_step("finds", f'{says}; cat {tmp_path}/document > "$RUNBOOK_RESULT"; exit 1'),
+        a_step("never", f"true # {leak}", needs=("breaks",)),
+    )
+    assert (found["breaks"].reason or "").endswith("[token] at [ip]")
+    assert found["finds"].reason == "[token] at [ip]"
+    for result in found.values():
+        text = result.model_dump_json()
+        assert token not in text
+        assert "10.21.32.43" not in text
+        assert "u001b" not in text

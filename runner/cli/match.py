@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from runner.entry.read import read_all
 from runner.entry.signatures import LONGEST_LINE, match_log
 from runner.errors import InputError
+from runner.plain import json_text
 
 NO_MATCH = 1
 _BLOCK = 1 << 20
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     runbooks = read_all(arguments.runbooks)
     matches = match_log(_blocks(arguments.log), runbooks)
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(match) for match in matches], ensure_ascii=False, indent=2))
+        print(json_text([dataclasses.asdict(match) for match in matches]))
     else:
         for match in matches:
             hit = match.hits[0]

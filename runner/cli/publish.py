@@ -10,8 +10,10 @@ from runner.entry.words import counted
 from runner.errors import InputError, StoreError
 from runner.evidence.endings import endings
 from runner.evidence.publish import git_in, publish
+from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.store import Store
 from runner.evidence.turns import Turn, turns
+from runner.plain import one_line
 
 REFUSED = 1
 
@@ -54,14 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
         branch=arguments.branch or "main",
     )
     for problem in done.refused:
-        print(problem, file=sys.stderr)
+        print(one_line(str(problem)), file=sys.stderr)
     ended = {one.run_id: one.judged for one in endings(runbooks, done.records)}
     for record in done.records:
         judged = ended.get(record.run_id)
         said = (
             f"{judged.outcome}{f': {judged.why}' if judged.why else ''}" if judged else "no such entry here"
         )
-        print(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}")
+        print(one_line(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}"))
     where = f" in {done.commit[:12]}" if done.commit else ""
     print(
         f"publish: {counted(len(done.records), 'new record')}{where}, {counted(len(done.refused), 'problem')}"
@@ -74,12 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
     return REFUSED if done.refused else 0
 
 
+def _said(turn: Turn) -> str:
+    # It becomes the text of an issue that anybody reads.
+    return one_line(redact_text(str(turn), host_secrets()))
+
+
 def _write(path: Path, turned: Sequence[Turn]) -> None:
     """A Markdown list of what turned; an earlier file goes."""
     path.unlink(missing_ok=True)
     if not turned:
         return
-    lines = ["These verdicts turned with the newest records:", "", *(f"* {turn}" for turn in turned), ""]
+    lines = [
+        "These verdicts turned with the newest records:",
+        "",
+        *(f"* {_said(turn)}" for turn in turned),
+        "",
+    ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines), encoding="utf-8")

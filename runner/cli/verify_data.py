@@ -6,6 +6,7 @@ import sys
 from runner.entry.words import counted
 from runner.evidence.gate import gate
 from runner.evidence.store import Store
+from runner.plain import one_line
 
 MAY_NOT = 1
 
@@ -20,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.data)
     problems = gate(store)
     for problem in problems:
-        print(problem, file=sys.stderr)
+        print(one_line(str(problem)), file=sys.stderr)
     if problems:
         print(f"verify-data: {counted(len(problems), 'problem')}; not fit to publish", file=sys.stderr)
         return MAY_NOT

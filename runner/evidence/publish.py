@@ -15,8 +15,10 @@ from runner.entry.words import counted
 from runner.errors import InputError, RecordError, StoreError
 from runner.evidence.gate import gate, record_problems
 from runner.evidence.record import Record
+from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.source import held_by
 from runner.evidence.store import Problem, Store
+from runner.plain import one_line
 
 TRIES = 10
 _DEADLINE_S = 300.0
@@ -60,7 +62,9 @@ def git_in(folder: Path) -> Git:
             raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise StoreError(f"git {words[0]} failed in {folder}: {said}")
+            # A remote's address may hold who pushes and with what.
+            clean = one_line(redact_text(said, host_secrets()))
+            raise StoreError(f"git {words[0]} failed in {folder}: {clean}")
         return done.stdout.strip()
 
     return git

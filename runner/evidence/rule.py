@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 HEX = "[0-9A-Fa-f]"
@@ -50,15 +50,12 @@ class Rule:
                 return True
         return False
 
-    def apply(self, text: str) -> str:
-        """The text with the rule's placeholder in every place."""
-        return self.pattern.sub(self._replaced, text)
-
-    def _replaced(self, match: re.Match[str]) -> str:
-        start = match.start("body")
-        if self.unless is not None and self.unless(match["body"], match.string[max(0, start - 64) : start]):
-            return match[0]
-        return match.string[match.start() : start] + self.placeholder
+    def finds(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where something is to be taken out: its start, its end, and what stands in its place."""
+        for match in self.pattern.finditer(text):
+            start, end = match.span("body")
+            if self.unless is None or not self.unless(match["body"], text[max(0, start - 64) : start]):
+                yield start, end, self.placeholder
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,3 @@ class Group:
             if word in lowered:
                 return True
         return False
-
-    def apply(self, text: str) -> str:
-        """The text after all rules that it needs."""
-        lowered = text.lower()
-        for rule in self.rules:
-            if rule.may_apply(text, lowered):
-                text = rule.apply(text)
-        return text

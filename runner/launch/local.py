@@ -19,7 +19,7 @@ from runner.evidence.judge import failed_by_expectation, judge_step
 from runner.evidence.last_words import last_words
 from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
-from runner.evidence.redact import host_secrets
+from runner.evidence.redact import host_secrets, redact_step
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.pace import Pace, Turn, Unhurried
@@ -67,7 +67,10 @@ def run_plan(
     run: BlockRunner = run_block,
     pace: Pace | None = None,
 ) -> Iterator[StepResult]:
-    """Yield one result a planned step, skipped ones included, each as soon as it is known.
+    """Yield one result a planned step, skipped ones included, each as soon as it is known, and redacted.
+
+    What a step said reaches nobody before: not a progress line, not a summary, not a record, not a later step's
+    verdict. Only the environment that a block leaves to the next is carried on as it is.
 
     Args:
         plan: what to run, and what to skip.
@@ -94,7 +97,7 @@ def run_plan(
         if turn is None or turn.left_out is not None:
             reason = why_not if turn is None else turn.left_out
             left_out = turn is not None or (planned.skip is None and _follows_left_out(step, done))
-            result = _skipped(plan, step, reason, left_out=left_out)
+            result = redact_step(_skipped(plan, step, reason, left_out=left_out), host_secrets())
         else:
             on_start(step, turn)
             result = _run_step(plan, step, turn, machine, done, root, scratch, environments, run)
@@ -164,7 +167,8 @@ def _run_step(
             cwd=root,
         )
     document, problem = _document(result_file, ran)
-    said = last_words(ran.stderr.text, host_secrets()) if ran.exit_status else None
+    secrets = host_secrets()
+    said = last_words(ran.stderr.text, secrets) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
     cut = turn.cut if ran.ending is Ending.TIMEOUT else None
     reason = cut or reason
@@ -187,6 +191,8 @@ def _run_step(
         processes_ended=ran.processes_ended,
         **_from_document(document),
     )
+    # Before it is judged by the entry's bounds, so that a verdict reads what the record will hold.
+    result = redact_step(result, secrets)
     if status is StepStatus.PASSED:
         missed = failed_by_expectation(plan.runbook, result, done, machine)
         if missed is not None:
