@@ -68,7 +68,7 @@ class Task:
 
 def batch_script(task: Task) -> str:
     """The script, for `sbatch`. Whatever goes wrong in it before the entry runs has an exit status of its own."""
-    parts = [_HEAD, _GUARDS, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
+    parts = [_HEAD, _GUARDS, _ROOM, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
     parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
     script = "\n".join(part.strip("\n") for part in parts if part) + "\n"
     values = _values(task)
@@ -82,7 +82,7 @@ def fetch_command(campaign: str, key: str) -> str:
     It looks at the folder as the job did: what another user placed there since is not brought home.
     """
     place = f"{_RESULTS}/{shlex.quote(campaign)}/{shlex.quote(key)}"
-    lines = [_GUARDS.strip(), f"ours {_RESULTS} || exit {NOT_OURS}"]
+    lines = [_GUARDS.strip(), f'fixed "${{TMPDIR:-/tmp}}/" && ours {_RESULTS} || exit {NOT_OURS}']
     lines += ["set -o pipefail", f"tar -C {place} -cz . | base64"]
     return "\n".join(lines)
 
@@ -130,8 +130,12 @@ fixed() {
     (( (8#$mode & 8#2) == 0 || (8#$mode & 8#1000) != 0 ))
 }
 ours() {
-    [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && fixed "${1%/*}/" && (( (8#$(stat -c %a -- "$1") & 8#77) == 0 ))
+    [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && (( (8#$(stat -c %a -- "$1") & 8#77) == 0 ))
 }
+"""
+_ROOM = """
+[ -d "${TMPDIR:-/tmp}/" ] || exit 71
+fixed "${TMPDIR:-/tmp}/" || exit 74
 """
 _PLACE_SHARED = """
 place=@place@
@@ -142,7 +146,6 @@ place=@place@
 _PLACE_OWN = """
 results=@results@
 place=$results/@campaign@/@key@
-[ -d "${results%/*}/" ] || exit 71
 mkdir -m 700 "$results" 2>/dev/null || [ -e "$results" ] || [ -L "$results" ] || exit 71
 ours "$results" || exit 74
 mkdir -p "$place" || exit 71
@@ -150,7 +153,6 @@ find -P "$results" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf -- {} + 2>/de
 """
 _UNPACK = """
 work=$(mktemp -d "${TMPDIR:-/tmp}/llm-runbooks-XXXXXXXX") || exit 71
-ours "$work" || exit 74
 running=
 leave() { [ -z "$running" ] || kill -TERM "$running" 2>/dev/null; }
 trap leave TERM INT HUP
@@ -183,6 +185,7 @@ export RUNBOOK_RENDEZVOUS=$address:$port
 export -f fixed ours
 srun --ntasks-per-node=1 bash -c '
     work=${RUNBOOK_ROOTS%/nodes}
+    fixed "${work%/*}/" || exit 74
     mkdir -m 700 "$work" 2>/dev/null || [ -e "$work" ] || [ -L "$work" ] || exit 71
     ours "$work" || exit 74
     mkdir -p "$RUNBOOK_ROOTS/$SLURMD_NODENAME" && tar -xzf - -C "$RUNBOOK_ROOTS/$SLURMD_NODENAME" || exit 71
