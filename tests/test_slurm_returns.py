@@ -201,13 +201,12 @@ def test_what_is_no_regular_file_is_not_waited_for_and_not_followed(
     (job,) = over(campaign).jobs
     place = folder.place(job) / name
     (tmp_path / "elsewhere").write_text('{"exit_status": 0, "entries": []}')
-    make = {
-        "pipe": lambda: os.mkfifo(place),
-        "zero": lambda: place.symlink_to("/dev/zero"),
-        "link": lambda: place.symlink_to(tmp_path / "elsewhere"),
-        "folder": place.mkdir,
-    }
-    make[what]()
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/zero" if what == "zero" else tmp_path / "elsewhere")
     assert (folder.exit_status(job), folder.last_words(job)) == (None, "")
     ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
     assert found is None
