@@ -91,6 +91,8 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     once = gzip.compress(bytes(1 << 20))
     with pytest.raises(tarfile.TarError, match="more than 256MiB unpacked"):
         unpack(once * 300, tmp_path / "node")
+    with pytest.raises(tarfile.TarError, match="more than 64MiB packed"):
+        unpack(bytes((64 << 20) + 1), tmp_path / "node")
     assert not (tmp_path / "node").exists()
 
 

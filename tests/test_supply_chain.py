@@ -192,7 +192,7 @@ def test_where_torch_is_needed_constraints_hold_and_the_project_is_built_without
     assert {"--no-deps", "--no-build-isolation"} <= set(second)
 
 
-def has_a_registry() -> bool:
+def has_a_registry(folder: Path) -> bool:
     words = [
         sys.executable,
         "-m",
@@ -201,16 +201,15 @@ def has_a_registry() -> bool:
         "--quiet",
         "--no-deps",
         "--dest",
-        "/dev/null",
-        "editables==0.5",
+        str(folder),
+        "hatchling==1.27.0",
     ]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
-    return "No matching distribution" not in done.stderr and "Could not find" not in done.stderr
+    return subprocess.run(words, capture_output=True, check=False, timeout=120).returncode == 0
 
 
 @pytest.mark.system
 def test_a_real_build_uses_the_version_that_is_held_and_not_the_newest(tmp_path: Path) -> None:
-    if not has_a_registry():
+    if not has_a_registry(tmp_path / "wheels"):
         pytest.skip("needs a package registry")
     for name in ("runner", ".github/requirements"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -28,6 +28,8 @@ def unpack(data: bytes, place: Path, most: int = MOST_BYTES, members: int = MOST
         tarfile.TarError: no archive, a larger one, or one with a name that leads out of the folder.
         OSError: the folder cannot be written.
     """
+    if len(data) > MOST_PACKED_BYTES:
+        raise tarfile.ReadError(f"more than {format_bytes(MOST_PACKED_BYTES)} packed")
     try:
         # Whole and bounded before it is looked into: tarfile itself reads headers of any length.
         with gzip.open(io.BytesIO(data)) as packed:
