@@ -23,8 +23,8 @@ from runner.evidence.record import Code, Outcome, Record
 from runner.evidence.source import folder_digest
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
-from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.alias import alias_key, cluster_alias
+from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import (
     Campaign,
     Folder,
