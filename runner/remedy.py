@@ -21,7 +21,7 @@ def is_plain(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def one_line(text: str) -> str:
+def visible_line(text: str) -> str:
     """The text with every character that is not printable as its escape: line breaks, NUL, ESC, bidi marks."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
@@ -108,4 +108,4 @@ def shell_lines(undo: Iterable[str], by_hand: Iterable[str]) -> list[str]:
     code = [line for line in undo if _CODE.fullmatch(line)]
     # What is no code outlives this shell, or is somebody else's: changing it is the reader's own decision.
     comments = [line for line in undo if not _CODE.fullmatch(line)] + list(by_hand)
-    return [*code, *(f"# by hand: {one_line(line)}" for line in comments)]
+    return [*code, *(f"# by hand: {visible_line(line)}" for line in comments)]

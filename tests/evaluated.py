@@ -17,7 +17,7 @@ command_not_found_handle() { printf '%s\0' "$1" >> "$not_found"; }
 not_found=$2/not_found
 look before "$2"
 trap 'printf "%s\0" "$BASH_COMMAND" >> "$not_found.all"' DEBUG
-eval "$(< "$1")"
+eval -- "$(< "$1")"
 trap - DEBUG
 look after "$2"
 """

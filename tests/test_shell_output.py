@@ -22,7 +22,7 @@ from runner.probes import nccl_env, stale_env
 from runner.probes.contract import OK
 from runner.probes.leftovers.variables import leftovers
 from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.remedy import Remedy, is_plain, one_line, shell_lines, word
+from runner.remedy import Remedy, is_plain, shell_lines, visible_line, word
 from tests.builders import a_runbook
 from tests.evaluated import Evaluated, evaluate
 from tests.test_cli import ROOT
@@ -395,7 +395,7 @@ def test_a_word_is_what_it_was_to_a_shell_and_nothing_more(texts: list[str]) -> 
 def test_code_of_any_other_form_cannot_be_made(text: str) -> None:
     with pytest.raises(ValueError, match="no code that a shell may evaluate"):
         Remedy(text, is_code=True)
-    assert shell_lines([text], []) == [f"# by hand: {one_line(text)}"]
+    assert shell_lines([text], []) == [f"# by hand: {visible_line(text)}"]
 
 
 def test_more_than_one_line_cannot_be_made() -> None:

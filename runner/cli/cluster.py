@@ -20,7 +20,8 @@ from runner.errors import InputError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.fleet import distributions, suspects
 from runner.evidence.redact import host_secrets, redact_json, telling
-from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
+from runner.launch.slurm.alias import alias_key
+from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, pack_code
 from runner.launch.slurm.commands import Slurm, Wish
 from runner.launch.slurm.follow import follow, give_up
 from runner.launch.slurm.gathering import Gathered, gather

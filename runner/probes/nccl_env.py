@@ -34,7 +34,7 @@ from runner.probes.nccl.sources import (
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
-from runner.remedy import one_line
+from runner.remedy import visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
@@ -100,7 +100,7 @@ def _read(arguments: argparse.Namespace) -> _Read:
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
     # A file that several processes read is one place.
     settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
-    unread = list(dict.fromkeys(one_line(line) for one in found for line in one.unread))
+    unread = list(dict.fromkeys(visible_line(line) for one in found for line in one.unread))
     return _Read(settings, unread, processes, closed)
 
 
@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     for finding in findings:
         setting = finding.setting
         stands = f"{setting.name}={setting.value} ({setting.source})"
-        say(one_line(f"{finding.judgement:9} {stands}: {finding.why}"))
+        say(visible_line(f"{finding.judgement:9} {stands}: {finding.why}"))
         if finding in faults:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
@@ -147,7 +147,7 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
     where = f"{worst.setting.name} in {worst.setting.source}"
-    return one_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
+    return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
 
 
 def _told(finding: Finding) -> dict[str, object]:

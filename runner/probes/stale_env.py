@@ -28,7 +28,7 @@ from runner.probes.leftovers.serving_config import read_sizes
 from runner.probes.leftovers.variables import Harm, Leftover, leftovers
 from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
-from runner.remedy import Remedy, one_line
+from runner.remedy import Remedy, visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
@@ -53,14 +53,14 @@ def _run(arguments: argparse.Namespace) -> Findings:
     by_hand = _sizes(arguments.config) + _pin(environment, arguments.pid or 0)
     harmful = [leftover for leftover in [*found, *by_hand] if leftover.harm is not Harm.LOW]
     for leftover in [*found, *by_hand]:
-        say(one_line(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}"))
+        say(visible_line(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}"))
     if not found and not by_hand:
         say("no leftovers of a multi-GPU launch in this environment")
     more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
-        reason=one_line(f"{harmful[0].name} is left over: {harmful[0].does}{more}") if harmful else None,
+        reason=visible_line(f"{harmful[0].name} is left over: {harmful[0].does}{more}") if harmful else None,
         requested={"of": "this environment" if arguments.pid is None else "a running process"},
         details={
             "findings": [_told(leftover) for leftover in [*found, *by_hand]],
