@@ -22,7 +22,10 @@ from runner.evidence.code import user_cache
 from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Code
 from runner.evidence.redact import host_secrets
+from runner.placed import PlacedFileError, read_placed
 
+# Thousands of nodes are some megabytes.
+_MOST_BYTES = 64 << 20
 _FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
 # What a node needs of this project: the package, and the guides that entries name.
 _SHIPPED = ("runner", "kb/guides")
@@ -146,9 +149,9 @@ class Folder:
             InputError: there is no campaign here that this version reads.
         """
         try:
-            return Campaign.model_validate_json((self.path / _FILE).read_bytes())
-        except OSError as error:
-            raise InputError(f"cannot read {self.path / _FILE}: {error.strerror}") from error
+            return Campaign.model_validate_json(read_placed(self.path / _FILE, _MOST_BYTES))
+        except PlacedFileError as error:
+            raise InputError(f"cannot read {error}") from error
         except ValidationError as error:
             raise InputError(
                 f"{self.path / _FILE} is no campaign of this version; collect it with the one that started it"
@@ -161,8 +164,8 @@ class Folder:
     def exit_status(self, job: Job) -> int | None:
         """What `runbook run` ended with on the node; None where it left no note of its end."""
         try:
-            status = json.loads((self.place(job) / "end.json").read_bytes())["exit_status"]
-        except (OSError, ValueError, KeyError, TypeError):
+            status = json.loads(read_placed(self.place(job) / "end.json", _MOST_BYTES))["exit_status"]
+        except (PlacedFileError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return status if isinstance(status, int) else None
 

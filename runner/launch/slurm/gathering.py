@@ -15,6 +15,7 @@ from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.script import DIAGNOSIS
+from runner.placed import PlacedFileError, read_placed
 
 # States of a row: what a reader needs to tell apart.
 DONE, ERROR = "done", "error"
@@ -185,9 +186,11 @@ def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | No
     if job.reason is not None:
         return None, job.reason
     try:
-        with (folder.place(job) / DIAGNOSIS).open("rb") as file:
-            return NodeDiagnosis.model_validate_json(file.read(MAX_DOCUMENT_BYTES)), None
-    except OSError:
+        data = read_placed(folder.place(job) / DIAGNOSIS, MAX_DOCUMENT_BYTES)
+        return NodeDiagnosis.model_validate_json(data), None
+    except PlacedFileError as error:
+        if error.kind != "missing":
+            return None, f"returned {DIAGNOSIS}, which {error.why}"
         words = folder.last_words(job)
         return None, "gave no diagnosis" + (f"; its last words: {words}" if words else "")
     except ValidationError:
