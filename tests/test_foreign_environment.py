@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from runner.probes import judged
 from tests.test_cli import ROOT, step
 from tests.test_diagnose import CLEAN, diagnose, small
+from tests.test_foreign_files import waiting
 
 NOBODY = 65534
 LAUNCH = {"WORLD_SIZE": "8", "RANK": "0", "NCCL_P2P_DISABLE": "1"}
@@ -86,14 +85,6 @@ def traps(folder: Path) -> dict[str, str]:
     }
 
 
-@contextmanager
-def server(environment: dict[str, str], user: int | None) -> Iterator[int]:
-    """A process that was started with this environment, and does nothing but wait."""
-    program = ["/usr/bin/env", "-i", "/bin/cat"] if not environment else ["/bin/cat"]
-    with subprocess.Popen(program, env=environment, stdin=subprocess.PIPE, user=user) as process:
-        yield process.pid
-
-
 @pytest.fixture(
     params=[
         pytest.param(None, id="of the same user"),
@@ -134,7 +125,7 @@ def test_nothing_of_a_process_that_is_judged_runs_and_its_leftovers_are_found(
         ),
     )
     # A loader's variable works only in what is started now: `cat` itself would leave that canary.
-    with server({**environment, **LAUNCH}, user) as pid:
+    with waiting({**environment, **LAUNCH}, user) as pid:
         for path in hostile.glob("canary-*"):
             path.unlink()
         done = diagnose("--json", "--pid", str(pid), before=before)
@@ -165,13 +156,13 @@ def test_the_traps_work_where_a_program_is_started_in_that_environment(tmp_path:
 
 def test_a_healthy_process_is_found_well_beside_a_caller_that_is_not(tmp_path: Path) -> None:
     before = small(tmp_path, step("a", "python -m runner.probes.stale_env"))
-    with server({"PATH": "/usr/bin:/bin"}, None) as pid:
+    with waiting({"PATH": "/usr/bin:/bin"}) as pid:
         assert diagnose("--pid", str(pid), before=before, variables=LAUNCH).returncode == 0
     assert diagnose(before=before, variables=LAUNCH).returncode == 1
 
 
 def test_a_process_that_ends_during_the_look_is_not_called_well(tmp_path: Path) -> None:
-    with server({"PATH": "/usr/bin:/bin"}, None) as pid:
+    with waiting({"PATH": "/usr/bin:/bin"}) as pid:
         before = small(tmp_path, step("a", f"kill {pid}; sleep 0.2; python -m runner.probes.stale_env"))
         done = diagnose("--json", "--pid", str(pid), before=before)
     assert done.returncode == 3, done.stdout
