@@ -35,8 +35,8 @@ def word(text: str) -> str:
         escaped = "".join(_escaped(one) for one in text)
         return f"$'{escaped}'"
     quoted = shlex.quote(text)
-    # A first word such as PATH=x would be an assignment.
-    return f"'{text}'" if quoted == text and "=" in text else quoted
+    # As a first word PATH=x would be an assignment, and %1 would bring a job to the foreground.
+    return f"'{text}'" if quoted == text and ("=" in text or text.startswith("%")) else quoted
 
 
 def _escaped(one: str) -> str:

@@ -259,7 +259,7 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
         ),
         (says(a_document(measurements=[{**MEASURED, "name": "bus_bandwith"}])), "error", "unknown metric"),
         (says(a_document(probe="telepathy")), "error", "unknown probe"),
-        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4 MiB"),
+        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4MiB"),
         ("mkfifo $RUNBOOK_RESULT", "error", "not a regular file"),
         ("ln -s /dev/zero $RUNBOOK_RESULT", "error", "not a regular file"),
         ("exit 1", "error", "a crash, not a symptom"),

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -311,6 +311,8 @@ def test_whatever_steers_nccl_evaluates_to_unset_names_alone(
         assert f"env -u {word(name)}:" in found.getvalue()
 
 
+@example({}, "%1")
+@example({}, "-")
 @examples(max_examples=60)
 @given(ENVIRONMENTS, FILES)
 def test_whatever_a_launch_left_behind_evaluates_to_unset_names_alone(

@@ -129,7 +129,7 @@ def test_a_process_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert main(["--pid", str(gone.pid)]) == InputError.exit_status
-    assert f"--pid {gone.pid}: no such process" in capsys.readouterr().err
+    assert f"there is no process {gone.pid};" in capsys.readouterr().err
 
 
 def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(

@@ -15,7 +15,7 @@ from runner.errors import InputError
 from runner.evidence.code import node_alias
 from runner.evidence.diagnosis import Diagnosis, as_json, exit_status, grave
 from runner.hardware.machine import Machine, look
-from runner.launch.diagnosing import Look, diagnose, environment_of
+from runner.launch.diagnosing import Look, diagnose, judging
 from runner.plain import json_text
 
 FORMATS = ("text", "json", "nagios", "prometheus")
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     runbooks = read_all(arguments.runbooks)
     environment = dict(os.environ)
     if arguments.pid is not None:
-        environment = environment_of(arguments.pid, environment)
+        environment = judging(arguments.pid, environment)
     machine = look()
     with tempfile.TemporaryDirectory(prefix="runbook-diagnose-", ignore_cleanup_errors=True) as scratch:
         where = Look(

@@ -1,11 +1,11 @@
 """The last meaningful line that a program printed: what it said of its own end."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.evidence.redact import redact_text
+from runner.placed import PlacedFileError, placed_file, read_end
 from runner.plain import ESCAPE_CODES
 
 LONGEST = 240
@@ -39,10 +39,9 @@ def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
 def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
     """The same of a file that holds the output; None too where it cannot be read."""
     try:
-        with log.open("rb") as file:
-            skipped = file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            data = file.read()
-    except OSError:
+        with placed_file(log) as descriptor:
+            data, skipped = read_end(descriptor, _TAIL_BYTES)
+    except PlacedFileError:
         return None
     # The word at the cut may be half of a secret, which would pass.
     whole = data.split(maxsplit=1)[1:] if skipped else [data]

@@ -9,7 +9,6 @@ import difflib
 import json
 import math
 import re
-import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +20,7 @@ from runner.entry.model import Scalar
 from runner.errors import DocumentError
 from runner.evidence.record import Document, Measurement
 from runner.evidence.tools import tool_document
+from runner.placed import PlacedFileError, read_placed
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
 # What may be half of a surrogate pair without its other half.
@@ -107,17 +107,13 @@ def check_against_catalogue(document: Document, name: str) -> None:
 
 def _read_text(path: Path) -> str | None:
     try:
-        # A block may have put a pipe or a device in the file's place; opening those could wait for good.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DocumentError(f"{path.name} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DocumentError(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise DocumentError(f"{path.name} is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
+        # A block may have put a pipe or a device in the file's place.
+        data = read_placed(path, MAX_DOCUMENT_BYTES)
+    except PlacedFileError as error:
+        if error.kind == "missing":
+            return None
+        said = f"cannot be read: {error.why}" if error.kind == "closed" else error.why
+        raise DocumentError(f"{path.name} {said}") from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.errors import InputError
 from runner.evidence.record import Code
+from runner.placed import PlacedFileError, read_placed
+
+_MOST_BYTES = 1 << 20
 
 
 class Stamp(BaseModel):
@@ -37,6 +40,6 @@ def read_stamp(path: Path) -> Stamp:
         InputError: it cannot be read, or is none.
     """
     try:
-        return Stamp.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return Stamp.model_validate_json(read_placed(path, _MOST_BYTES))
+    except (PlacedFileError, ValidationError) as error:
         raise InputError(f"cannot read the campaign's stamp {path}; start the campaign again") from error

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from runner.hardware.boards import BOARDS, board_of
 from runner.hardware.processor import Processor, read_processor
+from runner.patience import answer_within
 
 NVML_DEADLINE_S = 20.0
 
@@ -146,14 +146,10 @@ def gpu_count() -> int:
 
 
 def _look_at_gpus() -> _Nvml:
-    # A wedged driver can hang any NVML call for good; a daemon thread lets this process go on without it.
-    found: list[_Nvml] = []
-    thread = threading.Thread(target=lambda: found.append(_read_nvml()), daemon=True, name="nvml")
-    thread.start()
-    thread.join(NVML_DEADLINE_S)
-    if found:
-        return found[0]
-    return _Nvml(error=f"NVML gave no answer within {NVML_DEADLINE_S:g} s; the driver may be wedged")
+    try:
+        return answer_within(NVML_DEADLINE_S, _read_nvml)
+    except TimeoutError as error:
+        return _Nvml(error=f"NVML gave {error}; the driver may be wedged")
 
 
 def _read_nvml() -> _Nvml:

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
+from runner.patience import answer_within
 from runner.probes.contract import Findings, Probe, base_parser, say, single
+from runner.probes.judged import judged_pid
 from runner.probes.nccl.settings import Finding, Judgement, Setting, judge
 from runner.probes.nccl.sources import (
     Found,
@@ -38,6 +40,9 @@ from runner.remedy import visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
+
+# A file in another process's file system may never answer.
+_LOOK_S = 50.0
 
 # How bad a fault is, for a ranking among entries; what is no fault has none.
 _SEVERITY = {Judgement.HARMFUL: "high", Judgement.MISSPELT: "medium"}
@@ -80,12 +85,16 @@ class _Read:
 def _read(arguments: argparse.Namespace) -> _Read:
     if arguments.pid:
         return _joined([read_process(pid) for pid in arguments.pid], arguments.pid)
-    found = [read_own(os.environ, home_of(os.getuid())), read_units(arguments.units)]
+    judged = judged_pid()
+    own = read_own(os.environ, home_of(os.getuid())) if judged is None else read_process(judged)
+    found = [own, read_units(arguments.units)]
+    looked_at = [] if judged is None else [judged]
     if not arguments.running:
-        return _joined(found, [])
-    looked_at = []
+        return _joined(found, looked_at)
     jobs, closed = running_jobs()
     for pid in jobs:
+        if pid == judged:
+            continue
         try:
             found.append(read_process(pid))
         except InputError:
@@ -107,7 +116,13 @@ def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _R
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.nodes < 1:
         raise InputError("--nodes must be 1 or more")
-    read = _read(arguments)
+    try:
+        read = answer_within(_LOOK_S, lambda: _read(arguments))
+    except TimeoutError as error:
+        raise RunbookError(
+            f"reading what sets NCCL here gave {error}: a process or a mount does not answer; --pid, and --units alone,"
+            " leave the others out"
+        ) from error
     findings = [judge(setting, arguments.nodes) for setting in read.settings]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:

@@ -24,6 +24,7 @@ from runner.placed import PlacedFileError, read_placed
 _FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
 # What a node needs of this project: the package, and the guides that entries name.
 _SHIPPED = ("runner", "kb/guides")
+# Thousands of nodes are some megabytes.
 _MOST_CAMPAIGN_BYTES, _MOST_NOTE_BYTES = 64 << 20, 4096
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -187,6 +188,8 @@ class Folder:
             return Campaign.model_validate_json(data)
         except OSError as error:
             raise InputError(f"cannot read {self.path / _FILE}: {error.strerror}") from error
+        except PlacedFileError as error:
+            raise InputError(f"cannot read {error}") from error
         except ValidationError as error:
             raise InputError(
                 f"{self.path / _FILE} is no campaign of this version; collect it with the one that started it"
