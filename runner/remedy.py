@@ -35,8 +35,8 @@ def word(text: str) -> str:
         escaped = "".join(_escaped(one) for one in text)
         return f"$'{escaped}'"
     quoted = shlex.quote(text)
-    # As a first word PATH=x would be an assignment, and %1 would bring a job to the foreground.
-    return f"'{text}'" if quoted == text and ("=" in text or text.startswith("%")) else quoted
+    # A first word such as PATH=x would be an assignment.
+    return f"'{text}'" if quoted == text and "=" in text else quoted
 
 
 def _escaped(one: str) -> str:
@@ -92,7 +92,8 @@ class Remedy:
         """Something that only a person does.
 
         Args:
-            sentence: our own text, without what means something to a shell; `{}` where a word goes.
+            sentence: our own text, without what means something to a shell; `{}` where a word goes. It begins with a
+                word of ours: a shell takes a first word `%1` for a job, quoted or not.
             words: texts of strangers.
         """
         return cls(sentence.format(*map(word, words)))
