@@ -1,0 +1,62 @@
+"""What a probe printed, held against what the record has of it: the last line of its output is its document."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.entry.model import Step
+from runner.evidence.gate.words import AGAIN
+from runner.evidence.record import StepResult, StepStatus
+from runner.evidence.redact import PLACEHOLDER
+
+_KEPT = ("probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details")
+_LEFT_OUT = re.compile(r"\d+ bytes of details, more than a record holds")
+
+
+def said_by(step: StepResult) -> Mapping[str, Any] | None:
+    """The document that the step's one probe printed; None where its output does not end with one.
+
+    Nothing is made of the output of blocks that start several probes, or one of another project.
+    """
+    if step.probe is None:
+        return None
+    if Step(id=step.id, phase=step.phase, command=step.command, line=0).probes != (step.probe,):
+        return None
+    last = step.stdout_tail.rstrip().rpartition("\n")[2]
+    if not last.startswith("{"):
+        return None
+    try:
+        found = json.loads(last)
+    except (ValueError, RecursionError):
+        # Cut off at its beginning, or redacted in a way that leaves no JSON.
+        return None
+    return found if isinstance(found, dict) and {"probe", "measurements"} <= found.keys() else None
+
+
+def said_problems(step: StepResult) -> Iterator[str]:
+    """In what the record differs from what the probe printed."""
+    said = said_by(step)
+    if said is None:
+        return
+    kept = step.model_dump(mode="json", include={*_KEPT, "measurements"})
+    if _LEFT_OUT.fullmatch(str(step.details.get("left_out"))):
+        kept["details"] = said.get("details")
+    if step.status in {StepStatus.PASSED, StepStatus.SYMPTOM} and said.get("reason"):
+        kept["reason"] = step.reason
+    differing = next((name for name in kept if name in said and not _alike(said[name], kept[name])), None)
+    if differing is not None:
+        yield f"printed a document with another {differing} than it has here; {AGAIN}"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same but for what was redacted in one of them and not in the other."""
+    if one == other and isinstance(one, bool) == isinstance(other, bool):
+        return True
+    if isinstance(one, str) and isinstance(other, str):
+        return bool(PLACEHOLDER.search(one) or PLACEHOLDER.search(other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return isinstance(other, str) and PLACEHOLDER.search(other) is not None
