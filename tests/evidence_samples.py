@@ -19,6 +19,7 @@ from runner.hardware.machine import Gpu, Machine, machine_class
 from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
+STARTED = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
 
 
 def machine(*names: str, **changes: Any) -> Machine:
@@ -73,6 +74,8 @@ def step(
             "digest": "0123456789abcdef",
             "status": status,
             "exit_status": 0,
+            "started_at": STARTED,
+            "duration_s": 1.0,
             "measurements": measurements,
         }
         | changes
@@ -85,9 +88,9 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
         "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
-        "code": Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64),
+        "code": Code(commit="c" * 40, dirty=False, package="1" * 64, entries="2" * 64),
         "machine": machine(),
-        "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
+        "started_at": STARTED,
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
         "options": Options(preset="tiny", phases=tuple(Phase)),
         "steps": steps,
