@@ -4,7 +4,9 @@
 """
 
 import functools
+import itertools
 import json
+import operator
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -14,18 +16,18 @@ from pathlib import Path
 import pytest
 
 from runner.errors import RecordError
-from runner.evidence.gate import gate, identities, record_problems
+from runner.evidence.gate import identities, record_problems
 from runner.evidence.history import NO_HISTORY, History
-from runner.evidence.record import Code, Measurement, Options, Outcome, Record, RunbookRef, StepStatus
+from runner.evidence.record import Code, Measurement, Record
 from runner.evidence.store import Store, parse_record
 from runner.hardware.machine import Gpu
-from tests.evidence_samples import machine, measurement, record, step
+from tests.evidence_samples import machine, record, step
 from tests.lies import LIES, UNKNOWABLE, Json
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 # Lies of one kind that the suite tells; all of them are told on request.
-A_FEW = 3
+A_FEW = 2
 
 
 def on_eight_b200() -> Record:
@@ -87,9 +89,10 @@ def refusals(falsified: Json) -> list[str]:
     except RecordError as error:
         return [str(error)]
     history = published()[1] if found.code.commit in _commits() else _told_of(found.code)
-    said = list(record_problems(found, NOW, (), history))
     taken = theirs(found.run_id)
-    return said + [what for key, what in identities(found) if key in taken]
+    shared = [f"has {what} another; delete one" for key, what in identities(found) if key in taken]
+    # The first is enough, and the search for what redaction would take out comes last.
+    return shared or list(itertools.islice(record_problems(found, NOW, (), history), 1))
 
 
 @functools.cache
@@ -104,14 +107,21 @@ def _told_of(code: Code) -> History:
 
 def told(name: str, most: int | None = None) -> Iterator[tuple[Record, list[str]]]:
     """The lie of this name about one record after the other, with what the gate says."""
-    for one in published()[0]:
-        falsified = LIES[name](one.model_dump(mode="json"))
-        if falsified is None:
-            continue
-        yield one, refusals(falsified)
-        most = None if most is None else most - 1
-        if most == 0:
-            return
+    *real, stand_in = published()[0]
+    cases = ((one, LIES[name](_json(one))) for one in real)
+    falsified = [(one, lie) for one, lie in itertools.islice(filter(operator.itemgetter(1), cases), most)]
+    for one, lie in falsified or [(stand_in, LIES[name](_json(stand_in)))]:
+        if lie is not None:
+            yield one, refusals(lie)
+
+
+def _json(one: Record) -> Json:
+    return _dumped(one.run_id)
+
+
+@functools.cache
+def _dumped(run_id: str) -> Json:
+    return next(one for one in published()[0] if one.run_id == run_id).model_dump(mode="json")
 
 
 def test_the_records_are_fit_as_they_are() -> None:

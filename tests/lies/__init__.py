@@ -17,9 +17,9 @@ UNKNOWABLE = {
     "memory_of_host": "a fact of the machine that its class does not have",
     "node_alias_of_another": "which node it was",
     "campaign_named": "which campaign it belongs to",
-    "run_id_made_up": "a run id is drawn",
     "text_printed": "text that a step printed and nothing is read from",
     "time_shifted_later": "when it was, as long as its commit was there and now has not come",
     "step_took_a_little_longer": "a duration, where the time was free",
+    "document_and_output_removed": "that a block has written a document of which nothing is left",
     "printed_json_removed": "output that is no longer there: the record alone speaks then",
 }

@@ -14,7 +14,9 @@ def _number(name: str, change: Callable[[Json], object], /, *, samples: int = 0,
     lie(told)
 
 
-def _told_alike(name: str, change: Callable[[Json], object], /, *, samples: int = 0, **wanted: object) -> None:
+def _told_alike(
+    name: str, change: Callable[[Json], object], /, *, samples: int = 0, **wanted: object
+) -> None:
     """The same, with an output that tells it too."""
 
     def told(record: Json) -> None:
@@ -42,11 +44,18 @@ for _way in (_number, _told_alike):
     _way("flag_of_two", lambda one: one.update(value=2.0), name="compile_finished")
     _way("memory_beyond_the_machine", lambda one: one.update(value=1e15), name="peak_memory")
     _way("samples_dropped", lambda one: one.update(samples=[]), samples=2)
-    _way("sample_dropped", lambda one: one["samples"].remove(max(one["samples"])), samples=3, statistic="median")
+    _way(
+        "sample_dropped",
+        lambda one: one["samples"].remove(max(one["samples"])),
+        samples=3,
+        statistic="median",
+    )
     _way("sample_added", lambda one: one["samples"].extend([0.0] * 3), samples=1)
     _way("sample_below_zero", lambda one: one["samples"].append(-1.0), samples=1, unit="s")
     _way("samples_scaled", lambda one: one.update(samples=[2 * s for s in one["samples"]]), samples=1)
-    _way("reading_with_samples", lambda one: one.update(samples=[1.0, 2.0, 3.0]), statistic="single", unit="s")
+    _way(
+        "reading_with_samples", lambda one: one.update(samples=[1.0, 2.0, 3.0]), statistic="single", unit="s"
+    )
     _way("statistic_single", lambda one: one.update(statistic="single"), samples=2)
     _way("statistic_p95", lambda one: one.update(statistic="p95"), samples=3, statistic="median")
     _way("statistic_made_up", lambda one: one.update(statistic="typical"), samples=1)
@@ -124,7 +133,9 @@ def the_record_again(record: Json) -> None:
     """Another run that has the same readings."""
     record["run_id"] = "e" * 12
     record["node_alias"] = "node-eeeeee"
-    if not any(len(set(one["samples"])) > 4 and one["unit"] in {"s", "B/s", "FLOP/s"} for _, one in numbers(record)):
+    if not any(
+        len(set(one["samples"])) > 4 and one["unit"] in {"s", "B/s", "FLOP/s"} for _, one in numbers(record)
+    ):
         raise _NoPlaceError
 
 

@@ -2,21 +2,20 @@
 
 from datetime import datetime, timedelta
 
+from runner.evidence.record import Outcome
 from tests.lies.told import Json, _NoPlaceError, lie
 
-_OTHER_OUTCOMES = "healthy fix_proved drill_passed symptom not_fixed not_reproduced incomplete inconclusive not_applicable"
 
-
-def _outcome(name: str):  # type: ignore[no-untyped-def]
+def _outcome(name: str) -> None:
     def told(record: Json) -> None:
         record["outcome"] = name
 
     told.__name__ = f"outcome_{name}"
-    return told
+    lie(told)
 
 
-for _name in _OTHER_OUTCOMES.split():
-    lie(_outcome(_name))
+for _name in Outcome:
+    _outcome(_name.value)
 
 
 def later(text: str, seconds: float) -> str:

@@ -106,7 +106,9 @@ _change("phase_exchanged", PASSED | {"phase": "verify"}, phase="diagnose")
 _change("effective_changed", PASSED, effective={"precision": "fp8"})
 _change("requested_changed", PASSED, requested={"precision": "fp8"})
 _change("details_changed", PASSED, details={"well": True})
-_change("output_of_a_symptom", PASSED, stdout_tail='{"probe": "x", "measurements": [], "status": "symptom"}\n')
+_change(
+    "output_of_a_symptom", PASSED, stdout_tail='{"probe": "x", "measurements": [], "status": "symptom"}\n'
+)
 
 
 @lie
@@ -114,6 +116,17 @@ def passed_emptied(record: Json) -> None:
     step = a_step(record, **PASSED)
     step.update(measurements=[], probe=None, method_version=None, requested={}, effective={}, details={})
     step.update(fallback_reason=None, fallback_asked=False)
+
+
+@lie
+def document_and_output_removed(record: Json) -> None:
+    step = next(
+        (one for one in reversed(record["steps"]) if one["phase"] == "diagnose" and one["probe"]), None
+    )
+    if step is None or step["status"] != "passed" or record["verdicts"]:
+        raise _NoPlaceError
+    step.update(measurements=[], probe=None, method_version=None, requested={}, effective={}, details={})
+    step.update(fallback_reason=None, fallback_asked=False, stdout_tail="", reason=None)
 
 
 @lie

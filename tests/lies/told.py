@@ -1,4 +1,4 @@
-"""Ways to falsify a record, by name: each takes its JSON and returns a falsified copy, or None where it has no place."""
+"""What a lie about a record is: it takes the JSON and returns a falsified copy, or None where it has no place."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -5,23 +5,25 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner.entry.model import Step
 from runner.evidence.gate.words import AGAIN
 from runner.evidence.record import StepResult, StepStatus
 from runner.evidence.redact import PLACEHOLDER
 
 _KEPT = ("probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details")
+_ELSEWHERE = frozenset("|>&;")
 _LEFT_OUT = re.compile(r"\d+ bytes of details, more than a record holds")
 
 
 def said_by(step: StepResult) -> Mapping[str, Any] | None:
-    """The document that the step's one probe printed; None where its output does not end with one.
+    """The document that the step's last probe printed; None where its output does not end with one.
 
-    Nothing is made of the output of blocks that start several probes, or one of another project.
+    Nothing is made of the output of a block that leads its last probe's elsewhere, or the document.
     """
-    if step.probe is None:
+    _, found, last_call = step.command.rpartition("-m runner.probes.")
+    if not found or _ELSEWHERE & {*last_call} or "RUNBOOK_RESULT" in step.command:
         return None
-    if Step(id=step.id, phase=step.phase, command=step.command, line=0).probes != (step.probe,):
+    if step.probe is None and step.status.broken:
+        # What it wrote was not believed, or came before it was ended.
         return None
     last = step.stdout_tail.rstrip().rpartition("\n")[2]
     if not last.startswith("{"):
@@ -44,7 +46,14 @@ def said_problems(step: StepResult) -> Iterator[str]:
         kept["details"] = said.get("details")
     if step.status in {StepStatus.PASSED, StepStatus.SYMPTOM} and said.get("reason"):
         kept["reason"] = step.reason
-    differing = next((name for name in kept if name in said and not _alike(said[name], kept[name])), None)
+    differing = next(
+        (
+            name
+            for name in (*_KEPT, *(kept.keys() - {*_KEPT}))
+            if name in said and not _alike(said[name], kept[name])
+        ),
+        None,
+    )
     if differing is not None:
         yield f"printed a document with another {differing} than it has here; {AGAIN}"
 

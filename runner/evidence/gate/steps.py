@@ -105,6 +105,7 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
         told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
         if any(told) or step.fallback_asked or step.method_version is not None:
             yield f"has a document's contents, and no probe that wrote it; {AGAIN}"
+        yield from said_problems(step)
         return
     info = PROBES.get(step.probe)
     if info is None:
