@@ -65,7 +65,8 @@ def step(
     status: StepStatus = StepStatus.PASSED,
     **changes: Any,
 ) -> StepResult:
-    """A step that ran."""
+    """A step that ran; one that measured has a probe."""
+    probe = {"probe": "collectives", "method_version": 2} if measurements else {}
     return StepResult.model_validate(
         {
             "id": step_id,
@@ -78,12 +79,15 @@ def step(
             "duration_s": 1.0,
             "measurements": measurements,
         }
+        | probe
         | changes
     )
 
 
 def record(*steps: StepResult, **changes: Any) -> Record:
-    """A healthy run of one entry on a host without GPUs."""
+    """A healthy run of one entry on a host without GPUs; its steps start when it does."""
+    started = changes.get("started_at", STARTED)
+    moved = (one.model_copy(update={"started_at": started}) for one in steps)
     fields: dict[str, Any] = {
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
@@ -93,7 +97,9 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "started_at": STARTED,
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
         "options": Options(preset="tiny", phases=tuple(Phase)),
-        "steps": steps,
+        "steps": tuple(
+            new if old.started_at == STARTED else old for old, new in zip(steps, moved, strict=True)
+        ),
         "outcome": Outcome.HEALTHY,
     }
     return Record(**(fields | changes))
