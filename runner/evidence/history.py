@@ -6,11 +6,11 @@ A record is judged by the entry and the catalogue as they were at its commit, wh
 import ast
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.entry.model import Runbook
+from runner.entry.model import Runbook, Step, step_digest
 from runner.entry.parse import parse
 from runner.errors import RunbookFaultsError
 from runner.evidence.source import (
@@ -34,17 +34,27 @@ class Commit:
         digests: of its code.
         methods: method versions by probe, as its catalogue has them; empty where that cannot be read.
         texts: of its entries, by id.
+        step_digests: by entry and step, as they are asked for.
     """
 
     made: datetime
     digests: CommitDigests
     methods: Mapping[str, int]
     texts: Mapping[str, bytes]
+    step_digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
 
     def entry(self, runbook_id: str) -> Runbook | None:
         """The entry as it was; None where there was none, or none that the format of today can be read by."""
         text = self.texts.get(runbook_id)
         return None if text is None else _entry(text, runbook_id)
+
+    def digest(self, runbook: Runbook, step: Step) -> str:
+        """What the digest of a step of this entry was."""
+        key = (runbook.id, step.id)
+        if key not in self.step_digests:
+            methods = tuple((name, self.methods[name]) for name in step.probes if name in self.methods)
+            self.step_digests[key] = step_digest(runbook, step, methods)
+        return self.step_digests[key]
 
 
 class History:
@@ -81,7 +91,7 @@ class History:
         if self._folder is None:
             return {}
         top = (git(self._folder, "ls-tree", "--full-tree", "-d", "--name-only", "HEAD") or b"").split()
-        if not {PACKAGE.encode(), ENTRIES.encode()} <= set(top):
+        if PACKAGE.encode() not in top:
             return {}
         rows = (git(self._folder, "rev-list", "--timestamp", "HEAD") or b"").decode().splitlines()
         return {

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from runner.catalogue import PROBES
-from runner.entry.model import Runbook, Step, step_digest
+from runner.entry.model import Runbook, Step
 from runner.errors import InputError
 from runner.evidence.gate.words import AGAIN, shown
 from runner.evidence.history import Commit
@@ -33,8 +33,9 @@ def entry_problems(record: Record, commit: Commit) -> Iterator[str]:
     if (reference.number, reference.title) != (runbook.head.number, runbook.head.title):
         yield f"gives its entry another number or title than its commit does; {AGAIN}"
     yield from _asked_problems(record, runbook)
+    steps = {step.id: step for step in runbook.steps}
     for place, result in enumerate(record.steps):
-        step = runbook.step(result.id)
+        step = steps.get(result.id)
         if step is not None:
             earlier = record.steps[:place]
             for message in _step_problems(record, commit, runbook, step, result, earlier):
@@ -77,8 +78,7 @@ def _step_problems(
         yield f"is called a step of {result.phase}, it is one of {step.phase}; {AGAIN}"
     if result.command not in {step.command, redact_text(step.command)}:
         yield f"has another command than its commit's entry; {AGAIN}"
-    methods = tuple((name, commit.methods[name]) for name in step.probes if name in commit.methods)
-    if commit.methods and result.digest != step_digest(runbook, step, methods):
+    if commit.methods and result.digest != commit.digest(runbook, step):
         yield f"has another digest than its commit's entry; {AGAIN}"
     version = commit.methods.get(result.probe or "")
     if version is not None and result.method_version != version:

@@ -1,6 +1,7 @@
 """One step of a record: whether it ended as its exit status and its document say, and measured what its probe may."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from runner.catalogue import PROBES
 from runner.entry.model import Step
@@ -17,10 +18,11 @@ _TOOLS = frozenset({"nccl_tests", "nvbandwidth"})
 
 def step_problems(step: StepResult, record: Record) -> Iterator[str]:
     """What is wrong with one step, whatever its entry says."""
+    said = said_by(step)
     if step.status is StepStatus.SKIPPED and step.exit_status is None:
         yield from _skipped_problems(step)
     else:
-        yield from _ended_problems(step, record)
+        yield from _ended_problems(step, record, said)
     if step.left_out and (
         record.options.within is None or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
     ):
@@ -30,6 +32,8 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
     if not 0 <= step.gpus_used <= len(record.machine.gpus):
         yield f"used {step.gpus_used} GPUs of {len(record.machine.gpus)}; {AGAIN}"
     yield from _probe_problems(step)
+    if said is not None:
+        yield from said_problems(step, said)
     seen: set[tuple[object, ...]] = set()
     for measurement in step.measurements:
         labels = sorted((name, type(value).__name__, value) for name, value in measurement.labels.items())
@@ -55,7 +59,7 @@ def _skipped_problems(step: StepResult) -> Iterator[str]:
         yield f"was skipped, and did something; {AGAIN}"
 
 
-def _ended_problems(step: StepResult, record: Record) -> Iterator[str]:
+def _ended_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
     status = step.status
     if step.started_at is None or step.duration_s is None:
         yield f"ran, and does not say when and for how long; {AGAIN}"
@@ -69,11 +73,10 @@ def _ended_problems(step: StepResult, record: Record) -> Iterator[str]:
     ) and not step.reason:
         yield f"is called {status} without a reason; {AGAIN}"
     if not status.broken:
-        yield from _status_problems(step, record)
+        yield from _status_problems(step, record, said)
 
 
-def _status_problems(step: StepResult, record: Record) -> Iterator[str]:
-    said = said_by(step)
+def _status_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
     told = None if said is None else said.get("status")
     documents = [told] if told in _DOCUMENTS else list(_DOCUMENTS)
     found = {
@@ -105,7 +108,6 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
         told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
         if any(told) or step.fallback_asked or step.method_version is not None:
             yield f"has a document's contents, and no probe that wrote it; {AGAIN}"
-        yield from said_problems(step)
         return
     info = PROBES.get(step.probe)
     if info is None:
@@ -116,7 +118,8 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
             f"has method version {step.method_version} of {step.probe}, which goes from 1 to {info.method_version}; "
             f"{AGAIN}"
         )
+    if step.probe in _TOOLS or f"runner.probes.{step.probe}" in step.command:
+        return
     started = Step(id=step.id, phase=step.phase, command=step.command, line=0).probes
-    if started and step.probe not in {*started, *_TOOLS}:
+    if started and step.probe not in started:
         yield f"has a document of {step.probe}, its command starts {', '.join(started)}; {AGAIN}"
-    yield from said_problems(step)
