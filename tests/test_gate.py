@@ -11,7 +11,7 @@ from runner.cli.main import main
 from runner.evidence.ceilings import CEILINGS, ceiling
 from runner.evidence.gate import gate
 from runner.evidence.leaks import leaks
-from runner.evidence.record import Code, Measurement, Record, RunbookRef
+from runner.evidence.record import Code, Measurement, Options, Record, RunbookRef
 from runner.evidence.redact import redact_record
 from runner.evidence.store import Store
 from runner.hardware.machine import Gpu
@@ -312,3 +312,53 @@ def test_a_data_folder_that_cannot_be_listed_ends_with_3(
     (tmp_path / "data").write_text("a file")
     assert main(["--data", str(tmp_path / "data"), "verify-data"]) == 3
     assert "cannot list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"torch": "2.9.0a0+145a3a7bda.nv25.10", "kernel": "6.8.0-1021-nvidia-64k", "python": "3.12.3+"},
+        {"torch": "2.13.0+cpu", "kernel": "5.14.0-427.el9.x86_64", "python": "3.14.0rc2"},
+        {"torch": "2.10.0.dev20260101+cu130", "kernel": "[ip]-microsoft-standard-WSL2", "nccl": "2.27.7"},
+        {"torch": None, "cuda": None, "nccl": "2.28.3-1", "kernel": "6.1", "driver": "570.86.15"},
+        {"cuda": "12.8", "driver": "610.12", "load": None},
+    ],
+)
+def test_versions_are_taken_with_whatever_a_vendor_adds(store: Store, changes: dict[str, Any]) -> None:
+    write(store, record(step("a"), machine=machine(B200, **changes)))
+    assert messages(store) == []
+
+
+def test_what_a_probe_may_print_beside_its_document_is_no_contradiction(store: Store) -> None:
+    command = "python -m runner.probes.collectives"
+    said = '{"probe": "collectives", "measurements": [], "status": "ok"}'
+    for number, changes in enumerate(
+        (
+            {"command": f"{command} > /tmp/out; echo done", "stdout_tail": said},
+            {"command": f"RUNBOOK_RESULT= {command}", "stdout_tail": said},
+            {"command": command, "stdout_tail": f"{said[20:]}\n"},
+            {"command": command, "stdout_tail": "[" * 10000},
+            {"command": command, "stdout_tail": f"{said}\nall done\n"},
+        )
+    ):
+        start = datetime(2026, 10, 1 + number, tzinfo=UTC)
+        taken = step("a", measurement(3e10, 3e10, bytes=1), **changes)
+        when = {"started_at": start, "ended_at": start.replace(minute=1), "run_id": f"{number:012x}"}
+        write(store, record(taken, **when))
+    assert messages(store) == []
+
+
+def test_whatever_a_record_holds_a_refusal_is_one_line_without_escapes(store: Store) -> None:
+    odd = "a\n\x1b[31mred"
+    write(
+        store,
+        record(
+            step(odd, measurement(1.0, name=odd, **{odd: 1})),
+            machine=machine(kernel=odd, driver=odd),
+            options=Options(preset=odd, phases=(), allow=(odd,)),
+            code=Code(commit=odd, digest="d", dirty=False),
+        ),
+    )
+    found = messages(store)
+    assert found
+    assert all(message.isprintable() for message in found), found

@@ -18,7 +18,7 @@ import pytest
 from runner.errors import RecordError
 from runner.evidence.gate import identities, record_problems
 from runner.evidence.history import NO_HISTORY, History
-from runner.evidence.record import Code, Measurement, Record
+from runner.evidence.record import Code, Measurement, Outcome, Record
 from runner.evidence.store import Store, parse_record
 from runner.hardware.machine import Gpu
 from tests.evidence_samples import machine, record, step
@@ -128,6 +128,23 @@ def test_the_records_are_fit_as_they_are() -> None:
     assert {one.run_id: refusals(one.model_dump(mode="json")) for one in published()[0]} == {
         one.run_id: [] for one in published()[0]
     }
+
+
+def test_a_record_without_steps_that_calls_a_fix_proved_on_hardware_that_it_made_up_is_refused() -> None:
+    made_up = on_eight_b200().model_copy(
+        update={
+            "steps": (),
+            "outcome": Outcome.FIX_PROVED,
+            "code": Code(commit="0" * 40, dirty=False, digest="d"),
+        }
+    )
+    made_up = made_up.model_copy(update={"machine": made_up.machine.model_copy(update={"driver": "banana"})})
+    said = list(record_problems(made_up, NOW))
+    assert [line.partition("; ")[0] for line in said] == [
+        f"names '{'0' * 40}' as its commit, which is none",
+        "has 'banana' as its version of driver, which is none",
+        "calls its outcome fix_proved, its steps come to not_applicable",
+    ]
 
 
 def test_there_are_more_than_a_hundred_kinds_of_lies() -> None:

@@ -24,7 +24,8 @@ _FORMS: Mapping[str, re.Pattern[str]] = MappingProxyType(
         "cuda": re.compile(r"\d{2}\.\d{1,2}(?:\.\d{1,4})?"),
         "nccl": re.compile(_VERSION.format(numbers=r"2\.\d{1,3}\.\d{1,3}")),
         "python": re.compile(_VERSION.format(numbers=r"3\.\d{1,2}(?:\.\d{1,3})?")),
-        "kernel": re.compile(_VERSION.format(numbers=r"\d{1,2}\.\d{1,3}(?:\.\d{1,4})?")),
+        # WSL's has four numbers, which redaction takes for an address.
+        "kernel": re.compile(_VERSION.format(numbers=r"(?:\[ip\]|\d{1,2}\.\d{1,3}(?:\.\d{1,4})?)")),
     }
 )
 

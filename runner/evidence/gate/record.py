@@ -29,6 +29,12 @@ def record_problems(
         history: of the repository that it is to be published in. What depends on the text of the entry is judged by
             the entry of the record's commit, and not at all where that commit is out of reach.
     """
+    for message in _problems(record, now, secrets, history):
+        # What a record holds may be anything, also what moves a terminal's cursor.
+        yield "".join(one if one.isprintable() else " " for one in message)
+
+
+def _problems(record: Record, now: datetime, secrets: Sequence[str], history: History) -> Iterator[str]:
     if record.simulated or record.machine.simulated:
         yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
     if record.outcome is None or record.ended_at is None:
@@ -38,7 +44,9 @@ def record_problems(
     yield from machine_problems(record)
     yield from options_problems(record.options)
     yield from _steps_problems(record)
-    commit = None if record.code.commit is None else history.commit(record.code.commit)
+    # Of code that was not as committed the commit says nothing.
+    known = record.code.commit if not record.code.dirty else None
+    commit = None if known is None else history.commit(known)
     judged = None if commit is None else commit.entry(record.runbook.id)
     if commit is not None:
         yield from entry_problems(record, commit)
