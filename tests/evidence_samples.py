@@ -1,6 +1,6 @@
 """Builders for the evidence tests: machines, measurements, steps, records and runbooks with telling defaults."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
 STARTED = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+# What a step has that was not given a time of its own.
+_AT_ONCE = STARTED + timedelta(milliseconds=1)
 
 
 def machine(*names: str, **changes: Any) -> Machine:
@@ -75,7 +77,7 @@ def step(
             "digest": "0123456789abcdef",
             "status": status,
             "exit_status": 0,
-            "started_at": STARTED,
+            "started_at": _AT_ONCE,
             "duration_s": 1.0,
             "measurements": measurements,
         }
@@ -87,7 +89,8 @@ def step(
 def record(*steps: StepResult, **changes: Any) -> Record:
     """A healthy run of one entry on a host without GPUs; its steps start when it does."""
     started = changes.get("started_at", STARTED)
-    moved = (one.model_copy(update={"started_at": started}) for one in steps)
+    if started != STARTED:
+        steps = tuple(_moved(one, started) for one in steps)
     fields: dict[str, Any] = {
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
@@ -97,12 +100,14 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "started_at": STARTED,
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
         "options": Options(preset="tiny", phases=tuple(Phase)),
-        "steps": tuple(
-            new if old.started_at == STARTED else old for old, new in zip(steps, moved, strict=True)
-        ),
+        "steps": steps,
         "outcome": Outcome.HEALTHY,
     }
     return Record(**(fields | changes))
+
+
+def _moved(one: StepResult, started: datetime) -> StepResult:
+    return one.model_copy(update={"started_at": started}) if one.started_at == _AT_ONCE else one
 
 
 def expectation(**changes: Any) -> Expectation:

@@ -332,15 +332,14 @@ def test_versions_are_taken_with_whatever_a_vendor_adds(store: Store, changes: d
 def test_what_a_probe_may_print_beside_its_document_is_no_contradiction(store: Store) -> None:
     command = "python -m runner.probes.collectives"
     said = '{"probe": "collectives", "measurements": [], "status": "ok"}'
-    for number, changes in enumerate(
-        (
-            {"command": f"{command} > /tmp/out; echo done", "stdout_tail": said},
-            {"command": f"RUNBOOK_RESULT= {command}", "stdout_tail": said},
-            {"command": command, "stdout_tail": f"{said[20:]}\n"},
-            {"command": command, "stdout_tail": "[" * 10000},
-            {"command": command, "stdout_tail": f"{said}\nall done\n"},
-        )
-    ):
+    told: tuple[dict[str, Any], ...] = (
+        {"command": f"{command} > /tmp/out; echo done", "stdout_tail": said},
+        {"command": f"RUNBOOK_RESULT= {command}", "stdout_tail": said},
+        {"command": command, "stdout_tail": f"{said[20:]}\n"},
+        {"command": command, "stdout_tail": "[" * 10000},
+        {"command": command, "stdout_tail": f"{said}\nall done\n"},
+    )
+    for number, changes in enumerate(told):
         start = datetime(2026, 10, 1 + number, tzinfo=UTC)
         taken = step("a", measurement(3e10, 3e10, bytes=1), **changes)
         when = {"started_at": start, "ended_at": start.replace(minute=1), "run_id": f"{number:012x}"}

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def git(folder: Path, *words: str) -> str:
 def a_run(number: int, status: StepStatus = StepStatus.PASSED, **changes: object) -> Record:
     started = START + timedelta(days=number)
     times = {"started_at": started, "ended_at": started + timedelta(minutes=1)}
-    found = {"exit_status": 1, "reason": "found", "probe": "stale_env", "method_version": 1}
+    found: dict[str, Any] = {"exit_status": 1, "reason": "found", "probe": "stale_env", "method_version": 1}
     told = found if status is StepStatus.SYMPTOM else {}
     return record(step("a", status=status, **told), run_id=f"{number:012x}", **(times | changes))
 

@@ -56,7 +56,6 @@ for _name, _what, _value in (
     ("driver_too_old_for_its_board", "driver", "535.183.06"),
     ("class_of_fewer_gpus", "machine_class", "4xB200-180GB"),
     ("class_of_other_gpus", "machine_class", "8xH100-80GB"),
-    ("gpus_dropped", "gpus", []),
     ("nccl_missing", "nccl", None),
     ("cuda_missing", "cuda", None),
     ("torch_missing", "torch", None),
@@ -74,6 +73,7 @@ def _gpu(name: str, change: Callable[[list[Json]], object]) -> None:
     lie(told)
 
 
+_gpu("gpus_dropped", lambda gpus: gpus.clear())
 _gpu("gpu_twice", lambda gpus: gpus.__setitem__(1, gpus[0]))
 _gpu("gpu_dropped", lambda gpus: gpus.pop())
 _gpu("gpu_added", lambda gpus: gpus.append(gpus[-1] | {"index": len(gpus)}))

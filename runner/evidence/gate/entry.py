@@ -136,10 +136,9 @@ def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
                 )
     if record.outcome is None:
         return
-    if _before_proofs(record, runbook) and found.outcome is Outcome.DRILL_PASSED:
+    wanted, unproved = found.outcome, found.unproved
+    if wanted is Outcome.DRILL_PASSED and _before_proofs(record, runbook):
         wanted, unproved = Outcome.FIX_PROVED, ()
-    else:
-        wanted, unproved = found.outcome, found.unproved
     if record.outcome is not wanted:
         yield f"calls its outcome {record.outcome}, its steps come to {wanted}; {AGAIN}"
     elif record.unproved not in {unproved, tuple(map(redact_text, unproved))}:
