@@ -165,6 +165,8 @@ def test_what_no_gate_can_know_passes_and_is_told_on_the_site(name: str) -> None
     cases = list(told(name, A_FEW))
     assert cases, "no record has a place for this lie"
     assert {one.run_id: said for one, said in cases if said} == {}
+    page = (ROOT / "kb" / "reference" / "how-numbers-are-taken.md").read_text(encoding="utf-8")
+    assert UNKNOWABLE[name] in " ".join(page.split())
 
 
 if __name__ == "__main__":
