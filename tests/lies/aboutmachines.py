@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.lies.told import Json, _NoPlaceError, lie
+from tests.lies.told import Json, NoPlaceError, lie
 
 
 def _fact(name: str, fact: str, value: Any, *, gpus: bool = False) -> None:
     def told(record: Json) -> None:
         if gpus and not record["machine"]["gpus"]:
-            raise _NoPlaceError
+            raise NoPlaceError
         record["machine"][fact] = value
 
     told.__name__ = name
@@ -66,7 +66,7 @@ for _name, _what, _value in (
 def _gpu(name: str, change: Callable[[list[Json]], object]) -> None:
     def told(record: Json) -> None:
         if not record["machine"]["gpus"]:
-            raise _NoPlaceError
+            raise NoPlaceError
         change(record["machine"]["gpus"])
 
     told.__name__ = name

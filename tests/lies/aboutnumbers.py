@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Callable
 
-from tests.lies.told import Json, _NoPlaceError, a_number, a_number_of, a_step, lie, numbers, retell
+from tests.lies.told import Json, NoPlaceError, a_number, a_number_of, a_step, lie, numbers, retell
 
 
 def _number(name: str, change: Callable[[Json], object], /, *, samples: int = 0, **wanted: object) -> None:
@@ -108,7 +108,7 @@ def numbers_of_a_skipped_step(record: Json) -> None:
 def samples_exchanged_between_numbers(record: Json) -> None:
     found = [one for _, one in numbers(record, samples=2, statistic="median")]
     if len(found) < 2 or found[0]["samples"] == found[-1]["samples"]:
-        raise _NoPlaceError
+        raise NoPlaceError
     found[0]["samples"], found[-1]["samples"] = found[-1]["samples"], found[0]["samples"]
 
 
@@ -125,7 +125,7 @@ def samples_of_another_step(record: Json) -> None:
                 found.update(value=one["value"], samples=one["samples"])
                 retell(other)
                 return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 @lie
@@ -136,7 +136,7 @@ def the_record_again(record: Json) -> None:
     if not any(
         len(set(one["samples"])) > 4 and one["unit"] in {"s", "B/s", "FLOP/s"} for _, one in numbers(record)
     ):
-        raise _NoPlaceError
+        raise NoPlaceError
 
 
 @lie
@@ -151,7 +151,7 @@ def number_samples_and_output_scaled(record: Json) -> None:
             one["samples"] = [sample * (1 + 1e-5) for sample in one["samples"]]
         retell(step)
         return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 @lie
@@ -161,7 +161,7 @@ def one_reading_and_output_changed(record: Json) -> None:
             one["value"] *= 1 + 1e-5
             retell(step)
             return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 @lie
@@ -171,7 +171,7 @@ def samples_reordered_with_output(record: Json) -> None:
             one["samples"].reverse()
             retell(step)
             return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 @lie
@@ -182,7 +182,7 @@ def label_value_with_output(record: Json) -> None:
                 one["labels"][name] = f"{value}-2"
                 retell(step)
                 return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 def _judged(record: Json, step: Json) -> bool:

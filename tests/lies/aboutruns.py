@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from runner.evidence.record import Outcome
-from tests.lies.told import Json, _NoPlaceError, lie
+from tests.lies.told import Json, NoPlaceError, lie
 
 
 def _outcome(name: str) -> None:
@@ -75,21 +75,21 @@ def code_not_said_to_be_clean(record: Json) -> None:
 @lie
 def package_of_another(record: Json) -> None:
     if record["code"]["package"] is None:
-        raise _NoPlaceError
+        raise NoPlaceError
     record["code"]["package"] = "ab" * 32
 
 
 @lie
 def entries_of_another(record: Json) -> None:
     if record["code"]["entries"] is None:
-        raise _NoPlaceError
+        raise NoPlaceError
     record["code"]["entries"] = "ab" * 32
 
 
 @lie
 def one_digest_of_another(record: Json) -> None:
     if record["code"]["digest"] is None:
-        raise _NoPlaceError
+        raise NoPlaceError
     record["code"]["digest"] = "ab" * 8
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.lies.aboutruns import later
-from tests.lies.told import Json, _NoPlaceError, a_step, lie, retell
+from tests.lies.told import Json, NoPlaceError, a_step, lie, retell
 
 
 @lie
@@ -117,7 +117,7 @@ def _told(name: str, *, cut: bool, **changes: Any) -> None:
             if step["probe"] and step["status"] == "passed" and held is not cut:
                 step.update(changes)
                 return
-        raise _NoPlaceError
+        raise NoPlaceError
 
     told.__name__ = name
     lie(told)
@@ -142,7 +142,7 @@ def document_and_output_removed(record: Json) -> None:
         (one for one in reversed(record["steps"]) if one["phase"] == "diagnose" and one["probe"]), None
     )
     if step is None or step["status"] != "passed" or record["verdicts"]:
-        raise _NoPlaceError
+        raise NoPlaceError
     step.update(measurements=[], probe=None, method_version=None, requested={}, effective={}, details={})
     step.update(fallback_reason=None, fallback_asked=False, stdout_tail="", reason=None)
 
@@ -151,7 +151,7 @@ def document_and_output_removed(record: Json) -> None:
 def symptom_told_as_passed_in_output_too(record: Json) -> None:
     step = a_step(record, **SYMPTOM)
     if record["outcome"] != "fix_proved":
-        raise _NoPlaceError
+        raise NoPlaceError
     step.update(status="passed", reason=None, exit_status=0)
     step["stdout_tail"] = step["stdout_tail"].replace('"status": "symptom"', '"status": "ok"')
 
@@ -169,7 +169,7 @@ def method_version_of_the_past(record: Json) -> None:
             step["method_version"] -= 1
             retell(step)
             return
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 @lie
@@ -194,7 +194,7 @@ def digests_exchanged(record: Json) -> None:
 def steps_at_once(record: Json) -> None:
     ran = [step for step in record["steps"] if step["started_at"] and step["duration_s"] > 2]
     if not ran or ran[0] is [step for step in record["steps"] if step["started_at"]][-1]:
-        raise _NoPlaceError
+        raise NoPlaceError
     place = record["steps"].index(ran[0])
     following = next(step for step in record["steps"][place + 1 :] if step["started_at"])
     following["started_at"] = ran[0]["started_at"]

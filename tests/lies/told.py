@@ -11,7 +11,7 @@ Lie = Callable[[Json], Json | None]
 LIES: dict[str, Lie] = {}
 
 
-class _NoPlaceError(Exception):
+class NoPlaceError(Exception):
     """The record holds nothing that this lie could be told about."""
 
 
@@ -22,7 +22,7 @@ def lie(change: Callable[[Json], Json | None]) -> Callable[[Json], Json | None]:
         copy = deepcopy(record)
         try:
             result = change(copy) or copy
-        except _NoPlaceError:
+        except NoPlaceError:
             return None
         return None if result == record else result
 
@@ -38,7 +38,7 @@ def a_step(record: Json, **wanted: Any) -> Json:
             continue
         if all(step[key] == value for key, value in wanted.items() if key != "numbers"):
             return dict_of(step)
-    raise _NoPlaceError
+    raise NoPlaceError
 
 
 def dict_of(value: Any) -> Json:
@@ -61,7 +61,7 @@ def a_number(record: Json, *, samples: int = 0, **wanted: Any) -> Json:
 def a_number_of(record: Json, *, samples: int = 0, **wanted: Any) -> tuple[Json, Json]:
     found = next(numbers(record, samples=samples, **wanted), None)
     if found is None:
-        raise _NoPlaceError
+        raise NoPlaceError
     return found
 
 
@@ -71,7 +71,7 @@ def retell(step: Json) -> None:
     try:
         said = json.loads(last)
     except ValueError as error:
-        raise _NoPlaceError from error
+        raise NoPlaceError from error
     for name in said.keys() & step.keys() - {"status", "reason"}:
         said[name] = step[name]
     step["stdout_tail"] = f"{before}\n{json.dumps(said)}\n".lstrip("\n")
