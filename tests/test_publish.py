@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,9 @@ def git(folder: Path, *words: str) -> str:
 def a_run(number: int, status: StepStatus = StepStatus.PASSED, **changes: object) -> Record:
     started = START + timedelta(days=number)
     times = {"started_at": started, "ended_at": started + timedelta(minutes=1)}
-    return record(step("a", status=status), run_id=f"{number:012x}", **(times | changes))
+    found: dict[str, Any] = {"exit_status": 1, "reason": "found", "probe": "stale_env", "method_version": 1}
+    told = found if status is StepStatus.SYMPTOM else {}
+    return record(step("a", status=status, **told), run_id=f"{number:012x}", **(times | changes))
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_the_same_file_pushed_by_another_with_other_content_is_refused_and_undon
     one, other = clone("one"), clone("other")
     push(measured(tmp_path, "here", a_run(1)), one)
     before = git(origin, "rev-parse", "main")
-    mine = measured(tmp_path, "there", a_run(1, outcome=Outcome.SYMPTOM))
+    mine = measured(tmp_path, "there", a_run(1, StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     with pytest.raises(StoreError, match="rebase failed"):
         push(mine, other)
     assert git(origin, "rev-parse", "main") == before

@@ -101,7 +101,7 @@ def test_files_units_and_sizes_are_one_comment_each(tmp_path: Path) -> None:
     ]
     assert demand_inert(text, environment) == []
     text = printed("stale_env", "--config", str(config))
-    assert text == "# by hand: in serve.yaml, line 2: set tp_size to 1\n"
+    assert text == "# by hand: within serve.yaml, line 2: set tp_size to 1\n"
 
 
 # The attacks.
@@ -171,7 +171,7 @@ def test_a_configuration_with_a_line_break_in_its_name_is_named_in_one_comment(t
     config.write_text("tp_size: 8\n", encoding="utf-8")
     text = printed("stale_env", "--config", str(config))
     assert demand_inert(text, {}) == []
-    assert text == r"# by hand: in $'c\x0atouch ran\x0a.yaml', line 1: set tp_size to 1" + "\n"
+    assert text == r"# by hand: within $'c\x0atouch ran\x0a.yaml', line 1: set tp_size to 1" + "\n"
 
 
 # GNU sed runs what stands behind `e`, and writes to what stands behind `w`.
@@ -329,7 +329,7 @@ def test_whatever_a_launch_left_behind_evaluates_to_unset_names_alone(
     assert set(unset) == {name for name in stale if is_plain(name)}
     for name in stale - set(unset):
         assert f"env -u {word(name)}:" in text
-    assert f"# by hand: in {word(file)}, line 1: set tp_size to 1\n" in text
+    assert f"# by hand: within {word(file)}, line 1: set tp_size to 1\n" in text
 
 
 @examples(max_examples=60)

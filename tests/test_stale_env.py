@@ -143,7 +143,7 @@ def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
         "tensor-parallel-size is left over: the configuration asks for 8 GPUs (line 2)"
     )
     assert main(["--config", str(config), "--shell"]) == OK
-    assert capsys.readouterr().out == "# by hand: in serve.yaml, line 2: set tensor-parallel-size to 1\n"
+    assert capsys.readouterr().out == "# by hand: within serve.yaml, line 2: set tensor-parallel-size to 1\n"
     assert str(tmp_path) not in json.dumps(document)
 
 

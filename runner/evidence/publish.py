@@ -14,9 +14,9 @@ from pathlib import Path
 from runner.entry.words import counted
 from runner.errors import InputError, RecordError, StoreError
 from runner.evidence.gate import gate, record_problems
+from runner.evidence.history import History
 from runner.evidence.record import Record
 from runner.evidence.redact import host_secrets, redact_text
-from runner.evidence.source import held_by
 from runner.evidence.store import Problem, Store
 from runner.plain import one_line
 
@@ -81,7 +81,7 @@ def take(
         StoreError: a folder cannot be listed or a file not be read.
     """
     now = now or datetime.now(UTC)
-    held = held_by(store.root)
+    history = History(store.root)
     wanted: dict[Path, bytes] = {}
     refused: list[Problem] = []
     for path in incoming.files():
@@ -92,7 +92,7 @@ def take(
         except (RecordError, StoreError) as error:
             refused.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        problems = list(record_problems(record, now, store.secrets, held))
+        problems = list(record_problems(record, now, store.secrets, history))
         if place.exists() and place.read_bytes() != data:
             problems.append(
                 f"is in the data folder with another content ({place}); a record is never rewritten"

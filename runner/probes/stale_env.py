@@ -79,7 +79,7 @@ def _sizes(config: Path | None) -> list[Leftover]:
             str(size.value),
             Harm.HIGH,
             f"the configuration asks for {size.value} GPUs (line {size.line})",
-            Remedy.by_hand("in {}, line {}: set {} to 1", config.name, str(size.line), size.key),
+            Remedy.by_hand("within {}, line {}: set {} to 1", config.name, str(size.line), size.key),
         )
         for size in read_sizes(config)
     ]
