@@ -1,6 +1,6 @@
 """Builders for the evidence tests: machines, measurements, steps, records and runbooks with telling defaults."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from runner.hardware.machine import Gpu, Machine, machine_class
 from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
+START = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+# Of a step whose start nobody named: in its record's first moment.
+_AT_ONCE = START + timedelta(milliseconds=1)
 
 
 def machine(*names: str, **changes: Any) -> Machine:
@@ -64,7 +67,7 @@ def step(
     status: StepStatus = StepStatus.PASSED,
     **changes: Any,
 ) -> StepResult:
-    """A step that ran."""
+    """A step that ran; `record` moves its start into the run where it is left out here."""
     return StepResult.model_validate(
         {
             "id": step_id,
@@ -73,6 +76,8 @@ def step(
             "digest": "0123456789abcdef",
             "status": status,
             "exit_status": 0,
+            "started_at": _AT_ONCE if StepStatus(status).finished else None,
+            "duration_s": 1.0 if StepStatus(status).finished else None,
             "measurements": measurements,
         }
         | changes
@@ -87,13 +92,19 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
         "code": Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64),
         "machine": machine(),
-        "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
+        "started_at": START,
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
         "options": Options(preset="tiny", phases=tuple(Phase)),
         "steps": steps,
         "outcome": Outcome.HEALTHY,
     }
-    return Record(**(fields | changes))
+    fields |= changes
+    if fields["started_at"] != START:
+        fields["steps"] = tuple(
+            one.model_copy(update={"started_at": fields["started_at"]}) if one.started_at == _AT_ONCE else one
+            for one in fields["steps"]
+        )
+    return Record(**fields)
 
 
 def expectation(**changes: Any) -> Expectation:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from runner.entry.model import Phase, Runbook, Step
-from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.measure import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
 from runner.hardware.machine import Machine
-from runner.launch.local import LARGEST_DETAILS, run_plan
+from runner.launch.local import run_plan
 from runner.pace import Pace, Turn
 from runner.plan import Request, make_plan
 from tests.builders import a_machine, a_runbook, eight_b200
@@ -259,7 +259,7 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
         ),
         (says(a_document(measurements=[{**MEASURED, "name": "bus_bandwith"}])), "error", "unknown metric"),
         (says(a_document(probe="telepathy")), "error", "unknown probe"),
-        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4 MiB"),
+        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4MiB"),
         ("mkfifo $RUNBOOK_RESULT", "error", "not a regular file"),
         ("ln -s /dev/zero $RUNBOOK_RESULT", "error", "not a regular file"),
         ("exit 1", "error", "a crash, not a symptom"),

@@ -64,7 +64,7 @@ def test_no_file_is_no_document(tmp_path: Path) -> None:
         ("not json", "not JSON"),
         ('{"probe": "collectives"', "not JSON"),
         (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
-        (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4 MiB"),
+        (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4MiB"),
         ("[" * 200_000, "nested too deeply"),
         ("[]", "holds a list"),
         ('{"details": {"x": NaN}}', "holds NaN"),

@@ -9,8 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.errors import InputError, RecordError, StoreError
+from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.reading import parse_record
 from runner.evidence.record import Document, Measurement, Record
-from runner.evidence.store import Store, parse_record
+from runner.evidence.store import Store
+from runner.placed import read_placed
 from runner.probes.precision.product import IN_FP32
 from runner.units import format_value
 
@@ -71,10 +74,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         InputError: no such file, or no sweep in it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    data = read_placed(path, MAX_DOCUMENT_BYTES)
     try:
         document = Document.model_validate_json(data)
     except ValidationError as error:
