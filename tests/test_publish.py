@@ -10,7 +10,8 @@ import pytest
 
 from runner.cli.main import main
 from runner.errors import InputError, StoreError
-from runner.evidence.publish import git_in, publish
+from runner.evidence.checkout import git_in
+from runner.evidence.publish import Incoming, publish
 from runner.evidence.record import Outcome, Record, StepStatus
 from runner.evidence.store import Store
 from tests.evidence_samples import record, step
@@ -77,7 +78,7 @@ def measured(tmp_path: Path, name: str, *records: Record) -> Store:
 
 def push(incoming: Store, checkout: Path) -> str | None:
     store = Store(checkout / "site_data", secrets=())
-    return publish(incoming, store, git_in(checkout), remote="origin", branch="main").commit
+    return publish([Incoming(incoming)], store, git_in(checkout), remote="origin", branch="main").commit
 
 
 def run_ids(repository: Path) -> set[str]:
@@ -116,7 +117,7 @@ def test_a_push_between_fetch_and_push_is_met_by_trying_again(
         return real(*words)
 
     store = Store(one / "site_data", secrets=())
-    publish(measured(tmp_path, "mine", a_run(1)), store, slow, remote="origin", branch="main")
+    publish([Incoming(measured(tmp_path, "mine", a_run(1)))], store, slow, remote="origin", branch="main")
     assert run_ids(origin) == {f"{number:012x}" for number in (0, 1, 10, 11, 12)}
 
 

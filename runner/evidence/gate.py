@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner.catalogue import metric_of
 from runner.errors import RecordError, StoreError
+from runner.evidence.carried import carried
 from runner.evidence.ceilings import ceiling
 from runner.evidence.leaks import leaks
 from runner.evidence.record import Code, Measurement, Record, StepResult
@@ -30,6 +31,7 @@ _NEEDS_TORCH = frozenset({"B/s", "FLOP/s", "token/s", "token/J", "W"})
 _BETWEEN_SAMPLES = frozenset({"median", "mean", "geometric mean", "min", "max", "p95", "p99"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ALIAS = re.compile(r"node-[0-9a-f]{6}")
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
 # How far the memory of a known board may be from the size that it is sold by: GB or GiB, less what is reserved.
 _MEMORY_TOLERANCE = 0.25
 _AGAIN = "run the entry again"
@@ -50,13 +52,13 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
     paths = store.files()
     if not paths:
         return (Problem(store.root, "has no records; run an entry first, there is nothing to publish"),)
-    places = set(paths)
     # What is no record at all; records that cannot be read are met below.
-    problems = [problem for problem in store.problems() if problem.path not in places]
+    problems = list(store.strays())
+    problems += [Problem(path, message) for path, message in carried(store.root)]
     seen: dict[tuple[str, ...], Path] = {}
     for path in paths:
         try:
-            record = store.load(path)
+            record, _ = store.examine(path)
         except RecordError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
@@ -81,6 +83,8 @@ def record_problems(
         secrets: words that may stand nowhere in it, beside what the patterns of redaction find.
         held: finds the code of the commit that it names; None where that commit is not at hand.
     """
+    if not all(map(_RUN_ID.fullmatch, (record.run_id, *record.joint_runs))):
+        yield f"has a run id that this project does not make; {_AGAIN}"
     if record.simulated or record.machine.simulated:
         yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
     if record.outcome is None or record.ended_at is None:
