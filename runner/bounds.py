@@ -13,11 +13,15 @@ RECORD_BYTES = 2 * 2**20
 # Of the numbers and details of all steps of a run, as they are stored; the rest is for what steps print.
 RESULTS_BYTES = 2**20
 MEASUREMENTS, SAMPLES, LABELS = 5_000, 5_000, 20
+# More than RESULTS_BYTES can hold; resampling them all takes a page half a minute.
+SAMPLES_OF_A_RUN = 75_000
 LINE_CHARACTERS = 8_000
 LABEL_CHARACTERS = 2_000
 FACT_CHARACTERS = 2_000
 # A double holds every whole number up to here, and JavaScript has no others.
 _WHOLE = 2**53
+# Far enough from the largest float for the square of one, and for what a plot makes of a range, to be finite.
+_LARGEST = 1e100
 _LARGEST_S = 366 * 86400.0
 _DEPTH = 32
 
@@ -33,7 +37,7 @@ Integer = Annotated[int, Field(ge=-_WHOLE, le=_WHOLE)]
 Count = Annotated[int, Field(ge=0, le=_WHOLE)]
 ExitStatus = Annotated[int, Field(ge=-(2**31), le=2**32)]
 Seconds = Annotated[float, Field(ge=-_LARGEST_S, le=_LARGEST_S, allow_inf_nan=False)]
-Reading = Annotated[float, Field(allow_inf_nan=False)]
+Reading = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 """A measured number in its stored unit."""
 Label = (
     bool

@@ -25,11 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they were measured into (--data DIR)")
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--class", dest="machine_class", metavar="CLASS", help="refuse records of another class")
+    kinds.add_argument(
+        "--class", dest="machine_class", metavar="CLASS", help="refuse records of another class"
+    )
     kinds.add_argument(
         "--artifacts",
         action="store_true",
-        help="DIR holds a folder records-CLASS for each class; each may hold records of its own class alone",
+        help="DIR holds a folder records-CLASS for each class, and each records of its own class alone",
     )
     parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
     parser.add_argument("--branch", help="of the remote (default: main)")

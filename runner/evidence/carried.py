@@ -1,4 +1,4 @@
-"""What git carries of a data folder that is no plain file: it would come back in every checkout, whatever a disk shows."""
+"""What git carries of a data folder that is no plain file: it comes back in every checkout, whatever a disk shows."""
 
 import os
 from collections.abc import Iterator
@@ -25,6 +25,9 @@ def carried(root: Path) -> Iterator[tuple[Path, str]]:
         if not row:
             continue
         if mode not in _PLAIN:
-            yield path, f"is {_KINDS.get(mode, 'no file')} in git, and records are files; take it out with git rm"
+            yield (
+                path,
+                f"is {_KINDS.get(mode, 'no file')} in git, and records are files; take it out with git rm",
+            )
         elif path.name.startswith(".") and path.name != _KEPT:
             yield path, "is a hidden file that git carries, and no record; take it out with git rm"

@@ -50,11 +50,12 @@ def gate(store: Store, now: datetime | None = None) -> tuple[Problem, ...]:
     now = now or datetime.now(UTC)
     held = held_by(store.root)
     paths = store.files()
-    if not paths:
-        return (Problem(store.root, "has no records; run an entry first, there is nothing to publish"),)
     # What is no record at all; records that cannot be read are met below.
-    problems = list(store.strays())
-    problems += [Problem(path, message) for path, message in carried(store.root)]
+    problems = [*store.strays(), *(Problem(path, message) for path, message in carried(store.root))]
+    if not paths:
+        problems.append(
+            Problem(store.root, "has no records; run an entry first, there is nothing to publish")
+        )
     seen: dict[tuple[str, ...], Path] = {}
     for path in paths:
         try:

@@ -44,8 +44,8 @@ def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
         room: bytes that its record has left for results.
 
     Raises:
-        DocumentError: there is a file, but not one to be believed, or its numbers do not fit into the record; the message
-            is one line.
+        DocumentError: there is a file, but not one to be believed, or its numbers do not fit into the record; the
+            message is one line.
     """
     text = _read_text(path)
     if text is None:

@@ -1,8 +1,8 @@
 """Brings new records into a checkout, commits them and nothing else, and pushes; others may push meanwhile.
 
 Every record is a file of its own, so two nodes that publish at once never touch the same file: whoever comes second
-puts its commit on top of the other's and tries again. What comes from a node is not trusted: each file is read once, and
-the bytes that were checked are those that are written and those that git has in the end.
+puts its commit on top of the other's and tries again. What comes from a node is not trusted: each file is read once,
+and the bytes that were checked are those that are written and those that git has in the end.
 """
 
 import os
@@ -33,7 +33,7 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A record that may be published as far as it alone can say: where it came from, and the bytes that were checked."""
+    """A record that is fit as far as it alone can say: where it came from, and the bytes that were checked."""
 
     source: Path
     record: Record
@@ -58,9 +58,13 @@ def artifacts(folder: Path) -> tuple[Incoming, ...]:
     found = sorted(folder.iterdir())
     odd = next((one for one in found if not _is_artifact(one)), None)
     if odd is not None:
-        raise InputError(f"{odd!r:.200} is no folder {ARTIFACT}CLASS; with --artifacts nothing else may stand there")
+        raise InputError(
+            f"{odd!r:.200} is no folder {ARTIFACT}CLASS; with --artifacts nothing else may stand there"
+        )
     if not found:
-        raise InputError(f"{folder} holds no folder {ARTIFACT}CLASS; download what the nodes have uploaded into it")
+        raise InputError(
+            f"{folder} holds no folder {ARTIFACT}CLASS; download what the nodes have uploaded into it"
+        )
     return tuple(Incoming(Store(one), one.name.removeprefix(ARTIFACT)) for one in found)
 
 
@@ -134,7 +138,9 @@ def publish(
     """
     for one in incoming:
         if one.store.root.resolve() == store.root.resolve():
-            raise InputError(f"{store.root} is the data folder itself; measure into another one, with --data DIR")
+            raise InputError(
+                f"{store.root} is the data folder itself; measure into another one, with --data DIR"
+            )
     for word in (remote or "", branch):
         if word.startswith("-"):
             raise InputError(f"{word!r} would be an option of git; name a remote and a branch")
@@ -261,7 +267,9 @@ def _commit(published: Mapping[Path, Candidate], git: Git) -> str:
     message = f"Publish {counted(len(names), 'new record')} of {', '.join(classes)}"
     git("commit", "--quiet", "-m", message, "--", *names)
     stored = sorted(row.split()[:3:2] for row in git("ls-tree", "-r", "HEAD", "--", *names).splitlines())
-    expected = sorted(["100644", blob_name(one.data, stored[0][1])] for one in published.values()) if stored else []
+    expected = (
+        sorted(["100644", blob_name(one.data, stored[0][1])] for one in published.values()) if stored else []
+    )
     if stored != expected or len(stored) != len(names):
         raise StoreError(
             "git stored other bytes than were checked; a filter or a hook of this checkout changes them, turn it off"

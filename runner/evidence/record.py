@@ -12,6 +12,7 @@ from runner.bounds import (
     LAST_MOMENT,
     MEASUREMENTS,
     SAMPLES,
+    SAMPLES_OF_A_RUN,
     Count,
     ExitStatus,
     Label,
@@ -289,6 +290,13 @@ class Record(_Model):
     outcome: Outcome | None = None
     unproved: Annotated[tuple[Line, ...], Field(max_length=1_000)] = ()
     simulated: bool = False
+
+    @model_validator(mode="after")
+    def _samples_in_bounds(self) -> Self:
+        count = sum(len(one.samples) for step in self.steps for one in step.measurements)
+        if count > SAMPLES_OF_A_RUN:
+            raise ValueError(f"{count} samples, more than the {SAMPLES_OF_A_RUN} of any run")
+        return self
 
     @property
     def moment(self) -> tuple[datetime, str]:

@@ -6,7 +6,6 @@ file of a bounded size, and nothing else is opened.
 """
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -210,7 +209,11 @@ class Store:
 
 
 def _stray(path: Path) -> Problem:
-    what = "is a symbolic link, and records are files" if path.is_symlink() else "is not a record of this project"
+    what = (
+        "is a symbolic link, and records are files"
+        if path.is_symlink()
+        else "is not a record of this project"
+    )
     return Problem(path, f"{what}; move it elsewhere")
 
 

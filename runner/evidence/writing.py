@@ -111,7 +111,8 @@ def _fitted_measurement(one: Measurement) -> Measurement:
     if all(not isinstance(label, str) or len(label) <= LABEL_CHARACTERS for label in one.labels.values()):
         return one
     labels = {
-        key: label[:LABEL_CHARACTERS] if isinstance(label, str) else label for key, label in one.labels.items()
+        key: label[:LABEL_CHARACTERS] if isinstance(label, str) else label
+        for key, label in one.labels.items()
     }
     return one.model_copy(update={"labels": labels})
 

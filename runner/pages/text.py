@@ -11,7 +11,7 @@ _ESCAPES = re.compile(
 # Control characters, line and tab apart. STX and ETX among them are Python-Markdown's own placeholders.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-# Characters of one text within a line, and of a printed text from either end, that a page shows: a record has all of it.
+# Characters of a text within a line, and of a printed text from either end, that a page shows: a record has all.
 LONGEST_CELL = 4_000
 SHOWN_OF_OUTPUT = 12_000
 
