@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.bounds import LABEL_CHARACTERS, LINE_CHARACTERS, RECORD_BYTES
+from runner.bounds import LINE_CHARACTERS, RECORD_BYTES
 from runner.cli.fleet_view import fleet_report
 from runner.cli.main import main
 from runner.cli.trend import change_line
@@ -270,7 +270,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "32 MB of output": (_everywhere("stdout_tail", "<\n" * 1_200_000), "is larger than 2MiB"),
     "6,000 samples": (_samples(6_000), "at most 5000 items"),
     "80,000 samples": (
-        _everywhere("measurements", [_measured(labels={"n": n}, samples=[1.0] * 4_000) for n in range(2)]),
+        _everywhere("measurements", [_measured(labels={"n": n}, samples=[1.0] * 4_000) for n in range(5)]),
         "more than the 75000 of any run",
     ),
     "6,000 measurements": (_everywhere("measurements", [_measured()] * 6_000), "is larger than 2MiB"),
@@ -410,7 +410,7 @@ def test_a_hard_link_is_a_file_like_any_other(tmp_path: Path) -> None:
 
 
 def test_a_record_whose_every_text_is_hostile_is_shown_and_reaches_no_page_as_markup() -> None:
-    for payload in (*PAYLOADS, EVERYTHING[:1800], "x" * LABEL_CHARACTERS):
+    for payload in (PAYLOADS[0] + PAYLOADS[1], PAYLOADS[2], EVERYTHING[:1800]):
         content = copy.deepcopy(GOOD[-1])
         for step in content["steps"]:
             step |= {"stdout_tail": payload * 20, "stderr_tail": payload * 20, "command": payload}
@@ -442,7 +442,7 @@ EXTREMES = {
 @pytest.mark.parametrize("name", EXTREMES)
 def test_numbers_at_the_edge_of_what_a_float_holds_are_shown(name: str) -> None:
     value, samples = EXTREMES[name]
-    for number, content in enumerate(GOOD):
+    for number, content in enumerate(GOOD[:2]):
         changed = copy.deepcopy(content)
         for change in (_everywhere("value", value), _everywhere("samples", samples), _labels(2**53)):
             change(changed)

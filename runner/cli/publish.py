@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument(
         "--artifacts",
         action="store_true",
-        help="DIR holds a folder records-CLASS for each class, and each records of its own class alone",
+        help="DIR has a folder records-CLASS for each class, with that class alone",
     )
     parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
     parser.add_argument("--branch", help="of the remote (default: main)")
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Publish; 1 where a record was refused (the others are published all the same), else 0.
 
     Raises:
-        InputError: the folder is not there or not of the form that was named, or a branch is named and nothing is to be pushed.
+        InputError: the folder is not there or not of the form that was named, or a branch is named and nothing is to be
+            pushed.
     """
     if arguments.branch and arguments.push is None:
         raise InputError("--branch means nothing without --push; add --push REMOTE, or leave it out")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from runner.bounds import RESULTS_BYTES
 from runner.catalogue import METRICS, PROBES
@@ -140,6 +141,14 @@ def check_against_catalogue(document: Document, name: str) -> None:
         seen.add(key)
 
 
+def telling_error(error: ValidationError) -> ErrorDetails:
+    """The first fault; of several ways to take one value, the one that nearly took it."""
+    found = error.errors(include_url=False, include_input=False)
+    place = found[0]["loc"][:-1]
+    near = (one for one in found if one["loc"][:-1] == place and not one["type"].endswith("_type"))
+    return next(near, found[0])
+
+
 def _read_text(path: Path) -> str | None:
     try:
         # A block may have put a pipe, a device or a link in the file's place.
@@ -163,7 +172,7 @@ def _shape(text: str, data: Any, name: str) -> Document:
         # Strict, so that "3" or true is never taken for a number.
         return Document.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = telling_error(error)
         raise DocumentError(
             _shape_fault(name, data, tuple(first["loc"]), first["type"], first["msg"])
         ) from error

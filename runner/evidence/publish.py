@@ -189,10 +189,8 @@ def _admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem
     Raises:
         StoreError: the data folder does not pass without them, or a file cannot be written; none is left then.
     """
-    _write(wanted)
-    if not gate(store):
+    if not _trouble_with(wanted, store):
         return dict(wanted)
-    _remove(wanted)
     problems = gate(store) if store.files() else ()
     if problems:
         raise StoreError(f"the data folder would not pass the gate: {problems[0]}")
@@ -203,13 +201,10 @@ def _admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem
         while groups:
             paths = groups.pop()
             group = {path: wanted[path] for path in paths}
-            _write(group)
-            problems = gate(store)
+            problems = _trouble_with(group, store)
             if not problems:
                 good |= group
-                continue
-            _remove(group)
-            if len(paths) > 1:
+            elif len(paths) > 1:
                 groups += _halves(paths)
             else:
                 (path,) = paths
@@ -220,6 +215,18 @@ def _admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem
         _remove(good)
         raise
     return good
+
+
+def _trouble_with(group: Mapping[Path, Candidate], store: Store) -> tuple[Problem, ...]:
+    """What the gate says with these records beside what is there; where it says anything they are gone again."""
+    _write(group)
+    problems: tuple[Problem, ...] | None = None
+    try:
+        problems = gate(store)
+    finally:
+        if problems != ():
+            _remove(group)
+    return problems
 
 
 def _halves(paths: list[Path]) -> list[list[Path]]:
@@ -237,16 +244,20 @@ def _write(wanted: Mapping[Path, Candidate]) -> None:
             with path.open("xb") as file:
                 done.append(path)
                 file.write(candidate.data)
-        except OSError as error:
+        except BaseException as error:
             _remove(done)
-            raise StoreError(f"cannot write {path}: {error.strerror}; nothing was committed") from error
+            if isinstance(error, OSError):
+                message = f"cannot write {path}: {error.strerror}; nothing was committed"
+                raise StoreError(message) from error
+            raise
 
 
 def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in (folder, folder.parent):
+    folder.parent.parent.mkdir(parents=True, exist_ok=True)
+    for one in (folder.parent, folder):
         if one.is_symlink():
             raise StoreError(f"{one} is a symbolic link; records would leave the data folder, take it out")
+        one.mkdir(exist_ok=True)
 
 
 def _remove(paths: Collection[Path]) -> None:

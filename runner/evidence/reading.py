@@ -5,10 +5,9 @@ import json
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from runner.errors import DocumentError, RecordError
-from runner.evidence.measure import parse_json
+from runner.evidence.measure import parse_json, telling_error
 from runner.evidence.record import SCHEMA_VERSION, Record
 
 _LONGEST_PLACE = 120
@@ -64,13 +63,8 @@ def refuse_twice(data: bytes, name: str) -> None:
 
 
 def _told(error: ValidationError) -> str:
-    """The fault, with its place. Of the ways that a value may be taken, the one that nearly took it speaks."""
-    found = error.errors(include_url=False, include_input=False)
-    first = next((one for one in found if one["loc"][:-1] == found[0]["loc"][:-1] and _nearly(one)), found[0])
+    """The fault, with its place."""
+    first = telling_error(error)
     # The keys of a hostile file are part of the place.
     place = ".".join(str(part) for part in first["loc"])[:_LONGEST_PLACE]
     return f"{place + ': ' if place else ''}{first['msg']}"
-
-
-def _nearly(one: ErrorDetails) -> bool:
-    return not one["type"].endswith("_type")
