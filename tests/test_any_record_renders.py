@@ -142,7 +142,7 @@ def _like(draw: st.DrawFn, place: tuple[object, ...], value: object) -> object:
 @st.composite
 def mutated(draw: st.DrawFn) -> dict[str, Any]:
     """A real record with other values at some of its places."""
-    content = copy.deepcopy(draw(st.sampled_from(GOOD)))
+    content: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(GOOD)))
     places = list(_leaves(content))
     for place in draw(st.lists(st.sampled_from(places), min_size=1, max_size=12, unique=True)):
         parent: Any = content
@@ -317,13 +317,18 @@ def test_a_record_out_of_bounds_is_refused_in_one_line_and_no_page_fails(
 
 
 def _place(data: Path) -> Path:
-    path = data / GOOD[-1]["machine"]["machine_class"] / GOOD[-1]["runbook"]["id"] / FILES[-1].name
+    path = data.joinpath(*FILES[-1].parts[-3:])
     path.parent.mkdir(parents=True)
     return path
 
 
 def _bytes_name(path: Path) -> None:
     Path(os.fsdecode(os.fsencode(path.parent) + b"/\xff\xfe.json")).write_bytes(b"{}")
+
+
+def _sparse(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 40 << 30)
 
 
 def _linked_folder(path: Path) -> None:
@@ -350,7 +355,7 @@ PLACED: dict[str, tuple[Callable[[Path], object], str]] = {
         "is a symbolic link",
     ),
     "a folder that is a link": (_linked_folder, "is a symbolic link"),
-    "40 GB of nothing": (lambda path: (path.touch(), os.truncate(path, 40 << 30)), "is larger than 2MiB"),
+    "40 GB of nothing": (_sparse, "is larger than 2MiB"),
     "an empty file": (Path.touch, "is not JSON"),
     "a name with a line end": (
         lambda path: path.with_name("a\nb\x1b[31m.json").write_text("{}"),

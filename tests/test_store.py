@@ -405,5 +405,5 @@ def test_a_finished_step_without_a_start_is_no_result() -> None:
         ("passed", "symptom", "failed"), ("started_at", "duration_s", "exit_status")
     ):
         with pytest.raises(ValidationError, match="without a start, a duration and an exit status"):
-            step("a", status=StepStatus(status), **{gone: None})
+            StepResult.model_validate(step("a").model_dump() | {"status": status, gone: None})
     assert step("a", status=StepStatus.SKIPPED, exit_status=None).started_at is None
