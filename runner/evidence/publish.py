@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.entry.words import counted
 from runner.errors import InputError, RecordError, StoreError
+from runner.evidence.admission import Candidate, admit, remove
 from runner.evidence.checkout import Git, blob_name
 from runner.evidence.gate import gate, record_problems
 from runner.evidence.record import Record
@@ -29,15 +30,6 @@ class Incoming:
 
     store: Store
     machine_class: str | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A record that is fit as far as it alone can say: where it came from, and the bytes that were checked."""
-
-    source: Path
-    record: Record
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ def publish(
     if wanted:
         start = git("rev-parse", "HEAD")
         try:
-            published = _admit(wanted, store, refused)
+            published = admit(wanted, store, refused)
             if published:
                 commit = _commit(published, git)
             if commit is not None and remote is not None:
@@ -163,7 +155,7 @@ def publish(
         except BaseException:
             # Nothing tracked had changes, and the paths were free: only what was done here is undone.
             git("reset", "--hard", "--quiet", start)
-            _remove(published)
+            remove(published)
             raise
     records = tuple(published[path].record for path in sorted(published))
     return Published(records, tuple(sorted(refused)), commit)
@@ -181,88 +173,6 @@ def _take_all(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, 
                 message = f"is the same run as {first.source}; a run is published once"
                 refused.append(Problem(candidate.source, message))
     return wanted, refused
-
-
-def _admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem]) -> dict[Path, Candidate]:
-    """Write the records that pass the gate together with what is there; the others go to `refused`, one by one.
-
-    Raises:
-        StoreError: the data folder does not pass without them, or a file cannot be written; none is left then.
-    """
-    if not _trouble_with(wanted, store):
-        return dict(wanted)
-    problems = gate(store) if store.files() else ()
-    if problems:
-        raise StoreError(f"the data folder would not pass the gate: {problems[0]}")
-    good: dict[Path, Candidate] = {}
-    # Halves, so that one bad record among many costs few looks at the whole folder.
-    groups = _halves(sorted(wanted))
-    try:
-        while groups:
-            paths = groups.pop()
-            group = {path: wanted[path] for path in paths}
-            problems = _trouble_with(group, store)
-            if not problems:
-                good |= group
-            elif len(paths) > 1:
-                groups += _halves(paths)
-            else:
-                (path,) = paths
-                problem = next((one for one in problems if one.path == path), problems[0])
-                said = problem.message if problem.path == path else f"does not go with {problem}"
-                refused.append(Problem(wanted[path].source, said))
-    except BaseException:
-        _remove(good)
-        raise
-    return good
-
-
-def _trouble_with(group: Mapping[Path, Candidate], store: Store) -> tuple[Problem, ...]:
-    """What the gate says with these records beside what is there; where it says anything they are gone again."""
-    _write(group)
-    problems: tuple[Problem, ...] | None = None
-    try:
-        problems = gate(store)
-    finally:
-        if problems != ():
-            _remove(group)
-    return problems
-
-
-def _halves(paths: list[Path]) -> list[list[Path]]:
-    """Two halves, the second one first: they are taken from the end."""
-    middle = (len(paths) + 1) // 2
-    return [half for half in (paths[middle:], paths[:middle]) if half]
-
-
-def _write(wanted: Mapping[Path, Candidate]) -> None:
-    done: list[Path] = []
-    for path, candidate in wanted.items():
-        try:
-            _make_folder(path.parent)
-            # Exclusive: a record is never rewritten, and a link in its place is not followed.
-            with path.open("xb") as file:
-                done.append(path)
-                file.write(candidate.data)
-        except BaseException as error:
-            _remove(done)
-            if isinstance(error, OSError):
-                message = f"cannot write {path}: {error.strerror}; nothing was committed"
-                raise StoreError(message) from error
-            raise
-
-
-def _make_folder(folder: Path) -> None:
-    folder.parent.parent.mkdir(parents=True, exist_ok=True)
-    for one in (folder.parent, folder):
-        if one.is_symlink():
-            raise StoreError(f"{one} is a symbolic link; records would leave the data folder, take it out")
-        one.mkdir(exist_ok=True)
-
-
-def _remove(paths: Collection[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 def _pass_the_gate(store: Store) -> None:

@@ -6,23 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-from runner.bounds import (
-    FIRST_MOMENT,
-    LABELS,
-    LAST_MOMENT,
-    MEASUREMENTS,
-    SAMPLES,
-    SAMPLES_OF_A_RUN,
-    Count,
-    ExitStatus,
-    Label,
-    Line,
-    Name,
-    PlainJson,
-    Reading,
-    Seconds,
-    Text,
-)
+from runner import bounds
 from runner.entry.model import Evidence, Phase
 from runner.hardware.machine import Machine
 
@@ -103,7 +87,9 @@ def _utc(value: datetime) -> str:
 
 
 Instant = Annotated[
-    AwareDatetime, Field(ge=FIRST_MOMENT, lt=LAST_MOMENT), PlainSerializer(_utc, return_type=str)
+    AwareDatetime,
+    Field(ge=bounds.FIRST_MOMENT, lt=bounds.LAST_MOMENT),
+    PlainSerializer(_utc, return_type=str),
 ]
 """UTC with zone, to the millisecond."""
 
@@ -123,15 +109,17 @@ class Measurement(_Model):
         samples: raw, in the order taken; empty where the value is not made of samples.
     """
 
-    name: Name
-    labels: Annotated[dict[Name, Label], Field(max_length=LABELS)] = Field(default_factory=dict)
-    value: Reading
-    unit: Name
-    statistic: Name
-    samples: Annotated[tuple[Reading, ...], Field(max_length=SAMPLES)] = ()
+    name: bounds.Name
+    labels: Annotated[dict[bounds.Name, bounds.Label], Field(max_length=bounds.LABELS)] = Field(
+        default_factory=dict
+    )
+    value: bounds.Reading
+    unit: bounds.Name
+    statistic: bounds.Name
+    samples: Annotated[tuple[bounds.Reading, ...], Field(max_length=bounds.SAMPLES)] = ()
 
 
-_Measurements = Annotated[tuple[Measurement, ...], Field(max_length=MEASUREMENTS)]
+_Measurements = Annotated[tuple[Measurement, ...], Field(max_length=bounds.MEASUREMENTS)]
 # Shorter than what a step's own reason may be, which quotes it.
 _Said = Annotated[str, Field(max_length=2_000)]
 
@@ -145,15 +133,15 @@ class Document(_Model):
         details: anything else worth keeping, in JSON.
     """
 
-    probe: Name
-    method_version: Count
+    probe: bounds.Name
+    method_version: bounds.Count
     status: str = Field(pattern="^(ok|symptom|not_applicable)$")
     reason: _Said | None = None
-    requested: PlainJson = Field(default_factory=dict)
-    effective: PlainJson = Field(default_factory=dict)
+    requested: bounds.PlainJson = Field(default_factory=dict)
+    effective: bounds.PlainJson = Field(default_factory=dict)
     fallback_reason: _Said | None = None
     fallback_asked: bool = False
-    details: PlainJson = Field(default_factory=dict)
+    details: bounds.PlainJson = Field(default_factory=dict)
     measurements: _Measurements = ()
 
 
@@ -163,29 +151,29 @@ class StepResult(_Model):
     `left_out`: skipped, or ended before its own deadline, for want of time in a run that had to end within a limit.
     """
 
-    id: Name
+    id: bounds.Name
     phase: Phase
-    command: Text
-    digest: Name
+    command: bounds.Text
+    digest: bounds.Name
     status: StepStatus
-    reason: Line | None = None
+    reason: bounds.Line | None = None
     left_out: bool = False
-    exit_status: ExitStatus | None = None
+    exit_status: bounds.ExitStatus | None = None
     started_at: Instant | None = None
-    duration_s: Seconds | None = None
-    gpus_used: Count = 0
-    stdout_tail: Text = ""
-    stdout_dropped_bytes: Count = 0
-    stderr_tail: Text = ""
-    stderr_dropped_bytes: Count = 0
-    processes_ended: Count = 0
-    probe: Name | None = None
-    method_version: Count | None = None
-    requested: PlainJson = Field(default_factory=dict)
-    effective: PlainJson = Field(default_factory=dict)
-    fallback_reason: Line | None = None
+    duration_s: bounds.Seconds | None = None
+    gpus_used: bounds.Count = 0
+    stdout_tail: bounds.Text = ""
+    stdout_dropped_bytes: bounds.Count = 0
+    stderr_tail: bounds.Text = ""
+    stderr_dropped_bytes: bounds.Count = 0
+    processes_ended: bounds.Count = 0
+    probe: bounds.Name | None = None
+    method_version: bounds.Count | None = None
+    requested: bounds.PlainJson = Field(default_factory=dict)
+    effective: bounds.PlainJson = Field(default_factory=dict)
+    fallback_reason: bounds.Line | None = None
     fallback_asked: bool = False
-    details: PlainJson = Field(default_factory=dict)
+    details: bounds.PlainJson = Field(default_factory=dict)
     measurements: _Measurements = ()
 
     @model_validator(mode="after")
@@ -198,9 +186,9 @@ class StepResult(_Model):
 class RunbookRef(_Model):
     """The entry that was run."""
 
-    id: Name
-    number: Count
-    title: Line
+    id: bounds.Name
+    number: bounds.Count
+    title: bounds.Line
 
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -216,11 +204,11 @@ class Code(_Model):
         digest: in their place in records of schemas 1 and 2: one digest over both, of the folder that held the entries.
     """
 
-    commit: Name | None
+    commit: bounds.Name | None
     dirty: bool | None
     package: _Sha256 | None = None
     entries: _Sha256 | None = None
-    digest: Name | None = None
+    digest: bounds.Name | None = None
 
     @model_validator(mode="after")
     def _says_which_code(self) -> Self:
@@ -241,25 +229,25 @@ class Options(_Model):
     `within`: seconds in which the whole run, this entry and those beside it, had to end; None without a limit.
     """
 
-    preset: Name
+    preset: bounds.Name
     phases: Annotated[tuple[Phase, ...], Field(max_length=20)]
-    steps: Annotated[tuple[Name, ...], Field(max_length=_MOST_STEPS)] = ()
+    steps: Annotated[tuple[bounds.Name, ...], Field(max_length=_MOST_STEPS)] = ()
     reproduce: bool = False
     slow: bool = True
-    allow: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
-    within: Seconds | None = None
+    allow: Annotated[tuple[bounds.Name, ...], Field(max_length=20)] = ()
+    within: bounds.Seconds | None = None
 
 
 class StoredVerdict(_Model):
     """An expectation judged when the run ended. History: pages judge afresh."""
 
-    id: Name
+    id: bounds.Name
     verdict: Verdict
     value: Annotated[float, Field(allow_inf_nan=False)] | None
-    unit: Name
+    unit: bounds.Name
     evidence: Evidence
     decides: bool
-    note: Line | None = None
+    note: bounds.Line | None = None
 
 
 class Record(_Model):
@@ -275,10 +263,10 @@ class Record(_Model):
 
     schema_version: Annotated[int, Field(ge=1, le=1_000)] = SCHEMA_VERSION
     run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
-    campaign: Name | None = None
-    node_alias: Name
-    members: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
-    joint_runs: Annotated[tuple[Name, ...], Field(max_length=1_000)] = ()
+    campaign: bounds.Name | None = None
+    node_alias: bounds.Name
+    members: Annotated[tuple[bounds.Name, ...], Field(max_length=10_000)] = ()
+    joint_runs: Annotated[tuple[bounds.Name, ...], Field(max_length=1_000)] = ()
     runbook: RunbookRef
     code: Code
     machine: Machine
@@ -288,14 +276,14 @@ class Record(_Model):
     steps: Annotated[tuple[StepResult, ...], Field(max_length=_MOST_STEPS)] = ()
     verdicts: Annotated[tuple[StoredVerdict, ...], Field(max_length=1_000)] = ()
     outcome: Outcome | None = None
-    unproved: Annotated[tuple[Line, ...], Field(max_length=1_000)] = ()
+    unproved: Annotated[tuple[bounds.Line, ...], Field(max_length=1_000)] = ()
     simulated: bool = False
 
     @model_validator(mode="after")
     def _samples_in_bounds(self) -> Self:
         count = sum(len(one.samples) for step in self.steps for one in step.measurements)
-        if count > SAMPLES_OF_A_RUN:
-            raise ValueError(f"{count} samples, more than the {SAMPLES_OF_A_RUN} of any run")
+        if count > bounds.SAMPLES_OF_A_RUN:
+            raise ValueError(f"{count} samples, more than the {bounds.SAMPLES_OF_A_RUN} of any run")
         return self
 
     @property

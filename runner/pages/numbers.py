@@ -11,7 +11,7 @@ from runner.pages.evidence import Found
 from runner.stats import Interval, percentile
 from runner.units import format_bytes, format_value
 
-_LONGEST_LABELS = 300
+_LONGEST_LABELS = 200
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ ROWS_A_PAGE = 100
 ROWS_AT_START = 40
 ENTRIES_A_BRANCH = 20
 # So many of a step's measurements stand on its entry's page for each class.
-NUMBERS_A_STEP = 200
+NUMBERS_A_STEP = 100
 _Show = Callable[[Shown], str]
 _Rows = tuple[StepEvidence, ...]
 _Bounds = tuple[Bound, ...]

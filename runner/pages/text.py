@@ -13,7 +13,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u
 
 # Characters of a text within a line, and of a printed text from either end, that a page shows: a record has all.
 LONGEST_CELL = 4_000
-SHOWN_OF_OUTPUT = 12_000
+SHOWN_OF_OUTPUT = 6_000
 
 # What HTML, Markdown or one of its extensions looks for. One pass over all: a reference must not be referred to.
 _ACTIVE = re.compile(r"[\t\n&<>\"'`~{}\[\]*_#|!:\\$+=^@-]")
