@@ -24,17 +24,19 @@ from runner.cli.fleet_view import fleet_report
 from runner.cli.main import main
 from runner.cli.trend import change_line
 from runner.entry.read import read_all
-from runner.errors import RecordError
+from runner.errors import InputError, RecordError
 from runner.evidence.compare import compare_records
 from runner.evidence.fleet import distributions, suspects
 from runner.evidence.gate import gate
 from runner.evidence.prune import needed
 from runner.evidence.reading import parse_record
 from runner.evidence.record import Record
+from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.evidence.trend import trend
 from runner.launch.slurm.gathering import Gathered
 from runner.pages.render import Page, render
+from runner.probes.precision.sweeps import read_sweep
 from tests.hostile import EVERYTHING, HOSTILE
 from tests.html_reader import read_html
 
@@ -487,3 +489,18 @@ def test_the_largest_record_makes_no_huge_page() -> None:
     record = parsed(content)
     assert record is not None
     bears(record)
+
+
+@pytest.mark.parametrize("read", [read_stamp, read_sweep], ids=["stamp", "sweep"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_a_file_that_somebody_names_is_read_without_waiting_and_without_end(
+    tmp_path: Path, read: Callable[[Path], object], kind: str
+) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "a.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        _sparse(path)
+    with pytest.raises(InputError) as raised:
+        read(path)
+    assert "\n" not in str(raised.value)
