@@ -11,8 +11,6 @@ from runner.pages.evidence import Found
 from runner.stats import Interval, percentile
 from runner.units import format_bytes, format_value
 
-_LONGEST_LABELS = 200
-
 
 @dataclass(frozen=True)
 class Number:
@@ -85,9 +83,8 @@ def across_nodes(found: Sequence[Found], measurement: Measurement) -> tuple[Meas
 
 
 def show_labels(labels: Mapping[str, Scalar]) -> str:
-    """`bytes 8GiB, op all_reduce`; cut where it is longer than any reader wants."""
-    text = ", ".join(f"{name} {_label(name, value)}" for name, value in sorted(labels.items()))
-    return text if len(text) <= _LONGEST_LABELS else f"{text[:_LONGEST_LABELS]} …"
+    """`bytes 8GiB, op all_reduce`."""
+    return ", ".join(f"{name} {_label(name, value)}" for name, value in sorted(labels.items()))
 
 
 def _label(name: str, value: object) -> str:

@@ -13,6 +13,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u
 
 # Characters of a text within a line, and of a printed text from either end, that a page shows: a record has all.
 LONGEST_CELL = 4_000
+LONGEST_BRIEF = 200
 SHOWN_OF_OUTPUT = 6_000
 
 # What HTML, Markdown or one of its extensions looks for. One pass over all: a reference must not be referred to.
@@ -57,6 +58,11 @@ def printed(text: str) -> Markup:
 def cell(text: str) -> Markup:
     """A short text for one line: line ends become spaces."""
     return inert(_short(text))
+
+
+def brief(text: str) -> Markup:
+    """The beginning of a text for one line, where there may be hundreds of its kind."""
+    return inert(_short(text, LONGEST_BRIEF))
 
 
 def escaped(text: str) -> str:
