@@ -17,7 +17,7 @@ ROOMS = (
     ("plain", "confined", "bounded_yaml", "patience"),
     ("errors",),
     ("units", "catalogue", "stats", "presets", "remedy"),
-    ("sequential", "summaries", "placed"),
+    ("sequential", "summaries", "placed", "bounds"),
     ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),

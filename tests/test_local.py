@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from runner.entry.model import Phase, Runbook, Step
-from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.measure import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
 from runner.hardware.machine import Machine
-from runner.launch.local import LARGEST_DETAILS, run_plan
+from runner.launch.local import run_plan
 from runner.pace import Pace, Turn
 from runner.plan import Request, make_plan
 from tests.builders import a_machine, a_runbook, eight_b200

@@ -10,12 +10,15 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from runner.bounds import RECORD_BYTES
 from runner.cli.console import console_on
 from runner.entry.words import counted, nearest
 from runner.errors import InputError
 from runner.evidence.compare import Comparison, Row, compare_classes, compare_records
+from runner.evidence.reading import parse_record
 from runner.evidence.record import Record
 from runner.evidence.store import Store, latest
+from runner.placed import read_placed
 from runner.plain import json_text, one_line
 from runner.stats import Interval
 from runner.units import format_value
@@ -122,7 +125,8 @@ def _compare(store: Store, first: str, second: str) -> Comparison:
 
 def _record(store: Store, paths: tuple[Path, ...], name: str) -> Record:
     if Path(name).is_file():
-        return store.load(Path(name))
+        # The caller's own path, which may be a link.
+        return parse_record(read_placed(Path(name), RECORD_BYTES), name)
     # A file's name ends in its run id, so nothing else needs to be read.
     found = [path for path in paths if path.stem == name or path.stem.partition("-")[2] == name]
     if not found:

@@ -1,9 +1,11 @@
 """What a campaign hands to a run on one of its nodes, so that its record says where it belongs."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runner.bounds import Name
 from runner.errors import InputError
 from runner.evidence.record import Code
 from runner.placed import PlacedFileError, read_placed
@@ -19,10 +21,10 @@ class Stamp(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    campaign: str
-    node_alias: str
+    campaign: Name
+    node_alias: Name
     code: Code
-    members: tuple[str, ...] = ()
+    members: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
 
     def code_here(self, found: Code) -> Code:
         """The commit known at home, where what was found here is the same code; else what was found here.

@@ -1,6 +1,5 @@
 """Runs a plan on this node, step by step, and yields each result as it ends."""
 
-import json
 import os
 import sys
 import tempfile
@@ -10,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import JsonValue
-
+from runner.bounds import RESULTS_BYTES
 from runner.entry.digest import current_digest
 from runner.entry.model import Phase, Step
 from runner.errors import DocumentError
@@ -20,12 +18,12 @@ from runner.evidence.last_words import last_words
 from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
 from runner.evidence.redact import host_secrets, redact_step
+from runner.evidence.writing import results_bytes
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.pace import Pace, Turn, Unhurried
 from runner.plan import Plan
 
-LARGEST_DETAILS = 64 * 1024
 # What a step finds its deadline in, in seconds: probes size their work by it (`runner.probes.budget`).
 SECONDS = "RUNBOOK_SECONDS"
 
@@ -166,7 +164,8 @@ def _run_step(
             timeout=turn.deadline_s,
             cwd=root,
         )
-    document, problem = _document(result_file, ran)
+    room = RESULTS_BYTES - sum(map(results_bytes, done))
+    document, problem = _document(result_file, ran, room)
     secrets = host_secrets()
     said = last_words(ran.stderr.text, secrets) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
@@ -208,13 +207,13 @@ def _place_of_result(scratch: Path, step: Step) -> Path:
     return Path(tempfile.mkdtemp(dir=scratch)) / f"{step.id}.json"
 
 
-def _document(path: Path, ran: CommandResult) -> tuple[Document | None, str | None]:
+def _document(path: Path, ran: CommandResult, room: int) -> tuple[Document | None, str | None]:
     """What the step wrote, and why it cannot be believed (or why nothing started)."""
     if ran.ending is not Ending.EXITED or ran.problem is not None:
         # A document written before the deadline speaks of a step that had not ended: its numbers are not kept.
         return None, ran.problem
     try:
-        return read_document(path), None
+        return read_document(path, room), None
     except DocumentError as error:
         return None, str(error)
 
@@ -229,15 +228,6 @@ def _from_document(document: Document | None) -> dict[str, object]:
         "effective": document.effective,
         "fallback_reason": document.fallback_reason,
         "fallback_asked": document.fallback_asked,
-        "details": _bounded(document.details),
+        "details": document.details,
         "measurements": document.measurements,
     }
-
-
-def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    size = len(json.dumps(details))
-    return (
-        details
-        if size <= LARGEST_DETAILS
-        else {"left_out": f"{size} bytes of details, more than a record holds"}
-    )

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.errors import RecordError, StoreError
+from runner.evidence.carried import carried
 from runner.evidence.gate.identity import identities
 from runner.evidence.gate.record import record_problems
 from runner.evidence.history import History
@@ -26,15 +27,16 @@ def gate(store: Store, now: datetime | None = None, history: History | None = No
     now = now or datetime.now(UTC)
     history = history or History(store.root)
     paths = store.files()
-    if not paths:
-        return (Problem(store.root, "has no records; run an entry first, there is nothing to publish"),)
-    places = set(paths)
     # What is no record at all; records that cannot be read are met below.
-    problems = [problem for problem in store.problems() if problem.path not in places]
+    problems = [*store.strays(), *(Problem(path, message) for path, message in carried(store.root))]
+    if not paths:
+        problems.append(
+            Problem(store.root, "has no records; run an entry first, there is nothing to publish")
+        )
     seen: dict[tuple[object, ...], Path] = {}
     for path in paths:
         try:
-            record = store.load(path)
+            record, _ = store.examine(path)
         except RecordError as error:
             problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue

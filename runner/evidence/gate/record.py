@@ -1,5 +1,6 @@
 """The gate over one record: everything that keeps it from being published."""
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -15,6 +16,8 @@ from runner.evidence.gate.words import AGAIN
 from runner.evidence.history import NO_HISTORY, History
 from runner.evidence.leaks import leaks
 from runner.evidence.record import Record
+
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
 
 
 def record_problems(
@@ -35,6 +38,8 @@ def record_problems(
 
 
 def _problems(record: Record, now: datetime, secrets: Sequence[str], history: History) -> Iterator[str]:
+    if not all(map(_RUN_ID.fullmatch, (record.run_id, *record.joint_runs))):
+        yield f"has a run id that this project does not make; {AGAIN}"
     if record.simulated or record.machine.simulated:
         yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
     if record.outcome is None or record.ended_at is None:

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.errors import InputError, RecordError, StoreError
+from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.reading import parse_record
 from runner.evidence.record import Document, Measurement, Record
-from runner.evidence.store import Store, parse_record
+from runner.evidence.store import Store
 from runner.placed import PlacedFileError, read_placed
 from runner.probes.precision.product import IN_FP32
 from runner.units import format_value
@@ -75,7 +77,7 @@ def read_sweep(path: Path) -> Sweep:
         InputError: no such file, or no sweep in it.
     """
     try:
-        data = read_placed(path, _MOST_BYTES)
+        data = read_placed(path, MAX_DOCUMENT_BYTES)
     except PlacedFileError as error:
         raise InputError(f"cannot read {path}: {error.why}") from error
     try:
