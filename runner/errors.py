@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.plain import one_line
+
 
 class RunbookError(Exception):
     """Base of all errors meant for the reader; the command line prints it without a traceback.
@@ -52,7 +54,7 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}"
+        return one_line(f"{self.path}:{self.line}: {self.message}")
 
 
 class RunbookFaultsError(InputError):

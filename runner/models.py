@@ -11,10 +11,13 @@ from importlib import resources
 from pathlib import Path
 
 from runner.errors import InputError
+from runner.placed import PlacedFileError, read_placed
 from runner.presets import PRESETS
 
 # Families that share Llama's block: RMSNorm, rotary positions, separate q/k/v without bias, two or three MLP matrices.
 FAMILIES = ("llama", "mistral")
+# The index of a model of a trillion parameters has a few megabytes.
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,7 @@ def model_shape(name_or_folder: str) -> ModelShape:
                 f"no model {name_or_folder!r}: give {', '.join(PRESETS)} or a local model folder"
             )
         path /= "config.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"cannot read {path}: {reason}; a model folder holds a config.json") from error
-    return parse_shape(name_or_folder, _json(text, str(path)))
+    return parse_shape(name_or_folder, _json(_text(path), str(path)))
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -94,7 +92,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        listed = _json(index.read_text(encoding="utf-8"), str(index)).get("weight_map")
+        listed = _json(_text(index), str(index)).get("weight_map")
         names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
@@ -148,6 +146,14 @@ def parse_shape(name: str, config: Mapping[str, object]) -> ModelShape:
         gated_mlp=config.get("mlp_gated", True) is not False,
         tied_embeddings=config.get("tie_word_embeddings") is True,
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_placed(path, _MOST_BYTES).decode("utf-8")
+    except (PlacedFileError, UnicodeDecodeError) as error:
+        reason = error.why if isinstance(error, PlacedFileError) else "not UTF-8 text"
+        raise InputError(f"cannot read {path}: {reason}; a model folder holds a config.json") from error
 
 
 def _json(text: str, where: str) -> Mapping[str, object]:

@@ -5,12 +5,15 @@ blocks whoever opens it, a device without an end, a file of 40 GB. Everything th
 read through here.
 """
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from runner.confined import open_within
 from runner.errors import InputError
 from runner.units import format_bytes
 
@@ -38,7 +41,9 @@ class PlacedFileError(InputError):
         super().__init__(f"{path}: {why}")
 
 
-def read_placed(path: Path, most: int, *, pipes: bool = False, links: bool = True) -> bytes:
+def read_placed(
+    path: Path, most: int, *, pipes: bool = False, links: bool = True, root: Path | None = None
+) -> bytes:
     """The content of a regular file.
 
     Args:
@@ -47,28 +52,62 @@ def read_placed(path: Path, most: int, *, pipes: bool = False, links: bool = Tru
         pipes: take a pipe or a device too, up to `most` bytes. Only for a path that the caller typed: the read waits
             for whoever writes to the pipe.
         links: follow a symbolic link in the last part of the path.
+        root: the file system that an absolute `path` belongs to, such as `/proc/17/root`; links stay within it.
 
     Raises:
         PlacedFileError: it is missing, no regular file, too large, or closed to this user.
     """
+    with placed_file(path, pipes=pipes, links=links, root=root) as descriptor:
+        return _read(path, descriptor, most)
+
+
+@contextlib.contextmanager
+def placed_file(
+    path: Path, *, pipes: bool = False, links: bool = True, root: Path | None = None
+) -> Iterator[int]:
+    """The open file, as a descriptor, for readers that want a part of it; arguments as of `read_placed`.
+
+    Raises:
+        PlacedFileError: as of `read_placed`, for what is read within as well.
+    """
     try:
-        descriptor = _open(path, pipes=pipes, links=links)
+        descriptor = _open(path, pipes=pipes, links=links, root=root)
         try:
-            return _read(path, descriptor, most)
+            yield descriptor
         finally:
             os.close(descriptor)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError) as error:
         raise PlacedFileError(path, "no such file", "missing") from error
-    except (OSError, ValueError) as error:
-        raise PlacedFileError(path, _said(error), "closed") from error
+    except OSError as error:
+        # Without links, another program took the place between the two looks.
+        link = "is a symbolic link" if error.errno == errno.ELOOP and not links else None
+        raise PlacedFileError(path, link or error.strerror or str(error), "closed") from error
 
 
-def _open(path: Path, *, pipes: bool, links: bool) -> int:
+def read_end(descriptor: int, most: int) -> tuple[bytes, int]:
+    """The last bytes of an open regular file, and how many stand before them."""
+    before = max(0, os.fstat(descriptor).st_size - most)
+    return os.pread(descriptor, most, before), before
+
+
+def _open(path: Path, *, pipes: bool, links: bool, root: Path | None) -> int:
+    if "\0" in str(path):
+        raise PlacedFileError(path, "is no path: it holds a NUL byte", "closed")
+    if root is not None:
+        found = open_within(root, path)
+        try:
+            return _open_here(path, Path(f"/proc/self/fd/{found}"), pipes=pipes, links=True)
+        finally:
+            os.close(found)
+    return _open_here(path, path, pipes=pipes, links=links)
+
+
+def _open_here(path: Path, place: Path, *, pipes: bool, links: bool) -> int:
     # Opening a device may already do something, so its kind is asked first; what is opened is asked once more.
-    _demand_kind(path, path.stat(follow_symlinks=links).st_mode, pipes=pipes)
+    _demand_kind(path, place.stat(follow_symlinks=links).st_mode, pipes=pipes)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
     flags |= (0 if pipes else os.O_NONBLOCK) | (0 if links else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags)
+    descriptor = os.open(place, flags)
     try:
         _demand_kind(path, os.fstat(descriptor).st_mode, pipes=pipes)
     except BaseException:
@@ -96,10 +135,3 @@ def _read(path: Path, descriptor: int, most: int) -> bytes:
             return bytes(found)
         found += more
     raise PlacedFileError(path, f"is larger than {format_bytes(most)}", "large")
-
-
-def _said(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError):
-        # Another program took the place between the two looks, or the path goes round in a circle.
-        return "is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
-    return str(error)

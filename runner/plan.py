@@ -86,7 +86,7 @@ def make_plan(
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
     planned = tuple(
-        PlannedStep(step, _why_not(step, machine, request) or _missing(step, machine, to_compile))
+        PlannedStep(step, why_not(step, machine, request) or _missing(step, machine, to_compile))
         for step in asked_steps(runbook, request)
     )
     return Plan(
@@ -127,7 +127,8 @@ def asked_steps(runbook: Runbook, request: Request) -> tuple[Step, ...]:
     return tuple(step for step in runbook.steps if step.id in ids)
 
 
-def _why_not(step: Step, machine: Machine, request: Request) -> str | None:
+def why_not(step: Step, machine: Machine, request: Request) -> str | None:
+    """Why a step does not run on this machine at this request, whatever is installed there; None where it does."""
     if machine.gpu_error and step.gpus:
         return f"needs {step.gpus} GPUs; the ones here cannot be read ({machine.gpu_error})"
     if step.gpus > len(machine.gpus):

@@ -32,7 +32,8 @@ Answer = Literal["below", "above", "undecided"]
 def repeated_interval(ratios: Sequence[float]) -> Interval:
     """The 95 % interval of the geometric mean that holds at every number of samples at once, so also where one stopped.
 
-    Of fewer than four samples, or of one that is no ratio, it is everything from 0 to infinity, with no confidence.
+    Of fewer than four samples, of one that is no ratio, or where it ends beyond what a float holds, it is everything
+    from 0 to infinity, with no confidence.
 
     Args:
         ratios: positive, 24 at most.
@@ -43,7 +44,10 @@ def repeated_interval(ratios: Sequence[float]) -> Interval:
     centre = math.fsum(logs) / len(logs)
     variance = math.fsum((log - centre) ** 2 for log in logs) / (len(logs) - 1)
     reach = math.sqrt(variance / len(logs)) * student_quantile(_LEVEL, len(logs) - 1)
-    return Interval(math.exp(centre - reach), math.exp(centre + reach), CONFIDENCE)
+    try:
+        return Interval(math.exp(centre - reach), math.exp(centre + reach), CONFIDENCE)
+    except OverflowError:
+        return Interval(0.0, math.inf, None)
 
 
 def answer(interval: Interval, bound: float) -> Answer:

@@ -1,6 +1,6 @@
 """Builders for the evidence tests: machines, measurements, steps, records and runbooks with telling defaults."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from runner.hardware.machine import Gpu, Machine, machine_class
 from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
+STARTED = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+# What a step has that was not given a time of its own.
+_AT_ONCE = STARTED + timedelta(milliseconds=1)
 
 
 def machine(*names: str, **changes: Any) -> Machine:
@@ -64,7 +67,8 @@ def step(
     status: StepStatus = StepStatus.PASSED,
     **changes: Any,
 ) -> StepResult:
-    """A step that ran."""
+    """A step that ran; one that measured has a probe. A start that is left out here is moved into its run."""
+    probe = {"probe": "collectives", "method_version": 2} if measurements else {}
     return StepResult.model_validate(
         {
             "id": step_id,
@@ -73,27 +77,37 @@ def step(
             "digest": "0123456789abcdef",
             "status": status,
             "exit_status": 0,
+            "started_at": _AT_ONCE if StepStatus(status).finished else None,
+            "duration_s": 1.0 if StepStatus(status).finished else None,
             "measurements": measurements,
         }
+        | probe
         | changes
     )
 
 
 def record(*steps: StepResult, **changes: Any) -> Record:
-    """A healthy run of one entry on a host without GPUs."""
+    """A healthy run of one entry on a host without GPUs; its steps start when it does."""
+    started = changes.get("started_at", STARTED)
+    if started != STARTED:
+        steps = tuple(_moved(one, started) for one in steps)
     fields: dict[str, Any] = {
         "run_id": "a1b2c3d4e5f6",
         "node_alias": "node-3fa9c1",
         "runbook": RunbookRef(id="nvlink", number=2, title="NVLink bandwidth"),
-        "code": Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64),
+        "code": Code(commit="c" * 40, dirty=False, package="1" * 64, entries="2" * 64),
         "machine": machine(),
-        "started_at": datetime(2026, 11, 1, 8, 0, tzinfo=UTC),
+        "started_at": STARTED,
         "ended_at": datetime(2026, 11, 1, 8, 1, tzinfo=UTC),
         "options": Options(preset="tiny", phases=tuple(Phase)),
         "steps": steps,
         "outcome": Outcome.HEALTHY,
     }
     return Record(**(fields | changes))
+
+
+def _moved(one: StepResult, started: datetime) -> StepResult:
+    return one.model_copy(update={"started_at": started}) if one.started_at == _AT_ONCE else one
 
 
 def expectation(**changes: Any) -> Expectation:

@@ -23,6 +23,7 @@ from runner.evidence.record import Code, Outcome, Record
 from runner.evidence.source import folder_digest
 from runner.evidence.stamp import Stamp, read_stamp
 from runner.evidence.store import Store
+from runner.launch.slurm.alias import alias_key, cluster_alias
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import (
     Campaign,
@@ -30,8 +31,6 @@ from runner.launch.slurm.campaign import (
     Job,
     JointSteps,
     Progress,
-    alias_key,
-    cluster_alias,
     find_folder,
     new_campaign_id,
     pack_code,
@@ -481,7 +480,7 @@ def test_a_node_takes_the_commit_from_home_only_with_the_same_code(tmp_path: Pat
 
 
 def a_return(folder: Folder, campaign: Campaign, job: Job, /, **changes: Any) -> Record:
-    given = {"campaign": campaign.id, "node_alias": job.aliases[0], **changes}
+    given = {"campaign": campaign.id, "node_alias": job.aliases[0], "code": campaign.code, **changes}
     returned = record().model_copy(update=given)
     Store(folder.place(job) / "data", ()).save(returned)
     return returned

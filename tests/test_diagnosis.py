@@ -9,7 +9,6 @@ from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagi
 from runner.entry.model import Phase, Severity
 from runner.evidence.diagnosis import Diagnosis, State, as_json, diagnose_entry, exit_status, grave, rank
 from runner.evidence.record import StepResult, StepStatus
-from runner.launch.diagnosing import judged_environment
 from tests.builders import a_runbook
 
 
@@ -90,7 +89,7 @@ def test_the_text_names_finding_fix_page_hint_and_what_was_not_looked_at() -> No
         "1. entry 9, found (high): a | slow link",
         "   fix:  runbook show found",
         "   fix:  unset A",
-        "   fix:  sed b",
+        "   fix:  # by hand: sed b",
         "   page: entries/cured.html#fix",
         "look at entry 2, hint: pid 7 is busy",
         "   idle/d: loads the device",
@@ -121,9 +120,3 @@ def test_json_has_fixes_for_findings_alone() -> None:
     found, clear = as_json([FOUND, CLEAR])
     assert (found["state"], found["severity"], found["fix"]) == ("found", "high", ["runbook show found"])
     assert (clear["state"], clear["severity"], clear["fix"]) == ("clear", None, [])
-
-
-def test_another_process_s_environment_is_judged_with_our_own_programs() -> None:
-    own = {"PATH": "/ours", "PYTHONPATH": "/ours", "SHELL_ONLY": "1", "NCCL_DEBUG": "INFO"}
-    theirs = {"PATH": "/theirs", "LD_PRELOAD": "evil.so", "PYTHONHOME": "/theirs", "WORLD_SIZE": "8"}
-    assert judged_environment(own, theirs) == {"PATH": "/ours", "PYTHONPATH": "/ours", "WORLD_SIZE": "8"}

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from runner.catalogue import METRICS
 from runner.cli.main import main
-from runner.evidence.ceilings import CEILINGS, PARTS_OF_A_WHOLE, ceiling
+from runner.evidence.ceilings import CEILINGS, ceiling
 from runner.evidence.gate import gate
 from runner.evidence.leaks import leaks
-from runner.evidence.record import Code, Measurement, Record, RunbookRef
+from runner.evidence.record import Code, Measurement, Options, Record, RunbookRef
 from runner.evidence.redact import redact_record
 from runner.evidence.store import Store
 from runner.hardware.machine import Gpu
@@ -62,7 +62,7 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ({"outcome": None}, "has no outcome"),
         ({"ended_at": None}, "has no outcome"),
         (
-            {"code": Code(commit="0" * 40, digest="d", dirty=True)},
+            {"code": Code(commit="c" * 40, digest="d", dirty=True)},
             "changes in runner/ or runbooks/ that are not",
         ),
         ({"code": Code(commit=None, digest="d", dirty=None)}, "names no commit"),
@@ -86,7 +86,7 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ),
         ({"runbook": RunbookRef(id="nvlink", number=2, title="on dgx-07")}, "runbook.title holds what"),
         ({"node_alias": "dgx-07"}, "has a node alias that this project does not make"),
-        ({"code": Code(commit="0" * 40, digest="d", dirty=None)}, "does not say whether its code"),
+        ({"code": Code(commit="c" * 40, digest="d", dirty=None)}, "does not say whether its code"),
         ({"code": Code(commit="main", digest="d", dirty=False)}, "names 'main' as its commit"),
         ({"started_at": datetime(1970, 1, 1, tzinfo=UTC)}, "starts in 1970"),
         (
@@ -137,8 +137,8 @@ def test_a_step_that_appears_twice_is_named(store: Store) -> None:
 
 
 def test_a_copy_under_another_run_id_is_named(store: Store) -> None:
-    first = store.save(record())
-    store.save(record(run_id="b" * 12))
+    first = store.save(record(step("a")))
+    store.save(record(step("a"), run_id="b" * 12))
     assert messages(store) == [f"has node, entry and start of {first}; a run is published once: delete one"]
 
 
@@ -208,7 +208,7 @@ def test_a_number_that_is_not_finite_is_refused(store: Store, number: str) -> No
         ),
         (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue/"),
         (
-            measurement(1e9, 1e9, 2e12),
+            measurement(2e12, 1e9, 2e12, 2e12),
             "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; mend how it is measured",
         ),
     ],
@@ -247,12 +247,12 @@ def test_an_unknown_board_has_no_ceiling(names: list[str]) -> None:
 
 
 def test_every_metric_with_a_ceiling_is_one_that_probes_report() -> None:
-    assert {*CEILINGS, *PARTS_OF_A_WHOLE} <= METRICS.keys()
+    assert CEILINGS.keys() <= METRICS.keys()
 
 
 def test_a_run_is_published_once(store: Store) -> None:
-    store.save(record())
-    store.save(record(started_at=datetime(2026, 11, 1, 7, tzinfo=UTC)))
+    store.save(record(step("a")))
+    store.save(record(step("a"), started_at=datetime(2026, 11, 1, 7, tzinfo=UTC)))
     (message,) = messages(store)
     assert message.startswith("has the run id of")
 
@@ -261,14 +261,14 @@ def test_a_run_is_published_once(store: Store) -> None:
 def test_a_record_in_the_wrong_place_is_told_where_it_belongs(store: Store, place: str) -> None:
     moved = store.root / place
     moved.parent.mkdir(parents=True)
-    store.save(record()).rename(moved)
+    store.save(record(step("a"))).rename(moved)
     assert messages(store) == [
         "belongs at cpu-example-x86_64-2c/nvlink/20261101T080000Z-a1b2c3d4e5f6.json; move it there"
     ]
 
 
 def test_unreadable_and_foreign_files_keep_the_folder_back(store: Store) -> None:
-    path = store.save(record())
+    path = store.save(record(step("a")))
     path.with_name("20261101T080001Z-bad.json").write_text('{"load": NaN}')
     (store.root / "notes.txt").write_text("mine")
     assert sorted(messages(store)) == [
@@ -290,7 +290,11 @@ def test_the_command_prints_a_line_a_problem_and_returns_1(
 def test_the_command_returns_0_where_all_may_be_published(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.save(record(started_at=datetime(2025, 1, 1, tzinfo=UTC), ended_at=datetime(2025, 1, 2, tzinfo=UTC)))
+    store.save(
+        record(
+            step("a"), started_at=datetime(2025, 1, 1, tzinfo=UTC), ended_at=datetime(2025, 1, 2, tzinfo=UTC)
+        )
+    )
     assert main(["--data", str(store.root), "verify-data"]) == 0
     assert capsys.readouterr().out == "verify-data: 1 record of 1 machine class fit to publish\n"
 
@@ -308,3 +312,52 @@ def test_a_data_folder_that_cannot_be_listed_ends_with_3(
     (tmp_path / "data").write_text("a file")
     assert main(["--data", str(tmp_path / "data"), "verify-data"]) == 3
     assert "cannot list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"torch": "2.9.0a0+145a3a7bda.nv25.10", "kernel": "6.8.0-1021-nvidia-64k", "python": "3.12.3+"},
+        {"torch": "2.13.0+cpu", "kernel": "5.14.0-427.el9.x86_64", "python": "3.14.0rc2"},
+        {"torch": "2.10.0.dev20260101+cu130", "kernel": "[ip]-microsoft-standard-WSL2", "nccl": "2.27.7"},
+        {"torch": None, "cuda": None, "nccl": "2.28.3-1", "kernel": "6.1", "driver": "570.86.15"},
+        {"cuda": "12.8", "driver": "610.12", "load": None},
+    ],
+)
+def test_versions_are_taken_with_whatever_a_vendor_adds(store: Store, changes: dict[str, Any]) -> None:
+    write(store, record(step("a"), machine=machine(B200, **changes)))
+    assert messages(store) == []
+
+
+def test_what_a_probe_may_print_beside_its_document_is_no_contradiction(store: Store) -> None:
+    command = "python -m runner.probes.collectives"
+    said = '{"probe": "collectives", "measurements": [], "status": "ok"}'
+    told: tuple[dict[str, Any], ...] = (
+        {"command": f"{command} > /tmp/out; echo done", "stdout_tail": said},
+        {"command": f"RUNBOOK_RESULT= {command}", "stdout_tail": said},
+        {"command": command, "stdout_tail": f"{said[20:]}\n"},
+        {"command": command, "stdout_tail": "[" * 10000},
+        {"command": command, "stdout_tail": f"{said}\nall done\n"},
+    )
+    for number, changes in enumerate(told):
+        start = datetime(2026, 10, 1 + number, tzinfo=UTC)
+        taken = step("a", measurement(3e10, 3e10, bytes=1), **changes)
+        when = {"started_at": start, "ended_at": start.replace(minute=1), "run_id": f"{number:012x}"}
+        write(store, record(taken, **when))
+    assert messages(store) == []
+
+
+def test_whatever_a_record_holds_a_refusal_is_one_line_without_escapes(store: Store) -> None:
+    odd = "a\n\x1b[31mred"
+    write(
+        store,
+        record(
+            step(odd, measurement(1.0, name=odd, **{odd: 1})),
+            machine=machine(kernel=odd, driver=odd),
+            options=Options(preset=odd, phases=(), allow=(odd,)),
+            code=Code(commit=odd, digest="d", dirty=False),
+        ),
+    )
+    found = messages(store)
+    assert found
+    assert all(message.isprintable() for message in found), found

@@ -14,15 +14,16 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Each room may import from itself and from the rooms before it. `probes` stands after `evidence` because it speaks
 # in its models; `check` after `probes` because it reads their parsers.
 ROOMS = (
+    ("plain", "confined", "bounded_yaml", "patience"),
     ("errors",),
-    ("units", "catalogue", "stats", "presets"),
-    ("sequential",),
+    ("units", "catalogue", "stats", "presets", "remedy"),
+    ("sequential", "summaries", "placed", "bounds"),
     ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),
     ("entry",),
-    ("evidence",),
     ("plan",),
+    ("evidence",),
     ("schedule",),
     ("pace",),
     ("launch", "probes", "pages"),

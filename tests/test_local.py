@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from runner.entry.model import Phase, Runbook, Step
-from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.measure import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
 from runner.hardware.machine import Machine
-from runner.launch.local import LARGEST_DETAILS, run_plan
+from runner.launch.local import run_plan
 from runner.pace import Pace, Turn
 from runner.plan import Request, make_plan
 from tests.builders import a_machine, a_runbook, eight_b200
@@ -259,7 +259,7 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
         ),
         (says(a_document(measurements=[{**MEASURED, "name": "bus_bandwith"}])), "error", "unknown metric"),
         (says(a_document(probe="telepathy")), "error", "unknown probe"),
-        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4 MiB"),
+        (f"head -c {MAX_DOCUMENT_BYTES + 1} /dev/zero > $RUNBOOK_RESULT", "error", "larger than 4MiB"),
         ("mkfifo $RUNBOOK_RESULT", "error", "not a regular file"),
         ("ln -s /dev/zero $RUNBOOK_RESULT", "error", "not a regular file"),
         ("exit 1", "error", "a crash, not a symptom"),
@@ -405,3 +405,37 @@ def test_a_step_left_out_is_skipped_with_the_reason_and_so_is_what_needs_it(tmp_
     assert results["b"].reason == "needs a, which ended as skipped"
     assert not (tmp_path / "ran").exists()
     assert pace.told == [("a", "skipped"), ("b", "skipped"), ("gpu", "skipped")]
+
+
+def test_what_a_step_says_is_redacted_before_its_result_is_handed_out(tmp_path: Path) -> None:
+    token = "hf_" + "ZyXwVuTsRqPoNmLkJiHgFeDcBa987654"
+    leak = f"\x1b[1m{token}\x1b[0m at 10.21.32.43"
+    (tmp_path / "leak").write_text(leak, encoding="utf-8")
+    (tmp_path / "document").write_text(
+        json.dumps(
+            {
+                "probe": "nccl_env",
+                "method_version": 2,
+                "status": "symptom",
+                "reason": leak,
+                "details": {leak: leak},
+                "requested": {"a": leak},
+                "effective": {"a": [leak]},
+            }
+        ),
+        encoding="utf-8",
+    )
+    says = f"cat {tmp_path}/leak; cat {tmp_path}/leak >&2"
+    found = run(
+        tmp_path,
+        a_step("breaks", f"{says}; exit 9"),
+        a_step("finds", f'{says}; cat {tmp_path}/document > "$RUNBOOK_RESULT"; exit 1'),
+        a_step("never", f"true # {leak}", needs=("breaks",)),
+    )
+    assert (found["breaks"].reason or "").endswith("[token] at [ip]")
+    assert found["finds"].reason == "[token] at [ip]"
+    for result in found.values():
+        text = result.model_dump_json()
+        assert token not in text
+        assert "10.21.32.43" not in text
+        assert "u001b" not in text

@@ -64,7 +64,7 @@ def test_no_file_is_no_document(tmp_path: Path) -> None:
         ("not json", "not JSON"),
         ('{"probe": "collectives"', "not JSON"),
         (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
-        (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4 MiB"),
+        (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4MiB"),
         ("[" * 200_000, "nested too deeply"),
         ("[]", "holds a list"),
         ('{"details": {"x": NaN}}', "holds NaN"),
@@ -126,3 +126,76 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "result.json").mkdir()
     with pytest.raises(DocumentError, match="not a regular file"):
         read_document(tmp_path / "result.json")
+
+
+def _written(tmp_path: Path, measurements: list[dict[str, object]], **more: object) -> Path:
+    document = {"probe": "collectives", "method_version": 1, "status": "ok", "measurements": measurements}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document | more))
+    return path
+
+
+def _number(number: int, *samples: float) -> dict[str, object]:
+    facts = {"name": "bus_bandwidth", "value": 1.0, "unit": "B/s", "statistic": "single"}
+    return facts | {"labels": {"bytes": number}, "samples": samples}
+
+
+@pytest.mark.parametrize(
+    ("measurements", "says"),
+    [
+        ([_number(n) for n in range(10_000)], "at most 5000 items"),
+        (
+            [_number(n) for n in range(4_900)],
+            r"would take \d+ bytes of a record that has 1MiB left for results",
+        ),
+        ([_number(n, *[1.25] * 4_900) for n in range(14)], r"would take \d+ bytes of a record"),
+        ([_number(0, *[1.25] * 10_000)], "at most 5000 items"),
+        ([_number(10**400)], "less than or equal to 9007199254740992"),
+        ([_number(0) | {"value": 1e200}], r"less than or equal to 10{100}"),
+        ([_number(0) | {"labels": {"a": "x" * 3_000}}], "at most 2000 characters"),
+    ],
+)
+def test_a_document_that_no_record_can_hold_is_refused_in_one_line(
+    tmp_path: Path, measurements: list[dict[str, object]], says: str
+) -> None:
+    with pytest.raises(DocumentError, match=says) as raised:
+        read_document(_written(tmp_path, measurements))
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_what_steps_before_took_of_a_record_is_gone(tmp_path: Path) -> None:
+    path = _written(tmp_path, [_number(0, *[1.25] * 1_000)])
+    assert read_document(path)
+    with pytest.raises(DocumentError, match=r"has 1KiB left for results; report fewer samples"):
+        read_document(path, room=1_024)
+
+
+@pytest.mark.parametrize(
+    "details", [{"a": "x" * 200_000}, {"a": [[[[1] * 2_000] * 5] * 2]}, {"\x1b[31m\n" * 20_000: 1}]
+)
+def test_details_that_are_larger_in_a_record_than_here_are_left_out(tmp_path: Path, details: object) -> None:
+    found = read_document(_written(tmp_path, [_number(0)], details=details))
+    assert found is not None
+    assert list(found.details) == ["left_out"]
+
+
+def test_an_unknown_key_of_a_megabyte_is_quoted_in_part(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError) as raised:
+        read_document(_written(tmp_path, [], **{"\n<b>" * 250_000: 1}))
+    assert len(str(raised.value)) <= 2_000
+    assert "\n" not in str(raised.value)
+
+
+def test_a_tools_file_that_no_record_can_hold_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    case = {"name": "x" * 3_000, "status": "Passed", "bandwidth_description": "memcpy (GB/s)"}
+    path.write_text(json.dumps({"nvbandwidth": {"testcases": [case | {"bandwidth_matrix": [["1.0"]]}]}}))
+    with pytest.raises(DocumentError, match="holds more than a record can"):
+        read_document(path)
+
+
+def test_a_link_to_an_endless_device_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "a.json").symlink_to("/dev/zero")
+    with pytest.raises(DocumentError, match="is a device"):
+        read_document(tmp_path / "a.json")

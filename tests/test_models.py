@@ -42,7 +42,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read .*config\.json: No such file"):
+    with pytest.raises(InputError, match=r"cannot read .*config\.json: no such file"):
         model_shape(str(tmp_path))
 
 

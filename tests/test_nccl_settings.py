@@ -85,7 +85,7 @@ def test_numbers_are_read_as_c_reads_them(value: str, number: int) -> None:
 
 @pytest.mark.parametrize("origin", [Origin.UNIT, Origin.PROCESS])
 def test_what_no_line_of_shell_undoes_says_what_to_do(origin: Origin) -> None:
-    undo = Setting("NCCL_P2P_DISABLE", "1", "process 17", origin).undo
+    undo = Setting("NCCL_P2P_DISABLE", "1", "process 17", origin).undo.text
     assert "process 17" in undo
     assert "restart" in undo
 
@@ -93,6 +93,6 @@ def test_what_no_line_of_shell_undoes_says_what_to_do(origin: Origin) -> None:
 def test_the_undo_line_of_a_file_takes_out_that_setting_alone(tmp_path: Path) -> None:
     path = tmp_path / "my conf"
     path.write_text("NCCL_ALGO=Ring\n  NCCL_P2P_DISABLE = 1\nNCCL_P2P_DISABLE_NOT=1\n", encoding="utf-8")
-    undo = Setting("NCCL_P2P_DISABLE", "1", str(path), Origin.FILE).undo
+    undo = Setting("NCCL_P2P_DISABLE", "1", str(path), Origin.FILE).undo.text
     subprocess.run(["bash", "-euc", undo], check=True)
     assert path.read_text(encoding="utf-8") == "NCCL_ALGO=Ring\nNCCL_P2P_DISABLE_NOT=1\n"

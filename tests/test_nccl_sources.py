@@ -183,7 +183,7 @@ def test_unit_files_that_are_no_files_are_said_and_the_others_read(tmp_path: Pat
     assert of(found.settings) == {"NCCL_ALGO": "Ring"}
     assert [line.rpartition("/")[2] for line in found.unread] == [
         "a.service: Too many levels of symbolic links",
-        "b.service: is not a regular file",
+        "b.service: is a pipe, not a regular file",
         "c.service: only its first 1 MiB was read",
     ]
 
@@ -197,10 +197,10 @@ def test_a_named_file_is_taken_to_the_letter_as_nccl_does(name: str, tmp_path: P
 def test_a_named_device_or_pipe_is_not_read_and_not_called_missing(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for place in (pipe, Path("/dev/zero")):
+    for place, kind in ((pipe, "pipe"), (Path("/dev/zero"), "device")):
         found = read_own({"NCCL_CONF_FILE": str(place)}, Path("/nonexistent"))
         assert [setting.dangling for setting in found.settings] == [False]
-        assert found.unread == [f"{place}: is not a regular file"]
+        assert found.unread == [f"{place}: is a {kind}, not a regular file"]
 
 
 def test_a_relative_path_starts_from_the_working_folder_of_the_process(tmp_path: Path) -> None:

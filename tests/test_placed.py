@@ -9,9 +9,9 @@ import pytest
 from runner.placed import PlacedFileError, read_placed
 
 
-def _kind(path: Path, most: int = 100, **options: bool) -> str:
+def _kind(path: Path, most: int = 100, *, pipes: bool = False, links: bool = True) -> str:
     with pytest.raises(PlacedFileError) as raised:
-        read_placed(path, most, **options)
+        read_placed(path, most, pipes=pipes, links=links)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(f"{path}: ")
     assert raised.value.exit_status == 2

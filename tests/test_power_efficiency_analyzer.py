@@ -290,7 +290,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         ((good, broken), "not what a probe writes"),
         ((good, larger), "ran other models: tiny and 8b"),
         ((good, foreign), "written by topology"),
-        ((good, tmp_path / "none.json"), "cannot read"),
+        ((good, tmp_path / "none.json"), "no such file"),
     ]:
         assert power_efficiency_analyzer.main([str(path) for path in paths]) == InputError.exit_status
         said = capsys.readouterr().err.strip()

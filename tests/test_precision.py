@@ -289,7 +289,7 @@ def test_a_file_that_holds_no_such_scales_is_refused(tmp_path: Path, content: st
     path.write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_scales(path, TINY, layer_names(TINY))
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_scales(tmp_path / "none.json", TINY, layer_names(TINY))
 
 

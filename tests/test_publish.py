@@ -1,16 +1,21 @@
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.cli.main import main
 from runner.errors import InputError, StoreError
-from runner.evidence.publish import git_in, publish
+from runner.evidence.checkout import git_in
+from runner.evidence.gate import gate, record_problems
+from runner.evidence.publish import Incoming, Published, publish
 from runner.evidence.record import Outcome, Record, StepStatus
 from runner.evidence.store import Store
 from tests.evidence_samples import record, step
@@ -39,7 +44,10 @@ def git(folder: Path, *words: str) -> str:
 def a_run(number: int, status: StepStatus = StepStatus.PASSED, **changes: object) -> Record:
     started = START + timedelta(days=number)
     times = {"started_at": started, "ended_at": started + timedelta(minutes=1)}
-    return record(step("a", status=status), run_id=f"{number:012x}", **(times | changes))
+    found: dict[str, Any] = {"exit_status": 1, "reason": "found", "probe": "stale_env", "method_version": 1}
+    told = found if status is StepStatus.SYMPTOM else {}
+    one = step("a", status=status, **told)
+    return record(one, **({"run_id": f"{number:012x}"} | times | changes))
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def measured(tmp_path: Path, name: str, *records: Record) -> Store:
 
 def push(incoming: Store, checkout: Path) -> str | None:
     store = Store(checkout / "site_data", secrets=())
-    return publish(incoming, store, git_in(checkout), remote="origin", branch="main").commit
+    return publish([Incoming(incoming)], store, git_in(checkout), remote="origin", branch="main").commit
 
 
 def run_ids(repository: Path) -> set[str]:
@@ -116,7 +124,7 @@ def test_a_push_between_fetch_and_push_is_met_by_trying_again(
         return real(*words)
 
     store = Store(one / "site_data", secrets=())
-    publish(measured(tmp_path, "mine", a_run(1)), store, slow, remote="origin", branch="main")
+    publish([Incoming(measured(tmp_path, "mine", a_run(1)))], store, slow, remote="origin", branch="main")
     assert run_ids(origin) == {f"{number:012x}" for number in (0, 1, 10, 11, 12)}
 
 
@@ -126,7 +134,7 @@ def test_the_same_file_pushed_by_another_with_other_content_is_refused_and_undon
     one, other = clone("one"), clone("other")
     push(measured(tmp_path, "here", a_run(1)), one)
     before = git(origin, "rev-parse", "main")
-    mine = measured(tmp_path, "there", a_run(1, outcome=Outcome.SYMPTOM))
+    mine = measured(tmp_path, "there", a_run(1, StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     with pytest.raises(StoreError, match="rebase failed"):
         push(mine, other)
     assert git(origin, "rev-parse", "main") == before
@@ -306,3 +314,255 @@ def test_the_sessions_of_the_refresh_measure_and_publish_twice_with_a_conflict_i
         assert stored.stdout == taken[Path(name).name]
     assert "Slow." in git(origin, "show", "main:runbooks/leftovers.md")
     assert git(other.folder, "status", "--porcelain") == ""
+
+
+def publish_all(checkout: Path, *folders: Store, **classes: str) -> Published:
+    incoming = [Incoming(one, classes.get(one.root.name)) for one in folders]
+    store = Store(checkout / "site_data", secrets=())
+    return publish(incoming, store, git_in(checkout), remote="origin", branch="main")
+
+
+def refusals(done: Published) -> str:
+    lines = [str(one) for one in done.refused]
+    assert not [line for line in lines if "\n" in line]
+    return "\n".join(lines)
+
+
+def test_a_run_id_that_is_published_already_is_refused_alone(
+    tmp_path: Path, origin: Path, clone: Clone
+) -> None:
+    again = a_run(7, run_id=f"{0:012x}")
+    done = publish_all(clone("one"), measured(tmp_path, "here", a_run(1), again, a_run(2)))
+    assert "has the run id of" in refusals(done)
+    assert len(done.refused) == 1
+    assert run_ids(origin) == {f"{number:012x}" for number in range(3)}
+
+
+def test_a_run_id_that_stands_twice_among_new_records_is_published_once(
+    tmp_path: Path, origin: Path, clone: Clone
+) -> None:
+    first, again = a_run(1), a_run(3, run_id=f"{1:012x}")
+    done = publish_all(clone("one"), measured(tmp_path, "here", first, again, a_run(2)))
+    assert len(done.refused) == 1
+    assert len(done.records) == 2
+    assert run_ids(origin) == {f"{number:012x}" for number in range(3)}
+
+
+def test_the_same_run_from_two_nodes_is_published_once(tmp_path: Path, origin: Path, clone: Clone) -> None:
+    done = publish_all(
+        clone("one"), measured(tmp_path, "a", a_run(1)), measured(tmp_path, "b", a_run(1), a_run(2))
+    )
+    assert "is the same run as" in refusals(done)
+    assert run_ids(origin) == {f"{number:012x}" for number in range(3)}
+
+
+def test_with_every_record_refused_nothing_is_committed(tmp_path: Path, origin: Path, clone: Clone) -> None:
+    again = a_run(7, run_id=f"{0:012x}")
+    one = clone("one")
+    done = publish_all(one, measured(tmp_path, "here", again))
+    assert (done.records, done.commit) == ((), None)
+    assert git(one, "status", "--porcelain") == ""
+
+
+def test_a_defect_of_the_data_folder_itself_keeps_all_back_and_is_said(tmp_path: Path, clone: Clone) -> None:
+    one = clone("one")
+    (one / "site_data" / "notes.txt").write_text("mine")
+    git(one, "add", ".")
+    git(one, "commit", "--quiet", "-m", "Add a note")
+    with pytest.raises(StoreError, match=r"would not pass the gate: .*notes\.txt"):
+        publish_all(one, measured(tmp_path, "here", a_run(1), a_run(2)))
+    assert git(one, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("run_id", ["a" * 64, "run-1", "A1B2C3D4E5F6", "a1b2c3d4e5f", "--------------"])
+def test_a_run_id_of_another_form_is_refused_in_one_line(tmp_path: Path, clone: Clone, run_id: str) -> None:
+    here = measured(tmp_path, "here", a_run(1), a_run(2))
+    file = here.files()[0]
+    text = file.read_text().replace(f'"run_id": "{1:012x}"', f'"run_id": "{run_id}"')
+    file.write_text(text)
+    done = publish_all(clone("one"), here)
+    assert re.search("run id that this project does not make|run_id: String should match", refusals(done))
+    assert [one.run_id for one in done.records] == [f"{2:012x}"]
+
+
+def test_a_run_id_of_240_characters_is_refused_in_one_line(
+    tmp_path: Path, clone: Clone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = measured(tmp_path, "here", a_run(1), a_run(2))
+    file = here.files()[0]
+    file.write_text(file.read_text().replace(f"{1:012x}", "a" * 240))
+    assert main(["--data", str(clone("one") / "site_data"), "publish", str(here.root)]) == 1
+    said = capsys.readouterr()
+    assert "run_id: String should have at most 64 characters" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert "publish: 1 new record" in said.out
+
+
+@pytest.mark.parametrize("machine_class", ["../../x", "..", "/etc", "a/b", "x" * 300, "-rf", "a\nb", ""])
+def test_no_record_leaves_the_data_folder(tmp_path: Path, clone: Clone, machine_class: str) -> None:
+    here = measured(tmp_path, "here", a_run(1))
+    file = here.files()[0]
+    content = json.loads(file.read_text())
+    content["machine"]["machine_class"] = machine_class
+    file.write_text(json.dumps(content))
+    before = {path for path in tmp_path.rglob("*") if ".git" not in path.parts}
+    one = clone("one")
+    done = publish_all(one, here)
+    assert refusals(done)
+    assert not done.records
+    after = {
+        path for path in tmp_path.rglob("*") if ".git" not in path.parts and one not in (path, *path.parents)
+    }
+    assert after == before
+
+
+def test_a_node_publishes_its_own_class_alone(tmp_path: Path, origin: Path, clone: Clone) -> None:
+    data = clone("one") / "site_data"
+    downloaded = tmp_path / "downloaded"
+    mine = a_run(1)
+    measured(downloaded, f"records-{mine.machine.machine_class}", mine)
+    measured(downloaded, "records-8xB200-180GB", a_run(2))
+    assert main(["--data", str(data), "publish", str(downloaded), "--artifacts", "--push", "origin"]) == 1
+    assert run_ids(origin) == {f"{number:012x}" for number in range(2)}
+    words = ["--data", str(data), "publish", str(downloaded / "records-8xB200-180GB")]
+    assert main([*words, "--class", "8xB200-180GB"]) == 1
+    assert main([*words, "--class", mine.machine.machine_class]) == 0
+
+
+def test_what_is_no_artifact_is_named(
+    tmp_path: Path, clone: Clone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    downloaded = tmp_path / "downloaded"
+    downloaded.mkdir()
+    words = ["--data", str(clone("one") / "site_data"), "publish", str(downloaded), "--artifacts"]
+    assert main(words) == 2
+    assert "holds no folder records-CLASS" in capsys.readouterr().err
+    (downloaded / "records-x").symlink_to(tmp_path)
+    assert main(words) == 2
+    assert "is no folder records-CLASS" in capsys.readouterr().err
+
+
+def test_links_and_pipes_among_new_records_are_refused_and_not_opened(tmp_path: Path, clone: Clone) -> None:
+    here = measured(tmp_path, "here", a_run(1))
+    folder = here.files()[0].parent
+    elsewhere = measured(tmp_path, "elsewhere", a_run(2))
+    (folder / "a.json").symlink_to(elsewhere.files()[0])
+    (folder / "b.json").symlink_to("/dev/zero")
+    os.mkfifo(folder / "c.json")
+    (folder / "d.json").mkdir()
+    (here.root / "linked").symlink_to(elsewhere.root / elsewhere.files()[0].parts[-3])
+    done = publish_all(clone("one"), here)
+    assert len(done.refused) == 5
+    assert refusals(done).count("is a symbolic link") == 3
+    assert [one.run_id for one in done.records] == [f"{1:012x}"]
+
+
+def test_a_link_in_the_checkout_leads_no_record_out_of_it(tmp_path: Path, clone: Clone) -> None:
+    one, outside = clone("one"), tmp_path / "outside"
+    outside.mkdir()
+    mine = a_run(1)
+    folder = one / "site_data" / mine.machine.machine_class
+    shutil.rmtree(folder)
+    folder.symlink_to(outside)
+    git(one, "add", ".")
+    git(one, "commit", "--quiet", "-m", "Add a link")
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        publish_all(one, measured(tmp_path, "here", mine))
+    assert not list(outside.iterdir())
+
+
+def test_a_file_that_changes_after_it_was_checked_is_published_as_it_was_checked(
+    tmp_path: Path, origin: Path, clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = measured(tmp_path, "here", a_run(1))
+    file = here.files()[0]
+    checked = file.read_bytes()
+
+    def meanwhile(*words: object) -> Iterator[str]:
+        file.write_text("{}")
+        yield from record_problems(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("runner.evidence.publish.record_problems", meanwhile)
+    (one,) = publish_all(clone("one"), here).records
+    assert one == a_run(1)
+    name = git(origin, "ls-tree", "-r", "--name-only", "main", "site_data").splitlines()[-1]
+    assert git(origin, "show", f"main:{name}").encode() + b"\n" == checked
+
+
+@pytest.mark.parametrize("rule", ["*.json filter=other", "*.json working-tree-encoding=UTF-16"])
+def test_a_filter_that_would_have_git_store_other_bytes_is_found(
+    tmp_path: Path, origin: Path, clone: Clone, rule: str
+) -> None:
+    one = clone("one")
+    (one / ".gitattributes").write_text(rule + "\n")
+    git(one, "config", "filter.other.clean", "sed s/000000000001/000000000009/")
+    git(one, "add", ".gitattributes")
+    git(one, "commit", "--quiet", "-m", "Filter")
+    with pytest.raises(StoreError, match=r"other bytes than were checked|git add failed"):
+        publish_all(one, measured(tmp_path, "here", a_run(1)))
+    assert run_ids(origin) == {f"{0:012x}"}
+    assert git(one, "status", "--porcelain") == ""
+
+
+def test_what_lies_beside_new_records_is_never_run_nor_taken(tmp_path: Path, clone: Clone) -> None:
+    one, here = clone("one"), measured(tmp_path, "here", a_run(1))
+    proof = tmp_path / "ran"
+    git(here.root, "init", "--quiet")
+    for hook in ("pre-commit", "post-commit", "post-checkout", "pre-push"):
+        script = here.root / ".git" / "hooks" / hook
+        script.write_text(f"#!/bin/sh\ntouch {proof}\n")
+        script.chmod(0o755)
+    (here.root / ".git" / "config").write_text(f"[core]\n\tfsmonitor = touch {proof}\n")
+    (here.root / ".gitattributes").write_text("* filter=other\n")
+    (here.root / "-o.json").write_text("{}")
+    done = publish_all(one, here)
+    assert len(done.records) == 1
+    assert "-o.json" in refusals(done)
+    assert not proof.exists()
+    assert not (one / "site_data" / ".gitattributes").exists()
+
+
+def test_another_repository_in_the_environment_is_not_the_one_that_is_meant(
+    tmp_path: Path, origin: Path, clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = clone("one"), clone("other")
+    for name in ("GIT_DIR", "GIT_COMMON_DIR"):
+        monkeypatch.setenv(name, str(other / ".git"))
+    monkeypatch.setenv("GIT_NAMESPACE", "elsewhere")
+    monkeypatch.setenv("GIT_GLOB_PATHSPECS", "1")
+    done = publish_all(one, measured(tmp_path, "here", a_run(1)))
+    for name in ("GIT_DIR", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_GLOB_PATHSPECS"):
+        monkeypatch.delenv(name)
+    assert git(one, "rev-parse", "HEAD") == done.commit == git(origin, "rev-parse", "main")
+
+
+@pytest.mark.parametrize(("remote", "branch"), [("--upload-pack=x", "main"), ("origin", "-d")])
+def test_a_remote_or_branch_that_is_an_option_of_git_is_refused(
+    tmp_path: Path, clone: Clone, remote: str, branch: str
+) -> None:
+    store = Store(clone("one") / "site_data", secrets=())
+    here = [Incoming(measured(tmp_path, "here", a_run(1)))]
+    with pytest.raises(InputError, match="an option of git"):
+        publish(here, store, git_in(store.root.parent), remote=remote, branch=branch)
+
+
+@pytest.mark.parametrize("kind", ["link", "submodule", "attributes"])
+def test_what_git_carries_and_is_no_record_is_refused_whatever_the_disk_shows(
+    tmp_path: Path, clone: Clone, kind: str
+) -> None:
+    one = clone("one")
+    store = Store(one / "site_data", secrets=())
+    if kind == "attributes":
+        (store.root / ".gitattributes").write_text("* ident\n")
+        git(one, "add", ".")
+    else:
+        mode = {"link": "120000", "submodule": "160000"}[kind]
+        name = git(one, "rev-parse", "HEAD" if kind == "submodule" else "HEAD:README.md")
+        git(one, "update-index", "--add", "--cacheinfo", f"{mode},{name},site_data/x")
+    (line,) = [str(problem) for problem in gate(store)]
+    assert {"link": "a symbolic link in git", "submodule": "a submodule in git", "attributes": "hidden file"}[
+        kind
+    ] in line
+    (store.root / ".gitattributes").unlink(missing_ok=True)
+    git(one, "reset", "--hard", "--quiet")
+    assert gate(store) == ()

@@ -91,7 +91,7 @@ def fails_on(monkeypatch: pytest.MonkeyPatch, calls: Callable[[int], bool], unde
     """Writes below a folder fail as on a full disk, at the calls named (the first is 1)."""
     write, count = store_module._replace, 0
 
-    def replace(path: Path, text: str, *, sync: bool) -> None:
+    def replace(path: Path, text: bytes, *, sync: bool) -> None:
         nonlocal count
         if path.is_relative_to(under):
             count += 1

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from runner.evidence.record import Record
+from runner.launch.slurm.script import MEANINGS, NOT_OURS
 from tests.cluster import Cluster, cluster, installed, until
 from tests.test_cli import ROOT, step, write_entry
 from tests.test_nox import WRAPPER
@@ -177,6 +178,18 @@ def test_without_shared_files_code_goes_with_the_job_and_results_are_fetched(sit
     assert (status, len(site.records())) == (0, 2), said["nodes"]
     newest = max((site.here / "scratch" / "campaigns").iterdir())
     assert len(list(newest.glob("jobs/*/data/*/*/*.json"))) == 2
+
+
+def test_a_link_in_the_place_of_a_nodes_results_is_an_error_row_and_nothing_is_fetched_through_it(
+    site: Site,
+) -> None:
+    site.entry(step("d", "true"))
+    forged = site.here / "forged"
+    forged.mkdir()
+    (site.here / "jobs-tmp" / f"llm-runbooks-results-{os.geteuid()}").symlink_to(forged)
+    status, said, _ = site.run(site.campaign("small", "--nodelist", "n3", "--no-shared-files"))
+    assert (status, site.records(), list(forged.iterdir())) == (3, [], [])
+    assert said["nodes"][0]["reason"] == f"its job failed: {MEANINGS[NOT_OURS]}"
 
 
 ACROSS = """\

@@ -9,23 +9,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from runner.cli.main import main
 from runner.errors import InputError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.gate import gate
-from runner.evidence.record import Code, Record
-from runner.evidence.source import commit_digests, compiled_as_written, folder_digest, held_by
+from runner.evidence.history import History
+from runner.evidence.record import Code, Record, RunbookRef
+from runner.evidence.source import commit_digests, compiled_as_written, folder_digest
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import pack_code
 from tests.evidence_samples import record
+from tests.evidence_samples import step as a_step
 from tests.test_cli import step, write_entry
 
 ROOT = Path(__file__).parents[1]
+ENTRY = RunbookRef(id="entry", number=1, title="An entry")
 IGNORED = "*.so\n*.pth\n__pycache__/\n*.pyc\n"
 
 
@@ -350,7 +355,9 @@ def test_the_same_package_beside_the_entries_with_other_compiled_files_is_refuse
 def test_what_is_no_commit_at_hand_has_no_digests(checkout: Path, tmp_path: Path) -> None:
     for name in ("0" * 40, git(checkout, "rev-parse", "HEAD^{tree}"), "HEAD; true"):
         assert commit_digests(checkout, name) is None
-    assert held_by(tmp_path / "no" / "such" / "folder")(git(checkout, "rev-parse", "HEAD")) is None
+    away = History(tmp_path / "no" / "such" / "folder")
+    assert away.commit(git(checkout, "rev-parse", "HEAD")) is None
+    assert not away.lacks("0" * 40)
 
 
 def test_a_shallow_clone_says_nothing_of_the_commits_that_it_lacks(checkout: Path) -> None:
@@ -358,17 +365,22 @@ def test_a_shallow_clone_says_nothing_of_the_commits_that_it_lacks(checkout: Pat
     a_changed_file(checkout)
     git(checkout, "commit", "-qam", "second")
     git(checkout.parent, "clone", "-q", "--depth", "1", f"file://{checkout}", "shallow")
-    held = held_by(checkout.parent / "shallow" / "site_data")
-    assert held(first) is None
-    assert held(git(checkout, "rev-parse", "HEAD")) == commit_digests(checkout, "HEAD")
+    shallow = History(checkout.parent / "shallow" / "site_data")
+    assert shallow.commit(first) is None
+    assert not shallow.lacks(first)
+    assert shallow.unchecked == {first}
+    here = shallow.commit(git(checkout, "rev-parse", "HEAD"))
+    assert here is not None
+    assert here.digests == commit_digests(checkout, "HEAD")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "site_data").rglob("*.json")), ids=lambda path: path.stem)
 def test_a_published_record_has_the_digests_of_its_commit_in_the_way_of_its_schema(path: Path) -> None:
     code = Store(path.parents[2]).load(path).code
-    held = held_by(path)(code.commit or "")
-    if held is None:
+    commit = History(path).commit(code.commit or "")
+    if commit is None:
         pytest.skip("this clone does not have the commit")
+    held = commit.digests
     now = (held.package, held.entries, None)
     assert (code.package, code.entries, code.digest) == (now if code.package else (None, None, held.both))
 
@@ -383,16 +395,60 @@ def messages(store: Store) -> list[str]:
 def published(root: Path, code: Code) -> list[str]:
     """What the gate of this checkout says about a record with this code."""
     store = Store(root / "site_data", secrets=())
-    store.save(record(code=code))
+    started = datetime.now(UTC)
+    store.save(
+        record(
+            a_step("a"), code=code, runbook=ENTRY, started_at=started, ended_at=started + timedelta(minutes=1)
+        )
+    )
     return messages(store)
 
 
-def test_the_gate_passes_the_commits_own_code_and_code_of_a_commit_that_it_does_not_have(
+UNKNOWN = Code(commit="c" * 40, dirty=False, package="1" * 64, entries="2" * 64)
+
+
+def test_the_gate_passes_the_commits_own_code_and_refuses_a_commit_that_is_not_in_the_history(
     checkout: Path,
 ) -> None:
     assert published(checkout, state(checkout)) == []
-    unknown = Code(commit="0" * 40, dirty=False, package="1" * 64, entries="2" * 64)
-    assert published(checkout, unknown) == []
+    (message,) = published(checkout, UNKNOWN)
+    assert message.startswith("names commit cccccccccccc, which is not in the history of this repository; ")
+    git(checkout, "checkout", "-q", "-b", "elsewhere")
+    a_changed_file(checkout)
+    git(checkout, "commit", "-qam", "never merged")
+    aside = state(checkout)
+    git(checkout, "checkout", "-q", "-")
+    (message,) = published(checkout, aside)
+    assert "which is not in the history of this repository; " in message
+
+
+def test_in_a_shallow_clone_a_commit_out_of_reach_is_a_note_and_no_refusal(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = state(checkout)
+    a_changed_file(checkout)
+    git(checkout, "commit", "-qam", "second")
+    git(checkout.parent, "clone", "-q", "--depth", "1", f"file://{checkout}", "shallow")
+    shallow = checkout.parent / "shallow"
+    assert published(shallow, first) == []
+    assert main(["--data", str(shallow / "site_data"), "verify-data"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("verify-data: note: 1 commit cannot be checked in a shallow clone")
+    assert "which is none" in published(shallow, UNKNOWN.model_copy(update={"commit": "0" * 40}))[0]
+
+
+def test_a_data_folder_in_another_repository_says_nothing_of_the_commit(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("of another project")
+    assert published(committed(tmp_path), UNKNOWN) == []
+
+
+def test_a_run_before_its_commit_was_made_is_refused(checkout: Path) -> None:
+    store = Store(checkout / "site_data", secrets=())
+    started = datetime.now(UTC) - timedelta(hours=1)
+    when = {"started_at": started, "ended_at": started + timedelta(minutes=1)}
+    store.save(record(a_step("a"), code=state(checkout), runbook=ENTRY, **when))
+    (message,) = messages(store)
+    assert "was made; check the node's clock" in message
 
 
 @pytest.mark.parametrize(("changed", "folder"), [("package", "runner/"), ("entries", "runbooks/")])

@@ -119,14 +119,17 @@ def test_a_running_servers_environment_is_read_by_its_process_id(
             server.kill()
     document = json.loads(capsys.readouterr().out)
     assert {found["name"] for found in document["details"]["findings"]} == set(TORCHRUN)
-    assert document["details"]["by_hand"][-1].startswith("unset them where the server is started")
+    assert document["details"]["undo"] == []
+    assert document["details"]["by_hand"][0] == (
+        f"restart process {server.pid} without WORLD_SIZE: it keeps what it was started with"
+    )
 
 
 def test_a_process_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     assert main(["--pid", str(gone.pid)]) == InputError.exit_status
-    assert f"--pid {gone.pid}: no such process" in capsys.readouterr().err
+    assert f"there is no process {gone.pid};" in capsys.readouterr().err
 
 
 def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
@@ -140,7 +143,7 @@ def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
         "tensor-parallel-size is left over: the configuration asks for 8 GPUs (line 2)"
     )
     assert main(["--config", str(config), "--shell"]) == OK
-    assert capsys.readouterr().out == "# by hand: serve.yaml, line 2: set tensor-parallel-size to 1\n"
+    assert capsys.readouterr().out == "# by hand: within serve.yaml, line 2: set tensor-parallel-size to 1\n"
     assert str(tmp_path) not in json.dumps(document)
 
 

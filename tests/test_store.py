@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import ValidationError
 
+from runner.bounds import RECORD_BYTES
 from runner.errors import RecordError, StoreError
 from runner.evidence.record import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
 from runner.evidence.redact import redact_record, redact_step
@@ -85,7 +88,7 @@ def test_a_step_is_redacted_once_however_often_its_record_is_saved(
         seen.append(found.id)
         return redact_step(found, secrets)
 
-    monkeypatch.setattr("runner.evidence.store.redact_step", counting)
+    monkeypatch.setattr("runner.evidence.writing.redact_step", counting)
     steps = [step(f"s{number}") for number in range(20)]
     for count in range(21):
         store.save(record(*steps[:count]))
@@ -266,7 +269,7 @@ def test_a_newer_schema_says_to_upgrade(store: Store) -> None:
 
 
 def test_a_missing_record_is_one_line(store: Store) -> None:
-    with pytest.raises(RecordError, match="No such file"):
+    with pytest.raises(RecordError, match="no such file"):
         store.load(store.root / "x.json")
 
 
@@ -280,7 +283,7 @@ def test_foreign_files_are_reported_and_leftovers_of_a_killed_run_are_not(store:
     (path.parent / "deeper" / "x.json").write_text("{}")
     assert len(list(store.records())) == 1
     names = [problem.path.name for problem in store.problems()]
-    assert sorted(names) == ["log.txt", "notes.txt", "x.json"]
+    assert sorted(names) == ["deeper", "log.txt", "notes.txt"]
     assert "move it elsewhere" in str(store.problems()[0])
 
 
@@ -345,3 +348,62 @@ while True:
     (found,) = Store(tmp_path).records()
     assert len(found.steps) >= 30
     assert Store(tmp_path).problems() == ()
+
+
+def _largest_steps() -> list[StepResult]:
+    """Steps that print as much as is kept, in the characters that take most room, and measure all that fits."""
+    samples = tuple(float(f"1.{number:016}") for number in range(4_000))
+    most = "\x00" * (2 * 32 * 1024)
+    return [
+        step(f"s{number}", measurement(1.0, *samples), stdout_tail=most, stderr_tail=most, reason="é" * 2_000)
+        for number in range(6)
+    ]
+
+
+def test_the_largest_record_that_a_run_can_write_is_read_again(store: Store) -> None:
+    steps = _largest_steps()
+    for count in range(len(steps) + 1):
+        path = store.save(record(*steps[:count]))
+        assert path.stat().st_size <= RECORD_BYTES
+        loaded = store.load(path)
+        assert [one.measurements for one in loaded.steps] == [one.measurements for one in steps[:count]]
+    last = loaded.steps[-1]
+    assert "bytes left out, more than a record holds" in last.stdout_tail
+    assert last.stdout_dropped_bytes > 0
+    assert redact_record(loaded, ("zaphod",)) == loaded
+
+
+def test_output_of_a_record_that_fits_is_not_shortened(store: Store) -> None:
+    steps = [step(f"s{number}", stdout_tail="é\n" * 32_768, stderr_tail="x" * 65_536) for number in range(8)]
+    assert store.load(store.save(record(*steps))).steps == tuple(steps)
+
+
+def test_words_that_redaction_makes_longer_do_not_make_a_record_that_cannot_be_read(store: Store) -> None:
+    many = "zaphod " * 300
+    labels = {"arm": many[:2_000], "other": "zaphod " * 285}
+    one = step("a", measurement(1.0, **labels), reason=("zaphod " * 1_143)[:8_000])
+    loaded = store.load(store.save(record(one, machine=machine(cpu=many[:2_000]))))
+    assert "zaphod" not in loaded.model_dump_json()
+
+
+def test_a_record_that_no_file_may_hold_is_refused_in_one_line(store: Store) -> None:
+    samples = tuple(1.0 + number / 7 for number in range(5_000))
+    before = store.save(record(step("a"))).read_bytes()
+    with pytest.raises(StoreError, match="would be larger than 2MiB"):
+        store.save(record(step("a"), *(step(f"s{n}", measurement(1.0, *samples)) for n in range(15))))
+    (path,) = store.files()
+    assert path.read_bytes() == before
+
+
+def test_half_of_a_character_is_refused_in_one_line(store: Store) -> None:
+    with pytest.raises(StoreError, match="half of a character"):
+        store.save(record(step("a").model_copy(update={"stdout_tail": "\ud800"})))
+
+
+def test_a_finished_step_without_a_start_is_no_result() -> None:
+    for status, gone in itertools.product(
+        ("passed", "symptom", "failed"), ("started_at", "duration_s", "exit_status")
+    ):
+        with pytest.raises(ValidationError, match="without a start, a duration and an exit status"):
+            StepResult.model_validate(step("a").model_dump() | {"status": status, gone: None})
+    assert step("a", status=StepStatus.SKIPPED, exit_status=None).started_at is None

@@ -10,11 +10,13 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-# What is no session: making nox, git's credentials, the issue that says a verdict turned.
+# What is no session: making nox, the hand-over of new records, git's credentials, the issue that says a verdict turned.
 NO_SESSION = (
     r"python3 -m venv .*",
-    r'"\$RUNNER_TEMP/nox/bin/pip" install --quiet --constraint constraints.txt nox',
+    r'"\$RUNNER_TEMP/nox/bin/pip" install .* --requirement .github/requirements/nox.txt',
     r'read -ra sessions <<< "\$SESSIONS"',
+    r"\.github/new-records scratch/refresh",
+    r"\.github/push-records scratch/refresh/site_data origin main",
     r"gh auth setup-git",
     r"gh issue create .*",
 )

@@ -22,12 +22,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             None,
             "CPU seconds ÷ wall seconds of a compile; 1 is one core pegged. Slow and stuck look alike.",
         ),
-        "compile_finished": Metric("1", "higher", "1 where the compile ended within its deadline, else 0."),
+        "compile_finished": Metric(
+            "1", "higher", "1 where the compile ended within its deadline, else 0.", kind="flag"
+        ),
         "warm_start_time": Metric(
             "s", "lower", "compile_time in a second process that starts from the first one's compile cache."
         ),
         "warm_cache_misses": Metric(
-            "1", "lower", "Graphs that a start from the cache had to compile all the same."
+            "1", "lower", "Graphs that a start from the cache had to compile all the same.", kind="count"
         ),
         "compile_setup_time": Metric(
             "s", "lower", "Seconds to import torch and build the model, before a compile."
@@ -48,15 +50,16 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1",
             "lower",
             "The p of compiler CPU time ~ size^p, by least squares over all sizes; 0 is flat (label: of what).",
+            kind="signed",
         ),
         "graph_size": Metric(
-            "1", None, "Size of a point on a curve: operations of the graph, or parameters."
+            "1", None, "Size of a point on a curve: operations of the graph, or parameters.", kind="count"
         ),
         "graph_breaks": Metric(
-            "1", "lower", "Places at which a compiled graph was cut and Python took over."
+            "1", "lower", "Places at which a compiled graph was cut and Python took over.", kind="count"
         ),
         "recompiles": Metric(
-            "1", "lower", "Compiles of code that had been compiled before, for another input."
+            "1", "lower", "Compiles of code that had been compiled before, for another input.", kind="count"
         ),
         "guard_time": Metric(
             "s", "lower", "Wall seconds until the model has answered, every rung of the ladder."
@@ -66,10 +69,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "lower",
             "Seconds from the guard's deadline, or from 2 s of compile if those ended later, until control was back.",
         ),
-        "processes_left": Metric("1", "lower", "Processes of a guarded compile alive after it was ended."),
-        "compile_workers": Metric("1", None, "Inductor compile workers alive on this node."),
+        "processes_left": Metric(
+            "1", "lower", "Processes of a guarded compile alive after it was ended.", kind="count"
+        ),
+        "compile_workers": Metric("1", None, "Inductor compile workers alive on this node.", kind="count"),
         "pegged_processes": Metric(
-            "1", "lower", "Processes with torch loaded that keep a core at least 90 % busy over the window."
+            "1",
+            "lower",
+            "Processes with torch loaded that keep a core at least 90 % busy over the window.",
+            kind="count",
         ),
     }
 )
@@ -81,6 +89,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             "Compile time against the operations of a graph and against the parameters of a model",
             ("compiler_cpu_time", "growth_exponent", "compile_finished", "graph_size"),
             Compiles(unless=()),
+            labels=("mode", "turns", "width", "curve"),
         ),
         "torch_compile_repro": ProbeInfo(
             2,
@@ -107,6 +116,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             # After `--` comes a program of the reader's own. An injected stall is in the way before any compiler is
             # called.
             Compiles(unless=("--look", "--skip-compile", "--compile-mode=eager", "--", "--inject-stall")),
+            labels=("preset", "mode", "ended", "start"),
         ),
     }
 )

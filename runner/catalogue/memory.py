@@ -17,18 +17,23 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "B", "lower", "KV cache: 2 × layers × kv_heads × head_dim × tokens × batch × bytes per element."
         ),
         "kv_cache_difference": Metric(
-            "B", None, "Bytes of the cache's tensors less those of the formula; 0 is exact."
+            "B", None, "Bytes of the cache's tensors less those of the formula; 0 is exact.", kind="signed"
         ),
         "prompt_done": Metric(
-            "1", "higher", "Share of a prompt's work that was done when it ended; 1 is all of it."
+            "1",
+            "higher",
+            "Share of a prompt's work that was done when it ended; 1 is all of it.",
+            kind="share",
         ),
         "smallest_prompt_done": Metric(
-            "1", "higher", "Least share done among prompts that ran out of memory."
+            "1", "higher", "Least share done among prompts that ran out of memory.", kind="share"
         ),
         "longest_fitting": Metric(
-            "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did."
+            "1", "higher", "Longest prompt of the sweep, in tokens, that fitted; 0 if none did.", kind="count"
         ),
-        "memory_headroom": Metric("B", "higher", "Budget less the highest peak of the sweep or plan."),
+        "memory_headroom": Metric(
+            "B", "higher", "Budget less the highest peak of the sweep or plan.", kind="signed"
+        ),
         "prefill_time": Metric(
             "s",
             "lower",
@@ -51,16 +56,23 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1",
             "lower",
             "Share of the growth up to the longest prompt that goes with its square, by a fit of a + b·n + c·n².",
+            kind="signed",
         ),
         "predicted_longest": Metric(
             "1",
             "higher",
             "Longest prompt in tokens predicted to fit: by arithmetic, or by the growth measured less a margin of 5 %.",
+            kind="count",
         ),
         "limit_fits": Metric(
-            "1", None, "1 where a run fitted: at the longest prompt predicted, or beyond, at 1.25 times it."
+            "1",
+            None,
+            "1 where a run fitted: at the longest prompt predicted, or beyond, at 1.25 times it.",
+            kind="flag",
         ),
-        "remedy_saving": Metric("B", "higher", "Peak without a remedy less the peak with it, at one length."),
+        "remedy_saving": Metric(
+            "B", "higher", "Peak without a remedy less the peak with it, at one length.", kind="signed"
+        ),
         "remedy_memory_ratio": Metric("1", "lower", "Peak with a remedy ÷ without; 1 is no gain."),
         "remedy_time_ratio": Metric(
             "1",
@@ -68,7 +80,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Seconds with a remedy ÷ without, in interleaved pairs; memory is not followed meanwhile.",
         ),
         "largest_batch": Metric(
-            "1", "higher", "Sequences of one length that fit at once, by arithmetic; 0 if not even one does."
+            "1",
+            "higher",
+            "Sequences of one length that fit at once, by arithmetic; 0 if not even one does.",
+            kind="count",
         ),
     }
 )
@@ -102,6 +117,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "reserved_memory",
                 "device_free",
             ),
+            labels=("tokens", "rank", "part", "by", "run", "remedy"),
         ),
     }
 )

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["amount", "count", "share", "flag", "signed"]
+"""Which values there are: from 0 on; whole ones from 0 on; 0 to 1; 0 or 1; any."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -14,11 +17,15 @@ class Metric:
         unit: the stored unit (`runner.units.STORED_UNITS`).
         better: which direction is good; `None` where neither is.
         meaning: one sentence for a reader, with the formula where there is one.
+        kind: which values there are.
+        statistics: what a value may be of its samples; `single` is one reading.
     """
 
     unit: str
     better: Literal["higher", "lower"] | None
     meaning: str
+    kind: Kind = "amount"
+    statistics: tuple[str, ...] = ("single", "median")
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,11 @@ class ProbeInfo:
         summary: one line.
         emits: names of the metrics it may report; the first is the one a summary table shows.
         compiles: which of its calls compile; None where none does.
+        labels: names of all labels that its measurements may carry.
     """
 
     method_version: int
     summary: str
     emits: tuple[str, ...]
     compiles: Compiles | None = None
+    labels: tuple[str, ...] = ()

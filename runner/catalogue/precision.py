@@ -12,7 +12,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "higher",
             "2 × parameters of the blocks × tokens ÷ seconds; attention and embeddings left out.",
         ),
-        "signal_to_noise": Metric("dB", "higher", "10 log₁₀(Σ exact² ÷ Σ (found − exact)²), exact in fp32."),
+        "signal_to_noise": Metric(
+            "dB", "higher", "10 log₁₀(Σ exact² ÷ Σ (found − exact)²), exact in fp32.", kind="signed"
+        ),
         "speed_ratio": Metric("1", "higher", "Tokens per second ÷ bf16's, in interleaved pairs of windows."),
         "energy_ratio": Metric("1", "higher", "Tokens per joule ÷ bf16's, in interleaved pairs of windows."),
         "tokens_per_joule": Metric(
@@ -35,24 +37,31 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in that price's currency (labels).",
         ),
         "sm_clock": Metric("Hz", None, "Clock of the GPU's multiprocessors, median of a window's readings."),
-        "temperature": Metric("degC", None, "Highest temperature of the GPU in a window."),
+        "temperature": Metric("degC", None, "Highest temperature of the GPU in a window.", kind="signed"),
         "throttled_share": Metric(
-            "1", "lower", "Share of readings in which something held the GPU's clocks back."
+            "1", "lower", "Share of readings in which something held the GPU's clocks back.", kind="share"
         ),
         "fp8_share": Metric(
             "1",
             "higher",
             "Share of the time of the layers' matrix products that FP8 kernels took, in one eager forward.",
+            kind="share",
         ),
         "layers_in_fp8": Metric(
-            "1", "higher", "Linear layers of the blocks that multiplied FP8 values; the label says with what."
+            "1",
+            "higher",
+            "Linear layers of the blocks that multiplied FP8 values; the label says with what.",
+            kind="count",
         ),
-        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks that did not."),
+        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks that did not.", kind="count"),
         "saturated_share": Metric(
-            "1", "lower", "Largest share of a layer's inputs beyond what its scale can hold."
+            "1", "lower", "Largest share of a layer's inputs beyond what its scale can hold.", kind="share"
         ),
         "underflow_share": Metric(
-            "1", "lower", "Largest share of a layer's nonzero inputs that its scale turns into zero."
+            "1",
+            "lower",
+            "Largest share of a layer's nonzero inputs that its scale turns into zero.",
+            kind="share",
         ),
         "efficiency_change": Metric(
             "1", "higher", "A mode's efficiency after ÷ before (label: of which measure), geometric means."
@@ -61,6 +70,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "1",
             None,
             "How often chance alone shows a change as clear in any mode; at most 0.01 is called a change.",
+            kind="share",
         ),
     }
 )
@@ -89,6 +99,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "throttled_share",
             ),
             Compiles(on_cpu_with=("--compile-mode",)),
+            labels=("model", "batch_size", "tokens", "mode", "price_per_kwh", "pue"),
         ),
         "fp8_transformer_engine": ProbeInfo(
             3,
@@ -101,11 +112,13 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "saturated_share",
                 "underflow_share",
             ),
+            labels=("model", "tokens", "product", "of"),
         ),
         "power_efficiency_analyzer": ProbeInfo(
             2,
             "Two power sweeps compared, mode by mode",
             ("efficiency_change", "chance_probability"),
+            labels=("mode", "of"),
         ),
     }
 )

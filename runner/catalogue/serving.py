@@ -8,7 +8,10 @@ from runner.catalogue.model import Compiles, Metric, ProbeInfo
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "stale_variables": Metric(
-            "1", "lower", "Variables that a multi-GPU launch left behind and that harm a single-GPU server."
+            "1",
+            "lower",
+            "Variables that a multi-GPU launch left behind and that harm a single-GPU server.",
+            kind="count",
         ),
         "rendezvous_time": Metric("s", "lower", "From the call to join a process group until it is joined."),
         "time_to_first_token": Metric(
@@ -17,10 +20,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "time_per_output_token": Metric(
             "s", "lower", "One decoding step of the batch, first token not counted."
         ),
-        "time_to_first_token_p95": Metric("s", "lower", "95th percentile of the time to first token."),
-        "time_to_first_token_p99": Metric("s", "lower", "99th percentile of the time to first token."),
-        "time_per_output_token_p95": Metric("s", "lower", "95th percentile of the time of a decoding step."),
-        "time_per_output_token_p99": Metric("s", "lower", "99th percentile of the time of a decoding step."),
+        "time_to_first_token_p95": Metric(
+            "s", "lower", "95th percentile of the time to first token.", statistics=("p95",)
+        ),
+        "time_to_first_token_p99": Metric(
+            "s", "lower", "99th percentile of the time to first token.", statistics=("p99",)
+        ),
+        "time_per_output_token_p95": Metric(
+            "s", "lower", "95th percentile of the time of a decoding step.", statistics=("p95",)
+        ),
+        "time_per_output_token_p99": Metric(
+            "s", "lower", "99th percentile of the time of a decoding step.", statistics=("p99",)
+        ),
         "bandwidth_utilisation": Metric(
             "1",
             "higher",
@@ -35,12 +46,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "prefill_tokens_per_second": Metric(
             "token/s", "higher", "Prompt tokens of the batch ÷ time to first token."
         ),
-        "threads": Metric("1", None, "Threads that torch computes with on the CPU."),
+        "threads": Metric("1", None, "Threads that torch computes with on the CPU.", kind="count"),
         "clean_ratio": Metric(
             "1",
             "higher",
             "Speed under the caller's environment ÷ under a clean one, each sample the median of the interleaved turns"
             " of two starts, taken until they decide (label: phase).",
+            statistics=("geometric mean", "median"),
         ),
         "peak_memory": Metric("B", "lower", "Most memory that tensors held at once on the device."),
     }
@@ -75,6 +87,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "threads",
             ),
             Compiles(),
+            labels=("model", "batch_size", "prompt_length", "ranks", "mode", "arm", "phase"),
         ),
     }
 )

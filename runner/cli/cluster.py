@@ -7,10 +7,11 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, cast
 
+from pydantic import JsonValue
 from rich.console import Console
 
+from runner.cli.console import console_on
 from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.cli.screen import Screen
 from runner.entry.model import Runbook
@@ -18,11 +19,14 @@ from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.fleet import distributions, suspects
-from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, alias_key, pack_code
+from runner.evidence.redact import host_secrets, redact_json, telling
+from runner.launch.slurm.alias import alias_key
+from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, pack_code
 from runner.launch.slurm.commands import Slurm, Wish
 from runner.launch.slurm.follow import follow, give_up
 from runner.launch.slurm.gathering import Gathered, gather
 from runner.launch.slurm.submit import START_WITHIN_S, Order, again, prepare, submit
+from runner.plain import json_text
 from runner.plan import Request, asked_steps
 
 # A log has no width of its own; 80 columns would break every cell of a table.
@@ -197,27 +201,28 @@ def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, f
 
 
 def _print_json(campaign: Campaign, gathered: Gathered) -> None:
-    rows = [
+    rows: list[JsonValue] = [
         {
             "node_alias": row.alias,
             "state": row.state,
             "reason": row.reason,
             "outcomes": {entry: outcome.value for entry, outcome in row.outcomes.items()},
-            "unproved": row.unproved,
+            "unproved": {entry: list(reasons) for entry, reasons in row.unproved.items()},
         }
         for row in (*gathered.rows, *gathered.joint)
     ]
     # As they were stored, redacted: what is printed gets pasted.
     records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
-    document = {"campaign": campaign.id, "nodes": rows, "records": records}
-    print(json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False))
+    # Reasons come from Slurm and from the nodes, which know each other by name.
+    names = (*host_secrets(), *telling(gathered.names.values()))
+    document = {"campaign": campaign.id, "nodes": redact_json(rows, names), "records": records}
+    print(json_text(document, sort_keys=True))
 
 
 def console_of(*, to_stderr: bool) -> Console:
     """Where human lines go: to standard error where standard output is for a program."""
-    screen = cast("IO[str]", Screen(sys.stderr if to_stderr else sys.stdout))
-    console = Console(file=screen)
-    return console if console.is_terminal else Console(file=screen, width=LOG_WIDTH)
+    screen = Screen(sys.stderr if to_stderr else sys.stdout)
+    return console_on(screen, None if screen.isatty() else LOG_WIDTH)
 
 
 def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Order:

@@ -1,18 +1,20 @@
 """`runbook diagnose --on slurm`: the same look on many nodes, the most urgent node first."""
 
 import argparse
-import json
 from collections.abc import Sequence
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from runner.cli.cluster import console_of, launch, order_of
 from runner.entry.read import read_all
+from runner.evidence.redact import host_secrets, redact_json, telling
 from runner.launch.slurm.campaign import Job
 from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
 from runner.launch.slurm.submit import Order
+from runner.plain import json_text, one_line
 
 _FOUND, _CANNOT_SAY = 1, 3
 _Row = tuple[Job, NodeDiagnosis | None, str | None]
@@ -33,7 +35,8 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
     folder, campaign = launch(arguments, looking, console)
     rows = sorted(gather_diagnoses(campaign, folder), key=_urgency)
     if arguments.format == "json":
-        print(json.dumps([_as_json(row) for row in rows], indent=2, ensure_ascii=False))
+        names = (*host_secrets(), *telling(name for job, _, _ in rows for name in job.nodes))
+        print(json_text([redact_json(_as_json(row), names) for row in rows]))
     else:
         _print(console, rows)
     return exit_status(rows)
@@ -54,9 +57,9 @@ def _urgency(row: _Row) -> tuple[int, str]:
     return (order.index(status) if status in order else 1), job.nodes[0]
 
 
-def _as_json(row: _Row) -> dict[str, object]:
+def _as_json(row: _Row) -> dict[str, JsonValue]:
     job, found, reason = row
-    entries = list(found.entries) if found else []
+    entries: list[JsonValue] = [*found.entries] if found else []
     status = found.exit_status if found else _CANNOT_SAY
     return {"node_alias": job.key, "exit_status": status, "reason": reason, "entries": entries}
 
@@ -68,15 +71,15 @@ def _print(console: Console, rows: Sequence[_Row]) -> None:
     clear = 0
     for job, found, reason in rows:
         if found is None:
-            table.add_row(job.nodes[0], "", "", f"[red]{escape(reason or '')}[/red]")
+            table.add_row(escape(job.nodes[0]), "", "", f"[red]{escape(one_line(reason or ''))}[/red]")
             continue
         told = [entry for entry in found.entries if entry.get("finding")]
         clear += not told and not found.exit_status
         for entry in told:
-            words = [str(entry.get(name) or "") for name in ("entry", "severity", "finding")]
-            table.add_row(job.nodes[0], *map(escape, words))
+            words = [one_line(str(entry.get(name) or "")) for name in ("entry", "severity", "finding")]
+            table.add_row(escape(job.nodes[0]), *map(escape, words))
         if found.exit_status == _CANNOT_SAY and not told:
-            table.add_row(job.nodes[0], "", "", "could not look at everything that it should")
+            table.add_row(escape(job.nodes[0]), "", "", "could not look at everything that it should")
     console.print(table)
     console.print(
         f"{clear} of {len(rows)} nodes: nothing found by what could look; only read, nothing loaded"

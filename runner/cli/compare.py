@@ -3,19 +3,23 @@
 import argparse
 import dataclasses
 import difflib
-import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from runner.bounds import RECORD_BYTES
+from runner.cli.console import console_on
 from runner.entry.words import counted, nearest
 from runner.errors import InputError
 from runner.evidence.compare import Comparison, Row, compare_classes, compare_records
+from runner.evidence.reading import parse_record
 from runner.evidence.record import Record
 from runner.evidence.store import Store, latest
+from runner.placed import read_placed
+from runner.plain import json_text, one_line
 from runner.stats import Interval
 from runner.units import format_value
 
@@ -44,21 +48,23 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.data)
     found = _compare(store, arguments.first, arguments.second)
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2))
+        print(json_text(dataclasses.asdict(found)))
         return 0
     shown = [row for row in found.rows if arguments.all or row.verdict != "same"]
     table = Table()
     for heading in ("entry, step", "number", f"A: {found.first}", f"B: {found.second}", "B ÷ A", ""):
         table.add_column(heading)
     for row in shown:
-        table.add_row(*map(escape, _cells(row)))
-    console = Console()
+        table.add_row(*(escape(one_line(cell)) for cell in _cells(row)))
+    console = console_on(sys.stdout)
     if shown:
         console.print(table)
     for line in _counts(found):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(escape(one_line(line)), highlight=False, soft_wrap=True)
     console.print(
-        escape(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}"), highlight=False
+        escape(one_line(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}")),
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(_NOTE, highlight=False)
     return 0
@@ -119,7 +125,8 @@ def _compare(store: Store, first: str, second: str) -> Comparison:
 
 def _record(store: Store, paths: tuple[Path, ...], name: str) -> Record:
     if Path(name).is_file():
-        return store.load(Path(name))
+        # The caller's own path, which may be a link.
+        return parse_record(read_placed(Path(name), RECORD_BYTES), name)
     # A file's name ends in its run id, so nothing else needs to be read.
     found = [path for path in paths if path.stem == name or path.stem.partition("-")[2] == name]
     if not found:

@@ -1,7 +1,6 @@
 """`runbook diagnose`: every entry's read-only Diagnose steps on this node, ranked by what they found."""
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -16,7 +15,8 @@ from runner.errors import InputError
 from runner.evidence.code import node_alias
 from runner.evidence.diagnosis import Diagnosis, as_json, exit_status, grave
 from runner.hardware.machine import Machine, look
-from runner.launch.diagnosing import Look, diagnose, environment_of
+from runner.launch.diagnosing import Look, diagnose, judging
+from runner.plain import json_text
 
 FORMATS = ("text", "json", "nagios", "prometheus")
 DEADLINE_S = 60.0
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
     runbooks = read_all(arguments.runbooks)
     environment = dict(os.environ)
     if arguments.pid is not None:
-        environment = environment_of(arguments.pid, environment)
+        environment = judging(arguments.pid, environment)
     machine = look()
     with tempfile.TemporaryDirectory(prefix="runbook-diagnose-", ignore_cleanup_errors=True) as scratch:
         where = Look(
@@ -114,7 +114,7 @@ def _formatted(form: str, diagnoses: Sequence[Diagnosis], machine: Machine, seco
             "exit_status": exit_status(diagnoses),
             "entries": as_json(diagnoses),
         }
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return json_text(document) + "\n"
     return "".join(f"{line}\n" for line in as_text(diagnoses, machine.machine_class, seconds))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from runner.evidence.diagnosis import Diagnosis, State, exit_status, grave
+from runner.plain import one_line, plain
 
 NAGIOS_OK, NAGIOS_WARNING, NAGIOS_CRITICAL, NAGIOS_UNKNOWN = range(4)
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -12,12 +13,12 @@ def as_text(diagnoses: Sequence[Diagnosis], machine_class: str, seconds: float) 
     """Lines for a person, the most urgent entry first."""
     found = [one for one in diagnoses if one.state is State.FOUND]
     for place, one in enumerate(found, start=1):
-        yield f"{place}. entry {one.number}, {one.entry} ({one.severity}): {one.said}"
-        yield from (f"   fix:  {line}" for line in one.fix)
+        yield f"{place}. entry {one.number}, {one.entry} ({one.severity}): {one_line(one.said)}"
+        yield from (f"   fix:  {line}" for fix in one.fix for line in plain(fix).splitlines())
         yield f"   page: {one.page}"
     for one in diagnoses:
         # Under an entry that has a finding too: a hint is for the reader, whatever else was found.
-        yield from (f"look at entry {one.number}, {one.entry}: {hint}" for hint in one.hints)
+        yield from (f"look at entry {one.number}, {one.entry}: {one_line(hint)}" for hint in one.hints)
     clear = [f"{one.entry} ({', '.join(one.looked)})" for one in diagnoses if one.state is State.CLEAR]
     if clear:
         yield f"nothing found: {'; '.join(clear)}"
@@ -25,7 +26,7 @@ def as_text(diagnoses: Sequence[Diagnosis], machine_class: str, seconds: float) 
     if blind:
         yield "not looked at:"
     for one, step in blind:
-        yield f"   {'! ' if step.hindered else ''}{one.entry}/{step.step}: {step.why}"
+        yield f"   {'! ' if step.hindered else ''}{one.entry}/{step.step}: {one_line(step.why)}"
     yield f"{_verdict(diagnoses)} on {machine_class} in {seconds:.1f} s; only read, nothing loaded or changed"
 
 
@@ -53,7 +54,7 @@ def as_nagios(diagnoses: Sequence[Diagnosis], seconds: float) -> str:
     hindered = sum(blind.hindered for one in diagnoses for blind in one.not_looked)
     data = f"entries_found={len(found)} steps_hindered={hindered} time={seconds:.3f}s"
     # The bar begins performance data, so none may stand in the text.
-    return f"RUNBOOK {_NAGIOS_WORDS[nagios_status(diagnoses)]} - {said.replace('|', '/')} | {data}"
+    return f"RUNBOOK {_NAGIOS_WORDS[nagios_status(diagnoses)]} - {one_line(said).replace('|', '/')} | {data}"
 
 
 def as_prometheus(diagnoses: Sequence[Diagnosis], seconds: float, now: float) -> str:

@@ -1,19 +1,19 @@
 """How a campaign shows itself: one live line a node, then the fleet report."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.screen import Screen
+from runner.cli.screen import tell_trouble
 from runner.evidence.fleet import Distribution, Row, sentence
 from runner.launch.slurm.campaign import Job, Progress
 from runner.launch.slurm.gathering import DONE, ERROR, Gathered
+from runner.plain import one_line
 from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
 
@@ -55,7 +55,7 @@ class FleetProgress:
         self._jobs[place] = (job, said or (before[1] if before else ""))
         if self._console.is_terminal or (before and before[0].progress is job.progress):
             return
-        why = f": {job.reason}" if job.reason else ""
+        why = f": {one_line(job.reason)}" if job.reason else ""
         named = f" (job {job.job_id})" if job.job_id else ""
         self._console.print(
             f"{_named(job)}{named} {job.progress.value}{escape(why)}", highlight=False, soft_wrap=True
@@ -63,7 +63,7 @@ class FleetProgress:
 
     def trouble(self, message: str) -> None:
         """Say what is wrong without ending the campaign."""
-        print(f"runbook: {message}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)
+        tell_trouble(message)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -77,7 +77,9 @@ class FleetProgress:
         for job, said in shown:
             colour = _COLOURS[ERROR if job.reason else job.progress.value]
             table.add_row(
-                _named(job), f"[{colour}]{job.progress.value}[/{colour}]", escape((job.reason or said)[:100])
+                _named(job),
+                f"[{colour}]{job.progress.value}[/{colour}]",
+                escape(one_line(job.reason or said)[:100]),
             )
         return table
 
@@ -125,7 +127,7 @@ def _node_table(campaign: str, gathered: Gathered) -> Table:
             row.alias,
             f"[{colour}]{row.state}[/{colour}]",
             escape(_outcomes(row)),
-            escape(row.reason or ""),
+            escape(one_line(row.reason or "")),
         )
     return table
 

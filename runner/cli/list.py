@@ -1,20 +1,21 @@
 """`runbook list`: the entries, when each was last measured on this class of machine, and what it came to."""
 
 import argparse
-import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from runner.cli.console import console_on
 from runner.entry.read import read_all
 from runner.evidence.endings import by_any_id, scope_words
 from runner.evidence.standing import Standing
 from runner.evidence.store import Store
 from runner.hardware.machine import look
 from runner.pages.evidence import gather
+from runner.plain import json_text, one_line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             }
             for runbook in runbooks
         ]
-        print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        print(json_text(document, sort_keys=True))
         return 0
     table = Table()
     for heading in ("no.", "id", "title", "severity", f"last measured on {machine_class}", "outcome"):
@@ -55,12 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
         measured = _instant(latest.get(head.id)) or "unmeasured"
         stands = standings.get(head.id)
         outcome = stands.judged.outcome.value if stands else ""
-        table.add_row(str(head.number), head.id, head.title, head.severity.value, measured, outcome)
-    console = Console()
+        table.add_row(str(head.number), head.id, escape(head.title), head.severity.value, measured, outcome)
+    console = console_on(sys.stdout)
     console.print(table)
     for runbook in runbooks:
         for said in _remarks(standings.get(runbook.id)):
-            console.print(escape(f"{runbook.id}: {said}"), highlight=False, soft_wrap=True)
+            console.print(escape(one_line(f"{runbook.id}: {said}")), highlight=False, soft_wrap=True)
     return 0
 
 

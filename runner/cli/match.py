@@ -1,18 +1,25 @@
 """`runbook match`: which issues a log shows, best first."""
 
 import argparse
+import contextlib
 import dataclasses
-import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from runner.entry.read import read_all
 from runner.entry.signatures import LONGEST_LINE, match_log
 from runner.errors import InputError
+from runner.placed import PlacedFileError, placed_file
+from runner.plain import json_text
+from runner.units import format_bytes
 
 NO_MATCH = 1
 _BLOCK = 1 << 20
+# A device has no end.
+_MOST_BYTES = 16 << 30
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     runbooks = read_all(arguments.runbooks)
     matches = match_log(_blocks(arguments.log), runbooks)
     if arguments.json:
-        print(json.dumps([dataclasses.asdict(match) for match in matches], ensure_ascii=False, indent=2))
+        print(json_text([dataclasses.asdict(match) for match in matches]))
     else:
         for match in matches:
             hit = match.hits[0]
@@ -44,9 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _blocks(name: str) -> Iterator[bytes]:
     """The log in pieces of whole lines. Of a line without an end never more than a block is held in memory."""
     try:
-        with sys.stdin.buffer if name == "-" else Path(name).open("rb") as file:
-            rest = b""
+        with _opened(name) as file:
+            rest, left = b"", _MOST_BYTES
             while block := file.read(_BLOCK):
+                left -= len(block)
+                if left < 0:
+                    raise InputError(f"{name} is larger than {format_bytes(_MOST_BYTES)}; give its last part")
                 end = block.rfind(b"\n") + 1
                 if end:
                     yield rest + block[:end]
@@ -55,10 +65,21 @@ def _blocks(name: str) -> Iterator[bytes]:
                     rest += block
             if rest:
                 yield rest
-    except OSError as error:
-        raise InputError(
-            f"cannot read {name}: {error.strerror}; name a log file, or - for standard input"
-        ) from error
+    except (OSError, PlacedFileError) as error:
+        why = error.why if isinstance(error, PlacedFileError) else error.strerror
+        raise InputError(f"cannot read {name}: {why}; name a log file, or - for standard input") from error
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    with (
+        placed_file(Path(name), pipes=True) as descriptor,
+        os.fdopen(descriptor, "rb", closefd=False) as file,
+    ):
+        yield file
 
 
 def _printable(text: str) -> str:

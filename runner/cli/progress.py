@@ -3,9 +3,8 @@
 On a terminal the step at work is a live line; in a log it is a line when it begins and one each half minute.
 """
 
-import sys
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,12 +12,13 @@ from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from runner.cli.screen import Screen
+from runner.cli.screen import tell_trouble
 from runner.entry.model import Step
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.measured import interval_of
 from runner.evidence.record import StepResult, StepStatus
 from runner.pace import Turn
+from runner.plain import one_line
 from runner.plan import Plan
 from runner.units import format_bytes, format_duration, format_value
 
@@ -97,7 +97,7 @@ class Progress:
         self._bar.advance(self._task)
         took = "" if result.duration_s is None else f" in {format_value(result.duration_s, 's')}"
         number = key_number(result)
-        said = "; ".join(filter(None, (number, result.reason)))
+        said = one_line("; ".join(filter(None, (number, result.reason))))
         colour = _COLOURS[result.status]
         self._console.print(
             f"  {result.phase.value}/{result.id}: [{colour}]{result.status.value}[/{colour}]{took}"
@@ -108,7 +108,7 @@ class Progress:
 
     def trouble(self, message: str) -> None:
         """Say what is wrong without ending the run."""
-        print(f"runbook: {message}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)
+        tell_trouble(message)
 
 
 def key_number(result: StepResult) -> str:

@@ -7,6 +7,7 @@ from runner.entry.words import counted
 from runner.errors import RecordError, StoreError
 from runner.evidence.prune import needed
 from runner.evidence.store import Store
+from runner.plain import one_line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     surplus = [path for path, record in records.items() if record.run_id not in keep]
     size = sum(path.stat().st_size for path in surplus)
     for path in surplus:
-        print(path)
+        print(one_line(str(path)))
         if arguments.delete:
             try:
                 path.unlink()

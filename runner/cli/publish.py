@@ -8,10 +8,13 @@ from pathlib import Path
 from runner.entry.read import read_all
 from runner.entry.words import counted
 from runner.errors import InputError, StoreError
+from runner.evidence.checkout import git_in
 from runner.evidence.endings import endings
-from runner.evidence.publish import git_in, publish
+from runner.evidence.publish import Incoming, artifacts, publish
+from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.store import Store
 from runner.evidence.turns import Turn, turns
+from runner.plain import one_line
 
 REFUSED = 1
 
@@ -23,6 +26,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "what others pushed meanwhile. The folder stays as it is."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where they were measured into (--data DIR)")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--class", dest="machine_class", metavar="CLASS", help="refuse records of another class"
+    )
+    kinds.add_argument(
+        "--artifacts",
+        action="store_true",
+        help="DIR has a folder records-CLASS for each class, with that class alone",
+    )
     parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
     parser.add_argument("--branch", help="of the remote (default: main)")
     parser.add_argument(
@@ -37,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Publish; 1 where a record was refused (the others are published all the same), else 0.
 
     Raises:
-        InputError: the folder is not there, or a branch is named and nothing is to be pushed.
+        InputError: the folder is not there or not of the form that was named, or a branch is named and nothing is to be
+            pushed.
     """
     if arguments.branch and arguments.push is None:
         raise InputError("--branch means nothing without --push; add --push REMOTE, or leave it out")
@@ -46,22 +59,26 @@ def run(arguments: argparse.Namespace) -> int:
     # First, so that an entry with a fault is met before anything is pushed.
     runbooks = read_all(arguments.runbooks)
     store = Store(arguments.data)
+    if arguments.artifacts:
+        incoming = artifacts(arguments.folder)
+    else:
+        incoming = (Incoming(Store(arguments.folder), arguments.machine_class),)
     done = publish(
-        Store(arguments.folder),
+        incoming,
         store,
         git_in(arguments.data.resolve().parent),
         remote=arguments.push,
         branch=arguments.branch or "main",
     )
     for problem in done.refused:
-        print(problem, file=sys.stderr)
+        print(one_line(str(problem)), file=sys.stderr)
     ended = {one.run_id: one.judged for one in endings(runbooks, done.records)}
     for record in done.records:
         judged = ended.get(record.run_id)
         said = (
             f"{judged.outcome}{f': {judged.why}' if judged.why else ''}" if judged else "no such entry here"
         )
-        print(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}")
+        print(one_line(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}"))
     where = f" in {done.commit[:12]}" if done.commit else ""
     print(
         f"publish: {counted(len(done.records), 'new record')}{where}, {counted(len(done.refused), 'problem')}"
@@ -74,12 +91,22 @@ def run(arguments: argparse.Namespace) -> int:
     return REFUSED if done.refused else 0
 
 
+def _said(turn: Turn) -> str:
+    # It becomes the text of an issue that anybody reads.
+    return one_line(redact_text(str(turn), host_secrets()))
+
+
 def _write(path: Path, turned: Sequence[Turn]) -> None:
     """A Markdown list of what turned; an earlier file goes."""
     path.unlink(missing_ok=True)
     if not turned:
         return
-    lines = ["These verdicts turned with the newest records:", "", *(f"* {turn}" for turn in turned), ""]
+    lines = [
+        "These verdicts turned with the newest records:",
+        "",
+        *(f"* {_said(turn)}" for turn in turned),
+        "",
+    ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines), encoding="utf-8")

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from runner.cli.cluster import LOG_WIDTH, add_cluster_arguments, on_slurm, run_on_slurm
+from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
 from runner.cli.failure import INTERRUPTED
 from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
-from runner.cli.screen import Screen
+from runner.cli.screen import Screen, tell_trouble
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.read import find
@@ -27,6 +26,7 @@ from runner.errors import BusyError
 from runner.evidence.code import code_at_the_end, code_state, running_package
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, StepStatus
+from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import look
@@ -34,6 +34,7 @@ from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.launch.slurm.joint import across_nodes
 from runner.pace import Schedule
+from runner.plain import one_line
 from runner.plan import Plan, make_plan
 from runner.schedule import work_of
 
@@ -66,10 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     if stamp is not None and stamp.members:
         request = replace(request, nodes=len(stamp.members))
     # Human lines go to standard error where standard output is for a program.
-    screen = cast("IO[str]", Screen(sys.stderr if arguments.json else sys.stdout))
-    console = Console(file=screen)
-    if not console.is_terminal:
-        console = Console(file=screen, width=LOG_WIDTH)
+    console = console_of(to_stderr=arguments.json)
     machine = look()
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
@@ -89,9 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
                 across = replace(bench, run=across_nodes(shown, plan.runbook))
                 kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
                 ended.append(Ended(plan, kept[-1].record))
-            except BusyError as busy:
+            except BusyError as error:
+                # Who holds the node is read from a file that anybody may write.
+                busy = one_line(redact_text(str(error), host_secrets()))
                 if not kept:
-                    raise
+                    raise BusyError(busy) from error
                 progress.trouble(f"{plan.runbook.id} was not run: {busy}")
                 continue
         _close(console, plan, kept[-1])
@@ -116,7 +116,7 @@ def _printed_as_json(kept: Sequence[Kept]) -> bool:
     out.flush()
     if out.lost:
         where = ", ".join(str(one.path) for one in kept)
-        print(f"runbook: standard output did not take the records; they are in {where}", file=sys.stderr)
+        tell_trouble(f"standard output did not take the records; they are in {where}")
     return not out.lost
 
 

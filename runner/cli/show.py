@@ -1,10 +1,11 @@
 """`runbook show`: one entry in the terminal."""
 
 import argparse
+import sys
 
-from rich.console import Console
 from rich.markdown import Markdown
 
+from runner.cli.console import console_on
 from runner.entry.model import Prose, Step
 from runner.entry.read import find
 
@@ -21,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     for section in runbook.sections:
         parts.append(f"## {section.title}")
         parts.extend(_text(part) for part in section.body)
-    Console().print(Markdown("\n\n".join(parts)))
+    console_on(sys.stdout).print(Markdown("\n\n".join(parts), hyperlinks=False))
     return 0
 
 

@@ -14,6 +14,7 @@ from runner.evidence.headline import key_measurement
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus, Verdict
 from runner.hardware.machine import Machine
+from runner.plain import one_line
 from runner.plan import Plan
 from runner.units import format_duration, format_value
 
@@ -54,7 +55,7 @@ def print_summary(console: Console, ended: Sequence[Ended], machine: Machine, to
         if lines:
             console.print(f"[bold]{heading}[/bold]")
         for line in lines:
-            console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+            console.print(f"  {escape(one_line(line))}", highlight=False, soft_wrap=True)
 
 
 def _table(ended: Sequence[Ended]) -> Table:

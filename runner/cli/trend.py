@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -13,6 +12,7 @@ from runner.evidence.endings import endings
 from runner.evidence.store import Store
 from runner.evidence.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
 from runner.evidence.turns import Turn, turns
+from runner.plain import json_text, one_line
 from runner.units import format_value
 
 SOMETHING = 1
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         if since is None or turn.later.when >= since
     ]
     if arguments.json:
-        print(json.dumps(_document(found, turned), ensure_ascii=False, indent=2))
+        print(json_text(_document(found, turned)))
     else:
         print("\n".join(_lines(found, turned)))
     return SOMETHING if found.changes or any(turn.earlier for turn in turned) else 0
@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
     for change in found.changes:
-        yield change_line(change)
+        yield one_line(change_line(change))
     for turn in turned:
-        yield str(turn)
+        yield one_line(str(turn))
     again = [turn for turn in turned if turn.earlier]
     first = counted(len(turned) - len(again), "entry", "entries")
     yield (

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from runner.bounded_yaml import BoundedLoader
 from runner.entry.model import FrontMatter
 from runner.entry.words import nearest
 from runner.errors import Fault, RunbookFaultsError
@@ -19,25 +20,12 @@ DEEPEST = 8
 Place = tuple[str | int, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that stops at the first alias: a head has no use for them, and nested ones grow without bound."""
+class _Loader(BoundedLoader):
+    """A head has no use for aliases, and is no deeper than its model."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node; refuse aliases and deep nesting."""
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="YAML aliases are not allowed; write the value out", problem_mark=event.start_mark
-            )
-        self._depth = getattr(self, "_depth", 0) + 1
-        if self._depth > DEEPEST:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {DEEPEST} levels",
-                problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
-            )
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
+    deepest = DEEPEST
+    most_nodes = 5_000
+    aliases = False
 
 
 # YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans; `on:` is a key of ours, and only true and false are booleans.

@@ -34,12 +34,13 @@ class _Draft:
         self.faults.append(Fault(self.path, line, message))
 
 
-def parse(text: str, path: Path) -> Runbook:
+def parse(text: str, path: Path, *, references: bool = True) -> Runbook:
     """Parse a runbook.
 
     Args:
         text: the whole file.
         path: where it stands; its stem must be the id.
+        references: whether the names in it must be known; those of an earlier state may be retired by now.
 
     Raises:
         RunbookFaultsError: with every fault found, in the order of the file.
@@ -52,8 +53,9 @@ def parse(text: str, path: Path) -> Runbook:
     sections = _sections(tokens, draft, None if head is None else head.title)
     if head is not None:
         runbook = Runbook(head=head, sections=sections, path=path)
-        place = key_lines(tokens[0].content, 2, path)
-        draft.faults.extend(reference_faults(runbook, place))
+        if references:
+            place = key_lines(tokens[0].content, 2, path)
+            draft.faults.extend(reference_faults(runbook, place))
     if draft.faults or head is None:
         raise RunbookFaultsError(tuple(sorted(set(draft.faults))))
     return runbook

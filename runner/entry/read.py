@@ -6,6 +6,7 @@ from runner.entry.model import Runbook
 from runner.entry.parse import parse
 from runner.entry.words import nearest
 from runner.errors import Fault, InputError, RunbookFaultsError
+from runner.placed import PlacedFileError, read_placed
 
 LARGEST = 1 << 20
 # A slip of one key must not start an entry, and no entry has a number of so many digits.
@@ -139,7 +140,7 @@ def _guide(runbook: Runbook) -> Path:
 
 
 def _line_of(runbook: Runbook, key: str) -> int:
-    lines = runbook.path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = _text(runbook.path).splitlines()
     return next((number for number, line in enumerate(lines, 1) if line.startswith(f"{key}:")), 1)
 
 
@@ -150,14 +151,12 @@ def _text(path: Path) -> str:
     if path.is_symlink() and path.resolve().parent != path.parent.resolve():
         raise refuse("this is a link that leaves the folder; put the file itself here")
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except OSError as error:
-        raise refuse(f"cannot be read: {error.strerror}") from error
-    if len(data) > LARGEST:
-        raise refuse(
-            f"larger than {LARGEST >> 20} MiB; a runbook is text for a person: move data into its own file"
-        )
+        data = read_placed(path, LARGEST)
+    except PlacedFileError as error:
+        if error.kind == "large":
+            why = f"larger than {LARGEST >> 20} MiB; a runbook is text for a person: move data into its own file"
+            raise refuse(why) from error
+        raise refuse(f"cannot be read: {error.why}") from error
     if b"\0" in data:
         raise refuse("not text: it holds NUL bytes", data[: data.index(b"\0")].count(b"\n") + 1)
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from runner.catalogue import metric_of
 from runner.evidence.record import Measurement, StepResult
 from runner.hardware.boards import Board, board_of
 from runner.hardware.machine import Machine
@@ -13,10 +14,6 @@ _IN_NETWORK_REDUCTION = 2.0
 # Energy counters and power limits are off by a few per cent.
 _POWER_SLACK = 1.05
 _HALF_OR_WIDER = frozenset({"bf16", "bfloat16", "fp16", "float16", "half", "fp32", "float32", "tf32"})
-PARTS_OF_A_WHOLE = (
-    *("fp8_share", "saturated_share", "underflow_share", "prompt_done", "smallest_prompt_done"),
-    *("compile_finished", "kernel_share", "throttled_share"),
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,8 @@ def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> flo
 
     A share of a whole is at most 1 anywhere; memory at most what the machine says it has.
     """
-    if measurement.name in PARTS_OF_A_WHOLE:
+    metric = metric_of(measurement.name)
+    if metric is not None and metric.kind in {"share", "flag"}:
         return 1.0
     if measurement.name in {"peak_memory", "compile_peak_rss"}:
         of_gpus = sum(gpu.memory_bytes for gpu in machine.gpus)

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from runner.entry.model import Runbook, Severity
 from runner.evidence.record import StepResult, StepStatus
+from runner.remedy import shell_lines
 
 _GRAVEST_FIRST = tuple(reversed(Severity))
 
@@ -38,7 +39,7 @@ class Finding:
     Attributes:
         severity: the gravest that its probe gave to a finding, else the entry's own.
         counts: how many findings of each severity, the gravest first; ranks entries that found something.
-        undo: shell lines that take it away, where the probe names them.
+        undo: what takes it away, where the probe names it: code, or a comment for a person.
     """
 
     step: str
@@ -142,13 +143,17 @@ def _finding(runbook: Runbook, result: StepResult) -> Finding:
     if named is None:
         named = runbook.head.severity
         counts = tuple(int(severity is named) for severity in _GRAVEST_FIRST)
-    undo = [*_list(result.details.get("undo")), *_list(result.details.get("by_hand"))]
+    undo, by_hand = (_texts(result.details.get(name)) for name in ("undo", "by_hand"))
     said = " ".join((result.reason or result.status.value).split())
-    return Finding(result.id, named, said, counts, tuple(line for line in undo if isinstance(line, str)))
+    return Finding(result.id, named, said, counts, tuple(shell_lines(undo, by_hand)))
 
 
 def _list(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else []
+
+
+def _texts(value: JsonValue) -> list[str]:
+    return [one for one in _list(value) if isinstance(one, str)]
 
 
 def _severity(finding: JsonValue) -> Severity | None:

@@ -25,14 +25,37 @@ _PAIR = re.compile(r"['\"]: ['\"]")
 _PYTHON_FORM = re.compile(r"environ\(\{\s*['\"](?:(?!\}\))[^\n]|\n[ \t])*+(?:\}\))?")
 
 
-def remove_environments(text: str) -> str:
-    """Replace each run of at least five assignments that names typical variables by one line that counts them."""
+def environments(text: str) -> Iterator[tuple[int, int, str]]:
+    """Each environment that Python printed: its start, its end, and what stands in its place."""
     if "environ({" in text:
-        text = _PYTHON_FORM.sub(lambda found: removed(len(_PAIR.findall(found[0]))), text)
+        for found in _PYTHON_FORM.finditer(text):
+            yield *found.span(), removed(len(_PAIR.findall(found[0])))
+
+
+def dumps(text: str) -> Iterator[tuple[int, int, str]]:
+    """The same of each run of at least five assignments that names typical variables, less the end of its last line."""
     # Cheap way out: no dump without one of these.
     if text.count("=") < FEWEST_VARIABLES or not any(f"{name}=" in text for name in _TYPICAL):
-        return text
-    return "".join(_without_runs(_LINE.findall(text)))
+        return
+    start = end = 0
+    names: list[str] = []
+    for line in _LINE.finditer(text):
+        found = _ASSIGNMENT.match(line[0]) or _BARE_DECLARATION.match(line[0])
+        if not found and not (names and _CONTINUATION.match(line[0])):
+            yield from _dump(names, start, end)
+            names = []
+            continue
+        if not names:
+            start = line.start()
+        if found:
+            names.append(found["name"])
+        end = line.end() - line[0].endswith(("\n", "\0"))
+    yield from _dump(names, start, end)
+
+
+def _dump(names: Sequence[str], start: int, end: int) -> Iterator[tuple[int, int, str]]:
+    if len(names) >= FEWEST_VARIABLES and _TYPICAL & set(names):
+        yield start, end, removed(len(names))
 
 
 def looks_like_environment(mapping: Mapping[str, object]) -> bool:
@@ -43,27 +66,3 @@ def looks_like_environment(mapping: Mapping[str, object]) -> bool:
 def removed(count: int) -> str:
     """What stands in the place of an environment of `count` variables."""
     return f"[environment of {count} variables removed]"
-
-
-def _without_runs(lines: Sequence[str]) -> Iterator[str]:
-    run: list[str] = []
-    names: list[str] = []
-    for line in lines:
-        found = _ASSIGNMENT.match(line) or _BARE_DECLARATION.match(line)
-        if found:
-            names.append(found["name"])
-        elif not (run and _CONTINUATION.match(line)):
-            yield from _closed(run, names)
-            run, names = [], []
-            yield line
-            continue
-        run.append(line)
-    yield from _closed(run, names)
-
-
-def _closed(run: Sequence[str], names: Sequence[str]) -> Iterator[str]:
-    if len(names) < FEWEST_VARIABLES or not _TYPICAL & set(names):
-        yield from run
-        return
-    ending = run[-1][-1:]
-    yield removed(len(names)) + (ending if ending in {"\n", "\0"} else "")

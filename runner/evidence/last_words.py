@@ -1,17 +1,15 @@
 """The last meaningful line that a program printed: what it said of its own end."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.evidence.redact import redact_text
+from runner.placed import PlacedFileError, placed_file, read_end
+from runner.plain import ESCAPE_CODES
 
 LONGEST = 240
 _TAIL_BYTES = 4096
-# Colours and cursor moves, window titles, two-byte escapes (ECMA-48).
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # What `Window` makes of a byte that is not UTF-8.
 _NOT_TEXT = re.compile(r"\\x[0-9a-f]{2}|[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")
 _WORD = re.compile(r"[^\W\d_]{2}")
@@ -28,22 +26,22 @@ def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
         output: what a program printed, as `runner.launch.output` holds it.
         secrets: further words to take out (`runner.evidence.redact.host_secrets`).
     """
-    lines = filter(_says_something, re.split(r"[\r\n]+", _ESCAPES.sub("", output)))
-    # Redacted as a whole, since some secrets span lines and half of one would pass, and without the control characters
-    # that would hide one.
-    clean = redact_text(_CONTROLS.sub("", "\n".join(lines)), secrets)
+    # Redacted as a whole, since some secrets span lines and half of one would pass. What is no text is passed over
+    # before, while it can still be told from text.
+    lines = (line for line in re.split(r"[\r\n]+", output) if _says_something(line))
+    clean = redact_text("\n".join(lines), secrets)
     return next(
-        (_bounded(" ".join(line.split())) for line in reversed(clean.splitlines()) if line.strip()), None
+        (_bounded(" ".join(line.split())) for line in reversed(clean.splitlines()) if _WORD.search(line)),
+        None,
     )
 
 
 def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
     """The same of a file that holds the output; None too where it cannot be read."""
     try:
-        with log.open("rb") as file:
-            skipped = file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            data = file.read()
-    except OSError:
+        with placed_file(log) as descriptor:
+            data, skipped = read_end(descriptor, _TAIL_BYTES)
+    except PlacedFileError:
         return None
     # The word at the cut may be half of a secret, which would pass.
     whole = data.split(maxsplit=1)[1:] if skipped else [data]
@@ -51,6 +49,7 @@ def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
 
 
 def _says_something(line: str) -> bool:
+    line = ESCAPE_CODES.sub("", line)
     readable = _NOT_TEXT.sub("", line)
     return bool(_WORD.search(readable)) and len(readable) >= len(line) * _MOST_NOT_TEXT
 

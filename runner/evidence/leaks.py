@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from runner.evidence.record import Record
 from runner.evidence.redact import PLACEHOLDER, redact_json
+from runner.plain import plain
 
 # Made by this project, of a fixed form, and compared by it: what looks like anything else in them is chance.
 _OURS = frozenset(
@@ -50,4 +51,6 @@ def _is_top_level(place: str) -> bool:
 def _kinds(before: str, after: str) -> str:
     had = PLACEHOLDER.findall(before)
     new = sorted({kind for kind in PLACEHOLDER.findall(after) if had.count(kind) < after.count(kind)})
+    if not new and plain(before) == after:
+        return "control characters"
     return ", ".join(kind.strip("[]") for kind in new) or "something private"

@@ -9,40 +9,76 @@ import difflib
 import json
 import math
 import re
-import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
+from runner.bounds import RESULTS_BYTES
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.errors import DocumentError
 from runner.evidence.record import Document, Measurement
 from runner.evidence.tools import tool_document
+from runner.evidence.writing import results_bytes, stored_bytes
+from runner.placed import PlacedFileError, read_placed
+from runner.units import format_bytes
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
+# As they are stored.
+LARGEST_DETAILS = 128 * 1024
+# Of a message that quotes a document.
+_LONGEST = 2_000
 # What may be half of a surrogate pair without its other half.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_document(path: Path) -> Document | None:
+def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
     """Read the document that a step left, or None where it left none (no file, or an empty one).
+
+    Details that would take too much of a record are replaced by a note that says so; numbers never are.
 
     Args:
         path: the file that RUNBOOK_RESULT named.
+        room: bytes that its record has left for results.
 
     Raises:
-        DocumentError: there is a file, but not one to be believed; the message is one line.
+        DocumentError: there is a file, but not one to be believed, or its numbers do not fit into the record; the
+            message is one line.
     """
     text = _read_text(path)
     if text is None:
         return None
-    data = parse_json(text, path.name)
-    document = tool_document(data, path.name) or _shape(text, data, path.name)
-    check_against_catalogue(document, path.name)
+    try:
+        data = parse_json(text, path.name)
+        document = _of_tool(data, path.name) or _shape(text, data, path.name)
+        check_against_catalogue(document, path.name)
+    except DocumentError as error:
+        raise DocumentError(" ".join(str(error)[:_LONGEST].split())) from error
+    document = document.model_copy(update={"details": _bounded(document.details)})
+    size = results_bytes(document)
+    if size > room:
+        raise DocumentError(
+            f"{path.name} would take {size} bytes of a record that has {format_bytes(max(0, room))} left for results; "
+            "report fewer samples or measurements"
+        )
     return document
+
+
+def _of_tool(data: Any, name: str) -> Document | None:
+    try:
+        return tool_document(data, name)
+    except ValidationError as error:
+        raise DocumentError(f"{name} holds more than a record can: {error.errors()[0]['msg']}") from error
+
+
+def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    size = stored_bytes(details)
+    if size <= LARGEST_DETAILS:
+        return details
+    return {"left_out": f"{size} bytes of details, more than a record holds"}
 
 
 def parse_json(text: str, name: str) -> Any:
@@ -105,19 +141,23 @@ def check_against_catalogue(document: Document, name: str) -> None:
         seen.add(key)
 
 
+def telling_error(error: ValidationError) -> ErrorDetails:
+    """The first fault; of several ways to take one value, the one that nearly took it."""
+    found = error.errors(include_url=False, include_input=False)
+    place = found[0]["loc"][:-1]
+    near = (one for one in found if one["loc"][:-1] == place and not one["type"].endswith("_type"))
+    return next(near, found[0])
+
+
 def _read_text(path: Path) -> str | None:
     try:
-        # A block may have put a pipe or a device in the file's place; opening those could wait for good.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DocumentError(f"{path.name} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DocumentError(f"{path.name} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_DOCUMENT_BYTES:
-        raise DocumentError(f"{path.name} is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
+        # A block may have put a pipe, a device or a link in the file's place.
+        data = read_placed(path, MAX_DOCUMENT_BYTES)
+    except PlacedFileError as error:
+        if error.kind == "missing":
+            return None
+        cannot = "cannot be read: " if error.kind == "closed" else ""
+        raise DocumentError(f"{path.name} {cannot}{error.why}") from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -132,7 +172,7 @@ def _shape(text: str, data: Any, name: str) -> Document:
         # Strict, so that "3" or true is never taken for a number.
         return Document.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = telling_error(error)
         raise DocumentError(
             _shape_fault(name, data, tuple(first["loc"]), first["type"], first["msg"])
         ) from error

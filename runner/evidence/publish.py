@@ -1,31 +1,35 @@
 """Brings new records into a checkout, commits them and nothing else, and pushes; others may push meanwhile.
 
 Every record is a file of its own, so two nodes that publish at once never touch the same file: whoever comes second
-puts its commit on top of the other's and tries again.
+puts its commit on top of the other's and tries again. What comes from a node is not trusted: each file is read once,
+and the bytes that were checked are those that are written and those that git has in the end.
 """
 
 import os
-import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.entry.words import counted
 from runner.errors import InputError, RecordError, StoreError
+from runner.evidence.admission import Candidate, admit, remove
+from runner.evidence.checkout import Git, blob_name
 from runner.evidence.gate import gate, record_problems
+from runner.evidence.history import History
 from runner.evidence.record import Record
-from runner.evidence.source import held_by
 from runner.evidence.store import Problem, Store
-from runner.programs import run_program
 
 TRIES = 10
-_DEADLINE_S = 300.0
-_OTHER_REPOSITORY = frozenset(
-    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY"}
-)
+ARTIFACT = "records-"
 
-Git = Callable[..., str]
+
+@dataclass(frozen=True)
+class Incoming:
+    """A folder of new records. `machine_class`: the only one that they may be of; None for any."""
+
+    store: Store
+    machine_class: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,68 +41,80 @@ class Published:
     commit: str | None
 
 
-def git_in(folder: Path) -> Git:
-    """A `git` that works in this folder and returns its standard output.
+def artifacts(folder: Path) -> tuple[Incoming, ...]:
+    """The folders `records-CLASS` below this one, as the refresh downloads what its nodes have uploaded.
 
-    Raises (when called):
-        StoreError: git failed; the message has the last line that it said.
+    Raises:
+        InputError: something else stands there, or nothing.
     """
+    found = sorted(folder.iterdir())
+    odd = next((one for one in found if not _is_artifact(one)), None)
+    if odd is not None:
+        raise InputError(
+            f"{odd!r:.200} is no folder {ARTIFACT}CLASS; with --artifacts nothing else may stand there"
+        )
+    if not found:
+        raise InputError(
+            f"{folder} holds no folder {ARTIFACT}CLASS; download what the nodes have uploaded into it"
+        )
+    return tuple(Incoming(Store(one), one.name.removeprefix(ARTIFACT)) for one in found)
 
-    def git(*words: str) -> str:
-        # A repository named by the environment (inside a hook, say) is not the one that is meant.
-        environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
-        try:
-            done = run_program(
-                ["git", "-C", str(folder), *words],
-                env=environment | {"GIT_TERMINAL_PROMPT": "0"},
-                text=True,
-                timeout=_DEADLINE_S,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
-        if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise StoreError(f"git {words[0]} failed in {folder}: {said}")
-        return str(done.stdout).strip()
 
-    return git
+def _is_artifact(path: Path) -> bool:
+    return path.name.startswith(ARTIFACT) and path.is_dir() and not path.is_symlink()
 
 
 def take(
-    incoming: Store, store: Store, now: datetime | None = None
-) -> tuple[dict[Path, bytes], list[Problem]]:
-    """The new records of a folder, by their place in the data folder, and those that may not be published.
+    incoming: Incoming, store: Store, now: datetime | None = None
+) -> tuple[dict[Path, Candidate], list[Problem]]:
+    """The new records of a folder, by their place in the data folder, and what may not be published.
 
     A record that is there already, byte for byte, is neither. Nothing is written.
 
     Raises:
-        StoreError: a folder cannot be listed or a file not be read.
+        StoreError: a folder cannot be listed.
     """
     now = now or datetime.now(UTC)
-    held = held_by(store.root)
-    wanted: dict[Path, bytes] = {}
-    refused: list[Problem] = []
-    for path in incoming.files():
+    history = History(store.root)
+    wanted: dict[Path, Candidate] = {}
+    refused = list(incoming.store.strays())
+    for path in incoming.store.files():
         try:
-            record = incoming.load(path)
+            record, data = incoming.store.examine(path)
             place = store.path_of(record)
-            data = path.read_bytes()
         except (RecordError, StoreError) as error:
             refused.append(Problem(path, str(error).removeprefix(f"{path} ")))
             continue
-        problems = list(record_problems(record, now, store.secrets, held))
-        if place.exists() and place.read_bytes() != data:
+        problems = list(record_problems(record, now, store.secrets, history))
+        there = os.path.lexists(place)
+        if there and _content(store, place) != data:
             problems.append(
                 f"is in the data folder with another content ({place}); a record is never rewritten"
             )
+        if incoming.machine_class not in (None, record.machine.machine_class):
+            problems.append(
+                f"is of {record.machine.machine_class}, and came from a node of {incoming.machine_class}; "
+                "a node publishes its own class alone"
+            )
+        if place in wanted:
+            problems.append(f"is the same run as {wanted[place].source}; a run is published once")
         refused += [Problem(path, message) for message in problems]
-        if not problems and not place.exists():
-            wanted[place] = data
+        if not problems and not there:
+            wanted[place] = Candidate(path, record, data)
     return wanted, refused
 
 
-def publish(incoming: Store, store: Store, git: Git, *, remote: str | None, branch: str) -> Published:
-    """Commit the fit records of a folder to the checkout, and push them.
+def _content(store: Store, place: Path) -> bytes | None:
+    try:
+        return store.examine(place)[1]
+    except RecordError:
+        return None
+
+
+def publish(
+    incoming: Collection[Incoming], store: Store, git: Git, *, remote: str | None, branch: str
+) -> Published:
+    """Commit the fit records of some folders to the checkout, and push them; the others are refused one by one.
 
     Args:
         incoming: where the new records are; it stays as it is.
@@ -108,45 +124,55 @@ def publish(incoming: Store, store: Store, git: Git, *, remote: str | None, bran
         branch: of the remote.
 
     Raises:
-        InputError: the folder is the data folder itself.
-        StoreError: the checkout has other changes, the data folder would not pass the gate, git failed, or others
+        InputError: a folder is the data folder itself, or git would take the remote or branch for an option.
+        StoreError: the checkout has other changes, the data folder itself does not pass the gate, git failed, or others
             pushed first ten times in a row. The working tree then is as it was.
     """
-    if incoming.root.resolve() == store.root.resolve():
-        raise InputError(f"{store.root} is the data folder itself; measure into another one, with --data DIR")
+    for one in incoming:
+        if one.store.root.resolve() == store.root.resolve():
+            raise InputError(
+                f"{store.root} is the data folder itself; measure into another one, with --data DIR"
+            )
+    for word in (remote or "", branch):
+        if word.startswith("-"):
+            raise InputError(f"{word!r} would be an option of git; name a remote and a branch")
     changed = git("status", "--porcelain", "--untracked-files=no")
     if changed:
         raise StoreError(
             f"the checkout has changes of its own ({changed.splitlines()[0].strip()}); commit them first"
         )
-    wanted, refused = take(incoming, store)
+    wanted, refused = _take_all(incoming, store)
     commit = None
+    published: dict[Path, Candidate] = {}
     if wanted:
         start = git("rev-parse", "HEAD")
         try:
-            _write(wanted)
-            _pass_the_gate(store)
-            commit = _commit(wanted, git)
-            if remote is not None:
+            published = admit(wanted, store, refused)
+            if published:
+                commit = _commit(published, git)
+            if commit is not None and remote is not None:
                 commit = _push(store, git, remote, branch)
-        except StoreError:
+        except BaseException:
             # Nothing tracked had changes, and the paths were free: only what was done here is undone.
             git("reset", "--hard", "--quiet", start)
-            for path in wanted:
-                path.unlink(missing_ok=True)
+            remove(published)
             raise
-    return Published(tuple(store.load(path) for path in sorted(wanted)), tuple(sorted(refused)), commit)
+    records = tuple(published[path].record for path in sorted(published))
+    return Published(records, tuple(sorted(refused)), commit)
 
 
-def _write(wanted: dict[Path, bytes]) -> None:
-    for path, data in wanted.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Exclusive: a record is never rewritten.
-            with path.open("xb") as file:
-                file.write(data)
-        except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}; nothing was committed") from error
+def _take_all(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, Candidate], list[Problem]]:
+    wanted: dict[Path, Candidate] = {}
+    refused: list[Problem] = []
+    for one in incoming:
+        found, problems = take(one, store)
+        refused += problems
+        for place, candidate in found.items():
+            first = wanted.setdefault(place, candidate)
+            if first is not candidate:
+                message = f"is the same run as {first.source}; a run is published once"
+                refused.append(Problem(candidate.source, message))
+    return wanted, refused
 
 
 def _pass_the_gate(store: Store) -> None:
@@ -155,12 +181,20 @@ def _pass_the_gate(store: Store) -> None:
         raise StoreError(f"the data folder would not pass the gate: {problems[0]}")
 
 
-def _commit(paths: Collection[Path], git: Git) -> str:
-    names = [str(path.resolve()) for path in sorted(paths)]
-    classes = sorted({path.parent.parent.name for path in paths})
+def _commit(published: Mapping[Path, Candidate], git: Git) -> str:
+    names = {str(path.resolve()): candidate for path, candidate in sorted(published.items())}
+    classes = sorted({path.parent.parent.name for path in published})
     git("add", "--", *names)
     message = f"Publish {counted(len(names), 'new record')} of {', '.join(classes)}"
     git("commit", "--quiet", "-m", message, "--", *names)
+    stored = sorted(row.split()[:3:2] for row in git("ls-tree", "-r", "HEAD", "--", *names).splitlines())
+    expected = (
+        sorted(["100644", blob_name(one.data, stored[0][1])] for one in published.values()) if stored else []
+    )
+    if stored != expected or len(stored) != len(names):
+        raise StoreError(
+            "git stored other bytes than were checked; a filter or a hook of this checkout changes them, turn it off"
+        )
     return git("rev-parse", "HEAD")
 
 

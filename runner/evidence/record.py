@@ -4,12 +4,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
-from runner.entry.model import Evidence, Phase, Scalar
+from runner import bounds
+from runner.entry.model import Evidence, Phase
 from runner.hardware.machine import Machine
 
 SCHEMA_VERSION = 3
+_MOST_STEPS = 500
 
 
 class StepStatus(StrEnum):
@@ -84,7 +86,11 @@ def _utc(value: datetime) -> str:
     return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Instant = Annotated[AwareDatetime, PlainSerializer(_utc, return_type=str)]
+Instant = Annotated[
+    AwareDatetime,
+    Field(ge=bounds.FIRST_MOMENT, lt=bounds.LAST_MOMENT),
+    PlainSerializer(_utc, return_type=str),
+]
 """UTC with zone, to the millisecond."""
 
 
@@ -103,12 +109,19 @@ class Measurement(_Model):
         samples: raw, in the order taken; empty where the value is not made of samples.
     """
 
-    name: str
-    labels: dict[str, Scalar] = Field(default_factory=dict)
-    value: Annotated[float, Field(allow_inf_nan=False)]
-    unit: str
-    statistic: str
-    samples: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    name: bounds.Name
+    labels: Annotated[dict[bounds.Name, bounds.Label], Field(max_length=bounds.LABELS)] = Field(
+        default_factory=dict
+    )
+    value: bounds.Reading
+    unit: bounds.Name
+    statistic: bounds.Name
+    samples: Annotated[tuple[bounds.Reading, ...], Field(max_length=bounds.SAMPLES)] = ()
+
+
+_Measurements = Annotated[tuple[Measurement, ...], Field(max_length=bounds.MEASUREMENTS)]
+# Shorter than what a step's own reason may be, which quotes it.
+_Said = Annotated[str, Field(max_length=2_000)]
 
 
 class Document(_Model):
@@ -120,16 +133,16 @@ class Document(_Model):
         details: anything else worth keeping, in JSON.
     """
 
-    probe: str
-    method_version: int
+    probe: bounds.Name
+    method_version: bounds.Count
     status: str = Field(pattern="^(ok|symptom|not_applicable)$")
-    reason: str | None = None
-    requested: dict[str, JsonValue] = Field(default_factory=dict)
-    effective: dict[str, JsonValue] = Field(default_factory=dict)
-    fallback_reason: str | None = None
+    reason: _Said | None = None
+    requested: bounds.PlainJson = Field(default_factory=dict)
+    effective: bounds.PlainJson = Field(default_factory=dict)
+    fallback_reason: _Said | None = None
     fallback_asked: bool = False
-    details: dict[str, JsonValue] = Field(default_factory=dict)
-    measurements: tuple[Measurement, ...] = ()
+    details: bounds.PlainJson = Field(default_factory=dict)
+    measurements: _Measurements = ()
 
 
 class StepResult(_Model):
@@ -138,38 +151,44 @@ class StepResult(_Model):
     `left_out`: skipped, or ended before its own deadline, for want of time in a run that had to end within a limit.
     """
 
-    id: str
+    id: bounds.Name
     phase: Phase
-    command: str
-    digest: str
+    command: bounds.Text
+    digest: bounds.Name
     status: StepStatus
-    reason: str | None = None
+    reason: bounds.Line | None = None
     left_out: bool = False
-    exit_status: int | None = None
+    exit_status: bounds.ExitStatus | None = None
     started_at: Instant | None = None
-    duration_s: float | None = None
-    gpus_used: int = 0
-    stdout_tail: str = ""
-    stdout_dropped_bytes: int = 0
-    stderr_tail: str = ""
-    stderr_dropped_bytes: int = 0
-    processes_ended: int = 0
-    probe: str | None = None
-    method_version: int | None = None
-    requested: dict[str, JsonValue] = Field(default_factory=dict)
-    effective: dict[str, JsonValue] = Field(default_factory=dict)
-    fallback_reason: str | None = None
+    duration_s: bounds.Seconds | None = None
+    gpus_used: bounds.Count = 0
+    stdout_tail: bounds.Text = ""
+    stdout_dropped_bytes: bounds.Count = 0
+    stderr_tail: bounds.Text = ""
+    stderr_dropped_bytes: bounds.Count = 0
+    processes_ended: bounds.Count = 0
+    probe: bounds.Name | None = None
+    method_version: bounds.Count | None = None
+    requested: bounds.PlainJson = Field(default_factory=dict)
+    effective: bounds.PlainJson = Field(default_factory=dict)
+    fallback_reason: bounds.Line | None = None
     fallback_asked: bool = False
-    details: dict[str, JsonValue] = Field(default_factory=dict)
-    measurements: tuple[Measurement, ...] = ()
+    details: bounds.PlainJson = Field(default_factory=dict)
+    measurements: _Measurements = ()
+
+    @model_validator(mode="after")
+    def _finished_has_run(self) -> Self:
+        if self.status.finished and None in (self.started_at, self.duration_s, self.exit_status):
+            raise ValueError(f"{self.status} without a start, a duration and an exit status")
+        return self
 
 
 class RunbookRef(_Model):
     """The entry that was run."""
 
-    id: str
-    number: int
-    title: str
+    id: bounds.Name
+    number: bounds.Count
+    title: bounds.Line
 
 
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -185,11 +204,11 @@ class Code(_Model):
         digest: in their place in records of schemas 1 and 2: one digest over both, of the folder that held the entries.
     """
 
-    commit: str | None
+    commit: bounds.Name | None
     dirty: bool | None
     package: _Sha256 | None = None
     entries: _Sha256 | None = None
-    digest: str | None = None
+    digest: bounds.Name | None = None
 
     @model_validator(mode="after")
     def _says_which_code(self) -> Self:
@@ -210,25 +229,25 @@ class Options(_Model):
     `within`: seconds in which the whole run, this entry and those beside it, had to end; None without a limit.
     """
 
-    preset: str
-    phases: tuple[Phase, ...]
-    steps: tuple[str, ...] = ()
+    preset: bounds.Name
+    phases: Annotated[tuple[Phase, ...], Field(max_length=20)]
+    steps: Annotated[tuple[bounds.Name, ...], Field(max_length=_MOST_STEPS)] = ()
     reproduce: bool = False
     slow: bool = True
-    allow: tuple[str, ...] = ()
-    within: float | None = None
+    allow: Annotated[tuple[bounds.Name, ...], Field(max_length=20)] = ()
+    within: bounds.Seconds | None = None
 
 
 class StoredVerdict(_Model):
     """An expectation judged when the run ended. History: pages judge afresh."""
 
-    id: str
+    id: bounds.Name
     verdict: Verdict
-    value: float | None
-    unit: str
+    value: Annotated[float, Field(allow_inf_nan=False)] | None
+    unit: bounds.Name
     evidence: Evidence
     decides: bool
-    note: str | None = None
+    note: bounds.Line | None = None
 
 
 class Record(_Model):
@@ -242,23 +261,30 @@ class Record(_Model):
     `run_id` can name a file, and nothing outside its folder.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-    campaign: str | None = None
-    node_alias: str
-    members: tuple[str, ...] = ()
-    joint_runs: tuple[str, ...] = ()
+    schema_version: Annotated[int, Field(ge=1, le=1_000)] = SCHEMA_VERSION
+    run_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=64)]
+    campaign: bounds.Name | None = None
+    node_alias: bounds.Name
+    members: Annotated[tuple[bounds.Name, ...], Field(max_length=10_000)] = ()
+    joint_runs: Annotated[tuple[bounds.Name, ...], Field(max_length=1_000)] = ()
     runbook: RunbookRef
     code: Code
     machine: Machine
     started_at: Instant
     ended_at: Instant | None = None
     options: Options
-    steps: tuple[StepResult, ...] = ()
-    verdicts: tuple[StoredVerdict, ...] = ()
+    steps: Annotated[tuple[StepResult, ...], Field(max_length=_MOST_STEPS)] = ()
+    verdicts: Annotated[tuple[StoredVerdict, ...], Field(max_length=1_000)] = ()
     outcome: Outcome | None = None
-    unproved: tuple[str, ...] = ()
+    unproved: Annotated[tuple[bounds.Line, ...], Field(max_length=1_000)] = ()
     simulated: bool = False
+
+    @model_validator(mode="after")
+    def _samples_in_bounds(self) -> Self:
+        count = sum(len(one.samples) for step in self.steps for one in step.measurements)
+        if count > bounds.SAMPLES_OF_A_RUN:
+            raise ValueError(f"{count} samples, more than the {bounds.SAMPLES_OF_A_RUN} of any run")
+        return self
 
     @property
     def moment(self) -> tuple[datetime, str]:

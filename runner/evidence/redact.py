@@ -11,15 +11,18 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from runner.evidence.environment import looks_like_environment, remove_environments, removed
+from runner.evidence.environment import dumps, environments, looks_like_environment, removed
 from runner.evidence.patterns import RULES, SPEAKING_NAME
 from runner.evidence.record import Measurement, Record, StepResult
+from runner.evidence.rule import Group, Rule
+from runner.evidence.views import Finds, View, read, views
+from runner.plain import MARK, marked, plain
 
 # Too common to name a host or a person: taking them out would shred the text.
 _COMMON = frozenset(
@@ -33,6 +36,7 @@ _COMMON = frozenset(
 )
 _FEWEST_CHARACTERS = 3
 _SHORT = 512
+_MOST_ROUNDS = 50
 _NO_NAME = re.compile(r"[^\w.-]+")
 PLACEHOLDER = re.compile(
     r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
@@ -43,7 +47,8 @@ PLACEHOLDER = re.compile(
 def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
     """Replace what must not be stored by placeholders such as `[ip]`, `[host]`, `[user]`, `[uuid]`, `[token]`.
 
-    Idempotent. Time grows linearly with the text.
+    What steers a terminal and what cannot be seen is taken out as well (`runner.plain`). All else keeps its form, but
+    is also looked at with its escapes read (`runner.evidence.views`). Idempotent. Time grows linearly with the text.
 
     Args:
         text: anything a program printed.
@@ -52,36 +57,82 @@ def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
     words = tuple(
         sorted({word.lower() for word in secrets if word.strip()}, key=lambda word: (-len(word), word))
     )
-    # A replacement may bring a new match to light. Each one turns text into a placeholder, and no placeholder
-    # matches, so there is less to replace every time and this ends.
-    while True:
-        clean = _short_by_rules(text) if len(text) <= _SHORT else _by_rules(text)
-        changed = _without_words(clean, words)
-        if changed == text:
-            return text
-        text = changed
+    return _short(text, words) if len(text) <= _SHORT else _redacted(text, words)
 
 
-@functools.lru_cache(maxsize=4096)
-def _short_by_rules(text: str) -> str:
-    # A thousand nodes' records have the same names, labels and commands in them.
-    return _by_rules(text)
-
-
-def _by_rules(text: str) -> str:
-    text = remove_environments(text)
-    lowered = text.lower()
-    for rule in RULES:
-        if rule.may_apply(text, lowered):
-            text = rule.apply(text)
+def _redacted(text: str, words: tuple[str, ...]) -> str:
+    before, text = text, marked(text)
+    # A replacement may bring a new match to light. Each one turns text into a placeholder, and no placeholder is
+    # replaced, so there is less to replace every time.
+    for _ in range(_MOST_ROUNDS):
+        for reading in views(text):
+            text = _through(reading, text, words)
+        text = text.replace(MARK, "")
+        if text == before:
+            break
+        before = text
     return text
 
 
-def _without_words(text: str, words: tuple[str, ...]) -> str:
-    lowered = text.lower()
-    if not any(word in lowered for word in words):
+def _through(reading: Callable[[str], View | None], text: str, words: tuple[str, ...]) -> str:
+    view = reading(text)
+    if view is None:
         return text
-    return _words_pattern(words).sub(lambda found: found[0] if found["kept"] else "[redacted]", text)
+    for may_find, finders in _finders(words):
+        if may_find(view.text):
+            for find in finders:
+                view = view.replaced(_new(view.text, find))
+    return view.original
+
+
+# A thousand nodes' records have the same names, labels and commands in them.
+_short = functools.lru_cache(maxsize=4096)(_redacted)
+
+
+_Finder = Callable[[str], Finds]
+
+
+@functools.lru_cache(maxsize=8)
+def _finders(words: tuple[str, ...]) -> tuple[tuple[Callable[[str], bool], tuple[_Finder, ...]], ...]:
+    """What is looked for, in order of precedence: whether a text may have it, and what finds it there."""
+    return (
+        (bool, (environments, dumps)),
+        *(
+            (_gate(one), tuple(map(_finder, one.rules if isinstance(one, Group) else (one,))))
+            for one in RULES
+        ),
+        (lambda _text: bool(words), (functools.partial(_words, words),)),
+    )
+
+
+def _gate(one: Rule | Group) -> Callable[[str], bool]:
+    return lambda text: one.may_apply(text, _lowered(text))
+
+
+def _finder(rule: Rule) -> _Finder:
+    def find(text: str) -> Finds:
+        return rule.finds(text) if rule.may_apply(text, _lowered(text)) else ()
+
+    return find
+
+
+@functools.lru_cache(maxsize=1)
+def _lowered(text: str) -> str:
+    # Every rule asks for it, of the same text mostly.
+    return text.lower()
+
+
+def _new(text: str, find: Callable[[str], Finds]) -> Finds:
+    """What is found, less what is a placeholder already: two rules would replace each other's for ever."""
+    return [found for found in find(text) if not PLACEHOLDER.fullmatch(text, *found[:2])]
+
+
+def _words(words: tuple[str, ...], text: str) -> Finds:
+    lowered = _lowered(text)
+    if any(word in lowered for word in words):
+        for found in _words_pattern(words).finditer(text):
+            if not found["kept"]:
+                yield *found.span(), "[redacted]"
 
 
 @functools.lru_cache(maxsize=8)
@@ -98,7 +149,7 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
         return [redact_json(item, secrets) for item in value]
     if not isinstance(value, dict):
         return value
-    if looks_like_environment(value):
+    if looks_like_environment({read(key): item for key, item in value.items()}):
         return removed(len(value))
     result: dict[str, JsonValue] = {}
     for key, item in value.items():
@@ -191,11 +242,14 @@ def _telling(word: str) -> bool:
 
 def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
-    if not isinstance(value, str) or PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
+    if not isinstance(value, str):
+        return None
+    key, value = read(key), plain(value)
+    if PLACEHOLDER.fullmatch(value) or not SPEAKING_NAME.search(key):
         return None
     name = _NO_NAME.sub("_", key)
     line = f'{name}="{value}"'
-    redacted = _by_rules(line)
+    redacted = _redacted(line, ())
     found = PLACEHOLDER.search(redacted, len(name)) if redacted != line else None
     return found[0] if found else None
 

@@ -5,7 +5,6 @@ as unchanged, and both are imported all the same. What a digest cannot show is a
 what else Python imports (torch, say): versions are recorded for that.
 """
 
-import functools
 import hashlib
 import importlib.util
 import marshal
@@ -13,7 +12,7 @@ import os
 import re
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,25 +40,12 @@ class CommitDigests:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file below a folder, as git sees it. `kind` is file, or what else is found in its place."""
+class CodeFile:
+    """A file by its name below a folder, as git sees it. `kind` is file, or what else is found in its place."""
 
     name: bytes
     content: bytes
     kind: bytes = b"file"
-
-
-Held = Callable[[str], CommitDigests | None]
-"""Finds the digests of a commit."""
-
-
-def held_by(folder: Path) -> Held:
-    """Digests of the commits that the repository of this folder has; none where it lies in no repository.
-
-    Each commit is read once.
-    """
-    there = next((one for one in (folder.resolve(), *folder.resolve().parents) if one.is_dir()), folder)
-    return functools.cache(functools.partial(commit_digests, there))
 
 
 def folder_digest(folder: Path) -> str:
@@ -71,7 +57,13 @@ def folder_digest(folder: Path) -> str:
 
 
 def commit_digests(repository: Path, commit: str) -> CommitDigests | None:
-    """The digests of a commit's code, read from git's objects; nothing is checked out or fetched.
+    """The digests of a commit's code; None as for `commit_files`."""
+    files = commit_files(repository, commit)
+    return None if files is None else digests_of(files)
+
+
+def commit_files(repository: Path, commit: str) -> tuple[CodeFile, ...] | None:
+    """All files of a commit's `runner/` and `runbooks/`, read from git's objects; nothing is checked out or fetched.
 
     Args:
         repository: any folder of it.
@@ -90,7 +82,14 @@ def commit_digests(repository: Path, commit: str) -> CommitDigests | None:
     if contents is None:
         return None
     kinds = {b"100644": b"file", b"100755": b"file", b"120000": b"link"}
-    files = [_File(name, contents.get(oid, oid), kinds.get(mode, mode)) for (mode, _, oid), name in described]
+    return tuple(
+        CodeFile(name, contents.get(oid, oid), kinds.get(mode, mode)) for (mode, _, oid), name in described
+    )
+
+
+def digests_of(files: Iterable[CodeFile]) -> CommitDigests:
+    """The digests of a commit by its files."""
+    files = tuple(files)
     return CommitDigests(
         _digest(_below(files, PACKAGE)), _digest(_below(files, ENTRIES)), _digest_of_both(files)
     )
@@ -119,7 +118,7 @@ def git(folder: Path, *words: str, given: bytes = b"") -> bytes | None:
     return bytes(done.stdout)
 
 
-def _digest(files: Iterable[_File]) -> str:
+def _digest(files: Iterable[CodeFile]) -> str:
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         if file.kind == b"file" and _COMPILED.fullmatch(file.name):
@@ -128,7 +127,7 @@ def _digest(files: Iterable[_File]) -> str:
     return digest.hexdigest()
 
 
-def _digest_of_both(files: Iterable[_File]) -> str:
+def _digest_of_both(files: Iterable[CodeFile]) -> str:
     """As schemas 1 and 2 took it: 16 digits, sorted by the parts of the paths, compiled files anywhere left out."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: (not file.name.startswith(b"runner/"), file.name.split(b"/"))):
@@ -138,21 +137,21 @@ def _digest_of_both(files: Iterable[_File]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _below(files: Iterable[_File], folder: str) -> Iterator[_File]:
+def _below(files: Iterable[CodeFile], folder: str) -> Iterator[CodeFile]:
     prefix = f"{folder}/".encode()
     return (
-        _File(file.name.removeprefix(prefix), file.content, file.kind)
+        CodeFile(file.name.removeprefix(prefix), file.content, file.kind)
         for file in files
         if file.name.startswith(prefix)
     )
 
 
-def _on_disk(folder: bytes, below: bytes) -> Iterator[_File]:
+def _on_disk(folder: bytes, below: bytes) -> Iterator[CodeFile]:
     try:
         with os.scandir(folder) as found:
             entries = list(found)
     except OSError:
-        yield _File(below, b"", b"unreadable")
+        yield CodeFile(below, b"", b"unreadable")
         return
     for entry in entries:
         name = below + entry.name
@@ -162,15 +161,15 @@ def _on_disk(folder: bytes, below: bytes) -> Iterator[_File]:
             yield _read(entry, name)
 
 
-def _read(entry: "os.DirEntry[bytes]", name: bytes) -> _File:
+def _read(entry: "os.DirEntry[bytes]", name: bytes) -> CodeFile:
     try:
         if entry.is_symlink():
-            return _File(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would tidy the target up
+            return CodeFile(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would tidy the target up
         if entry.is_file(follow_symlinks=False):
-            return _File(name, Path(os.fsdecode(entry.path)).read_bytes())
+            return CodeFile(name, Path(os.fsdecode(entry.path)).read_bytes())
     except OSError:
-        return _File(name, b"", b"unreadable")
-    return _File(name, b"", b"special")
+        return CodeFile(name, b"", b"unreadable")
+    return CodeFile(name, b"", b"special")
 
 
 def _blobs(repository: Path, names: list[bytes]) -> dict[bytes, bytes] | None:

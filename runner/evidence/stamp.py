@@ -1,11 +1,16 @@
 """What a campaign hands to a run on one of its nodes, so that its record says where it belongs."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runner.bounds import Name
 from runner.errors import InputError
 from runner.evidence.record import Code
+from runner.placed import PlacedFileError, read_placed
+
+_MOST_BYTES = 1 << 20
 
 
 class Stamp(BaseModel):
@@ -16,10 +21,10 @@ class Stamp(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    campaign: str
-    node_alias: str
+    campaign: Name
+    node_alias: Name
     code: Code
-    members: tuple[str, ...] = ()
+    members: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
 
     def code_here(self, found: Code) -> Code:
         """The commit known at home, where what was found here is the same code; else what was found here.
@@ -37,6 +42,6 @@ def read_stamp(path: Path) -> Stamp:
         InputError: it cannot be read, or is none.
     """
     try:
-        return Stamp.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return Stamp.model_validate_json(read_placed(path, _MOST_BYTES))
+    except (PlacedFileError, ValidationError) as error:
         raise InputError(f"cannot read the campaign's stamp {path}; start the campaign again") from error

@@ -1,12 +1,11 @@
 """The data folder: one JSON file a run, at `<machine class>/<runbook id>/<UTC>-<run id>.json`.
 
 A record is written anew after every step, so a killed run leaves all its finished steps; a file is replaced as a
-whole or not at all. What is written has been redacted first.
+whole or not at all. What is written has been redacted first. Others may have placed what is read: a record is a regular
+file of a bounded size, and nothing else is opened.
 """
 
 import contextlib
-import json
-import math
 import os
 import re
 import tempfile
@@ -14,17 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from runner.errors import DocumentError, RecordError, StoreError
-from runner.evidence.measure import parse_json
-from runner.evidence.record import SCHEMA_VERSION, Record, StepResult
-from runner.evidence.redact import host_secrets, redact_head, redact_step
+from runner.bounds import RECORD_BYTES
+from runner.errors import RecordError, StoreError
+from runner.evidence.reading import parse_record, refuse_twice
+from runner.evidence.record import Record, StepResult
+from runner.evidence.redact import host_secrets
+from runner.evidence.writing import Written
+from runner.placed import PlacedFileError, read_placed
+from runner.units import format_bytes
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_INDENT = 2
+# Folders above a record within the data folder: class and runbook.
+_LEVELS = 2
 
 
 @dataclass(frozen=True, order=True)
@@ -35,7 +36,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        # One line whatever the name: a file may be called anything but `/` and NUL.
+        return "".join(map(_visible, f"{self.path}: {self.message}"))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 class Store:
@@ -50,9 +56,7 @@ class Store:
         """
         self.root = root
         self._secrets = secrets
-        self._run_id = ""
-        # Steps of the run being written, with their redacted JSON: a finished step does not change.
-        self._written: list[tuple[StepResult, str]] = []
+        self._written = Written(())
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -80,15 +84,23 @@ class Store:
         """
         path = self.path_of(record)
         try:
-            text = self._serialised(record)
+            data = self._written_for(record).text(record).encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                f"cannot write {path}: it would hold half of a character, which UTF-8 has not"
+            ) from error
         except ValueError as error:
             raise StoreError(
                 f"cannot write {path}: it would hold NaN or Infinity, which JSON has not"
             ) from error
+        if len(data) > RECORD_BYTES:
+            raise StoreError(
+                f"cannot write {path}: it would be larger than {format_bytes(RECORD_BYTES)}; report fewer numbers"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A record in progress must outlive its process; a finished one should outlive a power cut too.
-            _replace(path, text, sync=record.ended_at is not None)
+            _replace(path, data, sync=record.ended_at is not None)
         except OSError as error:
             raise StoreError(
                 f"cannot write {path}: {error.strerror}; the run's record is not stored"
@@ -99,13 +111,31 @@ class Store:
         """Read one record.
 
         Raises:
-            RecordError: not a record, truncated, or written by a newer version; the message is one line.
+            RecordError: no regular file, too large, not a record, truncated, or written by a newer version; the message
+                is one line.
         """
+        return parse_record(self._bytes(path), str(path))
+
+    def examine(self, path: Path) -> tuple[Record, bytes]:
+        """Read one record that others are to rely on, and the very bytes that it was made of.
+
+        Raises:
+            RecordError: as for `load`; or a key stands twice, so that two readers may see two records.
+        """
+        data = self._bytes(path)
+        record = parse_record(data, str(path))
+        refuse_twice(data, str(path))
+        return record, data
+
+    def _bytes(self, path: Path) -> bytes:
+        linked = [folder for folder in path.parents if self.root in folder.parents and folder.is_symlink()]
+        if linked:
+            raise RecordError(f"{path} lies behind the symbolic link {linked[-1].name}; move the folder here")
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise RecordError(f"cannot read {path}: {error.strerror}") from error
-        return parse_record(data, str(path))
+            return read_placed(path, RECORD_BYTES, links=False)
+        except PlacedFileError as error:
+            cannot = "cannot be read: " if error.kind in {"missing", "closed"} else ""
+            raise RecordError(f"{path} {cannot}{error.why}") from error
 
     def records(self, runbook: str | None = None, machine_class: str | None = None) -> Iterator[Record]:
         """Every readable record, oldest first within its class and runbook; others are left to `problems`.
@@ -152,97 +182,39 @@ class Store:
         return tuple(_stray(path) for path in self._everything() if not self._is_place_of_record(path))
 
     def _everything(self) -> list[Path]:
+        """What stands in the folder, as far down as records do; a link is never followed."""
         found: list[Path] = []
-
-        def refuse(error: OSError) -> None:
-            raise StoreError(f"cannot list {error.filename}: {error.strerror}") from error
-
-        if not self.root.exists():
-            return found
-        for folder, folders, names in os.walk(self.root, onerror=refuse):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [Path(folder, name) for name in names if not name.startswith(".")]
+        folders = [(self.root, 0)] if self.root.exists() else []
+        for folder, level in folders:
+            try:
+                with os.scandir(folder) as inside:
+                    entries = [entry for entry in inside if not entry.name.startswith(".")]
+            except OSError as error:
+                raise StoreError(f"cannot list {error.filename}: {error.strerror}") from error
+            for entry in entries:
+                if level < _LEVELS and entry.is_dir(follow_symlinks=False):
+                    folders.append((folder / entry.name, level + 1))
+                else:
+                    found.append(folder / entry.name)
         # As sorted paths would stand; comparing their parts is several times quicker.
         return sorted(found, key=lambda path: path.parts)
 
     def _is_place_of_record(self, path: Path) -> bool:
-        return path.name.endswith(".json") and len(path.parts) == len(self.root.parts) + 3
+        return path.name.endswith(".json") and len(path.parts) == len(self.root.parts) + _LEVELS + 1
 
-    def _serialised(self, record: Record) -> str:
-        secrets = self.secrets
-        head = redact_head(record.model_copy(update={"steps": ()}), secrets).model_dump(mode="json")
-        fields = {name: _dump(value, _INDENT) for name, value in head.items()}
-        steps = self._step_fragments(record, secrets)
-        if steps:
-            fields["steps"] = "[\n    " + ",\n    ".join(steps) + "\n  ]"
-        return (
-            "{\n" + ",\n".join(f"  {json.dumps(name)}: {fields[name]}" for name in sorted(fields)) + "\n}\n"
-        )
-
-    def _step_fragments(self, record: Record, secrets: Sequence[str]) -> list[str]:
-        if record.run_id != self._run_id:
-            self._run_id, self._written = record.run_id, []
-        same = 0
-        for (written, _), step in zip(self._written, record.steps, strict=False):
-            if written is not step:
-                break
-            same += 1
-        del self._written[same:]
-        for step in record.steps[same:]:
-            fragment = _dump(redact_step(step, secrets).model_dump(mode="json"), 2 * _INDENT)
-            self._written.append((step, fragment))
-        return [fragment for _, fragment in self._written]
+    def _written_for(self, record: Record) -> Written:
+        if record.run_id != self._written.run_id:
+            self._written = Written(self.secrets, record.run_id)
+        return self._written
 
 
 def _stray(path: Path) -> Problem:
-    return Problem(path, "is not a record of this project; move it elsewhere")
-
-
-def parse_record(data: bytes, name: str) -> Record:
-    """Read a record from its JSON.
-
-    Raises:
-        RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
-    """
-    # The quick way, which most files go; whatever it does not take is read once more, to say well what is wrong.
-    with contextlib.suppress(ValidationError):
-        record = Record.model_validate_json(data)
-        if record.schema_version <= SCHEMA_VERSION and all(map(_finite, record.steps)):
-            return record
-    try:
-        # A missing value is null; NaN would poison every number made from it.
-        content: Any = parse_json(data.decode("utf-8"), name)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{name} is not UTF-8 (byte {error.start})") from error
-    except DocumentError as error:
-        cut = data.lstrip().startswith(b"{") and not data.rstrip().endswith(b"}")
-        raise RecordError(f"{name} is cut short; its run must be repeated" if cut else str(error)) from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RecordError(
-            f"{name} was written by a newer version of this project (schema {version}, this one reads up to "
-            f"{SCHEMA_VERSION}); upgrade to read it"
-        )
-    try:
-        return Record.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{name} is not a record: {place + ': ' if place else ''}{first['msg']}") from error
-
-
-def _finite(step: StepResult) -> bool:
-    """Whether all numbers in a step's free JSON are finite; those in its own fields have been validated."""
-    waiting: list[object] = [found for found in (step.requested, step.effective, step.details) if found]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-        elif isinstance(value, float) and not math.isfinite(value):
-            return False
-    return True
+    what = (
+        "is a symbolic link, and records are files"
+        if path.is_symlink()
+        else "is not a record of this project"
+    )
+    return Problem(path, f"{what}; move it elsewhere")
 
 
 def latest(
@@ -261,19 +233,13 @@ def latest(
     return found
 
 
-def _dump(value: object, indent: int) -> str:
-    text = json.dumps(value, indent=_INDENT, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    # Within JSON strings line ends are escaped, so every one here is layout.
-    return text.replace("\n", "\n" + " " * indent)
-
-
-def _replace(path: Path, text: str, *, sync: bool) -> None:
+def _replace(path: Path, data: bytes, *, sync: bool) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o644)
-            file.write(text)
+            file.write(data)
             if sync:
                 file.flush()
                 os.fsync(descriptor)

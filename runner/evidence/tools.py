@@ -17,7 +17,7 @@ from runner.stats import percentile
 _NCCL_TESTS_VERSIONS = (2, 3)
 _GIGA, _MICRO = 1e9, 1e-6
 # Beyond this nothing was measured, and a change of unit might overflow.
-_LARGEST = 1e100
+_LARGEST = 1e20
 _NO_VALUE = "N/A"
 
 

@@ -4,6 +4,10 @@ import re
 from dataclasses import dataclass
 
 ML_ENGINEERING = "stas00/ml-engineering, 2026-08"
+ARCHITECTURES = (
+    "NVIDIA, CUDA Toolkit, Driver, and Architecture Matrix: Hopper has 9.0 and came with CUDA 11.8 (driver branch "
+    "520), Blackwell has 10.0 and came with CUDA 12.8 (570)"
+)
 # Both edges of the memory clock move data.
 _TRANSFERS_PER_CLOCK = 2
 
@@ -18,6 +22,7 @@ class Board:
         memory_bus_bits, memory_clock_hz: width and highest clock of the memory interface, as the driver reports them.
         memory_source: of those two.
         best_bf16, best_fp8: best matrix-product rate measured by the source.
+        compute_capability, oldest_driver: of its architecture (`ARCHITECTURES`); the driver's branch.
         source: of every other number.
     """
 
@@ -36,6 +41,8 @@ class Board:
     best_bf16: float
     best_fp8: float
     max_power_w: float
+    compute_capability: str
+    oldest_driver: int
     source: str = ML_ENGINEERING
 
     @property
@@ -67,6 +74,8 @@ BOARDS = (
         best_bf16=794e12,
         best_fp8=1403e12,
         max_power_w=700,
+        compute_capability="9.0",
+        oldest_driver=520,
     ),
     Board(
         name="H200",
@@ -85,6 +94,8 @@ BOARDS = (
         best_bf16=794e12,
         best_fp8=1453e12,
         max_power_w=700,
+        compute_capability="9.0",
+        oldest_driver=520,
     ),
     Board(
         name="B200",
@@ -103,6 +114,8 @@ BOARDS = (
         best_bf16=1745e12,
         best_fp8=3432e12,
         max_power_w=1000,
+        compute_capability="10.0",
+        oldest_driver=570,
     ),
 )
 

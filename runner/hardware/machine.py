@@ -6,17 +6,18 @@ import importlib.metadata
 import os
 import platform
 import re
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from runner.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.hardware.boards import BOARDS, board_of
 from runner.hardware.processor import Processor, read_processor
+from runner.patience import answer_within
 
 NVML_DEADLINE_S = 20.0
 
@@ -26,14 +27,14 @@ class Gpu(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    index: int
-    name: str
-    memory_bytes: int
-    compute_capability: str | None = None
-    sm_clock_hz: float | None = None
-    memory_clock_hz: float | None = None
-    power_limit_w: float | None = None
-    throttle_reasons: tuple[str, ...] = ()
+    index: Count
+    name: Fact
+    memory_bytes: Count
+    compute_capability: Name | None = None
+    sm_clock_hz: Reading | None = None
+    memory_clock_hz: Reading | None = None
+    power_limit_w: Reading | None = None
+    throttle_reasons: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     mig: bool = False
     busy: bool | None = None
 
@@ -51,24 +52,24 @@ class Machine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    machine_class: str
-    gpus: tuple[Gpu, ...]
-    gpu_error: str | None
-    driver: str | None
-    cpu: str | None
-    cores: int
-    arch: str
-    memory_bytes: int
-    os: str
-    kernel: str
-    python: str
-    torch: str | None
-    cuda: str | None
-    nccl: str | None
-    load: float | None
+    machine_class: Name
+    gpus: Annotated[tuple[Gpu, ...], Field(max_length=1_000)]
+    gpu_error: Fact | None
+    driver: Fact | None
+    cpu: Fact | None
+    cores: Count
+    arch: Name
+    memory_bytes: Count
+    os: Fact
+    kernel: Fact
+    python: Fact
+    torch: Fact | None
+    cuda: Fact | None
+    nccl: Fact | None
+    load: Reading | None
     simulated: bool
-    cpu_level: str | None = None
-    cpu_matrix: str | None = None
+    cpu_level: Name | None = None
+    cpu_matrix: Name | None = None
 
     @property
     def processor(self) -> Processor:
@@ -123,7 +124,7 @@ def look() -> Machine:
         gpus=nvml.gpus,
         gpu_error=nvml.error,
         driver=nvml.driver,
-        cpu=processor.name,
+        cpu=processor.name and processor.name[:FACT_CHARACTERS],
         cpu_level=processor.level,
         cpu_matrix=processor.matrix,
         cores=processor.cores,
@@ -146,14 +147,10 @@ def gpu_count() -> int:
 
 
 def _look_at_gpus() -> _Nvml:
-    # A wedged driver can hang any NVML call for good; a daemon thread lets this process go on without it.
-    found: list[_Nvml] = []
-    thread = threading.Thread(target=lambda: found.append(_read_nvml()), daemon=True, name="nvml")
-    thread.start()
-    thread.join(NVML_DEADLINE_S)
-    if found:
-        return found[0]
-    return _Nvml(error=f"NVML gave no answer within {NVML_DEADLINE_S:g} s; the driver may be wedged")
+    try:
+        return answer_within(NVML_DEADLINE_S, _read_nvml)
+    except TimeoutError as error:
+        return _Nvml(error=f"NVML gave {error}; the driver may be wedged")
 
 
 def _read_nvml() -> _Nvml:
@@ -168,7 +165,7 @@ def _read_nvml() -> _Nvml:
         count = pynvml.nvmlDeviceGetCount()
         gpus = tuple(_read_gpu(pynvml, index) for index in range(count))
     except pynvml.NVMLError as error:
-        return _Nvml(error=f"NVML: {error}")
+        return _Nvml(error=f"NVML: {error}"[:FACT_CHARACTERS])
     finally:
         pynvml.nvmlShutdown()
     return _Nvml(gpus=gpus, driver=driver, simulated=_is_stand_in(count))
@@ -263,7 +260,7 @@ def _cpuinfo() -> str:
 
 def _os_name() -> str:
     try:
-        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())[:FACT_CHARACTERS]
     except OSError:
         return platform.system()
 

@@ -5,7 +5,9 @@ from itertools import combinations
 from typing import Any
 
 from runner.errors import RunbookError
+from runner.hardware.machine import NVML_DEADLINE_S
 from runner.hardware.topology import FABRIC_STATES, GpuWiring, Pair, Topology
+from runner.patience import answer_within
 
 # NVML's nvmlGpuTopologyLevel_t, in the words of `nvidia-smi topo -m`.
 _LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
@@ -55,8 +57,17 @@ def read_topology() -> Topology | None:
     """The wiring as NVML tells it; None on a host with no NVIDIA library or driver.
 
     Raises:
-        RunbookError: GPUs are there and cannot be read.
+        RunbookError: GPUs are there and cannot be read, or the driver gives no answer.
     """
+    try:
+        return answer_within(NVML_DEADLINE_S, _read)
+    except TimeoutError as error:
+        raise RunbookError(
+            f"NVML gave {error}; the driver may be wedged: check dmesg for Xid messages"
+        ) from error
+
+
+def _read() -> Topology | None:
     import pynvml  # noqa: PLC0415 - a host without GPUs should not pay for it at import
 
     try:

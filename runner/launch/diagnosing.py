@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
-import psutil
-
 from runner.entry.model import Phase, Runbook, Safety
 from runner.errors import InputError, RunbookError
 from runner.evidence.diagnosis import Diagnosis, NotLooked, State, diagnose_entry, rank
@@ -19,11 +17,11 @@ from runner.launch.block import GRACE_S
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.launch.local import SECONDS, run_plan
 from runner.launch.side_by_side import give_up, side_by_side
+from runner.placed import PlacedFileError, placed_file
 from runner.plan import Plan, PlannedStep, Request, make_plan
 
-# What decides how our own programs start, or who this run is: never another process's.
-_OWN = ("PATH", "TMPDIR", "VIRTUAL_ENV", "BASH_ENV", "ENV", "BASHOPTS", "SHELLOPTS")
-_OWN_PREFIXES = ("PYTHON", "LD_", "RUNBOOK_", "CONDA_", "BASH_FUNC_")
+# What a step finds the process in whose environment is to be judged (`runner.probes.judged`).
+JUDGED_PID = "RUNBOOK_JUDGED_PID"
 _MOST_AT_ONCE = 4
 # What a killed process may take to be gone, in seconds: a step that only reads holds no memory of a device.
 _PATIENCE_S = 5.0
@@ -33,7 +31,7 @@ _ENDING_S = 2 * GRACE_S + _PATIENCE_S + 10.0
 
 @dataclass(frozen=True)
 class Look:
-    """How to look: from which folder, in whose environment, and until when (`time.monotonic()` seconds)."""
+    """How to look: from which folder, in which environment, and until when (`time.monotonic()` seconds)."""
 
     root: Path
     environment: Mapping[str, str]
@@ -41,33 +39,27 @@ class Look:
     deadline: float
 
 
-def environment_of(pid: int, own: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a running process, less what would decide how our own programs start.
+def judging(pid: int, own: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a look that judges a running process: the caller's own, which names it.
+
+    Nothing is started in the process's environment: whoever owns it would decide what our programs load. The probes
+    that judge an environment read it themselves, as data.
 
     Raises:
         InputError: there is no such process.
         RunbookError: its environment may not be read.
     """
     try:
-        theirs = psutil.Process(pid).environ()
-    except (psutil.NoSuchProcess, ValueError, OverflowError) as error:
-        raise InputError(f"there is no process {pid}; name one that runs, as pgrep shows it") from error
-    except (psutil.Error, OSError) as error:
+        # Opening it asks for leave. What it holds is read by the steps, which have a deadline: the process may have
+        # mapped it from a file that never answers.
+        with placed_file(Path(f"/proc/{pid}/environ")):
+            return {**own, JUDGED_PID: str(pid)}
+    except PlacedFileError as error:
+        if error.kind == "missing":
+            raise InputError(f"there is no process {pid}; name one that runs, as pgrep shows it") from error
         raise RunbookError(
             f"cannot read the environment of process {pid}; run this as its user, or as root"
         ) from error
-    return judged_environment(own, theirs)
-
-
-def judged_environment(own: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """Their environment, with our own PATH, Python and loader variables in place of theirs."""
-    return {name: value for name, value in theirs.items() if not _is_own(name)} | {
-        name: value for name, value in own.items() if _is_own(name)
-    }
-
-
-def _is_own(name: str) -> bool:
-    return name in _OWN or name.startswith(_OWN_PREFIXES)
 
 
 def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple[Diagnosis, ...]:

@@ -1,6 +1,5 @@
 """Runs a plan on this node, step by step, and yields each result as it ends."""
 
-import json
 import os
 import sys
 import tempfile
@@ -10,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import JsonValue
-
+from runner.bounds import RESULTS_BYTES
 from runner.entry.digest import current_digest
 from runner.entry.model import Phase, Step
 from runner.errors import DocumentError
@@ -19,13 +17,13 @@ from runner.evidence.judge import failed_by_expectation, judge_step
 from runner.evidence.last_words import last_words
 from runner.evidence.measure import read_document
 from runner.evidence.record import Document, StepResult, StepStatus
-from runner.evidence.redact import host_secrets
+from runner.evidence.redact import host_secrets, redact_step
+from runner.evidence.writing import results_bytes
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.pace import Pace, Turn, Unhurried
 from runner.plan import Plan
 
-LARGEST_DETAILS = 64 * 1024
 # What a step finds its deadline in, in seconds: probes size their work by it (`runner.probes.budget`).
 SECONDS = "RUNBOOK_SECONDS"
 
@@ -67,7 +65,10 @@ def run_plan(
     run: BlockRunner = run_block,
     pace: Pace | None = None,
 ) -> Iterator[StepResult]:
-    """Yield one result a planned step, skipped ones included, each as soon as it is known.
+    """Yield one result a planned step, skipped ones included, each as soon as it is known, and redacted.
+
+    What a step said reaches nobody before: not a progress line, not a summary, not a record, not a later step's
+    verdict. Only the environment that a block leaves to the next is carried on as it is.
 
     Args:
         plan: what to run, and what to skip.
@@ -95,7 +96,7 @@ def run_plan(
         if turn is None or turn.left_out is not None:
             reason = why_not if turn is None else turn.left_out
             left_out = turn is not None or (planned.skip is None and _follows_left_out(step, done))
-            result = _skipped(plan, step, reason, left_out=left_out)
+            result = redact_step(_skipped(plan, step, reason, left_out=left_out), host_secrets())
         else:
             on_start(step, turn)
             result, left = _run_step(plan, step, turn, machine, done, root, scratch, environments, run)
@@ -169,8 +170,10 @@ def _run_step(
             timeout=turn.deadline_s,
             cwd=root,
         )
-    document, problem = _document(result_file, ran)
-    said = last_words(ran.stderr.text, host_secrets()) if ran.exit_status else None
+    room = RESULTS_BYTES - sum(map(results_bytes, done))
+    document, problem = _document(result_file, ran, room)
+    secrets = host_secrets()
+    said = last_words(ran.stderr.text, secrets) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
     cut = turn.cut if ran.ending is Ending.TIMEOUT and ran.problem is None else None
     reason = cut or reason
@@ -193,6 +196,8 @@ def _run_step(
         processes_ended=ran.processes_ended,
         **_from_document(document),
     )
+    # Before it is judged by the entry's bounds, so that a verdict reads what the record will hold.
+    result = redact_step(result, secrets)
     if status is StepStatus.PASSED:
         missed = failed_by_expectation(plan.runbook, result, done, machine)
         if missed is not None:
@@ -208,13 +213,13 @@ def _place_of_result(scratch: Path, step: Step) -> Path:
     return Path(tempfile.mkdtemp(dir=scratch)) / f"{step.id}.json"
 
 
-def _document(path: Path, ran: CommandResult) -> tuple[Document | None, str | None]:
+def _document(path: Path, ran: CommandResult, room: int) -> tuple[Document | None, str | None]:
     """What the step wrote, and why it cannot be believed (or why nothing started)."""
     if ran.ending is not Ending.EXITED or ran.problem is not None:
         # A document written before the deadline speaks of a step that had not ended: its numbers are not kept.
         return None, ran.problem
     try:
-        return read_document(path), None
+        return read_document(path, room), None
     except DocumentError as error:
         return None, str(error)
 
@@ -229,15 +234,6 @@ def _from_document(document: Document | None) -> dict[str, object]:
         "effective": document.effective,
         "fallback_reason": document.fallback_reason,
         "fallback_asked": document.fallback_asked,
-        "details": _bounded(document.details),
+        "details": document.details,
         "measurements": document.measurements,
     }
-
-
-def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    size = len(json.dumps(details))
-    return (
-        details
-        if size <= LARGEST_DETAILS
-        else {"left_out": f"{size} bytes of details, more than a record holds"}
-    )

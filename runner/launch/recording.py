@@ -13,6 +13,7 @@ from runner.errors import RunbookError, StoreError
 from runner.evidence.code import new_run_id, node_alias
 from runner.evidence.outcomes import judge_run
 from runner.evidence.record import Code, Options, Record, RunbookRef, StepResult
+from runner.evidence.redact import host_secrets, redact_head
 from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine, joint_class
@@ -85,7 +86,8 @@ def run_and_record(
         StoreError: the data folder cannot be written; nothing has run then.
         RunbookError: no temporary folder can be made; nothing has run then.
     """
-    record = _new_record(plan, request, bench)
+    # Steps come redacted, and the store redacts all of it: nobody who is handed it prints what no record may hold.
+    record = redact_head(_new_record(plan, request, bench), host_secrets())
     # A signal that ends the run is heeded while a step runs, and else when the record has its end.
     with interrupts_held():
         with node_lock(record.run_id), _scratch() as scratch:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from runner.entry.model import Safety, Step
 from runner.evidence.endings import scope_words
 from runner.evidence.record import Record
-from runner.pages.text import age, cell, day, escaped, inert
+from runner.pages.text import age, brief, cell, day, escaped, inert, printed
 
 
 def environment(templates: Path, now: datetime) -> Environment:
@@ -27,7 +27,9 @@ def environment(templates: Path, now: datetime) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters.update(inert=inert, cell=cell, day=day, fence=fence, words=_words, md=_md)
+    jinja.filters.update(
+        inert=inert, brief=brief, printed=printed, cell=cell, day=day, fence=fence, words=_words, md=_md
+    )
     jinja.globals.update(
         age=lambda moment: age(moment, now),
         days=lambda moment: max(0, (now - moment).days),

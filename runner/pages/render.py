@@ -43,6 +43,8 @@ ROWS_A_PAGE = 100
 # So many entries the start page shows, those that need somebody first, and a branch of its tree.
 ROWS_AT_START = 40
 ENTRIES_A_BRANCH = 20
+# So many of a step's measurements stand on its entry's page for each class.
+NUMBERS_A_STEP = 100
 _Show = Callable[[Shown], str]
 _Rows = tuple[StepEvidence, ...]
 _Bounds = tuple[Bound, ...]
@@ -213,6 +215,7 @@ class _Site:
             "claims": claim_views(runbook, self.evidence),
             "row": self.rows[runbook.id],
             "runs": self._runs(runbook),
+            "most_numbers": NUMBERS_A_STEP,
             "related": self._related(runbook),
         }
         page = self._fill("entry.md.j2", shared, expanded=html)

@@ -11,6 +11,11 @@ _ESCAPES = re.compile(
 # Control characters, line and tab apart. STX and ETX among them are Python-Markdown's own placeholders.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+# Characters of a text within a line, and of a printed text from either end, that a page shows: a record has all.
+LONGEST_CELL = 4_000
+LONGEST_BRIEF = 200
+SHOWN_OF_OUTPUT = 6_000
+
 # What HTML, Markdown or one of its extensions looks for. One pass over all: a reference must not be referred to.
 _ACTIVE = re.compile(r"[\t\n&<>\"'`~{}\[\]*_#|!:\\$+=^@-]")
 
@@ -41,14 +46,33 @@ def inert(text: str) -> Markup:
     return Markup(_ACTIVE.sub(lambda match: f"&#{ord(match[0])};", plain(text)))  # noqa: S704
 
 
+def printed(text: str) -> Markup:
+    """What a program printed, as `inert`: the first and the last part of what is long."""
+    if len(text) > 2 * SHOWN_OF_OUTPUT:
+        head, tail = text[:SHOWN_OF_OUTPUT], text[-SHOWN_OF_OUTPUT:]
+        left_out = len(text) - len(head) - len(tail)
+        text = f"{head}\n[{left_out} characters left out here, the record has them]\n{tail}"
+    return inert(text)
+
+
 def cell(text: str) -> Markup:
     """A short text for one line: line ends become spaces."""
-    return inert(" ".join(text.split()))
+    return inert(_short(text))
+
+
+def brief(text: str) -> Markup:
+    """The beginning of a text for one line, where there may be hundreds of its kind."""
+    return inert(_short(text, LONGEST_BRIEF))
 
 
 def escaped(text: str) -> str:
     """A short text for one line of plain Markdown, with a backslash before what Markdown or HTML would read."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", plain(" ".join(text.split())))
+    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", plain(_short(text)))
+
+
+def _short(text: str, most: int = LONGEST_CELL) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def day(moment: datetime) -> str:

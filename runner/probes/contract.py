@@ -17,9 +17,7 @@ measure, 80 not applicable here.
 import argparse
 import contextlib
 import json
-import math
 import os
-import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +32,7 @@ from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
 from runner.prerequisites import missing_to_compile
 from runner.presets import PRESETS, default_preset
-from runner.stats import percentile
+from runner.summaries import SINGLE, STATISTICS
 
 OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80
 
@@ -108,20 +106,10 @@ def measured(
         KeyError: the metric or the statistic is not known.
         ValueError: no samples.
     """
-    functions: Mapping[str, Callable[[Sequence[float]], float]] = {
-        "median": statistics.median,
-        "mean": statistics.fmean,
-        "geometric mean": statistics.geometric_mean,
-        "max": max,
-        "min": min,
-        "sum": math.fsum,
-        "p95": lambda values: percentile(values, 95),
-        "p99": lambda values: percentile(values, 99),
-    }
     return Measurement(
         name=name,
         labels=dict(labels),
-        value=functions[statistic](samples),
+        value=STATISTICS[statistic](samples),
         unit=METRICS[name].unit,
         statistic=statistic,
         samples=tuple(samples),
@@ -130,9 +118,7 @@ def measured(
 
 def single(name: str, value: float, /, **labels: Scalar) -> Measurement:
     """A measurement that is one reading and has no samples beneath it."""
-    return Measurement(
-        name=name, labels=dict(labels), value=value, unit=METRICS[name].unit, statistic="single"
-    )
+    return Measurement(name=name, labels=dict(labels), value=value, unit=METRICS[name].unit, statistic=SINGLE)
 
 
 def say(message: str) -> None:
@@ -207,6 +193,15 @@ def _document(probe: Probe, findings: Findings) -> Document:
         if measurement.name not in info.emits:
             raise ValueError(
                 f"{probe.name} reports {measurement.name}, which the catalogue does not list for it"
+            )
+        undeclared = set(measurement.labels) - set(info.labels)
+        if undeclared:
+            raise ValueError(
+                f"{probe.name} labels {measurement.name} by {min(undeclared)}, which the catalogue does not list for it"
+            )
+        if measurement.statistic not in METRICS[measurement.name].statistics:
+            raise ValueError(
+                f"{measurement.name} is no {measurement.statistic}; list that under its statistics in the catalogue"
             )
     return Document.model_validate(
         {

@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
+from runner.patience import answer_within
 from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.nccl.settings import Finding, Judgement, Origin, Setting, judge
+from runner.probes.judged import judged_pid
+from runner.probes.nccl.settings import Finding, Judgement, Setting, judge
 from runner.probes.nccl.sources import (
     Found,
     home_of,
@@ -33,10 +35,14 @@ from runner.probes.nccl.sources import (
     running_jobs,
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
-from runner.probes.undo import add_shell_option, run_or_undo
+from runner.probes.undo import add_shell_option, remedies, run_or_undo
+from runner.remedy import visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
+
+# A file in another process's file system may never answer.
+_LOOK_S = 50.0
 
 # How bad a fault is, for a ranking among entries; what is no fault has none.
 _SEVERITY = {Judgement.HARMFUL: "high", Judgement.MISSPELT: "medium"}
@@ -79,12 +85,16 @@ class _Read:
 def _read(arguments: argparse.Namespace) -> _Read:
     if arguments.pid:
         return _joined([read_process(pid) for pid in arguments.pid], arguments.pid)
-    found = [read_own(os.environ, home_of(os.getuid())), read_units(arguments.units)]
+    judged = judged_pid()
+    own = read_own(os.environ, home_of(os.getuid())) if judged is None else read_process(judged)
+    found = [own, read_units(arguments.units)]
+    looked_at = [] if judged is None else [judged]
     if not arguments.running:
-        return _joined(found, [])
-    looked_at = []
+        return _joined(found, looked_at)
     jobs, closed = running_jobs()
     for pid in jobs:
+        if pid == judged:
+            continue
         try:
             found.append(read_process(pid))
         except InputError:
@@ -99,19 +109,26 @@ def _read(arguments: argparse.Namespace) -> _Read:
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
     # A file that several processes read is one place.
     settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
-    unread = list(dict.fromkeys(line for one in found for line in one.unread))
+    unread = list(dict.fromkeys(visible_line(line) for one in found for line in one.unread))
     return _Read(settings, unread, processes, closed)
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.nodes < 1:
         raise InputError("--nodes must be 1 or more")
-    read = _read(arguments)
+    try:
+        read = answer_within(_LOOK_S, lambda: _read(arguments))
+    except TimeoutError as error:
+        raise RunbookError(
+            f"reading what sets NCCL here gave {error}: a process or a mount does not answer; --pid, and --units alone,"
+            " leave the others out"
+        ) from error
     findings = [judge(setting, arguments.nodes) for setting in read.settings]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
-        say(f"{finding.judgement:9} {setting.name}={setting.value} ({setting.source}): {finding.why}")
+        stands = f"{setting.name}={setting.value} ({setting.source})"
+        say(visible_line(f"{finding.judgement:9} {stands}: {finding.why}"))
         if finding in faults:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
@@ -133,10 +150,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,
-            "undo": [fault.setting.undo for fault in faults if fault.setting.origin is Origin.ENVIRONMENT],
-            "by_hand": [
-                fault.setting.undo for fault in faults if fault.setting.origin is not Origin.ENVIRONMENT
-            ],
+            **remedies(fault.setting.undo for fault in faults),
         },
     )
 
@@ -148,7 +162,7 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
     where = f"{worst.setting.name} in {worst.setting.source}"
-    return f"{where} is {worst.judgement} on {scope}: {worst.why}{more}"
+    return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
 
 
 def _told(finding: Finding) -> dict[str, object]:
@@ -160,7 +174,7 @@ def _told(finding: Finding) -> dict[str, object]:
         "judgement": str(finding.judgement),
         "severity": _SEVERITY.get(finding.judgement),
         "why": finding.why,
-        "undo": setting.undo if finding.judgement.is_fault else None,
+        "undo": setting.undo.text if finding.judgement.is_fault else None,
     }
 
 

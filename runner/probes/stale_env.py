@@ -22,12 +22,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runner.errors import InputError
 from runner.probes.contract import Findings, Probe, base_parser, say, single
+from runner.probes.judged import environment_of, judged_pid
 from runner.probes.leftovers.serving_config import read_sizes
 from runner.probes.leftovers.variables import Harm, Leftover, leftovers
 from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
-from runner.probes.undo import add_shell_option, run_or_undo
+from runner.probes.undo import add_shell_option, remedies, run_or_undo
+from runner.remedy import Remedy, visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
@@ -47,48 +48,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    environment = os.environ if arguments.pid is None else environment_of(arguments.pid)
-    found = leftovers(environment, os.cpu_count() or 1)
-    by_hand = _sizes(arguments.config) + _pin(environment, arguments.pid or 0)
+    pid = arguments.pid if arguments.pid is not None else judged_pid()
+    environment = os.environ if pid is None else environment_of(pid)
+    found = leftovers(environment, os.cpu_count() or 1, pid)
+    by_hand = _sizes(arguments.config) + _pin(environment, pid or 0)
     harmful = [leftover for leftover in [*found, *by_hand] if leftover.harm is not Harm.LOW]
     for leftover in [*found, *by_hand]:
-        say(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}")
+        say(visible_line(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}"))
     if not found and not by_hand:
         say("no leftovers of a multi-GPU launch in this environment")
-    todo = [leftover.undo for leftover in by_hand]
-    if arguments.pid is not None and found:
-        # Nothing can change the environment of a process that runs.
-        todo.append(f"unset them where the server is started, then restart it (process {arguments.pid})")
     more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
-        reason=f"{harmful[0].name} is left over: {harmful[0].does}{more}" if harmful else None,
-        requested={"of": "this environment" if arguments.pid is None else "a running process"},
+        reason=visible_line(f"{harmful[0].name} is left over: {harmful[0].does}{more}") if harmful else None,
+        requested={"of": "this environment" if pid is None else "a running process"},
         details={
             "findings": [_told(leftover) for leftover in [*found, *by_hand]],
-            "undo": [leftover.undo for leftover in found],
-            "by_hand": todo,
+            **remedies(leftover.undo for leftover in [*found, *by_hand]),
         },
     )
-
-
-def environment_of(pid: int) -> dict[str, str]:
-    """The environment that a process was started with.
-
-    Raises:
-        InputError: there is no such process, or it is another user's.
-    """
-    try:
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise InputError(
-            f"--pid {pid}: no such process; find the server's with pgrep -af or nvidia-smi"
-        ) from error
-    except PermissionError as error:
-        raise InputError(f"--pid {pid}: another user's process; run this as that user or as root") from error
-    pairs = (entry.decode(errors="replace").partition("=") for entry in raw.split(b"\0") if b"=" in entry)
-    return {name: value for name, _, value in pairs}
 
 
 def _sizes(config: Path | None) -> list[Leftover]:
@@ -100,7 +79,7 @@ def _sizes(config: Path | None) -> list[Leftover]:
             str(size.value),
             Harm.HIGH,
             f"the configuration asks for {size.value} GPUs (line {size.line})",
-            f"{config.name}, {size.undo}",
+            Remedy.by_hand("within {}, line {}: set {} to 1", config.name, str(size.line), size.key),
         )
         for size in read_sizes(config)
     ]
@@ -117,7 +96,7 @@ def _told(leftover: Leftover) -> dict[str, object]:
         "value": leftover.value if _PLAIN.fullmatch(leftover.value) else None,
         "severity": str(leftover.harm),
         "does": leftover.does,
-        "undo": leftover.undo,
+        "undo": leftover.undo.text,
     }
 
 

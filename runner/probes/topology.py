@@ -14,7 +14,6 @@ Exit status: 0 as it should be, 1 a wiring fault, 2 bad input, 80 no pair of GPU
 """
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from runner.hardware.machine import look
 from runner.hardware.topology import GpuWiring, Pair, Topology, Verdict, expected_link, judge
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
+from runner.placed import PlacedFileError, read_placed
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 
 LARGEST_TEXT = 1 << 20
@@ -96,10 +96,14 @@ def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
 
 def _read(source: str) -> str:
     try:
-        with contextlib.nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
-            data = file.read(LARGEST_TEXT)
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
+        if source == "-":
+            data = sys.stdin.buffer.read(LARGEST_TEXT)
+        else:
+            # Typed by the caller: it may be a pipe, as in --from <(nvidia-smi topo -m).
+            data = read_placed(Path(source), LARGEST_TEXT, pipes=True)
+    except (OSError, PlacedFileError) as error:
+        why = error.why if isinstance(error, PlacedFileError) else error.strerror
+        raise InputError(f"cannot read {source}: {why}") from error
     return data.decode("utf-8", "replace")
 
 

@@ -1,12 +1,17 @@
-"""`--shell`: print the lines that undo what a probe found, for a shell to `eval`, in place of its document."""
+"""`--shell`: print the lines that undo what a probe found, for a shell to `eval`, in place of its document.
+
+What is code and what a comment, `runner.remedy` decides.
+"""
 
 import argparse
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 
 from runner.probes.contract import OK, SYMPTOM, Probe, run_probe
+from runner.remedy import Remedy, shell_lines
 
 
 def add_shell_option(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +21,15 @@ def add_shell_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help='print only the lines that undo the findings: eval "$(… --shell)"; exit status 0 once printed',
     )
+
+
+def remedies(found: Iterable[Remedy]) -> dict[str, list[str]]:
+    """The part of a document's details that `--shell` prints: `undo`, code for this shell, and `by_hand`."""
+    every = list(found)
+    return {
+        "undo": [remedy.text for remedy in every if remedy.is_code],
+        "by_hand": [remedy.text for remedy in every if not remedy.is_code],
+    }
 
 
 def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
@@ -30,10 +44,12 @@ def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
     if status not in {OK, SYMPTOM}:
         return status
     details = json.loads(printed.getvalue())["details"]
-    for line in details["undo"]:
-        print(line)
-    # A file outlives this shell: changing it is the reader's own decision.
-    for line in details["by_hand"]:
-        # A line break in a path would end the comment, and what follows would run.
-        print(f"# by hand: {' '.join(line.splitlines())}")
+    for line in shell_lines(details["undo"], details["by_hand"]):
+        print(_encodable(line))
     return OK
+
+
+def _encodable(line: str) -> str:
+    # A traceback would end with 1, a symptom.
+    encoding = sys.stdout.encoding or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -12,7 +12,7 @@
  *   pcie GEN WIDTH MAXGEN MAXWIDTH                 pcie_gpu GPU GEN WIDTH
  *   temperature 45            energy GPU WATTS SWING PERIOD_MS            energy_wrap GPU AT_MS
  *   energy_stall GPU FROM_MS TO_MS LOSES          energy_lost GPU AT_MS
- *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString)
+ *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString; CODE 9999: no answer, ever)
  *
  * The exported symbol runbook_stand_in_nvml marks it: whatever is read through it is simulated.
  */
@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define OK 0
 #define INVALID_ARGUMENT 2
@@ -31,6 +32,7 @@
 #define LINKS 36
 #define COUNTERS 5
 #define FAILS 32
+#define NEVER 9999
 
 int runbook_stand_in_nvml = 1;
 
@@ -154,9 +156,15 @@ static int load(const char *path) {
     return 1;
 }
 
+static int with(int code) {
+    while (code == NEVER) pause();
+    return code;
+}
+
 static int failing(const char *function) {
     for (int i = 0; i < board.fail_count; i++)
-        if (!strcmp(board.fails[i].function, function) || !strcmp(board.fails[i].function, "*")) return board.fails[i].code;
+        if (!strcmp(board.fails[i].function, function) || !strcmp(board.fails[i].function, "*"))
+            return with(board.fails[i].code);
     return OK;
 }
 
@@ -176,7 +184,7 @@ int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     if (!path || !load(path)) return DRIVER_NOT_LOADED;
     for (int i = 0; i < board.fail_count; i++)
-        if (!strcmp(board.fails[i].function, "nvmlInit")) return board.fails[i].code;
+        if (!strcmp(board.fails[i].function, "nvmlInit")) return with(board.fails[i].code);
     return OK;
 }
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }

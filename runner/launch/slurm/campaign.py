@@ -2,12 +2,10 @@
 
 import contextlib
 import fcntl
-import hashlib
-import hmac
 import io
-import json
 import os
 import secrets
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -15,17 +13,20 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import BusyError, InputError, StoreError
-from runner.evidence.code import user_cache
 from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Code
 from runner.evidence.redact import host_secrets
+from runner.placed import PlacedFileError, read_placed
 
 _FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
 # What a node needs of this project: the package, and the guides that entries name.
 _SHIPPED = ("runner", "kb/guides")
+# Thousands of nodes are some megabytes.
+_MOST_CAMPAIGN_BYTES, _MOST_NOTE_BYTES = 64 << 20, 4096
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Progress(StrEnum):
@@ -116,11 +117,45 @@ class Campaign(_Model):
         return self.model_copy(update={"jobs": tuple(jobs)})
 
 
+class _End(_Model):
+    """The note that a job's script leaves when `runbook` has ended."""
+
+    exit_status: int = Field(ge=0, le=255, strict=True)
+
+
 class Folder:
-    """The folder of one campaign."""
+    """The folder of one campaign: this user's alone, since what stands in it is run and cancelled in their name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def demand_own(self) -> None:
+        """Refuse a folder that another user made or can write to.
+
+        Raises:
+            InputError: it is one, or a link.
+            OSError: it is not there.
+        """
+        found = self.path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise InputError(f"{self.path} is a link or no folder; name the folder itself with --campaigns")
+        if found.st_uid != os.geteuid():
+            raise InputError(
+                f"{self.path} belongs to user id {found.st_uid}; only they can go on with this campaign"
+            )
+        if found.st_mode & _OTHERS:
+            raise InputError(
+                f"other users may write to {self.path}, and so decide what is run in your name; chmod go-w it"
+            )
+
+    @property
+    def own(self) -> bool:
+        """Whether `demand_own` would let it pass."""
+        try:
+            self.demand_own()
+        except (InputError, OSError):
+            return False
+        return True
 
     def save(self, campaign: Campaign) -> None:
         """Write the campaign in the place of its earlier state.
@@ -129,7 +164,9 @@ class Folder:
             StoreError: the folder cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self.demand_own()
             descriptor, name = tempfile.mkstemp(prefix=f".{_FILE}.", dir=self.path)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(campaign.model_dump_json(indent=1) + "\n")
@@ -143,12 +180,16 @@ class Folder:
         """Read it.
 
         Raises:
-            InputError: there is no campaign here that this version reads.
+            InputError: there is no campaign here that this version reads, or it is another user's.
         """
         try:
-            return Campaign.model_validate_json((self.path / _FILE).read_bytes())
+            self.demand_own()
+            data = read_placed(self.path / _FILE, _MOST_CAMPAIGN_BYTES, links=False)
+            return Campaign.model_validate_json(data)
         except OSError as error:
             raise InputError(f"cannot read {self.path / _FILE}: {error.strerror}") from error
+        except PlacedFileError as error:
+            raise InputError(f"cannot read {error}") from error
         except ValidationError as error:
             raise InputError(
                 f"{self.path / _FILE} is no campaign of this version; collect it with the one that started it"
@@ -161,14 +202,17 @@ class Folder:
     def exit_status(self, job: Job) -> int | None:
         """What `runbook run` ended with on the node; None where it left no note of its end."""
         try:
-            status = json.loads((self.place(job) / "end.json").read_bytes())["exit_status"]
-        except (OSError, ValueError, KeyError, TypeError):
+            note = read_placed(self.place(job) / "end.json", _MOST_NOTE_BYTES, links=False)
+            return _End.model_validate_json(note).exit_status
+        except (PlacedFileError, ValidationError):
             return None
-        return status if isinstance(status, int) else None
 
     def last_words(self, job: Job) -> str:
         """The last line that the run printed on its node; empty where there is none."""
-        return last_words_in(self.place(job) / "output.txt", host_secrets()) or ""
+        output = self.place(job) / "output.txt"
+        if output.is_symlink() or not output.is_file():
+            return ""
+        return last_words_in(output, host_secrets()) or ""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -176,8 +220,14 @@ class Folder:
 
         Raises:
             BusyError: somebody else watches or collects it.
+            StoreError: the lock cannot be opened.
         """
-        with (self.path / _LOCK).open("ab") as file:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(self.path / _LOCK, flags, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot open {self.path / _LOCK}: {error.strerror}; remove it") from error
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -194,10 +244,13 @@ def find_folder(campaigns: Path, name: str | None) -> Folder:
         InputError: there is none.
     """
     known = sorted(path.parent.name for path in campaigns.glob(f"*/{_FILE}"))
-    if name is None and known:
-        return Folder(campaigns / known[-1])
-    if name in known:
-        return Folder(campaigns / str(name))
+    if name is None:
+        # Where others may make campaigns too, theirs are none of this user's.
+        known = [one for one in known if Folder(campaigns / one).own]
+        if known:
+            return Folder(campaigns / known[-1])
+    elif name in known:
+        return Folder(campaigns / name)
     there = f"there are {', '.join(known[-5:])}" if known else "there is none"
     raise InputError(f"no campaign {name or ''} under {campaigns}; {there}".replace("  ", " "))
 
@@ -205,33 +258,6 @@ def find_folder(campaigns: Path, name: str | None) -> Folder:
 def new_campaign_id(now: datetime | None = None) -> str:
     """`20261125-083000-1f3a`: ids sort by the time they were made."""
     return f"{(now or datetime.now(UTC)).strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
-def cluster_alias(node: str, key: bytes) -> str:
-    """A node's alias in records: `node-` and six hexadecimal digits, not to be guessed from its name without the key.
-
-    The cluster's name for a node is hashed, and not the machine id as on a single node: nodes started from one
-    image often share that.
-    """
-    return f"node-{hmac.new(key, node.encode(), hashlib.sha256).hexdigest()[:6]}"
-
-
-def alias_key(cache: Path | None = None) -> bytes:
-    """The secret of this user's aliases, made once and kept in the user's cache folder.
-
-    Raises:
-        StoreError: it can be neither read nor kept; aliases would change with every campaign.
-    """
-    place = (cache or user_cache()) / "alias-key"
-    try:
-        with contextlib.suppress(FileExistsError):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as file:
-                place.chmod(0o600)
-                file.write(secrets.token_bytes(32))
-        return place.read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot keep the key of node aliases in {place}: {error.strerror}") from error
 
 
 def pack_code(package: Path, runbooks: Path) -> bytes:

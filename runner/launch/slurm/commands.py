@@ -1,10 +1,13 @@
 """Talks to Slurm through its own commands; what runs them is injected."""
 
+import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 from runner.errors import InputError, RunbookError
 from runner.launch.slurm.text import (
@@ -16,15 +19,23 @@ from runner.launch.slurm.text import (
     parse_partitions,
     parse_queue,
 )
+from runner.units import format_bytes
 
 _DEADLINE_S = 120.0
 # What Slurm's commands say while the controller is away; such a command may be tried again.
 _AWAY = ("Unable to contact slurm controller", "Connection refused", "Socket timed out", "Zero Bytes were")
 _UNKNOWN_JOB = "Invalid job id"
+# More than ten thousand nodes' lines of `scontrol show node`, or a node's results in base64.
+_MOST_BYTES = 96 << 20
+_CHUNK_BYTES = 1 << 16
 
 
 class SlurmError(RunbookError):
-    """A command of Slurm failed; the message has its own words."""
+    """A command of Slurm failed; the message has its own words, `status` what it ended with where it ran."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
 
 
 class ControllerAwayError(SlurmError):
@@ -51,15 +62,14 @@ def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
     """Run a command in a session of its own, so that a Ctrl-C at the terminal is ours to answer.
 
     Raises:
-        SlurmError: it is not installed, or gave no answer in time (seconds).
+        SlurmError: it is not installed, gave no answer in time (seconds), or printed without end.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             words,
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=timeout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
             # Times and states as they are documented, whatever the caller's taste.
             env={name: value for name, value in os.environ.items() if name != "SLURM_TIME_FORMAT"},
@@ -68,9 +78,48 @@ def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
         raise SlurmError(
             f"no {words[0]} on this machine's PATH; run this where Slurm's commands are, or without --on slurm"
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ControllerAwayError(f"{words[0]} gave no answer within {timeout:g} s") from error
-    return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+    with process, ThreadPoolExecutor(3) as threads:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        printed = threads.submit(_read, process, process.stdout)
+        complained = threads.submit(_read, process, process.stderr)
+        threads.submit(_write, process.stdin, stdin)
+        try:
+            status = process.wait(timeout)
+        except BaseException as raised:
+            _kill(process)
+            if isinstance(raised, subprocess.TimeoutExpired):
+                raise ControllerAwayError(f"{words[0]} gave no answer within {timeout:g} s") from raised
+            raise
+    found, said = printed.result(), complained.result()
+    if max(len(found), len(said)) > _MOST_BYTES:
+        raise SlurmError(f"{words[0]} printed more than {format_bytes(_MOST_BYTES)}")
+    return Done(status, found, said.decode(errors="replace"))
+
+
+def _read(process: "subprocess.Popen[bytes]", stream: IO[bytes]) -> bytes:
+    """What a command prints, up to a little more than the limit; it is ended where it prints more."""
+    taken = bytearray()
+    while len(taken) <= _MOST_BYTES:
+        more = stream.read(_CHUNK_BYTES)
+        if not more:
+            return bytes(taken)
+        taken += more
+    _kill(process)
+    return bytes(taken)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    # With whatever it started, which would keep its output open.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    # It may end without having read everything.
+    with contextlib.suppress(BrokenPipeError), stream:
+        stream.write(data)
 
 
 @dataclass(frozen=True)
@@ -190,7 +239,7 @@ class Slurm:
         message = f"{words[0]} failed: {lines[-1]}"
         if any(sign in done.error for sign in _AWAY):
             raise ControllerAwayError(message)
-        raise SlurmError(message)
+        raise SlurmError(message, done.status)
 
 
 def _list(partitions: Mapping[str, object]) -> str:

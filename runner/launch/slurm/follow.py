@@ -12,7 +12,7 @@ from runner.evidence.judge import describe_exit
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.launch.slurm.script import MEANINGS, RESULTS
+from runner.launch.slurm.script import MEANINGS, NOT_OURS, fetch_command
 from runner.launch.slurm.submit import FleetObserver, refused, submit
 from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 
@@ -145,21 +145,17 @@ def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetOb
     for job in campaign.jobs:
         if campaign.shared or job.fetched or job.progress is not Progress.OVER or job.job_id is None:
             continue
-        where = f"{RESULTS}/{campaign.id}/{job.round}-{job.key}"
+        command = fetch_command(campaign.id, f"{job.round}-{job.key}")
         wish = Wish(campaign.partition, campaign.account, campaign.gpus, 5)
         try:
-            taken = slurm.bring(
-                job.nodes[0],
-                campaign.job_name,
-                f'tar -C "{where}" -cz . | base64',
-                wish,
-                _BRING_WITHIN_S,
-            )
+            taken = slurm.bring(job.nodes[0], campaign.job_name, command, wish, _BRING_WITHIN_S)
             unpack(base64.b64decode(taken, validate=False), folder.place(job))
         except ControllerAwayError:
             raise
         except (SlurmError, OSError, tarfile.TarError, zlib.error, binascii.Error, EOFError) as error:
-            lost = job.reason or f"its results could not be fetched: {error}"
+            refused_there = isinstance(error, SlurmError) and error.status == NOT_OURS
+            said = MEANINGS[NOT_OURS] if refused_there else str(error)
+            lost = job.reason or f"its results could not be fetched: {said}"
             campaign = campaign.with_job(job.model_copy(update={"fetched": True, "reason": lost}))
             observer.trouble(f"{job.key}: {lost}")
         else:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -15,6 +16,7 @@ from runner.evidence.redact import host_secrets, telling
 from runner.evidence.store import Store
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.script import DIAGNOSIS
+from runner.placed import PlacedFileError, read_placed
 
 # States of a row: what a reader needs to tell apart.
 DONE, ERROR = "done", "error"
@@ -49,8 +51,9 @@ def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
     """
     found: dict[str, tuple[Record, ...]] = {}
     rows: dict[str, tuple[Job, Row]] = {}
+    taken: dict[Path, Job] = {}
     for job in campaign.jobs:
-        records, rubbish = _records(campaign, folder, job)
+        records, rubbish = _records(campaign, folder, job, Store(data, secrets=()), taken)
         found[f"{job.round}-{job.key}"] = records
         row = Row(
             job.key,
@@ -92,12 +95,18 @@ def _stored(store: Store, record: Record) -> Path:
     return store.save(record)
 
 
-def _records(campaign: Campaign, folder: Folder, job: Job) -> tuple[tuple[Record, ...], str | None]:
-    """The records of a job that is over, and what is wrong with anything else that it left."""
+def _records(
+    campaign: Campaign, folder: Folder, job: Job, home: Store, taken: dict[Path, Job]
+) -> tuple[tuple[Record, ...], str | None]:
+    """The records of a job that is over, and what is wrong with anything else that it left.
+
+    `taken`: places in the data folder, by the job whose record goes there; those of these records are added.
+    """
     if job.progress is not Progress.OVER:
         return (), None
     returned = Store(folder.place(job) / "data", secrets=())
-    good, wrong = [], None
+    good: list[Record] = []
+    wrong = None
     try:
         places, stray = returned.files(), returned.strays()
     except StoreError as error:
@@ -108,16 +117,34 @@ def _records(campaign: Campaign, folder: Folder, job: Job) -> tuple[tuple[Record
             problem = _foreign(campaign, job, record)
             if problem is None and returned.path_of(record) != path:
                 problem = "stands where another record belongs"
+            if problem is None and any(one.runbook.id == record.runbook.id for one in good):
+                problem = "is a second record of its entry"
+            if problem is None and _is_taken(home, record, taken.setdefault(home.path_of(record), job), job):
+                problem = "has the run id of another record"
         except (RecordError, StoreError) as error:
-            problem = str(error).removeprefix(f"{path} ").replace(str(path), path.name)
+            problem = str(error).removeprefix(f"{path} ").replace(str(path), _shown(path))
         else:
             if problem is None:
                 good.append(record)
                 continue
-        wrong = wrong or f"returned {path.name}, which {problem}"
+        wrong = wrong or f"returned {_shown(path)}, which {problem}"
     if stray:
-        wrong = wrong or f"returned {stray[0].path.name}, which {stray[0].message}"
+        wrong = wrong or f"returned {_shown(stray[0].path)}, which {stray[0].message}"
     return tuple(good), wrong
+
+
+def _shown(path: Path) -> str:
+    return path.name if path.name.isprintable() else ascii(path.name)
+
+
+def _is_taken(home: Store, record: Record, by: Job, job: Job) -> bool:
+    """Whether another job's record, or one that was in the data folder before, would be lost for this one."""
+    if by != job:
+        return True
+    with contextlib.suppress(RecordError):
+        there = home.load(home.path_of(record))
+        return (there.campaign, there.node_alias) != (record.campaign, record.node_alias)
+    return False
 
 
 def _foreign(campaign: Campaign, job: Job, record: Record) -> str | None:
@@ -129,6 +156,9 @@ def _foreign(campaign: Campaign, job: Job, record: Record) -> str | None:
         return "is of an entry that was not asked for"
     if record.members != (job.aliases if job.joint else ()):
         return "is of other nodes than its job's"
+    ours = (campaign.code.package, campaign.code.entries)
+    if (record.code.package, record.code.entries) != ours:
+        return "was taken by other code than was submitted"
     return None
 
 
@@ -170,7 +200,7 @@ def _so_far(records: tuple[Record, ...]) -> str:
 class NodeDiagnosis(BaseModel):
     """What `runbook diagnose --json` wrote on a node, as far as it is looked at here."""
 
-    exit_status: int
+    exit_status: Literal[0, 1, 3]
     entries: tuple[dict[str, JsonValue], ...]
 
 
@@ -185,9 +215,11 @@ def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | No
     if job.reason is not None:
         return None, job.reason
     try:
-        with (folder.place(job) / DIAGNOSIS).open("rb") as file:
-            return NodeDiagnosis.model_validate_json(file.read(MAX_DOCUMENT_BYTES)), None
-    except OSError:
+        data = read_placed(folder.place(job) / DIAGNOSIS, MAX_DOCUMENT_BYTES, links=False)
+        return NodeDiagnosis.model_validate_json(data), None
+    except PlacedFileError as error:
+        if error.kind != "missing":
+            return None, f"returned {DIAGNOSIS}, which {error.why}"
         words = folder.last_words(job)
         return None, "gave no diagnosis" + (f"; its last words: {words}" if words else "")
     except ValidationError:

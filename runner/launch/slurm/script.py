@@ -1,6 +1,7 @@
 """The batch script that a campaign's job runs on its node: unpack the code, choose a Python, run the entry. Pure."""
 
 import base64
+import hashlib
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -8,19 +9,22 @@ from dataclasses import dataclass, field
 from runner.evidence.stamp import Stamp
 
 # Exit statuses of the script itself, beside those of `runbook run` that are no answer about a node.
-NO_FOLDER, NO_ROOM, NO_PYTHON, NO_NOTE = 70, 71, 72, 73
+NO_FOLDER, NO_ROOM, NO_PYTHON, NO_NOTE, NOT_OURS, OTHER_CODE, NO_PORT = 70, 71, 72, 73, 74, 75, 76
 MEANINGS = {
     2: "`runbook run` refused its input",
     NO_FOLDER: "the campaign's folder is not on this node; share it, or start with --no-shared-files",
     NO_ROOM: "nothing could be unpacked there: its disk is full, or its temporary folder is not writable",
     NO_PYTHON: "no Python there has what the runner needs; name one with --python, or a container with --prefix",
     NO_NOTE: "its last note could not be written: the disk that takes its results is full or gone",
+    NOT_OURS: "a folder there is another user's, is a link, or could be replaced by others; remove it, or set TMPDIR",
+    OTHER_CODE: "the code that reached it is not the code that was submitted; submit a new campaign",
+    NO_PORT: "no port is free there on which its nodes could meet",
 }
 DIAGNOSIS = "diagnosis.json"
 # How each command is told where it belongs, and where its result goes.
 _INTO = {"run": '--stamp "$work/stamp.json"', "diagnose": f'--json --output "$place/{DIAGNOSIS}"'}
 _BLANK = re.compile(r"@([a-z]+)@")
-RESULTS = "${TMPDIR:-/tmp}/llm-runbooks-results-$(id -u)"
+_RESULTS = "${TMPDIR:-/tmp}/llm-runbooks-results-$EUID"
 
 # 0: what the runner needs is there, and a CUDA build of torch; 3: the first alone; 1: not even that.
 _ASK = """
@@ -64,12 +68,23 @@ class Task:
 
 def batch_script(task: Task) -> str:
     """The script, for `sbatch`. Whatever goes wrong in it before the entry runs has an exit status of its own."""
-    parts = [_HEAD, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
+    parts = [_HEAD, _GUARDS, _ROOM, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
     parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
     script = "\n".join(part.strip("\n") for part in parts if part) + "\n"
     values = _values(task)
     # In one pass: what a value holds is not looked into.
     return _BLANK.sub(lambda blank: values[blank[1]], script)
+
+
+def fetch_command(campaign: str, key: str) -> str:
+    """The command for a node without shared files that prints a task's results: a packed archive, as base64 text.
+
+    It looks at the folder as the job did: what another user placed there since is not brought home.
+    """
+    place = f"{_RESULTS}/{shlex.quote(campaign)}/{shlex.quote(key)}"
+    lines = [_GUARDS.strip(), f'fixed "${{TMPDIR:-/tmp}}/" && ours {_RESULTS} || exit {NOT_OURS}']
+    lines += ["set -o pipefail", f"tar -C {place} -cz . | base64"]
+    return "\n".join(lines)
 
 
 def _values(task: Task) -> dict[str, str]:
@@ -81,6 +96,7 @@ def _values(task: Task) -> dict[str, str]:
         "ask": _ASK,
         "python": task.python or "",
         "home": task.home_python,
+        "digest": hashlib.sha256(task.archive).hexdigest(),
     }
     return {name: shlex.quote(value) for name, value in given.items()} | {
         "archive": _archive(task),
@@ -88,7 +104,7 @@ def _values(task: Task) -> dict[str, str]:
         "words": shlex.join(task.arguments),
         "action": task.command,
         "into": _INTO[task.command],
-        "results": RESULTS,
+        "results": _RESULTS,
     }
 
 
@@ -104,17 +120,36 @@ _HEAD = """
 # One node of the campaign @campaign@; removes what it makes, save its results.
 set -u
 """
+# Every user of a node can see these names and make them first. `fixed`: nobody else can put another folder in the place
+# of one that is made in this one. `ours`: a folder that is this user's alone, and no link to one.
+_GUARDS = """
+fixed() {
+    local owner mode
+    read -r owner mode < <(stat -Lc '%u %a' -- "$1") && [ -d "$1" ] || return 1
+    [ "$owner" = 0 ] || [ "$owner" = "$EUID" ] || return 1
+    (( (8#$mode & 8#2) == 0 || (8#$mode & 8#1000) != 0 ))
+}
+ours() {
+    [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && (( (8#$(stat -c %a -- "$1") & 8#77) == 0 ))
+}
+"""
+_ROOM = """
+[ -d "${TMPDIR:-/tmp}/" ] || exit 71
+fixed "${TMPDIR:-/tmp}/" || exit 74
+"""
 _PLACE_SHARED = """
 place=@place@
 [ -d "$place" ] || exit 70
+[ ! -L "$place" ] && [ -O "$place" ] || exit 74
 """
 # Old campaigns' results are not left on a node for ever.
 _PLACE_OWN = """
 results=@results@
 place=$results/@campaign@/@key@
+mkdir -m 700 "$results" 2>/dev/null || [ -e "$results" ] || [ -L "$results" ] || exit 71
+ours "$results" || exit 74
 mkdir -p "$place" || exit 71
-chmod 700 "$results"
-find "$results" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf {} + 2>/dev/null
+find -P "$results" -mindepth 1 -maxdepth 1 -mtime +14 -exec rm -rf -- {} + 2>/dev/null
 """
 _UNPACK = """
 work=$(mktemp -d "${TMPDIR:-/tmp}/llm-runbooks-XXXXXXXX") || exit 71
@@ -126,18 +161,42 @@ code() {
 @archive@
 }
 root=$work
-code > "$work/code.tar.gz" && tar -xzf "$work/code.tar.gz" -C "$work" || exit 71
+code > "$work/code.tar.gz" || exit 71
+[ "$(sha256sum < "$work/code.tar.gz")" = "@digest@  -" ] || exit 75
+tar -xzf "$work/code.tar.gz" -C "$work" || exit 71
 printf %s @stamp@ > "$work/stamp.json" || exit 71
 """
-# srun hands its standard input to every task: each node unpacks a copy under its own name.
+# srun hands its standard input to every task: each node unpacks a copy under its own name, in a folder of the same name
+# as here, which it makes itself. The port is drawn, below those that the kernel gives out (ip_local_port_range), and
+# nobody listens on it: who knew it beforehand could play the meeting point.
 _SPREAD = """
+free_port() {
+    local try port
+    for try in {1..100}; do
+        port=$((20000 + ${SRANDOM:-$RANDOM} % 12000))
+        grep -qs ":$(printf %04X "$port") [0-9A-F]*:0000 0A" /proc/net/tcp /proc/net/tcp6 || { echo "$port"; return; }
+    done
+    return 1
+}
 export RUNBOOK_ROOTS=$work/nodes RUNBOOK_NODES=$SLURM_JOB_NUM_NODES
 address=$(scontrol show node -o "$SLURMD_NODENAME" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
-export RUNBOOK_RENDEZVOUS=$address:$((20000 + SLURM_JOB_ID % 20000))
+port=$(free_port) || exit 76
+export RUNBOOK_RENDEZVOUS=$address:$port
+export -f fixed ours
 srun --ntasks-per-node=1 bash -c '
-    mkdir -p "$RUNBOOK_ROOTS/$SLURMD_NODENAME" && tar -xzf - -C "$RUNBOOK_ROOTS/$SLURMD_NODENAME"
-' < "$work/code.tar.gz" || exit 71
-trap 'srun --ntasks-per-node=1 rm -rf "$RUNBOOK_ROOTS"; rm -rf "$work"' EXIT
+    work=${RUNBOOK_ROOTS%/nodes}
+    fixed "${work%/*}/" || exit 74
+    mkdir -m 700 "$work" 2>/dev/null || [ -e "$work" ] || [ -L "$work" ] || exit 71
+    ours "$work" || exit 74
+    mkdir -p "$RUNBOOK_ROOTS/$SLURMD_NODENAME" && tar -xzf - -C "$RUNBOOK_ROOTS/$SLURMD_NODENAME" || exit 71
+' < "$work/code.tar.gz"
+spread=$?
+clear() {
+    srun --ntasks-per-node=1 bash -c 'work=${RUNBOOK_ROOTS%/nodes}; ours "$work" && rm -rf "$work"'
+    rm -rf "$work"
+}
+trap clear EXIT
+case $spread in 0) ;; 74) exit 74;; *) exit 71;; esac
 root=$RUNBOOK_ROOTS/$SLURMD_NODENAME
 """
 _CHOOSE = """

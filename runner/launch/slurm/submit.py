@@ -12,6 +12,7 @@ from runner.entry.model import Runbook
 from runner.errors import InputError, StoreError
 from runner.evidence.record import Code
 from runner.evidence.stamp import Stamp
+from runner.launch.slurm.alias import cluster_alias
 from runner.launch.slurm.campaign import (
     CODE,
     Campaign,
@@ -19,7 +20,6 @@ from runner.launch.slurm.campaign import (
     Job,
     JointSteps,
     Progress,
-    cluster_alias,
     new_campaign_id,
 )
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
@@ -135,7 +135,8 @@ def submit(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObse
 
 def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archive: bytes) -> Job:
     place = folder.place(job)
-    place.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.mkdir(mode=0o700, exist_ok=True)
     joint = next((one for one in campaign.joint if job.joint and one.entry == job.entries[0]), None)
     steps = [word for step in (joint.steps if joint else ()) for word in ("--step", step)]
     measures = campaign.command == "run"

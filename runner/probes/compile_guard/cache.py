@@ -8,17 +8,22 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of the files below a folder; files that vanish while it counts are not counted."""
-    total = 0
+    return sum(file_sizes(folder))
+
+
+def file_sizes(folder: Path) -> Iterator[int]:
+    """The size of each file below a folder, and 0 for each folder, one by one: the caller may stop."""
     for parent, _, names in os.walk(folder):
+        yield 0
         for name in names:
             with contextlib.suppress(OSError):
-                total += os.stat(f"{parent}/{name}", follow_symlinks=False).st_size  # noqa: PTH116 - a hot loop
-    return total
+                yield os.stat(f"{parent}/{name}", follow_symlinks=False).st_size  # noqa: PTH116 - a hot loop
 
 
 def merge(source: Path, target: Path) -> int:

@@ -1,6 +1,7 @@
 """Stacks of the Python processes of a compile, asked for by SIGUSR1 while they run."""
 
 import contextlib
+import os
 import re
 import signal
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 
 import psutil
 
+from runner.placed import placed_file
 from runner.probes.compile_guard.hook import sitecustomize as hook
 from runner.probes.compile_guard.stacks import frames_of
 
 # A stack dump takes milliseconds; a process that is stopped or in the kernel gives none.
 _DUMP_S = 1.0
 _POLL_S = 0.05
+# Of a process with hundreds of threads, each some hundred frames deep.
+_MOST_BYTES, _FIRST_LINE_BYTES = 16 << 20, 200
 _CAUGHT = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 _COMPILER = re.compile(r"/torch/_(?:dynamo|inductor|functorch)/")
 _MAIN = re.compile(r"^main thread 0x([0-9a-f]+)$", re.MULTILINE)
@@ -63,8 +67,8 @@ def main_frames(dumps: Mapping[str, str], folder: Path) -> tuple[str, ...]:
     """
     stacks = []
     for name in sorted(dumps, key=lambda name: int(Path(name).stem)):
-        with (folder / name).open(errors="replace") as file:
-            named = _MAIN.match(file.readline())
+        with placed_file(folder / name) as descriptor:
+            named = _MAIN.match(os.pread(descriptor, _FIRST_LINE_BYTES, 0).decode(errors="replace"))
         stacks.append(frames_of(dumps[name], int(named[1], 16) if named else None))
     stacks.sort(key=lambda frames: not any(_COMPILER.search(frame) for frame in frames))
     return tuple(frame for frames in stacks for frame in frames)
@@ -83,6 +87,5 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def _since(path: Path, offset: int) -> str:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read().decode(errors="replace")
+    with placed_file(path) as descriptor:
+        return os.pread(descriptor, _MOST_BYTES, offset).decode(errors="replace")

@@ -8,9 +8,11 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+
+from runner.errors import RunbookError
+from runner.probes.judged import read_environ
 
 TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
 RUN_ID = "RUNBOOK_RUN_ID"
@@ -36,12 +38,11 @@ def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
     found = []
     for pid in psutil.pids():
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-            if mark in environment.split(b"\0"):
+            if mark in read_environ(pid).split(b"\0"):
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        except (OSError, psutil.Error):
+        except (RunbookError, psutil.Error):
             continue
     return found
 

@@ -7,14 +7,15 @@ lines that such a file holds.
 
 import itertools
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from runner.bounded_yaml import BoundedLoader
 from runner.errors import InputError
+from runner.placed import PlacedFileError, read_placed
 
 _KEYS = frozenset(
     {
@@ -40,11 +41,6 @@ class Size:
     key: str
     value: int
 
-    @property
-    def undo(self) -> str:
-        """What to do about it, without the file's name."""
-        return f"line {self.line}: set {self.key} to 1"
-
 
 def parallel_sizes(text: str) -> list[Size]:
     """Sizes above one in the text of a configuration file, in the order of its lines.
@@ -53,7 +49,7 @@ def parallel_sizes(text: str) -> list[Size]:
         InputError: it is neither YAML nor JSON; the message has the line.
     """
     try:
-        documents = list(yaml.compose_all(text, yaml.SafeLoader))
+        documents = list(yaml.compose_all(text, BoundedLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"line {line}: neither YAML nor JSON ({error.problem})") from error
@@ -88,9 +84,11 @@ def _sizes(document: yaml.Node) -> Iterator[Size]:
 
 
 def _flags(node: yaml.ScalarNode) -> Iterator[Size]:
+    line, counted = node.start_mark.line + 1, 0
     for match in _FLAG.finditer(node.value):
         if match[2] and _named(match[1]):
-            line = node.start_mark.line + node.value.count("\n", 0, match.start()) + 1
+            line += node.value.count("\n", counted, match.start())
+            counted = match.start()
             yield Size(line, f"--{match[1]}", int(match[2]))
 
 
@@ -112,20 +110,10 @@ def read_sizes(path: Path) -> list[Size]:
         InputError: it cannot be read, or is neither YAML nor JSON.
     """
     try:
-        return parallel_sizes(_text(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise InputError(f"cannot read {path}: {reason}") from error
+        return parallel_sizes(read_placed(path, _MOST_BYTES).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {path}: not UTF-8 text") from error
+    except PlacedFileError as error:
+        raise InputError(f"cannot read {path}: {error.why}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _text(path: Path) -> str:
-    # A device or a pipe may have no end.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise InputError("not a regular file")
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        raise InputError(f"larger than {_MOST_BYTES >> 20} MiB, which no such file is")
-    return data.decode("utf-8-sig")

@@ -5,13 +5,13 @@ variables, PyTorch's compiler switches, and NCCL's manual through `nccl.settings
 """
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from runner.probes.nccl.settings import Judgement, Setting, judge
+from runner.remedy import Remedy
 
 
 class Harm(StrEnum):
@@ -24,13 +24,13 @@ class Harm(StrEnum):
 
 @dataclass(frozen=True)
 class Leftover:
-    """A variable, what it does to one process on one GPU, and the line that undoes it."""
+    """A variable, what it does to one process on one GPU, and what undoes it."""
 
     name: str
     value: str
     harm: Harm
     does: str
-    undo: str
+    undo: Remedy
 
 
 _Verdict = tuple[Harm, str] | None
@@ -142,18 +142,19 @@ _PREFIXES: Mapping[str, tuple[Harm, str]] = MappingProxyType(
 )
 
 
-def leftovers(environment: Mapping[str, str], cores: int) -> list[Leftover]:
+def leftovers(environment: Mapping[str, str], cores: int, process: int | None = None) -> list[Leftover]:
     """What a launch left behind in this environment, worst first.
 
     Args:
         environment: of the server, or of the shell that will start it.
         cores: CPU cores of the host; on one core one thread is right.
+        process: whose environment it is; None for this shell's own.
     """
     found = []
     for name, value in sorted(environment.items()):
         verdict = _judge(name, value, cores)
         if verdict is not None:
-            found.append(Leftover(name, value, *verdict, undo=_undo(name)))
+            found.append(Leftover(name, value, *verdict, undo=_undo(name, process)))
     order = [Harm.HIGH, Harm.MEDIUM, Harm.LOW]
     return sorted(found, key=lambda leftover: order.index(leftover.harm))
 
@@ -180,6 +181,11 @@ def _judge(name: str, value: str, cores: int) -> _Verdict:
     return next((verdict for prefix, verdict in _PREFIXES.items() if name.startswith(prefix)), None)
 
 
-def _undo(name: str) -> str:
+def _undo(name: str, process: int | None) -> Remedy:
     # One GPU, by number: the checklist's pin. It also brings back a GPU that an empty list or -1 had hidden.
-    return "export CUDA_VISIBLE_DEVICES=0" if name == "CUDA_VISIBLE_DEVICES" else f"unset {shlex.quote(name)}"
+    pinned = name == "CUDA_VISIBLE_DEVICES"
+    if process is None:
+        return Remedy.pin() if pinned else Remedy.unset(name)
+    # Nothing can change the environment of a process that runs, least of all a line for this shell.
+    how = "restart process {} with {}=0" if pinned else "restart process {} without {}"
+    return Remedy.by_hand(f"{how}: it keeps what it was started with", str(process), name)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.errors import InputError
 from runner.probes.leftovers.variables import Harm, Leftover
+from runner.remedy import Remedy
 
 NAME = "CUDA_VISIBLE_DEVICES"
 _NODES = Path("/sys/devices/system/node")
@@ -43,7 +44,7 @@ def remarks(
                 value,
                 Harm.LOW,
                 "pins by number, which moves when a board drops out; a UUID stays",
-                f"{NAME}=<the UUID that nvidia-smi -L shows for this GPU>",
+                Remedy.by_hand("pin with {} and the UUID that nvidia-smi -L shows for this GPU", NAME),
             )
         )
     node = numa_of[int(first)] if int(first) < len(numa_of) else None
@@ -55,7 +56,10 @@ def remarks(
                 value or "",
                 Harm.LOW,
                 f"GPU {first} is at NUMA node {node}, {where} the CPUs this process may use",
-                f"start the server with numactl --cpunodebind={node} --membind={node}, or pin a GPU of its own node",
+                Remedy.by_hand(
+                    "start the server with numactl --cpunodebind={0} --membind={0}, or pin a GPU of its own node",
+                    str(node),
+                ),
             )
         )
     return found

@@ -1,8 +1,10 @@
 """Reads a small text file that somebody else wrote, or says why not. Never waits and never raises."""
 
-import stat
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from runner.placed import PlacedFileError, placed_file
 
 _MOST_BYTES = 1 << 20
 
@@ -17,18 +19,17 @@ class Content:
     special: bool = False
 
 
-def read_file(path: Path) -> Content:
-    """What a file holds, as far as it is a file and of a sensible size."""
+def read_file(path: Path, root: Path | None = None) -> Content:
+    """What a file holds, as far as it is a file and of a sensible size.
+
+    Args:
+        path: the file.
+        root: the file system that the path belongs to, where that is not this process's.
+    """
     try:
-        mode = path.stat().st_mode
-        # Opening a pipe waits for whoever writes to it.
-        if not stat.S_ISREG(mode):
-            return Content(why="is not a regular file", special=not stat.S_ISDIR(mode))
-        with path.open("rb") as file:
+        with placed_file(path, root=root) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(_MOST_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return Content(why=error.strerror, missing=True)
-    except (OSError, ValueError) as error:
-        return Content(why=error.strerror if isinstance(error, OSError) else str(error))
+    except PlacedFileError as error:
+        return Content(why=error.why, missing=error.kind == "missing", special=error.kind == "special")
     why = f"only its first {_MOST_BYTES >> 20} MiB was read" if len(data) > _MOST_BYTES else None
     return Content(data[:_MOST_BYTES].decode(errors="replace"), why)

@@ -7,13 +7,14 @@ problem they worked round is solved.
 
 import difflib
 import re
-import shlex
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from runner.probes.nccl.names import RENAMED, SYSTEM, TUNING
+from runner.remedy import Remedy, is_plain
 
 _LONGEST_DECIMAL = 20
 
@@ -53,6 +54,7 @@ class Setting:
         source: the place it stands in.
         shadowed: an earlier source sets it too, and wins.
         dangling: it names a file that cannot be read.
+        line: of a file, from 1; None where it stands in none.
     """
 
     name: str
@@ -61,20 +63,37 @@ class Setting:
     origin: Origin = Origin.ENVIRONMENT
     shadowed: bool = False
     dangling: bool = False
+    line: int | None = None
 
     @property
-    def undo(self) -> str:
-        """The shell line that takes it away; for a unit and a running process, what to do by hand."""
+    def undo(self) -> Remedy:
+        """What takes it away: a line for this shell where it stands in its environment, else what to do by hand."""
         match self.origin:
             case Origin.ENVIRONMENT:
-                return f"unset {shlex.quote(self.name)}"
+                return Remedy.unset(self.name)
             case Origin.FILE:
-                line = rf"/^[[:space:]]*{re.escape(self.name.strip())}[[:space:]]*=/d"
-                return f"sed -i {shlex.quote(line)} {_path(self.source)}"
+                return self._out_of_file()
             case Origin.UNIT:
-                return f"take {self.name} out of {self.source}, then systemctl daemon-reload and restart the unit"
+                return Remedy.by_hand(
+                    "take {} out of {}, then systemctl daemon-reload and restart the unit",
+                    self.name,
+                    self.source,
+                )
             case Origin.PROCESS:
-                return f"restart {self.source} without {self.name}: it keeps what it was started with"
+                kind, _, number = self.source.partition(" ")
+                return Remedy.by_hand(
+                    "restart {} {} without {}: it keeps what it was started with", kind, number, self.name
+                )
+
+    def _out_of_file(self) -> Remedy:
+        # What [[:space:]] is to sed; Python takes more for a space.
+        name = self.name.strip(string.whitespace)
+        # In a pattern of sed's, a name that is not plain may end the pattern and begin a command.
+        if is_plain(name) and self.source.isprintable():
+            return Remedy.by_hand("sed -i {} -- {}", rf"/^[[:space:]]*{name}[[:space:]]*=/d", self.source)
+        if self.line is None:
+            return Remedy.by_hand("take the line that sets {} out of {}", self.name, self.source)
+        return Remedy.by_hand("take line {} out of {}: it sets {}", str(self.line), self.source, self.name)
 
 
 @dataclass(frozen=True)
@@ -256,8 +275,3 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
         "NCCL_CONF_FILE": lambda *_: (Judgement.SYSTEM, "names the user's file of settings; read here too"),
     }
 )
-
-
-def _path(shown: str) -> str:
-    # A quoted tilde would not be expanded by the shell.
-    return "~/" + shlex.quote(shown[2:]) if shown.startswith("~/") else shlex.quote(shown)

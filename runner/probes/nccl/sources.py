@@ -16,12 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
+from runner.placed import PlacedFileError, read_placed
+from runner.probes.judged import read_environ
 from runner.probes.nccl.files import read_file
 from runner.probes.nccl.settings import Origin, Setting
 
 PREFIX = "NCCL_"
+_HERE = Path("/")
+# Some 65,000 mappings are the kernel's bound; a process with torch has a few thousand, of 100 bytes each.
+_MOST_MAPS_BYTES = 32 << 20
 # Libraries through which a process that uses NCCL has it: its own, or torch's with NCCL linked in.
-_HOLDS_NCCL = re.compile(r"/lib(?:nccl|torch_cuda)[^/\n]*\.so")
+_HOLDS_NCCL = re.compile(rb"/lib(?:nccl|torch_cuda)[^/\n]*\.so")
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,10 @@ class Found:
 def parse_conf(text: str, source: str) -> list[Setting]:
     """Read the text of an NCCL file as NCCL does: `NAME=value` lines, names and values to the letter."""
     found = []
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), start=1):
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#") and name.strip().startswith(PREFIX):
-            found.append(Setting(name, value, source, Origin.FILE))
+            found.append(Setting(name, value, source, Origin.FILE, line=number))
     return found
 
 
@@ -64,7 +69,7 @@ def read_settings(
     own: Iterable[Setting],
     home: Path,
     system: Path = Path("/etc/nccl.conf"),
-    root: Path = Path("/"),
+    root: Path = _HERE,
     working: Path = Path(),
 ) -> Found:
     """Every NCCL setting that a process would see, the winning one first.
@@ -74,18 +79,20 @@ def read_settings(
         home: of its user.
         system: the system's file.
         root: the file system that the process sees, such as `/proc/17/root` for one in a container.
-        working: its working folder.
+        working: its working folder, within that file system.
     """
     found = list(own)
     unread: list[str] = []
     named = next((setting for setting in found if setting.name == "NCCL_CONF_FILE" and setting.value), None)
     user = Path(named.value) if named else home / ".nccl.conf"
     for path in (user, system):
-        inside = root / str(path).lstrip("/") if path.is_absolute() else working / path
-        shown = str(inside)
-        if root == Path("/") and path.is_relative_to(home):
-            shown = f"~/{path.relative_to(home)}"
-        content = read_file(inside)
+        place = working / path
+        if root == _HERE:
+            shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(place)
+            content = read_file(place)
+        else:
+            shown = str(root / str(place).lstrip("/"))
+            content = read_file(place, root)
         if content.text is not None:
             found += parse_conf(content.text, shown)
         elif named is not None and path == user and not content.special:
@@ -120,20 +127,22 @@ def read_process(pid: int, proc: Path = Path("/proc")) -> Found:
         RunbookError: it belongs to somebody else.
     """
     folder = proc / str(pid)
+    own = parse_environment(read_environ(pid, proc), f"process {pid}")
     try:
-        own = parse_environment((folder / "environ").read_bytes(), f"process {pid}")
         user = folder.stat().st_uid
-        same = (folder / "root").readlink() == Path("/") and (
-            (folder / "ns/mnt").readlink() == (proc / "self/ns/mnt").readlink()
-        )
+        root, working = (folder / "root").readlink(), (folder / "cwd").readlink()
+        same = root == Path("/") and (folder / "ns/mnt").readlink() == (proc / "self/ns/mnt").readlink()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise InputError(f"there is no process {pid}; ps -e lists those that run") from error
     except PermissionError as error:
         raise RunbookError(
-            f"the environment of process {pid} is closed to this user; run this as its user or as root"
+            f"process {pid} is closed to this user; run this as its user or as root"
         ) from error
-    root = Path("/") if same else folder / "root"
-    return read_settings(own, home_of(user), root=root, working=folder / "cwd")
+    if same:
+        return read_settings(own, home_of(user), working=folder / "cwd")
+    # As the process itself calls it; a folder outside its root has no name there.
+    within = Path("/", working.relative_to(root)) if working.is_relative_to(root) else Path("/proc/none")
+    return read_settings(own, home_of(user), root=folder / "root", working=within)
 
 
 def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
@@ -143,11 +152,9 @@ def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
         if folder.name == str(os.getpid()):
             continue
         try:
-            maps = (folder / "maps").read_text(encoding="utf-8", errors="replace")
-        except PermissionError:
-            closed += 1
-            continue
-        except OSError:
+            maps = read_placed(folder / "maps", _MOST_MAPS_BYTES)
+        except PlacedFileError as error:
+            closed += error.kind != "missing"
             continue
         if _HOLDS_NCCL.search(maps):
             found.append(int(folder.name))

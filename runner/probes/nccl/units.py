@@ -1,6 +1,7 @@
 """NCCL settings in systemd's units and the environment files that they name. Parsing is pure; `read_units` looks."""
 
 import glob
+import itertools
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ UNIT_FOLDERS = (
     Path("/usr/lib/systemd/system"),
     Path("/etc/systemd/user"),
 )
+# A host has some hundred units, and a unit names a file or two.
+_MOST_UNITS, _MOST_FILES = 20_000, 1_000
 
 
 def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
@@ -48,11 +51,11 @@ def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
 def parse_environment_file(text: str, source: str) -> list[Setting]:
     """Read a file of `NAME=value` lines such as `EnvironmentFile=` names; values may be quoted."""
     found = []
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), start=1):
         name, equals, value = line.partition("=")
         if equals and name.strip().startswith(PREFIX):
             words = _words(value)
-            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE))
+            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE, line=number))
     return found
 
 
@@ -101,12 +104,20 @@ def _unit_files(folder: Path, unread: list[str]) -> list[Path]:
         if not isinstance(error, FileNotFoundError):
             unread.append(f"{error.filename}: {error.strerror}")
 
-    return sorted(
-        Path(place, name)
-        for place, _, names in os.walk(folder, onerror=closed)
-        for name in names
-        if name.endswith((".service", ".conf"))
-    )
+    found = [
+        *itertools.islice(
+            (
+                Path(place, name)
+                for place, _, names in os.walk(folder, onerror=closed)
+                for name in names
+                if name.endswith((".service", ".conf"))
+            ),
+            _MOST_UNITS + 1,
+        )
+    ]
+    if len(found) > _MOST_UNITS:
+        unread.append(f"{folder}: holds more than {_MOST_UNITS} unit files: only so many were read")
+    return sorted(found[:_MOST_UNITS])
 
 
 def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
@@ -117,13 +128,19 @@ def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
         unread.append(f"{unit}: EnvironmentFile={named} {why}")
         return []
     try:
-        places = sorted(Path(place) for place in glob.glob(pattern))  # noqa: PTH207 - Path.glob refuses what glob(7) takes
+        # Path.glob refuses what glob(7) takes.
+        found = itertools.islice(glob.iglob(pattern), _MOST_FILES + 1)  # noqa: PTH207
+        places = sorted(map(Path, found))
     except (OSError, ValueError, re.error) as error:
         unread.append(f"{unit}: EnvironmentFile={named} cannot be looked for: {error}")
         return []
+    if len(places) > _MOST_FILES:
+        unread.append(
+            f"{unit}: EnvironmentFile={named} names more than {_MOST_FILES} files: only so many were read"
+        )
     if not places and not named.startswith("-"):
         unread.append(f"{unit}: EnvironmentFile={named} is not there, so systemd does not start this unit")
-    return places
+    return places[:_MOST_FILES]
 
 
 def _read_once(path: Path, seen: set[str], unread: list[str]) -> Content:

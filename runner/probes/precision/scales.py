@@ -10,8 +10,10 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.models import ModelShape
+from runner.placed import PlacedFileError, read_placed
 
 FORMAT = 2
+_MOST_BYTES = 32 << 20
 _AGAIN = "make new ones with --recalibrate --output-json FILE"
 # Weights are quantised from the same numbers wherever they were not changed; this is rounding on another device.
 _SAME_WEIGHTS = 1e-3
@@ -143,9 +145,11 @@ def _checked(
 
 def _scales_within(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the scales {path}: {error.strerror}; {_AGAIN}") from error
+        content = json.loads(read_placed(path, _MOST_BYTES))
+    except PlacedFileError as error:
+        raise InputError(f"cannot read the scales {path}: {error.why}; {_AGAIN}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: not JSON (nested too deeply); {_AGAIN}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); {_AGAIN}") from error
     if isinstance(content, dict) and isinstance(content.get("details"), dict):

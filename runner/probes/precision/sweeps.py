@@ -9,12 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.errors import InputError, RecordError, StoreError
+from runner.evidence.measure import MAX_DOCUMENT_BYTES
+from runner.evidence.reading import parse_record
 from runner.evidence.record import Document, Measurement, Record
-from runner.evidence.store import Store, parse_record
+from runner.evidence.store import Store
+from runner.placed import PlacedFileError, read_placed
 from runner.probes.precision.product import IN_FP32
 from runner.units import format_value
 
 SWEEP = "precision_power_sweep"
+# Larger than any document or record.
+_MOST_BYTES = 32 << 20
 RUNBOOK = "fp8-power-regression"
 _SAME_CLOCK, _SAME_TEMPERATURE_C, _SAME_SHARE = 0.02, 5.0, 0.05
 
@@ -72,9 +77,9 @@ def read_sweep(path: Path) -> Sweep:
         InputError: no such file, or no sweep in it.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        data = read_placed(path, MAX_DOCUMENT_BYTES)
+    except PlacedFileError as error:
+        raise InputError(f"cannot read {path}: {error.why}") from error
     try:
         document = Document.model_validate_json(data)
     except ValidationError as error:

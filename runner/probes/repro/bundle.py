@@ -5,6 +5,7 @@ are, and of the environment only variables named here are kept.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.evidence.redact import redact_text
+from runner.placed import PlacedFileError, placed_file, read_end
 from runner.probes.compile_guard import Guarded
 from runner.probes.compile_guard.command import OUTPUT, STACKS, TRACE, Watched
 from runner.probes.compile_guard.watch import FIRST_LOOK, Sample
@@ -219,11 +221,13 @@ def _json(value: object) -> str:
 
 
 def _read(path: Path) -> str:
+    half = LARGEST_TEXT // 2
     try:
-        data = path.read_bytes()
-    except OSError:
+        with placed_file(path) as descriptor:
+            data = os.pread(descriptor, LARGEST_TEXT, 0)
+            end, before = read_end(descriptor, half)
+    except PlacedFileError:
         return ""
-    if len(data) > LARGEST_TEXT:
-        half = LARGEST_TEXT // 2
-        data = data[:half] + b"\n[%d bytes left out]\n" % (len(data) - LARGEST_TEXT) + data[-half:]
+    if before + len(end) > LARGEST_TEXT:
+        data = data[:half] + b"\n[%d bytes left out]\n" % (before - half) + end
     return data.decode("utf-8", errors="replace")

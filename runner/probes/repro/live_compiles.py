@@ -5,6 +5,7 @@ as their owner lets be seen; run it as root, or as the user of the job.
 """
 
 import contextlib
+import itertools
 import tempfile
 import time
 from dataclasses import dataclass
@@ -12,12 +13,20 @@ from pathlib import Path
 
 import psutil
 
-from runner.probes.compile_guard.cache import folder_bytes
+from runner.errors import RunbookError
+from runner.patience import answer_within
+from runner.placed import PlacedFileError, read_placed
+from runner.probes.compile_guard.cache import file_sizes
 from runner.probes.contract import Findings, say, single
+from runner.probes.judged import environment_of
 
 # A process that uses this share of one core is pegged, in the sense of "CPU at 100 %".
 PEGGED_SHARE = 0.9
-_WORKER_MARK = "_inductor/compile_worker/"
+_WORKER_MARK = b"_inductor/compile_worker/"
+# A compile cache has some ten thousand files; maps and command lines have some megabytes.
+_MOST_FILES, _MOST_BYTES = 200_000, 32 << 20
+# Two looks at every process take a second or two.
+_LOOK_S = 40.0
 _COMPILERS = frozenset({"cc1plus", "ptxas", "cicc", "nvcc", "g++", "clang++", "ninja"})
 
 
@@ -29,7 +38,7 @@ class LiveCompile:
         cpu_share: CPU seconds per second of the window; 1 is one pegged core.
         workers: its live Inductor compile workers.
         compilers: C++, PTX and CUDA compilers now running below it.
-        cache: its Inductor cache folder; None where its environment may not be read.
+        cache: its Inductor cache folder; None where its environment may not be read, or the folder is too large.
         cache_growth_bytes: growth of that folder in the window.
     """
 
@@ -73,8 +82,17 @@ def look(window_s: float) -> tuple[LiveCompile, ...]:
 
 
 def findings(window_s: float) -> Findings:
-    """Look, tell a human a line for each process, and report; never a symptom, as two looks prove none."""
-    found = look(window_s)
+    """Look, tell a human a line for each process, and report; never a symptom, as two looks prove none.
+
+    Raises:
+        RunbookError: a process, or a mount that one has its cache on, does not answer.
+    """
+    try:
+        found = answer_within(window_s + _LOOK_S, lambda: look(window_s))
+    except TimeoutError as error:
+        raise RunbookError(
+            f"the look at the processes of this node gave {error}: a process or a mount does not answer"
+        ) from error
     for one in found:
         cache = (
             "cache unreadable" if one.cache_growth_bytes is None else f"cache {one.cache_growth_bytes:+d} B"
@@ -141,27 +159,39 @@ class _State:
                 workers += _is_worker(child)
                 compilers += child.name() in _COMPILERS
         cache = _cache_of(process)
-        size = 0 if cache is None else folder_bytes(cache)
-        return cls(process.name(), times.user + times.system, workers, compilers, cache, size)
+        size = None if cache is None else _bytes_of(cache)
+        cpu_s = times.user + times.system
+        return cls(process.name(), cpu_s, workers, compilers, None if size is None else cache, size or 0)
 
 
 def _has_torch(process: psutil.Process) -> bool:
     """Whether libtorch is mapped, and it is not itself one of the workers."""
     try:
-        mapped = Path(f"/proc/{process.pid}/maps").read_bytes()
-        return b"libtorch_cpu" in mapped and not _is_worker(process)
-    except (OSError, psutil.Error):
+        return b"libtorch_cpu" in _proc(process, "maps") and not _is_worker(process)
+    except PlacedFileError:
         return False
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    return any(_WORKER_MARK in word for word in process.cmdline())
+    # psutil reads a command line whole, however much of its memory the process calls so.
+    with contextlib.suppress(PlacedFileError):
+        return _WORKER_MARK in _proc(process, "cmdline")
+    return False
+
+
+def _proc(process: psutil.Process, name: str) -> bytes:
+    return read_placed(Path(f"/proc/{process.pid}/{name}"), _MOST_BYTES)
+
+
+def _bytes_of(cache: Path) -> int | None:
+    """The size of a cache; None of a folder that is too large to be one: a process may name any."""
+    sizes = [*itertools.islice(file_sizes(cache), _MOST_FILES + 1)]
+    return None if len(sizes) > _MOST_FILES else sum(sizes)
 
 
 def _cache_of(process: psutil.Process) -> Path | None:
     try:
-        environment, user = process.environ(), process.username()
-    except psutil.Error:
+        named, user = environment_of(process.pid).get("TORCHINDUCTOR_CACHE_DIR"), process.username()
+    except (psutil.Error, RunbookError):
         return None
-    named = environment.get("TORCHINDUCTOR_CACHE_DIR")
     return Path(named) if named else Path(tempfile.gettempdir()) / f"torchinductor_{user}"

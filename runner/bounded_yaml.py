@@ -1,0 +1,42 @@
+"""A YAML loader with bounds: reading takes time for each value, and a file for a person has few."""
+
+from typing import Any, ClassVar
+
+import yaml
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """Safe YAML that stops at the first value too many or too deep.
+
+    Attributes:
+        deepest: levels of nesting.
+        most_nodes: keys, values and collections.
+        aliases: whether a value may stand in several places. A document with aliases is only to be composed, never
+            constructed: a few lines of them are billions of values.
+    """
+
+    deepest: ClassVar[int] = 64
+    most_nodes: ClassVar[int] = 20_000
+    aliases: ClassVar[bool] = True
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, unless it is one too many."""
+        if not self.aliases and self.check_event(yaml.events.AliasEvent):
+            raise self._refusal("YAML aliases are not allowed; write the value out")
+        self._nodes += 1
+        if self._nodes > self.most_nodes:
+            raise self._refusal(f"more than {self.most_nodes:,} values")
+        self._depth += 1
+        if self._depth > self.deepest:
+            raise self._refusal(f"nested deeper than {self.deepest} levels")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def _refusal(self, problem: str) -> yaml.MarkedYAMLError:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)

@@ -1,0 +1,59 @@
+"""Works with git in a checkout: what it says, and how it names a file's content."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from runner.errors import StoreError
+from runner.evidence.redact import host_secrets, redact_text
+from runner.plain import one_line
+from runner.programs import run_program
+
+_DEADLINE_S = 300.0
+# A repository named by the environment (inside a hook, say) is not the one that is meant. How the caller signs in and
+# what the caller has configured (GIT_SSH_COMMAND, GIT_CONFIG_*) is the caller's own.
+_OTHER_REPOSITORY = frozenset(
+    {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
+    | {"GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"}
+    | {"GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS"}
+)
+_OURS = {"GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
+_SHA256_DIGITS = 64
+
+Git = Callable[..., str]
+
+
+def git_in(folder: Path) -> Git:
+    """A `git` that works in this folder and returns its standard output.
+
+    Raises (when called):
+        StoreError: git failed; the message has the last line that it said.
+    """
+
+    def git(*words: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
+        try:
+            done = run_program(
+                ["git", "-C", str(folder), *words],
+                env=environment | _OURS,
+                text=True,
+                timeout=_DEADLINE_S,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            # A remote's address may hold who pushes and with what.
+            clean = one_line(redact_text(said, host_secrets()))
+            raise StoreError(f"git {words[0]} failed in {folder}: {clean}")
+        return str(done.stdout).strip()
+
+    return git
+
+
+def blob_name(data: bytes, alike: str) -> str:
+    """What git calls a file with this content, in a repository whose names look like this one."""
+    kind = hashlib.sha256 if len(alike) == _SHA256_DIGITS else hashlib.sha1
+    return kind(b"blob %d\0" % len(data) + data).hexdigest()

@@ -1,0 +1,62 @@
+"""The gate over a whole data folder: every record by itself, its place, and what no two may share."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.errors import RecordError, StoreError
+from runner.evidence.carried import carried
+from runner.evidence.gate.identity import identities
+from runner.evidence.gate.record import record_problems
+from runner.evidence.history import History
+from runner.evidence.record import Record
+from runner.evidence.store import Problem, Store
+
+
+def gate(store: Store, now: datetime | None = None, history: History | None = None) -> tuple[Problem, ...]:
+    """Everything that keeps the data folder from being published, in file order; nothing where all is well.
+
+    Args:
+        store: the data folder.
+        now: the time that nothing may lie after; the present when left out.
+        history: of the repository that the folder lies in; looked for when left out.
+
+    Raises:
+        StoreError: the folder cannot be listed.
+    """
+    now = now or datetime.now(UTC)
+    history = history or History(store.root)
+    paths = store.files()
+    # What is no record at all; records that cannot be read are met below.
+    problems = [*store.strays(), *(Problem(path, message) for path, message in carried(store.root))]
+    if not paths:
+        problems.append(
+            Problem(store.root, "has no records; run an entry first, there is nothing to publish")
+        )
+    seen: dict[tuple[object, ...], Path] = {}
+    for path in paths:
+        try:
+            record, _ = store.examine(path)
+        except RecordError as error:
+            problems.append(Problem(path, str(error).removeprefix(f"{path} ")))
+            continue
+        problems += [
+            Problem(path, message) for message in record_problems(record, now, store.secrets, history)
+        ]
+        problems += [Problem(path, message) for message in _misplaced(store, path, record)]
+        for key, what in identities(record):
+            other = seen.setdefault(key, path)
+            if other != path:
+                problems.append(Problem(path, f"has {what} {other}; a run is published once: delete one"))
+                break
+    return tuple(sorted(problems))
+
+
+def _misplaced(store: Store, path: Path, record: Record) -> Iterator[str]:
+    try:
+        right = store.path_of(record)
+    except StoreError as error:
+        yield str(error)
+        return
+    if right != path:
+        yield f"belongs at {right.relative_to(store.root)}; move it there"

@@ -1,0 +1,84 @@
+"""One measurement: a metric that its probe may report, with a value that follows from its samples and can be."""
+
+import math
+from collections.abc import Iterator
+
+from runner.catalogue import PROBES, RETIRED, Metric, metric_of
+from runner.evidence.ceilings import ceiling
+from runner.evidence.gate.words import AGAIN, shown
+from runner.evidence.record import Measurement, Record, StepResult
+from runner.summaries import SINGLE, STATISTICS
+from runner.units import format_value
+
+# A statistic may have been rounded once more than the samples, or be summed in another order.
+_ROUNDING = 1e-9
+# Tools that give the mean of what they timed, and not what it is the mean of.
+_WITHOUT_SAMPLES = frozenset({("nccl_tests", "mean")})
+
+
+def measurement_problems(measurement: Measurement, record: Record, step: StepResult) -> Iterator[str]:
+    """What is wrong with one measurement of a step."""
+    name, unit = measurement.name, measurement.unit
+    metric = metric_of(name)
+    if metric is None:
+        yield f"{name} is not a known metric; add it to runner/catalogue/"
+        return
+    if metric.unit != unit:
+        yield f"{name} is in {unit}, it is stored in {metric.unit}; a number in another unit needs another name"
+    yield from _declared(measurement, metric, step)
+    values = (measurement.value, *measurement.samples)
+    yield from _possible(measurement, metric, values)
+    highest = ceiling(measurement, record.machine, step)
+    if highest is not None and max(values) > highest * (1 + _ROUNDING):
+        found, most = (format_value(value, unit) for value in (max(values), highest))
+        yield f"{name} is {found}, above the physical ceiling of {most}; mend how it is measured"
+    if measurement.labels.get("backend") == "nccl" and not record.machine.gpus:
+        yield f"{name} was taken over NCCL on a machine without GPUs; {AGAIN}"
+    yield from _of_its_samples(measurement, step)
+
+
+def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Iterator[str]:
+    name, info = measurement.name, PROBES.get(step.probe or "")
+    if info is None:
+        return
+    earlier = (step.method_version or 0) < info.method_version
+    if name not in info.emits and not (name in RETIRED and earlier):
+        yield f"{name} is nothing that {step.probe} reports; list it in runner/catalogue/ if it does"
+        return
+    foreign = sorted(set(measurement.labels) - set(info.labels))
+    if foreign:
+        yield f"{name} has the label {shown(foreign[0])}, which {step.probe} does not give; {AGAIN}"
+    if measurement.statistic not in metric.statistics:
+        known = " or ".join(metric.statistics)
+        yield f"{name} is called the {shown(measurement.statistic)}, it is a {known}; {AGAIN}"
+
+
+def _possible(measurement: Measurement, metric: Metric, values: tuple[float, ...]) -> Iterator[str]:
+    name, lowest = measurement.name, min(values)
+    if metric.kind != "signed" and lowest < 0:
+        yield f"{name} is {format_value(lowest, measurement.unit)}, below zero; {AGAIN}"
+    if metric.kind in {"count", "flag"} and any(value % 1 for value in values):
+        yield f"{name} counts, and is no whole number; {AGAIN}"
+
+
+def _of_its_samples(measurement: Measurement, step: StepResult) -> Iterator[str]:
+    name, statistic, samples = measurement.name, measurement.statistic, measurement.samples
+    if statistic == SINGLE:
+        if samples not in {(), (measurement.value,)}:
+            yield f"{name} is called one reading and has other samples; {AGAIN}"
+        return
+    function = STATISTICS.get(statistic)
+    if function is None:
+        return
+    if not samples:
+        if (step.probe, statistic) not in _WITHOUT_SAMPLES:
+            yield f"{name} is called the {statistic} of samples and has none; {AGAIN}"
+        return
+    try:
+        found = function(samples)
+    except (ValueError, OverflowError):
+        found = math.nan
+    slack = _ROUNDING * max(map(abs, samples))
+    if not abs(found - measurement.value) <= slack:
+        where = "lies outside" if not min(samples) <= measurement.value <= max(samples) else "is not that of"
+        yield f"{name}: its {statistic} {where} its own samples; {AGAIN}"

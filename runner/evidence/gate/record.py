@@ -1,0 +1,76 @@
+"""The gate over one record: everything that keeps it from being published."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from runner.evidence.gate.code import code_problems
+from runner.evidence.gate.entry import entry_problems
+from runner.evidence.gate.identity import readings
+from runner.evidence.gate.machine import machine_problems
+from runner.evidence.gate.options import options_problems
+from runner.evidence.gate.outcome import outcome_problems
+from runner.evidence.gate.steps import step_problems
+from runner.evidence.gate.times import time_problems
+from runner.evidence.gate.words import AGAIN
+from runner.evidence.history import NO_HISTORY, History
+from runner.evidence.leaks import leaks
+from runner.evidence.record import Record
+
+_RUN_ID = re.compile(r"[0-9a-f]{12}")
+
+
+def record_problems(
+    record: Record, now: datetime, secrets: Sequence[str] = (), history: History = NO_HISTORY
+) -> Iterator[str]:
+    """What keeps one record from being published, a line each.
+
+    Args:
+        record: as it was read.
+        now: the time that nothing may lie after.
+        secrets: words that may stand nowhere in it, beside what the patterns of redaction find.
+        history: of the repository that it is to be published in. What depends on the text of the entry is judged by
+            the entry of the record's commit, and not at all where that commit is out of reach.
+    """
+    for message in _problems(record, now, secrets, history):
+        # What a record holds may be anything, also what moves a terminal's cursor.
+        yield "".join(one if one.isprintable() else " " for one in message)
+
+
+def _problems(record: Record, now: datetime, secrets: Sequence[str], history: History) -> Iterator[str]:
+    if not all(map(_RUN_ID.fullmatch, (record.run_id, *record.joint_runs))):
+        yield f"has a run id that this project does not make; {AGAIN}"
+    if record.simulated or record.machine.simulated:
+        yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
+    if record.outcome is None or record.ended_at is None:
+        yield f"has no outcome: its run was cut off; {AGAIN}"
+    yield from code_problems(record, history)
+    yield from time_problems(record, now)
+    yield from machine_problems(record)
+    yield from options_problems(record.options)
+    yield from _steps_problems(record)
+    # Of code that was not as committed the commit says nothing.
+    known = record.code.commit if not record.code.dirty else None
+    commit = None if known is None else history.commit(known)
+    judged = None if commit is None else commit.entry(record.runbook.id)
+    if commit is not None:
+        yield from entry_problems(record, commit)
+    if judged is None:
+        yield from outcome_problems(record)
+    for where, kinds in leaks(record, secrets):
+        yield f"{where} holds what redaction would take out ({kinds}); {AGAIN} with this version"
+
+
+def _steps_problems(record: Record) -> Iterator[str]:
+    seen: set[str] = set()
+    for step in record.steps:
+        if step.id in seen:
+            yield f"has step {step.id} twice; {AGAIN}"
+        seen.add(step.id)
+        for message in step_problems(step, record):
+            yield f"step {step.id}: {message}"
+    taken: dict[tuple[object, ...], str] = {}
+    for key, step in readings(record):
+        other = taken.setdefault(key, step.id)
+        if other != step.id:
+            yield f"step {step.id}: has the very readings of step {other}; {AGAIN}"

@@ -1,0 +1,125 @@
+"""One step of a record: whether it ended as its exit status and its document say, and measured what its probe may."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.catalogue import PROBES
+from runner.entry.model import Step
+from runner.evidence.gate.numbers import measurement_problems
+from runner.evidence.gate.said import said_by, said_problems
+from runner.evidence.gate.words import AGAIN, shown
+from runner.evidence.judge import judge_step
+from runner.evidence.record import Document, Record, StepResult, StepStatus, Verdict
+
+_DOCUMENTS = ("ok", "symptom", "not_applicable")
+# Whose documents come from other programs than our probes: a command names none of ours then.
+_TOOLS = frozenset({"nccl_tests", "nvbandwidth"})
+
+
+def step_problems(step: StepResult, record: Record) -> Iterator[str]:
+    """What is wrong with one step, whatever its entry says."""
+    said = said_by(step)
+    if step.status is StepStatus.SKIPPED and step.exit_status is None:
+        yield from _skipped_problems(step)
+    else:
+        yield from _ended_problems(step, record, said)
+    if step.left_out and (
+        record.options.within is None or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
+    ):
+        yield f"was left out for want of time, which it had; {AGAIN}"
+    if min(step.stdout_dropped_bytes, step.stderr_dropped_bytes, step.processes_ended) < 0:
+        yield f"counts below zero; {AGAIN}"
+    if not 0 <= step.gpus_used <= len(record.machine.gpus):
+        yield f"used {step.gpus_used} GPUs of {len(record.machine.gpus)}; {AGAIN}"
+    yield from _probe_problems(step)
+    if said is not None:
+        yield from said_problems(step, said)
+    seen: set[tuple[object, ...]] = set()
+    for measurement in step.measurements:
+        labels = sorted((name, type(value).__name__, value) for name, value in measurement.labels.items())
+        key = (measurement.name, *labels)
+        if key in seen:
+            yield f"measured {measurement.name} twice at the same labels; tell them apart by a label"
+        seen.add(key)
+        yield from measurement_problems(measurement, record, step)
+
+
+def _skipped_problems(step: StepResult) -> Iterator[str]:
+    if not step.reason:
+        yield f"was skipped without a reason; {AGAIN}"
+    if (
+        step.measurements
+        or step.probe is not None
+        or (step.started_at, step.duration_s) != (None, None)
+        or step.stdout_tail
+        or step.stderr_tail
+        or step.gpus_used
+        or step.processes_ended
+    ):
+        yield f"was skipped, and did something; {AGAIN}"
+
+
+def _ended_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
+    status = step.status
+    if step.started_at is None or step.duration_s is None:
+        yield f"ran, and does not say when and for how long; {AGAIN}"
+    if status in {StepStatus.TIMEOUT, StepStatus.INTERRUPTED} and (step.probe or step.measurements):
+        # What it wrote before it was ended speaks of a step that had not ended, and is not kept.
+        yield f"did not come to its end, and has numbers; {AGAIN}"
+    if status is StepStatus.SKIPPED and step.measurements:
+        yield f"was skipped, and has numbers; {AGAIN}"
+    if (
+        status.broken or status in {StepStatus.FAILED, StepStatus.SYMPTOM, StepStatus.SKIPPED}
+    ) and not step.reason:
+        yield f"is called {status} without a reason; {AGAIN}"
+    if not status.broken:
+        yield from _status_problems(step, record, said)
+
+
+def _status_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
+    told = None if said is None else said.get("status")
+    documents = [told] if told in _DOCUMENTS else list(_DOCUMENTS)
+    found = {
+        judge_step("exited", step.exit_status, one, None)[0]
+        for one in ([None] if step.probe is None else [_document(step, str(status)) for status in documents])
+    }
+    missed = any(one.decides and one.verdict is Verdict.MISSED for one in record.verdicts)
+    if StepStatus.PASSED in found and step.probe is not None and missed:
+        # A step that passed fails by a deciding expectation on what it measured.
+        found.add(StepStatus.FAILED)
+    if step.status not in found:
+        ended = "no exit status" if step.exit_status is None else f"exit status {step.exit_status}"
+        what = "its document" if step.probe else "no document"
+        yield f"is called {step.status}, which {ended} and {what} do not come to; {AGAIN}"
+
+
+def _document(step: StepResult, status: str) -> Document:
+    return Document(
+        probe=step.probe or "",
+        method_version=step.method_version or 0,
+        status=status,
+        fallback_reason=step.fallback_reason,
+        fallback_asked=step.fallback_asked,
+    )
+
+
+def _probe_problems(step: StepResult) -> Iterator[str]:
+    if step.probe is None:
+        told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
+        if any(told) or step.fallback_asked or step.method_version is not None:
+            yield f"has a document's contents, and no probe that wrote it; {AGAIN}"
+        return
+    info = PROBES.get(step.probe)
+    if info is None:
+        yield f"has the unknown probe {shown(step.probe)}; add it to runner/catalogue/"
+        return
+    if step.method_version is None or not 1 <= step.method_version <= info.method_version:
+        yield (
+            f"has method version {step.method_version} of {step.probe}, which goes from 1 to {info.method_version}; "
+            f"{AGAIN}"
+        )
+    if step.probe in _TOOLS or f"runner.probes.{step.probe}" in step.command:
+        return
+    started = Step(id=step.id, phase=step.phase, command=step.command, line=0).probes
+    if started and step.probe not in started:
+        yield f"has a document of {step.probe}, its command starts {', '.join(started)}; {AGAIN}"

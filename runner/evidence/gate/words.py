@@ -1,0 +1,13 @@
+"""What refusals have in common."""
+
+AGAIN = "run the entry again"
+CLOCK = "check the node's clock and run again"
+
+
+def shown(value: object) -> str:
+    """A value of a record in a line for a person: short, and without line ends or escape codes."""
+    text = ascii(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+_LONGEST = 60

@@ -1,0 +1,167 @@
+"""What a repository knows of the commits that records name: whether they are its own, and what ran at each.
+
+A record is judged by the entry and the catalogue as they were at its commit, whatever became of both since.
+"""
+
+import ast
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from runner.entry.model import Runbook, Step, step_digest
+from runner.entry.parse import parse
+from runner.errors import RunbookFaultsError
+from runner.evidence.source import (
+    ENTRIES,
+    PACKAGE,
+    CommitDigests,
+    commit_files,
+    digests_of,
+    git,
+)
+
+_CATALOGUE = f"{PACKAGE}/catalogue"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of this project, as far as it says what a record of it may hold.
+
+    Attributes:
+        made: when.
+        digests: of its code.
+        methods: method versions by probe, as its catalogue has them; empty where that cannot be read.
+        texts: of its entries, by id.
+        step_digests: by entry and step, as they are asked for.
+    """
+
+    made: datetime
+    digests: CommitDigests
+    methods: Mapping[str, int]
+    texts: Mapping[str, bytes]
+    step_digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+
+    def entry(self, runbook_id: str) -> Runbook | None:
+        """The entry as it was; None where there was none, or none that the format of today can be read by."""
+        text = self.texts.get(runbook_id)
+        return None if text is None else _entry(text, runbook_id)
+
+    def digest(self, runbook: Runbook, step: Step) -> str:
+        """What the digest of a step of this entry was."""
+        key = (runbook.id, step.id)
+        if key not in self.step_digests:
+            methods = tuple((name, self.methods[name]) for name in step.probes if name in self.methods)
+            self.step_digests[key] = step_digest(runbook, step, methods)
+        return self.step_digests[key]
+
+
+class History:
+    """The commits of one repository, each read once, when it is first asked for."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Find the repository of a folder.
+
+        Args:
+            folder: a folder of it, which need not exist yet; None for no repository at all.
+        """
+        self._folder = None if folder is None else _existing(folder)
+        self._commits: dict[str, Commit | None] = {}
+        self.unchecked: set[str] = set()
+        """Commits asked for that this clone does not reach: it is shallow."""
+
+    def commit(self, name: str) -> Commit | None:
+        """What this commit holds; None where the repository does not have all of it, or there is none."""
+        if name not in self._commits:
+            self._commits[name] = self._read(name)
+        return self._commits[name]
+
+    def lacks(self, name: str) -> bool:
+        """Whether this is a whole repository of this project, and the commit is not in its history."""
+        if name in self._made:
+            return False
+        if self._made and self._shallow:
+            self.unchecked.add(name)
+        return bool(self._made) and not self._shallow
+
+    @functools.cached_property
+    def _made(self) -> Mapping[str, datetime]:
+        """When each commit of the history was made; empty where there is no repository of this project."""
+        if self._folder is None:
+            return {}
+        top = (git(self._folder, "ls-tree", "--full-tree", "-d", "--name-only", "HEAD") or b"").split()
+        if PACKAGE.encode() not in top:
+            return {}
+        rows = (git(self._folder, "rev-list", "--timestamp", "HEAD") or b"").decode().splitlines()
+        return {
+            name: datetime.fromtimestamp(int(at), UTC) for at, _, name in (row.partition(" ") for row in rows)
+        }
+
+    @functools.cached_property
+    def _shallow(self) -> bool:
+        folder = self._folder or Path()
+        return (git(folder, "rev-parse", "--is-shallow-repository") or b"").strip() != b"false"
+
+    def _read(self, name: str) -> Commit | None:
+        made = self._made.get(name)
+        files = None if made is None or self._folder is None else commit_files(self._folder, name)
+        if made is None or files is None:
+            return None
+        plain = {file.name.decode(errors="replace"): file.content for file in files if file.kind == b"file"}
+        return Commit(
+            made,
+            digests_of(files),
+            _methods(plain),
+            {Path(path).stem: text for path, text in plain.items() if _is_entry(path)},
+        )
+
+
+NO_HISTORY = History(None)
+"""For records that are judged away from any repository."""
+
+
+def _existing(folder: Path) -> Path | None:
+    return next((one for one in (folder.resolve(), *folder.resolve().parents) if one.is_dir()), None)
+
+
+def _is_entry(path: str) -> bool:
+    return path.startswith(f"{ENTRIES}/") and path.count("/") == 1 and path.endswith(".md")
+
+
+@functools.lru_cache(maxsize=256)
+def _entry(text: bytes, runbook_id: str) -> Runbook | None:
+    try:
+        return parse(text.decode("utf-8-sig"), Path(f"{runbook_id}.md"), references=False)
+    except (UnicodeDecodeError, RunbookFaultsError):
+        return None
+
+
+def _methods(plain: Mapping[str, bytes]) -> dict[str, int]:
+    """Read, never run: an import would take the catalogue of today."""
+    found: dict[str, int] = {}
+    for path, text in plain.items():
+        if path == f"{_CATALOGUE}.py" or path.startswith(f"{_CATALOGUE}/"):
+            found |= _infos(text)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _infos(text: bytes) -> dict[str, int]:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return {}
+    return dict(_in(tree))
+
+
+def _in(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                match key, value:
+                    case (
+                        ast.Constant(value=str(name)),
+                        ast.Call(func=ast.Name(id="ProbeInfo"), args=[ast.Constant(value=int(version)), *_]),
+                    ):
+                        yield name, version

@@ -1,0 +1,91 @@
+"""One rule of the redaction, and the pieces of patterns that several rules share."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+HEX = "[0-9A-Fa-f]"
+ALONE = r"(?<![0-9A-Za-z])"
+END = r"(?![0-9A-Za-z])"
+# Between a name and its value, in a shell, YAML, JSON, or JSON inside a string.
+IS = r"\\{0,2}[\"']?[ \t]{0,40}+[:=][ \t]{0,40}+(?:\\{0,2}[\"'])?+"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of thing to take out.
+
+    Attributes:
+        hint: words in lower case of which one must occur (in any case) for the rule to apply, or a quicker pattern of
+            the text in lower case.
+        placeholder: what stands in its place.
+        head: what comes before it and stays.
+        body: what is taken out; it never matches its own placeholder.
+        unless: given the body and the text before the match, whether it is harmless after all.
+        shortest: no text with fewer characters can match.
+    """
+
+    hint: tuple[str, ...] | re.Pattern[str]
+    placeholder: str
+    head: str
+    body: str
+    unless: Callable[[str, str], bool] | None = None
+    shortest: int = 0
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Head and body; the body is the group of that name."""
+        return re.compile(f"(?:{self.head})(?P<body>{self.body})", re.MULTILINE)
+
+    def may_apply(self, text: str, lowered: str) -> bool:
+        """Whether the rule is worth trying on this text; `lowered` is the text in lower case."""
+        if len(text) < self.shortest:
+            return False
+        if not isinstance(self.hint, tuple):
+            return self.hint.search(lowered) is not None
+        # A plain loop: a generator costs more than most of the searches do.
+        for word in self.hint:  # noqa: SIM110
+            if word in lowered:
+                return True
+        return False
+
+    def finds(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where something is to be taken out: its start, its end, and what stands in its place."""
+        for match in self.pattern.finditer(text):
+            start, end = match.span("body")
+            if self.unless is None or not self.unless(match["body"], text[max(0, start - 64) : start]):
+                yield start, end, self.placeholder
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rules that are tried one after the other where one look at the text cannot leave all of them out.
+
+    Most text needs no rule: asking a group costs much less than asking each of its rules.
+    """
+
+    rules: tuple[Rule, ...]
+    first: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def hint(self) -> tuple[str, ...]:
+        """`first`, or the words of all rules without those that contain another."""
+        if self.first:
+            return self.first
+        words = {word for rule in self.rules if isinstance(rule.hint, tuple) for word in rule.hint}
+        return tuple(sorted(word for word in words if not any(o in word for o in words - {word})))
+
+    @functools.cached_property
+    def shortest(self) -> int:
+        """The least that any of the rules needs."""
+        return min(rule.shortest for rule in self.rules)
+
+    def may_apply(self, text: str, lowered: str) -> bool:
+        """Whether one of the rules may be worth trying."""
+        if len(text) < self.shortest:
+            return False
+        for word in self.hint:  # noqa: SIM110
+            if word in lowered:
+                return True
+        return False

@@ -1,0 +1,184 @@
+"""Secrets that only their place gives away: a name before them, an option, a header, a block of a key."""
+
+import re
+
+from runner.evidence.rule import ALONE, END, IS, Group, Rule
+
+_NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
+_VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
+_NUMBER = r"(?![+-]?[\d.,]+(?:[eE][+-]?\d+)?[%,;)}\]]?(?:[\s\"']|\Z))"
+_PLAIN_WORD = r"(?!(?i:true|false|none|null|yes|no|on|off)\b)"
+# A letter and a digit within the first characters, of which there are many: no word, no number.
+_RANDOM = r"(?=[\d+/=_.-]{0,24}[A-Za-z])(?=[A-Za-z+/=_.-]{0,24}\d)[\w+/=.~-]{16,}+"
+# Between a program and one of its options, on one line and within one command.
+_OPTIONS = r"[^\n|;&]{0,200}?[ \t]"
+_QUOTE = r"\\{0,2}[\"']?"
+
+# Words that say of the name they are in that its value is a secret; in lower case.
+SPEAKING_WORDS = (
+    *("secret", "password", "passwd", "passphrase", "credential", "authorization", "cookie"),
+    *(
+        f"{kind}{glue}key"
+        for kind in ("api", "app", "access", "account", "private", "encryption", "signing")
+        for glue in ("_", "-", "")
+    ),
+    *("sharedaccesskey", "client-key-data", "client-certificate-data", "certificate-authority-data"),
+)
+_SPEAKING = "|".join(SPEAKING_WORDS)
+
+KEY_RULES = (
+    Rule(
+        ("-----begin",),
+        "[private-key]",
+        "",
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
+        r"(?:[\s\S]{0,8000}?-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----|[\s\\A-Za-z0-9+/=]*+)",
+    ),
+    # The end of a key whose beginning was dropped with the middle of an output.
+    Rule(
+        ("-----end",),
+        "[private-key]",
+        "",
+        r"(?:^[A-Za-z0-9+/=]{4,80}\r?\n){0,200}+[A-Za-z0-9+/=]{0,80}+\r?\n?"
+        r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
+    ),
+    # PuTTY.
+    Rule(
+        ("private-lines:",),
+        "[private-key]",
+        r"Private-Lines: \d{1,4}\r?\n",
+        r"(?:^[A-Za-z0-9+/=]{1,80}\r?\n?){1,400}+(?:Private-MAC: [0-9a-f]{1,80})?",
+    ),
+)
+
+_PLACES = (
+    # A header with several values: all of them, to the end of the line or of the quotes.
+    Rule(
+        ("cookie",),
+        "[token]",
+        rf"(?i:cookie)2?{_QUOTE}[ \t]{{0,4}}:[ \t]{{0,4}}{_QUOTE}",
+        r"(?!\[token\])[\w.-]{1,80}=[^\n\"'\\]*+",
+    ),
+    # The parameters of a signed address.
+    Rule(
+        ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-", "sig=", "signature=", "keyid=", "accessid="),
+        "[token]",
+        r"(?:(?i:x-(?:amz|goog|oss|cos|tos)-(?:signature|security-token|credential|access-key))"
+        rf"{IS}|(?<![\w-])(?:sig|(?i:AWSAccessKeyId|OSSAccessKeyId|GoogleAccessId))=)",
+        r"(?!\[token\])[^\s&\"'<>\\;,]{8,}+",
+    ),
+    Rule(
+        ("signature=",),
+        "[token]",
+        rf"{ALONE}[Ss]ignature=",
+        r"(?=[A-Za-z%+/_~=-]{0,40}\d)[\w%+/~=-]{24,}+",
+    ),
+    Rule(
+        tuple(SPEAKING_WORDS),
+        "[token]",
+        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
+        rf"{_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
+    ),
+    Rule(
+        ("token",),
+        "[token]",
+        rf"TOKEN(?![A-Za-z])\w{{0,40}}{IS}",
+        rf"{_NOT_TAKEN}{_PLAIN_WORD}{_NUMBER}{_VALUE}",
+    ),
+    # The question of `aws configure`.
+    Rule(
+        ("access key [",),
+        "[token]",
+        r"(?i:secret access key) \[[\w*]{0,40}\]:[ \t]{1,4}",
+        r"(?!\[token\])\S+",
+    ),
+    # In lower case the word is mostly a unit of text: only what looks like a secret is one.
+    Rule(
+        ("token",),
+        "[token]",
+        rf"[Tt]oken(?![A-Za-z])\w{{0,40}}{IS}",
+        r"(?=[\d._~+/=%-]*+[A-Za-z])(?=[A-Za-z._~+/=%-]*+\d)[\w.~+/=%-]{8,}+",
+    ),
+    # Names of variables that end in what their value is.
+    Rule(
+        ("_pwd", "_pass"),
+        "[token]",
+        rf"(?<=[A-Za-z0-9])_PWD{IS}|{ALONE}(?:\w{{0,30}}_)?"
+        rf"(?:DB|USER|ADMIN|ROOT|PG|REDIS|SMTP|MAIL|FTP|LDAP|IPMI|BMC|REGISTRY|PROXY|SSH)_?PASS{IS}",
+        rf"(?![/.~$]){_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
+    ),
+    Rule(
+        ("_key", "_pat", "_sas", "_auth", "_jwt", "_creds"),
+        "[token]",
+        rf"(?<=[A-Z0-9])_(?:KEY|PAT|SAS|AUTH|JWT|CREDS){IS}",
+        _RANDOM,
+    ),
+    Rule((";pwd=", "; pwd="), "[token]", r";[ \t]?(?i:pwd)=", r"(?!\[token\])[^\s\"';]+"),
+    # `"auth":` of Docker's settings and `_auth=` of npm's.
+    Rule(
+        ("auth",),
+        "[token]",
+        rf"(?:(?<=[\"'])auth\\{{0,2}}[\"']|^auth(?==\")|(?<![A-Za-z0-9])_auth){IS}",
+        r"(?=[a-z0-9+/]{0,40}[A-Z])(?=[A-Z0-9+/]{0,40}[a-z])[A-Za-z0-9+/_-]{8,}+={0,2}",
+    ),
+    Rule(
+        ("--",),
+        "[token]",
+        r"--(?:[a-z0-9]{1,20}-){0,4}(?:token|password|secret|api-key|credentials?)[ \t]{1,4}[\"']?",
+        rf"{_NOT_TAKEN}{_NUMBER}(?!-)[^\s\"']+",
+    ),
+    # Options of one letter say what they are only after their program.
+    Rule(
+        ("login", "sshpass"),
+        "[token]",
+        rf"\b(?:login|sshpass)\b{_OPTIONS}-p[ \t=]{{0,4}}{_QUOTE}",
+        r"(?!-|\[token\]|\d{1,5}(?:\s|\Z))[^\s\"'\\]+",
+    ),
+    Rule(
+        ("mysql", "mariadb"),
+        "[token]",
+        rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}-p{_QUOTE}",
+        r"(?!\[token\])[^\s\"'\\;|&)-][^\s\"'\\]*",
+    ),
+    Rule(
+        ("redis-cli", "ipmitool", "ldap"),
+        "[token]",
+        rf"\b(?:redis-cli\b{_OPTIONS}-a|ipmitool\b{_OPTIONS}-P|ldap[a-z]{{2,10}}\b{_OPTIONS}-w)[ \t]{{1,4}}{_QUOTE}",
+        r"(?!-|\[token\])[^\s\"'\\]+",
+    ),
+    Rule(
+        ("curl", "wget"),
+        "[credentials]",
+        rf"\b(?:curl|wget)\b{_OPTIONS}(?:-u|--user|--proxy-user|-U)[ \t=]{{0,4}}{_QUOTE}",
+        r"[^\s\"':\\\[-][^\s\"':\\]{0,80}:[^\s\"'\\]+",
+    ),
+    Rule(
+        ("wandb login",),
+        "[token]",
+        rf"wandb login{_OPTIONS}{_QUOTE}",
+        rf"[0-9a-f]{{40}}{END}",
+    ),
+    # `.netrc`, on one line or on several.
+    Rule(
+        ("password",),
+        "[token]",
+        r"\b(?:machine\s{1,20}\S{1,200}|default)\s{1,20}login\s{1,20}\S{1,200}\s{1,20}"
+        r"(?:account\s{1,20}\S{1,200}\s{1,20})?password\s{1,20}",
+        r"(?!\[token\])[^\s\"']+",
+    ),
+    Rule(
+        ("bearer",),
+        "[token]",
+        r"(?i:bearer)[ \t]{1,4}",
+        r"(?=[A-Za-z._~+/=-]{0,200}+\d)[\w.~+/=-]{12,}+",
+    ),
+)
+
+PLACE_RULES = (Group(_PLACES),)
+
+CREDENTIALS_RULES = (Rule(("://",), "[credentials]@", "://", r"(?!\[credentials\]@)[^\s/\"'<>]{1,300}@"),)
+
+# A key under which a value is a secret although nothing in the value shows it.
+SECRET_KEY = re.compile(
+    rf"(?i:{_SPEAKING}|token|serial)|\Aauth\Z|_auth\Z|_(?:PWD|PASS|KEY|PAT|SAS|AUTH|JWT|CREDS)\Z"
+)

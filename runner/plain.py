@@ -1,0 +1,84 @@
+r"""Text without what steers a terminal, and without what cannot be seen. Standard library alone.
+
+Colours, cursor moves, window titles, links, one-character controls, overwritten text, the zeros of UTF-16, zero-width
+characters and those that turn the direction of writing: none of it says anything, all of it can hide what is said.
+Line ends of every kind become `\n`; tabs stay.
+"""
+
+import json
+import re
+
+# Stands where something was taken out, so that what stood on both sides can be told apart. Itself a control character,
+# so no other one is left in a text that has it.
+MARK = "\x01"
+# Zero-width characters, soft hyphens, variation selectors, tags, and what turns the direction of writing.
+_INVISIBLE = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# Of one character, less what ends a line and backspace.
+_SINGLE = rf"\x00-\x07\x0e-\x1f\x7f-\x84\x86-\x9f{_INVISIBLE}"
+_ANY = re.compile(rf"[{_SINGLE}\x08\x0b-\x0d\x85\u2028\u2029]")
+# ECMA-48. A sequence that is cut short takes nothing with it that may begin a word: `\x1b[hf_` keeps its h.
+ESCAPE_CODES = re.compile(
+    r"(?:\x1b\[|\x9b)(?:[0-?]+[ -/]*[@-~]?|[@B-HJ-MSTXZmsu]|A(?!KIA|SIA|Iza)|P(?!ASS))?"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b(?: [FGLMN]|[#%()*+.-][0-~]|[78=>DEHMNOZ\\c])?"
+)
+_STEERING = re.compile(rf"(?:{ESCAPE_CODES.pattern}|[{_SINGLE}])+")
+_LINE_ENDS = re.compile(r"\r+\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# Every second byte of plain English in UTF-16 is zero.
+_UTF16 = re.compile(r"(?:[\x01-\x7f]\x00){4,}|(?:\x00[\x01-\x7f]){4,}")
+
+
+def marked(text: str) -> str:
+    """The text with one `MARK` in the place of each run of what is taken out."""
+    if not _ANY.search(text):
+        return text
+    if "\x00" in text:
+        text = _UTF16.sub(lambda found: found[0].replace("\x00", ""), text)
+        # What is left separates the entries of an environment, or the words of a command line.
+        text = text.replace("\x00", "\n")
+    text = _STEERING.sub(MARK, _LINE_ENDS.sub("\n", text))
+    if "\x08" in text:
+        text = "\n".join(_overwritten(line) if "\x08" in line else line for line in text.split("\n"))
+    return text
+
+
+def plain(text: str) -> str:
+    """The text with nothing in their place."""
+    return marked(text).replace(MARK, "")
+
+
+def one_line(text: str) -> str:
+    """The same in one line, for output of which every line is a statement."""
+    return " ".join(plain(text).split())
+
+
+def json_text(document: object, *, sort_keys: bool = False) -> str:
+    """Indented JSON that can be read as it is, with escapes for whatever `plain` would take out."""
+    text = json.dumps(document, ensure_ascii=False, indent=2, sort_keys=sort_keys)
+    return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_UNPRINTABLE = re.compile(rf"[{_SINGLE}\x85\u2028\u2029\ud800-\udfff]")
+
+
+def _overwritten(line: str) -> str:
+    """What a terminal shows of a line with backspaces, which move the cursor and erase nothing."""
+    cells: list[str] = []
+    place, mark = 0, ""
+    for character in line:
+        if character == "\x08":
+            place = max(0, place - 1)
+            continue
+        if character == MARK:
+            mark = MARK
+            continue
+        # The same letter again is bold, one on a line is underlined, and any other is another word.
+        before = cells[place][-1:] if place < len(cells) else character
+        if before not in {character, "_"}:
+            mark = MARK
+        cells[place : place + 1] = [mark + character]
+        place, mark = place + 1, ""
+    return "".join(cells) + mark

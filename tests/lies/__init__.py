@@ -1,0 +1,27 @@
+"""Ways to falsify a record, by name, and which of them no gate can know of."""
+
+from tests.lies import aboutmachines, aboutnumbers, aboutruns, aboutsteps  # noqa: F401 - each lists its own
+from tests.lies.told import LIES, Json, Lie
+
+__all__ = ["LIES", "UNKNOWABLE", "Json", "Lie"]
+
+# With the words in which `kb/reference/how-numbers-are-taken.md` says so.
+UNKNOWABLE = {
+    "number_samples_and_output_scaled": "a number, as long as it is physically possible",
+    "one_reading_and_output_changed": "a number, as long as it is physically possible",
+    "samples_reordered_with_output": "the order of samples",
+    "label_value_with_output": "what a label says where no bound asks for it",
+    "document_and_output_removed": "a document was written of which nothing is left",
+    "details_changed_where_output_was_cut": "what it says beside its numbers, where the output that held it was cut",
+    "version_of_torch": "a version of the right form",
+    "version_of_kernel": "the kernel",
+    "version_of_os": "the name of the system",
+    "memory_of_host": "the memory and the load of a host",
+    "load_changed": "the memory and the load of a host",
+    "node_alias_of_another": "which node of the class it was",
+    "campaign_named": "which campaign it belongs to",
+    "time_shifted_later": "when a run was, after its commit was made and before now",
+    "step_took_a_little_longer": "how long a step took where the time was free",
+    "text_printed": "text that a step printed and nothing is read from",
+    "printed_json_removed": "output that is no longer there",
+}

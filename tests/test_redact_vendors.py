@@ -1,0 +1,202 @@
+"""Secrets and names in the forms of those who issue them, planted in text, and innocent text beside them."""
+
+import random
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.evidence.host_forms import NAMES_OF_HOSTS
+from runner.evidence.patterns import RULES, SPEAKING_NAME
+from runner.evidence.redact import redact_json, redact_text
+from runner.evidence.rule import Group
+from runner.evidence.secret_formats import FORMATS, Format, reads_as_words
+from tests.planted import HOST_PHRASES, SECRETS_BY_NAME, TOKENS, Planted, filled, planted
+
+CORPUS = Path(__file__).parent / "redact"
+ALL = tuple(planted())
+_EVERY_RULE = [rule for one in RULES for rule in (one.rules if isinstance(one, Group) else (one,))]
+# Pieces of which everything planted begins: what could make a pattern look again and again.
+_BEGINNINGS = sorted({hint for issued in FORMATS for hint in issued.hints})
+_PLACES = (
+    *(
+        "/scratch/",
+        "/lustre/a/",
+        "~a",
+        "host=",
+        "hostname: ",
+        "srun: error: ",
+        "ssh ",
+        "ssh -o x ",
+        "scp a ",
+        "a,",
+    ),
+    *(
+        "connect to host ",
+        "connect (",
+        "://a",
+        "http://",
+        "s3://",
+        "arn:aws:",
+        "machine a ",
+        "machine a login b ",
+    ),
+    *(
+        "login -p",
+        "mysql -p",
+        "curl -u a",
+        "Cookie: a=",
+        "sig=",
+        "X-Amz-Signature=",
+        "client-key-data: ",
+        'auth":"',
+    ),
+    *(
+        "--rdzv-endpoint=a:1,",
+        "on node ",
+        "Nodes a",
+        "lookup a",
+        "Resolving a",
+        "node_guid: ",
+        "machine-id ",
+        "i-0",
+    ),
+    *(
+        "Nov 26 10:00:00 a ",
+        "mpirun -H ",
+        "AccountKey=",
+        "A_KEY=",
+        "a_PWD=",
+        "eyJ",
+        "eyJa.",
+        "ocid1.",
+        "M",
+        "x-a1-",
+    ),
+    *(
+        "a" * 21 + ".",
+        "/resourceGroups/",
+        "wandb login ",
+        "instance_id ",
+        "[a]:",
+        " [a",
+        "Private-Lines: 1\n",
+        "Host: ",
+    ),
+)
+
+
+def _left(item: Planted) -> bool:
+    redacted = redact_text(item.text)
+    return any(private in redacted for private in item.private)
+
+
+def test_nothing_that_was_planted_is_left() -> None:
+    left = [f"{item.kind}, {item.form}" for item in ALL if _left(item)]
+    assert not left
+    assert len(ALL) > 1_000
+    assert len({item.kind for item in ALL}) > 100
+
+
+def test_each_form_of_text_holds_many_of_the_kinds() -> None:
+    forms = Counter(item.form for item in ALL)
+    assert {"bare", "NAME=value", "JSON", "URL", "end of a sentence", "quoted"} <= forms.keys()
+    assert (
+        min(forms[form] for form in ("bare", "NAME=value", "JSON", "URL", "end of a sentence", "quoted")) > 60
+    )
+
+
+def test_what_stands_around_a_secret_stays() -> None:
+    for item in ALL:
+        if item.form == "line of many":
+            assert redact_text(item.text).startswith("before\n"), item.kind
+            assert redact_text(item.text).endswith("\nafter"), item.kind
+
+
+def test_innocent_text_stays_as_it_is() -> None:
+    changed = [
+        line
+        for name in ("decoys", "innocent")
+        for line in (CORPUS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        if redact_text(line) != line
+    ]
+    assert not changed
+
+
+@pytest.mark.parametrize("issued", FORMATS, ids=lambda issued: issued.issuer)
+def test_every_secret_of_a_format_has_one_of_its_hints_and_is_found(issued: Format) -> None:
+    @settings(max_examples=20, deadline=None, database=None)
+    @given(st.from_regex(issued.pattern, fullmatch=True))
+    def holds(secret: str) -> None:
+        assert any(hint in secret.lower() for hint in issued.hints)
+        assert reads_as_words(secret, "") or secret not in redact_text(f"a {secret} b")
+
+    holds()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(TOKENS), st.integers(0, 10**6), st.text(" \n\t,;()'\"=<>", max_size=3))
+def test_a_token_of_any_issuer_is_found_between_marks_of_any_kind(
+    token: tuple[str, str, str], seed: int, mark: str
+) -> None:
+    _, beginning, rest = token
+    secret = filled(beginning + rest, random.Random(seed))
+    assert secret not in redact_text(f"a {mark}{secret}{mark} b")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([item.text for item in ALL]) | st.text(max_size=6), max_size=6).map(" ".join))
+def test_planted_text_redacted_twice_is_the_same(text: str) -> None:
+    once = redact_text(text)
+    assert redact_text(once) == once
+
+
+@pytest.mark.parametrize(("name", "form"), SECRETS_BY_NAME, ids=lambda text: text)
+def test_a_key_of_json_gives_its_value_away(name: str, form: str) -> None:
+    assert redact_json({name: filled(form, random.Random(3))}) == {name: "[token]"}
+    assert SPEAKING_NAME.search(name)
+
+
+@pytest.mark.parametrize(
+    "key", ["hostname", "host", "nodeName", "node_name", "master_addr", "NodeManagerHostname"]
+)
+def test_a_key_of_json_gives_a_host_away(key: str) -> None:
+    assert redact_json({key: "gandalf"}) == {key: "[host]"}
+    assert redact_json({key: "localhost"}) == {key: "localhost"}
+
+
+@pytest.mark.parametrize("public", ["localhost", "127.0.0.1", "github.com", "docs.nvidia.com"])
+def test_public_names_and_loopback_stay_where_a_host_is_named(public: str) -> None:
+    # Places that hold nothing but a host's name, whatever it is.
+    private = re.compile(rf"@|Linux |NCCL|host  |\[01|(?:{'|'.join(NAMES_OF_HOSTS)})=")
+    for phrase in HOST_PHRASES:
+        if not private.search(phrase):
+            assert public in redact_text(phrase.format(x=public)), phrase
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["sk-learn-extended-tests", "hf_hub_download_from_cache", "npm_config_user_agent", "fw_GPU_v2", "x-2026"],
+)
+def test_words_are_told_from_secrets(words: str) -> None:
+    assert reads_as_words(words, "")
+    assert not reads_as_words(f"{words}-9fKq2Zr7", "")
+
+
+@pytest.mark.parametrize("piece", [*_BEGINNINGS, *_PLACES])
+@pytest.mark.timeout(30)
+def test_no_beginning_repeated_makes_a_pattern_look_again_and_again(piece: str) -> None:
+    once, twice = (piece * (size // len(piece)) for size in (10_000, 40_000))
+    times = []
+    for text in (once, twice):
+        started = time.process_time()
+        for rule in _EVERY_RULE:
+            if rule.may_apply(text, text.lower()):
+                list(rule.finds(text))
+        times.append(time.process_time() - started)
+    # Linear would be 4, quadratic 16; what takes no time is no matter.
+    assert times[1] < 10 * times[0] + 0.1
