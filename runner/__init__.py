@@ -4,4 +4,11 @@ The package is two halves that meet only through files: the runner reads `runboo
 writes records; the pages read runbooks and records and never execute anything.
 """
 
+import sys
+
+from runner.uncaught import end_with_what_is_true, is_program
+
 __version__ = "0.1.0"
+
+if is_program(sys.argv):
+    sys.excepthook = end_with_what_is_true

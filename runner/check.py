@@ -1,6 +1,5 @@
 """`runbook check`: everything that can be wrong with entries and guides, found without running them."""
 
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from runner.pages.evidence import gather
 from runner.pages.prose import prose_faults
 from runner.pages.readings import Known
 from runner.placed import PlacedFileError, read_placed
+from runner.programs import run_program
 
 TYPOGRAPHIC = {
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00ab": '"', "\u00bb": '"',
@@ -115,14 +115,7 @@ def _shell_faults(command: str) -> Iterator[tuple[int, str]]:
         for character, plain in TYPOGRAPHIC.items():
             if character in line:
                 yield number, f"a typographic {character!r} in a command; write {plain!r}"
-    done = subprocess.run(
-        ["bash", "-n", "-c", command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run_program(["bash", "-n", "-c", command], text=True, timeout=20)
     if done.returncode or done.stderr.strip():
         said = (done.stderr.strip().splitlines() or ["bash refuses it"])[0]
         number, message = _bash_place(said)

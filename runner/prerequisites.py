@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.programs import run_program
+
 _MARK = "missing prerequisite: "
 _DEADLINE_S = 60.0
 _ABSENT_HEADER = re.compile(r"fatal error: '?(?P<name>[^:'\n]+)'?(?::| file not found)")
@@ -178,9 +180,7 @@ def _try(environment: tuple[tuple[str, str], ...], *, gpu: bool) -> Trial:
         return trial
     try:
         # As Inductor and Triton do: one word, never split at spaces.
-        subprocess.run(
-            [compiler, "--version"], env=variables, capture_output=True, timeout=_DEADLINE_S, check=True
-        )
+        run_program([compiler, "--version"], env=variables, timeout=_DEADLINE_S).check_returncode()
         errors = _build(compiler, variables, gpu=gpu)
     except subprocess.TimeoutExpired:
         errors = None
@@ -204,16 +204,13 @@ def _build(compiler: str, variables: Mapping[str, str], *, gpu: bool) -> str | N
     )
     folders = dict.fromkeys(sysconfig.get_path("include", scheme) for scheme in _schemes())
     with tempfile.TemporaryDirectory(prefix="runbook-compiler-") as folder:
-        done = subprocess.run(
+        done = run_program(
             [compiler, "-x", language, "-", "-shared", "-fPIC", *openmp, "-o", f"{folder}/built.so"]
             + [f"-I{place}" for place in folders],
-            input=source,
+            given=source,
             env=variables,
-            capture_output=True,
             text=True,
-            errors="replace",
             timeout=_DEADLINE_S,
-            check=False,
         )
     return None if done.returncode == 0 else done.stdout + done.stderr
 

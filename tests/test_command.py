@@ -196,6 +196,18 @@ def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_pat
     assert alive(mark) == []
 
 
+def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(tmp_path: Path, mark: str) -> None:
+    cleans = f"trap 'sleep 0.3; touch {tmp_path}/clean; exit' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
+    wait = f"while [ ! -e {tmp_path}/on ]; do sleep 0.01; done"
+    for _ in range(5):
+        result = run(f'(exec -a {mark} bash -c "{cleans}") & {wait}', tmp_path)
+        assert (result.ending, result.exit_status) == (Ending.EXITED, 0)
+        assert (tmp_path / "clean").exists()
+        (tmp_path / "clean").unlink()
+        (tmp_path / "on").unlink()
+    assert alive(mark) == []
+
+
 def test_children_of_the_caller_are_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen(["sleep", "1000"])
     dead = subprocess.Popen(["sh", "-c", "exit 5"])
@@ -273,7 +285,7 @@ def test_ctrl_c_while_what_a_block_left_behind_is_ended_is_an_interrupt_too(
     stubborn = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on; while true; do sleep 0.05; done"
     block = f'(exec -a {mark} bash -c "{stubborn}") & while [ ! -e {tmp_path}/on ]; do sleep 0.01; done'
     with subprocess.Popen(
-        [sys.executable, "-c", f"import runner.launch.command as c\nc.GRACE_S = 600.0\n{INTERRUPTED}", block],
+        [sys.executable, "-c", f"import runner.launch.block as b\nb.GRACE_S = 600.0\n{INTERRUPTED}", block],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,6 +1,7 @@
 """One run at a time on a node, whoever runs, and however a run ends."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -112,6 +113,98 @@ def test_a_lock_that_cannot_be_opened_is_one_line(what: str, own_node: Path, tmp
         pass
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "victim").exists()
+
+
+def place_of(kind: str, place: Path) -> Path:
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as one:
+                one.bind(str(place))
+        case "link to a device":
+            place.symlink_to("/dev/zero")
+        case "link to nowhere":
+            place.symlink_to(place.with_name("not-there"))
+        case _:
+            return Path(kind)
+    return place
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["pipe", "socket", "link to a device", "link to nowhere", "/dev/zero", "/dev/tty"],
+)
+def test_a_lock_that_is_no_file_is_one_line_and_is_not_waited_for(kind: str, own_node: Path) -> None:
+    with (
+        pytest.raises(RunbookError, match="cannot open the node's lock") as raised,
+        node_lock("a", place_of(kind, own_node)),
+    ):
+        pytest.fail("held")
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_status == 3
+
+
+CONTENTS = {
+    "nested without end": b"[" * 1_000_000,
+    "a nested object": b'{"pid":' * 500,
+    "binary": bytes(range(256)) * 100,
+    "another shape": b'{"pid": "4711", "run_id": ["a"]}',
+    "no process": b'{"pid": -1, "run_id": "a"}',
+    "escape codes": b'{"pid": 1, "run_id": "\\u001b[2J\\u202e"}',
+    "lines": b'{"pid": 1, "run_id": "a\\nrunbook: all is well"}',
+    "a long name": b'{"pid": 1, "run_id": "%s"}' % (b"x" * 100_000),
+    "a number without end": b'{"pid": 1%s, "run_id": "a"}' % (b"0" * 4000),
+    "text that is none": b'{"pid": 1, "run_id": "\\ud800"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_what_a_lock_file_says_can_neither_hang_nor_deceive_nor_end_a_run(
+    content: bytes, holder: "subprocess.Popen[str]", own_node: Path
+) -> None:
+    own_node.write_bytes(content)
+    with pytest.raises(BusyError) as raised, node_lock("second"):
+        pytest.fail("held")
+    message = str(raised.value)
+    assert message.isprintable()
+    assert len(message) < 500
+    # Whatever the file says, the process that holds the lock is named.
+    assert f"process {holder.pid} (state " in message
+
+
+def test_a_lock_file_of_any_size_is_taken(own_node: Path) -> None:
+    with own_node.open("wb") as file:
+        file.truncate(40 << 30)
+    with node_lock("a"):
+        assert own_node.stat().st_size < 100
+    with own_node.open("wb") as file:
+        file.truncate(40 << 30)
+    with node_lock("a"):
+        with own_node.open("r+b") as file:
+            file.truncate(40 << 30)
+        with pytest.raises(BusyError), node_lock("b"):
+            pytest.fail("held")
+
+
+def test_who_only_waits_for_the_lock_is_not_named_as_its_holder(
+    holder: "subprocess.Popen[str]", own_node: Path
+) -> None:
+    waits = "import fcntl, sys; f = open(sys.argv[1], 'r+'); print('on', flush=True); fcntl.flock(f, fcntl.LOCK_EX)"
+    own_node.write_bytes(b"")
+    with subprocess.Popen(
+        [sys.executable, "-c", waits, str(own_node)], stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        try:
+            assert waiting.stdout
+            assert waiting.stdout.readline() == "on\n"
+            with pytest.raises(BusyError) as raised, node_lock("second"):
+                pytest.fail("held")
+        finally:
+            waiting.kill()
+    assert f"process {holder.pid} " in str(raised.value)
+    assert f"process {waiting.pid} " not in str(raised.value)
 
 
 def test_every_user_of_the_node_can_take_the_lock_after_another() -> None:

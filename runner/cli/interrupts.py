@@ -6,21 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
+from runner.launch.interrupts import ENDING
+
 _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 def terminate_like_interrupt() -> AbstractContextManager[None]:
-    """SIGTERM and a hangup end a run the way Ctrl-C does: the step is ended and the record stays valid."""
+    """Every signal that ends a run does so the way Ctrl-C does: the step is ended and the record stays valid."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    return _handled((signal.SIGTERM, signal.SIGHUP), interrupt)
+    return _handled([number for number in ENDING if number is not signal.SIGINT], interrupt)
 
 
 def interrupts_ignored() -> AbstractContextManager[None]:
     """Nothing is left to end; what is left to say is said."""
-    return _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)
+    return _handled(ENDING, signal.SIG_IGN)
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from runner.cli.failure import failed, output_lost
+from runner.cli.failure import CANNOT_SAY, failed, output_lost
 from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
 from runner.cli.screen import Screen
 from runner.errors import InputError
 
+_STANDARD_ERROR = 2
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and
 # `run(arguments) -> int`.
 COMMANDS = {
@@ -43,15 +44,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     is never 1, and what `failure.status_for` makes of it for readers with a table of their own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _fill_standard_descriptors()
     with _lasting_streams() as out, terminate_like_interrupt():
         try:
             arguments = _parser(words).parse_args(words)
             status = int(arguments.run(arguments))
+        except SystemExit as leaving:
+            # `--help` has printed what it was asked for; a text would be the exit status 1.
+            status = leaving.code if isinstance(leaving.code, int) else CANNOT_SAY if leaving.code else 0
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - Python would end with 1, the issue is here
             with interrupts_ignored():
                 return failed(error, words, os.environ)
         out.flush()
         return status if status or out.lost is None else output_lost(out.lost, words, os.environ)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open what was closed from the start: else a record or the lock would be standard output to what is started."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+            pass
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
+from runner.cli.failure import INTERRUPTED
 from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.screen import Screen, tell_trouble
@@ -53,6 +54,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the entries one after the other; the exit status is that of the worst outcome (3 over 1 over 0).
 
+    130 where a signal ended a step; nothing is run after it.
+
     Raises:
         InputError: an entry, a step or a preset that does not exist; nothing has run then.
     """
@@ -85,18 +88,24 @@ def run(arguments: argparse.Namespace) -> int:
                 kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
                 ended.append(Ended(plan, kept[-1].record))
             except BusyError as error:
+                # Who holds the node is read from a file that anybody may write.
+                busy = one_line(redact_text(str(error), host_secrets()))
                 if not kept:
-                    # Who holds the node is read from a file that anybody may write.
-                    raise BusyError(one_line(redact_text(str(error), host_secrets()))) from error
-                progress.trouble(f"{plan.runbook.id} was not run: another run holds this node")
+                    raise BusyError(busy) from error
+                progress.trouble(f"{plan.runbook.id} was not run: {busy}")
                 continue
         _close(console, plan, kept[-1])
-        if any(step.status is StepStatus.INTERRUPTED for step in kept[-1].record.steps):
+        if _interrupted(kept[-1]):
             break
     print_summary(console, ended, machine, time.monotonic() - began)
-    if arguments.json and not _printed_as_json(kept):
-        return Outcome.INCOMPLETE.exit_status
-    return exit_status(kept, len(plans))
+    printed = not arguments.json or _printed_as_json(kept)
+    if any(map(_interrupted, kept)):
+        return INTERRUPTED
+    return exit_status(kept, len(plans)) if printed else Outcome.INCOMPLETE.exit_status
+
+
+def _interrupted(kept: Kept) -> bool:
+    return any(step.status is StepStatus.INTERRUPTED for step in kept.record.steps)
 
 
 def _printed_as_json(kept: Sequence[Kept]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from runner.errors import StoreError
 from runner.evidence.redact import host_secrets, redact_text
 from runner.plain import one_line
+from runner.programs import run_program
 
 _DEADLINE_S = 300.0
 # A repository named by the environment (inside a hook, say) is not the one that is meant. How the caller signs in and
@@ -34,14 +35,11 @@ def git_in(folder: Path) -> Git:
     def git(*words: str) -> str:
         environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
         try:
-            done = subprocess.run(
+            done = run_program(
                 ["git", "-C", str(folder), *words],
                 env=environment | _OURS,
-                capture_output=True,
                 text=True,
-                errors="replace",
                 timeout=_DEADLINE_S,
-                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
@@ -50,7 +48,7 @@ def git_in(folder: Path) -> Git:
             # A remote's address may hold who pushes and with what.
             clean = one_line(redact_text(said, host_secrets()))
             raise StoreError(f"git {words[0]} failed in {folder}: {clean}")
-        return done.stdout.strip()
+        return str(done.stdout).strip()
 
     return git
 

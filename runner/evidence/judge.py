@@ -36,7 +36,7 @@ EXIT_OK, EXIT_SYMPTOM, EXIT_BAD_USAGE, EXIT_NOT_APPLICABLE = 0, 1, 2, 80
 _SHELL_SIGNAL_BASE = 128
 
 _ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
-    "timeout": (StepStatus.TIMEOUT, "still running at its deadline, so it was ended"),
+    "timeout": (StepStatus.TIMEOUT, "still running at its deadline"),
     "interrupted": (StepStatus.INTERRUPTED, "interrupted before it ended"),
     "not_started": (StepStatus.ERROR, "could not be started"),
 }
@@ -62,14 +62,14 @@ def judge_step(
         ending: `exited`, `timeout`, `interrupted` or `not_started`.
         exit_status: what the block ended with; a negative one is a signal, as `subprocess` has it.
         document: what the block wrote as its result, if it wrote one.
-        problem: why that result cannot be believed (the text of a `DocumentError`), or why nothing started.
+        problem: why that result cannot be believed (the text of a `DocumentError`), why nothing started, or what could
+            not be ended.
         said: the last line of its error output (`last_words`), the reason where its exit status is no verdict.
 
     An exit status and a document that contradict each other are an error: of two stories, neither is proved.
     """
     if ending != "exited":
-        status, why = _ENDINGS[ending]
-        return status, f"{why}: {problem}" if problem else why
+        return _not_exited(ending, problem)
     if exit_status is None:
         return StepStatus.ERROR, "ended without an exit status"
     if problem is not None:
@@ -87,6 +87,13 @@ def judge_step(
             return StepStatus.ERROR, "exit status 80 says not applicable, its document says symptom"
         case _:
             return StepStatus.ERROR, _told(describe_exit(exit_status), said)
+
+
+def _not_exited(ending: str, problem: str | None) -> tuple[StepStatus, str]:
+    status, why = _ENDINGS[ending]
+    if problem:
+        return status, f"{why}: {problem}"
+    return status, f"{why}, so it was ended" if status is StepStatus.TIMEOUT else why
 
 
 def _told(meaning: str, said: str | None) -> str:

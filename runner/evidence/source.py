@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.programs import run_program
+
 PACKAGE, ENTRIES = "runner", "runbooks"
 # Python makes these by itself; `compiled_as_written` looks at what is in them.
 _COMPILED = re.compile(rb"(?:.*/)?__pycache__/[^/]*\.pyc", re.DOTALL)
@@ -104,17 +106,16 @@ def git(folder: Path, *words: str, given: bytes = b"") -> bytes | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1"}
     try:
-        done = subprocess.run(
+        done = run_program(
             ["git", "-C", str(folder), *words],
             env=environment | {"GIT_TERMINAL_PROMPT": "0"},
-            input=given,
-            capture_output=True,
+            given=given,
             timeout=_GIT_DEADLINE_S,
-            check=True,
         )
+        done.check_returncode()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return bytes(done.stdout)
 
 
 def _digest(files: Iterable[CodeFile]) -> str:

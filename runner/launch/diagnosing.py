@@ -3,27 +3,30 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 
-import psutil
-
 from runner.entry.model import Phase, Runbook, Safety
 from runner.errors import InputError, RunbookError
-from runner.evidence.diagnosis import Diagnosis, diagnose_entry, rank
+from runner.evidence.diagnosis import Diagnosis, NotLooked, State, diagnose_entry, rank
 from runner.evidence.redact import host_secrets, redact_step
 from runner.hardware.machine import Machine
+from runner.launch.block import GRACE_S
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.launch.local import SECONDS, run_plan
+from runner.launch.side_by_side import give_up, side_by_side
 from runner.placed import PlacedFileError, placed_file
 from runner.plan import Plan, PlannedStep, Request, make_plan
 
 # What a step finds the process in whose environment is to be judged (`runner.probes.judged`).
 JUDGED_PID = "RUNBOOK_JUDGED_PID"
 _MOST_AT_ONCE = 4
-_POLL_S = 0.05
+# What a killed process may take to be gone, in seconds: a step that only reads holds no memory of a device.
+_PATIENCE_S = 5.0
+# What it takes at most, once the deadline has come, until every step has ended or been given up.
+_ENDING_S = 2 * GRACE_S + _PATIENCE_S + 10.0
 
 
 @dataclass(frozen=True)
@@ -64,31 +67,39 @@ def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple
 
     Entries stand side by side; an entry's own steps run one after the other, since they share an environment. No
     step that loads a device or changes anything is run, so no lock is taken and no run on this node is disturbed.
+
+    What could not be ended is left, and an entry that gives no answer at all is not looked at: a look is over a few
+    seconds after its deadline whatever its steps do.
     """
     stopped = Event()
-    with ThreadPoolExecutor(max_workers=max(1, min(_MOST_AT_ONCE, len(runbooks)))) as pool:
-        looks = [pool.submit(_entry, runbook, machine, look, stopped) for runbook in runbooks]
-        try:
-            return rank([one.result() for one in looks])
-        except BaseException:
-            stopped.set()
-            _end(looks)
-            raise
+    looks = side_by_side(
+        lambda runbook: _entry(runbook, machine, look, stopped), runbooks, min(_MOST_AT_ONCE, len(runbooks))
+    )
+    try:
+        wait(looks, max(0.0, look.deadline - time.monotonic()) + _ENDING_S)
+    except BaseException:
+        stopped.set()
+        _end(looks)
+        raise
+    stopped.set()
+    both = zip(runbooks, looks, strict=True)
+    return rank([one.result() if one.done() else _no_answer(runbook) for runbook, one in both])
 
 
 def _end(looks: Sequence[Future[Diagnosis]]) -> None:
-    """End every look: a thread can't be interrupted, what it waits for can be killed."""
-    for one in looks:
-        one.cancel()
-    while True:
-        # A second interrupt changes nothing: all are being killed already.
-        with contextlib.suppress(KeyboardInterrupt):
-            # Again and again, since a step may have been about to start.
-            while wait(looks, _POLL_S).not_done:
-                for child in psutil.Process().children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-            return
+    """Wait for looks that were stopped, as long as their processes may take to end."""
+    # A second interrupt means now.
+    with contextlib.suppress(KeyboardInterrupt):
+        give_up(looks, _ENDING_S)
+
+
+def _no_answer(runbook: Runbook) -> Diagnosis:
+    """Of an entry whose look did not come back: something in this process itself waits."""
+    steps = [step for step in runbook.steps if step.phase is Phase.DIAGNOSE]
+    why = "gave no answer by the look's overall deadline"
+    blind = tuple(NotLooked(step.id, why, hindered=True) for step in steps)
+    head = runbook.head
+    return Diagnosis(head.id, head.number, head.title, State.UNKNOWN, (), (), (), blind)
 
 
 def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Diagnosis:
@@ -104,7 +115,14 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
             return not_started("the look's overall deadline had passed")
         seconds = min(timeout, left)
         given = {**environment, SECONDS: f"{seconds:.6g}"}
-        return run_block(command, environment=given, timeout=seconds, cwd=cwd)
+        return run_block(
+            command,
+            environment=given,
+            timeout=seconds,
+            cwd=cwd,
+            stopped=stopped.is_set,
+            patience=_PATIENCE_S,
+        )
 
     results = run_plan(
         plan,

@@ -89,8 +89,9 @@ def run_plan(
     environments = _Environments(_with_our_programs(environment), always)
     pace = pace or Unhurried()
     done: list[StepResult] = []
+    stuck: Step | None = None
     for planned in plan.steps:
-        step, why_not = planned.step, planned.skip or _unmet(planned.step, done)
+        step, why_not = planned.step, planned.skip or _unmet(planned.step, done, stuck)
         turn = pace.turn(step) if why_not is None else None
         if turn is None or turn.left_out is not None:
             reason = why_not if turn is None else turn.left_out
@@ -98,7 +99,8 @@ def run_plan(
             result = redact_step(_skipped(plan, step, reason, left_out=left_out), host_secrets())
         else:
             on_start(step, turn)
-            result = _run_step(plan, step, turn, machine, done, root, scratch, environments, run)
+            result, left = _run_step(plan, step, turn, machine, done, root, scratch, environments, run)
+            stuck = step if left else stuck
         pace.ended(result)
         done.append(result)
         yield result
@@ -109,10 +111,13 @@ def _with_our_programs(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PATH": path}
 
 
-def _unmet(step: Step, done: Sequence[StepResult]) -> str | None:
+def _unmet(step: Step, done: Sequence[StepResult], stuck: Step | None) -> str | None:
     """Why a step whose turn it is does not run after all."""
     if any(result.status is StepStatus.INTERRUPTED for result in done):
         return "the run was interrupted"
+    if stuck is not None:
+        # Beside it nothing would be measured, and where one process is stuck the next one gets stuck too.
+        return f"the run was ended, since processes of {stuck.id} could not be ended"
     ended = {result.id: result.status for result in done}
     for needed in step.needs:
         status = ended.get(needed)
@@ -147,7 +152,8 @@ def _run_step(
     scratch: Path,
     environments: _Environments,
     run: BlockRunner,
-) -> StepResult:
+) -> tuple[StepResult, bool]:
+    """What the step came to, and whether processes of it live on."""
     started = datetime.now(UTC)
     try:
         result_file = _place_of_result(scratch, step)
@@ -169,7 +175,7 @@ def _run_step(
     secrets = host_secrets()
     said = last_words(ran.stderr.text, secrets) if ran.exit_status else None
     status, reason = judge_step(ran.ending.value, ran.exit_status, document, problem, said)
-    cut = turn.cut if ran.ending is Ending.TIMEOUT else None
+    cut = turn.cut if ran.ending is Ending.TIMEOUT and ran.problem is None else None
     reason = cut or reason
     result = StepResult(
         id=step.id,
@@ -198,7 +204,7 @@ def _run_step(
             result = result.model_copy(update={"status": StepStatus.FAILED, "reason": missed})
     if ran.environment is not None:
         environments.now[step.phase] = ran.environment
-    return result
+    return result, ran.stuck
 
 
 def _place_of_result(scratch: Path, step: Step) -> Path:

@@ -18,6 +18,7 @@ from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine, joint_class
 from runner.launch.command import run_block
+from runner.launch.interrupts import interrupts_held
 from runner.launch.local import BlockRunner, run_plan
 from runner.launch.lock import node_lock
 from runner.pace import Pace, Turn
@@ -87,26 +88,32 @@ def run_and_record(
     """
     # Steps come redacted, and the store redacts all of it: nobody who is handed it prints what no record may hold.
     record = redact_head(_new_record(plan, request, bench), host_secrets())
-    with node_lock(record.run_id), _scratch() as scratch:
-        bench.store.save(record)
-        failing: StoreError | None = None
-        for result in run_plan(
-            plan,
-            bench.machine,
-            run_id=record.run_id,
-            root=bench.root,
-            environment=bench.environment,
-            scratch=Path(scratch),
-            on_start=observer.step_begins,
-            run=bench.run,
-            pace=pace,
-        ):
-            record = record.model_copy(update={"steps": (*record.steps, result)})
-            observer.step_ended(result)
-            failing = _try_save(bench.store, record, observer, failing)
-        record = _finished(record, plan, bench)
+    # A signal that ends the run is heeded while a step runs, and else when the record has its end.
+    with interrupts_held():
+        with node_lock(record.run_id), _scratch() as scratch:
+            bench.store.save(record)
+            failing: StoreError | None = None
+            for result in run_plan(
+                plan,
+                bench.machine,
+                run_id=record.run_id,
+                root=bench.root,
+                environment=bench.environment,
+                scratch=Path(scratch),
+                on_start=observer.step_begins,
+                run=bench.run,
+                pace=pace,
+            ):
+                record = record.model_copy(update={"steps": (*record.steps, result)})
+                observer.step_ended(result)
+                failing = _try_save(bench.store, record, observer, failing)
+            record = _finished(record, plan, bench)
+        return _kept(record, bench.store, observer)
+
+
+def _kept(record: Record, store: Store, observer: Observer) -> Kept:
     try:
-        return Kept(record, bench.store.save(record), stored=True)
+        return Kept(record, store.save(record), stored=True)
     except StoreError as error:
         path = _keep_elsewhere(record)
         if path is None:
@@ -115,7 +122,7 @@ def run_and_record(
             )
         else:
             observer.trouble(f"{error}; the record of this run is kept in {path}")
-        return Kept(record, path or bench.store.path_of(record), stored=False)
+        return Kept(record, path or store.path_of(record), stored=False)
 
 
 def _scratch() -> "tempfile.TemporaryDirectory[str]":

@@ -46,6 +46,7 @@ from runner.probes.contract import (
 from runner.probes.precision.product import fp8_product
 from runner.probes.traced_work import SHAPES, Operation, operations
 from runner.probes.usable import usable_gpus
+from runner.programs import run_program
 from runner.units import format_value
 
 _NSYS_DEADLINE_S, _NSYS_WHEN_SHORT_S = 120.0, 12.0
@@ -269,14 +270,7 @@ def _under_nsys(arguments: argparse.Namespace, work: Sequence[str], deadline_s: 
         *work,
     ]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=max(0.0, deadline_s),
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        done = run_program(command, text=True, timeout=max(0.0, deadline_s))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"no report: {error}".partition("\n")[0]
     if done.returncode or not report.with_suffix(".nsys-rep").exists():

@@ -15,16 +15,18 @@ measure, 80 not applicable here.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TextIO, cast
 
 from runner.catalogue import METRICS, PROBES
+from runner.cli.screen import Screen
 from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
@@ -126,6 +128,28 @@ def say(message: str) -> None:
 
 def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
     """Parse, work, report. A crash is 3, could not measure: it must never look like a symptom."""
+    with _lasting_streams() as out:
+        status = _run(probe, argv)
+        out.flush()
+        if status == OK and out.lost is not None:
+            say(f"{probe.name}: standard output did not take the document: {out.lost.strerror}")
+            return CRASHED
+    return status
+
+
+@contextlib.contextmanager
+def _lasting_streams() -> Iterator[Screen]:
+    """Standard output and error whose loss changes no finding, also where they were closed from the start."""
+    before = sys.stdout, sys.stderr
+    out, err = (Screen(stream or Path(os.devnull).open("w", encoding="utf-8")) for stream in before)  # noqa: SIM115 - open as long as the process
+    sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
+    try:
+        yield out
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _run(probe: Probe, argv: Sequence[str] | None) -> int:
     arguments = probe.parser().parse_args(argv)
     try:
         try:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import psutil
 
 from runner.errors import InputError, LateRankError, RankError
+from runner.programs import kill
 
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
@@ -298,8 +299,7 @@ class World:
                 for child in torchrun.children(recursive=True):
                     with contextlib.suppress(psutil.Error):
                         child.kill()
-            self._process.kill()
-        self._process.wait()
+        kill(self._process)
         for member in self._members.values():
             member.connection.close()
         self._selector.close()

@@ -22,6 +22,7 @@ from runner.probes.compile_guard.command import OUTPUT, environment
 from runner.probes.compile_guard.spec import Mode, Spec
 from runner.probes.compile_guard.stacks import Verdict, culprit, in_words
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
+from runner.programs import kill
 
 Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 
@@ -118,7 +119,7 @@ def attempt(
             timed_out = watch_child(watch, child, time_for)
         finally:
             ended = processes.end(child.pid, token)
-            child.wait()
+            kill(child)
     watch.listen()
     outcome, reason = _outcome(watch, child.returncode, timed_out, tolerance)
     left = len(processes.living(token))

@@ -14,6 +14,7 @@ from runner.errors import InputError
 from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.stacks import Verdict, culprit
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
+from runner.programs import kill
 
 OUTPUT = "output.log"
 TRACE = "trace"
@@ -79,7 +80,7 @@ def watch_command(
             late = watch_child(watch, child, TimeFor(deadline_s, lambda _: deadline_s))
         finally:
             processes.end(child.pid, token)
-            child.wait()
+            kill(child)
     return Watched(
         command=tuple(command),
         ended=not late,

@@ -24,6 +24,7 @@ from runner.probes.compile_guard import Guarded
 from runner.probes.compile_guard.command import OUTPUT, STACKS, TRACE, Watched
 from runner.probes.compile_guard.watch import FIRST_LOOK, Sample
 from runner.probes.repro import scripts
+from runner.programs import run_program
 
 KEPT_VARIABLES = (
     "CC",
@@ -197,7 +198,7 @@ def _report(log: Path) -> Iterator[tuple[str, str]]:
         out = Path(made) / "report"
         command = [program, str(log), "-o", str(out), "--no-browser"]
         try:
-            subprocess.run(command, capture_output=True, timeout=_REPORT_S, check=False)
+            run_program(command, timeout=_REPORT_S)
         except (OSError, subprocess.TimeoutExpired):
             return
         for path in sorted(out.rglob("*")):

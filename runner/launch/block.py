@@ -1,0 +1,183 @@
+"""A running block: reads what it prints while it waits for its end, and ends what does not end by itself."""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import IO, Self
+
+from runner.launch.interrupts import interrupts_let_in
+from runner.launch.leftovers import Brood, Cleared
+from runner.launch.output import Window
+from runner.launch.processes import stat_of
+
+GRACE_S = 2.0
+_READ_BYTES = 1 << 20
+# How often, in seconds, whoever shows a running block is told that it still runs.
+_SHOWN_EVERY_S = 1.0
+# How long, in seconds, whoever presses Ctrl-C once more waits for what was killed and is still there.
+_IMPATIENCE_S = 5.0
+# Without a pidfd (not Linux, or an old kernel) the shell's end is looked for this often.
+_POLL_S = 0.05
+# What a pipe holds where the system does not say.
+_PIPE_BYTES = 1 << 20
+
+# Shells that nothing ends: kept, so that they are reaped should they end after all.
+_stuck: "list[subprocess.Popen[bytes]]" = []
+
+
+class Ending(StrEnum):
+    """How a block came to its end."""
+
+    EXITED = "exited"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    NOT_STARTED = "not_started"
+
+
+class Block:
+    """The shell of a block, with its pipes; a context manager that closes them."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", brood: Brood) -> None:
+        self._process, self._brood = process, brood
+        self._selector = selectors.DefaultSelector()
+        self.stdout, self.stderr = Window(), Window()
+        self._pidfd: int | None = None
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout
+        assert self._process.stderr
+        for pipe, window in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ, window)
+        with contextlib.suppress(OSError, AttributeError):
+            self._pidfd = os.pidfd_open(self._process.pid)
+            self._selector.register(self._pidfd, selectors.EVENT_READ)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe
+            pipe.close()
+        if self._process.returncode is None:
+            _stuck.append(self._process)
+        self._brood.ends()
+
+    def run(
+        self,
+        began: float,
+        timeout: float,
+        still_running: Callable[[float], None],
+        stopped: Callable[[], bool],
+    ) -> Ending:
+        """Read until the shell ends, the deadline passes, or Ctrl-C, which is let in from here.
+
+        It began at a moment in monotonic seconds and has so many seconds from there.
+        """
+        told = 0.0
+        try:
+            with interrupts_let_in():
+                while self._process.poll() is None:
+                    passed = time.monotonic() - began
+                    if passed >= timeout:
+                        return Ending.TIMEOUT
+                    if stopped():
+                        return Ending.INTERRUPTED
+                    if passed - told >= _SHOWN_EVERY_S:
+                        told = passed
+                        still_running(passed)
+                    self._read(min(timeout - passed, told + _SHOWN_EVERY_S - passed))
+        except KeyboardInterrupt:
+            return Ending.INTERRUPTED
+        return Ending.EXITED
+
+    def finish(self, ending: Ending, patience_s: float) -> tuple[Ending, Cleared]:
+        """End whatever still lives and take the last of the output.
+
+        Args:
+            ending: how the block ended until now.
+            patience_s: seconds that what was killed may take to be gone.
+
+        Returns:
+            How the block ended, which a Ctrl-C meanwhile makes `interrupted`, so that nothing is started after it; and
+            what became of its processes, the shell among them.
+        """
+        grace, shell_ended = GRACE_S, ending is not Ending.EXITED
+        while True:
+            try:
+                with interrupts_let_in():
+                    cleared = self._end(grace, patience_s)
+            except KeyboardInterrupt:
+                # It means now: what is left is killed without grace.
+                ending, grace, patience_s = Ending.INTERRUPTED, 0.0, min(patience_s, _IMPATIENCE_S)
+            else:
+                self._read_rest()
+                return ending, Cleared(cleared.ended + shell_ended, cleared.left)
+
+    def _end(self, grace: float, patience_s: float) -> Cleared:
+        if self._process.poll() is None:
+            self._signal_group(signal.SIGTERM)
+            self._wait(grace)
+        give_up = time.monotonic() + patience_s
+        if self._process.poll() is None:
+            self._signal_group(signal.SIGKILL)
+            self._wait(patience_s)
+        left = max(0.0, give_up - time.monotonic())
+        cleared = self._brood.end(grace, left, self._read)
+        shell = None if self._process.poll() is not None else stat_of(self._process.pid)
+        return cleared if shell is None else Cleared(cleared.ended, (shell, *cleared.left))
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._process.poll() is None and (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        # The shell has not been reaped, so its group's number cannot belong to anyone else yet.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _read(self, seconds: float) -> None:
+        """Wait at most that long for output or the shell's end, and take what is there."""
+        if self._pidfd is None or self._process.returncode is not None:
+            seconds = min(seconds, _POLL_S)
+        if not self._selector.get_map():
+            time.sleep(min(seconds, _POLL_S))
+            return
+        for key, _ in self._selector.select(seconds):
+            if key.fd == self._pidfd:
+                self._selector.unregister(self._pidfd)
+                continue
+            self._take(key.fileobj, key.data)
+
+    def _take(self, pipe: "IO[bytes] | selectors._FileObject", window: Window) -> int:  # type: ignore[name-defined]
+        """One read of a pipe: its bytes, 0 where it has nothing more to give at present."""
+        try:
+            data = os.read(pipe if isinstance(pipe, int) else pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        if not data:
+            self._selector.unregister(pipe)
+            return 0
+        window.add(data)
+        return len(data)
+
+    def _read_rest(self) -> None:
+        """What is still in the pipes, and no more than a pipe holds: what could not be ended may write without end."""
+        for key in list(self._selector.get_map().values()):
+            if key.fd == self._pidfd:
+                continue
+            try:
+                room = fcntl.fcntl(key.fd, fcntl.F_GETPIPE_SZ)
+            except (OSError, AttributeError):
+                room = _PIPE_BYTES
+            while room > 0 and (took := self._take(key.fileobj, key.data)):
+                room -= took

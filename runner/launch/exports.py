@@ -1,0 +1,41 @@
+"""What a block hands on: the environment that it leaves, which the next block of its phase starts from."""
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from runner.launch.watchdog import TOKEN
+from runner.placed import PlacedFileError, read_placed
+
+_MOST_BYTES = 1 << 28
+# What bash itself sets or changes; carrying it on would say something untrue of the next block.
+_OF_BASH = ("_", "SHLVL", "PWD", "OLDPWD", TOKEN)
+
+
+def script(command: str, after: Path) -> str:
+    """The block, with a trap before it, on its first line so that bash's line numbers stay the block's own.
+
+    The trap leaves the exit status alone and writes the environment only after success. A block that sets its own
+    EXIT trap replaces this one, so the environment is written once more behind the block. What cannot be written
+    whole (too large for a process to take, no space left) leaves an empty file.
+    """
+    env = shutil.which("env") or "/usr/bin/env"
+    place = shlex.quote(str(after))
+    write = f"{shlex.quote(env)} -0 2>/dev/null >| {place} || : >| {place} || :"
+    trap = f"if [ $? -eq 0 ] && [ ! -s {place} ]; then {write}; fi"
+    return f"trap {shlex.quote(trap)} EXIT; {command}\n{write}\n"
+
+
+def read_environment(path: Path, before: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment after a block; None where its shell was replaced (`exec`), empty where it was lost."""
+    try:
+        data = read_placed(path, _MOST_BYTES)
+    except PlacedFileError:
+        return None
+    if not data:
+        return {}
+    pairs = (os.fsdecode(item).partition("=") for item in data.split(b"\0") if item)
+    found = {name: value for name, equals, value in pairs if equals and name not in _OF_BASH}
+    return found | {name: before[name] for name in _OF_BASH if name in before and name != TOKEN}

@@ -1,0 +1,90 @@
+"""Processes as Linux lists them in /proc: whose child, in which session, in which state. Standard library alone.
+
+A scan of every process takes longer than a process needs to fork and to end; one process's own children are listed in
+a fraction of that, so what forks without end can still be caught.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_DEAD = "ZX"
+# `stat` of proc(5), counted behind the name: state, parent, group, session, and when the process started.
+_STATE, _PARENT, _GROUP, _SESSION, _STARTED = 0, 1, 2, 3, 19
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One process at one moment. `started` tells it from a later one with the same number."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    group: int
+    session: int
+    started: int
+
+    @property
+    def lives(self) -> bool:
+        """Whether it can still do anything."""
+        return self.state not in _DEAD
+
+    def __str__(self) -> str:
+        return f"process {self.pid} (state {self.state}, `{self.name}`)"
+
+
+def stat_of(pid: int) -> Stat | None:
+    """What the kernel says of a process; None where there is no such process."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes().decode(errors="backslashreplace")
+    except OSError:
+        return None
+    # A name may hold spaces and parentheses, and anything a terminal would obey.
+    head, _, rest = text.rpartition(")")
+    name = "".join(one if one.isprintable() else "?" for one in head.partition("(")[2])
+    fields = rest.split()
+    parent, group, session, started = (int(fields[at]) for at in (_PARENT, _GROUP, _SESSION, _STARTED))
+    return Stat(pid, name, fields[_STATE], parent, group, session, started)
+
+
+def every() -> Iterator[Stat]:
+    """Every process that can be seen from here."""
+    for folder in _PROC.iterdir():
+        if folder.name.isdecimal() and (found := stat_of(int(folder.name))) is not None:
+            yield found
+
+
+def children_of(pid: int) -> list[int]:
+    """Children of all its threads, dead ones that nobody has reaped included; none where `LISTS_CHILDREN` is false."""
+    found: list[int] = []
+    tasks = _PROC / str(pid) / "task"
+    with contextlib.suppress(OSError):
+        for task in tasks.iterdir():
+            # The thread, or the process, may have ended meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (task / "children").read_bytes().split())
+    return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Children and theirs, as far as they stay while they are looked at; parents come before their children."""
+    found = children_of(pid)
+    for one in found:
+        found += children_of(one)
+    return found
+
+
+# Kernels without CONFIG_PROC_CHILDREN do not list them.
+LISTS_CHILDREN = (_PROC / "self" / "task" / str(os.getpid()) / "children").exists()
+
+
+def environment_has(pid: int, variable: str) -> bool:
+    """Whether a process was started with `NAME=value`, as far as its environment may be read."""
+    try:
+        return variable.encode() in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
