@@ -26,7 +26,7 @@ def end_with_what_is_true(
     """As `sys.excepthook`: say what happened, and end with the exit status that it has for its reader."""
     words = sys.argv[1:]
     try:
-        from runner.cli.failure import failed  # noqa: PLC0415 - it may be what cannot be imported
+        from runner.failure import failed  # noqa: PLC0415 - it may be what cannot be imported
 
         status = failed(error, words, os.environ)
     except BaseException:  # noqa: BLE001 - a broken installation, or no memory

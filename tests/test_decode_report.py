@@ -5,7 +5,7 @@ import pytest
 
 from runner.entry.model import Condition, Phase
 from runner.evidence.measured import evaluate, interval_of
-from runner.evidence.record import Measurement, StepResult, StepStatus, Verdict
+from runner.evidence.record import Measurement, Verdict
 from runner.hardware.boards import board_named
 from runner.models import model_shape
 from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, settled
@@ -16,6 +16,7 @@ from runner.sequential import FEWEST
 from runner.sequential import answer as answered
 from runner.sizing.decode import bytes_per_step
 from tests.builders import a_machine
+from tests.evidence_samples import step as a_result
 
 JOB = Job("8b", model_shape("8b"), None, "cuda", 2, 4, 100, 20)
 LABELS = {"model": "8b"}
@@ -176,14 +177,7 @@ def test_the_verdict_on_the_stored_samples_is_what_the_starts_were_stopped_by(
     caller, clean = alike(SPREAD_OF_5[:starts], prefill)
     comparison = compared(caller, clean)["prefill"]
     found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
-    step = StepResult(
-        id="warm",
-        phase=Phase.VERIFY,
-        command="",
-        digest="",
-        status=StepStatus.PASSED,
-        measurements=tuple(found),
-    )
+    step = a_result("warm", *found, phase=Phase.VERIFY)
     bound = Condition(metric="warm.clean_ratio", at={"phase": "prefill"}, min=0.95)
     verdict = evaluate(bound, [step], a_machine()).verdict
     expected = {"above": Verdict.MET, "below": Verdict.MISSED, "undecided": Verdict.INCONCLUSIVE}

@@ -6,22 +6,15 @@ from typing import Any
 import pytest
 
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
-from runner.entry.model import Phase, Severity
+from runner.entry.model import Severity
 from runner.evidence.diagnosis import Diagnosis, State, as_json, diagnose_entry, exit_status, grave, rank
 from runner.evidence.record import StepResult, StepStatus
 from tests.builders import a_runbook
+from tests.evidence_samples import step
 
 
 def a_result(step_id: str, status: str, reason: str | None = None, **details: Any) -> StepResult:
-    return StepResult(
-        id=step_id,
-        phase=Phase.DIAGNOSE,
-        command="true",
-        digest="0" * 16,
-        status=StepStatus(status),
-        reason=reason,
-        details=details,
-    )
+    return step(step_id, status=StepStatus(status), reason=reason, details=details)
 
 
 def a_diagnosis(*results: StepResult, entry: str = "an-entry", number: int = 7, **kwargs: Any) -> Diagnosis:

@@ -16,6 +16,7 @@ from runner.pace import CLOSING_S, Schedule, Turn, foreseen
 from runner.plan import Plan, Request, make_plan
 from runner.schedule import MARGIN, SPARE_S, Tier, Work, correction, share_out, work_of
 from tests.builders import a_machine, a_runbook
+from tests.evidence_samples import step as a_stored_step
 
 D, R, F, V = Phase.DIAGNOSE, Phase.REPRODUCE, Phase.FIX, Phase.VERIFY
 
@@ -74,15 +75,11 @@ class Run:
 def a_result(step: Step, turn: Turn, took: float) -> StepResult:
     status = StepStatus.PASSED if took <= turn.deadline_s else StepStatus.TIMEOUT
     ran = turn.left_out is None
-    return StepResult(
-        id=step.id,
-        phase=step.phase,
-        command=step.command,
-        digest="0",
-        status=status if ran else StepStatus.SKIPPED,
-        left_out=not ran,
-        duration_s=min(took, turn.deadline_s) if ran else None,
-    )
+    if not ran:
+        return a_stored_step(
+            step.id, status=StepStatus.SKIPPED, phase=step.phase, left_out=True, reason="no time"
+        )
+    return a_stored_step(step.id, status=status, phase=step.phase, duration_s=min(took, turn.deadline_s))
 
 
 def played(within: float | None, *steps: Step, takes: float = 1.0, **seconds: float) -> Run:

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from runner.cli.console import console_on
 from runner.cli.fleet_view import FleetProgress, fleet_report
-from runner.cli.screen import Screen
 from runner.entry.model import Runbook
 from runner.entry.read import find
 from runner.errors import InputError
@@ -28,6 +27,7 @@ from runner.launch.slurm.gathering import Gathered, gather
 from runner.launch.slurm.submit import START_WITHIN_S, Order, again, prepare, submit
 from runner.plain import json_text
 from runner.plan import Request, asked_steps
+from runner.screen import Screen
 
 # A log has no width of its own; 80 columns would break every cell of a table.
 LOG_WIDTH = 150

@@ -8,8 +8,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from runner.cli.screen import Screen
 from runner.plain import plain
+from runner.screen import Screen
 
 
 class _Styled:

@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.screen import tell_trouble
 from runner.evidence.fleet import Distribution, Row, sentence
 from runner.launch.slurm.campaign import Job, Progress
 from runner.launch.slurm.gathering import DONE, ERROR, Gathered
 from runner.plain import one_line
+from runner.screen import tell_trouble
 from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
 

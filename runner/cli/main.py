@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
-from runner.cli.failure import CANNOT_SAY, failed, output_lost
 from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
-from runner.cli.screen import Screen
 from runner.errors import InputError
+from runner.failure import CANNOT_SAY, failed, output_lost
+from runner.screen import Screen
 
 _STANDARD_ERROR = 2
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and

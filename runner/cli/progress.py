@@ -12,7 +12,6 @@ from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from runner.cli.screen import tell_trouble
 from runner.entry.model import Step
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.measured import interval_of
@@ -20,6 +19,7 @@ from runner.evidence.record import StepResult, StepStatus
 from runner.pace import Turn
 from runner.plain import one_line
 from runner.plan import Plan
+from runner.screen import tell_trouble
 from runner.units import format_bytes, format_duration, format_value
 
 # How often, in seconds, a log says that a step still runs.

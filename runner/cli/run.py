@@ -15,10 +15,8 @@ from rich.markup import escape
 
 from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
-from runner.cli.failure import INTERRUPTED
 from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
-from runner.cli.screen import Screen, tell_trouble
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.read import find
@@ -29,6 +27,7 @@ from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
+from runner.failure import INTERRUPTED
 from runner.hardware.machine import look
 from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
@@ -37,6 +36,7 @@ from runner.pace import Schedule
 from runner.plain import one_line
 from runner.plan import Plan, make_plan
 from runner.schedule import work_of
+from runner.screen import Screen, tell_trouble
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Literal, Protocol, TextIO, cast
 
 from runner.catalogue import METRICS, PROBES
-from runner.cli.screen import Screen
 from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
 from runner.prerequisites import missing_to_compile
 from runner.presets import PRESETS, default_preset
+from runner.screen import Screen
 from runner.summaries import SINGLE, STATISTICS
 
 OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80

@@ -225,5 +225,5 @@ while kill -0 "$running" 2>/dev/null; do wait "$running"; status=$?; done
 # What steps wrote for a reader, a bundle for a bug report say.
 [ ! -d "$root/artifacts" ] || cp -R "$root/artifacts" "$place/" || true
 printf '{"exit_status": %d}\\n' "$status" > "$place/.end" && mv "$place/.end" "$place/end.json" || exit 73
-case $status in 0|1|3) exit 0;; *) exit "$status";; esac
+case $status in 0|1|3|130) exit 0;; *) exit "$status";; esac
 """
