@@ -2,9 +2,12 @@
 
 import random
 import re
+import re._parser as sre_parser  # type: ignore[import-not-found] # typeshed leaves it out
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -200,3 +203,28 @@ def test_no_beginning_repeated_makes_a_pattern_look_again_and_again(piece: str) 
         times.append(time.process_time() - started)
     # Linear would be 4, quadratic 16; what takes no time is no matter.
     assert times[1] < 10 * times[0] + 0.1
+
+
+def test_no_rule_repeats_a_group_possessively() -> None:
+    # Before 3.11.5 Python's `re` finds nothing with `(?:…)*+` where the group itself has to go back (gh-106052), and
+    # Debian 12 has 3.11.2: `(?>(?:…)*)` says the same and is right everywhere.
+    for rule in _EVERY_RULE:
+        assert not list(_possessive_groups(sre_parser.parse(rule.pattern.pattern, re.MULTILINE))), rule.hint
+
+
+def _possessive_groups(tree: Any) -> Iterator[str]:
+    for operation, argument in tree:
+        parts = argument if isinstance(argument, tuple | list) else (argument,)
+        if str(operation) == "POSSESSIVE_REPEAT" and str(argument[2][0][0]) not in {
+            *("IN", "LITERAL", "NOT_LITERAL", "ANY"),
+        }:
+            yield str(argument)
+        for part in parts:
+            for inner in part if isinstance(part, list) else [part]:
+                if isinstance(inner, sre_parser.SubPattern):
+                    yield from _possessive_groups(inner)
+
+
+def test_a_possessive_group_is_told_from_an_atomic_one() -> None:
+    assert list(_possessive_groups(sre_parser.parse("a|(b(?:c+d)*+)")))
+    assert not list(_possessive_groups(sre_parser.parse("a++|(?>(?:c+d)*)")))

@@ -22,7 +22,7 @@ _CONTINUATION = re.compile(r"[ \t}]")
 _LINE = re.compile(r"[^\n\0]*[\n\0]?")
 # Python's own printed form of os.environ: one line, or two spaces of indent where it was pretty-printed.
 _PAIR = re.compile(r"['\"]: ['\"]")
-_PYTHON_FORM = re.compile(r"environ\(\{\s*['\"](?:(?!\}\))[^\n]|\n[ \t])*+(?:\}\))?")
+_PYTHON_FORM = re.compile(r"environ\(\{\s*['\"](?>(?:(?!\}\))[^\n]|\n[ \t])*)(?:\}\))?")
 
 
 def environments(text: str) -> Iterator[tuple[int, int, str]]:

@@ -40,14 +40,14 @@ _SPOKEN_HINTS = tuple(glue.join(words) for words in _SPOKEN_WORDS for glue in ("
 # A key whose value is a host's name.
 HOST_KEY = re.compile(rf"(?:{_SPOKEN})\Z|\A(?:{'|'.join(NAMES_OF_HOSTS)}|(?i:host))\Z")
 
-_HOST = r"[A-Za-z0-9][\w-]{0,62}+(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8}+"
+_HOST = r"[A-Za-z0-9][\w-]{0,62}+(?>(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8})"
 # Slurm's `node[01-08]`, and lists with ports.
 _ITEM = rf"{_HOST}(?:\[[\d,-]{{1,200}}\][\w.-]{{0,40}}+)?"
-_HOSTS = rf"(?:{_ITEM}(?::\d{{1,5}})?,(?=[A-Za-z0-9]))*+{_ITEM}"
+_HOSTS = rf"(?>(?:{_ITEM}(?::\d{{1,5}})?,(?=[A-Za-z0-9]))*){_ITEM}"
 _LETTERED = rf"(?=[A-Za-z]){_HOSTS}"
 _Q = r"\\{0,2}[\"']?"
-_IS_EQUAL = r"\\{0,2}[\"']?[ \t]{0,40}+=[ \t]{0,40}+(?:\\{0,2}[\"'])?+"
-_IS_COLON = r"\\{0,2}[\"']?[ \t]{0,40}+:[ \t]{0,40}+(?:\\{0,2}[\"'])?+"
+_IS_EQUAL = r"\\{0,2}[\"']?[ \t]{0,40}+=[ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
+_IS_COLON = r"\\{0,2}[\"']?[ \t]{0,40}+:[ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
 _NO_CODE = r"(?![\w(\[{.])"
 # What stands before a dot in code, and the prefix of a string.
 _OBJECTS = frozenset(

@@ -9,7 +9,7 @@ HEX = "[0-9A-Fa-f]"
 ALONE = r"(?<![0-9A-Za-z])"
 END = r"(?![0-9A-Za-z])"
 # Between a name and its value, in a shell, YAML, JSON, or JSON inside a string.
-IS = r"\\{0,2}[\"']?[ \t]{0,40}+[:=][ \t]{0,40}+(?:\\{0,2}[\"'])?+"
+IS = r"\\{0,2}[\"']?[ \t]{0,40}+[:=][ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ FORMATS = (
             *("glsoat-", "glimt-", "glagent-", "glffct-", "gloas-"),
         ),
         rf"gl(?:pat|dt|rtr?|cbt|ptt|ft|soat|imt|agent|ffct|oas)-{_W}{{16,}}+"
-        r"(?:\.[0-9a-z]{2,9}+){0,2}+",
+        r"(?>(?:\.[0-9a-z]{2,9}+){0,2})",
     ),
     Format("GitLab, runners", ("gr1348941",), rf"GR1348941{_W}{{16,}}+"),
     Format("npm", ("npm_",), r"npm_\w{16,}+"),
@@ -80,7 +80,7 @@ FORMATS = (
         r"ABSK[A-Za-z0-9+/]{60,}+={0,2}|bedrock-api-key-[\w+/=-]{16,}+",
     ),
     Format("Google, API", ("aiza",), rf"AIza{_W}{{30,}}+"),
-    Format("Google, OAuth", ("ya29.", "gocspx-"), rf"ya29\.{_W}{{16,}}+(?:\.{_W}++)*+|GOCSPX-{_W}{{20,}}+"),
+    Format("Google, OAuth", ("ya29.", "gocspx-"), rf"ya29\.{_W}{{16,}}+(?>(?:\.{_W}++)*)|GOCSPX-{_W}{{20,}}+"),
     Format("Google, refresh", ("1//0",), rf"1//0{_W}{{20,}}+"),
     Format("Azure, secrets of applications", ("q~",), r"[\w~.]{3}\dQ~[\w~.-]{28,}+"),
     Format("Azure, AI services", ("jqqj9",), rf"{_AN}{{52}}JQQJ9{_AN}{{20,}}+"),
@@ -197,7 +197,7 @@ FORMAT_RULES: tuple[Rule | Group, ...] = (
         "[token]",
         "",
         # Signed, encrypted (five parts), and JSON in base64 without either, such as what Docker and Grafana store.
-        r"\beyJ(?:[\w-]{8,}+(?:\.[\w-]*+){2,4}+|[\w+/-]{60,}+={0,2})",
+        r"\beyJ(?:[\w-]{8,}+(?>(?:\.[\w-]*+){2,4})|[\w+/-]{60,}+={0,2})",
         shortest=20,
     ),
     *(_rules_by(separator) for separator in ("_", "-", ".", "")),

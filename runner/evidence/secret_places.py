@@ -39,7 +39,7 @@ KEY_RULES = (
         ("-----end",),
         "[private-key]",
         "",
-        r"(?:^[A-Za-z0-9+/=]{4,80}\r?\n){0,200}+[A-Za-z0-9+/=]{0,80}+\r?\n?"
+        r"(?>(?:^[A-Za-z0-9+/=]{4,80}\r?\n){0,200})[A-Za-z0-9+/=]{0,80}+\r?\n?"
         r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
     ),
     # PuTTY.
@@ -47,7 +47,7 @@ KEY_RULES = (
         ("private-lines:",),
         "[private-key]",
         r"Private-Lines: \d{1,4}\r?\n",
-        r"(?:^[A-Za-z0-9+/=]{1,80}\r?\n?){1,400}+(?:Private-MAC: [0-9a-f]{1,80})?",
+        r"(?>(?:^[A-Za-z0-9+/=]{1,80}\r?\n?){1,400})(?:Private-MAC: [0-9a-f]{1,80})?",
     ),
 )
 
