@@ -62,12 +62,27 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         gc.freeze()
 
 
+IDENTITY = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "A Runner"), ("EMAIL", "runner@example.org"))
+}
+
+
 @pytest.fixture(autouse=True)
 def _ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Output looks the same wherever the tests are started: a dumb terminal and forced colours change it."""
     monkeypatch.setenv("TERM", "xterm-256color")
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _git_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits are made by a tester, whoever runs the tests and whatever their git is told."""
+    for name, value in IDENTITY.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
 
 
 @pytest.fixture(autouse=True)

@@ -18,22 +18,11 @@ from runner.evidence.gate import gate, record_problems
 from runner.evidence.publish import Incoming, Published, publish
 from runner.evidence.record import Outcome, Record, StepStatus
 from runner.evidence.store import Store
+from tests.conftest import IDENTITY
 from tests.evidence_samples import record, step
 
 ROOT = Path(__file__).parents[1]
-IDENTITY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "A Runner"), ("EMAIL", "runner@example.org"))
-}
 START = datetime(2026, 10, 1, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in IDENTITY.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
 
 
 def git(folder: Path, *words: str) -> str:
