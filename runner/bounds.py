@@ -63,7 +63,7 @@ def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
             waiting += [(one, depth + 1) for one in inside]
         elif isinstance(found, float):
             if not abs(found) < float("inf"):
-                raise ValueError("holds NaN or Infinity, which JSON has not")
+                raise ValueError("holds NaN or Infinity, which JSON does not allow")
         elif isinstance(found, int) and not -(2**63) <= found < 2**64:
             raise ValueError("holds a whole number of more than 64 bits")
     return value

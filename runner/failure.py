@@ -42,8 +42,8 @@ def failed(error: BaseException, words: Sequence[str], environment: Mapping[str,
 
 
 def output_lost(lost: OSError, words: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit status where standard output did not take all of a good answer, which is said unless nobody reads it."""
-    said = f"standard output did not take everything: {lost.strerror}"
+    """The exit status where a good answer could not be written in full, which is said unless nobody reads it."""
+    said = f"could not write everything to standard output: {lost.strerror}"
     if isinstance(lost, BrokenPipeError):
         return status_for(READER_LEFT, said, words, environment)
     tell(said)

@@ -77,7 +77,8 @@ class Remedy:
         if is_plain(name):
             return cls(f"unset {name}", is_code=True)
         return cls.by_hand(
-            "take {} out of what sets it, or start the job with env -u {}: unset is printed for plain names alone",
+            "take {} out of what sets it, or start the job with env -u {}: unset is printed only for names of A-Z, "
+            "0-9 and _",
             name,
             name,
         )

@@ -224,7 +224,7 @@ def test_a_full_disk_behind_standard_output_is_not_good(tmp_path: Path, words: t
     assert done.returncode == (healthy.returncode or 3)
     if not healthy.returncode:
         (line,) = done.stderr.splitlines()
-        assert line == "runbook: standard output did not take everything: No space left on device"
+        assert line == "runbook: could not write everything to standard output: No space left on device"
 
 
 def test_a_reader_that_left_early_is_no_proof_that_all_is_well(tmp_path: Path) -> None:

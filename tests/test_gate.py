@@ -79,7 +79,7 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
             "calls its machine cpu-x86_64-2c, its hardware is",
         ),
         ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
-        ({"machine": machine(gpu_error="NVML: no")}, "mend the node first"),
+        ({"machine": machine(gpu_error="NVML: no")}, "repair the node first"),
         (
             {"campaign": "at 10.0.0.5"},
             "campaign holds what redaction would take out (ip); run the entry again",
@@ -105,7 +105,7 @@ def test_each_fault_of_a_record_is_named(store: Store, changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"duration_s": -1.0}, "step a took less than no time"),
+        ({"duration_s": -1.0}, "step a has a duration below 0"),
         ({"duration_s": 3600.0}, "step a took longer than the whole run"),
         ({"started_at": datetime(2026, 11, 1, 7, 59, tzinfo=UTC)}, "step a started outside its run"),
         ({"started_at": datetime(2026, 11, 1, 8, 2, tzinfo=UTC)}, "step a started outside its run"),
@@ -209,7 +209,7 @@ def test_a_number_that_is_not_finite_is_refused(store: Store, number: str) -> No
         (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue/"),
         (
             measurement(2e12, 1e9, 2e12, 2e12),
-            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; mend how it is measured",
+            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; correct how it is measured",
         ),
     ],
 )

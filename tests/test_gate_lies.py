@@ -142,9 +142,9 @@ def test_a_record_without_steps_that_calls_a_fix_proved_on_hardware_that_it_made
     made_up = made_up.model_copy(update={"machine": made_up.machine.model_copy(update={"driver": "banana"})})
     said = list(record_problems(made_up, NOW))
     assert [line.partition("; ")[0] for line in said] == [
-        f"names '{'0' * 40}' as its commit, which is none",
-        "has 'banana' as its version of driver, which is none",
-        "calls its outcome fix_proved, its steps come to not_applicable",
+        f"names '{'0' * 40}' as its commit, which is not a commit id",
+        "has 'banana' as its version of driver, which is not a version",
+        "calls its outcome fix_proved, but its steps give not_applicable",
     ]
 
 

@@ -434,7 +434,9 @@ def test_in_a_shallow_clone_a_commit_out_of_reach_is_a_note_and_no_refusal(
     assert main(["--data", str(shallow / "site_data"), "verify-data"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("verify-data: note: 1 commit cannot be checked in a shallow clone")
-    assert "which is none" in published(shallow, UNKNOWN.model_copy(update={"commit": "0" * 40}))[0]
+    assert (
+        "which is not a commit id" in published(shallow, UNKNOWN.model_copy(update={"commit": "0" * 40}))[0]
+    )
 
 
 def test_a_data_folder_in_another_repository_says_nothing_of_the_commit(tmp_path: Path) -> None:

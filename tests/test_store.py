@@ -396,7 +396,7 @@ def test_a_record_that_no_file_may_hold_is_refused_in_one_line(store: Store) -> 
 
 
 def test_half_of_a_character_is_refused_in_one_line(store: Store) -> None:
-    with pytest.raises(StoreError, match="half of a character"):
+    with pytest.raises(StoreError, match="half of a surrogate pair"):
         store.save(record(step("a").model_copy(update={"stdout_tail": "\ud800"})))
 
 

@@ -116,7 +116,7 @@ def _printed_as_json(kept: Sequence[Kept]) -> bool:
     out.flush()
     if out.lost:
         where = ", ".join(str(one.path) for one in kept)
-        tell_trouble(f"standard output did not take the records; they are in {where}")
+        tell_trouble(f"could not write the records to standard output; they are in {where}")
     return not out.lost
 
 

@@ -87,11 +87,11 @@ class Store:
             data = self._written_for(record).text(record).encode()
         except UnicodeEncodeError as error:
             raise StoreError(
-                f"cannot write {path}: it would hold half of a character, which UTF-8 has not"
+                f"cannot write {path}: it would hold half of a surrogate pair, which UTF-8 cannot encode"
             ) from error
         except ValueError as error:
             raise StoreError(
-                f"cannot write {path}: it would hold NaN or Infinity, which JSON has not"
+                f"cannot write {path}: it would hold NaN or Infinity, which JSON does not allow"
             ) from error
         if len(data) > RECORD_BYTES:
             raise StoreError(

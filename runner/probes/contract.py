@@ -132,7 +132,7 @@ def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
         status = _run(probe, argv)
         out.flush()
         if status == OK and out.lost is not None:
-            say(f"{probe.name}: standard output did not take the document: {out.lost.strerror}")
+            say(f"{probe.name}: could not write the document to standard output: {out.lost.strerror}")
             return CRASHED
     return status
 

@@ -21,7 +21,7 @@ def code_problems(record: Record, history: History) -> Iterator[str]:
     if code.commit is None:
         yield "names no commit; run it from a git checkout"
     elif not _COMMIT.fullmatch(code.commit) or code.commit == _NONE:
-        yield f"names {shown(code.commit)} as its commit, which is none; run it from a git checkout"
+        yield f"names {shown(code.commit)} as its commit, which is not a commit id; run it from a git checkout"
     elif history.lacks(code.commit):
         yield (
             f"names commit {code.commit[:12]}, which is not in the history of this repository; "

@@ -92,10 +92,10 @@ def _step_problems(
     if ran:
         hindered = why_not(step, record.machine, _request(record, _ANY_NODES))
         if hindered or unmet:
-            yield f"ran, and could not have ({hindered or 'a step that it needs has not passed'}); {AGAIN}"
+            yield f"ran, but could not have ({hindered or 'a step that it needs has not passed'}); {AGAIN}"
         yield from _bound_problems(record, runbook, result, earlier)
     elif not (unmet or result.left_out or _may_be_skipped(record, step, earlier)):
-        yield f"was skipped, and nothing kept it from running here; {AGAIN}"
+        yield f"was skipped, but nothing kept it from running here; {AGAIN}"
 
 
 def _request(record: Record, nodes: int) -> Request:
@@ -118,9 +118,9 @@ def _bound_problems(
         return
     missed = failed_by_expectation(runbook, result, earlier, record.machine)
     if missed is not None and result.status is StepStatus.PASSED:
-        yield f"is called passed, and failed: {missed}; {AGAIN}"
+        yield f"is called passed, but failed: {missed}; {AGAIN}"
     if missed is None and result.status is StepStatus.FAILED:
-        yield f"is called failed, and missed no expectation; {AGAIN}"
+        yield f"is called failed, but missed no expectation; {AGAIN}"
 
 
 def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
@@ -131,7 +131,7 @@ def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
         for stored, judged in zip(record.verdicts, verdicts, strict=True):
             if stored not in {judged, _redacted(judged)}:
                 yield (
-                    f"has the verdict {stored.verdict} ({shown(stored.value)}) on {stored.id}, its steps come to "
+                    f"has the verdict {stored.verdict} ({shown(stored.value)}) on {stored.id}, but its steps give "
                     f"{judged.verdict} ({shown(judged.value)}); {AGAIN}"
                 )
     if record.outcome is None:
@@ -140,7 +140,7 @@ def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
     if wanted is Outcome.DRILL_PASSED and _before_proofs(record, runbook):
         wanted, unproved = Outcome.FIX_PROVED, ()
     if record.outcome is not wanted:
-        yield f"calls its outcome {record.outcome}, its steps come to {wanted}; {AGAIN}"
+        yield f"calls its outcome {record.outcome}, but its steps give {wanted}; {AGAIN}"
     elif record.unproved not in {unproved, tuple(map(redact_text, unproved))}:
         yield f"gives other reasons why its fix is not proved than its steps do; {AGAIN}"
 

@@ -18,7 +18,7 @@ def identities(record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
     where = (record.node_alias, record.machine.machine_class, record.runbook.id)
     yield ("start", *where, started), "node, entry and start of"
     for key, step in readings(record):
-        yield key, f"in step {step.id} the very readings of"
+        yield key, f"in step {step.id} exactly the readings of"
 
 
 def readings(record: Record) -> Iterator[tuple[tuple[object, ...], StepResult]]:

@@ -40,7 +40,7 @@ def machine_problems(record: Record) -> Iterator[str]:
     if missing:
         yield f"lacks facts about its machine: {', '.join(missing)}; {AGAIN}"
     if machine.gpu_error is not None:
-        yield f"comes from a node whose GPUs could not be read ({machine.gpu_error}); mend the node first"
+        yield f"comes from a node whose GPUs could not be read ({machine.gpu_error}); repair the node first"
     named = machine_class(machine.gpus, machine.gpu_error, machine.processor)
     if record.members:
         named = joint_class(named, len(record.members))
@@ -49,7 +49,7 @@ def machine_problems(record: Record) -> Iterator[str]:
     for name, form in _FORMS.items():
         version = getattr(machine, name)
         if version and not form.fullmatch(version):
-            yield f"has {shown(version)} as its version of {name}, which is none; {AGAIN}"
+            yield f"has {shown(version)} as its version of {name}, which is not a version; {AGAIN}"
     if machine.load is not None and machine.load < 0:
         yield f"has a load below zero; {AGAIN}"
     yield from _gpu_problems(machine)
@@ -58,7 +58,7 @@ def machine_problems(record: Record) -> Iterator[str]:
 def _member_problems(record: Record) -> Iterator[str]:
     members = record.members
     if members and (len(set(members)) < len(members) or members[0] != record.node_alias or len(members) == 1):
-        yield f"is of several nodes, which are not each another one with its own first; {AGAIN}"
+        yield f"lists nodes that are not all different, or does not list its own first; {AGAIN}"
     if len(set(record.joint_runs)) < len(record.joint_runs) or record.run_id in record.joint_runs:
         yield f"names a joint run twice, or itself; {AGAIN}"
 
@@ -83,7 +83,7 @@ def _gpu_problems(machine: Machine) -> Iterator[str]:
     for gpu in gpus:
         below = [name for name, value in _amounts(gpu).items() if value is not None and value <= 0]
         if below:
-            yield f"gives GPU {gpu.index} a {below[0]} of nothing; {AGAIN}"
+            yield f"gives GPU {gpu.index} a {below[0]} that is not above 0; {AGAIN}"
         board = board_of(gpu.name)
         if board is not None:
             yield from _board_problems(gpu, board, machine)

@@ -31,7 +31,7 @@ def measurement_problems(measurement: Measurement, record: Record, step: StepRes
     highest = ceiling(measurement, record.machine, step)
     if highest is not None and max(values) > highest * (1 + _ROUNDING):
         found, most = (format_value(value, unit) for value in (max(values), highest))
-        yield f"{name} is {found}, above the physical ceiling of {most}; mend how it is measured"
+        yield f"{name} is {found}, above the physical ceiling of {most}; correct how it is measured"
     if measurement.labels.get("backend") == "nccl" and not record.machine.gpus:
         yield f"{name} was taken over NCCL on a machine without GPUs; {AGAIN}"
     yield from _of_its_samples(measurement, step)
@@ -43,7 +43,7 @@ def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Ite
         return
     earlier = (step.method_version or 0) < info.method_version
     if name not in info.emits and not (name in RETIRED and earlier):
-        yield f"{name} is nothing that {step.probe} reports; list it in runner/catalogue/ if it does"
+        yield f"{name} is not a metric that {step.probe} reports; list it in runner/catalogue/ if it does"
         return
     foreign = sorted(set(measurement.labels) - set(info.labels))
     if foreign:
@@ -58,7 +58,7 @@ def _possible(measurement: Measurement, metric: Metric, values: tuple[float, ...
     if metric.kind != "signed" and lowest < 0:
         yield f"{name} is {format_value(lowest, measurement.unit)}, below zero; {AGAIN}"
     if metric.kind in {"count", "flag"} and any(value % 1 for value in values):
-        yield f"{name} counts, and is no whole number; {AGAIN}"
+        yield f"{name} is a count, but not a whole number; {AGAIN}"
 
 
 def _of_its_samples(measurement: Measurement, step: StepResult) -> Iterator[str]:

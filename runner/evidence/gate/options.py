@@ -21,4 +21,4 @@ def options_problems(options: Options) -> Iterator[str]:
     if unknown:
         yield f"allows {shown(unknown[0])}, which nothing asks for; {AGAIN}"
     if options.within is not None and options.within <= 0:
-        yield f"had to end within no time at all; {AGAIN}"
+        yield f"had a time limit that is not above 0; {AGAIN}"

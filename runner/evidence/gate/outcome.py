@@ -18,7 +18,7 @@ def outcome_problems(record: Record) -> Iterator[str]:
     if len(set(ids)) < len(ids):
         yield f"has a verdict twice; {AGAIN}"
     if bool(record.unproved) != (record.outcome is Outcome.DRILL_PASSED):
-        yield f"says why a fix is not proved only where the drill has passed, and always there; {AGAIN}"
+        yield f"has to say why its fix is not proved if its outcome is drill_passed, and only then; {AGAIN}"
     if any(verdict.decides and verdict.verdict is Verdict.MISSED for verdict in record.verdicts):
         # Which step a missed bound fails is known by the entry alone.
         return
@@ -27,7 +27,7 @@ def outcome_problems(record: Record) -> Iterator[str]:
     if found is Outcome.HEALTHY and record.machine.gpu_error:
         possible = possible | {Outcome.INCONCLUSIVE}
     if record.outcome is not None and record.outcome not in possible:
-        yield f"calls its outcome {record.outcome}, its steps come to {found}; {AGAIN}"
+        yield f"calls its outcome {record.outcome}, but its steps give {found}; {AGAIN}"
 
 
 def _without_entry(record: Record) -> Outcome:

@@ -73,4 +73,4 @@ def _steps_problems(record: Record) -> Iterator[str]:
     for key, step in readings(record):
         other = taken.setdefault(key, step.id)
         if other != step.id:
-            yield f"step {step.id}: has the very readings of step {other}; {AGAIN}"
+            yield f"step {step.id}: has exactly the readings of step {other}; {AGAIN}"

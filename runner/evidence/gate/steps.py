@@ -26,7 +26,7 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
     if step.left_out and (
         record.options.within is None or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
     ):
-        yield f"was left out for want of time, which it had; {AGAIN}"
+        yield f"was left out for lack of time, but had enough; {AGAIN}"
     if min(step.stdout_dropped_bytes, step.stderr_dropped_bytes, step.processes_ended) < 0:
         yield f"counts below zero; {AGAIN}"
     if not 0 <= step.gpus_used <= len(record.machine.gpus):
@@ -56,18 +56,18 @@ def _skipped_problems(step: StepResult) -> Iterator[str]:
         or step.gpus_used
         or step.processes_ended
     ):
-        yield f"was skipped, and did something; {AGAIN}"
+        yield f"was skipped, but has what only a step that ran has; {AGAIN}"
 
 
 def _ended_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
     status = step.status
     if step.started_at is None or step.duration_s is None:
-        yield f"ran, and does not say when and for how long; {AGAIN}"
+        yield f"ran, but does not say when and for how long; {AGAIN}"
     if status in {StepStatus.TIMEOUT, StepStatus.INTERRUPTED} and (step.probe or step.measurements):
         # What it wrote before it was ended speaks of a step that had not ended, and is not kept.
-        yield f"did not come to its end, and has numbers; {AGAIN}"
+        yield f"did not end, but has numbers; {AGAIN}"
     if status is StepStatus.SKIPPED and step.measurements:
-        yield f"was skipped, and has numbers; {AGAIN}"
+        yield f"was skipped, but has numbers; {AGAIN}"
     if (
         status.broken or status in {StepStatus.FAILED, StepStatus.SYMPTOM, StepStatus.SKIPPED}
     ) and not step.reason:
@@ -90,7 +90,7 @@ def _status_problems(step: StepResult, record: Record, said: Mapping[str, Any] |
     if step.status not in found:
         ended = "no exit status" if step.exit_status is None else f"exit status {step.exit_status}"
         what = "its document" if step.probe else "no document"
-        yield f"is called {step.status}, which {ended} and {what} do not come to; {AGAIN}"
+        yield f"is called {step.status}, which does not follow from {ended} and {what}; {AGAIN}"
 
 
 def _document(step: StepResult, status: str) -> Document:

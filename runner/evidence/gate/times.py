@@ -33,7 +33,7 @@ def _step_times(record: Record, ended: datetime) -> Iterator[str]:
     for step in record.steps:
         start, seconds = step.started_at, step.duration_s
         if seconds is not None and seconds < 0:
-            yield f"step {step.id} took less than no time; {CLOCK}"
+            yield f"step {step.id} has a duration below 0; {CLOCK}"
             continue
         if seconds is not None and record.ended_at is not None and seconds > lasted.total_seconds():
             yield f"step {step.id} took longer than the whole run; {CLOCK}"
