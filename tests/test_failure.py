@@ -297,6 +297,19 @@ def test_what_a_json_reader_gets_is_json_or_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, *arguments, "--pid", "4194305").stdout == ""
 
 
+def test_a_python_without_torch_is_no_bug_of_a_probe(tmp_path: Path) -> None:
+    program = (
+        "import sys\nsys.modules['torch'] = None\nfrom runner.probes.contract import Probe, base_parser, run_probe\n"
+        "def work(_):\n    import torch.distributed\n"
+        "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=work)\n"
+        "sys.exit(run_probe(probe, []))"
+    )
+    done = run(tmp_path, program=("-c", program))
+    assert (done.returncode, done.stdout) == (3, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("nccl_env: torch is not installed for ")
+
+
 def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom runner.probes.contract import Probe, base_parser, run_probe\n"

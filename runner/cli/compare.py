@@ -64,7 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         escape(one_line(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}")),
         highlight=False,
-        soft_wrap=True,
     )
     console.print(_NOTE, highlight=False)
     return 0

@@ -80,7 +80,9 @@ FORMATS = (
         r"ABSK[A-Za-z0-9+/]{60,}+={0,2}|bedrock-api-key-[\w+/=-]{16,}+",
     ),
     Format("Google, API", ("aiza",), rf"AIza{_W}{{30,}}+"),
-    Format("Google, OAuth", ("ya29.", "gocspx-"), rf"ya29\.{_W}{{16,}}+(?>(?:\.{_W}++)*)|GOCSPX-{_W}{{20,}}+"),
+    Format(
+        "Google, OAuth", ("ya29.", "gocspx-"), rf"ya29\.{_W}{{16,}}+(?>(?:\.{_W}++)*)|GOCSPX-{_W}{{20,}}+"
+    ),
     Format("Google, refresh", ("1//0",), rf"1//0{_W}{{20,}}+"),
     Format("Azure, secrets of applications", ("q~",), r"[\w~.]{3}\dQ~[\w~.-]{28,}+"),
     Format("Azure, AI services", ("jqqj9",), rf"{_AN}{{52}}JQQJ9{_AN}{{20,}}+"),

@@ -35,6 +35,8 @@ from runner.screen import Screen
 from runner.summaries import SINGLE, STATISTICS
 
 OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80
+# What only probes need: a Python without it is no bug.
+_OPTIONAL = ("torch", "transformers", "safetensors", "torchao")
 
 
 class NotApplicableError(Exception):
@@ -161,13 +163,25 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
     except RunbookError as error:
         say(f"{probe.name}: {error}")
         return error.exit_status
-    except Exception as error:  # noqa: BLE001 - Python would end with 1, a symptom
-        traceback.print_exc()
-        say(f"{probe.name}: a bug in this probe: {type(error).__name__}: {error}; its traceback is above")
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in _OPTIONAL:
+            return _crashed(probe, error)
+        say(
+            f"{probe.name}: {library} is not installed for {sys.executable}; install it there, or use nox -s runbook-ID"
+        )
         return CRASHED
+    except Exception as error:  # noqa: BLE001 - Python would end with 1, a symptom
+        return _crashed(probe, error)
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
+
+
+def _crashed(probe: Probe, error: Exception) -> int:
+    traceback.print_exception(error)
+    say(f"{probe.name}: a bug in this probe: {type(error).__name__}: {error}; its traceback is above")
+    return CRASHED
 
 
 def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
