@@ -88,7 +88,7 @@ def run_block(
         brood = Brood(token)
         try:
             process = subprocess.Popen(
-                [bash or "bash", "-euo", "pipefail", "-c", script(command, after)],
+                [bash or "bash", "-euo", "pipefail", "-c", script(command, after).encode()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

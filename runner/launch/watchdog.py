@@ -65,13 +65,16 @@ def _tell(message: str, descriptors: list[int], *, answered: bool = False) -> No
         for _ in range(2):
             with contextlib.suppress(OSError):
                 _dog = _dog or _started()
+                # A block may have stopped it, and every block would wait for its answer.
+                os.kill(_dog[0], signal.SIGCONT)
                 socket.send_fds(_dog[1], [message.encode()], descriptors)
                 # Its locks are closed when it says so, and another run may take the node.
                 if not answered or _dog[1].recv(1):
                     return
             if _dog is not None:
                 # Before its socket is closed, since it would take that for the end of this process.
-                os.kill(_dog[0], signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    os.kill(_dog[0], signal.SIGKILL)
                 _dismiss()
 
 
@@ -83,6 +86,8 @@ def _dismiss() -> None:
         number, connection = _dog
         _dog = None
         connection.close()
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGCONT)
         deadline = time.monotonic() + _LONGEST_POLL_S
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(number, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
