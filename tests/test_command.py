@@ -356,3 +356,9 @@ def test_a_block_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.stdout == "None '\\xe9\\n'\n", done.stderr
+
+
+@pytest.mark.parametrize("options", ["noexec", "onecmd"])
+def test_a_block_runs_whole_whatever_options_the_caller_exports(options: str, tmp_path: Path) -> None:
+    environment = {**BASE, "SHELLOPTS": options}
+    assert run("true\ntrue\nexit 7", tmp_path, environment=environment).exit_status == 7
