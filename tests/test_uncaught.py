@@ -30,6 +30,7 @@ RAISING: Mapping[str, tuple[str, int]] = {
     "a syntax error": ("def (:", 3),
     "no memory": ("raise MemoryError", 3),
     "recursion": ("def deep(): deep()\ndeep()", 3),
+    "no threads": ('raise RuntimeError("can\'t start new thread")', 3),
     "an interrupt": ("raise KeyboardInterrupt", 130),
     "a read error": ("raise OSError(5, 'Input/output error')", 3),
 }
