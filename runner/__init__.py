@@ -12,3 +12,8 @@ __version__ = "0.1.0"
 
 if is_program(sys.argv):
     sys.excepthook = end_with_what_is_true
+    # Below the hook, since it may be what cannot be imported.
+    import signal
+
+    # Whoever started this may have ignored it, and would have the exit status of every child lost: Python reads 0 then.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)

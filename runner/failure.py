@@ -71,6 +71,8 @@ def _bug(error: BaseException) -> str:
     """One line for an error that nobody foresaw. Its traceback is kept in a file, or else printed before the line."""
     if isinstance(error, MemoryError):
         return "out of memory; free some, or run this on another machine"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no more threads can be started here; raise `ulimit -u`, or the pids limit of its container"
     text = "".join(traceback.format_exception(error))
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""

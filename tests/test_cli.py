@@ -1,5 +1,6 @@
 """The `runbook` command as its users meet it: the real program, real folders, real signals."""
 
+import contextlib
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from runner.cli import cluster
 from runner.cli.main import main
 from runner.evidence.record import Record
 from runner.launch.slurm.submit import Order
+from tests.cluster import until
 
 ROOT = Path(__file__).parents[1]
 
@@ -353,3 +355,23 @@ def test_a_campaign_hands_the_time_to_its_nodes_and_asks_slurm_for_no_more(
             main([*command(tmp_path)[3:], "run", "small", "--on", "slurm", *words])
     assert [order.longest_s for order in orders] == [3000, 600, 3000]
     assert [order.arguments for order in orders] == [(), ("--within", "600.000s"), ("--within", "7200.000s")]
+
+
+def test_a_deadline_holds_where_nobody_reads_what_is_printed(tmp_path: Path) -> None:
+    write_entry(tmp_path / "runbooks", step("endless", "sleep 1000", "timeout=2"))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    with subprocess.Popen(command(tmp_path, "run", "small"), cwd=ROOT, stdout=writer) as process:
+        os.close(writer)
+        try:
+            until(lambda: any(one.outcome for one in records(tmp_path)), "the record to have its end")
+            # What it came to is told to whoever reads again.
+            with os.fdopen(reader, "rb") as pipe:
+                assert b"still running at its deadline" in pipe.read()
+            assert process.wait(100) == 3
+        finally:
+            process.kill()

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.launch import watchdog
 from runner.launch.command import CommandResult, Ending, run_block
 from runner.launch.output import HEAD_BYTES, TAIL_BYTES, Window
 
@@ -326,3 +327,38 @@ def test_no_half_of_a_word_remains_at_a_cut(length: int) -> None:
     window.add(b"y " * TAIL_BYTES)
     text = window.captured().text
     assert secret in text or "s" not in text.replace("bytes dropped", "")
+
+
+def test_a_watchdog_that_a_block_stopped_goes_on_and_is_waited_for_by_nobody(tmp_path: Path) -> None:
+    run("true", tmp_path)
+    stopped = watchdog.pid()
+    assert stopped is not None
+    os.kill(stopped, signal.SIGSTOP)
+    assert run("true", tmp_path).exit_status == 0
+    # One that does not answer is replaced, half a minute later.
+    assert watchdog.pid() == stopped
+
+
+def test_a_block_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    program = (
+        "import os; from pathlib import Path; from runner.launch.command import run_block\n"
+        "done = run_block('echo \\u00e9', environment=dict(os.environ), timeout=100, cwd=Path.cwd())\n"
+        "print(done.problem, ascii(done.stdout.text))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**BASE, **locale, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.stdout == "None '\\xe9\\n'\n", done.stderr
+
+
+@pytest.mark.parametrize("options", ["noexec", "onecmd"])
+def test_a_block_runs_whole_whatever_options_the_caller_exports(options: str, tmp_path: Path) -> None:
+    environment = {**BASE, "SHELLOPTS": options}
+    assert run("true\ntrue\nexit 7", tmp_path, environment=environment).exit_status == 7

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from runner.launch import watchdog
 from runner.launch.watchdog import NAME
 from tests.cluster import until
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
@@ -167,3 +169,17 @@ def test_the_watchdog_of_a_run_that_ends_by_itself_ends_nothing_and_goes(tmp_pat
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_watchdog_reads_no_other_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It may be mapped from a file that never answers, and nothing of the step would be ended.
+    asked: list[int] = []
+    monkeypatch.setattr(watchdog, "environment_has", lambda pid, _mark: asked.append(pid))
+    user: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    with subprocess.Popen(["sleep", "1000"], cwd="/", **user) as process:
+        try:
+            list(watchdog._left((watchdog._Block("token", ()),)))
+        finally:
+            process.kill()
+    assert asked
+    assert (process.pid in asked) == (os.geteuid() != 0)

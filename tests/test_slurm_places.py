@@ -119,6 +119,17 @@ def test_a_temporary_folder_in_which_others_can_replace_things_is_refused(
     assert not list(node.glob("llm-runbooks-????????"))
 
 
+@pytest.mark.parametrize(("mode", "status"), [(0o777, NOT_OURS), (0o1777, 0), (0o755, 0)])
+def test_a_temporary_folder_that_others_can_replace_is_refused(
+    tmp_path: Path, node: Path, mode: int, status: int
+) -> None:
+    # As a job's own folder in a scratch folder that everybody may write to, without the sticky bit.
+    (node / "scratch" / "job" / "tmp").mkdir(parents=True)
+    (node / "scratch").chmod(mode)
+    for place in ("scratch/job", "scratch/job/tmp"):
+        assert run_job(tmp_path, node / place) == status
+
+
 def test_results_older_than_two_weeks_go_and_what_their_links_lead_to_stays(
     tmp_path: Path, node: Path
 ) -> None:

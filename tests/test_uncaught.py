@@ -30,6 +30,7 @@ RAISING: Mapping[str, tuple[str, int]] = {
     "a syntax error": ("def (:", 3),
     "no memory": ("raise MemoryError", 3),
     "recursion": ("def deep(): deep()\ndeep()", 3),
+    "no threads": ('raise RuntimeError("can\'t start new thread")', 3),
     "an interrupt": ("raise KeyboardInterrupt", 130),
     "a read error": ("raise OSError(5, 'Input/output error')", 3),
 }
@@ -206,3 +207,27 @@ def test_a_reader_of_a_probe_that_went_away_is_no_bug_of_the_probe(tmp_path: Pat
         done.stderr.splitlines()[-1]
         == "nccl_env: could not write the document to standard output: Broken pipe"
     )
+
+
+@pytest.mark.parametrize(("command", "said"), [("run", "exit status 7"), ("diagnose", "not looked at")])
+def test_a_step_that_fails_has_not_passed_where_the_caller_ignores_sigchld(
+    tmp_path: Path, command: str, said: str
+) -> None:
+    # As some daemons start what they run: the kernel then keeps no child's exit status.
+    write_entry(tmp_path / "runbooks", step("d", "exit 7", "safety=read-only"))
+    program = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "os.execv(sys.executable, sys.argv[1:])"
+    )
+    words = [sys.executable, "-m", "runner.cli.main", "--runbooks", "runbooks", "--data", "data", command]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words, *(["small"] if command == "run" else [])],
+        cwd=tmp_path,
+        env={**CLEAN, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 3, done.stderr
+    assert said in done.stdout

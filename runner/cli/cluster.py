@@ -219,9 +219,12 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
     print(json_text(document, sort_keys=True))
 
 
-def console_of(*, to_stderr: bool) -> Console:
-    """Where human lines go: to standard error where standard output is for a program."""
-    screen = Screen(sys.stderr if to_stderr else sys.stdout)
+def console_of(*, to_stderr: bool, patience_s: float | None = None) -> Console:
+    """Where human lines go: to standard error where standard output is for a program.
+
+    With `patience_s`, lines that nobody takes for so long (Ctrl-S, a pipe that is full) are left out.
+    """
+    screen = Screen(sys.stderr if to_stderr else sys.stdout, patience_s)
     return console_on(screen, None if screen.isatty() else LOG_WIDTH)
 
 

@@ -38,6 +38,9 @@ from runner.plan import Plan, make_plan
 from runner.schedule import work_of
 from runner.screen import Screen, tell_trouble
 
+# How long, in seconds, steps wait for a reader who takes nothing: their deadlines hold all the same.
+_PATIENCE_S = 5.0
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if stamp is not None and stamp.members:
         request = replace(request, nodes=len(stamp.members))
     # Human lines go to standard error where standard output is for a program.
-    console = console_of(to_stderr=arguments.json)
+    console = console_of(to_stderr=arguments.json, patience_s=_PATIENCE_S)
     machine = look()
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
     root = arguments.runbooks.resolve().parent
@@ -97,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         _close(console, plan, kept[-1])
         if _interrupted(kept[-1]):
             break
-    print_summary(console, ended, machine, time.monotonic() - began)
+    print_summary(console_of(to_stderr=arguments.json), ended, machine, time.monotonic() - began)
     printed = not arguments.json or _printed_as_json(kept)
     if any(map(_interrupted, kept)):
         return INTERRUPTED

@@ -23,6 +23,7 @@ __all__ = ["PATIENCE_S", "CommandResult", "Ending", "not_started", "run_block"]
 # that is there after that waits in the kernel for something that does not come.
 PATIENCE_S = 30.0
 _MOST_NAMED = 5
+_OPTIONS = ("SHELLOPTS", "BASHOPTS")
 _LOST = (
     "its environment cannot be carried on: too large to hand to a program, or the temporary folder is full"
 )
@@ -88,11 +89,11 @@ def run_block(
         brood = Brood(token)
         try:
             process = subprocess.Popen(
-                [bash or "bash", "-euo", "pipefail", "-c", script(command, after)],
+                [bash or "bash", "-euo", "pipefail", "-c", script(command, after).encode()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**environment, TOKEN: token},
+                env={**_without_options(environment), TOKEN: token},
                 cwd=cwd,
                 start_new_session=True,
                 pass_fds=lock.held(),
@@ -128,6 +129,11 @@ def run_block(
         problem,
         stuck=bool(cleared.left),
     )
+
+
+def _without_options(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without options that bash would take from it: under `noexec` every block would pass."""
+    return {name: value for name, value in environment.items() if name not in _OPTIONS}
 
 
 def _left(cleared: Cleared) -> str | None:

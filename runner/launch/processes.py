@@ -82,6 +82,13 @@ def descendants_of(pid: int) -> list[int]:
 LISTS_CHILDREN = (_PROC / "self" / "task" / str(os.getpid()) / "children").exists()
 
 
+def is_own(pid: int) -> bool:
+    """Whether a process belongs to the user of this one."""
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid)).stat().st_uid == os.geteuid()
+    return False
+
+
 def environment_has(pid: int, variable: str) -> bool:
     """Whether a process was started with `NAME=value`, as far as its environment may be read."""
     try:

@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.launch.holders import holders
-from runner.launch.processes import descendants_of, environment_has, every, stat_of
+from runner.launch.processes import descendants_of, environment_has, every, is_own, stat_of
 
 TOKEN = "RUNBOOK_STEP_TOKEN"  # noqa: S105 - the name of a variable that marks processes, no secret
 NAME = "runbook-watch"
@@ -65,13 +65,16 @@ def _tell(message: str, descriptors: list[int], *, answered: bool = False) -> No
         for _ in range(2):
             with contextlib.suppress(OSError):
                 _dog = _dog or _started()
+                # A block may have stopped it, and every block would wait for its answer.
+                os.kill(_dog[0], signal.SIGCONT)
                 socket.send_fds(_dog[1], [message.encode()], descriptors)
                 # Its locks are closed when it says so, and another run may take the node.
                 if not answered or _dog[1].recv(1):
                     return
             if _dog is not None:
                 # Before its socket is closed, since it would take that for the end of this process.
-                os.kill(_dog[0], signal.SIGKILL)
+                with contextlib.suppress(OSError):
+                    os.kill(_dog[0], signal.SIGKILL)
                 _dismiss()
 
 
@@ -83,6 +86,8 @@ def _dismiss() -> None:
         number, connection = _dog
         _dog = None
         connection.close()
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGCONT)
         deadline = time.monotonic() + _LONGEST_POLL_S
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(number, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
@@ -147,27 +152,34 @@ def _note(blocks: dict[str, _Block], words: list[str], descriptors: tuple[int, .
 
 
 def _end(blocks: tuple[_Block, ...]) -> None:
-    deadline, poll = time.monotonic() + _PATIENCE_S, _POLL_S
-    while time.monotonic() < deadline and (left := _left(blocks)):
-        for one in left:
+    deadline, poll, left = time.monotonic() + _PATIENCE_S, _POLL_S, True
+    while left and time.monotonic() < deadline:
+        left = False
+        for one in _left(blocks):
+            left = True
             with contextlib.suppress(OSError):
                 os.kill(one, signal.SIGKILL)
         time.sleep(poll)
         poll = min(poll * 2, _LONGEST_POLL_S)
 
 
-def _left(blocks: tuple[_Block, ...]) -> set[int]:
+def _left(blocks: tuple[_Block, ...]) -> Iterator[int]:
     """Processes of the blocks: of their session, with a lock of theirs or their mark, and what those have started."""
-    found: set[int] = set()
     processes = [stat for stat in every() if stat.lives and stat.pid != os.getpid()]
     for block in blocks:
         leader = stat_of(block.shell)
         # A number that another process has by now is no longer the block's session.
         if block.shell and (leader is None or leader.started == block.started):
-            found |= {stat.pid for stat in processes if stat.session == block.shell}
+            yield from _with_begun({stat.pid for stat in processes if stat.session == block.shell})
         for lock in block.locks:
-            found |= {stat.pid for stat in holders(lock)}
-        mark = f"{TOKEN}={block.token}"
-        found |= {stat.pid for stat in processes if environment_has(stat.pid, mark)}
-    begun = {child for one in tuple(found) for child in descendants_of(one)}
+            yield from _with_begun({stat.pid for stat in holders(lock)})
+    # Last, and of this user's own alone: what others call their environment may be mapped from a file that never
+    # answers whoever reads it.
+    own = [stat.pid for stat in processes if is_own(stat.pid)]
+    for mark in (f"{TOKEN}={block.token}" for block in blocks):
+        yield from _with_begun({pid for pid in own if environment_has(pid, mark)})
+
+
+def _with_begun(found: set[int]) -> set[int]:
+    begun = {child for one in found for child in descendants_of(one)}
     return found | {child for child in begun if (stat := stat_of(child)) is not None and stat.lives}

@@ -121,13 +121,20 @@ _HEAD = """
 set -u
 """
 # Every user of a node can see these names and make them first. `fixed`: nobody else can put another folder in the place
-# of one that is made in this one. `ours`: a folder that is this user's alone, and no link to one.
+# of one that is made in this one, nor of this one or one above it. `ours`: a folder that is this user's alone, and no
+# link to one.
 _GUARDS = """
 fixed() {
-    local owner mode
+    local owner mode above
     read -r owner mode < <(stat -Lc '%u %a' -- "$1") && [ -d "$1" ] || return 1
     [ "$owner" = 0 ] || [ "$owner" = "$EUID" ] || return 1
-    (( (8#$mode & 8#2) == 0 || (8#$mode & 8#1000) != 0 ))
+    above=$(cd -P -- "$1" && pwd -P) || return 1
+    while mode=$(stat -c %a -- "${above:-/}"); do
+        (( (8#$mode & 8#2) == 0 || (8#$mode & 8#1000) != 0 )) || return 1
+        [ -n "$above" ] && [ "$above" != / ] || return 0
+        above=${above%/*}
+    done
+    return 1
 }
 ours() {
     [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && (( (8#$(stat -c %a -- "$1") & 8#77) == 0 ))
