@@ -108,7 +108,7 @@ _PHRASES = (
     ("assigned ", r"Successfully assigned \S{1,300} to "),
     (
         "node",
-        r"^[ \t]{0,8}Node:[ \t]{1,20}(?=[^\s/]{1,200}(?:/|[ \t]*$))|(?:drain|cordon) node \"|\bnode/(?=\S{1,200} (?:un)?cordoned)",
+        r"^[ \t]{0,8}Node:[ \t]{1,20}(?=[^\s/]{1,200}(?:/|[ \t]*$))|\bnode/(?=\S{1,200} (?:un)?cordoned)",
     ),
     (
         "host: ",

@@ -158,8 +158,7 @@ _NAMED_USERS = (
     ("wandb.ai/", r"://wandb\.ai/(?!api/|authorize|site|settings|docs|home)"),
     (
         "user",
-        r"(?<=[\"'])(?:user|user_?name|logname|owner)\\{0,2}[\"']:[ \t]{0,4}\\{0,2}[\"']"
-        r"|\A(?:user|user_?name|logname|owner)=\"",
+        r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']",
     ),
 )
 
