@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli.main import main
-from runner.errors import InputError
+from runner.errors import InputError, StoreError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.gate import gate
 from runner.evidence.history import History
@@ -316,6 +316,19 @@ def test_no_program_runs_that_the_settings_of_a_strangers_repository_name(
     assert not ran.exists()
     git(checkout, "ls-files")
     assert ran.exists()
+
+
+def test_a_repository_that_git_refuses_is_not_taken_for_none(checkout: Path) -> None:
+    store = Store(checkout / "site_data")
+    store.save(
+        record(a_step("one"), code=Code(commit="1" * 40, dirty=False, package="a" * 64, entries="b" * 64))
+    )
+    assert any("is not in the history" in one.message for one in gate(store))
+    (checkout / ".git" / "HEAD").write_text("nothing\n")
+    with pytest.raises(StoreError, match="git gives no answer"):
+        gate(store)
+    shutil.rmtree(checkout / ".git")
+    assert not any("is not in the history" in one.message for one in gate(store))
 
 
 def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

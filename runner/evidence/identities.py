@@ -144,21 +144,22 @@ _DIRECTORIES = (
     rf"(?:/(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+)?"
 )
 # Messages that name a user; the name follows.
+_USER_KEYS = r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']"
 _NAMED_USERS = (
     ("logged in as", r"[Ll]ogged in as:? "),
-    ("accepted ", r"\bAccepted \S{1,40} for (?=\S{1,80} from )"),
+    ("accepted ", r"\bAccepted (?:publickey|password|hostbased|(?:keyboard|gssapi)-\S{1,40}) for "),
     (
         "user ",
         r"\b(?:opened|closed) for user |\bSession \w{1,8} of [Uu]ser |\bfor invalid user |\bBasic with user '",
     ),
     (" as '", r"\bAuthenticating to \S{1,200} as '"),
-    ("sudo: ", r"\bsudo: {1,8}(?=\S{1,80} : )"),
+    ("sudo: ", r"\bsudo: {1,8}(?=\S{1,80} : (?:TTY=|PWD=|user NOT|command not|\d))"),
     ("id=", r"\b[ug]id=\d{1,10}\("),
     ("@", r"\[(?=[\w.-]{1,80}@\d{4}-\d\d-\d\dT)"),
     ("wandb.ai/", r"://wandb\.ai/(?!api/|authorize|site|settings|docs|home)"),
     (
         "user",
-        r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']",
+        _USER_KEYS + r"(?=[\w.+-]{1,80}\\{0,2}[\"'])",
     ),
 )
 

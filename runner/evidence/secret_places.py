@@ -7,7 +7,7 @@ from runner.evidence.rule import ALONE, END, IS, NEXT, Group, Rule
 _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
 _NUMBER = r"(?![+-]?[\d.,]+(?:[eE][+-]?\d+)?[%,;)}\]]?(?:[\s\"']|\Z))"
-_PLAIN_WORD = r"(?!(?i:true|false|none|null|yes|no|on|off)\b)"
+_PLAIN_WORD = r"(?!\[?(?i:true|false|none|null|yes|no|on|off)\b|\[\]|not set\b)"
 # A letter and a digit within the first characters, of which there are many: no word, no number.
 _RANDOM = r"(?=[\d+/=_.-]{0,24}[A-Za-z])(?=[A-Za-z+/=_.-]{0,24}\d)[\w+/=.~-]{16,}+"
 # Between a program and one of its options, on one line and within one command.
@@ -83,7 +83,7 @@ _PLACES = (
     Rule(
         ("value",),
         "[token]",
-        rf"\b[Nn]ame{IS}\w{{0,40}}(?i:{_SPEAKING}|token)\w{{0,40}}\\{{0,2}}[\"']?,?\s{{0,40}}\\{{0,2}}[\"']?[Vv]alue{IS}",
+        rf"\b[Nn]ame{IS}\w{{0,40}}(?:(?i:{_SPEAKING})|TOKEN)\w{{0,40}}\\{{0,2}}[\"']?,?\s{{0,40}}\\{{0,2}}[\"']?[Vv]alue{IS}",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_NUMBER}{_VALUE}",
     ),
     Rule(
