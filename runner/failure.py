@@ -20,7 +20,7 @@ CANNOT_SAY, INTERRUPTED, READER_LEFT = 3, 130, 141
 _NAGIOS_UNKNOWN = 3
 # What Slurm runs on a node and drains it for where it fails.
 _DRAINING = ("prolog_slurmd", "epilog_slurmd")
-_LONGEST = 300
+_LONGEST, _MOST = 300, 64 * 1024
 
 
 def failed(error: BaseException, words: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -73,16 +73,26 @@ def _bug(error: BaseException) -> str:
         return "out of memory; free some, or run this on another machine"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no more threads can be started here; raise `ulimit -u`, or the pids limit of its container"
-    text = "".join(traceback.format_exception(error))
+    text = _clean("".join(traceback.format_exception(error)))
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:_LONGEST]
+    said = _clean(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")[:_LONGEST]
     try:
         kept = f"the traceback is in {_kept(text)}"
     except Exception:  # noqa: BLE001 - whatever is broken here, the traceback is not lost
         print(text, end="", file=sys.stderr)
         kept = "the traceback is above"
     return f"a bug in this program: {said}{where}; {kept}, please report it"
+
+
+def _clean(text: str) -> str:
+    """The text without secrets and names: it is printed where others may read it, and reported to others."""
+    # Imported here as below, and at most as much of a text as an error is worth.
+    try:
+        redact = importlib.import_module("runner.evidence.redact")
+        return str(redact.redact_text(text[-_MOST:], redact.host_secrets()))
+    except Exception:  # noqa: BLE001 - an error that cannot be redacted is one of an installation that is broken
+        return text
 
 
 def _kept(text: str) -> Path:

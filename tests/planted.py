@@ -212,6 +212,30 @@ HOST_PHRASES = (
     "Linux {x} 5.15.0-124-generic #134-Ubuntu SMP x86_64",
     "nodeName: {x}",
     "machine {x} login bob password opensesame1",
+    "debug1: Connecting to {x} [10.1.2.3] port 22.",
+    "debug1: Authenticating to {x}:22 as 'root'",
+    "debug1: Host '{x}' is known and matches the ED25519 host key.",
+    'Authenticated to {x} ([10.1.2.3]:22) using "publickey".',
+    "Last login: Thu Nov 26 10:00:00 2026 from {x}",
+    "64 bytes from {x} (10.1.2.3): icmp_seq=1",
+    "systemd[1]: Set hostname to <{x}>.",
+    "SysName:      {x}",
+    "SSL: no alternative certificate subject name matches target host name '{x}'",
+    "srun: error: Unable to create step for job 12: Requested node {x} not available",
+    "srun: error: Nodes {x},{x} are still not ready",
+    "slurmctld: error: Node {x} has low real_memory size",
+    "The node '{x}_3452_0' has joined round 0 of the rendezvous",
+    "#  Rank  0 Group  0 Pid  12345 on {x} device  0 [0x1b] NVIDIA H100",
+    "{x}: Test NCCL failure common.cu:1005 'unhandled system error'",
+    " .. {x} pid 1234: Test failure common.cu:891",
+    "[{x}:12345] *** Process received signal ***",
+    "[{x}:12345:0:12346] Caught signal 11 (Segmentation fault)",
+    "[1732442400.123456] [{x}:1234 :0]  ib_mlx5_log.c:177  UCX  ERROR Transport retry count exceeded",
+    "Node:             {x}/10.2.0.7",
+    "Normal  Scheduled  10s  default-scheduler  Successfully assigned default/trainer-0 to {x}",
+    "{x}:/export/home on /home type nfs4 (rw,vers=4.2)",
+    "Command '['torchrun', '--master_addr', '{x}', 'train.py']' returned non-zero exit status 1.",
+    "ipmitool -I lanplus -H {x} -U ADMIN power status",
 )
 _USERS = ("frodob", "j.doe", "x-stranger2")
 USER_PHRASES = (
@@ -230,6 +254,11 @@ USER_PHRASES = (
         "docker login -u {x} nvcr.io",
         "write to {x}@shire.net now",
     ),
+    *("wandb: Currently logged in as: {x} (a-team)", "View run at https://wandb.ai/{x}/project/runs/a1"),
+    *("Accepted publickey for {x} from 10.4.4.4 port 51122 ssh2", "session opened for user {x}(uid=1001)"),
+    *("systemd[1]: Started Session 4 of user {x}.", "sudo: {x} : TTY=pts/0 ; USER=root", "uid=1001({x})"),
+    *("debug1: Authenticating to gandalf7:22 as '{x}'", "Reason=gone [{x}@2026-11-26T10:00:00]"),
+    *("Server auth using Basic with user '{x}'", "{{'username': '{x}'}}"),
     *("machine api.wandb.ai login {x} password opensesame1", "az acr login --username {x}"),
 )
 SECRET_PHRASES = (
@@ -255,6 +284,9 @@ SECRET_PHRASES = (
     *("https://example.org/a?X-Amz-Security-Token={x}&X-Amz-Expires=60", "AWS Secret Access Key [None]: {x}"),
     *("SharedAccessSignature sr=x&sig={x}&skn=y", "Server=db;Uid=bob;Pwd={x};", "  client-key-data: {x}"),
     *("DefaultEndpointsProtocol=https;AccountName=a;AccountKey={x};EndpointSuffix=x", "    token: {x}"),
+    *("['vllm', 'serve', '--api-key', '{x}']", '["--password", "{x}"]', "['curl', '-u', 'bob:{x}', 'x']"),
+    *("non-default args: {{'api_key': ['{x}'], 'model': 'x'}}", "Command '['mysql', '-p{x}']' failed"),
+    *("- name: DB_PASSWORD\n  value: {x}", '{{"name": "DB_PASSWORD", "value": "{x}"}}'),
     *("SENTRY_DSN=https://{x}@o1.ingest.sentry.io/2", "--hf-token {x}", "x-api-key: {x}", "_authToken={x}"),
 )
 # (kind, phrase, form of what must be gone)
@@ -264,6 +296,11 @@ IDENTITY_PHRASES = (
     ("machine-id", "$ cat /etc/machine-id\n{x}", "{h32}"),
     ("machine-id", "machine_id={x}", "{h32}"),
     ("boot id", "Boot ID: {x}", "{h32}"),
+    ("boot id", "-- Boot {x} --", "{h32}"),
+    ("API key", "wandb.login(key='{x}')", "{h40}"),
+    ("serial", "Service Tag: {x}", "J7{u4}L9"),
+    ("GUID", 'Switch 41 "S-{x}" # enhanced port 0', "b8{h14}"),
+    ("address", "vendor err 129 localGid :: remoteGids{x}", "fe80::{h4}:{h4}:12:ab34"),
     ("GUID", "Node GUID: {x}", "0xb8{h14}"),
     ("GUID", "port 1 {x} up", "0xb8{h14}"),
     ("GUID", "sees {x} twice", "b8{h2}:{h4}:{h4}:{h4}"),
@@ -314,7 +351,9 @@ _PHRASE_FORMS = {
     "quoted": "it said '{}'",
 }
 # Positions at the beginning of a line: anything before them makes them something else.
-_AT_LINE_START = ("  host  ", "[0]:  host", "'Node")
+_AT_LINE_START = (
+    *("  host  ", "[0]:  host", "'Node", "Node: ", "{x}: Test", " .. {x}", "{x}:/", "[{x}:", "[1732442400"),
+)
 
 
 def filled(form: str, draw: random.Random) -> str:

@@ -47,6 +47,21 @@ def broken_by(raising: str) -> tuple[str, ...]:
     return ("-c", program)
 
 
+def test_a_secret_in_an_error_that_nobody_foresaw_is_neither_printed_nor_kept(tmp_path: Path) -> None:
+    secret = "hf_" + "ZyXwVuTsRqPoNmLkJiHgFeDcBa987654"
+    done = run(
+        tmp_path,
+        "list",
+        program=broken_by(f"raise KeyError('ssh: connect to host gandalf7 port 22 {secret}')"),
+    )
+    assert done.returncode == 3
+    (kept,) = (tmp_path / "cache").rglob("tracebacks/*.txt")
+    for text in (done.stderr, kept.read_text(encoding="utf-8")):
+        assert "KeyError" in text
+        assert secret not in text
+        assert "gandalf7" not in text
+
+
 BUGS = (
     "1 / 0",
     "broken()",

@@ -143,6 +143,42 @@ def test_a_push_that_is_not_allowed_is_undone_at_once(tmp_path: Path, origin: Pa
     assert git(one, "status", "--porcelain") == ""
 
 
+def test_what_another_publish_of_the_same_checkout_has_committed_is_not_undone(
+    tmp_path: Path, clone: Clone
+) -> None:
+    here = clone("here")
+    first, second = measured(tmp_path, "one", a_run(1)), measured(tmp_path, "two", a_run(2))
+    plain = git_in(here)
+    said: list[str] = []
+
+    def interrupted(*words: str) -> str:
+        if words[0] == "push":
+            with pytest.raises(StoreError, match="another publish is under way") as caught:
+                publish(
+                    [Incoming(second)],
+                    Store(here / "site_data", secrets=()),
+                    plain,
+                    remote=None,
+                    branch="main",
+                )
+            said.append(str(caught.value))
+            raise StoreError("the line is down")
+        return plain(*words)
+
+    with pytest.raises(StoreError, match="the line is down"):
+        publish(
+            [Incoming(first)],
+            Store(here / "site_data", secrets=()),
+            interrupted,
+            remote="origin",
+            branch="main",
+        )
+    assert said
+    publish([Incoming(second)], Store(here / "site_data", secrets=()), plain, remote=None, branch="main")
+    assert a_run(2).run_id in run_ids(here)
+    assert not git(here, "status", "--porcelain")
+
+
 def test_only_records_are_committed_and_what_is_refused_stays_out(
     tmp_path: Path, origin: Path, clone: Clone, capsys: pytest.CaptureFixture[str]
 ) -> None:

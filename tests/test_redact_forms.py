@@ -219,7 +219,10 @@ def test_an_environment_is_removed_in_every_form() -> None:
 
 def test_json_is_read_in_every_form_in_keys_and_values() -> None:
     token = KINDS["hugging face"]
-    assert redact_json({f"got{_coloured(token)}": [rf"\n{token}"]}) == {"got[token]": [r"\n[token]"]}
+    assert redact_json({f"got{_coloured(token)}": 1, "a": [rf"\n{token}"]}) == {
+        "got[token]": 1,
+        "a": [r"\n[token]"],
+    }
     assert redact_json({_coloured("HF_TOKEN"): "two words", "a%5Fpassword": "hunter2"}) == {
         "HF_TOKEN": "[token]",
         "a%5Fpassword": "[token]",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from runner.evidence.host_forms import NAMES_OF_HOSTS
 from runner.evidence.patterns import RULES, SPEAKING_NAME
@@ -172,10 +173,45 @@ def test_a_key_of_json_gives_a_host_away(key: str) -> None:
     assert redact_json({key: "localhost"}) == {key: "localhost"}
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"password": ["opensesame1"]}, {"password": ["[token]"]}),
+        ({"argv": ["serve", "--api-key", "opensesame1"]}, {"argv": ["serve", "--api-key", "[token]"]}),
+        ({"argv": ["run", "--master_addr", "gandalf"]}, {"argv": ["run", "--master_addr", "[host]"]}),
+        (
+            {"env": [{"name": "DB_PASSWORD", "value": "opensesame1"}]},
+            {"env": [{"name": "DB_PASSWORD", "value": "[token]"}]},
+        ),
+        ({"serial": 1653822001234}, {"serial": "[serial]"}),
+        ({"user": "frodob"}, {"user": "[user]"}),
+        ({"hostname": ["gandalf"]}, {"hostname": ["[host]"]}),
+    ],
+)
+def test_a_list_a_number_and_a_pair_of_json_give_their_value_away(
+    before: JsonValue, after: JsonValue
+) -> None:
+    assert redact_json(before) == after
+    assert redact_json(after) == after
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"serial": 3, "passwords": 0, "max_tokens": 4_096_000, "user": "root", "access_key": None},
+        {"argv": ["serve", "--port", "8000", "--host", "localhost", "--max-tokens", "128"]},
+        {"messages": [{"role": "user", "content": "hello"}], "hostname": ["localhost"]},
+        {"columns": ["hostname", "gandalf"], "name": "batch", "value": "128"},
+    ],
+)
+def test_innocent_json_stays_as_it_is(healthy: JsonValue) -> None:
+    assert redact_json(healthy) == healthy
+
+
 @pytest.mark.parametrize("public", ["localhost", "127.0.0.1", "github.com", "docs.nvidia.com"])
 def test_public_names_and_loopback_stay_where_a_host_is_named(public: str) -> None:
     # Places that hold nothing but a host's name, whatever it is.
-    private = re.compile(rf"@|Linux |NCCL|host  |\[01|(?:{'|'.join(NAMES_OF_HOSTS)})=")
+    private = re.compile(rf"@|Linux |NCCL|host  |_3452_|\[01|(?:{'|'.join(NAMES_OF_HOSTS)})=")
     for phrase in HOST_PHRASES:
         if not private.search(phrase):
             assert public in redact_text(phrase.format(x=public)), phrase

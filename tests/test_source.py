@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.cli.main import main
-from runner.errors import InputError
+from runner.errors import InputError, StoreError
 from runner.evidence.code import code_state, running_package
 from runner.evidence.gate import gate
 from runner.evidence.history import History
@@ -277,6 +277,58 @@ def test_the_callers_git_variables_do_not_mislead(checkout: Path, monkeypatch: p
     before = state(checkout)
     monkeypatch.setenv("GIT_DIR", "/nonexistent")
     assert state(checkout) == before
+
+
+def test_no_program_runs_that_the_settings_of_a_strangers_repository_name(
+    checkout: Path, tmp_path: Path
+) -> None:
+    ran, program = tmp_path / "ran", tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "$0 $*" >> {ran}\n')
+    program.chmod(0o755)
+    hooks = checkout / "hooks"
+    hooks.mkdir()
+    for hook in ("post-index-change", "reference-transaction", "pre-auto-gc"):
+        (hooks / hook).symlink_to(program)
+    settings = {
+        "core.repositoryformatversion": "1",
+        "core.hooksPath": str(hooks),
+        "core.pager": str(program),
+        "core.sshCommand": str(program),
+        "extensions.partialClone": "origin",
+        "remote.origin.url": f"ext::{program}",
+        "remote.origin.promisor": "true",
+        "protocol.ext.allow": "always",
+        # Last: from here on git itself runs it.
+        "core.fsmonitor": str(program),
+    }
+    folder = checkout / "site_data"
+    Store(folder).save(record(a_step("one")))
+    git(checkout, "add", "-f", "-A")
+    git(checkout, "commit", "-qm", "second")
+    missing = git(checkout, "rev-parse", "HEAD:runner/a.py")
+    (checkout / ".git" / "objects" / missing[:2] / missing[2:]).unlink()
+    commit = git(checkout, "rev-parse", "HEAD")
+    for name, value in settings.items():
+        git(checkout, "config", name, value)
+    ran.unlink(missing_ok=True)
+    gate(Store(folder))
+    assert commit_digests(checkout, commit) is None
+    assert not ran.exists()
+    git(checkout, "ls-files")
+    assert ran.exists()
+
+
+def test_a_repository_that_git_refuses_is_not_taken_for_none(checkout: Path) -> None:
+    store = Store(checkout / "site_data")
+    store.save(
+        record(a_step("one"), code=Code(commit="1" * 40, dirty=False, package="a" * 64, entries="b" * 64))
+    )
+    assert any("is not in the history" in one.message for one in gate(store))
+    (checkout / ".git" / "HEAD").write_text("nothing\n")
+    with pytest.raises(StoreError, match="git gives no answer"):
+        gate(store)
+    shutil.rmtree(checkout / ".git")
+    assert not any("is not in the history" in one.message for one in gate(store))
 
 
 def test_without_git_there_is_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         escape(one_line(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}")),
         highlight=False,
+        # A line that is wrapped could begin with what a reader of logs takes for a statement.
+        soft_wrap=True,
     )
     console.print(_NOTE, highlight=False)
     return 0

@@ -1,9 +1,11 @@
 """Works with git in a checkout: what it says, and how it names a file's content."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runner.errors import StoreError
@@ -51,6 +53,27 @@ def git_in(folder: Path) -> Git:
         return str(done.stdout).strip()
 
     return git
+
+
+@contextlib.contextmanager
+def alone(git: Git) -> Iterator[None]:
+    """Keep other publishing out of this checkout: whoever undoes its own commit would undo theirs as well.
+
+    Raises:
+        StoreError: another one is under way, or the lock cannot be made.
+    """
+    place = Path(git("rev-parse", "--absolute-git-dir")) / "runbook-publish.lock"
+    with contextlib.ExitStack() as held:
+        try:
+            lock = held.enter_context(place.open("ab"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"another publish is under way in this checkout ({place}); run this again when it has ended"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot lock this checkout with {place}: {error.strerror}") from error
+        yield
 
 
 def blob_name(data: bytes, alike: str) -> str:

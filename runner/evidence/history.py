@@ -5,6 +5,7 @@ A record is judged by the entry and the catalogue as they were at its commit, wh
 
 import ast
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from runner.entry.model import Runbook, Step, step_digest
 from runner.entry.parse import parse
-from runner.errors import RunbookFaultsError
+from runner.errors import RunbookFaultsError, StoreError
 from runner.evidence.source import (
     ENTRIES,
     PACKAGE,
@@ -90,6 +91,7 @@ class History:
         """When each commit of the history was made; empty where there is no repository of this project."""
         if self._folder is None:
             return {}
+        self._demand_answer(self._folder)
         top = (git(self._folder, "ls-tree", "--full-tree", "-d", "--name-only", "HEAD") or b"").split()
         if PACKAGE.encode() not in top:
             return {}
@@ -97,6 +99,21 @@ class History:
         return {
             name: datetime.fromtimestamp(int(at), UTC) for at, _, name in (row.partition(" ") for row in rows)
         }
+
+    @staticmethod
+    def _demand_answer(folder: Path) -> None:
+        """Where git refuses a repository, since its owner is another user say, nothing of it could be checked.
+
+        Raises:
+            StoreError: there is one, and git does not say anything of it.
+        """
+        marks = (one / ".git" for one in (folder, *folder.parents))
+        mark = next((one for one in marks if os.path.lexists(one)), None)
+        if mark is not None and git(folder, "rev-parse", "--git-dir") is None:
+            raise StoreError(
+                f"git gives no answer about {mark.parent}, so the commits of its records cannot be checked; "
+                f"see what `git -C {mark.parent} log` says"
+            )
 
     @functools.cached_property
     def _shallow(self) -> bool:

@@ -4,7 +4,7 @@ import re
 
 from runner.evidence.harmless import names_no_host
 from runner.evidence.host_forms import NAMES_OF_HOSTS
-from runner.evidence.rule import IS, Group, Rule
+from runner.evidence.rule import IS, NEXT, Group, Rule
 
 _SPOKEN_WORDS = (
     *(("host", "name"), ("node", "name"), ("node", "list"), ("host", "list"), ("node", "addr"), ("fqdn",)),
@@ -85,13 +85,38 @@ _PHRASES = (
     ("lookup ", r"lookup (?=[^\s:]{1,200}+(?: on [\d\[]|: (?:no such|server|i/o|[Tt]emporary)))"),
     ("failure on ", r"failure on "),
     (" not respond", r"odes? (?=\S{1,200} not respond)"),
+    # ssh, curl, ping, mounts, and what systemd and certificates call a host.
+    ("uthenticat", r"Authenticating to (?=\S{1,200}:\d)|Authenticated to (?=\S{1,200} \()"),
+    ("' is known", r"Host '(?=[^'\n]{1,200}' is known)"),
+    ("target host name", r"target host name '"),
+    ("last login", r"Last login: [^\n]{1,60} from "),
+    ("bytes from ", r"bytes from (?=\S{1,200} \([^)\n]{1,60}\): icmp)"),
+    ("onnection to host ", r"onnection to host "),
+    (" type ", r"^(?=[^\s:]{1,200}:/\S{0,300} on /\S{0,300} type (?:nfs|ceph|lustre))"),
+    ("hostname ", r"(?:Hostname set|Set hostname) to <"),
+    ("hostname()", r"gethostname\(\)[^\w\n]{1,8}"),
+    ("cn", r"(?:\bCN=|, CN = )(?=[\w-]{1,63}\.\w)"),
+    ("sysname:", r"\bSysName:[ \t]{1,20}"),
+    # Slurm, torchrun, nccl-tests, Open MPI, UCX, Kubernetes.
+    ("node", r"Requested nodes? (?=\S{1,200} not available)|Nodes (?=\S{1,200} are (?:still )?not ready)"),
+    ("error: node ", r"error: Node (?=\S{1,200} has )"),
+    ("the node '", r"[Tt]he node '(?=[^'\n]{1,200}_\d{1,9}_\d{1,6}')"),
+    ("failure ", r"^(?: \.\. )?(?=[\w.-]{1,200}(?: pid \d{1,9})?: Test (?:NCCL |CUDA |MPI )?failure )"),
+    (" pid ", r"\bPid {1,8}\d{1,9} on {1,10}(?=\S{1,200} {1,4}device)"),
+    ("[", r"^\[(?=[\w.-]{1,200}:\d{1,9}(?:\] (?:\*\*\*|\[ ?\d{1,3}\]|MCW|Signal)|:\d{1,9}:\d{1,9}\]))"),
+    ("[", r"^\[\d{9,12}\.\d{1,9}\] \[(?=[\w.-]{1,200}:\d)"),
+    ("assigned ", r"Successfully assigned \S{1,300} to "),
+    (
+        "node",
+        r"^[ \t]{0,8}Node:[ \t]{1,20}(?=[^\s/]{1,200}(?:/|[ \t]*$))|\bnode/(?=\S{1,200} (?:un)?cordoned)",
+    ),
     (
         "host: ",
         r"(?:Local|local|Remote|remote|Peer|peer|Target|target|Source|source|System|system) [Hh]ost:[ \t]{1,20}",
     ),
 )
 _CONNECTED = r"\b[Cc]onnect(?:ed|ing|ion)? (?:to|from) "
-_TOLD = r"(?=:\d|\.?[ \t]*(?:[\r\n\"'\\]|\Z)|[ \t]\(|[ \t]port\b|[ \t](?:closed|refused|reset|timed)|['\"])"
+_TOLD = r"(?=:\d|\.?[ \t]*(?:[\r\n\"'\\]|\Z)|[ \t]\(|[ \t]port\b|[ \t]\[|[ \t](?:closed|refused|reset|timed)|['\"])"
 
 _PLACES = (
     # Slurm.
@@ -127,14 +152,14 @@ _PLACES = (
         ),
         "[host]",
         r"--(?:rdzv[_-]endpoint|master[_-]addr(?:ess)?|host(?:s|name|list)?|node(?:list|name)?"
-        rf"|node-ip-address|dist-init-addr|head(?:-node|-addr)?|address|server|exclude)[ \t=]{{1,4}}{_Q}",
+        rf"|node-ip-address|dist-init-addr|head(?:-node|-addr)?|address|server|exclude){NEXT}",
         _HOSTS,
         names_no_host,
     ),
     Rule(
-        ("mpirun", "mpiexec", "pdsh", "clush", "srun"),
+        ("mpirun", "mpiexec", "pdsh", "clush", "srun", "ipmitool"),
         "[host]",
-        rf"\b(?:mpirun|mpiexec|pdsh|clush|srun|prun)\b[^\n|;&]{{0,200}}?[ \t](?:-H|-w)[ \t=]{{1,4}}{_Q}",
+        rf"\b(?:mpirun|mpiexec|pdsh|clush|srun|prun|ipmitool)\b[^\n|;&]{{0,200}}?[ \t](?:-H|-w)[ \t=]{{1,4}}{_Q}",
         _LETTERED,
         names_no_host,
     ),

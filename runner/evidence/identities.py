@@ -63,16 +63,16 @@ HARDWARE_RULES = (
     Rule(("gpu-", "mig-"), "[uuid]", "", rf"{ALONE}(?:GPU|MIG)-{HEX}{{8}}[0-9A-Fa-f-]{{0,28}}{END}"),
     # systemd's ids of the machine and of its boot.
     Rule(
-        ("-id", "_id", " id", "uuid"),
+        ("-id", "_id", " id", "uuid", "-- boot "),
         "[uuid]",
-        r"(?i:machine|boot|host|vm|product|system)[-_ ]?(?i:id|uuid)[^\w\n]{0,40}+(?:\r?\n)?[^\w\n]{0,8}+",
+        r"-- Boot |(?i:machine|boot|host|vm|product|system)[-_ ]?(?i:id|uuid)[^\w\n]{0,40}+(?:\r?\n)?[^\w\n]{0,8}+",
         rf"{HEX}{{32}}{END}",
         shortest=37,
     ),
     Rule(
-        ("serial", "s/n"),
+        ("serial", "s/n", "service tag", "asset tag"),
         "[serial]",
-        rf"(?:(?i:serial)(?i:[ _]?number)?|{ALONE}S/N){IS}",
+        rf"(?:(?i:serial)(?i:[ _]?number)?|{ALONE}S/N|(?i:service|asset) [Tt]ag){IS}",
         rf"(?=[A-Za-z-]{{0,40}}+\d)[A-Za-z0-9-]{{6,40}}{END}",
     ),
     Rule(
@@ -81,6 +81,8 @@ HARDWARE_RULES = (
         "",
         rf"{ALONE}(?<![:])(?:{HEX}{{2}}[:-]){{5,31}}{HEX}{{2}}(?![:-]?[0-9A-Za-z])",
     ),
+    # Lists of InfiniBand's tools.
+    Rule(('"s-', '"h-', '"r-'), "[guid]", r'(?<=")[SHR]-', rf"{HEX}{{16}}{END}"),
     # Sixteen digits that begin with four zeros are an address in memory; NCCL's commId names no adapter.
     Rule(
         re.compile(rf"0x{HEX}{{16}}"),
@@ -110,7 +112,8 @@ ADDRESS_RULES = (
         re.compile(rf":{HEX}{{0,4}}:{HEX}{{0,4}}:|::"),
         "[ip]",
         "",
-        rf"(?<![0-9A-Za-z:])(?:(?:{HEX}{{1,4}}:){{7}}{HEX}{{1,4}}"
+        # NCCL writes `remoteGidsfe80::…`.
+        rf"(?:(?<![0-9A-Za-z:])|(?<=Gids))(?:(?:{HEX}{{1,4}}:){{7}}{HEX}{{1,4}}"
         rf"|(?:[Ff][Ee][89ABab]{HEX}|[Ff][CDFcdf]{HEX}{{2}}|[23]{HEX}{{3}})(?::{HEX}{{0,4}}){{2,7}})"
         r"(?:%\w{1,15})?(?![0-9A-Za-z:])",
         _harmless_ipv6,
@@ -127,7 +130,8 @@ MAIL = Rule(
     ("@",),
     "[user]@[host]",
     "",
-    r"(?<![\w.+-])[A-Za-z_][\w.+-]{1,63}@(?:[A-Za-z][\w-]++(?>(?:\.[\w-]++)*)|\d{1,3}(?:\.\d{1,3}){3})",
+    r"(?<![\w.+-])[A-Za-z_][\w.+-]{1,63}@(?!sha256:[0-9a-f]{64})"
+    r"(?:[A-Za-z][\w-]++(?>(?:\.[\w-]++)*)|\d{1,3}(?:\.\d{1,3}){3})",
 )
 
 _NAME = r"[^\s/:\"'<>,;()\[\]=|&*?$\\{}`]"
@@ -140,7 +144,36 @@ _DIRECTORIES = (
     rf"(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+(?>(?:/{_NAME}{{1,200}}+(?=/)){{0,30}})"
     rf"(?:/(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+)?"
 )
+# Messages that name a user; the name follows.
+_USER_KEYS = r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']"
+_NAMED_USERS = (
+    ("logged in as", r"[Ll]ogged in as:? "),
+    ("accepted ", r"\bAccepted (?:publickey|password|hostbased|(?:keyboard|gssapi)-\S{1,40}) for "),
+    (
+        "user ",
+        r"\b(?:opened|closed) for user |\bSession \w{1,8} of [Uu]ser |\bfor invalid user |\bBasic with user '",
+    ),
+    (" as '", r"\bAuthenticating to \S{1,200} as '"),
+    ("sudo: ", r"\bsudo: {1,8}(?=\S{1,80} : (?:TTY=|PWD=|user NOT|command not|\d))"),
+    ("id=", r"\b[ug]id=\d{1,10}\("),
+    ("@", r"\[(?=[\w.-]{1,80}@\d{4}-\d\d-\d\dT)"),
+    ("wandb.ai/", r"://wandb\.ai/(?!api/|authorize|site|settings|docs|home)"),
+    (
+        "user",
+        _USER_KEYS + r"(?=[\w.+-]{1,80}\\{0,2}[\"'])",
+    ),
+)
+
+
+def _is_no_user(found: str, _before: str) -> bool:
+    return found in {"root", "nobody", "null", "none", "user"}
+
+
 _USERS = (
+    *(
+        Rule((hint,), "[user]", phrase, r"(?!\[)[A-Za-z_][\w.+-]{0,80}+", _is_no_user)
+        for hint, phrase in _NAMED_USERS
+    ),
     Rule(
         tuple(f"{name.lower()}=" for name in NAMES_OF_USERS),
         "[user]",

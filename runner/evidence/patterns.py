@@ -12,7 +12,7 @@ from runner.evidence.rule import Group, Rule
 # A key under which a value is private although nothing in the value shows it.
 SPEAKING_NAME = re.compile(
     rf"{secret_places.SECRET_KEY.pattern}|{host_places.HOST_KEY.pattern}"
-    rf"|\A(?:{'|'.join(identities.NAMES_OF_USERS)})\Z"
+    rf"|\A(?:{'|'.join(identities.NAMES_OF_USERS)}|user|user_?name|logname|owner)\Z"
 )
 
 RULES: tuple[Rule | Group, ...] = (

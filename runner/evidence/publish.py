@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.entry.words import counted
 from runner.errors import InputError, RecordError, StoreError
 from runner.evidence.admission import Candidate, admit, remove
-from runner.evidence.checkout import Git, blob_name
+from runner.evidence.checkout import Git, alone, blob_name
 from runner.evidence.gate import gate, record_problems
 from runner.evidence.history import History
 from runner.evidence.record import Record
@@ -125,8 +125,8 @@ def publish(
 
     Raises:
         InputError: a folder is the data folder itself, or git would take the remote or branch for an option.
-        StoreError: the checkout has other changes, the data folder itself does not pass the gate, git failed, or others
-            pushed first ten times in a row. The working tree then is as it was.
+        StoreError: the checkout has other changes, another publish works in it, the data folder itself does not pass
+            the gate, git failed, or others pushed first ten times in a row. The working tree then is as it was.
     """
     for one in incoming:
         if one.store.root.resolve() == store.root.resolve():
@@ -136,6 +136,13 @@ def publish(
     for word in (remote or "", branch):
         if word.startswith("-"):
             raise InputError(f"{word!r} would be an option of git; name a remote and a branch")
+    with alone(git):
+        return _publish(incoming, store, git, remote, branch)
+
+
+def _publish(
+    incoming: Collection[Incoming], store: Store, git: Git, remote: str | None, branch: str
+) -> Published:
     changed = git("status", "--porcelain", "--untracked-files=no")
     if changed:
         raise StoreError(

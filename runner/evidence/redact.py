@@ -36,6 +36,8 @@ _COMMON = frozenset(
 )
 _FEWEST_CHARACTERS = 3
 _SHORT = 512
+# No smaller number names a board.
+_SERIAL = 1_000_000
 _MOST_ROUNDS = 50
 _NO_NAME = re.compile(r"[^\w.-]+")
 PLACEHOLDER = re.compile(
@@ -146,7 +148,7 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
     if isinstance(value, str):
         return redact_text(value, secrets)
     if isinstance(value, list):
-        return [redact_json(item, secrets) for item in value]
+        return _list("", value, secrets)
     if not isinstance(value, dict):
         return value
     if looks_like_environment({read(key): item for key, item in value.items()}):
@@ -158,9 +160,24 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
         while name in result:
             number += 1
             name = f"{clean} ({number})"
-        hidden = _named_secret(name, item)
-        result[name] = redact_json(item, secrets) if hidden is None else hidden
+        # `{"name": …, "value": …}`, as Kubernetes has the variables of a container.
+        hidden = _named_secret(name, item) or (
+            name == "value" and _named_secret(str(value.get("name")), item)
+        )
+        if isinstance(item, list):
+            result[name] = _list(name, item, secrets)
+        else:
+            result[name] = hidden or redact_json(item, secrets)
     return result
+
+
+def _list(key: str, values: list[JsonValue], secrets: Sequence[str]) -> list[JsonValue]:
+    """The items of a list under a key; behind an option stands its value."""
+    names = (one if isinstance(one, str) and one.startswith("-") else "" for one in ("", *values))
+    return [
+        _named_secret(key, item) or _named_secret(name, item) or redact_json(item, secrets)
+        for name, item in zip(names, values, strict=False)
+    ]
 
 
 def redact_record(record: Record, secrets: Sequence[str] = ()) -> Record:
@@ -242,6 +259,8 @@ def _telling(word: str) -> bool:
 
 def _named_secret(key: str, value: Any) -> str | None:
     """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
+    if isinstance(value, int) and value >= _SERIAL:
+        value = str(value)
     if not isinstance(value, str):
         return None
     key, value = read(key), plain(value)

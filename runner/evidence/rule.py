@@ -8,6 +8,8 @@ from dataclasses import dataclass
 HEX = "[0-9A-Fa-f]"
 ALONE = r"(?<![0-9A-Za-z])"
 END = r"(?![0-9A-Za-z])"
+# Between an option and its value, on a command line or in a list of arguments that Python or JSON shows.
+NEXT = r"(?:[ \t=]{1,4}|\\{0,2}[\"'],[ \t]{0,4})\\{0,2}[\"']?"
 # Between a name and its value, in a shell, YAML, JSON, or JSON inside a string.
 IS = r"\\{0,2}[\"']?[ \t]{0,40}+[:=][ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
 

@@ -2,12 +2,12 @@
 
 import re
 
-from runner.evidence.rule import ALONE, END, IS, Group, Rule
+from runner.evidence.rule import ALONE, END, IS, NEXT, Group, Rule
 
 _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
 _NUMBER = r"(?![+-]?[\d.,]+(?:[eE][+-]?\d+)?[%,;)}\]]?(?:[\s\"']|\Z))"
-_PLAIN_WORD = r"(?!(?i:true|false|none|null|yes|no|on|off)\b)"
+_PLAIN_WORD = r"(?!\[?(?i:true|false|none|null|yes|no|on|off)\b|\[\]|not set\b)"
 # A letter and a digit within the first characters, of which there are many: no word, no number.
 _RANDOM = r"(?=[\d+/=_.-]{0,24}[A-Za-z])(?=[A-Za-z+/=_.-]{0,24}\d)[\w+/=.~-]{16,}+"
 # Between a program and one of its options, on one line and within one command.
@@ -76,8 +76,15 @@ _PLACES = (
     Rule(
         tuple(SPEAKING_WORDS),
         "[token]",
-        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
+        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?:\[\\{{0,2}}[\"'])?+(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
+    ),
+    # A variable of a container, as Kubernetes and Compose write it.
+    Rule(
+        ("value",),
+        "[token]",
+        rf"\b[Nn]ame{IS}\w{{0,40}}(?:(?i:{_SPEAKING})|TOKEN)\w{{0,40}}\\{{0,2}}[\"']?,?\s{{0,40}}\\{{0,2}}[\"']?[Vv]alue{IS}",
+        rf"{_NOT_TAKEN}{_PLAIN_WORD}{_NUMBER}{_VALUE}",
     ),
     Rule(
         ("token",),
@@ -113,7 +120,7 @@ _PLACES = (
         rf"(?<=[A-Z0-9])_(?:KEY|PAT|SAS|AUTH|JWT|CREDS){IS}",
         _RANDOM,
     ),
-    Rule((";pwd=", "; pwd="), "[token]", r";[ \t]?(?i:pwd)=", r"(?!\[token\])[^\s\"';]+"),
+    Rule((";pwd=", "; pwd="), "[token]", r";[ \t]?(?i:pwd)=", r"(?!\[token\]|/)[^\s\"';]+"),
     # `"auth":` of Docker's settings and `_auth=` of npm's.
     Rule(
         ("auth",),
@@ -124,8 +131,8 @@ _PLACES = (
     Rule(
         ("--",),
         "[token]",
-        r"--(?:[a-z0-9]{1,20}-){0,4}(?:token|password|secret|api-key|credentials?)[ \t]{1,4}[\"']?",
-        rf"{_NOT_TAKEN}{_NUMBER}(?!-)[^\s\"']+",
+        rf"--(?:[a-z0-9]{{1,20}}-){{0,4}}(?:token|password|secret|api-key|credentials?){NEXT}",
+        rf"{_NOT_TAKEN}{_NUMBER}(?!-)[^\s\"'\\]+",
     ),
     # Options of one letter say what they are only after their program.
     Rule(
@@ -137,7 +144,7 @@ _PLACES = (
     Rule(
         ("mysql", "mariadb"),
         "[token]",
-        rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}-p{_QUOTE}",
+        rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}{_QUOTE}-p{_QUOTE}",
         r"(?!\[token\])[^\s\"'\\;|&)-][^\s\"'\\]*",
     ),
     Rule(
@@ -149,13 +156,13 @@ _PLACES = (
     Rule(
         ("curl", "wget"),
         "[credentials]",
-        rf"\b(?:curl|wget)\b{_OPTIONS}(?:-u|--user|--proxy-user|-U)[ \t=]{{0,4}}{_QUOTE}",
+        rf"\b(?:curl|wget)\b{_OPTIONS}{_QUOTE}(?:-u|--user|--proxy-user|-U)(?:{NEXT})?",
         r"[^\s\"':\\\[-][^\s\"':\\]{0,80}:[^\s\"'\\]+",
     ),
     Rule(
-        ("wandb login",),
+        ("wandb login", "wandb.login("),
         "[token]",
-        rf"wandb login{_OPTIONS}{_QUOTE}",
+        rf"wandb(?: login{_OPTIONS}|\.login\([^\n)]{{0,80}}?){_QUOTE}",
         rf"[0-9a-f]{{40}}{END}",
     ),
     # `.netrc`, on one line or on several.

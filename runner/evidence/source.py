@@ -23,6 +23,16 @@ PACKAGE, ENTRIES = "runner", "runbooks"
 _COMPILED = re.compile(rb"(?:.*/)?__pycache__/[^/]*\.pyc", re.DOTALL)
 _HEADER = 16
 _GIT_DEADLINE_S = 30.0
+# The repository may be a stranger's, that of a data folder handed in say, and so its settings, some of which name
+# programs. These win over them. GIT_ALLOW_PROTOCOL is for versions of git that do not know GIT_NO_LAZY_FETCH.
+_SETTINGS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+_VARIABLES = {
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -101,14 +111,13 @@ def compiled_as_written(package: Path) -> bool:
 
 
 def git(folder: Path, *words: str, given: bytes = b"") -> bytes | None:
-    """What git says in this folder; None where it fails. No hook runs and nothing is written or fetched."""
+    """What git says; None where it fails. Nothing is written or fetched, no program that its settings name runs."""
     # A repository that the environment names (inside a hook, say) is not the one that is meant.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_NO_LAZY_FETCH": "1"}
     try:
         done = run_program(
-            ["git", "-C", str(folder), *words],
-            env=environment | {"GIT_TERMINAL_PROMPT": "0"},
+            ["git", *_SETTINGS, "-C", str(folder), *words],
+            env=environment | _VARIABLES,
             given=given,
             timeout=_GIT_DEADLINE_S,
         )

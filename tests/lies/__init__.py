@@ -9,10 +9,12 @@ __all__ = ["LIES", "UNKNOWABLE", "Json", "Lie"]
 UNKNOWABLE = {
     "number_samples_and_output_scaled": "a number, as long as it is physically possible",
     "one_reading_and_output_changed": "a number, as long as it is physically possible",
+    "rate_that_another_number_of_its_step_contradicts": "of two numbers of which one follows from the other",
     "samples_reordered_with_output": "the order of samples",
     "label_value_with_output": "what a label says where no bound asks for it",
     "document_and_output_removed": "a document was written of which nothing is left",
     "details_changed_where_output_was_cut": "what it says beside its numbers, where the output that held it was cut",
+    "effective_changed_with_output": "what it says beside its numbers, where the output says so too",
     "version_of_torch": "a version of the right form",
     "version_of_kernel": "the kernel",
     "version_of_os": "the name of the system",

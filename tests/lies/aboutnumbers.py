@@ -189,3 +189,13 @@ def _judged(record: Json, step: Json) -> bool:
     """Whether a verdict of the run has a number of this step."""
     values = {one["value"] for one in step["measurements"]}
     return any(verdict["value"] in values for verdict in record["verdicts"])
+
+
+@lie
+def rate_that_another_number_of_its_step_contradicts(record: Json) -> None:
+    for step, one in numbers(record, name="bus_bandwidth"):
+        one["value"] *= 0.5
+        one["samples"] = [value * 0.5 for value in one["samples"]]
+        retell(step)
+        return
+    raise NoPlaceError

@@ -232,3 +232,14 @@ def printed_json_removed(record: Json) -> None:
 def reason_changed(record: Json) -> None:
     step = a_step(record, **SYMPTOM)
     step["reason"] = "something else"
+
+
+_change("passed_for_an_invented_reason", PASSED | {"reason": None}, reason="everything is fast here")
+_change("passed_for_a_reason_without_a_document", {"status": "passed", "probe": None}, reason="all is well")
+
+
+@lie
+def effective_changed_with_output(record: Json) -> None:
+    step = a_step(record, **PASSED)
+    step["effective"] = {**step["effective"], "backend": "nccl"}
+    retell(step)

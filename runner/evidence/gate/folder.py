@@ -22,7 +22,7 @@ def gate(store: Store, now: datetime | None = None, history: History | None = No
         history: of the repository that the folder lies in; looked for when left out.
 
     Raises:
-        StoreError: the folder cannot be listed.
+        StoreError: the folder cannot be listed, or git refuses the repository that it lies in.
     """
     now = now or datetime.now(UTC)
     history = history or History(store.root)

@@ -20,10 +20,10 @@ _VERSION = r"{numbers}(?:(?:[-+._~]|a|b|rc)[A-Za-z0-9.+_~-]*)?"
 _FORMS: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
         "driver": re.compile(r"\d{3,4}\.\d{2,3}(?:\.\d{1,3})?"),
-        "torch": re.compile(_VERSION.format(numbers=r"\d{1,2}\.\d{1,3}(?:\.\d{1,3})?")),
+        "torch": re.compile(_VERSION.format(numbers=r"(?:[2-9]|\d{2})\.\d{1,3}(?:\.\d{1,3})?")),
         "cuda": re.compile(r"\d{2}\.\d{1,2}(?:\.\d{1,4})?"),
         "nccl": re.compile(_VERSION.format(numbers=r"2\.\d{1,3}\.\d{1,3}")),
-        "python": re.compile(_VERSION.format(numbers=r"3\.\d{1,2}(?:\.\d{1,3})?")),
+        "python": re.compile(_VERSION.format(numbers=r"3\.(?:1[1-9]|[2-9]\d)(?:\.\d{1,3})?")),
         # WSL's has four numbers, which redaction takes for an address.
         "kernel": re.compile(_VERSION.format(numbers=r"(?:\[ip\]|\d{1,2}\.\d{1,3}(?:\.\d{1,4})?)")),
     }

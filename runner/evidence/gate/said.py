@@ -43,7 +43,8 @@ def said_problems(step: StepResult, said: Mapping[str, Any]) -> Iterator[str]:
     kept["measurements"] = [_told(one) for one in step.measurements]
     if _LEFT_OUT.fullmatch(str(step.details.get("left_out"))):
         kept["details"] = said.get("details")
-    if step.status in {StepStatus.PASSED, StepStatus.SYMPTOM} and said.get("reason"):
+    if step.status is StepStatus.PASSED or (step.status is StepStatus.SYMPTOM and said.get("reason")):
+        said = {**said, "reason": said.get("reason")}
         kept["reason"] = step.reason
     differing = next((name for name in kept if name in said and not _alike(said[name], kept[name])), None)
     if differing is not None:

@@ -105,6 +105,8 @@ def _document(step: StepResult, status: str) -> Document:
 
 def _probe_problems(step: StepResult) -> Iterator[str]:
     if step.probe is None:
+        if step.status is StepStatus.PASSED and step.reason:
+            yield f"passed without a document, and gives a reason; {AGAIN}"
         told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
         if any(told) or step.fallback_asked or step.method_version is not None:
             yield f"has a document's contents, and no probe that wrote it; {AGAIN}"
