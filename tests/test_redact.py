@@ -104,6 +104,15 @@ def test_a_commit_stays(commit: str) -> None:
     assert redact_text(f"commit {commit}") == f"commit {commit}"
 
 
+def test_a_key_of_which_both_ends_were_dropped_is_found_where_it_begins() -> None:
+    line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj"
+    for first in ("", "AQEFAASC"):
+        text = f"it began\n[71234 bytes dropped]\n{first}\n{line}\n{line}\nMIIEvQ"
+        assert redact_text(text) == "it began\n[71234 bytes dropped]\n[private-key]"
+    innocent = "[71234 bytes dropped]\nloss=0.5\nstep 12\n"
+    assert redact_text(innocent) == innocent
+
+
 def test_short_and_empty_words_are_no_secrets() -> None:
     assert redact_text("a b c", ("", " ")) == "a b c"
 

@@ -77,6 +77,16 @@ _SHARED_DIRECTORIES = frozenset(
 )
 
 
+# Below these stands what a thing is called, and seldom whose it is: `/fsx/models/Llama-3.1-8B`.
+_COLLECTIONS = frozenset(
+    {"models", "model", "datasets", "dataset", "hub", "huggingface", "containers", "images"}
+)
+_HOMES = frozenset({"home", "homes", "users", "user", "people"})
+
+
 def names_no_owner(path: str, _before: str) -> bool:
-    """Whether a path is made only of directories that belong to everyone."""
-    return all(part.lower() in _SHARED_DIRECTORIES for part in path.split("/"))
+    """Whether a path is made only of directories that belong to everyone, or begins with a collection of things."""
+    parts = [part.lower() for part in path.split("/")]
+    if parts[0] in _COLLECTIONS and not _HOMES.intersection(parts):
+        return True
+    return all(part in _SHARED_DIRECTORIES for part in parts)

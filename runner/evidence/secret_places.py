@@ -42,6 +42,13 @@ KEY_RULES = (
         r"(?>(?:^[A-Za-z0-9+/=]{4,80}\r?\n){0,200})[A-Za-z0-9+/=]{0,80}+\r?\n?"
         r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
     ),
+    # The middle of a key of which both ends are gone.
+    Rule(
+        (" bytes dropped]",),
+        "[private-key]",
+        r"\[\d{1,20} bytes dropped\]\n",
+        r"[A-Za-z0-9+/=]{0,80}\r?\n(?>(?:[A-Za-z0-9+/=]{60,80}\r?(?:\n|\Z)){1,200})[A-Za-z0-9+/=]{0,80}",
+    ),
     # PuTTY.
     Rule(
         ("private-lines:",),

@@ -128,6 +128,11 @@ def member_alone(record: Json) -> None:
 
 
 @lie
+def one_node_called_two(record: Json) -> None:
+    _joint(record, sorted([record["node_alias"], "node-abcdef"]))
+
+
+@lie
 def joint_run_twice(record: Json) -> None:
     record["joint_runs"] = ["a" * 12, "a" * 12]
 

@@ -34,6 +34,9 @@ def entry_problems(record: Record, commit: Commit) -> Iterator[str]:
         yield f"gives its entry another number or title than its commit does; {AGAIN}"
     yield from _asked_problems(record, runbook)
     steps = {step.id: step for step in runbook.steps}
+    ran = (steps.get(one.id) for one in record.steps if one.status is not StepStatus.SKIPPED)
+    if record.members and not any(step.nodes > 1 for step in ran if step):
+        yield f"is called a run over several nodes, but no step of several nodes ran; {AGAIN}"
     for place, result in enumerate(record.steps):
         step = steps.get(result.id)
         if step is not None:
