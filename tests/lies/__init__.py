@@ -14,6 +14,7 @@ UNKNOWABLE = {
     "label_value_with_output": "what a label says where no bound asks for it",
     "document_and_output_removed": "a document was written of which nothing is left",
     "details_changed_where_output_was_cut": "what it says beside its numbers, where the output that held it was cut",
+    "passed_for_an_invented_reason_where_output_was_cut": "why a step passed, where the output was cut",
     "effective_changed_with_output": "what it says beside its numbers, where the output says so too",
     "version_of_torch": "a version of the right form",
     "version_of_kernel": "the kernel",
