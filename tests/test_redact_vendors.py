@@ -260,9 +260,7 @@ def test_no_rule_repeats_a_group_possessively() -> None:
 def _possessive_groups(tree: Any) -> Iterator[str]:
     for operation, argument in tree:
         parts = argument if isinstance(argument, tuple | list) else (argument,)
-        if str(operation) == "POSSESSIVE_REPEAT" and str(argument[2][0][0]) not in {
-            *("IN", "LITERAL", "NOT_LITERAL", "ANY"),
-        }:
+        if str(operation) == "POSSESSIVE_REPEAT" and not _is_one_character(argument[2]):
             yield str(argument)
         for part in parts:
             for inner in part if isinstance(part, list) else [part]:
@@ -270,6 +268,11 @@ def _possessive_groups(tree: Any) -> Iterator[str]:
                     yield from _possessive_groups(inner)
 
 
+def _is_one_character(repeated: Any) -> bool:
+    return len(repeated) == 1 and str(repeated[0][0]) in {"IN", "LITERAL", "NOT_LITERAL", "ANY"}
+
+
 def test_a_possessive_group_is_told_from_an_atomic_one() -> None:
     assert list(_possessive_groups(sre_parser.parse("a|(b(?:c+d)*+)")))
+    assert list(_possessive_groups(sre_parser.parse("(?:ab?)?+")))
     assert not list(_possessive_groups(sre_parser.parse("a++|(?>(?:c+d)*)")))

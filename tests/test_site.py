@@ -82,7 +82,9 @@ def a_project(place: Path, entry: str) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "kb", place / "kb")
     for guide in (place / "kb" / "guides").glob("*.md"):
-        guide.write_text(f"# {guide.stem}\n", encoding="utf-8")
+        # Their headings stay, since other pages link to them.
+        headings = re.findall(r"(?m)^## .*", guide.read_text(encoding="utf-8"))
+        guide.write_text("\n\n".join([f"# {guide.stem}", *headings, ""]), encoding="utf-8")
     shutil.copy(ROOT / "mkdocs.yml", place)
     (place / "runbooks").mkdir()
     (place / "runbooks" / "small.md").write_text(entry, encoding="utf-8")

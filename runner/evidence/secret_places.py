@@ -83,7 +83,7 @@ _PLACES = (
     Rule(
         tuple(SPEAKING_WORDS),
         "[token]",
-        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?:\[\\{{0,2}}[\"'])?+(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
+        rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?>(?:\[\\{{0,2}}[\"'])?)(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
     ),
     # A variable of a container, as Kubernetes and Compose write it.
