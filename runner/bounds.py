@@ -45,7 +45,7 @@ Label = (
     | Annotated[float, Field(ge=-_WHOLE, le=_WHOLE, allow_inf_nan=False)]
     | Annotated[str, Field(max_length=LABEL_CHARACTERS)]
 )
-"""What tells a measurement from others of its name; a whole number beyond a double's is no label, and not rounded."""
+"""A label of a measurement. A whole number that a double cannot hold exactly is refused, not rounded."""
 
 FIRST_MOMENT, LAST_MOMENT = datetime(1900, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 """Between these a year more or less is a date too; a node that lost its clock is in 1970."""

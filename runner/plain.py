@@ -55,6 +55,11 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
+def visible_line(text: str) -> str:
+    """The text with every character that is not printable as its escape: line breaks, NUL, ESC, bidi marks."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def json_text(document: object, *, sort_keys: bool = False) -> str:
     """Indented JSON that can be read as it is, with escapes for whatever `plain` would take out."""
     text = json.dumps(document, ensure_ascii=False, indent=2, sort_keys=sort_keys)

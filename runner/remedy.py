@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from runner.plain import visible_line
+
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _PIN = "export CUDA_VISIBLE_DEVICES=0"
 _CODE = re.compile(rf"unset {_NAME.pattern}|{re.escape(_PIN)}")
@@ -19,11 +21,6 @@ _CODE = re.compile(rf"unset {_NAME.pattern}|{re.escape(_PIN)}")
 def is_plain(name: str) -> bool:
     """Whether a variable's name can be code: capital letters, digits and `_`, not a digit first."""
     return _NAME.fullmatch(name) is not None
-
-
-def visible_line(text: str) -> str:
-    """The text with every character that is not printable as its escape: line breaks, NUL, ESC, bidi marks."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def word(text: str) -> str:

@@ -18,6 +18,7 @@ from runner.launch.watchdog import NAME
 from tests.cluster import until
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
 from tests.test_command import DAEMON, alive, mark
+from tests.test_faults import started
 
 __all__ = ["mark"]
 
@@ -47,19 +48,9 @@ def running(tmp_path: Path, mark: str) -> Iterator["subprocess.Popen[str]"]:
         step("first", "echo done") + "\n\n" + step("endless", block),
         verify=step("never", f"touch {tmp_path}/ran"),
     )
-    with subprocess.Popen(
-        command(tmp_path, "run", "small"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            until(lambda: (tmp_path / "on").exists() and len(sleepers(mark)) == 4, "the step to be at work")
-            yield process
-        finally:
-            process.kill()
+    with started(tmp_path, "run", "small") as process:
+        until(lambda: (tmp_path / "on").exists() and len(sleepers(mark)) == 4, "the step to be at work")
+        yield process
 
 
 def sleepers(mark: str) -> list[int]:
@@ -73,8 +64,8 @@ def test_a_signal_that_asks_ends_the_step_closes_the_record_and_is_130(
 ) -> None:
     with running(tmp_path, mark) as process:
         process.send_signal(number)
-        printed, _ = process.communicate(timeout=400)
-    assert process.returncode == 130, printed
+        said = process.communicate(timeout=400)
+    assert process.returncode == 130, said
     assert alive(mark) == []
     (record,) = records(tmp_path)
     assert [result.status for result in record.steps] == ["passed", "interrupted", "skipped"]

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from runner.cli.diagnosis_formats import as_text
 from runner.evidence.diagnosis import diagnose_entry
+from runner.plain import visible_line
 from runner.probes import nccl_env, stale_env
 from runner.probes.contract import OK
 from runner.probes.leftovers.variables import leftovers
 from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.remedy import Remedy, is_plain, shell_lines, visible_line, word
+from runner.remedy import Remedy, is_plain, shell_lines, word
 from tests.builders import a_runbook
 from tests.evaluated import Evaluated, evaluate
 from tests.test_cli import ROOT

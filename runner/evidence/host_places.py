@@ -4,7 +4,7 @@ import re
 
 from runner.evidence.harmless import names_no_host
 from runner.evidence.host_forms import NAMES_OF_HOSTS
-from runner.evidence.rule import IS, NEXT, Group, Rule
+from runner.evidence.rule import IS, NEXT, QUOTE, Group, Rule, assigned
 
 _SPOKEN_WORDS = (
     *(("host", "name"), ("node", "name"), ("node", "list"), ("host", "list"), ("node", "addr"), ("fqdn",)),
@@ -45,9 +45,7 @@ _HOST = r"[A-Za-z0-9][\w-]{0,62}+(?>(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8})"
 _ITEM = rf"{_HOST}(?:\[[\d,-]{{1,200}}\][\w.-]{{0,40}}+)?"
 _HOSTS = rf"(?>(?:{_ITEM}(?::\d{{1,5}})?,(?=[A-Za-z0-9]))*){_ITEM}"
 _LETTERED = rf"(?=[A-Za-z]){_HOSTS}"
-_Q = r"\\{0,2}[\"']?"
-_IS_EQUAL = r"\\{0,2}[\"']?[ \t]{0,40}+=[ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
-_IS_COLON = r"\\{0,2}[\"']?[ \t]{0,40}+:[ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
+_IS_EQUAL, _IS_COLON = assigned("="), assigned(":")
 _NO_CODE = r"(?![\w(\[{.])"
 # What stands before a dot in code, and the prefix of a string.
 _OBJECTS = frozenset(
@@ -159,7 +157,7 @@ _PLACES = (
     Rule(
         ("mpirun", "mpiexec", "pdsh", "clush", "srun", "ipmitool"),
         "[host]",
-        rf"\b(?:mpirun|mpiexec|pdsh|clush|srun|prun|ipmitool)\b[^\n|;&]{{0,200}}?[ \t](?:-H|-w)[ \t=]{{1,4}}{_Q}",
+        rf"\b(?:mpirun|mpiexec|pdsh|clush|srun|prun|ipmitool)\b[^\n|;&]{{0,200}}?[ \t](?:-H|-w)[ \t=]{{1,4}}{QUOTE}",
         _LETTERED,
         names_no_host,
     ),
@@ -228,7 +226,7 @@ _PLACES = (
         rf"{_LETTERED}{_NO_CODE}",
         _names_no_field,
     ),
-    Rule(("instance=",), "[host]", rf"\binstance={_Q}", rf"{_LETTERED}(?=:\d)", names_no_host),
+    Rule(("instance=",), "[host]", rf"\binstance={QUOTE}", rf"{_LETTERED}(?=:\d)", names_no_host),
     # Logs of the system: a date, the host, who says it.
     Rule(
         ("kernel:", "]:", "systemd:", "sshd:", "slurmd:", "nvidia-"),

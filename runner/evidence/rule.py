@@ -8,10 +8,18 @@ from dataclasses import dataclass
 HEX = "[0-9A-Fa-f]"
 ALONE = r"(?<![0-9A-Za-z])"
 END = r"(?![0-9A-Za-z])"
+# A quote, as it is or within a string of JSON, or none.
+QUOTE = r"\\{0,2}[\"']?"
 # Between an option and its value, on a command line or in a list of arguments that Python or JSON shows.
-NEXT = r"(?:[ \t=]{1,4}|\\{0,2}[\"'],[ \t]{0,4})\\{0,2}[\"']?"
-# Between a name and its value, in a shell, YAML, JSON, or JSON inside a string.
-IS = r"\\{0,2}[\"']?[ \t]{0,40}+[:=][ \t]{0,40}+(?>(?:\\{0,2}[\"'])?)"
+NEXT = rf"(?:[ \t=]{{1,4}}|\\{{0,2}}[\"'],[ \t]{{0,4}}){QUOTE}"
+
+
+def assigned(sign: str) -> str:
+    """The pattern of what stands between a name and its value, in a shell, YAML, JSON, or JSON inside a string."""
+    return rf"{QUOTE}[ \t]{{0,40}}+{sign}[ \t]{{0,40}}+(?>(?:\\{{0,2}}[\"'])?)"
+
+
+IS = assigned("[:=]")
 
 
 @dataclass(frozen=True)

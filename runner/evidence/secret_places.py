@@ -2,7 +2,7 @@
 
 import re
 
-from runner.evidence.rule import ALONE, END, IS, NEXT, Group, Rule
+from runner.evidence.rule import ALONE, END, IS, NEXT, QUOTE, Group, Rule
 
 _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
@@ -12,7 +12,6 @@ _PLAIN_WORD = r"(?!\[?(?i:true|false|none|null|yes|no|on|off)\b|\[\]|not set\b)"
 _RANDOM = r"(?=[\d+/=_.-]{0,24}[A-Za-z])(?=[A-Za-z+/=_.-]{0,24}\d)[\w+/=.~-]{16,}+"
 # Between a program and one of its options, on one line and within one command.
 _OPTIONS = r"[^\n|;&]{0,200}?[ \t]"
-_QUOTE = r"\\{0,2}[\"']?"
 
 # Words that say of the name they are in that its value is a secret; in lower case.
 SPEAKING_WORDS = (
@@ -63,7 +62,7 @@ _PLACES = (
     Rule(
         ("cookie",),
         "[token]",
-        rf"(?i:cookie)2?{_QUOTE}[ \t]{{0,4}}:[ \t]{{0,4}}{_QUOTE}",
+        rf"(?i:cookie)2?{QUOTE}[ \t]{{0,4}}:[ \t]{{0,4}}{QUOTE}",
         r"(?!\[token\])[\w.-]{1,80}=[^\n\"'\\]*+",
     ),
     # The parameters of a signed address.
@@ -145,31 +144,31 @@ _PLACES = (
     Rule(
         ("login", "sshpass"),
         "[token]",
-        rf"\b(?:login|sshpass)\b{_OPTIONS}-p[ \t=]{{0,4}}{_QUOTE}",
+        rf"\b(?:login|sshpass)\b{_OPTIONS}-p[ \t=]{{0,4}}{QUOTE}",
         r"(?!-|\[token\]|\d{1,5}(?:\s|\Z))[^\s\"'\\]+",
     ),
     Rule(
         ("mysql", "mariadb"),
         "[token]",
-        rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}{_QUOTE}-p{_QUOTE}",
+        rf"\b(?:mysql|mariadb)[a-z-]{{0,12}}\b{_OPTIONS}{QUOTE}-p{QUOTE}",
         r"(?!\[token\])[^\s\"'\\;|&)-][^\s\"'\\]*",
     ),
     Rule(
         ("redis-cli", "ipmitool", "ldap"),
         "[token]",
-        rf"\b(?:redis-cli\b{_OPTIONS}-a|ipmitool\b{_OPTIONS}-P|ldap[a-z]{{2,10}}\b{_OPTIONS}-w)[ \t]{{1,4}}{_QUOTE}",
+        rf"\b(?:redis-cli\b{_OPTIONS}-a|ipmitool\b{_OPTIONS}-P|ldap[a-z]{{2,10}}\b{_OPTIONS}-w)[ \t]{{1,4}}{QUOTE}",
         r"(?!-|\[token\])[^\s\"'\\]+",
     ),
     Rule(
         ("curl", "wget"),
         "[credentials]",
-        rf"\b(?:curl|wget)\b{_OPTIONS}{_QUOTE}(?:-u|--user|--proxy-user|-U)(?:{NEXT})?",
+        rf"\b(?:curl|wget)\b{_OPTIONS}{QUOTE}(?:-u|--user|--proxy-user|-U)(?:{NEXT})?",
         r"[^\s\"':\\\[-][^\s\"':\\]{0,80}:[^\s\"'\\]+",
     ),
     Rule(
         ("wandb login", "wandb.login("),
         "[token]",
-        rf"wandb(?: login{_OPTIONS}|\.login\([^\n)]{{0,80}}?){_QUOTE}",
+        rf"wandb(?: login{_OPTIONS}|\.login\([^\n)]{{0,80}}?){QUOTE}",
         rf"[0-9a-f]{{40}}{END}",
     ),
     # `.netrc`, on one line or on several.

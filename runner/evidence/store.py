@@ -21,6 +21,7 @@ from runner.evidence.record import Record, StepResult
 from runner.evidence.redact import host_secrets
 from runner.evidence.writing import Written
 from runner.placed import PlacedFileError, read_placed
+from runner.plain import visible_line
 from runner.units import format_bytes
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -37,11 +38,7 @@ class Problem:
 
     def __str__(self) -> str:
         # One line whatever the name: a file may be called anything but `/` and NUL.
-        return "".join(map(_visible, f"{self.path}: {self.message}"))
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+        return visible_line(f"{self.path}: {self.message}")
 
 
 class Store:

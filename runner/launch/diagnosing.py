@@ -11,7 +11,6 @@ from threading import Event
 from runner.entry.model import Phase, Runbook, Safety
 from runner.errors import InputError, RunbookError
 from runner.evidence.diagnosis import Diagnosis, NotLooked, State, diagnose_entry, rank
-from runner.evidence.redact import host_secrets, redact_step
 from runner.hardware.machine import Machine
 from runner.launch.block import GRACE_S
 from runner.launch.command import CommandResult, Ending, not_started, run_block
@@ -134,10 +133,9 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
         on_start=lambda _step, _turn: None,
         run=run,
     )
-    secrets = host_secrets()
     # Unreadable GPUs are no reason to call a node fine: what needed them could not look.
     hindered = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
-    return diagnose_entry(runbook, [redact_step(result, secrets) for result in results], hindered)
+    return diagnose_entry(runbook, list(results), hindered)
 
 
 def reading_plan(plan: Plan) -> Plan:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from runner.errors import InputError, RunbookError
 from runner.patience import answer_within
+from runner.plain import visible_line
 from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.judged import judged_pid
 from runner.probes.nccl.settings import Finding, Judgement, Setting, judge
@@ -36,7 +37,6 @@ from runner.probes.nccl.sources import (
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
-from runner.remedy import visible_line
 
 # Values that can name no host, address or person.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
