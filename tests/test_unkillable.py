@@ -1,5 +1,6 @@
 """Processes that nothing ends: a step is given up, named, and has not passed; the node stays held while one lives."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -297,9 +298,13 @@ def test_another_users_process_that_may_not_be_ended_is_named(tmp_path: Path) ->
             pytest.skip("no program can change its user here")
         (folder / "work").mkdir()
         os.chown(folder / "work", 65534, 65534)
+        # The block ends once `sleep` runs as root: before that, the process may still be ended.
+        block = (
+            f"{become} --ruid 0 sleep 1000 & echo $! > pid; until grep -qs sleep /proc/$!/comm; do :; done"
+        )
         program = (
             "import os, sys; from pathlib import Path; from runner.launch.command import run_block\n"
-            f"done = run_block('{become} --ruid 0 sleep 1000 & echo $! > pid', environment=dict(os.environ),"
+            f"done = run_block('{block}', environment=dict(os.environ),"
             " timeout=100, cwd=Path.cwd(), patience=0.3)\n"
             "print(done.ending.value, done.problem)"
         )
@@ -318,4 +323,5 @@ def test_another_users_process_that_may_not_be_ended_is_named(tmp_path: Path) ->
                 done.stderr
             )
         finally:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
