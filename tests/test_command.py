@@ -49,6 +49,14 @@ def mark() -> Iterator[str]:
         os.kill(pid, 9)
 
 
+@pytest.fixture
+def late_once_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file: once it is there, a deadline of up to 1000 seconds has passed, however slow or fast the machine is."""
+    on, now = tmp_path / "on", time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + (1000 if on.exists() else 0))
+    return on
+
+
 def test_a_block_runs_in_the_folder_given_without_standard_input(tmp_path: Path) -> None:
     result = run("pwd; cat; echo end >&2", tmp_path)
     assert (result.ending, result.exit_status) == (Ending.EXITED, 0)
@@ -115,8 +123,10 @@ def test_a_blocks_own_exit_trap_still_runs(tmp_path: Path) -> None:
     assert run("trap 'echo bye' EXIT; echo hi", tmp_path).stdout.text == "hi\nbye\n"
 
 
-def test_a_deadline_ends_the_block_and_keeps_what_it_had_printed(tmp_path: Path, mark: str) -> None:
-    result = run(f"echo early; exec -a {mark} sleep 1000", tmp_path, timeout=3)
+def test_a_deadline_ends_the_block_and_keeps_what_it_had_printed(
+    tmp_path: Path, mark: str, late_once_on: Path
+) -> None:
+    result = run(f"echo early; touch {late_once_on}; exec -a {mark} sleep 1000", tmp_path)
     assert (result.ending, result.exit_status) == (Ending.TIMEOUT, None)
     assert result.stdout.text == "early\n"
     assert result.processes_ended >= 1
@@ -145,13 +155,13 @@ os.execve('/bin/sleep', [sys.argv[1], '1000'], {})
 
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 def test_a_daemon_that_left_group_session_and_environment_does_not_get_away(
-    ends_by_itself: bool, tmp_path: Path, mark: str
+    ends_by_itself: bool, tmp_path: Path, mark: str, late_once_on: Path
 ) -> None:
     (tmp_path / "daemon.py").write_text(DAEMON, encoding="utf-8")
     command = f"{sys.executable} daemon.py {mark}; echo started; " + (
-        "true" if ends_by_itself else "sleep 1000"
+        "true" if ends_by_itself else f"touch {late_once_on}; sleep 1000"
     )
-    result = run(command, tmp_path, timeout=400 if ends_by_itself else 5)
+    result = run(command, tmp_path)
     assert result.ending is (Ending.EXITED if ends_by_itself else Ending.TIMEOUT)
     assert result.stdout.text == "started\n"
     assert result.processes_ended >= 1
@@ -197,7 +207,10 @@ def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_pat
     assert alive(mark) == []
 
 
-def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(tmp_path: Path, mark: str) -> None:
+def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(
+    tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.launch.block.GRACE_S", 600.0)
     cleans = f"trap 'sleep 0.3; touch {tmp_path}/clean; exit' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
     wait = f"while [ ! -e {tmp_path}/on ]; do sleep 0.01; done"
     for _ in range(5):
@@ -260,20 +273,22 @@ print(json.dumps([done.ending.value, done.stdout.text]))
 def test_ctrl_c_ends_the_block_and_so_does_an_impatient_second_one(
     signals: int, tmp_path: Path, mark: str
 ) -> None:
-    block = f"echo early; touch {tmp_path}/on; trap '' TERM; while true; do bash -c 'exec -a {mark} sleep 0.2'; done"
+    # What it is asked by the first one it says, and does not heed; a second one then finds it in its grace.
+    heard = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on"
+    block = f"echo early; {heard}; while true; do bash -c 'exec -a {mark} sleep 0.2' || true; done"
+    grace = f"import runner.launch.block as b\nb.GRACE_S = {2.0 if signals == 1 else 600.0}"
     runner = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, block],
+        [sys.executable, "-c", f"{grace}\n{INTERRUPTED}", block],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    while not (tmp_path / "on").exists():
-        assert runner.poll() is None
-        time.sleep(0.01)
-    for _ in range(signals):
+    for moment in ("on", "asked")[:signals]:
+        while not (tmp_path / moment).exists():
+            assert runner.poll() is None
+            time.sleep(0.01)
         runner.send_signal(2)
-        time.sleep(0.3)
     printed, _ = runner.communicate(timeout=400)
     assert printed.strip() == '["interrupted", "early\\n"]'
     assert alive(mark) == []

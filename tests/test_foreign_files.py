@@ -219,9 +219,11 @@ def test_a_log_may_be_a_pipe_and_no_folder(tmp_path: Path, capsys: pytest.Captur
 def test_a_driver_that_never_answers_is_said_by_the_topology_probe_alone(
     function: str, tmp_path: Path
 ) -> None:
+    # What is answered is waited for, however busy the machine is.
+    wiring_s = 300 if function == "nvmlDeviceGetName" else 0.5
     program = (
         "import sys; from runner.hardware import machine, topology_nvml as t; from runner.probes import topology;"
-        " machine.NVML_DEADLINE_S = t.NVML_DEADLINE_S = 0.5; sys.exit(topology.main([]))"
+        f" machine.NVML_DEADLINE_S, t.NVML_DEADLINE_S = 0.5, {wiring_s}; sys.exit(topology.main([]))"
     )
     board = nvml.environment(tmp_path, f"{nvml.EIGHT_B200}fail {function} 9999\n")
     with python("-c", program, variables=board) as done:

@@ -78,13 +78,17 @@ def test_a_run_that_fails_lets_go() -> None:
 
 def test_what_a_run_starts_does_not_keep_the_lock_after_it() -> None:
     with node_lock("a"):
-        process = subprocess.Popen(["sleep", "1000"], close_fds=False)
+        words = ["sh", "-c", "echo on; exec sleep 1000"]
+        process = subprocess.Popen(words, close_fds=False, stdout=subprocess.PIPE)
+        # Until it works, it may still hold what its program does not get.
+        assert process.stdout
+        assert process.stdout.readline() == b"on\n"
     try:
         with node_lock("b"):
             pass
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_holder_that_could_not_write_its_name_holds_all_the_same(

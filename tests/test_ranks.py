@@ -9,6 +9,7 @@ import pytest
 from runner.errors import InputError, RankError
 from runner.probes import ranks
 from runner.probes.ranks import World
+from tests.cluster import free_ports
 
 # Guards against a hang only; nothing is judged by it.
 HANG_S = 400
@@ -93,8 +94,7 @@ def test_a_port_taken_after_the_look_ends_the_run_with_the_cause(
 
 
 def test_a_given_port_is_met_on(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with world(tmp_path, after="line.mark(os.environ['MASTER_PORT'])", port=port) as group:
         assert [answer["ready"] for answer in group.ask(None, "meeting")] == [True, True]
         assert {member.marks[0] for member in group._members.values()} == {str(port)}

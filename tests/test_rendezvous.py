@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 
 import psutil
 import pytest
@@ -10,6 +9,7 @@ from runner.probes import rendezvous
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.leftovers.variables import leftovers
 from runner.probes.rendezvous import main
+from tests.cluster import free_ports
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +20,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     for name, value in {
         "WORLD_SIZE": world_size,
         "RANK": 0,

@@ -26,6 +26,7 @@ from runner.launch.slurm.script import (
     batch_script,
     fetch_command,
 )
+from tests.cluster import free_ports
 from tests.test_campaign import a_task
 
 NOBODY, VICTIM = 65534, 65533
@@ -312,9 +313,9 @@ def test_a_port_that_somebody_listens_on_is_passed_over(tmp_path: Path, node: Pa
     found = script[script.index("free_port() {") :]
     function = found[: found.index("\n}\n") + 3]
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        (port,) = free_ports(1)
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         only = function.replace("20000 +", f"{port} + 0 *")
         assert run_bash(only + "free_port", node).returncode == 1
     done = run_bash(only + "free_port", node)

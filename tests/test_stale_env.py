@@ -11,6 +11,7 @@ from runner.errors import InputError
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.leftovers.variables import Harm, leftovers, without_leftovers
 from runner.probes.stale_env import main
+from tests.test_foreign_files import waiting
 
 TORCHRUN = {
     "WORLD_SIZE": "8",
@@ -112,16 +113,13 @@ def test_a_low_leftover_alone_is_no_symptom(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_running_servers_environment_is_read_by_its_process_id(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with subprocess.Popen(["sleep", "60"], env=dict(os.environ) | TORCHRUN) as server:
-        try:
-            assert main(["--pid", str(server.pid)]) == SYMPTOM
-        finally:
-            server.kill()
+    with waiting(dict(os.environ) | TORCHRUN) as pid:
+        assert main(["--pid", str(pid)]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
     assert {found["name"] for found in document["details"]["findings"]} == set(TORCHRUN)
     assert document["details"]["undo"] == []
     assert document["details"]["by_hand"][0] == (
-        f"restart process {server.pid} without WORLD_SIZE: it keeps what it was started with"
+        f"restart process {pid} without WORLD_SIZE: it keeps what it was started with"
     )
 
 

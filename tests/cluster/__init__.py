@@ -67,7 +67,7 @@ class Cluster:
     def __init__(self, nodes: int = 8, prolog: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rb-slurm-"))
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
-        ports = _free_ports(nodes + 1)
+        ports = free_ports(nodes + 1)
         described = "\n".join(
             f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=1 State=UNKNOWN"
             for name, port in zip(self.nodes, ports[1:], strict=True)
@@ -213,7 +213,7 @@ def _has_open(process: psutil.Process, path: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, below those that the kernel gives to connections: a daemon may start again."""
     given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found: list[int] = []
