@@ -84,10 +84,14 @@ def test_values_may_hold_spaces_and_equals_signs() -> None:
         ("MIXED+DRAIN", False, False),
         ("DOWN", False, False),
         ("DOWN*+DRAIN", False, False),
-        ("IDLE+NOT_RESPONDING", False, False),
+        # Slurm decides by itself whether these come back, or are down.
+        ("IDLE+NOT_RESPONDING", True, False),
+        ("IDLE*", True, False),
+        ("IDLE~", True, False),
+        ("UNKNOWN", True, False),
+        ("DOWN+NOT_RESPONDING", False, False),
         ("ALLOCATED+MAINTENANCE", False, False),
         ("FAILING", False, False),
-        ("UNKNOWN", False, False),
     ],
 )
 def test_a_node_is_fit_where_a_job_would_start_some_time(state: str, fit: bool, idle: bool) -> None:
@@ -112,9 +116,10 @@ def test_a_reason_is_free_text_up_to_who_noted_it(printed: str, reason: str) -> 
 
 def test_the_queue_is_read_by_job_and_odd_lines_are_left_out() -> None:
     queue = parse_queue(
-        "1|RUNNING|None\n2|PENDING|(Nodes required | are DOWN)\n3|NODE_FAIL|NodeDown\nodd\n\n"
+        "1|RUNNING|1-a|None\n2|PENDING|(null)|(Nodes required | are DOWN)\n3|NODE_FAIL||NodeDown\nodd|x\n\n"
     )
     assert {job_id: job.live for job_id, job in queue.items()} == {"1": True, "2": True, "3": False}
+    assert [job.tag for job in queue.values()] == ["1-a", "(null)", ""]
     assert queue["2"].reason == "(Nodes required | are DOWN)"
 
 

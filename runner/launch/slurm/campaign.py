@@ -69,6 +69,11 @@ class Job(_Model):
     fetched: bool = False
 
     @property
+    def tag(self) -> str:
+        """What tells it from the campaign's other jobs; its folder's name, and the comment of its job."""
+        return f"{self.round}-{self.key}"
+
+    @property
     def live(self) -> bool:
         """Whether there may be news of it."""
         return self.progress in {Progress.WAITING, Progress.RUNNING}
@@ -197,7 +202,7 @@ class Folder:
 
     def place(self, job: Job) -> Path:
         """The folder that takes a job's results."""
-        return self.path / "jobs" / f"{job.round}-{job.key}"
+        return self.path / "jobs" / job.tag
 
     def exit_status(self, job: Job) -> int | None:
         """What `runbook run` ended with on the node; None where it left no note of its end."""

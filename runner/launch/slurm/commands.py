@@ -22,8 +22,26 @@ from runner.launch.slurm.text import (
 from runner.units import format_bytes
 
 _DEADLINE_S = 120.0
-# What Slurm's commands say while the controller is away; such a command may be tried again.
-_AWAY = ("Unable to contact slurm controller", "Connection refused", "Socket timed out", "Zero Bytes were")
+# What Slurm's commands print while the controller is away, restarts, or asks to be asked less often: the messages of
+# slurm_errno.c for lost connections, and those of the C library for a socket that was closed.
+_AWAY = (
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Zero Bytes were",
+    "Unexpected missing socket error",
+    "Communication connection failure",
+    "Communication shutdown failure",
+    "Message send failure",
+    "Message receive failure",
+    "backup controller in standby mode",
+    "Rate limit exceeded",
+    "Connection refused",
+    "Connection reset by peer",
+    "Connection timed out",
+    "Transport endpoint is not connected",
+    "Broken pipe",
+    "No route to host",
+)
 _UNKNOWN_JOB = "Invalid job id"
 # More than ten thousand nodes' lines of `scontrol show node`, or a node's results in base64.
 _MOST_BYTES = 96 << 20
@@ -148,21 +166,25 @@ class Slurm:
     def __init__(self, run: CommandRunner = run_command) -> None:
         self._run = run
 
-    def submit(self, script: str, name: str, nodes: Sequence[str], wish: Wish, *, whole: bool) -> str:
+    def submit(
+        self, script: str, name: str, tag: str, nodes: Sequence[str], wish: Wish, *, whole: bool
+    ) -> str:
         """Submit a batch script for exactly these nodes, never to be started twice; the job's id.
 
         Args:
             script: its text.
             name: the job's.
+            tag: its comment, which tells the jobs of one name apart.
             nodes: all of them.
             wish: what else is asked for.
             whole: nobody else shall be on the nodes meanwhile.
 
         Raises:
+            ControllerAwayError: the answer did not arrive; the job may have been accepted all the same.
             SlurmError: Slurm refuses it.
         """
         words = [
-            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", "--chdir=/",
+            "sbatch", "--parsable", "--no-requeue", f"--job-name={name}", f"--comment={tag}", "--chdir=/",
             *(["--exclusive"] if whole else []),
             f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}", "--ntasks-per-node=1",
             "--output=/dev/null", "--error=/dev/null", *wish.words(),
@@ -174,7 +196,7 @@ class Slurm:
     def queue(self, name: str) -> Mapping[str, QueuedJob]:
         """Every job of this name that the controller remembers, the ended ones included."""
         return parse_queue(
-            self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%r"])
+            self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%k|%r"])
         )
 
     def job_end(self, job_id: str) -> JobEnd | None:
@@ -213,7 +235,11 @@ class Slurm:
         return tuple(dict.fromkeys(self._ask(["scontrol", "show", "hostnames", nodelist]).split()))
 
     def cancel(self, name: str, job_ids: Sequence[str] = ()) -> None:
-        """Cancel these jobs, or every job of this name; others' jobs are never touched."""
+        """Cancel these jobs, or every job of this name; others' jobs are never touched.
+
+        Raises:
+            ControllerAwayError: some may not have been cancelled.
+        """
         self._ask(["scancel", "--quiet", f"--name={name}", *job_ids])
 
     def bring(self, node: str, name: str, command: str, wish: Wish, wait_s: float) -> bytes:
@@ -233,7 +259,9 @@ class Slurm:
 
     def _done(self, words: Sequence[str], stdin: bytes = b"", timeout: float = _DEADLINE_S) -> Done:
         done = self._run(words, stdin=stdin, timeout=timeout)
-        if done.status == 0:
+        # A request of scancel that got lost leaves its exit status at 0.
+        lost = words[0] == "scancel" and any(sign in done.error for sign in _AWAY)
+        if done.status == 0 and not lost:
             return done
         lines = [line.strip() for line in done.error.splitlines() if line.strip()] or ["said nothing"]
         message = f"{words[0]} failed: {lines[-1]}"

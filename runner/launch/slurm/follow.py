@@ -2,22 +2,29 @@
 
 import base64
 import binascii
+import contextlib
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from runner.evidence.judge import describe_exit
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm.patient import (
+    FIRST_POLL_S,
+    LONGEST_POLL_S,
+    POLL_GROWTH,
+    FleetObserver,
+    answered,
+)
 from runner.launch.slurm.script import MEANINGS, NOT_OURS, fetch_command
-from runner.launch.slurm.submit import FleetObserver, refused, submit
+from runner.launch.slurm.submit import refused, submit
 from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 
-_FIRST_POLL_S, _LONGEST_POLL_S, _POLL_GROWTH = 0.1, 5.0, 1.2
-_PATIENCE_S = 900.0
 _BRING_WITHIN_S = 120.0
 # Above Slurm's KillWait (30 s by default) and the time that a node's epilog takes.
 _END_WITHIN_S = 120.0
@@ -37,23 +44,13 @@ def follow(
     Raises:
         ControllerAwayError: the controller has not answered for a quarter of an hour.
     """
-    poll, away_since = _FIRST_POLL_S, None
+    poll = FIRST_POLL_S
     while True:
-        try:
-            campaign = refresh(campaign, folder, slurm, observer)
-        except ControllerAwayError as error:
-            now = time.monotonic()
-            if away_since is None:
-                away_since = now
-                observer.trouble(f"{error}; waiting for it, jobs go on without it")
-            if now - away_since > _PATIENCE_S:
-                raise
-        else:
-            away_since = None
-            if not any(job.live for job in campaign.jobs):
-                return campaign
+        campaign = answered(partial(refresh, campaign, folder, slurm, observer), observer, pause)
+        if not any(job.live for job in campaign.jobs):
+            return campaign
         pause(poll)
-        poll = min(_LONGEST_POLL_S, poll * _POLL_GROWTH)
+        poll = min(LONGEST_POLL_S, poll * POLL_GROWTH)
 
 
 def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
@@ -65,6 +62,7 @@ def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
     before = campaign
     live = [job for job in campaign.jobs if job.live]
     queue = slurm.queue(campaign.job_name) if live else {}
+    _cancel_duplicates(campaign, slurm, queue)
     waiting = [job for job in live if (q := queue.get(job.job_id or "")) and q.state == "PENDING"]
     stuck = [job for job in waiting if any(sign in queue[job.job_id or ""].reason for sign in _STUCK)]
     known = {node.name: node for node in slurm.nodes()} if stuck else {}
@@ -101,6 +99,14 @@ def _seen(
     return job.model_copy(
         update={"progress": Progress.OVER, "state": end.state, "reason": why_no_answer(end)}
     )
+
+
+def _cancel_duplicates(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) -> None:
+    """Cancel a second job of one task: Slurm accepted it after the campaign had stopped waiting for the answer."""
+    ids = {job.tag: job.job_id for job in campaign.jobs if job.job_id}
+    second = [one.job_id for one in queue.values() if one.live and ids.get(one.tag, one.job_id) != one.job_id]
+    if second:
+        slurm.cancel(campaign.job_name, second)
 
 
 def _pending(
@@ -145,7 +151,7 @@ def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetOb
     for job in campaign.jobs:
         if campaign.shared or job.fetched or job.progress is not Progress.OVER or job.job_id is None:
             continue
-        command = fetch_command(campaign.id, f"{job.round}-{job.key}")
+        command = fetch_command(campaign.id, job.tag)
         wish = Wish(campaign.partition, campaign.account, campaign.gpus, 5)
         try:
             taken = slurm.bring(job.nodes[0], campaign.job_name, command, wish, _BRING_WITHIN_S)
@@ -198,7 +204,6 @@ def give_up(
 
     On a node that died a job stays COMPLETING for good, so the wait has an end (seconds).
     """
-    slurm.cancel(campaign.job_name)
     for job in campaign.jobs:
         if job.live:
             over = job.model_copy(
@@ -212,11 +217,19 @@ def give_up(
             observer.job_changed(over, "")
     folder.save(campaign)
     deadline = time.monotonic() + end_within_s
-    while any(job.live for job in slurm.queue(campaign.job_name).values()):
+    cancelled = False
+    while True:
+        # A controller that is away now may answer before the time is over.
+        with contextlib.suppress(ControllerAwayError):
+            if not cancelled:
+                slurm.cancel(campaign.job_name)
+                cancelled = True
+            if not any(job.live for job in slurm.queue(campaign.job_name).values()):
+                break
         if time.monotonic() >= deadline:
             observer.trouble(
                 f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
             )
             break
-        time.sleep(_FIRST_POLL_S)
+        time.sleep(FIRST_POLL_S)
     return campaign

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from runner.entry.model import Runbook
 from runner.errors import InputError, StoreError
@@ -23,22 +23,13 @@ from runner.launch.slurm.campaign import (
     new_campaign_id,
 )
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
+from runner.launch.slurm.patient import FleetObserver, answered
 from runner.launch.slurm.script import Task, batch_script
-from runner.launch.slurm.text import ClusterNode
+from runner.launch.slurm.text import ClusterNode, QueuedJob
 
 START_WITHIN_S = 3600.0
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
-
-
-class FleetObserver(Protocol):
-    """Who wants to know how a campaign is getting on."""
-
-    def job_changed(self, job: Job, said: str) -> None:
-        """A job was submitted, started, has something new to say, or is over."""
-
-    def trouble(self, message: str) -> None:
-        """Something is wrong that does not end the campaign."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +99,38 @@ def prepare(order: Order, base: Path, slurm: Slurm) -> tuple[Folder, Campaign]:
     return folder, campaign
 
 
-def submit(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+def submit(
+    campaign: Campaign,
+    folder: Folder,
+    slurm: Slurm,
+    observer: FleetObserver,
+    pause: Callable[[float], None] = time.sleep,
+) -> Campaign:
     """Submit the jobs that have not been yet; one whose node cannot take it is refused at once, with the reason.
 
+    A job that Slurm has already, though its answer was lost or not written down, is not submitted again.
+
     Raises:
-        SlurmError: Slurm does not answer; what was submitted until then is written down.
+        ControllerAwayError: the controller has not answered for a quarter of an hour; what was submitted until then
+            is written down.
+        SlurmError: Slurm does not list its nodes.
     """
     archive = (folder.path / CODE).read_bytes()
-    known = {node.name: node for node in slurm.nodes()}
+    known = {node.name: node for node in answered(slurm.nodes, observer, pause)}
+    queue = answered(partial(slurm.queue, campaign.job_name), observer, pause)
     saved = time.monotonic()
     try:
         for job in campaign.jobs:
             if job.job_id is not None or not job.live:
                 continue
             unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-            done = refused(job, unfit[0]) if unfit else _submitted(campaign, job, folder, slurm, archive)
+            if (found := _accepted(job, queue)) is not None:
+                done = found
+            elif unfit:
+                done = refused(job, unfit[0])
+            else:
+                script = _script(campaign, job, folder, archive)
+                done = _submitted(campaign, job, slurm, script, observer, pause)
             campaign = campaign.with_job(done)
             observer.job_changed(done, "")
             if time.monotonic() - saved > _SAVE_EVERY_S:
@@ -133,7 +141,42 @@ def submit(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObse
     return campaign
 
 
-def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archive: bytes) -> Job:
+def _submitted(
+    campaign: Campaign,
+    job: Job,
+    slurm: Slurm,
+    script: str,
+    observer: FleetObserver,
+    pause: Callable[[float], None],
+) -> Job:
+    asked = False
+
+    def ask() -> Job:
+        nonlocal asked
+        # After an answer that was lost, only the queue tells whether the job was accepted.
+        if asked and (found := _accepted(job, slurm.queue(campaign.job_name))) is not None:
+            return found
+        asked = True
+        wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
+        whole = campaign.command == "run"
+        job_id = slurm.submit(script, campaign.job_name, job.tag, job.nodes, wish, whole=whole)
+        return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
+
+    try:
+        return answered(ask, observer, pause)
+    except ControllerAwayError:
+        raise
+    except SlurmError as error:
+        return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
+
+
+def _accepted(job: Job, queue: Mapping[str, QueuedJob]) -> Job | None:
+    """The job with the id that Slurm has for it; None where Slurm has none."""
+    ids = [one.job_id for one in queue.values() if one.tag == job.tag]
+    return job.model_copy(update={"job_id": ids[0], "submitted_at": datetime.now(UTC)}) if ids else None
+
+
+def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str:
     place = folder.place(job)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir(mode=0o700, exist_ok=True)
@@ -147,7 +190,7 @@ def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archi
             code=campaign.code,
             members=job.aliases if job.joint else (),
         ),
-        key=f"{job.round}-{job.key}",
+        key=job.tag,
         place=str(place.resolve()) if campaign.shared else None,
         code=str((folder.path / CODE).resolve()) if campaign.shared else None,
         archive=archive,
@@ -158,14 +201,7 @@ def _submitted(campaign: Campaign, job: Job, folder: Folder, slurm: Slurm, archi
         home_python=campaign.home_python,
         joint=job.joint,
     )
-    wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
-    try:
-        job_id = slurm.submit(batch_script(task), campaign.job_name, job.nodes, wish, whole=measures)
-    except ControllerAwayError:
-        raise
-    except SlurmError as error:
-        return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
-    return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
+    return batch_script(task)
 
 
 def refused(job: Job, node: ClusterNode) -> Job:

@@ -15,16 +15,18 @@ LIVE = frozenset(
         "REQUEUE_HOLD", "SIGNALING", "STAGE_OUT", "RESV_DEL_HOLD", "SPECIAL_EXIT",
     }
 )  # fmt: skip
-# Flags of a node on which no job will start by itself.
-_UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "NOT_RESPONDING", "POWERED_DOWN", "FUTURE", "UNKNOWN", "ERROR")
+# Flags of a node on which no job will start by itself. UNKNOWN, after the controller has started, and NOT_RESPONDING
+# are not among them: Slurm turns each into another state by itself, DOWN after its SlurmdTimeout.
+_UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "POWERED_DOWN", "FUTURE", "ERROR")
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """One line of squeue: the state in full, and Slurm's word for why."""
+    """One line of squeue: the state in full, the comment it was submitted with, and Slurm's word for why."""
 
     job_id: str
     state: str
+    tag: str
     reason: str
 
     @property
@@ -61,7 +63,9 @@ class ClusterNode:
     @property
     def idle(self) -> bool:
         """Whether it would start at once."""
-        return self.fit and self.state.split("+")[0].startswith("IDLE")
+        flags = self.state.split("+")
+        # A character behind the state is short for a flag: `*` not responding, `~` powered down.
+        return self.fit and flags[0] == "IDLE" and "NOT_RESPONDING" not in flags
 
 
 def parse_fields(line: str) -> Mapping[str, str]:
@@ -72,13 +76,14 @@ def parse_fields(line: str) -> Mapping[str, str]:
 
 
 def parse_queue(text: str) -> Mapping[str, QueuedJob]:
-    """Job id → job, from `squeue --noheader --format=%i|%T|%r`; lines of any other shape are left out."""
+    """Job id → job, from `squeue --noheader --format=%i|%T|%k|%r`; lines of any other shape are left out."""
     found = {}
     for line in text.splitlines():
         job_id, _, rest = line.strip().partition("|")
-        state, bar, reason = rest.partition("|")
+        state, _, rest = rest.partition("|")
+        tag, bar, reason = rest.partition("|")
         if bar:
-            found[job_id] = QueuedJob(job_id, state, reason.strip())
+            found[job_id] = QueuedJob(job_id, state, tag, reason)
     return found
 
 

@@ -1,0 +1,46 @@
+"""Asks Slurm again while its controller is away."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from runner.launch.slurm.campaign import Job
+from runner.launch.slurm.commands import ControllerAwayError
+
+_Answer = TypeVar("_Answer")
+
+FIRST_POLL_S, LONGEST_POLL_S, POLL_GROWTH = 0.1, 5.0, 1.2
+_PATIENCE_S = 900.0
+
+
+class FleetObserver(Protocol):
+    """Who wants to know how a campaign is getting on."""
+
+    def job_changed(self, job: Job, said: str) -> None:
+        """A job was submitted, started, has something new to say, or is over."""
+
+    def trouble(self, message: str) -> None:
+        """Something is wrong that does not end the campaign."""
+
+
+def answered(
+    ask: Callable[[], _Answer], observer: FleetObserver, pause: Callable[[float], None] = time.sleep
+) -> _Answer:
+    """What `ask` returns, which is called again until the controller answers.
+
+    Raises:
+        ControllerAwayError: the controller has not answered for a quarter of an hour.
+    """
+    poll, away_since = FIRST_POLL_S, None
+    while True:
+        try:
+            return ask()
+        except ControllerAwayError as error:
+            now = time.monotonic()
+            if away_since is None:
+                away_since = now
+                observer.trouble(f"{error}; waiting for it, jobs go on without it")
+            if now - away_since > _PATIENCE_S:
+                raise
+        pause(poll)
+        poll = min(LONGEST_POLL_S, poll * POLL_GROWTH)
