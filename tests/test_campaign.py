@@ -94,7 +94,7 @@ class Play:
             case ["squeue", *_]:
                 lines = [(job, *state.partition("|")) for job, state in self.queue.items()]
                 said = "".join(
-                    f"{job}|{state}|{self.tags.get(job, '(null)')}|{reason}\n"
+                    f"{job}|{state}|{reason}|{self.tags.get(job, '(null)')}\n"
                     for job, state, _, reason in lines
                 )
             case _:

@@ -4,13 +4,14 @@ Slurm's commands are played here; `test_slurm.py` restarts a real controller.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from runner.launch.slurm import patient
 from runner.launch.slurm.campaign import Campaign, Folder, Progress
-from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError
+from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish
 from runner.launch.slurm.follow import follow, give_up, refresh
 from runner.launch.slurm.submit import prepare, submit
 from tests.test_campaign import Notes, Play, an_order, started
@@ -93,6 +94,54 @@ def test_a_refusal_is_no_controller_that_is_away(said: str) -> None:
     assert not isinstance(raised.value, ControllerAwayError)
 
 
+def test_words_of_a_site_s_plugin_before_a_refusal_are_no_controller_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient, "_PATIENCE_S", 0.0)
+    play = Play(n1="IDLE")
+    plugin, own = "job_submit: licences: Connection refused", "sbatch: error: Batch job submission failed: No"
+    play.refuse = f"{plugin}\n{own}"
+    _, campaign, _ = submitted(tmp_path, play, Notes())
+    assert campaign.jobs[0].reason == f"sbatch failed: {own}"
+
+
+# As srun 22.05 ended: the first two said by the node's own command, the third of a node whose slurmd was gone.
+OF_THE_NODE = [
+    "srun: error: n4: task 0: Exited with exit code 2\ntar: x: Transport endpoint is not connected\n",
+    "base64: write error: Broken pipe\nsrun: error: n4: task 0: Exited with exit code 1\n",
+    "srun: error: Task launch failed on node n4: Communication connection failure\nsrun: Job step aborted\n",
+]
+
+
+@pytest.mark.parametrize("said", [*OF_THE_NODE, None])
+def test_a_node_from_which_nothing_can_be_fetched_is_one_row_and_no_controller_that_is_away(
+    said: str | None, tmp_path: Path
+) -> None:
+    play, notes = Play(n1="IDLE", n2="IDLE"), Notes()
+    folder, campaign, _ = started(tmp_path, play, notes, shared=False)
+    play.end("1", "COMPLETED")
+    play.end("2", "COMPLETED")
+
+    def broken(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
+        if words[0] != "srun":
+            return play(words, stdin=stdin, timeout=timeout)
+        if said is None:
+            # As `run_command` does with a command that hangs.
+            raise ControllerAwayError("srun gave no answer within 240 s")
+        return Done(2, b"", said)
+
+    campaign = refresh(campaign, folder, Slurm(broken), notes)
+    assert [job.fetched for job in campaign.jobs] == [True, True]
+    assert "its results could not be fetched: srun " in (campaign.jobs[0].reason or "")
+
+
+@pytest.mark.parametrize("step", ["allocate resources", "create step for job 12"])
+def test_a_fetch_that_finds_no_controller_is_tried_again(step: str) -> None:
+    said = f"srun: error: Unable to {step}: Zero Bytes were transmitted or received\n"
+    with pytest.raises(ControllerAwayError, match="Zero Bytes"):
+        Slurm(lambda *_, **__: Done(1, b"", said)).bring("n1", "any", "true", Wish(), 1.0)
+
+
 @pytest.mark.parametrize("fates", [["lost"], ["never"], ["never", "lost"], ["lost", "never"], ["never"] * 4])
 def test_a_job_whose_answer_is_lost_is_submitted_once_and_no_node_is_given_up(
     fates: list[str], tmp_path: Path
@@ -120,10 +169,114 @@ def test_a_job_that_was_accepted_too_late_is_cancelled_and_the_first_goes_on(tmp
     play = Losing(lossy(), n1="IDLE", n2="IDLE")
     folder, campaign, slurm = submitted(tmp_path, play, Notes())
     play.tags |= {"7": play.tags["1"], "8": "(null)", "9": play.tags["2"]}
-    play.queue |= {"7": "PENDING|Resources", "8": "RUNNING|None", "9": "COMPLETED|None"}
+    play.queue |= {"7": "PENDING|Resources", "8": "RUNNING|None", "9": "CANCELLED|None"}
     refresh(campaign, folder, slurm, Notes())
     cancelled = [words for words in play.asked if words[0] == "scancel"]
     assert cancelled == [["scancel", "--quiet", f"--name={campaign.job_name}", "7"]]
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETED"])
+def test_of_two_jobs_of_one_task_the_one_that_began_is_kept(state: str, tmp_path: Path) -> None:
+    play = Losing(lossy(), n1="IDLE")
+    # The first answer came too late: by then a second job was submitted, which waits behind the first one on the node.
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    own = campaign.jobs[0].model_copy(update={"job_id": "10"})
+    play.tags |= {"9": own.tag, "10": own.tag}
+    play.queue = {"10": "PENDING|Resources"}
+    play.queue["9"] = f"{state}|None"
+    campaign = refresh(campaign.with_job(own), folder, slurm, Notes())
+    assert [words[3:] for words in play.asked if words[0] == "scancel"] == [["10"]]
+    assert campaign.jobs[0].job_id == "9"
+    assert folder.load() == campaign
+
+
+def test_a_second_job_that_is_being_ended_or_is_over_ends_no_campaign(tmp_path: Path) -> None:
+    play = Losing(lossy(), n1="IDLE")
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    play.tags["2"] = campaign.jobs[0].tag
+    play.queue = {"1": "RUNNING|None", "2": "RUNNING|None"}
+
+    def as_scancel_is(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
+        done = play(words, stdin=stdin, timeout=timeout)
+        # `scancel --quiet` of a job that is over, or is being ended: without a word, and with exit status 1.
+        return Done(1, b"", "") if words[0] == "scancel" else done
+
+    slurm = Slurm(as_scancel_is)
+    campaign = refresh(campaign, folder, slurm, Notes())
+    play.queue["2"] = "COMPLETING|None"
+    campaign = refresh(campaign, folder, slurm, Notes())
+    assert len([words for words in play.asked if words[0] == "scancel"]) == 1
+    assert (campaign.jobs[0].job_id, campaign.jobs[0].progress) == ("1", Progress.RUNNING)
+
+
+def test_a_look_at_a_campaign_that_is_half_submitted_takes_over_what_slurm_has_and_gives_nothing_up(
+    tmp_path: Path,
+) -> None:
+    play = Losing(lossy(), n1="IDLE", n2="IDLE", n3="IDLE")
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    # Its shell was killed: the second id was not written down, and the third job not submitted.
+    for job in campaign.jobs[1:]:
+        campaign = campaign.with_job(job.model_copy(update={"job_id": None, "submitted_at": None}))
+    del play.queue["3"]
+    play.queue["2"] = "RUNNING|None"
+    campaign = refresh(campaign, folder, slurm, Notes())
+    assert [(job.job_id, job.progress) for job in campaign.jobs] == [
+        ("1", Progress.WAITING),
+        ("2", Progress.RUNNING),
+        (None, Progress.WAITING),
+    ]
+    assert [job.job_id for job in submit(campaign, folder, slurm, Notes()).jobs] == ["1", "2", "4"]
+
+
+def test_what_ran_and_was_forgotten_by_slurm_is_not_submitted_again(tmp_path: Path) -> None:
+    play = Losing(lossy(), n1="IDLE")
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    (folder.place(campaign.jobs[0]) / "end.json").write_text('{"exit_status": 0}')
+    play.queue.clear()
+    forgotten = campaign.jobs[0].model_copy(update={"job_id": None, "submitted_at": None})
+    campaign = submit(campaign.with_job(forgotten), folder, slurm, Notes())
+    assert (campaign.jobs[0].progress, campaign.jobs[0].reason, len(play.scripts)) == (Progress.OVER, None, 1)
+
+
+def test_an_id_that_a_controller_gave_out_twice_is_not_taken_for_the_first_task(tmp_path: Path) -> None:
+    play = Losing(lossy(), n1="IDLE", n2="IDLE")
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    # A controller that crashed had kept nothing of job 1 yet, and gave its id to what came next.
+    _, second = campaign.jobs
+    campaign = campaign.with_job(second.model_copy(update={"job_id": "1"}))
+    play.tags, play.queue = {"1": second.tag}, {"1": "PENDING|Priority"}
+    long_ago = campaign.jobs[0].model_copy(update={"submitted_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    campaign = refresh(campaign.with_job(long_ago), folder, slurm, Notes())
+    assert not [words for words in play.asked if words[0] == "scancel"]
+    assert [job.progress for job in campaign.jobs] == [Progress.OVER, Progress.WAITING]
+    assert "Slurm no longer knows its job" in (campaign.jobs[0].reason or "")
+
+
+def test_a_task_that_was_refused_after_slurm_had_accepted_it_unheard_goes_on(tmp_path: Path) -> None:
+    play = Losing(lossy("never"), n1="IDLE", n2="IDLE")
+    play.refuse = "Batch job submission failed: Job violates accounting/QOS policy"
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    assert [job.progress for job in campaign.jobs] == [Progress.REFUSED] * 2
+    # The first submission, late: it took the last place that the account has.
+    play.tags["1"] = campaign.jobs[0].tag
+    play.tags["2"] = campaign.jobs[1].tag
+    play.queue = {"1": "RUNNING|None", "2": "PENDING|Priority"}
+    second = campaign.jobs[1].model_copy(update={"job_id": "2", "progress": Progress.WAITING, "reason": None})
+    campaign = refresh(campaign.with_job(second), folder, slurm, Notes())
+    assert [(job.job_id, job.progress, job.reason) for job in campaign.jobs] == [
+        ("1", Progress.RUNNING, None),
+        ("2", Progress.WAITING, None),
+    ]
+
+
+def test_jobs_of_an_earlier_version_have_no_comment_and_are_followed_by_their_ids(tmp_path: Path) -> None:
+    play = Losing(lossy(), n1="IDLE", n2="IDLE")
+    folder, campaign, slurm = submitted(tmp_path, play, Notes())
+    play.tags = {"1": "(null)", "2": ""}
+    play.queue = {"1": "RUNNING|None", "2": "PENDING|Priority"}
+    campaign = refresh(campaign, folder, slurm, Notes())
+    assert [job.progress for job in campaign.jobs] == [Progress.RUNNING, Progress.WAITING]
+    assert not [words for words in play.asked if words[0] == "scancel"]
 
 
 def test_a_controller_that_stays_away_ends_the_wait_and_what_was_submitted_is_written_down(
@@ -159,6 +312,28 @@ def test_a_cancellation_that_was_lost_is_sent_again(away: bool, tmp_path: Path) 
     campaign = give_up(campaign, folder, slurm, notes, end_within_s=600.0)
     assert (len(tries), notes.troubles) == (2, [])
     assert campaign.jobs[0].reason == "cancelled here: interrupted"
+
+
+def test_a_job_that_comes_late_after_an_interrupt_is_cancelled_too(tmp_path: Path) -> None:
+    play, notes = Play(n1="IDLE", n2="IDLE"), Notes()
+    folder, campaign, _ = started(tmp_path, play)
+    play.queue = {"1": "RUNNING|None"}
+
+    def accept_the_second_late(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
+        done = play(words, stdin=stdin, timeout=timeout)
+        if words[0] == "scancel":
+            for job_id in play.queue:
+                play.end(job_id, "CANCELLED")
+            # sbatch was ended by the interrupt, the controller had its request all the same.
+            play.queue.setdefault("2", "PENDING|None")
+        return done
+
+    give_up(campaign, folder, Slurm(accept_the_second_late), notes, end_within_s=5.0)
+    assert {job_id: state.partition("|")[0] for job_id, state in play.queue.items()} == {
+        "1": "CANCELLED",
+        "2": "CANCELLED",
+    }
+    assert notes.troubles == []
 
 
 def test_jobs_that_could_not_be_cancelled_are_named_and_not_waited_for_without_end(tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def test_values_may_hold_spaces_and_equals_signs() -> None:
         ("IDLE*", True, False),
         ("IDLE~", True, False),
         ("UNKNOWN", True, False),
+        # Power saving starts these for the job that asks for them.
+        ("IDLE+POWERED_DOWN", True, False),
+        ("IDLE+CLOUD+POWERED_DOWN", True, False),
+        ("IDLE+CLOUD+POWERING_UP", True, False),
+        ("DOWN+POWERED_DOWN", False, False),
+        ("IDLE+PLANNED", True, True),
+        ("FUTURE", False, False),
         ("DOWN+NOT_RESPONDING", False, False),
         ("ALLOCATED+MAINTENANCE", False, False),
         ("FAILING", False, False),
@@ -116,11 +123,17 @@ def test_a_reason_is_free_text_up_to_who_noted_it(printed: str, reason: str) -> 
 
 def test_the_queue_is_read_by_job_and_odd_lines_are_left_out() -> None:
     queue = parse_queue(
-        "1|RUNNING|1-a|None\n2|PENDING|(null)|(Nodes required | are DOWN)\n3|NODE_FAIL||NodeDown\nodd|x\n\n"
+        "1|RUNNING|None|1-a\n2|PENDING|(Nodes required | are DOWN)|(null)\n3|NODE_FAIL|NodeDown|\nodd|x\n\n"
     )
     assert {job_id: job.live for job_id, job in queue.items()} == {"1": True, "2": True, "3": False}
     assert [job.tag for job in queue.values()] == ["1-a", "(null)", ""]
     assert queue["2"].reason == "(Nodes required | are DOWN)"
+
+
+def test_a_job_whose_comment_was_changed_to_two_lines_is_still_in_the_queue() -> None:
+    # As squeue 22.05 prints it.
+    queue = parse_queue("3|RUNNING|None|li\nne|two|more|fields\n4|PENDING|Resources|1-x\n")
+    assert [(job.job_id, job.state) for job in queue.values()] == [("3", "RUNNING"), ("4", "PENDING")]
 
 
 def test_partitions_name_their_nodes_once_and_the_default_is_marked() -> None:

@@ -42,6 +42,8 @@ _AWAY = (
     "Broken pipe",
     "No route to host",
 )
+# How srun's lines begin that tell of the controller; others tell of the node.
+_NOT_ALLOWED = ("srun: error: Unable to allocate resources: ", "srun: error: Unable to create step for job ")
 _UNKNOWN_JOB = "Invalid job id"
 # More than ten thousand nodes' lines of `scontrol show node`, or a node's results in base64.
 _MOST_BYTES = 96 << 20
@@ -196,7 +198,7 @@ class Slurm:
     def queue(self, name: str) -> Mapping[str, QueuedJob]:
         """Every job of this name that the controller remembers, the ended ones included."""
         return parse_queue(
-            self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%k|%r"])
+            self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%r|%k"])
         )
 
     def job_end(self, job_id: str) -> JobEnd | None:
@@ -235,7 +237,7 @@ class Slurm:
         return tuple(dict.fromkeys(self._ask(["scontrol", "show", "hostnames", nodelist]).split()))
 
     def cancel(self, name: str, job_ids: Sequence[str] = ()) -> None:
-        """Cancel these jobs, or every job of this name; others' jobs are never touched.
+        """Cancel these jobs, or every job of this name; others' jobs are never touched, nor are those that are over.
 
         Raises:
             ControllerAwayError: some may not have been cancelled.
@@ -246,6 +248,7 @@ class Slurm:
         """Run a short command on a node as a job of its own, and return what it prints.
 
         Raises:
+            ControllerAwayError: it was not allowed to begin, for want of a controller.
             SlurmError: it could not run within `wait_s` seconds, or failed.
         """
         words = [
@@ -258,16 +261,37 @@ class Slurm:
         return self._done(words, stdin=stdin).out.decode(errors="replace")
 
     def _done(self, words: Sequence[str], stdin: bytes = b"", timeout: float = _DEADLINE_S) -> Done:
-        done = self._run(words, stdin=stdin, timeout=timeout)
-        # A request of scancel that got lost leaves its exit status at 0.
-        lost = words[0] == "scancel" and any(sign in done.error for sign in _AWAY)
-        if done.status == 0 and not lost:
+        program = words[0]
+        try:
+            done = self._run(words, stdin=stdin, timeout=timeout)
+        except ControllerAwayError as error:
+            # Slurm's messages have time limits of their own, far shorter: what hangs is the command on the node.
+            raise (SlurmError(str(error)) if program == "srun" else error) from error
+        lines = [line.strip() for line in done.error.splitlines() if line.strip()]
+        away = _away(program, lines)
+        # A request of scancel that got lost leaves its exit status at 0; jobs that are over make it 1, without a word.
+        failed = (bool(lines) and (away or done.status != 0)) if program == "scancel" else done.status != 0
+        if not failed:
             return done
-        lines = [line.strip() for line in done.error.splitlines() if line.strip()] or ["said nothing"]
-        message = f"{words[0]} failed: {lines[-1]}"
-        if any(sign in done.error for sign in _AWAY):
+        message = f"{program} failed: {lines[-1] if lines else 'said nothing'}"
+        if away:
             raise ControllerAwayError(message)
         raise SlurmError(message, done.status)
+
+
+def _away(program: str, lines: Sequence[str]) -> bool:
+    """Whether a command that printed these lines found no controller.
+
+    Others write there too: a site's plugins before sbatch's own last line, and under srun whatever runs on the node.
+    """
+    match program:
+        case "scancel":
+            own = lines
+        case "srun":
+            own = [line for line in lines if line.startswith(_NOT_ALLOWED)]
+        case _:
+            own = lines[-1:]
+    return any(sign in line for line in own for sign in _AWAY)
 
 
 def _list(partitions: Mapping[str, object]) -> str:

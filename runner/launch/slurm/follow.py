@@ -22,7 +22,7 @@ from runner.launch.slurm.patient import (
     answered,
 )
 from runner.launch.slurm.script import MEANINGS, NOT_OURS, fetch_command
-from runner.launch.slurm.submit import refused, submit
+from runner.launch.slurm.submit import accepted, refused, submit
 from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 
 _BRING_WITHIN_S = 120.0
@@ -62,12 +62,15 @@ def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
     before = campaign
     live = [job for job in campaign.jobs if job.live]
     queue = slurm.queue(campaign.job_name) if live else {}
-    _cancel_duplicates(campaign, slurm, queue)
-    waiting = [job for job in live if (q := queue.get(job.job_id or "")) and q.state == "PENDING"]
-    stuck = [job for job in waiting if any(sign in queue[job.job_id or ""].reason for sign in _STUCK)]
+    campaign = _one_each(campaign, slurm, queue)
+    jobs = _told_apart(campaign, queue)
+    # A task that is no job yet is left for `submit`.
+    live = [job for job in campaign.jobs if job.live and job.job_id is not None]
+    waiting = [job for job in live if (q := jobs.get(job.tag)) and q.state == "PENDING"]
+    stuck = [job for job in waiting if any(sign in jobs[job.tag].reason for sign in _STUCK)]
     known = {node.name: node for node in slurm.nodes()} if stuck else {}
     for job in live:
-        now = _seen(campaign, job, folder, slurm, queue.get(job.job_id or ""), known)
+        now = _seen(campaign, job, folder, slurm, jobs.get(job.tag), known)
         said = folder.last_words(now) if now.progress is Progress.RUNNING else ""
         if now != job or said:
             observer.job_changed(now, said)
@@ -101,12 +104,41 @@ def _seen(
     )
 
 
-def _cancel_duplicates(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) -> None:
-    """Cancel a second job of one task: Slurm accepted it after the campaign had stopped waiting for the answer."""
-    ids = {job.tag: job.job_id for job in campaign.jobs if job.job_id}
-    second = [one.job_id for one in queue.values() if one.live and ids.get(one.tag, one.job_id) != one.job_id]
+def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) -> Campaign:
+    """The campaign with the one job of each task that goes on; others of the same task are cancelled.
+
+    A second job is one that Slurm accepted after the campaign had stopped waiting for the answer, or had taken a later
+    refusal for it.
+    """
+    found: dict[str, list[QueuedJob]] = {}
+    for one in queue.values():
+        found.setdefault(one.tag, []).append(one)
+    second: list[str] = []
+    for job in campaign.jobs:
+        same = found.get(job.tag, [])
+        ended = job.progress is Progress.OVER or (job.job_id is not None and not job.live)
+        kept = job if ended else accepted(job, same) or job
+        campaign = campaign.with_job(kept) if kept != job else campaign
+        # What is COMPLETING is being ended already.
+        ids = [one.job_id for one in same if one.live and one.state != "COMPLETING"]
+        second += [job_id for job_id in ids if job_id != kept.job_id]
     if second:
         slurm.cancel(campaign.job_name, second)
+    return campaign
+
+
+def _told_apart(campaign: Campaign, queue: Mapping[str, QueuedJob]) -> Mapping[str, QueuedJob]:
+    """Tag → what the queue has for the job of this task.
+
+    A controller that crashes forgets what it accepted last, and gives the same ids to other jobs. A comment that is no
+    task's was changed by others, or comes from a version that gave none.
+    """
+    tags = {job.tag for job in campaign.jobs}
+    return {
+        job.tag: one
+        for job in campaign.jobs
+        if (one := queue.get(job.job_id or "")) and (one.tag == job.tag or one.tag not in tags)
+    }
 
 
 def _pending(
@@ -217,14 +249,16 @@ def give_up(
             observer.job_changed(over, "")
     folder.save(campaign)
     deadline = time.monotonic() + end_within_s
-    cancelled = False
+    cancelled: set[str] | None = None
     while True:
-        # A controller that is away now may answer before the time is over.
+        # A controller that is away now may answer before the time is over; a job that was on its way when sbatch was
+        # ended may come late.
         with contextlib.suppress(ControllerAwayError):
-            if not cancelled:
+            left = {job.job_id for job in slurm.queue(campaign.job_name).values() if job.live}
+            if cancelled is None or not left <= cancelled:
                 slurm.cancel(campaign.job_name)
-                cancelled = True
-            if not any(job.live for job in slurm.queue(campaign.job_name).values()):
+                cancelled = left | (cancelled or set())
+            elif not left:
                 break
         if time.monotonic() >= deadline:
             observer.trouble(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,8 @@ from runner.launch.slurm.text import ClusterNode, QueuedJob
 START_WITHIN_S = 3600.0
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
+# States of a job whose script has done nothing yet, or never will.
+_NOT_BEGUN = {"PENDING", "CONFIGURING", "CANCELLED"}
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,11 @@ def submit(
             if job.job_id is not None or not job.live:
                 continue
             unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-            if (found := _accepted(job, queue)) is not None:
+            if (found := accepted(job, queue.values())) is not None:
                 done = found
+            elif campaign.shared and folder.exit_status(job) is not None:
+                # Slurm has forgotten it since.
+                done = job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN"})
             elif unfit:
                 done = refused(job, unfit[0])
             else:
@@ -154,7 +159,7 @@ def _submitted(
     def ask() -> Job:
         nonlocal asked
         # After an answer that was lost, only the queue tells whether the job was accepted.
-        if asked and (found := _accepted(job, slurm.queue(campaign.job_name))) is not None:
+        if asked and (found := accepted(job, slurm.queue(campaign.job_name).values())) is not None:
             return found
         asked = True
         wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
@@ -170,10 +175,20 @@ def _submitted(
         return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
 
 
-def _accepted(job: Job, queue: Mapping[str, QueuedJob]) -> Job | None:
-    """The job with the id that Slurm has for it; None where Slurm has none."""
-    ids = [one.job_id for one in queue.values() if one.tag == job.tag]
-    return job.model_copy(update={"job_id": ids[0], "submitted_at": datetime.now(UTC)}) if ids else None
+def accepted(job: Job, queue: Iterable[QueuedJob]) -> Job | None:
+    """The job with the id that Slurm has for it; None where Slurm has none.
+
+    Of several the one that began is taken: two that ran would leave two records.
+    """
+    same = {one.job_id: one for one in queue if one.tag == job.tag}
+    begun = [job_id for job_id, one in same.items() if one.state not in _NOT_BEGUN]
+    if not same or (job.job_id in same and not begun):
+        return job if same else None
+    first = min(begun or same, key=lambda job_id: (len(job_id), job_id))
+    if first == job.job_id:
+        return job
+    known = {"job_id": first, "submitted_at": datetime.now(UTC)}
+    return job.model_copy(update={**known, "progress": Progress.WAITING, "reason": None})
 
 
 def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str:

@@ -16,8 +16,19 @@ LIVE = frozenset(
     }
 )  # fmt: skip
 # Flags of a node on which no job will start by itself. UNKNOWN, after the controller has started, and NOT_RESPONDING
-# are not among them: Slurm turns each into another state by itself, DOWN after its SlurmdTimeout.
-_UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "POWERED_DOWN", "FUTURE", "ERROR")
+# are not among them: Slurm turns each into another state by itself, DOWN after its SlurmdTimeout. Nor is POWERED_DOWN:
+# power saving starts the node for the job.
+_UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "FUTURE", "ERROR")
+# Flags of a node on which a job starts later, if it does.
+_LATER = {
+    "NOT_RESPONDING",
+    "POWERED_DOWN",
+    "POWERING_DOWN",
+    "POWER_DOWN",
+    "POWERING_UP",
+    "POWER_UP",
+    "REBOOT_ISSUED",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class ClusterNode:
         """Whether it would start at once."""
         flags = self.state.split("+")
         # A character behind the state is short for a flag: `*` not responding, `~` powered down.
-        return self.fit and flags[0] == "IDLE" and "NOT_RESPONDING" not in flags
+        return self.fit and flags[0] == "IDLE" and _LATER.isdisjoint(flags)
 
 
 def parse_fields(line: str) -> Mapping[str, str]:
@@ -76,13 +87,16 @@ def parse_fields(line: str) -> Mapping[str, str]:
 
 
 def parse_queue(text: str) -> Mapping[str, QueuedJob]:
-    """Job id → job, from `squeue --noheader --format=%i|%T|%k|%r`; lines of any other shape are left out."""
+    """Job id → job, from `squeue --noheader --format=%i|%T|%r|%k`; lines of any other shape are left out.
+
+    The comment is free text for whoever changes it, line ends included, so it stands at the end.
+    """
     found = {}
     for line in text.splitlines():
         job_id, _, rest = line.strip().partition("|")
         state, _, rest = rest.partition("|")
-        tag, bar, reason = rest.partition("|")
-        if bar:
+        reason, bar, tag = rest.rpartition("|")
+        if bar and job_id[:1].isdecimal():
             found[job_id] = QueuedJob(job_id, state, tag, reason)
     return found
 
