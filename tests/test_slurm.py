@@ -349,6 +349,48 @@ def test_a_controller_that_restarts_during_submission_costs_no_node_and_doubles_
     assert len(site.records()) == 8
 
 
+# The first job is accepted twice; by the time that the second answer arrives, the first one runs.
+TWICE = """\
+#!/bin/bash
+cat > "$HERE/script"
+if mkdir "$HERE/twice" 2>/dev/null; then
+    first=$({sbatch} "$@" < "$HERE/script")
+    until [ "$(squeue --noheader --jobs="$first" --format=%T)" = RUNNING ]; do sleep 0.1; done
+fi
+exec {sbatch} "$@" < "$HERE/script"
+"""
+
+
+def test_a_job_that_was_accepted_twice_runs_once_and_costs_no_node(site: Site) -> None:
+    gate = 'until [ -e "$HERE/go" ]; do sleep 0.1; done; '
+    site.entry(step("d", gate + 'echo ran >> "$HERE/ran-$SLURMD_NODENAME"'))
+    programs = site.here / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(TWICE.format(sbatch=shutil.which("sbatch")))
+    (programs / "sbatch").chmod(0o755)
+    process = site.start(
+        site.campaign("small", "--nodelist", "n[1-2]"), PATH=f"{programs}:{os.environ['PATH']}"
+    )
+
+    def twice() -> set[str]:
+        said = site.slurm.run("squeue", "--noheader", "--states=all", "--format=%j %n %T").stdout.splitlines()
+        campaigns = [line.split() for line in said if line.startswith("runbook-")]
+        newest = max((words[0] for words in campaigns), default="")
+        return {words[2] for words in campaigns if words[:2] == [newest, "n1"]}
+
+    try:
+        until(lambda: twice() == {"CANCELLED", "RUNNING"}, "the one that waits to be cancelled")
+        (site.here / "go").touch()
+        out, err = process.communicate(timeout=400)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    assert [row["state"] for row in json.loads(out)["nodes"]] == ["done"] * 2
+    assert [(site.here / f"ran-{node}").read_text() for node in ("n1", "n2")] == ["ran\n"] * 2
+    assert len(site.records()) == 2
+
+
 # Last, since two nodes are not what they were afterwards.
 
 MIDWAY = 'case $SLURMD_NODENAME in n1|n3|n4) touch "$HERE/begun-$SLURMD_NODENAME"; sleep 300;; esac'
