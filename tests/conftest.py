@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from runner.launch.interrupts import ENDING
 from runner.launch.lock import PLACE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -95,9 +96,9 @@ def own_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_are_heeded() -> None:
-    """A shell has its background ignore Ctrl-C, and nohup has it ignore a hangup; children inherit both."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """A shell has its background ignore Ctrl-C and Ctrl-\\, and nohup has it ignore a hangup; children inherit that."""
+    for number in ENDING:
+        signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")
