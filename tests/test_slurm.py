@@ -58,6 +58,14 @@ class Site:
     def entry(self, *steps: str, entry_id: str = "small", number: int = 1) -> None:
         write_entry(self.here / "runbooks", "\n\n".join(steps), entry_id=entry_id, number=number)
 
+    def program(self, name: str, text: str) -> Path:
+        """A program of this name in the place of the real one; the folder to put on PATH."""
+        folder = self.here / "bin"
+        folder.mkdir()
+        (folder / name).write_text(text, encoding="utf-8")
+        (folder / name).chmod(0o755)
+        return folder
+
     def words(self, *words: str) -> list[str]:
         places = ["--runbooks", str(self.here / "runbooks"), "--data", str(self.here / "data")]
         return [sys.executable, "-m", "runner.cli.main", *places, *words]
@@ -264,10 +272,7 @@ def test_suspects_are_run_again_before_anyone_calls_them_slow(site: Site) -> Non
 
 def test_an_entry_s_own_session_runs_it_on_slurm(site: Site) -> None:
     site.entry(step("d", "true"), entry_id="nvlink-bandwidth", number=2)
-    programs = site.here / "bin"
-    programs.mkdir()
-    (programs / "runbook").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m runner.cli.main "$@"\n')
-    (programs / "runbook").chmod(0o755)
+    programs = site.program("runbook", f'#!/bin/sh\nexec "{sys.executable}" -m runner.cli.main "$@"\n')
     wrapper = site.here / "noxfile.py"
     wrapper.write_text(WRAPPER.format(noxfile=str(ROOT / "noxfile.py"), programs=str(programs)))
     nox = [sys.executable, "-m", "nox", "-f", str(wrapper), "-s", "runbook-2", "--", "--nodes", "2"]
@@ -320,10 +325,7 @@ exec {sbatch} "$@"
 
 def test_a_controller_that_restarts_during_submission_costs_no_node_and_doubles_no_job(site: Site) -> None:
     site.entry(step("d", 'echo ran >> "$HERE/ran-$SLURMD_NODENAME"'))
-    programs = site.here / "bin"
-    programs.mkdir()
-    (programs / "sbatch").write_text(LOSSY.format(sbatch=shutil.which("sbatch")))
-    (programs / "sbatch").chmod(0o755)
+    programs = site.program("sbatch", LOSSY.format(sbatch=shutil.which("sbatch")))
     said, told = site.here / "out", site.here / "err"
     with said.open("w") as out, told.open("w") as err:
         process = subprocess.Popen(
@@ -364,10 +366,7 @@ exec {sbatch} "$@" < "$HERE/script"
 def test_a_job_that_was_accepted_twice_runs_once_and_costs_no_node(site: Site) -> None:
     gate = 'until [ -e "$HERE/go" ]; do sleep 0.1; done; '
     site.entry(step("d", gate + 'echo ran >> "$HERE/ran-$SLURMD_NODENAME"'))
-    programs = site.here / "bin"
-    programs.mkdir()
-    (programs / "sbatch").write_text(TWICE.format(sbatch=shutil.which("sbatch")))
-    (programs / "sbatch").chmod(0o755)
+    programs = site.program("sbatch", TWICE.format(sbatch=shutil.which("sbatch")))
     process = site.start(
         site.campaign("small", "--nodelist", "n[1-2]"), PATH=f"{programs}:{os.environ['PATH']}"
     )

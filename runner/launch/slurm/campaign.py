@@ -114,6 +114,11 @@ class Campaign(_Model):
         """The name that all of its jobs have, and no others."""
         return f"runbook-{self.id}"
 
+    @property
+    def measures(self) -> bool:
+        """Whether its jobs run entries, and so need their nodes for themselves; `diagnose` only reads."""
+        return self.command == "run"
+
     def with_job(self, job: Job) -> "Campaign":
         """The same with this job in the place of the one with its key and round, or behind the others."""
         same = [j for j, old in enumerate(self.jobs) if (old.key, old.round) == (job.key, job.round)]

@@ -70,6 +70,11 @@ class Done:
     out: bytes
     error: str
 
+    @property
+    def lines(self) -> list[str]:
+        """What it wrote to standard error, without empty lines."""
+        return [line.strip() for line in self.error.splitlines() if line.strip()]
+
 
 class CommandRunner(Protocol):
     """What runs one of Slurm's commands: `run_command`, or a stand-in."""
@@ -242,7 +247,10 @@ class Slurm:
         Raises:
             ControllerAwayError: some may not have been cancelled.
         """
-        self._ask(["scancel", "--quiet", f"--name={name}", *job_ids])
+        done = self._run(["scancel", "--quiet", f"--name={name}", *job_ids], stdin=b"", timeout=_DEADLINE_S)
+        # A request that got lost leaves the exit status at 0; jobs that are over make it 1, without a word.
+        if done.lines and (done.status != 0 or _away(done.lines)):
+            raise _failed("scancel", done, done.lines)
 
     def bring(self, node: str, name: str, command: str, wish: Wish, wait_s: float) -> bytes:
         """Run a short command on a node as a job of its own, and return what it prints.
@@ -255,43 +263,31 @@ class Slurm:
             "srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", f"--job-name={name}", "--input=none",
             f"--immediate={max(1, int(wait_s))}", "--chdir=/", *wish.words(), "bash", "-c", command,
         ]  # fmt: skip
-        return self._done(words, timeout=wait_s + _DEADLINE_S).out
-
-    def _ask(self, words: Sequence[str], stdin: bytes = b"") -> str:
-        return self._done(words, stdin=stdin).out.decode(errors="replace")
-
-    def _done(self, words: Sequence[str], stdin: bytes = b"", timeout: float = _DEADLINE_S) -> Done:
-        program = words[0]
         try:
-            done = self._run(words, stdin=stdin, timeout=timeout)
+            done = self._run(words, stdin=b"", timeout=wait_s + _DEADLINE_S)
         except ControllerAwayError as error:
             # Slurm's messages have time limits of their own, far shorter: what hangs is the command on the node.
-            raise (SlurmError(str(error)) if program == "srun" else error) from error
-        lines = [line.strip() for line in done.error.splitlines() if line.strip()]
-        away = _away(program, lines)
-        # A request of scancel that got lost leaves its exit status at 0; jobs that are over make it 1, without a word.
-        failed = (bool(lines) and (away or done.status != 0)) if program == "scancel" else done.status != 0
-        if not failed:
-            return done
-        message = f"{program} failed: {lines[-1] if lines else 'said nothing'}"
-        if away:
-            raise ControllerAwayError(message)
-        raise SlurmError(message, done.status)
+            raise SlurmError(str(error)) from error
+        if done.status != 0:
+            raise _failed("srun", done, [line for line in done.lines if line.startswith(_NOT_ALLOWED)])
+        return done.out
+
+    def _ask(self, words: Sequence[str], stdin: bytes = b"") -> str:
+        done = self._run(words, stdin=stdin, timeout=_DEADLINE_S)
+        if done.status != 0:
+            # A site's plugins print their lines before the command's own.
+            raise _failed(words[0], done, done.lines[-1:])
+        return done.out.decode(errors="replace")
 
 
-def _away(program: str, lines: Sequence[str]) -> bool:
-    """Whether a command that printed these lines found no controller.
+def _failed(program: str, done: Done, own: Sequence[str]) -> SlurmError:
+    """The error of a command, by its last line; `own` are the lines that can tell of the controller."""
+    message = f"{program} failed: {done.lines[-1] if done.lines else 'said nothing'}"
+    return ControllerAwayError(message) if _away(own) else SlurmError(message, done.status)
 
-    Others write there too: a site's plugins before sbatch's own last line, and under srun whatever runs on the node.
-    """
-    match program:
-        case "scancel":
-            own = lines
-        case "srun":
-            own = [line for line in lines if line.startswith(_NOT_ALLOWED)]
-        case _:
-            own = lines[-1:]
-    return any(sign in line for line in own for sign in _AWAY)
+
+def _away(lines: Sequence[str]) -> bool:
+    return any(sign in line for line in lines for sign in _AWAY)
 
 
 def _list(partitions: Mapping[str, object]) -> str:

@@ -60,11 +60,10 @@ def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
         ControllerAwayError: the controller does not answer; nothing has changed then.
     """
     before = campaign
-    live = [job for job in campaign.jobs if job.live]
-    queue = slurm.queue(campaign.job_name) if live else {}
+    queue = slurm.queue(campaign.job_name) if any(job.live for job in campaign.jobs) else {}
     campaign = _one_each(campaign, slurm, queue)
     jobs = _told_apart(campaign, queue)
-    # A task that is no job yet is left for `submit`.
+    # A task without a job id has not been submitted: `submit` does that.
     live = [job for job in campaign.jobs if job.live and job.job_id is not None]
     waiting = [job for job in live if (q := jobs.get(job.tag)) and q.state == "PENDING"]
     stuck = [job for job in waiting if any(sign in jobs[job.tag].reason for sign in _STUCK)]
@@ -113,18 +112,19 @@ def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) 
     found: dict[str, list[QueuedJob]] = {}
     for one in queue.values():
         found.setdefault(one.tag, []).append(one)
-    second: list[str] = []
+    jobs, second = [], []
     for job in campaign.jobs:
         same = found.get(job.tag, [])
-        ended = job.progress is Progress.OVER or (job.job_id is not None and not job.live)
-        kept = job if ended else accepted(job, same) or job
-        campaign = campaign.with_job(kept) if kept != job else campaign
+        # A task that was refused without a job id may have been accepted all the same.
+        unsure = job.live or (job.progress is Progress.REFUSED and job.job_id is None)
+        kept = (accepted(job, same) or job) if unsure else job
+        jobs.append(kept)
         # What is COMPLETING is being ended already.
-        ids = [one.job_id for one in same if one.live and one.state != "COMPLETING"]
-        second += [job_id for job_id in ids if job_id != kept.job_id]
+        alive = [one.job_id for one in same if one.live and one.state != "COMPLETING"]
+        second += [job_id for job_id in alive if job_id != kept.job_id]
     if second:
         slurm.cancel(campaign.job_name, second)
-    return campaign
+    return campaign.model_copy(update={"jobs": tuple(jobs)})
 
 
 def _told_apart(campaign: Campaign, queue: Mapping[str, QueuedJob]) -> Mapping[str, QueuedJob]:

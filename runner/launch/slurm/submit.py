@@ -163,8 +163,7 @@ def _submitted(
             return found
         asked = True
         wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
-        whole = campaign.command == "run"
-        job_id = slurm.submit(script, campaign.job_name, job.tag, job.nodes, wish, whole=whole)
+        job_id = slurm.submit(script, campaign.job_name, job.tag, job.nodes, wish, whole=campaign.measures)
         return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
 
     try:
@@ -180,11 +179,13 @@ def accepted(job: Job, queue: Iterable[QueuedJob]) -> Job | None:
 
     Of several the one that began is taken: two that ran would leave two records.
     """
-    same = {one.job_id: one for one in queue if one.tag == job.tag}
-    begun = [job_id for job_id, one in same.items() if one.state not in _NOT_BEGUN]
-    if not same or (job.job_id in same and not begun):
-        return job if same else None
-    first = min(begun or same, key=lambda job_id: (len(job_id), job_id))
+    same = [one for one in queue if one.tag == job.tag]
+    begun = [one.job_id for one in same if one.state not in _NOT_BEGUN]
+    ids = begun or [one.job_id for one in same]
+    if not ids:
+        return None
+    keeps = not begun and job.job_id in ids
+    first = job.job_id if keeps else min(ids, key=lambda job_id: (len(job_id), job_id))
     if first == job.job_id:
         return job
     known = {"job_id": first, "submitted_at": datetime.now(UTC)}
@@ -197,7 +198,6 @@ def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str
     place.mkdir(mode=0o700, exist_ok=True)
     joint = next((one for one in campaign.joint if job.joint and one.entry == job.entries[0]), None)
     steps = [word for step in (joint.steps if joint else ()) for word in ("--step", step)]
-    measures = campaign.command == "run"
     task = Task(
         stamp=Stamp(
             campaign=campaign.id,
@@ -210,7 +210,7 @@ def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str
         code=str((folder.path / CODE).resolve()) if campaign.shared else None,
         archive=archive,
         command=campaign.command,
-        arguments=(*(job.entries if measures else ()), *campaign.arguments, *steps),
+        arguments=(*(job.entries if campaign.measures else ()), *campaign.arguments, *steps),
         prefix=campaign.prefix,
         python=campaign.python,
         home_python=campaign.home_python,
