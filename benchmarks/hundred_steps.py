@@ -19,7 +19,7 @@ STEPS = 100
 ROUNDS = 7
 HEAD = (
     "---\nid: hundred\nnumber: 1\ntitle: A hundred steps\n---\n\n"
-    "## Symptom\n\nNone.\n\n## Root cause\n\nNone.\n\n## Diagnose\n\n"
+    "## Symptom\n\nNone.\n\n## By hand\n\n```bash\ntrue\n```\n\n## Root cause\n\nNone.\n\n## Diagnose\n\n"
 )
 TAIL = "\n## Fix\n\nNone.\n\n## Verify\n\nNone.\n"
 

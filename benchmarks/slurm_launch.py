@@ -21,7 +21,8 @@ from tests.cluster import Cluster, cluster
 ROOT = Path(__file__).parents[1]
 ROUNDS = 7
 ENTRY = (
-    "---\nid: trivial\nnumber: 1\ntitle: A trivial entry\n---\n\n## Symptom\n\nNone.\n\n## Root cause\n\nNone.\n\n"
+    "---\nid: trivial\nnumber: 1\ntitle: A trivial entry\n---\n\n## Symptom\n\nNone.\n\n"
+    "## By hand\n\n```bash\ntrue\n```\n\n## Root cause\n\nNone.\n\n"
     "## Diagnose\n\n```bash {#d}\ntrue\n```\n\n## Fix\n\nNone.\n\n## Verify\n\nNone.\n"
 )
 # All nodes are this machine: each needs a lock of its own. The scripts that sbatch gets are kept.

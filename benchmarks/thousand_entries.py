@@ -76,6 +76,12 @@ claims:
 
 {prose}
 
+## By hand
+
+```bash
+true
+```
+
 ## Root cause
 
 {prose}

@@ -67,6 +67,12 @@ claims:
 
 It is **slow**.
 
+## By hand
+
+```bash
+nvidia-smi topo -m
+```
+
 ## Root cause
 
 Nobody knows.

@@ -82,26 +82,26 @@ def test_duplicate_numbers_and_dead_links_between_entries_are_found(folder: Path
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ("if true; then", "53: bash cannot parse this block: syntax error"),
-        ("true\necho 'open", "53: bash cannot parse this block"),
+        ("if true; then", "59: bash cannot parse this block: syntax error"),
+        ("true\necho 'open", "59: bash cannot parse this block"),
         ("cat <<EOF\nnever closed", "bash cannot parse this block"),
-        ("$ unset A", "52: a `$ ` prompt"),
-        ("true\necho \u201chello\u201d", "53: a typographic"),
+        ("$ unset A", "58: a `$ ` prompt"),
+        ("true\necho \u201chello\u201d", "59: a typographic"),
         (
             "python -m runner.probes.colectives",
-            "52: there is no module runner.probes.colectives (did you mean",
+            "58: there is no module runner.probes.colectives (did you mean",
         ),
         (
             "python -m runner.probes.topology --form x",
-            "52: runner.probes.topology: unrecognized arguments: --form",
+            "58: runner.probes.topology: unrecognized arguments: --form",
         ),
         (
             "true &&\\\n  python3 -m runner.probes.topology \\\n  --board B300",
-            "52: runner.probes.topology: argument --board",
+            "58: runner.probes.topology: argument --board",
         ),
         (
             "x=$(python -m runner.probes.topology --nope)",
-            "52: runner.probes.topology: unrecognized arguments: --nope",
+            "58: runner.probes.topology: unrecognized arguments: --nope",
         ),
     ],
 )

@@ -32,6 +32,12 @@ title: A small entry
 
 It is slow.
 
+## By hand
+
+```bash
+true
+```
+
 ## Root cause
 
 Nobody knows.

@@ -37,6 +37,12 @@ proof: {proof}
 
 It is slow.
 
+## By hand
+
+```bash
+true
+```
+
 ## Root cause
 
 Nobody knows.
@@ -45,13 +51,13 @@ Nobody knows.
 
 {diagnose}
 
-## Reproduce
-
-{reproduce}
-
 ## Fix
 
 {fix}
+
+## Reproduce
+
+{reproduce}
 
 ## Verify
 

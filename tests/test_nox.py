@@ -36,6 +36,12 @@ title: A stand-in entry
 
 None.
 
+## By hand
+
+```bash
+true
+```
+
 ## Root cause
 
 None.

@@ -41,6 +41,12 @@ claims:
 
 Slow.
 
+## By hand
+
+```bash
+nvidia-smi
+```
+
 ## Root cause
 
 Unknown.
@@ -104,7 +110,7 @@ def test_a_good_entry_reads_whole() -> None:
 
 
 def test_prose_and_steps_keep_their_order_and_wording() -> None:
-    diagnose = parsed(GOOD).sections[2]
+    diagnose = parsed(GOOD).sections[3]
     first, step, after = diagnose.body
     assert isinstance(first, Prose)
     assert first.markdown == "Look first."
@@ -172,39 +178,43 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         ("NCCL WARN .*timeout", "NCCL (WARN", "8: the pattern is no regular expression"),
         ("NCCL WARN .*timeout", "(a+)+b", "8: the pattern repeats a group that repeats"),
         ("id: a-claim", "id: faq-busbw", "20: the id 'faq-busbw' stands twice"),
-        ("## Verify", "## Verfy", "55: unknown section 'Verfy' (did you mean 'Verify'?)"),
-        ("## Verify", "## Fix", "55: the section 'Fix' stands twice"),
+        ("## Verify", "## Verfy", "61: unknown section 'Verfy' (did you mean 'Verify'?)"),
+        ("## Verify", "## Fix", "61: the section 'Fix' stands twice"),
         ("## Root cause\n\nUnknown.\n", "", "the section ## Root cause is missing"),
+        ("## By hand\n\n```bash\nnvidia-smi\n```\n", "", "the section ## By hand is missing"),
+        ("```bash\nnvidia-smi\n```", "Look.", "31: By hand holds no ```bash block"),
+        ("nvidia-smi", "nox -s runbook-2", "34: By hand uses 'nox'"),
+        ("nvidia-smi", "ls\npython3 -m runner.probes.topology", "35: By hand uses 'runner.probes'"),
         (
             "## Symptom",
             "# Title\n\n## Symptom",
             "27: a # heading stands before the sections and repeats the title",
         ),
-        ("## Fix", "# A good entry\n\n## Fix", "49: a # heading stands before the sections"),
+        ("## Fix", "# A good entry\n\n## Fix", "55: a # heading stands before the sections"),
         ("## Symptom", "Hello.\n\n## Symptom", "27: text before the first section"),
-        ("gpus=2", "gpu=2", "39: unknown attribute 'gpu' (did you mean 'gpus'?)"),
-        ("gpus=2", "gpus=two", "39: gpus wants a whole number, not 'two'"),
-        ("timeout=30", "timeout=0", "39: timeout wants seconds between 0 and 86400, not '0'"),
-        ("timeout=30", "timeout=30 timeout=31", "39: the attribute 'timeout' stands twice"),
+        ("gpus=2", "gpu=2", "45: unknown attribute 'gpu' (did you mean 'gpus'?)"),
+        ("gpus=2", "gpus=two", "45: gpus wants a whole number, not 'two'"),
+        ("timeout=30", "timeout=0", "45: timeout wants seconds between 0 and 86400, not '0'"),
+        ("timeout=30", "timeout=30 timeout=31", "45: the attribute 'timeout' stands twice"),
         (
             "safety=loads-device",
             "safety=load-device",
-            "39: unknown safety 'load-device' (did you mean 'loads-device'?)",
+            "45: unknown safety 'load-device' (did you mean 'loads-device'?)",
         ),
-        ("{#undo}", "{undo}", "51: unknown attribute 'undo'"),
-        ("{#undo}", "{gpus=1}", "51: a fence with attributes needs an id"),
-        ("{#undo}", "{#busbw}", "51: the step id 'busbw' stands twice; the first is on line 39"),
-        ("{#undo}", "{#../../etc}", "51: '#../../etc' is no id"),
-        ("{#undo}", "{#undo", "51: the attributes do not parse"),
-        ("```bash {#undo}", "```python {#undo}", "51: a step is written in bash, not python"),
-        ("needs=busbw,undo", "needs=bsubw", "57: needs=bsubw names no step (did you mean 'busbw'?)"),
-        ("needs=busbw,undo", "needs=again", "57: needs=again: that step does not run before this one"),
-        ("true\n```", "true", "57: this fence is never closed"),
+        ("{#undo}", "{undo}", "57: unknown attribute 'undo'"),
+        ("{#undo}", "{gpus=1}", "57: a fence with attributes needs an id"),
+        ("{#undo}", "{#busbw}", "57: the step id 'busbw' stands twice; the first is on line 45"),
+        ("{#undo}", "{#../../etc}", "57: '#../../etc' is no id"),
+        ("{#undo}", "{#undo", "57: the attributes do not parse"),
+        ("```bash {#undo}", "```python {#undo}", "57: a step is written in bash, not python"),
+        ("needs=busbw,undo", "needs=bsubw", "63: needs=bsubw names no step (did you mean 'busbw'?)"),
+        ("needs=busbw,undo", "needs=again", "63: needs=again: that step does not run before this one"),
+        ("true\n```", "true", "63: this fence is never closed"),
         ("Slow.", "```bash {#early}\ntrue\n```", "29: a step may not stand under Symptom"),
         (
             "Look first.",
             "- a list\n\n  ```bash {#inner}\n  true\n  ```",
-            "39: a step stands at the left margin",
+            "45: a step stands at the left margin",
         ),
     ],
 )
@@ -221,7 +231,7 @@ def test_all_faults_are_found_in_one_run() -> None:
         .replace("gpus=2", "gpu=2")
     )
     found = faults(text)
-    assert [fault.partition(":")[0] for fault in found if "did you mean" in fault] == ["5", "39", "55"]
+    assert [fault.partition(":")[0] for fault in found if "did you mean" in fault] == ["5", "45", "61"]
 
 
 @pytest.mark.parametrize(
@@ -280,3 +290,11 @@ def test_attributes_that_are_written_read_back(
 @given(st.text(max_size=60))
 def test_any_info_string_is_read_without_a_crash(info: str) -> None:
     assert read_attributes(info).faults is not None
+
+
+def test_an_entry_of_an_earlier_commit_is_read_in_the_order_that_it_had() -> None:
+    before = GOOD.replace("## By hand\n\n```bash\nnvidia-smi\n```\n\n", "")
+    assert [section.title for section in parse(before, Path("good.md"), references=False).sections][
+        1
+    ] == "Root cause"
+    assert faults(before)

@@ -239,6 +239,12 @@ title: Leftovers
 
 None.
 
+## By hand
+
+```bash
+true
+```
+
 ## Root cause
 
 None.

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from runner.catalogue import compiling, interconnect, memory, precision, serving
 from runner.catalogue.model import Compiles, Metric, ProbeInfo
 
-__all__ = ["METRICS", "PROBES", "RETIRED", "Compiles", "Metric", "ProbeInfo", "metric_of"]
+__all__ = ["METRICS", "PROBES", "RETIRED", "Compiles", "Metric", "ProbeInfo", "label_of", "metric_of"]
 
 _THEMES = (compiling, interconnect, serving, memory, precision)
 
@@ -35,3 +35,9 @@ RETIRED: Mapping[str, Metric] = MappingProxyType(
 def metric_of(name: str) -> Metric | None:
     """The metric of a stored measurement, retired ones included; None where there never was one."""
     return METRICS.get(name) or RETIRED.get(name)
+
+
+def label_of(name: str) -> str:
+    """The name of a metric for a reader; where it has none, its identifier as words."""
+    metric = metric_of(name)
+    return (metric.label if metric else "") or name.replace("_", " ").capitalize()

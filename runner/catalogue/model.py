@@ -16,6 +16,7 @@ class Metric:
     Attributes:
         unit: the stored unit (`runner.units.STORED_UNITS`).
         better: which direction is good; `None` where neither is.
+        label: the name for a reader, as a heading: `Longest prompt that fits`. Empty: made from the identifier.
         meaning: one sentence for a reader, with the formula where there is one.
         kind: which values there are.
         statistics: what a value may be of its samples; `single` is one reading.
@@ -26,6 +27,7 @@ class Metric:
     meaning: str
     kind: Kind = "amount"
     statistics: tuple[str, ...] = ("single", "median")
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,11 @@ from runner.entry.references import reference_faults
 from runner.entry.words import nearest
 from runner.errors import Fault, RunbookFaultsError
 
-SECTIONS = ("Symptom", "Root cause", "Diagnose", "Reproduce", "Fix", "Verify", "See also")
+SECTIONS = ("Symptom", "By hand", "Root cause", "Diagnose", "Fix", "Reproduce", "Verify", "See also")
+# What needs nothing of this project: commands for a node that has only the system's own programs.
+BY_HAND = "By hand"
+_OURS = re.compile(r"\b(runner\.\w+|runbook|nox)\b")
+_SHELLS = frozenset({"bash", "sh", "shell", "console"})
 OPTIONAL = frozenset({"Reproduce", "See also"})
 _PHASES = {phase.value.capitalize(): phase for phase in Phase}
 
@@ -40,7 +44,7 @@ def parse(text: str, path: Path, *, references: bool = True) -> Runbook:
     Args:
         text: the whole file.
         path: where it stands; its stem must be the id.
-        references: whether the names in it must be known; those of an earlier state may be retired by now.
+        references: whether it is held to today's names and order of sections; an earlier state is not.
 
     Raises:
         RunbookFaultsError: with every fault found, in the order of the file.
@@ -50,7 +54,7 @@ def parse(text: str, path: Path, *, references: bool = True) -> Runbook:
     draft = _Draft(path, text.split("\n"))
     tokens = MarkdownIt("commonmark").use(front_matter_plugin).parse(text)
     head = _head(tokens, draft)
-    sections = _sections(tokens, draft, None if head is None else head.title)
+    sections = _sections(tokens, draft, None if head is None else head.title, today=references)
     if head is not None:
         runbook = Runbook(head=head, sections=sections, path=path)
         if references:
@@ -78,7 +82,9 @@ def _head(tokens: Sequence[Token], draft: _Draft) -> FrontMatter | None:
     return head
 
 
-def _sections(tokens: Sequence[Token], draft: _Draft, title_in_head: str | None) -> tuple[Section, ...]:
+def _sections(
+    tokens: Sequence[Token], draft: _Draft, title_in_head: str | None, *, today: bool
+) -> tuple[Section, ...]:
     starts: list[tuple[int, str, int]] = []  # place among the tokens, title, line from 0
     for place, token in enumerate(tokens):
         if token.level == 0 and token.type == "heading_open" and token.map:
@@ -89,7 +95,8 @@ def _sections(tokens: Sequence[Token], draft: _Draft, title_in_head: str | None)
             elif token.tag == "h2":
                 starts.append((place, title, token.map[0]))
     _before_sections(tokens[: starts[0][0] if starts else len(tokens)], draft)
-    _titles(starts, draft)
+    if today:
+        _titles(starts, draft)
     bounds = [*starts, (len(tokens), "", len(draft.lines))]
     seen: dict[str, int] = {}
     return tuple(
@@ -127,6 +134,8 @@ def _section(
 ) -> Section:
     """One section; `span` is its first and last line (from 0, the heading's, and past the end)."""
     phase = _PHASES.get(title)
+    if title == BY_HAND:
+        _by_hand(tokens, span[0] + 1, draft)
     body: list[Prose | Step] = []
     begin = span[0] + 1
     for token, step in _steps(tokens, title, phase, draft, seen):
@@ -136,6 +145,18 @@ def _section(
         begin = token.map[1]
     body.extend(_prose(draft.lines[begin : span[1]], begin))
     return Section(title=title, phase=phase, body=tuple(body))
+
+
+def _by_hand(tokens: Sequence[Token], line: int, draft: _Draft) -> None:
+    blocks = [token for token in tokens if token.type == "fence" and token.info.split(" ")[0] in _SHELLS]
+    if not blocks:
+        draft.fault(line, "By hand holds no ```bash block; give the commands that need none of our tools")
+    for block in blocks:
+        assert block.map
+        for number, text in enumerate(block.content.splitlines(), block.map[0] + 2):
+            if ours := _OURS.search(text):
+                message = f"By hand uses {ours[0]!r}; a node without our tools must be able to run it"
+                draft.fault(number, message)
 
 
 def _prose(lines: Sequence[str], before: int) -> Iterator[Prose]:

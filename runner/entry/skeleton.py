@@ -25,6 +25,15 @@ claims: []
 
 What does the person on call see? One line that a tired reader recognises, then what tells it from its neighbours.
 
+## By hand
+
+What do you type on a node that has only the system's own programs? One block that finds the fault and removes it;
+above it, what it needs: which user, which package.
+
+```bash
+nvidia-smi
+```
+
 ## Root cause
 
 Why does it happen, and where do you know it from? Every number names its source.
