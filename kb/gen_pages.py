@@ -1,6 +1,6 @@
-"""Hands the generated pages to mkdocs-gen-files. All thought is in `runner.pages`; nothing is executed here.
+"""Hands the generated pages to mkdocs-gen-files. All logic is in `runner.pages`; no step runs here.
 
-RUNBOOK_DATA names another data folder than site_data/ (the demo's scratch folder, say).
+RUNBOOK_DATA names another data folder than site_data/ (for example the demo's scratch folder).
 """
 
 import json
@@ -18,6 +18,8 @@ from runner.evidence.store import Problem, Store
 from runner.pages.render import Page, render
 
 ROOT = Path(__file__).parents[1]
+# Made by `nox -s bundle`; published beside the pages where it is there.
+BUNDLE = ROOT / "dist" / "runbook.pyz"
 
 
 def main() -> None:
@@ -30,6 +32,9 @@ def main() -> None:
     for path, page in pages.items():
         with mkdocs_gen_files.open(path, "w") as out:
             out.write(page.text)
+    if BUNDLE.is_file():
+        with mkdocs_gen_files.open(BUNDLE.name, "wb") as copy:
+            copy.write(BUNDLE.read_bytes())
     # mkdocs_gen_files.set_edit_path has an effect only beside a repo_url, which would make every reader's browser
     # call the forge; the files themselves can be told.
     files = FilesEditor.current().files
@@ -56,6 +61,7 @@ def _pages() -> dict[str, Page]:
         guides=_guides(),
         options=json.loads((ROOT / "kb" / "data" / "probe_options.json").read_text(encoding="utf-8")),
         site_url=os.environ.get("RUNBOOK_SITE_URL", ""),
+        bundle=(ROOT / "dist" / "runbook.pyz").is_file(),
     )
 
 

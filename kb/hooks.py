@@ -1,7 +1,7 @@
-"""Carries evidence past Markdown: it is HTML already, and reading it three times over is much of a large build.
+"""Keeps evidence away from the Markdown parser: it is HTML already, and parsing it takes much of a large build.
 
-A section or figure that is left out of the search is taken out before Markdown and the search index see the page, and
-put back when the page is written. Pages are the same with and without this, blank lines apart.
+A section or figure that is excluded from the search is removed before Markdown and the search index read the page, and
+put back when the page is written. Pages are the same with and without this hook, except for blank lines.
 """
 
 import gc
@@ -15,18 +15,18 @@ _PLACE = re.compile(r'<div data-carried="(\d+)"></div>')
 
 
 def on_startup(command: Literal["build", "gh-deploy", "serve"], **_: Any) -> None:
-    """Look for garbage less often: a build keeps nearly all it makes until it ends, and looking takes a tenth of it."""
+    """Collect garbage less often: a build keeps nearly all objects, and collection takes a tenth of its time."""
     if command != "serve":
         gc.set_threshold(50_000, 20, 100)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Take the evidence out, and leave its number."""
+    """Replace the evidence by a placeholder with its number."""
     carried: list[str] = []
 
     def take(found: re.Match[str]) -> str:
         carried.append(found[0])
-        # Blank lines around it, as any block of HTML wants them.
+        # A block of HTML needs blank lines around it.
         return f'\n<div data-carried="{len(carried) - 1}"></div>\n'
 
     shortened = _EVIDENCE.sub(take, markdown)

@@ -1,19 +1,19 @@
-"""Runbooks for large-model clusters that prove themselves.
+"""Runbooks for large-model clusters that test themselves.
 
-The package is two halves that meet only through files: the runner reads `runbooks/`, runs their steps and
+The package has two halves that share only files: the runner reads `runbooks/`, runs their steps and
 writes records; the pages read runbooks and records and never execute anything.
 """
 
 import sys
 
-from runner.uncaught import end_with_what_is_true, is_program
+from runner.uncaught import is_program, report_and_exit
 
 __version__ = "0.1.0"
 
 if is_program(sys.argv):
-    sys.excepthook = end_with_what_is_true
-    # Below the hook, since it may be what cannot be imported.
+    sys.excepthook = report_and_exit
+    # Imported after the hook is set, because this import itself may fail.
     import signal
 
-    # Whoever started this may have ignored it, and would have the exit status of every child lost: Python reads 0 then.
+    # The parent process may ignore SIGCHLD; Python would then read exit status 0 for every child.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

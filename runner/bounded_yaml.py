@@ -1,4 +1,4 @@
-"""A YAML loader with bounds: reading takes time for each value, and a file for a person has few."""
+"""A YAML loader with limits: parse time grows with the number of values, and hand-written files have few."""
 
 from typing import Any, ClassVar
 
@@ -6,13 +6,13 @@ import yaml
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """Safe YAML that stops at the first value too many or too deep.
+    """A safe YAML loader that stops when a document has too many values or is nested too deeply.
 
     Attributes:
         deepest: levels of nesting.
         most_nodes: keys, values and collections.
-        aliases: whether a value may stand in several places. A document with aliases is only to be composed, never
-            constructed: a few lines of them are billions of values.
+        aliases: whether YAML aliases are allowed. Such a document must only be composed, never constructed: a few lines
+            of aliases can expand to billions of values.
     """
 
     deepest: ClassVar[int] = 64
@@ -24,7 +24,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._depth = self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node, unless it is one too many."""
+        """Compose a node, or raise if a limit is exceeded."""
         if not self.aliases and self.check_event(yaml.events.AliasEvent):
             raise self._refusal("YAML aliases are not allowed; write the value out")
         self._nodes += 1

@@ -1,12 +1,14 @@
-"""`runbook check`: everything that can be wrong with entries and guides, found without running them."""
+"""`runbook check`: finds every fault in entries and guides that can be found without running them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from runner.commands import command_faults
+from runner.entry.by_hand import is_shell
+from runner.entry.markup import unbalanced
 from runner.entry.model import Phase, Prose, Runbook
 from runner.entry.read import folder_faults, read_paths
 from runner.errors import Fault
@@ -22,7 +24,6 @@ TYPOGRAPHIC = {
     "\u2013": "-", "\u2014": "--", "\u2212": "-", "\u00a0": " ", "\u2026": "...",
 }  # fmt: skip
 _MOST_BYTES = 8 << 20
-SHELLS = frozenset({"bash", "sh", "shell", "console"})
 
 
 def check(
@@ -38,9 +39,9 @@ def check(
     Args:
         paths: runbook files.
         guides: Markdown files whose bash fences and numbers are checked too.
-        whole_folder: the paths are all entries there are, so links between them can be followed.
-        others: runbook files that are not checked themselves, whose numbers prose may ask for.
-        data: the folder of records; without it, prose is held against the entries alone.
+        whole_folder: `paths` holds all entries, so links between them can be checked.
+        others: runbook files that are not checked, but whose numbers prose may refer to.
+        data: the folder of records; without it, prose is checked against the entries only.
     """
     runbooks, faults = read_paths(paths)
     found = list(faults)
@@ -49,6 +50,7 @@ def check(
     for runbook in runbooks:
         found.extend(_step_faults(runbook))
         found.extend(_proof_faults(runbook))
+        found.extend(_markup_faults(runbook))
     closed = [fault for path in guides if (fault := _closed(path))]
     found.extend(closed)
     guides = tuple(path for path in guides if path not in {fault.path for fault in closed})
@@ -67,7 +69,7 @@ def _number_faults(
     broken: set[Path],
     data: Path | None,
 ) -> Iterator[Fault]:
-    """Numbers that prose asks for and that cannot be."""
+    """References in prose to numbers that cannot exist."""
     texts = [
         (part.markdown, runbook.path, part.line)
         for runbook in runbooks
@@ -78,7 +80,7 @@ def _number_faults(
     texts += [(_text(path), path, 1) for path in guides]
     asking = [text for text in texts if "{{" in text[0]]
     if not asking:
-        return  # most folders: no record has to be read
+        return  # the usual case: no record needs to be read
     beside, faults = read_paths(others)
     known = Known(
         {runbook.id: runbook for runbook in (*beside, *runbooks)},
@@ -102,22 +104,28 @@ def _proof_faults(runbook: Runbook) -> Iterator[Fault]:
         yield Fault(
             runbook.path,
             1,
-            "Verify has steps and the front matter no proof; name those steps or metrics without which nothing about "
-            f"the title is proved, as in `proof: [{verify[0]}]`",
+            "Verify has steps but the front matter has no proof; name the steps or metrics that a proof of the fix "
+            f"needs, for example `proof: [{verify[0]}]`",
         )
+
+
+def _markup_faults(runbook: Runbook) -> Iterator[Fault]:
+    for section in runbook.sections:
+        for line, message in unbalanced([part for part in section.body if isinstance(part, Prose)]):
+            yield Fault(runbook.path, line, message)
 
 
 def _shell_faults(command: str) -> Iterator[tuple[int, str]]:
     """Faults of one block; lines count from 1 within the block."""
     for number, line in enumerate(command.split("\n"), start=1):
         if line.startswith("$ "):
-            yield number, "a `$ ` prompt; write the command alone, so that it can be copied and run"
+            yield number, "a `$ ` prompt; write only the command, so that it can be copied and run"
         for character, plain in TYPOGRAPHIC.items():
             if character in line:
                 yield number, f"a typographic {character!r} in a command; write {plain!r}"
     done = run_program(["bash", "-n", "-c", command], text=True, timeout=20)
     if done.returncode or done.stderr.strip():
-        said = (done.stderr.strip().splitlines() or ["bash refuses it"])[0]
+        said = (done.stderr.strip().splitlines() or ["bash rejects it"])[0]
         number, message = _bash_place(said)
         yield number, f"bash cannot parse this block: {message}"
 
@@ -143,15 +151,10 @@ def _text(path: Path) -> str:
 
 
 def _fence_faults(path: Path) -> Iterator[Fault]:
-    """Commands of this project in any shell fence, steps and illustrations alike, against their own parsers."""
+    """Check this project's commands in every shell fence, step or illustration, against their argument parsers."""
     text = _text(path).replace("\r\n", "\n")
     for token in MarkdownIt("commonmark").use(front_matter_plugin).parse(text):
-        if token.type != "fence" or not token.map or not _is_shell(token.info):
+        if token.type != "fence" or not token.map or not is_shell(token.info):
             continue
         for line, message in command_faults(token.content):
             yield Fault(path, token.map[0] + 1 + line, message)
-
-
-def _is_shell(info: str) -> bool:
-    words: Iterable[str] = info.replace("{", " ").split()
-    return next(iter(words), "") in SHELLS

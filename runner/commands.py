@@ -1,4 +1,4 @@
-"""Holds `python -m runner.…` commands against the programs' own argument parsers, without running them."""
+"""Checks `python -m runner.…` commands against the argument parsers of those programs, without running them."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ from runner.entry.shell import calls_of
 from runner.entry.words import nearest
 from runner.probes.contract import Probe
 
-# What a value may be when only the shell knows it: any type and any choice takes it.
+# A value that only the shell can expand; it is accepted for any type and any choice.
 _UNKNOWABLE = re.compile(r"[$`*?]")
 
 
@@ -28,12 +28,12 @@ def command_faults(block: str) -> Iterator[tuple[int, str]]:
 
 
 def probe_options() -> dict[str, list[dict[str, object]]]:
-    """What every probe's parser takes, as data for the site, which may not look at probes itself.
+    """The options of every probe, as data for the site, which must not import probes.
 
     Returns:
         Probe → options in the parser's order: usage, help, default (None where there is none), required.
     """
-    # Of another project's tool that speaks as a probe there is no parser here.
+    # A tool of another project that reports as a probe has no parser here.
     own = (name for name in sorted(PROBES) if importlib.util.find_spec(f"runner.probes.{name}"))
     return {name: list(_options(name)) for name in own}
 
@@ -55,7 +55,7 @@ def _options(name: str) -> Iterator[dict[str, object]]:
 
 
 def _value_of(action: argparse.Action) -> str:
-    """`N`, `SIZE …` or `gloo|nccl`: what stands after an option; nothing after a switch."""
+    """`N`, `SIZE …` or `gloo|nccl`: the value of an option; empty for a switch."""
     if action.nargs == 0:
         return ""
     one = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())
@@ -64,14 +64,14 @@ def _value_of(action: argparse.Action) -> str:
 
 def _module_fault(module: str) -> str | None:
     if not all(part.isidentifier() for part in module.split(".")):
-        return f"{module!r} is no module"
+        return f"{module!r} is not a module name"
     try:
         found = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         found = None
     if found is None:
         known = [f"runner.probes.{info.name}" for info in pkgutil.iter_modules(runner.probes.__path__)]
-        return f"there is no module {module}{nearest(module, known)}"
+        return f"no module named {module}{nearest(module, known)}"
     return None
 
 
@@ -80,7 +80,7 @@ def _argument_fault(module: str, arguments: Sequence[str]) -> str | None:
         return None
     probe = getattr(importlib.import_module(module), "PROBE", None)
     if not isinstance(probe, Probe):
-        return f"{module} is no probe that can be run: it has no PROBE"
+        return f"{module} is not a runnable probe: it has no PROBE"
     parser = probe.parser()
     _forgive_unknowable(parser, arguments)
     said = io.StringIO()
@@ -90,9 +90,13 @@ def _argument_fault(module: str, arguments: Sequence[str]) -> str | None:
     except SystemExit as stop:
         if not stop.code:
             return None  # --help
-        message = (said.getvalue().strip().splitlines() or ["bad arguments"])[-1].partition("error: ")[2]
+        message = (
+            (said.getvalue().strip().splitlines() or ["bad arguments"])[-1]
+            .partition("error: ")[2]
+            .rpartition("; see `")[0]
+        )
         return f"{module}: {message}"
-    # `$FLAGS` stands for flags that only the shell knows; whatever else is left over is a fault.
+    # `$FLAGS` expands to flags that only the shell knows; any other leftover word is a fault.
     unknown = [word for word in left if not _UNKNOWABLE.search(word)]
     if unknown:
         flags = parser._option_string_actions  # noqa: SLF001 - argparse has no public way to list its options
@@ -102,7 +106,7 @@ def _argument_fault(module: str, arguments: Sequence[str]) -> str | None:
 
 
 def _forgive_unknowable(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Where a value is the shell's to fill in, types and choices cannot be checked."""
+    """Disable type and choice checks where the shell fills in a value."""
     if any(_UNKNOWABLE.search(word) for word in arguments):
         for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
             action.choices, action.type = None, None

@@ -1,7 +1,7 @@
-"""Opens a path as a process sees it whose file system begins elsewhere, such as one in a container.
+"""Opens a path as seen by a process with another root directory, for example in a container.
 
-Below `/proc/PID/root` an absolute link would lead into the reader's own file system, and `..` out of the folder: both
-are the container's to place. Here they are followed within the root, link by link, as the process itself would.
+Below `/proc/PID/root` the kernel would resolve an absolute link in the reader's own file system, and `..` could leave
+the folder. The container controls both. Here links are resolved one by one within the root, as that process would.
 """
 
 import errno
@@ -14,12 +14,12 @@ _FLAGS = os.O_PATH | os.O_CLOEXEC
 
 
 def open_within(root: Path, path: Path) -> int:
-    """A descriptor (O_PATH) of what an absolute path means below `root`; the caller closes it.
+    """Open an absolute path relative to `root`; returns an O_PATH descriptor that the caller closes.
 
     Raises:
-        OSError: it is not there, is closed to this user, or its links go round in a circle.
+        OSError: the path does not exist, this user has no access, or its links form a loop.
     """
-    # The folders that lead here, the root first: `..` goes back along them, and never above the root.
+    # The folders on the path, the root first: `..` goes back one of them, and never above the root.
     trail = [os.open(root, _FLAGS | os.O_DIRECTORY)]
     try:
         return _walk(trail, path)

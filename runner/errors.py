@@ -9,14 +9,14 @@ from runner.plain import one_line
 class RunbookError(Exception):
     """Base of all errors meant for the reader; the command line prints it without a traceback.
 
-    `exit_status` is what the process ends with: 2 for bad input, 3 where the work could not be finished.
+    `exit_status` is the exit status of the process: 2 for bad input, 3 if the work could not be finished.
     """
 
     exit_status = 3
 
 
 class InputError(RunbookError):
-    """The caller gave something that cannot be used: an argument, a file, a runbook."""
+    """The caller's input cannot be used: an argument, a file, a runbook."""
 
     exit_status = 2
 
@@ -30,7 +30,7 @@ class RecordError(InputError):
 
 
 class DocumentError(RunbookError):
-    """What a step wrote as its result is not a document that can be believed."""
+    """The result that a step wrote is not a valid document."""
 
 
 class BusyError(RunbookError):
@@ -42,12 +42,12 @@ class RankError(RunbookError):
 
 
 class LateRankError(RankError):
-    """A rank was still at work, or stuck, when its deadline came."""
+    """A rank was still running, or stuck, at its deadline."""
 
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing that is wrong in a runbook or a guide, at a place in a file (lines count from 1)."""
+    """One fault in a runbook or a guide, with its place in the file (lines count from 1)."""
 
     path: Path
     line: int
@@ -58,7 +58,7 @@ class Fault:
 
 
 class RunbookFaultsError(InputError):
-    """A runbook does not hold to the format; `faults` has every fault found, in file order."""
+    """A runbook violates the format; `faults` holds every fault found, in file order."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         self.faults = faults

@@ -1,7 +1,7 @@
-"""The models that probes run: decoder-only transformers, known by their shape alone. No torch, no hub.
+"""The models that probes run: decoder-only transformers, defined by their shape alone. No torch, no hub.
 
 A preset is a transformers `config.json` that ships with the package; a local model folder is read by the same code.
-Weights are random wherever a shape is built: speed and memory depend on the shape, not on what was learnt.
+A model built from a shape has random weights: speed and memory depend on the shape, not on trained values.
 """
 
 import json
@@ -16,7 +16,7 @@ from runner.presets import PRESETS
 
 # Families that share Llama's block: RMSNorm, rotary positions, separate q/k/v without bias, two or three MLP matrices.
 FAMILIES = ("llama", "mistral")
-# The index of a model of a trillion parameters has a few megabytes.
+# The index file of a model with a trillion parameters has a few megabytes.
 _MOST_BYTES = 32 << 20
 
 
@@ -66,7 +66,7 @@ def model_shape(name_or_folder: str) -> ModelShape:
     """The shape of a preset (`tiny`, `8b`, `40b`, `70b`), of a transformers `config.json` or of a folder with one.
 
     Raises:
-        InputError: neither a preset nor a folder, or a configuration that no such model can have.
+        InputError: neither a preset nor a folder, or an invalid configuration.
     """
     if name_or_folder in PRESETS:
         text = (resources.files("runner") / "presets_data" / f"{name_or_folder}.json").read_text(
@@ -76,18 +76,16 @@ def model_shape(name_or_folder: str) -> ModelShape:
     path = Path(name_or_folder)
     if path.suffix != ".json":
         if not path.is_dir():
-            raise InputError(
-                f"no model {name_or_folder!r}: give {', '.join(PRESETS)} or a local model folder"
-            )
+            raise InputError(f"no model {name_or_folder!r}: use {', '.join(PRESETS)} or a local model folder")
         path /= "config.json"
     return parse_shape(name_or_folder, _json(_text(path), str(path)))
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model folder, each of them there.
+    """The safetensors files of a model folder; all of them exist.
 
     Raises:
-        InputError: there are none, or its index lists one that is missing; where weights do not matter, the folder's
+        InputError: the folder has none, or its index lists a missing file; if weights do not matter, the folder's
             config.json can be given instead.
     """
     index = folder / "model.safetensors.index.json"
@@ -96,13 +94,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         names = sorted({str(name) for name in listed.values()}) if isinstance(listed, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise InputError(f"{folder}: {missing[0]} is missing, which {index.name} lists; copy it again")
+            raise InputError(f"{folder}: {missing[0]} is listed in {index.name} but missing; copy it again")
         files = tuple(folder / name for name in names)
     else:
         files = tuple(sorted(folder.glob("*.safetensors")))
     if not files:
         raise InputError(
-            f"{folder} has no weights (*.safetensors); copy them there, or give {folder / 'config.json'} to run"
+            f"{folder} has no weights (*.safetensors); copy them there, or pass {folder / 'config.json'} to run"
             " its shape with random weights"
         )
     return files
@@ -116,19 +114,19 @@ def parse_shape(name: str, config: Mapping[str, object]) -> ModelShape:
         config: the parsed `config.json`.
 
     Raises:
-        InputError: another family of models, a field missing or not a positive whole number, or head counts that
-            do not fit each other.
+        InputError: an unsupported model family, a field that is missing or not a positive whole number, or head counts
+            that do not divide.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise InputError(f"{name}: model_type {family!r} is not built here; known are {', '.join(FAMILIES)}")
+        raise InputError(f"{name}: model_type {family!r} is not supported; use one of {', '.join(FAMILIES)}")
     hidden, heads = _count(name, config, "hidden_size"), _count(name, config, "num_attention_heads")
     kv_heads = _count(name, config, "num_key_value_heads", heads)
     if heads % kv_heads:
-        raise InputError(f"{name}: {heads} attention heads are no multiple of {kv_heads} key/value heads")
+        raise InputError(f"{name}: {heads} attention heads are not a multiple of {kv_heads} key/value heads")
     if config.get("head_dim") is None and hidden % heads:
         raise InputError(
-            f"{name}: hidden_size {hidden} is no multiple of {heads} attention heads, and head_dim is not given"
+            f"{name}: hidden_size {hidden} is not a multiple of {heads} attention heads, and head_dim is not given"
         )
     head_dim = _count(name, config, "head_dim", hidden // heads)
     if head_dim % 2:
@@ -163,9 +161,9 @@ def _json(text: str, where: str) -> Mapping[str, object]:
         raise InputError(f"{where}: not JSON (line {error.lineno}: {error.msg})") from error
     except (RecursionError, ValueError) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InputError(f"{where}: not a configuration ({said})") from error
+        raise InputError(f"{where}: not a model configuration ({said})") from error
     if not isinstance(config, dict):
-        raise InputError(f"{where}: not a JSON object; a transformers configuration is one")
+        raise InputError(f"{where}: not a JSON object; pass a transformers config.json")
     return config
 
 

@@ -1,6 +1,7 @@
-"""The time of a run as it goes: how long each step may take when its turn comes, or why it is left out.
+"""The time budget during a run: how long the next step may take, or why it is left out.
 
-What fits is reckoned by `runner.schedule`; here is the clock, and what the ended steps have said of this machine.
+`runner.schedule` computes what fits. This module keeps the clock and learns from finished steps how fast this machine
+is.
 """
 
 import math
@@ -15,20 +16,20 @@ from runner.plan import Plan
 from runner.schedule import SPARE_S, Tier, Work, correction, share_out, work_of
 from runner.units import format_duration
 
-# Kept back at the end, in seconds: a step that is ended has a grace of 2 s, and the record is written.
+# Reserved at the end, in seconds: a terminated step has a grace of 2 s, and the record must be written.
 CLOSING_S = 3.0
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What becomes of a step whose turn it is.
+    """The decision about the step that is next.
 
     Attributes:
         deadline_s: how long it may take, in seconds.
         about_s: how long it is expected to take, in seconds.
-        measured: that comes from records; else it is a guess.
-        left_out: why it is not started; None where it is.
-        cut: the reason to give if this deadline ends it; None where the deadline is the step's own.
+        measured: whether `about_s` comes from records; else it is a guess.
+        left_out: why it is not started; None if it is started.
+        cut: the reason to record if this deadline ends it; None if the deadline is the step's own.
     """
 
     deadline_s: float
@@ -39,28 +40,28 @@ class Turn:
 
 
 class Pace(Protocol):
-    """Who gives the steps of one entry their time."""
+    """Decides how long each step of one entry may take."""
 
     def turn(self, step: Step) -> Turn:
-        """The step is next: what becomes of it."""
+        """Decide about the step that is next."""
 
     def ended(self, result: StepResult) -> None:
         """A step has ended, or was skipped."""
 
 
-class Unhurried:
-    """Every step has its own deadline and none is left out."""
+class NoTimeLimit:
+    """No time limit: every step has its own deadline and none is left out."""
 
     def turn(self, step: Step) -> Turn:
         """The step's own deadline."""
         return Turn(step.timeout, step.timeout)
 
     def ended(self, result: StepResult) -> None:
-        """Nothing follows from it."""
+        """Ignored."""
 
 
 class Schedule:
-    """The time of a whole run, shared between its entries, which run one after the other."""
+    """The time budget of a whole run, shared between its entries, which run one after the other."""
 
     def __init__(
         self,
@@ -69,11 +70,11 @@ class Schedule:
         clock: Callable[[], float],
         began: float | None = None,
     ) -> None:
-        """Take the steps of all entries, in order.
+        """Take the work of all entries, in order.
 
         Args:
-            within_s: seconds after `began` by which the run has ended; None for no such limit.
-            entries: what each has to do.
+            within_s: the run must end within this many seconds after `began`; None for no limit.
+            entries: the work of each entry.
             clock: the time in seconds, such as `time.monotonic`.
             began: when the run began; now when left out.
         """
@@ -99,7 +100,7 @@ class EntryPace:
         self._left_out: set[str] = set()
 
     def turn(self, step: Step) -> Turn:
-        """The step is next: how long it may take, or why it is left out."""
+        """Decide how long the next step may take, or why it is left out."""
         schedule, work = self._schedule, self._works[step.id]
         factor, now = correction(schedule.compared), schedule.clock()
         mine = max(0.0, self._ends(now, factor, work.tier) - now)
@@ -110,10 +111,10 @@ class EntryPace:
             if one.tier <= work.tier and not one.after & self._left_out
         ]
         (fitting,) = share_out(mine, [ahead], factor)
-        # What a step of less weight may not take from those to come.
+        # Time that a step of a lower tier must leave to later ones.
         first = sum(one.room(factor) for one in ahead if one.id in fitting and one.tier < work.tier)
         about, measured = work.about(factor), work.expected.measured
-        if step.id in fitting and mine - first >= work.sure(factor):
+        if step.id in fitting and mine - first >= work.to_start(factor):
             deadline = min(step.timeout, mine - first)
             return Turn(deadline, about, measured, cut=self._cut(deadline, step))
         missing = sorted(work.after & self._left_out)
@@ -125,10 +126,10 @@ class EntryPace:
         return Turn(0.0, about, measured, left_out=why)
 
     def _ends(self, now: float, factor: float, tier: Tier) -> float:
-        """When the time of this entry's steps of a tier is over: later steps up to it keep what fell to them.
+        """When the time of this entry's steps of a tier ends: later steps up to that tier keep their share.
 
-        That is reckoned from when this entry began, by what is known of the machine since: an entry that overruns
-        does not get more for it, and one that is quick leaves more to the others.
+        It is computed from the start of this entry with the current speed estimate of the machine: an entry that
+        overruns gets no extra time, and a fast one leaves more to the others.
         """
         self._began = now if self._began is None else self._began
         entries = [list(self._works.values()), *self._later]
@@ -142,9 +143,9 @@ class EntryPace:
         return self._schedule.ends - sum(kept)
 
     def ended(self, result: StepResult) -> None:
-        """Compare how long it took with what was expected, where a record said that.
+        """Compare the step's duration with the expected one, if that came from a record.
 
-        A step that hung says nothing of the machine's speed: with it, the next ones would be left out for nothing.
+        A step that hung says nothing about the machine's speed: counting it would leave out later steps needlessly.
         """
         if result.left_out:
             self._left_out.add(result.id)
@@ -153,9 +154,9 @@ class EntryPace:
             self._schedule.compared.append((work.expected.seconds, result.duration_s))
 
     def _too_little(self, work: Work, about: float, room: float) -> str:
-        how = "expected" if work.expected.measured else "assumed without a record of it"
-        said = f"left out: about {format_duration(about)} {how}, {format_duration(room)} left for it"
-        return f"{said} of {format_duration(self._schedule.within_s)}" + (
+        how = "expected" if work.expected.measured else "no record, assumed"
+        left = f"{format_duration(room)} left of {format_duration(self._schedule.within_s)}"
+        return f"left out: {how} {format_duration(about)}, {left}" + (
             ", which leaves no margin" if about <= room else ""
         )
 
@@ -163,20 +164,31 @@ class EntryPace:
         if deadline >= step.timeout:
             return None
         return (
-            f"still running when the {format_duration(deadline)} that were left for it of "
-            f"{format_duration(self._schedule.within_s)} had passed, so it was ended; "
+            f"ended after {format_duration(deadline)}, all that was left of "
+            f"{format_duration(self._schedule.within_s)}; "
             f"its own deadline is {format_duration(step.timeout)}"
         )
 
 
-def foreseen(plan: Plan, expected: Mapping[str, Expected], within_s: float | None) -> Mapping[str, Turn]:
-    """What becomes of the steps of a single entry, by id, if each takes exactly what is expected of it."""
-    works = work_of(plan, expected)
+def foreseen(
+    plans: Sequence[Plan], expected: Sequence[Mapping[str, Expected]], within_s: float | None
+) -> tuple[Mapping[str, Turn], ...]:
+    """The decisions about the steps of each entry, by id, if each takes exactly its expected time.
+
+    Args:
+        plans: of entries that run one after the other.
+        expected: of each plan, by step id.
+        within_s: seconds for all of them together; None for no limit.
+    """
+    works = [work_of(*one) for one in zip(plans, expected, strict=True)]
     now = 0.0
-    pace = Schedule(within_s, [works], lambda: now).entry(0)
-    turns: dict[str, Turn] = {}
-    for step in (planned.step for planned in plan.steps):
-        if any(work.id == step.id for work in works):
+    schedule = Schedule(within_s, works, lambda: now)
+    found: list[Mapping[str, Turn]] = []
+    for number, plan in enumerate(plans):
+        pace, planned_ids = schedule.entry(number), {work.id for work in works[number]}
+        turns: dict[str, Turn] = {}
+        for step in (planned.step for planned in plan.steps if planned.step.id in planned_ids):
             turn = turns[step.id] = pace.turn(step)
             now += turn.about_s if turn.left_out is None else 0.0
-    return turns
+        found.append(turns)
+    return tuple(found)

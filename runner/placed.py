@@ -1,8 +1,8 @@
-"""Opens files that somebody else may have placed: never waits for a pipe, never reads without end.
+"""Opens files that others may have created: never blocks on a pipe, never reads without limit.
 
-Whoever can write to a folder, or set a variable that names a path, decides what stands there: a named pipe that
-blocks whoever opens it, a device without an end, a file of 40 GB. Everything that is not this project's own file is
-read through here.
+Anyone who can write to a folder, or set a variable that names a path, decides what is there: a named pipe that blocks
+the reader, a device that never ends, a file of 40 GB. Every file that is not this project's own is read through this
+module.
 """
 
 import contextlib
@@ -49,13 +49,13 @@ def read_placed(
     Args:
         path: the file.
         most: bytes; a larger file is refused, not cut.
-        pipes: take a pipe or a device too, up to `most` bytes. Only for a path that the caller typed: the read waits
-            for whoever writes to the pipe.
+        pipes: also read a pipe or a device, up to `most` bytes. Only for a path that the caller typed: the read waits
+            for the writer of the pipe.
         links: follow a symbolic link in the last part of the path.
         root: the file system that an absolute `path` belongs to, such as `/proc/17/root`; links stay within it.
 
     Raises:
-        PlacedFileError: it is missing, no regular file, too large, or closed to this user.
+        PlacedFileError: it is missing, not a regular file, too large, or this user has no access.
     """
     with placed_file(path, pipes=pipes, links=links, root=root) as descriptor:
         return _read(path, descriptor, most)
@@ -65,10 +65,10 @@ def read_placed(
 def placed_file(
     path: Path, *, pipes: bool = False, links: bool = True, root: Path | None = None
 ) -> Iterator[int]:
-    """The open file, as a descriptor, for readers that want a part of it; arguments as of `read_placed`.
+    """The open file, as a descriptor, for readers that need a part of it; arguments as for `read_placed`.
 
     Raises:
-        PlacedFileError: as of `read_placed`, for what is read within as well.
+        PlacedFileError: as for `read_placed`; also for reads within the context.
     """
     try:
         descriptor = _open(path, pipes=pipes, links=links, root=root)
@@ -79,20 +79,20 @@ def placed_file(
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError) as error:
         raise PlacedFileError(path, "no such file", "missing") from error
     except OSError as error:
-        # Without links, another program took the place between the two looks.
+        # Without links, another program replaced the file between the two checks.
         link = "is a symbolic link" if error.errno == errno.ELOOP and not links else None
         raise PlacedFileError(path, link or error.strerror or str(error), "closed") from error
 
 
 def read_end(descriptor: int, most: int) -> tuple[bytes, int]:
-    """The last bytes of an open regular file, and how many stand before them."""
+    """The last bytes of an open regular file, and how many bytes precede them."""
     before = max(0, os.fstat(descriptor).st_size - most)
     return os.pread(descriptor, most, before), before
 
 
 def _open(path: Path, *, pipes: bool, links: bool, root: Path | None) -> int:
     if "\0" in str(path):
-        raise PlacedFileError(path, "is no path: it holds a NUL byte", "closed")
+        raise PlacedFileError(path, "is not a path: it contains a NUL byte", "closed")
     if root is not None:
         found = open_within(root, path)
         try:
@@ -103,7 +103,7 @@ def _open(path: Path, *, pipes: bool, links: bool, root: Path | None) -> int:
 
 
 def _open_here(path: Path, place: Path, *, pipes: bool, links: bool) -> int:
-    # Opening a device may already do something, so its kind is asked first; what is opened is asked once more.
+    # Opening a device may already have an effect, so the kind is checked before opening and once more after.
     _demand_kind(path, place.stat(follow_symlinks=links).st_mode, pipes=pipes)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
     flags |= (0 if pipes else os.O_NONBLOCK) | (0 if links else os.O_NOFOLLOW)
@@ -120,14 +120,14 @@ def _demand_kind(path: Path, mode: int, *, pipes: bool) -> None:
     kind = stat.S_IFMT(mode)
     if kind == stat.S_IFREG or (pipes and kind in {stat.S_IFIFO, stat.S_IFCHR}):
         return
-    name = "a symbolic link" if kind == stat.S_IFLNK else _KINDS.get(kind, "no regular file")
+    name = "a symbolic link" if kind == stat.S_IFLNK else _KINDS.get(kind, "an unknown kind of file")
     raise PlacedFileError(
         path, f"is {name}, not a regular file", "folder" if kind == stat.S_IFDIR else "special"
     )
 
 
 def _read(path: Path, descriptor: int, most: int) -> bytes:
-    # A file of the kernel says that it is empty, and a file may grow while it is read: the bytes decide.
+    # Kernel files report size 0, and a file may grow while it is read: count the bytes that are read.
     found = bytearray()
     while len(found) <= most:
         more = os.read(descriptor, min(_CHUNK_BYTES, most + 1 - len(found)))

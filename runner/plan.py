@@ -1,4 +1,4 @@
-"""From a runbook, a machine and the caller's options to the steps that run here, each other one with a reason."""
+"""Decides which steps of a runbook run on a machine with the caller's options, with a reason for each skipped step."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,16 +16,16 @@ ALLOWANCES = ("changes-host", "busy")
 
 @dataclass(frozen=True)
 class Request:
-    """What the caller asked for.
+    """The caller's request.
 
     Attributes:
-        phases: only these; all when empty.
-        steps: only these ids; all when empty. Their phase's and, for Verify, Fix's earlier steps still run where
-            the step starts from their environment.
+        phases: only these phases; all when empty.
+        steps: only the steps with these ids; all when empty. Earlier steps of their phase and, for Verify, the steps of
+            Fix run too, because the step starts from their environment.
         preset: overrides the machine's own.
         slow: whether steps marked `slow` run.
-        nodes: nodes that a step may use.
-        within: seconds in which the whole run, all its entries, has to end; None for no limit.
+        nodes: number of nodes that a step may use.
+        within: time limit of the whole run with all its entries, in seconds; None for no limit.
     """
 
     phases: tuple[Phase, ...] = ()
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step, and why it will not run (None: it will)."""
+    """A step, and why it is skipped (None: it runs)."""
 
     step: Step
     skip: str | None
@@ -48,7 +48,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run, in order. `longest_s` is the sum of the deadlines of the steps that run, in seconds."""
+    """The steps of a run, in order. `longest_s` is the sum of the deadlines of the steps that run, in seconds."""
 
     runbook: Runbook
     preset: str
@@ -57,34 +57,34 @@ class Plan:
 
     @property
     def longest_s(self) -> float:
-        """The longest that the run may take, in seconds."""
+        """The maximum runtime, in seconds."""
         return sum(planned.step.timeout for planned in self.steps if planned.skip is None)
 
 
 class ToCompile(Protocol):
-    """What looks for the prerequisites of a compile: `missing_to_compile`, or a stand-in."""
+    """Checks the prerequisites of a compile: `missing_to_compile`, or a replacement in tests."""
 
     def __call__(self, *, gpu: bool) -> Missing | None:
-        """What a compile for this kind of device lacks here."""
+        """What a compile for this kind of device lacks on this host."""
 
 
 def make_plan(
     runbook: Runbook, machine: Machine, request: Request, to_compile: ToCompile = missing_to_compile
 ) -> Plan:
-    """Decide for every asked step whether it runs here.
+    """Decide for every requested step whether it runs here.
 
     Args:
         runbook: the entry.
         machine: this node.
-        request: what the caller asked for.
-        to_compile: asked only for steps that compile and that nothing else keeps from running.
+        request: the caller's request.
+        to_compile: called only for steps that compile and that would otherwise run.
 
     Raises:
         InputError: a step or preset that does not exist, or a step asked for outside the asked phases.
     """
     preset = request.preset or default_preset(len(machine.gpus))
     if preset not in PRESETS:
-        raise InputError(f"unknown preset {preset!r}; known are {', '.join(PRESETS)}")
+        raise InputError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
     planned = tuple(
         PlannedStep(step, why_not(step, machine, request) or _missing(step, machine, to_compile))
         for step in asked_steps(runbook, request)
@@ -98,15 +98,15 @@ def make_plan(
 
 
 def asked_steps(runbook: Runbook, request: Request) -> tuple[Step, ...]:
-    """The steps that a request means, whatever the machine, in the order in which they run.
+    """The steps that a request selects, independent of the machine, in run order.
 
     Raises:
         InputError: a step that does not exist, or one asked for outside the asked phases.
     """
-    known = {step.id for step in runbook.steps}
+    known = [step.id for step in runbook.steps]
     for step_id in request.steps:
         if step_id not in known:
-            raise InputError(f"{runbook.id} has no step {step_id!r}; it has {', '.join(sorted(known))}")
+            raise InputError(f"{runbook.id} has no step {step_id!r}; it has {', '.join(known)}")
     chosen = [
         step
         for step in runbook.steps
@@ -121,16 +121,14 @@ def asked_steps(runbook: Runbook, request: Request) -> tuple[Step, ...]:
             ids.update(earlier.id for earlier in runbook.inherits(step))
     outside = [step_id for step_id in request.steps if step_id not in ids]
     if outside:
-        raise InputError(
-            f"not in the phases asked for: {', '.join(outside)}; leave --phase out to run a step"
-        )
+        raise InputError(f"not in the requested phases: {', '.join(outside)}; omit --phase to run a step")
     return tuple(step for step in runbook.steps if step.id in ids)
 
 
 def why_not(step: Step, machine: Machine, request: Request) -> str | None:
-    """Why a step does not run on this machine at this request, whatever is installed there; None where it does."""
+    """Why a step does not run on this machine for this request, regardless of installed software; None if it runs."""
     if machine.gpu_error and step.gpus:
-        return f"needs {step.gpus} GPUs; the ones here cannot be read ({machine.gpu_error})"
+        return f"needs {_count(step.gpus, 'GPU')}; the GPUs of this host cannot be read ({machine.gpu_error})"
     if step.gpus > len(machine.gpus):
         return f"needs {_count(step.gpus, 'GPU')}, this host has {len(machine.gpus) or 'none'}"
     if step.nodes > request.nodes:
@@ -141,9 +139,9 @@ def why_not(step: Step, machine: Machine, request: Request) -> str | None:
         busy = [gpu.index for gpu in machine.gpus if gpu.busy]
         if busy:
             named = ", ".join(str(index) for index in busy)
-            return f"would load GPUs in use by other processes (index {named}); --allow busy runs it all the same"
+            return f"would load GPUs in use by other processes (index {named}); --allow busy runs it anyway"
     if step.slow and not request.slow:
-        return "marked slow and left out here; run the entry itself to include it"
+        return "marked slow and left out; run the entry without --without-slow to include it"
     return None
 
 

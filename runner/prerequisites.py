@@ -1,8 +1,9 @@
-"""What must be installed before Inductor can compile on this host: looked for before work begins, named where missing.
+"""Checks, before a step runs, that this host has what Inductor needs to compile, and names what is missing.
 
-On a CPU, Inductor has g++ (or what CXX names, as one word) build a shared object that includes Python.h and omp.h, and
-openssl print a digest of the headers that it precompiles. On a GPU, Triton has what CC names, else gcc, else clang,
-build one that includes Python.h. A small object is built in the same way here. Sources (torch 2.13): `cpp.cxx` in
+On a CPU, Inductor calls g++ (or the value of CXX, as one word) to build a shared object that includes Python.h and
+omp.h, and openssl for a digest of the headers that it precompiles. On a GPU, Triton calls the value of CC, else gcc,
+else clang, to build one that includes Python.h. This module builds a small object in the same way. Sources (torch
+2.13): `cpp.cxx` in
 torch/_inductor/config.py, `cpp_compiler_search` and `_get_openmp_args` in cpp_builder.py, `_precompile_header` in
 codecache.py; `_build` in Triton's runtime/build.py.
 """
@@ -38,7 +39,7 @@ int threads() { return omp_get_max_threads(); }
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that is not installed here.
+    """A missing prerequisite.
 
     Attributes:
         what: what is missing, as a noun.
@@ -50,27 +51,27 @@ class Missing:
 
     @property
     def reason(self) -> str:
-        """The one line that a skipped step gives."""
-        # What CXX names may hold anything; it goes to terminals and into records.
+        """The reason, in one line, of a step that is skipped for this."""
+        # The value of CXX may contain any character; it is printed and stored.
         return "".join(one if one.isprintable() else "?" for one in f"{_MARK}{self.what}; {self.remedy}")
 
 
 _NO_OPENSSL = Missing(
-    "openssl, which Inductor calls to tell headers apart",
+    "openssl, which Inductor calls for a digest of its headers",
     "`apt-get install openssl` (Debian, Ubuntu) or `dnf install openssl` (Fedora, RHEL)",
 )
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How building a small object went.
+    """The result of building a small object.
 
     Attributes:
         language: `C++` (Inductor on a CPU) or `C` (Triton on a GPU).
-        compiler: the compiler that is asked for; None where none was found.
-        variable: the variable that names it; None where it is the default.
-        ran: whether it could be started at all.
-        errors: what it printed where it failed; None where it built the object, or where that took too long to tell.
+        compiler: the compiler; None if none was found.
+        variable: the variable that names it; None if it is the default.
+        ran: whether it could be started.
+        errors: its output if it failed; None if it built the object, or did not finish in time.
         openssl: whether there is an openssl program, or none is needed.
     """
 
@@ -88,7 +89,7 @@ class Python:
 
     Attributes:
         version: `3.11`.
-        distributions: whether it is a package of the Linux distribution.
+        distributions: whether the Linux distribution's package provides it.
         prefix: where it is installed.
     """
 
@@ -98,14 +99,14 @@ class Python:
 
 
 def missing_to_compile(*, gpu: bool) -> Missing | None:
-    """What a compile lacks on this host, in this environment; None where nothing is known to be missing.
+    """What a compile lacks on this host, in this environment; None if nothing is known to be missing.
 
     Args:
-        gpu: whether it is a compile for a GPU.
+        gpu: whether the compile is for a GPU.
     """
     environment = {
         **os.environ,
-        # The programs of this Python come first in every step.
+        # In every step, the programs of this Python come first on PATH.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "LC_ALL": "C",
     }
@@ -113,7 +114,7 @@ def missing_to_compile(*, gpu: bool) -> Missing | None:
 
 
 def missing_in(reason: str | None) -> Missing | None:
-    """What the reason of a skipped step says is missing (`Missing.reason`); None for any other reason."""
+    """The missing prerequisite that a skip reason (`Missing.reason`) names; None for any other reason."""
     if reason is None or not reason.startswith(_MARK):
         return None
     what, _, remedy = reason.removeprefix(_MARK).rpartition("; ")
@@ -121,7 +122,7 @@ def missing_in(reason: str | None) -> Missing | None:
 
 
 def missing(trial: Trial, python: Python) -> Missing | None:
-    """What a trial shows to be missing. Pure."""
+    """The missing prerequisite that a trial shows. Pure."""
     if not trial.ran:
         return _no_compiler(trial)
     if trial.errors is None:
@@ -134,11 +135,11 @@ def missing(trial: Trial, python: Python) -> Missing | None:
         return Missing(
             f"OpenMP for {trial.compiler} ({header or 'libgomp'})",
             "`apt-get install libomp-dev` (Debian, Ubuntu) or `dnf install libomp-devel` (Fedora, RHEL) for clang, or"
-            " unset CXX to use g++, which brings its own",
+            " unset CXX to use g++, which includes OpenMP",
         )
     said = _ERROR.search(trial.errors)
     why = said[0].strip() if said else f"{trial.compiler} failed"
-    return Missing(f"a {trial.language} compiler that works ({why})", _install(trial.language))
+    return Missing(f"a working {trial.language} compiler ({why})", _install(trial.language))
 
 
 def _no_compiler(trial: Trial) -> Missing:
@@ -160,7 +161,7 @@ def _headers_remedy(python: Python) -> str:
         name = f"python{python.version}"
         return f"`apt-get install {name}-dev` (Debian, Ubuntu) or `dnf install {name}-devel` (Fedora: python3-devel)"
     return (
-        f"the Python in {python.prefix} is not the distribution's: install it again with its headers, or set"
+        f"the Python in {python.prefix} is not the distribution's: reinstall it with its headers, or set"
         " RUNBOOK_PYTHON to one that has them"
     )
 
@@ -198,7 +199,7 @@ def _default(path: str, *, gpu: bool) -> str | None:
 
 
 def _build(compiler: str, variables: Mapping[str, str], *, gpu: bool) -> str | None:
-    """Build a shared object; what was printed where that failed, else None."""
+    """Build a shared object; return the compiler's output if that failed, else None."""
     language, source, openmp = (
         ("c", _FOR_TRITON, []) if gpu else ("c++", _FOR_INDUCTOR, ["-fopenmp", "-lgomp"])
     )
@@ -216,5 +217,5 @@ def _build(compiler: str, variables: Mapping[str, str], *, gpu: bool) -> str | N
 
 
 def _schemes() -> tuple[str, str]:
-    # On Debian the default scheme is one for /usr/local; Inductor and Triton take both, or this one.
+    # Debian's default scheme is for /usr/local; Inductor and Triton use both schemes, or this one.
     return (sysconfig.get_default_scheme(), "posix_prefix")

@@ -1,11 +1,11 @@
-"""The scales at which probes work. Each names a model whose configuration ships with the package."""
+"""The scales at which probes run. Each names a model whose configuration is part of the package."""
 
 PRESETS = ("tiny", "8b", "40b", "70b")
 _FULL_NODE = 8
 
 
 def default_preset(gpus: int) -> str:
-    """The preset of a host with that many GPUs: `tiny` without one, `8b` on one to seven, `70b` on eight."""
+    """The default preset for a number of GPUs: `tiny` for none, `8b` for one to seven, `70b` for eight or more."""
     if gpus == 0:
         return "tiny"
     return "70b" if gpus >= _FULL_NODE else "8b"

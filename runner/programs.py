@@ -1,7 +1,7 @@
-"""Runs other programs to their end or a deadline that holds.
+"""Runs other programs with a deadline that always holds.
 
-`subprocess.run` waits without end for a program that it has killed: one that waits in the kernel, for a mount that is
-gone say, would hold whoever asked it.
+`subprocess.run` waits without limit for a program that it has killed: a program that is stuck in the kernel, for
+example on a dead mount, would block the caller.
 """
 
 import contextlib
@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-# How long a killed program may take to be gone, in seconds.
+# How long a killed program may take to disappear, in seconds.
 _PATIENCE_S = 5.0
 
-# Programs that did not go: kept, so that they are reaped should they end after all.
+# Programs that could not be killed; kept so that they are reaped if they end later.
 _stuck: "list[subprocess.Popen[Any]]" = []
 
 
@@ -25,15 +25,15 @@ def run_program(
     env: Mapping[str, str] | None = None,
     start_new_session: bool = False,
 ) -> "subprocess.CompletedProcess[Any]":
-    """Run a program and take what it prints, as `subprocess.run(capture_output=True)` does.
+    """Run a program and capture its output, like `subprocess.run(capture_output=True)`.
 
     Args:
         words: the program and its arguments.
-        timeout: seconds; the program is killed at it, and left where that does not end it.
-        given: its standard input; nothing when left out.
-        text: what it prints is text, and bytes that are none of UTF-8 are replaced.
-        env: its environment; this process's when left out.
-        start_new_session: out of reach of a Ctrl-C at the terminal.
+        timeout: seconds until the program is killed; if that does not end it, it is left.
+        given: its standard input; default: empty.
+        text: whether to decode its output as UTF-8; invalid bytes are replaced.
+        env: its environment; default: that of this process.
+        start_new_session: whether to run it in a new session, which Ctrl-C at the terminal does not reach.
 
     Raises:
         OSError: it cannot be started.
@@ -58,7 +58,7 @@ def run_program(
 
 
 def kill(process: "subprocess.Popen[Any]", seconds: float = _PATIENCE_S) -> bool:
-    """Kill a program, wait so long, and leave it where that was not enough; whether it is gone."""
+    """Kill a program and wait at most this long; returns whether it has ended."""
     process.kill()
     pipes: list[IO[Any] | None] = [process.stdin, process.stdout, process.stderr]
     for pipe in filter(None, pipes):

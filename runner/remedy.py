@@ -1,8 +1,8 @@
-"""What undoes a finding, as text that a shell evaluates or a person pastes. Pure.
+"""The remedy for a finding, as text that a shell evaluates or a person pastes. Pure.
 
-Names of variables, paths and lines of files are a stranger's: a shell must never take a part of them for code. So a
-`Remedy` is the only such text. It is code only as `unset NAME` of a plain name or as the pin to one GPU; anything else
-is one line for a person, in which a stranger's text is one quoted word that no shell expands.
+Variable names, paths and lines of files are untrusted: a shell must never interpret a part of them as code. So a
+`Remedy` is the only text of this kind. It is code only as `unset NAME` of a plain name or as the pin to one GPU;
+anything else is one line for a person, in which untrusted text is one quoted word that no shell expands.
 """
 
 import re
@@ -24,11 +24,11 @@ def is_plain(name: str) -> bool:
 
 
 def word(text: str) -> str:
-    """A stranger's text as one word that a shell takes to the letter; only a leading `~/` keeps its meaning."""
+    """Untrusted text as one word that a shell takes literally; only a leading `~/` keeps its meaning."""
     if text.startswith("~/"):
         return "~/" + word(text[2:])
     if not text.isprintable():
-        # No quote stands inside, so it is inert in a shell without $'…' too.
+        # It contains no quote, so it is also inert in a shell that does not know $'…'.
         escaped = "".join(_escaped(one) for one in text)
         return f"$'{escaped}'"
     quoted = shlex.quote(text)
@@ -43,17 +43,17 @@ def _escaped(one: str) -> str:
 
 
 def _bytes(one: str) -> bytes:
-    # A byte that is no UTF-8 stands as half a surrogate pair; any other half can only come from JSON.
+    # Python represents a byte that is not UTF-8 as a lone surrogate; any other lone surrogate comes from JSON.
     return one.encode(errors="surrogateescape" if "\udc80" <= one <= "\udcff" else "surrogatepass")
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """What undoes one finding: made by `unset`, `pin` and `by_hand`.
+    """The remedy for one finding; create it with `unset`, `pin` or `by_hand`.
 
     Attributes:
         text: one line.
-        is_code: a shell may evaluate it.
+        is_code: whether a shell may evaluate it.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Remedy:
 
     def __post_init__(self) -> None:
         if self.is_code and not _CODE.fullmatch(self.text):
-            raise ValueError(f"no code that a shell may evaluate: {self.text!r}")
+            raise ValueError(f"not code that a shell may evaluate: {self.text!r}")
         if not self.text.isprintable():
             raise ValueError(f"not one line of printable text: {self.text!r}")
 
@@ -70,11 +70,11 @@ class Remedy:
 
     @classmethod
     def unset(cls, name: str) -> Self:
-        """Take a variable of this shell away; by hand where its name is not plain."""
+        """Unset a variable of this shell; a remedy by hand if its name is not plain."""
         if is_plain(name):
             return cls(f"unset {name}", is_code=True)
         return cls.by_hand(
-            "take {} out of what sets it, or start the job with env -u {}: unset is printed only for names of A-Z, "
+            "remove {} where it is set, or start the job with env -u {}: unset is printed only for names made of A-Z, "
             "0-9 and _",
             name,
             name,
@@ -87,24 +87,24 @@ class Remedy:
 
     @classmethod
     def by_hand(cls, sentence: str, *words: str) -> Self:
-        """Something that only a person does.
+        """A remedy that only a person can apply.
 
         Args:
-            sentence: our own text, without what means something to a shell; `{}` where a word goes. It begins with a
-                word of ours: a shell takes a first word `%1` for a job, quoted or not.
-            words: texts of strangers.
+            sentence: this project's text, without shell metacharacters; `{}` marks the place of a word. It must not
+                begin with `{}`: a shell takes a first word `%1` as a job, quoted or not.
+            words: untrusted texts.
         """
         return cls(sentence.format(*map(word, words)))
 
 
 def shell_lines(undo: Iterable[str], by_hand: Iterable[str]) -> list[str]:
-    """A document's remedies as lines for `eval` and for a person: code is code again, all else is a comment.
+    """A document's remedies as lines for `eval`: valid code stays code, everything else becomes a comment.
 
-    The document may have been written by anything, so its text is not believed. Every line of the result is one
-    physical line.
+    Any program may have written the document, so its text is checked again. Every line of the result is one physical
+    line.
     """
     undo = list(undo)
     code = [line for line in undo if _CODE.fullmatch(line)]
-    # What is no code outlives this shell, or is somebody else's: changing it is the reader's own decision.
+    # Everything else outlives this shell or belongs to somebody else: the reader decides whether to change it.
     comments = [line for line in undo if not _CODE.fullmatch(line)] + list(by_hand)
     return [*code, *(f"# by hand: {visible_line(line)}" for line in comments)]

@@ -1,14 +1,14 @@
-"""What of a run fits into the time that it has: which steps are left out. Pure; `runner.pace` keeps the time.
+"""Decides which steps of a run fit into its time limit and which are left out. Pure; `runner.pace` keeps the clock.
 
 The rules:
 
-* A step is started only if what it is expected to take fits, with a margin; it is ended when its time is over.
-* Every entry has its part of the time left. What falls to the later ones is not in it, so a slow entry cannot take
-  their time; what an entry does not use goes to the later ones.
-* Where not all fits, the steps that earn the outcome of an entry come first (`Tier`), those of every entry before
-  the optional ones of any. A step that overruns may take time from steps of less weight, never from others.
+* A step is started only if its expected duration fits, with a margin; it is terminated when its time is over.
+* Every entry has its share of the time left. The shares of later entries are reserved, so a slow entry cannot use
+  them; time that an entry does not use goes to the later ones.
+* If not all steps fit, the steps that decide the outcome of an entry come first (`Tier`), those of every entry before
+  the optional ones of any. A step that overruns may take time from steps of a lower tier, never from others.
 
-Expected times come from records or guesses (`runner.evidence.durations`), corrected by how this machine compares.
+Expected durations come from records or guesses (`runner.evidence.durations`), scaled by the speed of this machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,22 +19,23 @@ from runner.entry.model import Phase, Step
 from runner.evidence.durations import Expected
 from runner.plan import Plan
 
-# More than is expected is planned for, and more still must be free when a step is started: one that is cut short has
-# used its time for nothing and leaves its entry incomplete, one that is left out does not.
-MARGIN, SURE = 1.2, 1.5
-# Free of an entry's time, in seconds, so that the shortest step has time for a slow start.
+# Factors on the expected duration, for planning and for starting a step. Starting needs more, because a step that is
+# terminated has wasted its time and leaves its entry incomplete, while one that is left out does not.
+MARGIN, START_MARGIN = 1.2, 1.5
+# Added to the time that a step needs to start, in seconds, so that even the shortest step has time for a slow start.
 SPARE_S = 2.0
 _ROUNDING_S = 1e-6
-# How many seconds of work the belief is worth that this machine is as fast as the records say, and how many one
-# step can weigh against it at most: one odd step does not decide.
+# Weight, in seconds of work, of the prior that this machine is as fast as the records say, and the largest weight of
+# one step against it: one unusual step must not decide.
 _WEIGHT_S = 5.0
 
 
 class Tier(IntEnum):
-    """How much an entry's outcome depends on a step: the first come first where not all fits.
+    """How much an entry's outcome depends on a step; lower tiers come first if not all steps fit.
 
-    PROOF: the first step that injects the fault, Fix and Verify, and what they need; where nothing is injected,
-    Diagnose too, which alone can find the fault then. FAULT: further steps that inject it. DETAIL: other Diagnose.
+    PROOF: the first step that injects the fault, Fix and Verify, and the steps they need; if nothing is injected, also
+    Diagnose, because only it can find the fault then. FAULT: further steps that inject the fault. DETAIL: other steps
+    of Diagnose.
     """
 
     PROOF = 0
@@ -44,12 +45,12 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True)
 class Work:
-    """A step that is to run, as far as its time is concerned.
+    """The time requirement of a step that is to run.
 
     Attributes:
-        expected: by records or a guess; not corrected for this machine.
+        expected: from records or a guess; not scaled for this machine.
         longest_s: its own deadline, in seconds.
-        after: ids of steps that it is useless without.
+        after: ids of steps without which it is useless.
     """
 
     id: str
@@ -59,23 +60,23 @@ class Work:
     after: frozenset[str] = frozenset()
 
     def about(self, factor: float) -> float:
-        """What it is expected to take on this machine, in seconds."""
+        """Its expected duration on this machine, in seconds."""
         return min(self.longest_s, factor * self.expected.seconds)
 
     def room(self, factor: float) -> float:
-        """What is planned for it, in seconds."""
+        """The time that is planned for it, in seconds."""
         return min(self.longest_s, MARGIN * factor * self.expected.seconds)
 
-    def sure(self, factor: float) -> float:
-        """What must be free when it is started, in seconds."""
-        return min(self.longest_s, SURE * factor * self.expected.seconds + SPARE_S)
+    def to_start(self, factor: float) -> float:
+        """The time that must be left when it is started, in seconds."""
+        return min(self.longest_s, START_MARGIN * factor * self.expected.seconds + SPARE_S)
 
 
 def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
-    """The steps of a plan that run here, in their order."""
+    """The time requirements of the steps of a plan that run here, in order."""
     runs: dict[str, Step] = {}
     for planned in plan.steps:
-        # What it needs comes before it, and must pass: without that it is skipped whatever time there is.
+        # The steps it needs come before it and must pass; otherwise it is skipped whatever the time.
         if planned.skip is None and all(needed in runs for needed in planned.step.needs):
             runs[planned.step.id] = planned.step
     tiers = _tiers(list(runs.values()))
@@ -98,17 +99,17 @@ def _tiers(steps: Sequence[Step]) -> Mapping[str, Tier]:
     if injecting:
         tiers |= {step.id: Tier.DETAIL for step in steps if step.phase is Phase.DIAGNOSE}
         tiers |= dict.fromkeys(injecting[1:], Tier.FAULT)
-    # Backwards: what a step needs comes before it.
+    # Backwards, because the steps that a step needs come before it.
     for step in reversed(steps):
         tiers |= {needed: min(tiers[needed], tiers[step.id]) for needed in step.needs}
     return tiers
 
 
 def correction(compared: Sequence[tuple[float, float]]) -> float:
-    """How this machine compares with the records: 2 is half as fast.
+    """How slow this machine is relative to the records: 2 means half as fast.
 
-    The median of actual over expected duration, (expected, actual) in seconds, each step weighed by its expected
-    duration up to `_WEIGHT_S`, and the belief in 1 by that too.
+    The weighted median of actual ÷ expected duration, from (expected, actual) in seconds. Each step has its expected
+    duration, at most `_WEIGHT_S`, as weight; the prior value 1 has the weight `_WEIGHT_S`.
     """
     weighed = sorted(
         [(1.0, _WEIGHT_S)] + [(actual / due, min(due, _WEIGHT_S)) for due, actual in compared if due > 0]
@@ -122,10 +123,10 @@ def correction(compared: Sequence[tuple[float, float]]) -> float:
 
 
 def share_out(left_s: float, entries: Sequence[Sequence[Work]], factor: float) -> tuple[frozenset[str], ...]:
-    """Ids of the steps of each entry for which the seconds left are enough, if all entries begin now.
+    """The ids of the steps of each entry that fit into the seconds left, if all entries start now.
 
-    Tier by tier. Of a tier that does not fit, each entry first gets what fits into its share, which is in proportion
-    to what it needs; what no share holds a step for then goes to the entries that lack least.
+    Time is assigned tier by tier. If a tier does not fit, each entry first gets the steps that fit into its share,
+    which is proportional to its need. The remainder goes to the entries that lack the least.
     """
     free = max(0.0, left_s - SPARE_S)
     chosen: list[set[str]] = [set() for _ in entries]
@@ -147,12 +148,12 @@ def share_out(left_s: float, entries: Sequence[Sequence[Work]], factor: float) -
 
 
 def _take(works: Sequence[Work], chosen: set[str], tier: Tier, seconds: float, factor: float) -> float:
-    """Choose those steps of a tier, in order of execution, that fit and whose predecessors were chosen; the seconds."""
+    """Choose, in run order, the steps of a tier that fit and whose predecessors are chosen; return the seconds used."""
     ids = {work.id for work in works}
     used = 0.0
     for work in works:
         room = work.room(factor)
-        # Sums of the same numbers in another order differ by rounding.
+        # Sums of the same numbers in a different order can differ by rounding.
         fits = used + room <= seconds + _ROUNDING_S
         if work.tier is tier and work.id not in chosen and work.after & ids <= chosen and fits:
             chosen.add(work.id)

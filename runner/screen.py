@@ -1,6 +1,6 @@
-"""What commands print on: streams that nothing steers but this project, and whose loss does not end a run.
+"""Output streams of the commands: control sequences in printed text are removed, and a lost stream does not end a run.
 
-Imported by every command, so Rich stays out of it (`runner.cli.console`).
+Every command imports this module, so it does not import Rich (`runner.cli.console` does).
 """
 
 import contextlib
@@ -14,34 +14,34 @@ from runner.plain import one_line, plain
 
 
 class Screen:
-    """A text stream that takes out whatever steers a terminal, and goes on when nobody takes what is written.
+    """A text stream that removes terminal control sequences and ignores the loss of its reader.
 
-    What is printed may come from a record, a step, a log or a file's name, so nothing but text, line ends and tabs
-    gets through; colours are for `runner.cli.console`.
+    Printed text may come from a record, a step, a log or a file name, so only text, line ends and tabs are written.
+    Colours are added by `runner.cli.console`.
 
-    Its reader may go away, its terminal hang up, its disk be full. The rest of what is written then goes nowhere and
-    `lost` has the error: a run and its record matter more than their display. Everything else is the stream's own.
+    The reader may exit, the terminal hang up, or the disk be full. Later output is then discarded and `lost` holds the
+    error: a run and its record matter more than their display. All other attributes are the stream's own.
     """
 
     def __init__(self, stream: TextIO, patience_s: float | None = None) -> None:
-        # A screen on a screen is one on the stream, so that each knows what it lost itself.
+        # A screen of a screen writes to the inner stream, so that each knows its own losses.
         self._stream: TextIO = stream._stream if isinstance(stream, Screen) else stream  # noqa: SLF001 - its own kind
         self.lost: OSError | None = None
-        # How long a reader that takes nothing is waited for: without end, as by any command, when left out.
+        # How long to wait for a reader that does not read, in seconds; without limit when left out.
         self._patience_s = patience_s
 
     def write(self, text: str) -> int:
-        """Write what is text in it, or give the stream up."""
+        """Write the text without control sequences, or give the stream up."""
         self.write_styled(plain(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
     def write_styled(self, text: str) -> None:
-        """Write text of which the styles are this project's own, or give the stream up."""
+        """Write text that contains this project's own styles, or give the stream up."""
         try:
             if self._taken():
                 self._stream.write(text)
@@ -61,14 +61,14 @@ class Screen:
         return getattr(self._stream, name)
 
     def _taken(self) -> bool:
-        """Whether the stream takes something; once it did not, what comes while it does not is left out."""
+        """Whether the stream accepts output; after a timeout, output is discarded until it does."""
         if self._patience_s is None:
             return True
         waiting = select.poll()
         try:
             waiting.register(self._stream.fileno(), select.POLLOUT)
         except (OSError, ValueError):
-            # No file behind it, so nobody who could keep it waiting.
+            # Not backed by a file, so writing cannot block.
             return True
         if waiting.poll(self._patience_s * 1000):
             return True
@@ -77,7 +77,7 @@ class Screen:
 
     def _give_up(self, error: OSError) -> None:
         self.lost = error
-        # What is still in the stream's buffer would fail once more when Python ends.
+        # The rest of the stream's buffer would fail once more when Python exits.
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -85,5 +85,5 @@ class Screen:
 
 
 def tell_trouble(message: str) -> None:
-    """Say on standard error what is wrong without ending anything."""
+    """Print a problem on standard error; the run goes on."""
     print(f"runbook: {one_line(message)}", file=cast("IO[str]", Screen(sys.stderr)), flush=True)

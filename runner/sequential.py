@@ -1,16 +1,16 @@
-"""Compare as samples come, and stop as soon as the answer is clear, with a stated chance of a wrong answer.
+"""Sequential comparison: stop sampling as soon as the result is clear, with a stated error probability.
 
 Samples are positive ratios, taken one by one: speed in one environment over speed in another, one for each pair of
-processes. Whoever looks at an ordinary 95 % interval after each sample and stops at the first that leaves the bound
-is wrong far more often than 5 %. Here each look takes Student's interval of the mean logarithm at one fixed, stricter
+processes. Testing an ordinary 95 % interval after each sample and stopping at the first that excludes the bound is
+wrong far more often than 5 %. Here each test uses Student's interval of the mean logarithm at one fixed, stricter
 level (Pocock's boundary: S. J. Pocock, Biometrika 64, 1977; its use at the same nominal level with Student's t:
-C. Jennison and B. W. Turnbull, Group Sequential Methods, 2000, chapter 4). The intervals of all looks, from the 4th
-sample to the 24th, then hold together with a probability of 95 %: they are repeated confidence intervals (Jennison and
-Turnbull, J. R. Statist. Soc. B 51, 1989), so the one at which somebody stops is valid, whatever made them stop.
+C. Jennison and B. W. Turnbull, Group Sequential Methods, 2000, chapter 4). The intervals of all tests, from the 4th
+sample to the 24th, are then simultaneously valid with a probability of 95 %: they are repeated confidence intervals
+(Jennison and Turnbull, J. R. Statist. Soc. B 51, 1989), so the interval is valid at whichever sample one stops.
 
-What is assumed of the noise is that its logarithm is symmetric, as the difference between two processes alike is,
-however skewed each one's times are. Tails heavier than the normal distribution's make the rule err less often
-(B. Efron, J. Am. Statist. Assoc. 64, 1969), and the intervals wider.
+The method assumes that the logarithm of the noise is symmetric, which holds for the difference between two identical
+processes however skewed their times are. Heavier tails than the normal distribution's make errors rarer (B. Efron,
+J. Am. Statist. Assoc. 64, 1969) and the intervals wider.
 """
 
 import functools
@@ -20,20 +20,20 @@ from typing import Literal
 
 from runner.stats import CONFIDENCE, Interval
 
-# Of fewer samples no interval is given; of more, the intervals no longer hold together with the stated probability.
+# With fewer samples there is no interval; with more, the intervals lose the stated simultaneous coverage.
 FEWEST, MOST = 4, 24
-# One-sided level of each look at which 2.5 % of series on either side are wrong at any look of the 21, normal noise
-# assumed: by 100,000 simulated series. tests/test_sequential.py repeats it.
+# One-sided level of each test at which 2.5 % of series on either side are wrong at any of the 21 tests, for normal
+# noise: from 100,000 simulated series. tests/test_sequential.py repeats the simulation.
 _LEVEL = 0.0038
 
 Answer = Literal["below", "above", "undecided"]
 
 
 def repeated_interval(ratios: Sequence[float]) -> Interval:
-    """The 95 % interval of the geometric mean that holds at every number of samples at once, so also where one stopped.
+    """The 95 % interval of the geometric mean, simultaneously valid at every number of samples.
 
-    Of fewer than four samples, of one that is no ratio, or where it ends beyond what a float holds, it is everything
-    from 0 to infinity, with no confidence.
+    With fewer than four samples, with a sample that is not a positive finite ratio, or if it exceeds the range of a
+    float, the interval is 0 to infinity with confidence 0.
 
     Args:
         ratios: positive, 24 at most.
@@ -51,9 +51,9 @@ def repeated_interval(ratios: Sequence[float]) -> Interval:
 
 
 def answer(interval: Interval, bound: float) -> Answer:
-    """On which side of the bound the whole interval lies; `undecided` where it covers the bound.
+    """On which side of the bound the whole interval is; `undecided` if it covers the bound.
 
-    An interval that begins exactly at the bound is above it, as an expectation of at least that much is met.
+    An interval that begins exactly at the bound counts as above, because an expectation of "at least" is met.
     """
     if interval.high < bound:
         return "below"
@@ -62,9 +62,9 @@ def answer(interval: Interval, bound: float) -> Answer:
 
 @functools.lru_cache(maxsize=64)
 def student_quantile(level: float, freedom: int) -> float:
-    """The t that Student's t with this many degrees of freedom exceeds with a probability of `level`, below one half.
+    """The t that Student's t with `freedom` degrees of freedom exceeds with probability `level`, for levels below 0.5.
 
-    By bisection on the angle atan(t ÷ √freedom), in which the distribution is a finite sum.
+    Computed by bisection on the angle atan(t ÷ √freedom), for which the distribution is a finite sum.
     """
     low, high = 0.0, math.pi / 2
     for _ in range(60):

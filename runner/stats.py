@@ -1,4 +1,4 @@
-"""Spread, intervals and comparisons: the only place with statistics.
+"""Spread, intervals and comparisons: all statistics of the project.
 
 Samples of timings are skewed and have outliers, so the centre is the median and intervals are bootstrap
 intervals (Efron's percentile method). The resampling is seeded, so the same samples give the same interval.
@@ -16,15 +16,15 @@ from itertools import combinations
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-# Below this many samples a bootstrap interval is too narrow to be believed; the range of the samples is used.
+# Below this many samples a bootstrap interval is too narrow; the range of the samples is used instead.
 FEWEST_FOR_BOOTSTRAP = 5
-# How often `changes` may call a change where there is none, over all series of a comparison together.
+# Probability that `changes` reports a change where there is none, over all series of a comparison together.
 FALSE_REPORTS = 0.01
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A closed interval, and how sure it is (`None` for a bare range of samples)."""
+    """A closed interval and its confidence level (`None` for a plain range of samples)."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Interval:
 
     @property
     def bounded(self) -> bool:
-        """Whether it says anything: false of 0 to infinity."""
+        """Whether the interval is bounded above: false for 0 to infinity."""
         return math.isfinite(self.high)
 
     def covers(self, value: float) -> bool:
@@ -92,7 +92,7 @@ def median_interval(samples: Sequence[float]) -> Interval | None:
     if len(samples) < FEWEST_FOR_BOOTSTRAP:
         return Interval(min(samples), max(samples), None)
     ordered = sorted(samples)
-    # Many resamples have the same two middle ranks: their median is worked out and sorted once.
+    # Many resamples have the same two middle ranks: their median is computed and sorted once.
     medians = sorted(
         ((ordered[low] + ordered[high]) / 2, times) for (low, high), times in _median_ranks(len(ordered))
     )
@@ -100,10 +100,10 @@ def median_interval(samples: Sequence[float]) -> Interval | None:
 
 
 def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> Interval | None:
-    """Interval of median(numerator) / median(denominator) for two arms sampled apart from each other.
+    """Interval of median(numerator) / median(denominator) for two arms sampled independently.
 
     For samples taken in interleaved pairs, form the ratios pair by pair and use `median_interval`.
-    None where either arm has fewer than two samples or a denominator that is not positive.
+    None if either arm has fewer than two samples or a denominator is not positive.
     """
     if min(len(numerator), len(denominator)) < 2 or min(denominator, default=0.0) <= 0:  # noqa: PLR2004
         return None
@@ -119,11 +119,11 @@ def ratio_interval(numerator: Sequence[float], denominator: Sequence[float]) -> 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one series between two runs.
+    """The change of one series between two runs.
 
     Attributes:
         ratio: after ÷ before, of the geometric means.
-        probability: of a change at least as clear anywhere among the series compared, if nothing had changed.
+        probability: p-value: probability of a change at least this large in any compared series if nothing changed.
     """
 
     ratio: float
@@ -131,7 +131,7 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """Whether it is more than noise."""
+        """Whether the change is significant."""
         return self.probability <= FALSE_REPORTS
 
 
@@ -140,26 +140,26 @@ def changes(
 ) -> dict[str, Change]:
     """Compare several series at once, so that the chance of any false report among them stays at 1 %.
 
-    Welch's t of the logarithms is computed for each series; which run a turn belongs to is then drawn anew, for all
-    series at the same time, and the largest |t| of each drawing says what chance alone can do (Westfall and Young's
-    single-step maxT). Nothing is assumed about the noise but that turns could be exchanged.
+    Welch's t of the logarithms is computed for each series. The assignment of turns to runs is then permuted, for all
+    series at the same time, and the largest |t| of each permutation gives the null distribution (Westfall and Young's
+    single-step maxT). The only assumption about the noise is that turns are exchangeable.
 
-    With 12 turns a run and noise of 1 %, a change of 3 % is found in more than 95 of 100 comparisons. With fewer than
-    four a run hardly anything can be.
+    With 12 turns per run and noise of 1 %, a change of 3 % is found in more than 95 of 100 comparisons. With fewer than
+    four turns per run, almost no change can be found.
 
     Args:
-        before: positive samples of each series, a turn each; all series have as many.
-        after: likewise, of the same series.
-        permutations: drawings.
+        before: positive samples of each series, one per turn; the same number for all series.
+        after: the same, for the same series.
+        permutations: number of random permutations.
 
     Raises:
-        ValueError: other series, series of unequal length, or a sample that is not positive.
+        ValueError: different series, series of unequal length, or a sample that is not positive.
     """
     if before.keys() != after.keys():
         raise ValueError("both runs must have the same series")
     sizes = {(len(before[name]), len(after[name])) for name in before}
     if len(sizes) != 1:
-        raise ValueError("every series of a run must have as many turns")
+        raise ValueError("every series of a run must have the same number of turns")
     [(first, second)] = sizes
     if min(sample for run in (before, after) for name in run for sample in run[name]) <= 0:
         raise ValueError("samples must be positive")
@@ -193,13 +193,13 @@ def _welch(values: Sequence[float], chosen: Sequence[int]) -> float:
     variance = max(0.0, squares / count - mean * mean) / (count - 1)
     square_rest = sum(one * one for one in values) - squares
     variance += max(0.0, square_rest / rest - others * others) / (rest - 1)
-    # Samples without any spread still have a direction.
+    # Samples without spread still have a direction.
     return (others - mean) / math.sqrt(max(variance, 1e-24))
 
 
 @functools.lru_cache(maxsize=64)
 def _median_ranks(count: int) -> tuple[tuple[tuple[int, int], int], ...]:
-    """The two middle ranks of resamples of so many samples, and how many have them: drawn once for any samples."""
+    """The two middle ranks of resamples of `count` samples, and how many resamples have them. Drawn once per count."""
     source = random.Random(0)  # noqa: S311 - resampling, not secrecy
     drawn = (sorted(source.choices(range(count), k=count)) for _ in range(RESAMPLES))
     return tuple(Counter((ranks[(count - 1) // 2], ranks[count // 2]) for ranks in drawn).items())
@@ -210,18 +210,18 @@ def _central(ordered: Sequence[float]) -> Interval:
     return Interval(percentile(ordered, tail), percentile(ordered, 100 - tail), CONFIDENCE)
 
 
-# Modified z-score beyond which a value stands out (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993).
+# Modified z-score above which a value is an outlier (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993).
 OUTLYING_SCORE = 3.5
-# However closely the others agree, a value nearer to the median than this share of it does not stand out.
+# A value within this share of the median is not an outlier, however small the spread of the others.
 OUTLYING_SHARE = 0.05
-# Of fewer values nobody can say which one is odd.
+# With fewer values, an outlier cannot be identified.
 FEWEST_FOR_OUTLIERS = 5
 _MAD_OF_NORMAL = 0.6745
 
 
 @dataclass(frozen=True)
 class Fence:
-    """Between `low` and `high` a value is one of the crowd around `median`."""
+    """The range of values around `median`; a value outside `low` to `high` is an outlier."""
 
     median: float
     low: float
@@ -229,10 +229,10 @@ class Fence:
 
 
 def fence(values: Sequence[float]) -> Fence | None:
-    """Where values begin to stand out: 3.5 scaled median absolute deviations from the median, and at least 5 % of it.
+    """The outlier limits: 3.5 scaled median absolute deviations from the median, and at least 5 % of it.
 
-    The median and the median absolute deviation (MAD) are moved by no outlier as long as half of the values are
-    sound. None for fewer than five values.
+    Outliers do not move the median or the median absolute deviation (MAD) while at least half of the values are
+    normal. None for fewer than five values.
     """
     if len(values) < FEWEST_FOR_OUTLIERS:
         return None
@@ -243,7 +243,7 @@ def fence(values: Sequence[float]) -> Fence | None:
 
 
 def ratio(upper: float, lower: float) -> float | None:
-    """`upper` ÷ `lower`; None where a ratio says nothing: one is negative, the lower is 0, or the result overflows."""
+    """`upper` ÷ `lower`; None if either is negative, `lower` is 0, or the result overflows."""
     if upper < 0 or lower <= 0:
         return None
     found = upper / lower
@@ -251,15 +251,15 @@ def ratio(upper: float, lower: float) -> float | None:
 
 
 def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """The parabola a + b·x + c·x² of least squares through points (x, y), as (a, b, c).
+    """The least-squares parabola a + b·x + c·x² through points (x, y), as (a, b, c).
 
-    The normal equations are solved in fractions: powers of large x lose a float's digits.
+    The normal equations are solved in fractions, because powers of large x exceed a float's precision.
 
     Raises:
         ValueError: fewer than three different x.
     """
     if len({x for x, _ in points}) < 3:  # noqa: PLR2004 - three coefficients
-        raise ValueError("a parabola takes three different points")
+        raise ValueError("a parabola needs three points with different x")
     exact = [(Fraction(x), Fraction(y)) for x, y in points]
     powers = [sum((x**n for x, _ in exact), Fraction()) for n in range(5)]
     rows = [[*powers[n : n + 3], sum((x**n * y for x, y in exact), Fraction())] for n in range(3)]
@@ -275,11 +275,11 @@ def quadratic_fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, 
 
 
 def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
-    """Two-sided p-value of "both were drawn alike", by the rank sum of the recent ones (Wilcoxon's test, exact).
+    """Two-sided p-value of "both come from one distribution", from the rank sum of `recent` (exact Wilcoxon test).
 
-    Every way to choose that many of all values is gone through, so the p-value is exact whatever the distribution,
-    ties (by their mean rank) included, as long as the values are exchangeable: a steady drift or values that hang
-    together in time are found too, and are no error of it. For small samples: the number of ways is (n+k choose k).
+    All ways to choose that many of the values are enumerated, so the p-value is exact for any distribution, ties (by
+    their mean rank) included, if the values are exchangeable. A steady drift or autocorrelated values also give a small
+    p-value, and rightly so. For small samples only: there are (n+k choose k) ways.
 
     Raises:
         ValueError: one of the two is empty.
@@ -290,7 +290,7 @@ def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
     # Doubled, so that mean ranks stay whole numbers.
     rank = {value: 2 * ordered.index(value) + ordered.count(value) + 1 for value in ordered}
     ranks = [rank[value] for value in (*earlier, *recent)]
-    # The mean of the rank sum, times the number of values, is a whole number: no rounding decides.
+    # The mean of the rank sum, times the number of values, is a whole number, so rounding cannot decide.
     count, chosen = len(ranks), len(recent)
     centre = chosen * sum(ranks)
     seen = abs(count * sum(ranks[-chosen:]) - centre)
@@ -303,7 +303,7 @@ def rank_shift(earlier: Sequence[float], recent: Sequence[float]) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _ranks_of_two(count: int, other: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
-    """The two middle ranks of every resample of both arms; the same whatever the samples, so drawn once."""
+    """The two middle ranks of every resample of both arms; independent of the samples, so drawn once."""
     source = random.Random(0)  # noqa: S311 - resampling, not secrecy
     return tuple((_middle(source, count), _middle(source, other)) for _ in range(RESAMPLES))
 

@@ -1,4 +1,4 @@
-"""What a measured value may be of its samples. Probes make values by these functions, and the gate checks by them."""
+"""The statistics of samples. Probes compute values with these functions, and the gate checks values with them."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from runner.stats import percentile
 
 SINGLE = "single"
-"""The statistic of one reading, which is made of no samples."""
+"""The statistic of a single reading, which has no samples."""
 
 STATISTICS: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyType(
     {

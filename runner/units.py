@@ -1,4 +1,4 @@
-"""Units: what is stored (seconds, bytes, and so on), how a reader writes them, how a page shows them."""
+"""Units: the stored ones (seconds, bytes, and so on), those a runbook may write, and those a page shows."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from runner.errors import InputError
 
-# Units that may stand in a record. `1` is the unit of a ratio or a count.
+# Units that a record may hold. `1` is the unit of a ratio or a count.
 STORED_UNITS = frozenset(
     {"1", "s", "B", "B/s", "FLOP/s", "token/s", "token/J", "J/token", "J", "W", "Hz", "degC", "dB"}
 )
@@ -42,7 +42,7 @@ def to_stored(value: float, unit: str) -> tuple[float, str]:
         InputError: the unit is not known.
     """
     if unit not in _WRITTEN:
-        raise InputError(f"unknown unit {unit!r}; known are {', '.join(sorted(_WRITTEN))}")
+        raise InputError(f"unknown unit {unit!r}; use one of {', '.join(sorted(_WRITTEN))}")
     factor, stored = _WRITTEN[unit]
     return value * factor, stored
 
@@ -64,7 +64,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(value: int) -> str:
-    """Write bytes the way a runbook does, exactly where a binary unit divides them: 268435456 is `256MiB`."""
+    """Write bytes as in a runbook, with the largest binary unit that divides them: 268435456 is `256MiB`."""
     for unit, factor in reversed(_BINARY.items()):
         if value and value % factor == 0:
             return f"{value // factor}{unit}"
@@ -72,7 +72,7 @@ def format_bytes(value: int) -> str:
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
-# A year: what is longer is a slip.
+# A year: anything longer is a typing error.
 _LONGEST_S = 365 * 86400.0
 _IN_MINUTES_S = 120
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -92,7 +92,7 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a time the way people say it: `0.4 s`, `25 s`, `4 min 20 s`, `1 h 30 min`."""
+    """Write a time for a reader: `0.4 s`, `25 s`, `4 min 20 s`, `1 h 30 min`."""
     if 0 < seconds < 1:
         return f"{seconds:.1g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -134,7 +134,7 @@ _PLURAL: Mapping[str, str] = MappingProxyType({"token/s": "tokens/s", "token/J":
 def format_value(value: float | None, unit: str) -> str:
     """Show a stored value to a reader with three significant digits: `(8.38e11, "B/s")` is `838 GB/s`.
 
-    `None` reads `unmeasured`: never blank, never zero.
+    `None` is shown as `unmeasured`, never as a blank or zero.
     """
     if value is None:
         return "unmeasured"
@@ -143,3 +143,11 @@ def format_value(value: float | None, unit: str) -> str:
     if unit == "1":
         return f"{value:,.0f}" if float(value).is_integer() else _significant(value)
     return f"{_significant(value)} {_PLURAL.get(unit, unit)}"
+
+
+def scale_of(value: float, unit: str) -> tuple[float, str]:
+    """The unit in which `format_value` shows this value: how many stored units it is, and its name (empty for `1`)."""
+    if unit in _SHOWN:
+        steps = _SHOWN[unit]
+        return next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    return 1.0, "" if unit == "1" else _PLURAL.get(unit, unit)

@@ -11,7 +11,7 @@ from runner.probes.precision import product
 @pytest.fixture
 def fp8_in_fp32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a CPU whose own FP8 product is refused."""
-    monkeypatch.setattr(product, "why_not_native", lambda _: "torch._scaled_mm is refused here (no kernel)")
+    monkeypatch.setattr(product, "why_not_native", lambda _: "torch._scaled_mm fails on this CPU (no kernel)")
     product.fp8_product.cache_clear()
     yield
     product.fp8_product.cache_clear()

@@ -97,7 +97,7 @@ def test_tensors_on_the_meta_device_take_no_memory() -> None:
 def test_the_limit_itself_is_within_and_a_byte_more_is_over() -> None:
     with follow(limit=2 * KIB) as found:
         tensor = torch.ones(2, *ONE)
-        with pytest.raises(OverBudgetError, match="2049 bytes alive, limit 2048"):
+        with pytest.raises(OverBudgetError, match="2049 bytes live, limit 2048"):
             torch.ones(1, dtype=torch.bool)
     assert found.peak == 2 * KIB + 1
     assert tensor.shape == (2, *ONE)

@@ -285,9 +285,9 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "details 40 deep": (_everywhere("details", {"a": _nested(40)}), "nested more than 32 deep"),
     "details 5,000 deep": (_everywhere("details", {"a": "DEEP"}), "nested"),
     "a number of 70 bits in details": (_everywhere("details", {"a": 2**70}), "more than 64 bits"),
-    "infinity in details": (_everywhere("details", {"a": "HUGE"}), "no float can hold"),
+    "infinity in details": (_everywhere("details", {"a": "HUGE"}), "out of range of a float"),
     "a number that no sum may hold": (_everywhere("value", 1.7e308), "value: Input should be less than"),
-    "NaN": (_everywhere("value", float("nan")), "holds NaN"),
+    "NaN": (_everywhere("value", float("nan")), "contains NaN"),
     "a number as text": (_everywhere("value", "3"), "value: Input should be a valid number"),
     "truth as a number": (_everywhere("exit_status", True), "exit_status: Input should be a valid integer"),
     "an unknown key": (_set("__proto__", to={}), "__proto__: Extra inputs are not permitted"),
@@ -374,7 +374,7 @@ PLACED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "JSON nested 100,000 deep": (_deep, "nested too deeply"),
     "a page": (lambda path: path.write_text(EVERYTHING), "is not JSON"),
-    "half of a record": (lambda path: path.write_bytes(FILES[-1].read_bytes()[:9000]), "is cut short"),
+    "half of a record": (lambda path: path.write_bytes(FILES[-1].read_bytes()[:9000]), "is truncated"),
     "another place's record": (
         lambda path: path.with_name("x.json").write_bytes(FILES[-1].read_bytes()),
         "belongs at",
@@ -405,7 +405,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     text = FILES[-1].read_text(encoding="utf-8")
     _place(tmp_path).write_text(text.replace('"outcome":', '"outcome": "fix_proved",\n  "outcome":', 1))
     (line,) = [str(problem) for problem in gate(Store(tmp_path, secrets=()), NOW)]
-    assert "has the key 'outcome' twice" in line
+    assert "has the duplicate key 'outcome'" in line
 
 
 def test_a_hard_link_is_a_file_like_any_other(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 The browser is the system's Chromium; RUNBOOK_CHROMIUM names another one.
 """
 
+import gzip
+import lzma
 import os
+import random
 import re
 import shutil
 import threading
@@ -18,12 +21,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, Request, ViewportSize, expect, sync_playwright
 
+from runner.entry.log_forms import Log
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.entry.signatures import match_log
 from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.store import Store
-from runner.pages.answer import fix_block
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, result, run
 from tests.test_site import ROOT, Site, build
@@ -197,7 +200,9 @@ def test_a_copy_button_gives_exactly_the_command(page: Page, served: str, entry:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{served}/entries/{entry.id}.html")
     wanted = [(f"#step-{step.id} + .highlight", step.command.strip("\n")) for step in entry.steps]
-    wanted.append((".rb-label + .highlight", fix_block(entry)))
+    wanted.append(("#the-same-with-runbook ~ .highlight", f"runbook run {entry.head.number}"))
+    # A fold hides its buttons until it is opened.
+    page.locator("details.rb-fold").evaluate_all("all => all.forEach(one => { one.open = true })")
     for place, command in wanted:
         button = page.locator(place).first.get_by_role("button")
         button.click()
@@ -209,7 +214,7 @@ def test_a_copy_button_gives_exactly_the_command(page: Page, served: str, entry:
 LOGS = {
     "peer access": b"rank0: NCCL INFO NCCL_P2P_DISABLE set by environment to 1\r\nfine\n" * 9,
     "two entries": b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\nSubprocPool unclean exit\n",
-    "bytes": b"\xff\xfe\x00 NCCL_IB_DISABLE set by environment to 1 \xc3\xa9\xa0\n" + bytes(range(256)),
+    "bytes": b"\xff\x00 NCCL_IB_DISABLE set by environment to 1 \xc3\xa9\xa0\n" + bytes(range(256)),
     "long lines": b"x" * 4090
     + b"SubprocPool unclean exit\n"
     + b"y" * 3_000_000
@@ -217,8 +222,18 @@ LOGS = {
     + b"z\n" * 600_000
     + b"SubprocPool unclean exit\n",
     "no end": b"a\nb\nSubprocPool unclean exit",
+    "progress bars": b"".join(b"\r%d%%|####|" % (one % 100) for one in range(20_000))
+    + b"\rSubprocPool unclean exit\n"
+    + b"x\r" * 40_000
+    + b"SubprocPool unclean exit\r\n",
+    "late text": b'{"fields": "' + b"f" * 9_000 + b'", "message": "SubprocPool unclean exit"}\n',
+    "at a cut": b"n" * 2040 + b" SubprocPool unclean exit " + b"n" * 200_000 + b"SubprocPool unclean exit",
+    "UTF-16": "NCCL_IB_DISABLE set by environment to 1 é\r\n".encode("utf-16"),
+    "UTF-16 without a mark": "fine\nNCCL_IB_DISABLE set by environment to 1\n".encode("utf-16-be"),
+    "UTF-8 with a mark": b"\xef\xbb\xbfNCCL_IB_DISABLE set by environment to 1",
+    "gzip": gzip.compress(b"x" * 5_000_000 + b"\nSubprocPool unclean exit\n"),
+    "gzip of UTF-16": gzip.compress("SubprocPool unclean exit\n".encode("utf-16")),
     "nothing": b"all is well\n\n\n",
-    "empty": b"",
     "mixed": b"\n".join(
         f"{number}: {line}".encode()
         for number in range(400)
@@ -247,10 +262,47 @@ def test_the_page_and_the_command_line_say_the_same_of_a_log(page: Page, site: S
             "score": match.score,
             "hits": [{"number": hit.number, "text": hit.text, "pattern": hit.pattern} for hit in match.hits],
         }
-        for match in match_log([log], ENTRIES)
+        for match in match_log(Log(name, [log]).text(), ENTRIES)
     ]
     assert found == expected
-    assert bool(expected) == (name not in {"nothing", "empty"})
+    assert bool(expected) == (name != "nothing")
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            b"PK\x03\x04" + bytes(100),
+            "it is a zip archive, not a text log; run `unzip -p FILE | runbook match -`",
+        ),
+        (
+            gzip.compress(b"\x7fELF" + bytes(100), mtime=0),
+            "it is a program or a core dump (ELF), not a text log",
+        ),
+        (lzma.compress(b"SubprocPool unclean exit"), "it is compressed with xz or bzip2; on a command line"),
+        (bytes(range(256)), "it is not a text log"),
+        (b"", "it is empty"),
+    ],
+)
+def test_the_page_says_why_a_log_cannot_be_read(
+    page: Page, site: Site, tmp_path: Path, log: bytes, said: str
+) -> None:
+    visit(page, site, "match")
+    file = tmp_path / "a.log"
+    file.write_bytes(log)
+    page.get_by_label("or a file:").set_input_files(file)
+    expect(page.locator("#match-status")).to_contain_text(f"This log could not be read: {said}")
+
+
+def test_the_page_matches_what_it_can_read_of_a_damaged_log(page: Page, site: Site, tmp_path: Path) -> None:
+    visit(page, site, "match")
+    file = tmp_path / "a.log.gz"
+    noise = random.Random(0).randbytes(200_000).hex().encode()
+    file.write_bytes(gzip.compress(b"SubprocPool unclean exit\n" + noise)[:-1000])
+    page.get_by_label("or a file:").set_input_files(file)
+    expect(page.locator("#match-status")).to_have_text(
+        "1 entry, most likely first; the log was read only in part"
+    )
 
 
 def test_a_log_is_matched_from_a_folder_as_text_and_as_a_file(page: Page, site: Site, tmp_path: Path) -> None:
@@ -263,7 +315,7 @@ def test_a_log_is_matched_from_a_folder_as_text_and_as_a_file(page: Page, site: 
     log = tmp_path / "a.log"
     log.write_bytes(LOGS["two entries"] + b"<img src=x onerror=alert(1)> SubprocPool unclean exit\n")
     page.get_by_label("or a file:").set_input_files(log)
-    expect(page.locator("#match-status")).to_have_text("2 entries, the likeliest first")
+    expect(page.locator("#match-status")).to_have_text("2 entries, most likely first")
     expect(page.locator("#match-found")).to_contain_text("<img src=x onerror=alert(1)>")
     assert page.locator("#match-found img").count() == 0
     page.locator("#match-found a").first.click()
@@ -290,6 +342,70 @@ def test_axe_finds_nothing_serious_in_either_scheme(page: Page, site: Site, name
     expect(page.locator("body")).to_have_attribute("data-md-color-scheme", "slate")
     # Nothing but the colours is different in the dark.
     assert serious(page, runOnly=["color-contrast"]) == []
+
+
+FIRST_SCREEN = ViewportSize(width=400, height=800)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda one: one.id)
+def test_on_a_phone_the_first_block_by_hand_is_on_the_first_screen_in_either_scheme(
+    page: Page, site: Site, entry: Runbook
+) -> None:
+    page.set_viewport_size(FIRST_SCREEN)
+    visit(page, site, f"entries/{entry.id}")
+    for scheme in ("default", "slate"):
+        expect(page.locator("body")).to_have_attribute("data-md-color-scheme", scheme)
+        heading = page.locator("h2").first
+        expect(heading).to_contain_text("By hand")
+        box = page.locator("article pre").first.bounding_box()
+        assert box is not None
+        assert box["y"] > 0
+        assert box["y"] + box["height"] < FIRST_SCREEN["height"]
+        if scheme == "default":
+            page.get_by_title("Switch to the dark scheme").click()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda one: one.id)
+def test_no_command_is_cut_at_the_edge_or_runs_under_the_copy_button(
+    page: Page, site: Site, entry: Runbook, width: int
+) -> None:
+    page.set_viewport_size(ViewportSize(width=width, height=900))
+    visit(page, site, f"entries/{entry.id}")
+    page.locator("details.rb-fold").evaluate_all("all => all.forEach(one => { one.open = true })")
+    cut = page.locator(".highlight").evaluate_all(
+        """all => all.filter(one => {
+          const code = one.querySelector("code"), button = one.querySelector("button");
+          const range = document.createRange();
+          range.selectNodeContents(code);
+          const under = button && [...range.getClientRects()].some(line => {
+            const place = button.getBoundingClientRect();
+            return line.right > place.left && line.bottom > place.top && line.top < place.bottom;
+          });
+          return code.scrollWidth > code.clientWidth || under;
+        }).map(one => one.textContent)"""
+    )
+    assert cut == []
+
+
+def test_reproduce_opens_when_a_link_leads_into_it(page: Page, site: Site) -> None:
+    visit(page, site, "entries/nvlink-bandwidth")
+    step = page.locator("#step-injected")
+    expect(step).to_be_hidden()
+    page.goto(f"{site.folder.as_uri()}/entries/nvlink-bandwidth.html#step-injected")
+    expect(step).to_be_visible()
+
+
+def test_the_measurements_are_filtered_by_every_word_of_the_field(page: Page, site: Site) -> None:
+    visit(page, site, "reference/measurements")
+    rows_ = page.locator("table tbody tr:visible")
+    count = rows_.count()
+    page.get_by_label("Filter the measurements").fill("bus bandwidth")
+    expect(page.locator("#bus_bandwidth")).to_be_visible()
+    assert 0 < rows_.count() < count
+    expect(page.get_by_role("status")).to_have_text(f"{rows_.count()} of {count}")
+    page.get_by_label("Filter the measurements").fill("")
+    expect(rows_).to_have_count(count)
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -161,7 +161,7 @@ def test_so_many_nodes_are_the_idle_ones_first_and_the_unfit_ones_last(tmp_path:
     assert names(None) == ["n1", "n2", "n3", "n4"]
     assert names(2) == ["n1", "n4"]
     assert names(3) == ["n1", "n2", "n4"]
-    with pytest.raises(InputError, match="--nodes 5: the partition has 4"):
+    with pytest.raises(InputError, match="--nodes 5: the partition has only 4"):
         names(5)
 
 
@@ -191,7 +191,7 @@ def test_a_drained_node_is_refused_at_once_with_what_was_noted(tmp_path: Path) -
     _, campaign, _ = started(tmp_path, Play())
     job = node_of(campaign, "n3")
     assert (job.progress, job.job_id) == (Progress.REFUSED, None)
-    assert job.reason == "not started: Slurm has its node as IDLE+DRAIN, bad link"
+    assert job.reason == "not started: node state in Slurm is IDLE+DRAIN, bad link"
 
 
 def test_a_job_that_slurm_refuses_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
@@ -202,16 +202,16 @@ def test_a_job_that_slurm_refuses_is_a_row_and_the_others_go_on(tmp_path: Path) 
 
 
 def test_commands_that_are_not_there_say_so_in_one_line() -> None:
-    with pytest.raises(SlurmError, match="no no-such-slurm on this machine's PATH"):
+    with pytest.raises(SlurmError, match="no-such-slurm is not on PATH"):
         run_command(["no-such-slurm"], stdin=b"", timeout=5)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--on", "slurm"], "there is no sbatch on PATH"),
-        (["--nodes", "2"], "--nodes means nothing on this node alone; add --on slurm"),
-        (["--no-shared-files"], "--no-shared-files means nothing on this node alone"),
+        (["--on", "slurm"], "sbatch is not on PATH"),
+        (["--nodes", "2"], "--nodes requires --on slurm; add --on slurm"),
+        (["--no-shared-files"], "--no-shared-files requires --on slurm"),
     ],
 )
 def test_what_cannot_be_done_here_is_bad_input_in_one_line(
@@ -283,7 +283,7 @@ def test_a_job_waiting_for_a_node_that_was_drained_meanwhile_is_cancelled_and_na
     play.states["n1"] = "DOWN"
     play.queue = {"1": "PENDING|ReqNodeNotAvail, UnavailableNodes:n1"}
     campaign = refresh(campaign, folder, slurm, Notes())
-    assert campaign.jobs[0].reason == "not started: Slurm has its node as DOWN, bad link"
+    assert campaign.jobs[0].reason == "not started: node state in Slurm is DOWN, bad link"
     assert ["scancel", "--quiet", f"--name={campaign.job_name}", "1"] in play.asked
 
 
@@ -294,7 +294,7 @@ def test_a_job_that_never_starts_is_given_up_after_its_time_with_slurms_reason(t
     campaign = refresh(campaign, folder, slurm, Notes())
     assert campaign.jobs[0].live
     campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
-    assert campaign.jobs[0].reason == "never started within 60 s; Slurm's reason: Resources"
+    assert campaign.jobs[0].reason == "did not start within 60 s; Slurm's reason: Resources"
 
 
 def submitted_ago(campaign: Campaign, seconds: float) -> Campaign:
@@ -321,7 +321,7 @@ def test_a_second_run_that_is_submitted_hours_after_the_first_has_its_own_time_t
     assert (campaign.jobs[-1].progress, campaign.jobs[-1].reason) == (Progress.WAITING, None)
     assert not [words for words in play.asked if words[0] == "scancel"]
     campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
-    assert campaign.jobs[-1].reason == "never started within 60 s; Slurm's reason: Priority"
+    assert campaign.jobs[-1].reason == "did not start within 60 s; Slurm's reason: Priority"
 
 
 def test_a_joint_job_that_is_submitted_hours_after_the_first_has_its_own_time_to_start(
@@ -345,9 +345,9 @@ def test_jobs_that_slurm_cannot_end_are_waited_for_no_longer_than_it_takes_to_en
     folder, campaign, slurm = started(tmp_path, play)
     play.queue = {"1": "COMPLETING|None"}
     campaign = give_up(campaign, folder, slurm, notes, end_within_s=0.0)
-    assert campaign.jobs[0].reason == "cancelled here: interrupted"
+    assert campaign.jobs[0].reason == "cancelled by an interrupt of this command"
     assert notes.troubles == [
-        f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
+        f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
     ]
 
 
@@ -381,7 +381,7 @@ def test_joint_steps_run_over_those_that_came_through_and_need_enough_of_them(tm
     three = JointSteps(entry="an-entry", steps=("across",), nodes=3)
     alone = campaign.model_copy(update={"joint": (three,), "jobs": campaign.jobs[:-1]})
     campaign = refresh(alone, folder, slurm, Notes())
-    assert campaign.jobs[-1].reason == "its joint steps need 3 nodes, 2 came through"
+    assert campaign.jobs[-1].reason == "its joint steps need 3 nodes, only 2 succeeded"
 
 
 def test_a_second_round_reruns_suspects_alone_and_only_once(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_a_second_round_reruns_suspects_alone_and_only_once(tmp_path: Path) -> N
 
 def test_a_campaign_is_found_by_its_id_or_as_the_newest_and_held_by_one_at_a_time(tmp_path: Path) -> None:
     base = tmp_path / "campaigns"
-    with pytest.raises(InputError, match="there is none"):
+    with pytest.raises(InputError, match="or start one with"):
         find_folder(base, None)
     older, first, _ = started(tmp_path, Play())
     newer = Folder(base / "99990101-000000-aaaa")
@@ -409,7 +409,7 @@ def test_a_campaign_is_found_by_its_id_or_as_the_newest_and_held_by_one_at_a_tim
     with older.held(), pytest.raises(BusyError, match="another shell"), older.held():
         pass
     (newer.path / "campaign.json").write_text("{}")
-    with pytest.raises(InputError, match="no campaign of this version"):
+    with pytest.raises(InputError, match="not a campaign of this version"):
         newer.load()
 
 
@@ -425,7 +425,7 @@ def test_aliases_are_stable_and_cannot_be_told_without_the_key(tmp_path: Path) -
     assert (tmp_path / "alias-key").stat().st_mode & 0o077 == 0
     assert cluster_alias("gpu001", key) == cluster_alias("gpu001", key) != cluster_alias("gpu002", key)
     assert cluster_alias("gpu001", b"another") != cluster_alias("gpu001", key)
-    with pytest.raises(StoreError, match="cannot keep the key"):
+    with pytest.raises(StoreError, match="cannot store the key"):
         alias_key(tmp_path / "alias-key" / "below")
 
 
@@ -503,10 +503,10 @@ def over(campaign: Campaign) -> Campaign:
         ({"campaign": "another"}, "of another campaign"),
         ({"campaign": None}, "of another campaign"),
         ({"node_alias": "node-ffffff"}, "of another node"),
-        ({"members": ("node-1", "node-2")}, "of other nodes"),
+        ({"members": ("node-1", "node-2")}, "of different nodes"),
         (
             {"runbook": record().runbook.model_copy(update={"id": "other"})},
-            "of an entry that was not asked for",
+            "of an entry that was not requested",
         ),
     ],
 )

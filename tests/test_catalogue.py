@@ -5,9 +5,11 @@ import pytest
 from runner.catalogue import (
     METRICS,
     PROBES,
+    RENAMED,
     RETIRED,
     compiling,
     interconnect,
+    label_of,
     memory,
     metric_of,
     precision,
@@ -18,6 +20,7 @@ from runner.probes.contract import CRASHED, Findings, Probe, base_parser, run_pr
 from runner.summaries import SINGLE, STATISTICS
 from tests.evidence_samples import measurement
 
+LONGEST_LABEL = 40
 THEMES = (compiling, interconnect, serving, memory, precision)
 
 
@@ -37,13 +40,30 @@ def test_a_retired_name_is_still_understood_and_never_used_again() -> None:
     assert metric_of("never_measured") is None
 
 
+def test_a_number_stored_under_an_old_name_is_read_as_the_renamed_metric() -> None:
+    assert not set(RENAMED) & (set(METRICS) | set(RETIRED))
+    for old, new in RENAMED.items():
+        assert metric_of(old) is METRICS[new]
+        assert label_of(old) == METRICS[new].label
+
+
 def test_every_metric_says_what_its_values_may_be() -> None:
     for name, metric in METRICS.items():
         assert set(metric.statistics) <= {SINGLE, *STATISTICS}, name
         assert metric.unit == "1" or metric.kind in {"amount", "signed"}, name
 
 
-def test_no_label_is_listed_twice() -> None:
+def test_every_metric_has_a_unique_label_of_plain_words() -> None:
+    labels = [metric.label for metric in (*METRICS.values(), *RETIRED.values())]
+    assert len(set(labels)) == len(labels)
+    for label in labels:
+        assert label == label.strip(), label
+        assert 0 < len(label) <= LONGEST_LABEL, label
+        assert label[0].isupper(), label
+        assert "_" not in label, label
+
+
+def test_no_label_of_a_measurement_is_listed_twice() -> None:
     assert all(len(set(probe.labels)) == len(probe.labels) for probe in PROBES.values())
 
 
@@ -52,9 +72,12 @@ def test_no_label_is_listed_twice() -> None:
     [
         (
             measurement(1.0, blessed=True),
-            "labels bus_bandwidth by blessed, which the catalogue does not list",
+            "gives bus_bandwidth the label blessed, which the catalogue does not list",
         ),
-        (measurement(1.0, 1.0).model_copy(update={"statistic": "max"}), "bus_bandwidth is no max; list that"),
+        (
+            measurement(1.0, 1.0).model_copy(update={"statistic": "max"}),
+            "bus_bandwidth cannot be a max; add it",
+        ),
         (measurement(1.0, name="power"), "reports power, which the catalogue does not list"),
     ],
 )

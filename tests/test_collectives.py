@@ -16,7 +16,7 @@ from runner.errors import InputError
 from runner.probes import collectives
 from runner.probes.budget import VARIABLE
 from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
-from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.contract import CRASHED, NOT_APPLICABLE
 from runner.probes.nccl.log import Transport
 from runner.probes.nccl.settings import Origin, Setting
 from runner.stats import FEWEST_FOR_BOOTSTRAP
@@ -57,7 +57,7 @@ def test_where_the_time_is_over_the_rest_of_the_turns_is_left_out_and_said() -> 
     (bandwidth,) = named(document_of(done), "bus_bandwidth")
     taken = sum(_turns(1000)[:FEWEST_FOR_BOOTSTRAP])
     assert len(bandwidth["samples"]) == taken
-    assert f"{taken} of 1000 iterations in the time there is" in done.stderr
+    assert f"ran {taken} of 1000 iterations: time limit" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_bandwidths_follow_from_the_times_that_are_kept(two_ranks: dict[str, Any
 
 def test_the_slow_end_of_the_times_stands_beside_their_middle(two_ranks: dict[str, Any]) -> None:
     times = {json.dumps(found["labels"]): found for found in named(two_ranks, "collective_time")}
-    slow = {json.dumps(found["labels"]): found for found in named(two_ranks, "slow_collective_time")}
+    slow = {json.dumps(found["labels"]): found for found in named(two_ranks, "collective_time_p95")}
     assert slow.keys() == times.keys()
     for labels, found in slow.items():
         assert found["statistic"] == "p95"
@@ -236,7 +236,7 @@ def test_a_port_in_use_ends_with_one_line_that_names_it(capsys: pytest.CaptureFi
         port = taken.getsockname()[1]
         assert main(["--ranks", "2", "--backend", "gloo", "--port", str(port)]) == InputError.exit_status
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"port {port} cannot be listened on" in line
+    assert f"cannot listen on port {port}" in line
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_the_systems_file_is_overruled_in_a_clean_environment_but_for_what_descr
 def test_bandwidth_is_not_asked_for_before_the_fabric_is_up(fabric: str, tmp_path: Path) -> None:
     done = run(environment=nvml_environment(tmp_path, f"{EIGHT_B200}{fabric}\n"))
     assert done.returncode == NOT_APPLICABLE
-    assert "CUDA does not start before the fabric is up: GPU" in done.stderr
+    assert "CUDA does not start until the fabric is up: GPU" in done.stderr
 
 
 def test_gpus_that_torch_cannot_use_are_an_error_that_names_it(tmp_path: Path) -> None:
@@ -323,3 +323,13 @@ def test_the_parser_needs_no_torch() -> None:
     assert PROBE.parser().parse_args(["--op", "all_gather"]).op == ["all_gather"]
     program = "import sys, runner.probes.collectives as c; c.PROBE.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_without_torch_the_probe_says_so_before_it_starts_ranks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # None hides an installed module from `find_spec` and from imports.
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["--backend", "gloo", "--ranks", "2"]) == CRASHED
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("collectives: ")]
+    assert line.startswith("collectives: torch is not installed; start runbook with a Python that has it")

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from runner.errors import RunbookError
 from runner.probes import compile_growth
-from runner.probes.compile_growth import Point, chain, exponent, main, one_sum
+from runner.probes.compile_growth import Point, chain, growth, main, one_sum
 from runner.probes.compile_guard.command import OUTPUT, Watched
 from runner.probes.compile_guard.spec import reference
+from runner.probes.growth_law import exponential
 from runner.probes.repro import growth_child
 from runner.probes.repro.growth_child import COMPILES, Series, finished
 
@@ -29,13 +30,60 @@ def found(points: list[Point], *sizes: int) -> Any:
     sizes=st.sets(st.integers(1, 1000), min_size=2, max_size=6),
 )
 def test_the_exponent_of_a_power_law_is_its_power(power: float, sizes: set[int]) -> None:
-    p = exponent([a_point(size, 3.0 * size**power) for size in sizes])
-    assert p is not None
-    assert math.isclose(p, power, abs_tol=1e-6)
+    law = growth("operations", [a_point(size, 3.0 * size**power) for size in sizes])
+    assert law is not None
+    assert math.isclose(law.power.slope, power, abs_tol=1e-6)
+    if len(sizes) == 2:
+        assert law.power.r2 is None, "two points are on any line"
 
 
 def test_points_that_did_not_end_are_on_no_curve() -> None:
-    assert exponent([a_point(1, 1.0), a_point(2, None, late=True, reason="did not end")]) is None
+    assert growth("operations", [a_point(1, 1.0), a_point(2, None, late=True, reason="did not end")]) is None
+
+
+# CPU seconds in the compiler on a host without GPUs, torch 2.13.0, 2026-11-25, one compile each.
+MEASURED = {3: 2.187202, 5: 2.344888, 7: 3.9703, 8: 7.678539, 9: 19.572004}
+
+
+def test_a_constant_and_an_exponential_is_called_one_and_its_exponent_has_the_quality_of_its_fit() -> None:
+    one = found([a_point(*point) for point in MEASURED.items()], *MEASURED)
+    values = {(m.name, m.labels.get("law")): m.value for m in one.measurements if "curve" in m.labels}
+    assert values["growth_per_step", None] == pytest.approx(3.1, abs=0.1)
+    assert values["growth_fit_r2", "exponential"] > 0.999
+    assert values["growth_fit_r2", "power"] < 0.75
+    assert one.reason == (
+        "compile time grows faster than linearly, whole: × 3.1 per turn above a constant of 2.2 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "constant"), [(1.3, 0.0), (2.0, 0.0), (2.0, 2.0), (10.0, 2.0), (1.3, 0.01)]
+)
+def test_the_factor_of_an_exponential_is_found_whatever_its_constant(factor: float, constant: float) -> None:
+    law = exponential((2, 4, 5, 7, 9), [constant + 0.01 * factor**size for size in (2, 4, 5, 7, 9)])
+    assert law is not None
+    assert law.factor == pytest.approx(factor, rel=1e-3)
+    assert law.constant == pytest.approx(constant, abs=1e-3)
+    assert law.better
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_a_power_law_with_a_constant_is_not_called_an_exponential(power: float) -> None:
+    law = exponential((1, 2, 4, 8, 16), [2 + 0.1 * size**power for size in (1, 2, 4, 8, 16)])
+    assert law is not None
+    assert not law.better
+
+
+@pytest.mark.parametrize(
+    "times", [(2.27, 2.22, 2.25, 2.2, 2.2), (2.0, 2.0, 2.0, 2.0, 60.0)], ids=["flat", "one late rise"]
+)
+def test_times_that_no_law_explains_are_called_no_exponential(times: tuple[float, ...]) -> None:
+    law = exponential((3, 5, 7, 8, 9), times)
+    assert law is None or not law.better
+
+
+def test_three_sizes_name_no_law() -> None:
+    assert exponential((3, 5, 7), (2.2, 2.3, 4.0)) is None
 
 
 def test_growth_in_every_mode_is_the_symptom_and_one_flat_mode_is_the_way_out() -> None:
@@ -43,7 +91,7 @@ def test_growth_in_every_mode_is_the_symptom_and_one_flat_mode_is_the_way_out() 
     alone = found(steep, 5, 9)
     assert (alone.status, alone.reason) == (
         "symptom",
-        "compile time grows faster than the graph, whole: operations^3.92",
+        "compile time grows faster than linearly, whole: operations^3.92",
     )
     flat = [a_point(5, 2.0, "per-block"), a_point(9, 2.1, "per-block")]
     assert found([*steep, *flat], 5, 9).status == "ok"
@@ -58,15 +106,15 @@ def test_a_size_without_memory_for_it_is_no_point_and_said_to_be() -> None:
 def test_a_size_that_was_not_begun_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     one = found([a_point(1, 2.0), a_point(2, 3.0)], 1, 2, 3)
     assert (one.effective["sizes"], one.details["left_out"]) == ([1, 2], [3])
-    assert "left out, as they would end too late: 3" in capsys.readouterr().err
+    assert "sizes left out because of the time limit: 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"cpu_s": None, "reason": "BackendError: no"}, "could not measure 5 turns, whole: BackendError: no"),
-        ({"cpu_s": 2.0, "difference": 0.5}, "its answer differs from eager's by 0.5, allowed is 0.001"),
-        ({"cpu_s": 2.0, "difference": None}, "its answer differs from eager's by None"),
+        ({"cpu_s": 2.0, "difference": 0.5}, "its output differs from eager's by 0.5, tolerance 0.001"),
+        ({"cpu_s": 2.0, "difference": None}, "its output differs from eager's by None"),
     ],
 )
 def test_a_compile_that_fails_or_answers_wrongly_is_no_measurement(
@@ -78,7 +126,7 @@ def test_a_compile_that_fails_or_answers_wrongly_is_no_measurement(
 
 def test_a_width_that_no_head_divides_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--curve", "parameters", "--sizes", "100"]) == 2
-    assert "--sizes 100: sizes here are multiples of 64" in capsys.readouterr().err
+    assert "--sizes 100: must be a multiple of 64" in capsys.readouterr().err
 
 
 def test_the_last_line_of_a_child_that_was_ended_may_be_half(tmp_path: Path) -> None:
@@ -159,8 +207,8 @@ DONE = (
 @pytest.mark.parametrize(
     ("ended", "status", "late", "reason"),
     [
-        (False, None, True, "did not end by its deadline, slow: it was still moving on"),
-        (True, -11, False, "the child ended with status -11; its last words: Segmentation fault"),
+        (False, None, True, "did not finish by its deadline, slow: it still made progress"),
+        (True, -11, False, "the child exited with status -11; last output: Segmentation fault"),
     ],
 )
 def test_what_a_child_that_was_ended_or_that_crashed_had_done_is_kept(
@@ -185,5 +233,5 @@ def test_a_child_that_left_sizes_out_has_no_unfinished_point(tmp_path: Path) -> 
 @pytest.mark.parametrize("lines", ["", '{"error": "CppCompileError: no", "memory": false}\n'])
 def test_where_not_even_a_sum_compiles_nothing_is_measured(lines: str, tmp_path: Path) -> None:
     (tmp_path / COMPILES).write_text(lines)
-    with pytest.raises(RunbookError, match=r"not even x \+ 1 compiles here: "):
+    with pytest.raises(RunbookError, match=r"torch.compile fails even for x \+ 1: "):
         compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=True, status=1))

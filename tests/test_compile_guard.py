@@ -24,7 +24,7 @@ from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.child import in_one_line
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
-from runner.probes.compile_guard.stacks import Look, culprit, frames_of, judge
+from runner.probes.compile_guard.stacks import Observation, frames_of, innermost_frame, judge
 from runner.probes.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
@@ -59,8 +59,8 @@ def lies_when_compiled() -> tuple[Any, tuple[Any, ...]]:
     return Lies(), (torch.arange(2.0).reshape(2, 1),)
 
 
-def a_look(at_s: float, **changes: Any) -> Look:
-    return replace(Look(at_s, at_s, 9, ("a.py:f",), frozenset()), **changes)
+def a_look(at_s: float, **changes: Any) -> Observation:
+    return replace(Observation(at_s, at_s, 9, ("a.py:f",), frozenset()), **changes)
 
 
 def test_a_busy_compile_whose_frames_stand_still_is_stuck() -> None:
@@ -102,7 +102,9 @@ def test_frames_are_those_of_the_thread_asked_for() -> None:
     assert mine[0].endswith(":test_frames_are_those_of_the_thread_asked_for")
     assert any(frame.endswith(":waits_elsewhere") for frame in its)
     assert not any(frame.endswith(":waits_elsewhere") for frame in mine)
-    assert culprit(mine) == "tests/test_compile_guard.py:test_frames_are_those_of_the_thread_asked_for"
+    assert (
+        innermost_frame(mine) == "tests/test_compile_guard.py:test_frames_are_those_of_the_thread_asked_for"
+    )
     assert frames_of(dump, None) == ()
 
 
@@ -238,7 +240,9 @@ def test_stale_launch_variables_are_refused_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "8")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RankError, match=r"WORLD_SIZE=8 speaks of other ranks.*unset WORLD_SIZE"):
+    with pytest.raises(
+        RankError, match=r"WORLD_SIZE=8, but the other ranks cannot be reached.*unset WORLD_SIZE"
+    ):
         peers()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert isinstance(peers(), Alone)
@@ -302,7 +306,7 @@ def test_a_compiled_model_that_answers_wrongly_is_not_used(tmp_path: Path) -> No
     found = guarded(lies_when_compiled, tmp_path)
     assert [attempt.outcome for attempt in found.attempts] == ["wrong", "raised", "wrong"]
     assert found.effective is Mode.EAGER
-    assert "whole: the compiled answer differs from eager's by 1" in found.reason
+    assert "whole: the compiled output differs from eager's by 1" in found.reason
     assert found.attempts[2].mode is Mode.ONE_THREAD
     assert found.attempts[2].facts["versions"]["compile_threads"] == 1
 
@@ -385,7 +389,7 @@ def test_a_compile_that_blows_up_is_called_slow(tmp_path: Path) -> None:
     )
     (attempt,) = found.attempts
     assert (attempt.outcome, attempt.verdict) == ("deadline", "slow")
-    assert "slow: it was still moving on" in (attempt.reason or "")
+    assert "slow: it still made progress" in (attempt.reason or "")
 
 
 @pytest.mark.system

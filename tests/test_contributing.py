@@ -69,11 +69,11 @@ def test_a_new_entry_runs_as_it_stands(runbooks: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["No_Id"], "is no id; use lower-case letters"),
-        (["../up"], "is no id"),
-        (["nvlink-bandwidth"], "is there already"),
-        (["x1", "--title", "two\nlines"], "a title is one line"),
-        (["x1", "--title", "ends in #"], "does not read as a heading"),
+        (["No_Id"], "is not a valid id; use lower-case letters"),
+        (["../up"], "is not a valid id"),
+        (["nvlink-bandwidth"], "already exists"),
+        (["x1", "--title", "two\nlines"], "a title must be one line"),
+        (["x1", "--title", "ends in #"], "is not a plain heading"),
     ],
 )
 def test_what_cannot_be_an_entry_is_refused_in_one_line(

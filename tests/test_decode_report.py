@@ -8,7 +8,7 @@ from runner.evidence.measured import evaluate, interval_of
 from runner.evidence.record import Measurement, Verdict
 from runner.hardware.boards import board_named
 from runner.models import model_shape
-from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, settled
+from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, decided
 from runner.probes.decode.job import Job
 from runner.probes.decode.launches import Launches
 from runner.probes.decode.report import report, slow, undecided
@@ -108,7 +108,7 @@ def test_disturbed_pairs_are_left_out_of_a_starts_ratio() -> None:
     found = report({"caller": caller, "clean": clean}, LABELS, JOB, None)
     assert named(found, "clean_ratio", phase="prefill").samples == (0.5,) * FEWEST
     assert len(named(found, "time_to_first_token_p95", arm="caller").samples) == 25 * FEWEST
-    assert "prefill reaches 50% of its speed in a clean environment" in (slow(found) or "")
+    assert "prefill: speed is 50% of that in a clean environment" in (slow(found) or "")
 
 
 def test_a_machine_that_never_leaves_starts_in_peace_is_not_sure_of_anything() -> None:
@@ -120,7 +120,7 @@ def test_a_machine_that_never_leaves_starts_in_peace_is_not_sure_of_anything() -
     found = compared(caller, clean)["prefill"]
     assert len(found.undisturbed) < FEWEST
     assert found.used == pytest.approx((1.0 / 1.5,))
-    assert not settled({"prefill": found}, 0.9)
+    assert not decided({"prefill": found}, 0.9)
     assert "prefill: too few (0 of 40 starts undisturbed)" in (undecided({"prefill": found}, 0.9) or "")
     assert slow(report({"caller": caller, "clean": clean}, LABELS, JOB, None)) is None
 
@@ -162,11 +162,11 @@ SPREAD_OF_5 = (0.98, 1.02, 1.01, 0.99, 1.0, 1.02, 0.97, 1.01)
 
 
 def test_starts_end_once_every_phase_reaches_the_bound_or_one_does_not() -> None:
-    assert not settled(compared(*alike(SPREAD_OF_5[:3])), 0.9)
-    assert settled(compared(*alike(SPREAD_OF_5)), 0.9)
-    assert not settled(compared(*alike(SPREAD_OF_5)), 0.99)
-    assert settled(compared(*alike(SPREAD_OF_5, prefill=0.6)), 0.9)
-    assert not settled(compared(*alike(SPREAD_OF_5, prefill=0.9)), 0.9)
+    assert not decided(compared(*alike(SPREAD_OF_5[:3])), 0.9)
+    assert decided(compared(*alike(SPREAD_OF_5)), 0.9)
+    assert not decided(compared(*alike(SPREAD_OF_5)), 0.99)
+    assert decided(compared(*alike(SPREAD_OF_5, prefill=0.6)), 0.9)
+    assert not decided(compared(*alike(SPREAD_OF_5, prefill=0.9)), 0.9)
 
 
 @pytest.mark.parametrize("prefill", [1.0, 0.97, 0.95, 0.9, 0.6])

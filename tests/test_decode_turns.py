@@ -89,7 +89,7 @@ def test_equal_sides_are_decided_before_the_last_start(job: Job) -> None:
 def test_a_ratio_at_the_bound_is_undecided_after_the_last_start(job: Job) -> None:
     found = taken(job, environments(caller=1.0, clean=1.0), bound=1.0)
     assert found.starts == 12
-    assert "cannot tell" in (undecided(compared(found.arms["caller"], found.arms["clean"]), 1.0) or "")
+    assert "unknown whether" in (undecided(compared(found.arms["caller"], found.arms["clean"]), 1.0) or "")
 
 
 def test_on_a_busy_machine_turns_are_repeated_and_even_a_clear_difference_decides_nothing(job: Job) -> None:
@@ -106,7 +106,7 @@ def test_where_the_time_is_over_the_start_at_work_is_the_last(
 ) -> None:
     found = taken(job, environments(caller=1.7, clean=1.0), left=0.0)
     assert found.starts == 1
-    assert "1 of 12 starts in the time there is" in capsys.readouterr().err
+    assert "ran 1 of 12 starts: time limit" in capsys.readouterr().err
 
 
 def test_one_launch_gives_every_start_where_starts_are_forks_and_one_where_they_are_not(

@@ -29,27 +29,32 @@ ON_SLURM = {
 # Only a campaign that keeps records can be left alone and confirmed.
 LASTING = {"--detach", "--confirm"}
 CASES = [
+    *(("run small", [name, *value], f"{name} requires --on slurm") for name, value in ON_SLURM.items()),
     *(
-        ("run small", [name, *value], f"{name} means nothing on this node alone")
-        for name, value in ON_SLURM.items()
-    ),
-    *(
-        ("diagnose", [name, *value], f"{name} means nothing on this node alone")
+        ("diagnose", [name, *value], f"{name} requires --on slurm")
         for name, value in ON_SLURM.items()
         if name not in LASTING
     ),
-    ("run small --on slurm", ["--detach", "--confirm"], "--confirm needs what --detach does not wait for"),
-    ("diagnose --on slurm", ["--pid", "1"], "with --on slurm there is text or --json alone"),
+    ("run small --on slurm", ["--detach", "--confirm"], "--confirm cannot be used with --detach"),
+    ("diagnose --on slurm", ["--pid", "1"], "--on slurm prints text or --json;"),
     ("diagnose", ["--json", "--format", "prometheus"], "not allowed with"),
-    ("run small", ["--phase", "diagnose", "--reproduce"], "--reproduce means nothing where --phase leaves"),
-    ("plan small", ["--phase", "diagnose", "--reproduce"], "--reproduce means nothing where --phase leaves"),
+    (
+        "run small",
+        ["--phase", "diagnose", "--reproduce"],
+        "--reproduce has no effect because --phase excludes",
+    ),
+    (
+        "plan small",
+        ["--phase", "diagnose", "--reproduce"],
+        "--reproduce has no effect because --phase excludes",
+    ),
     (
         "run small",
         ["--phase", "diagnose", "--step", "look", "--step", "see"],
-        "not in the phases asked for: see",
+        "not in the requested phases: see",
     ),
-    ("publish", [".", "--branch", "main"], "--branch means nothing without --push"),
-    ("compare a b", ["--all", "--json"], "--all means nothing with --json"),
+    ("publish", [".", "--branch", "main"], "--branch requires --push"),
+    ("compare a b", ["--all", "--json"], "--all cannot be used with --json"),
 ]
 
 

@@ -98,7 +98,7 @@ def test_a_lack_of_memory_is_said_and_is_no_bug(tmp_path: Path) -> None:
     done = run(tmp_path, "list", program=broken_by("raise MemoryError"))
     assert (done.returncode, done.stderr.splitlines()) == (
         3,
-        ["runbook: out of memory; free some, or run this on another machine"],
+        ["runbook: out of memory; free some memory, or run this on another machine"],
     )
 
 
@@ -116,7 +116,8 @@ def test_bad_arguments_are_bad_input_in_one_line(tmp_path: Path, words: list[str
     done = run(tmp_path, *words)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert "--help` lists what there is" in line
+    assert "; see `runbook" in line
+    assert "--help`" in line
 
 
 FAILING: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], bool]] = MappingProxyType(
@@ -149,7 +150,7 @@ def test_no_failure_of_the_check_makes_slurm_drain_a_node(tmp_path: Path, name: 
     done = fail(tmp_path, name, "--prolog")
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "runbook: could not look; exit status 0, so that Slurm does not drain the node for it"
+        "runbook: the checks could not run; exit status 0, so that Slurm does not drain the node"
     )
     assert fail(tmp_path, name).returncode in {2, 3, 130}
 
@@ -174,7 +175,7 @@ def test_every_failure_of_the_check_is_unknown_to_nagios(tmp_path: Path, name: s
 def test_two_readers_that_each_want_an_exit_status_of_their_own_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "diagnose", "--prolog", "--format", "nagios")
     assert done.returncode == 0
-    assert "both decide the exit status" in done.stderr
+    assert "both set the exit status" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["a process that does not exist", "a bug", "an interrupt"])
@@ -239,7 +240,7 @@ def test_a_full_disk_behind_standard_output_is_not_good(tmp_path: Path, words: t
     assert done.returncode == (healthy.returncode or 3)
     if not healthy.returncode:
         (line,) = done.stderr.splitlines()
-        assert line == "runbook: could not write everything to standard output: No space left on device"
+        assert line == "runbook: could not write all output to standard output: No space left on device"
 
 
 def test_a_reader_that_left_early_is_no_proof_that_all_is_well(tmp_path: Path) -> None:
@@ -322,7 +323,29 @@ def test_a_python_without_torch_is_no_bug_of_a_probe(tmp_path: Path) -> None:
     done = run(tmp_path, program=("-c", program))
     assert (done.returncode, done.stdout) == (3, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("nccl_env: torch is not installed for ")
+    assert line.startswith("nccl_env: torch is not installed; start runbook with a Python that has it")
+
+
+@pytest.mark.parametrize("words", [["rendezvous"], ["gpt_large_optimized", "--skip-compile"]])
+def test_a_probe_whose_processes_need_torch_reports_that_it_is_missing_before_it_starts_one(
+    tmp_path: Path, words: list[str]
+) -> None:
+    program = (
+        f"import sys\nsys.modules['torch'] = None\nfrom runner.probes.{words[0]} import main\n"
+        f"sys.exit(main({words[1:]!r}))"
+    )
+    done = run(tmp_path, program=("-c", program))
+    assert (done.returncode, done.stdout) == (3, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{words[0]}: torch is not installed; ")
+
+
+def test_bad_arguments_of_a_probe_are_refused_in_one_line_that_names_its_help(tmp_path: Path) -> None:
+    done = run(tmp_path, "--curve", "none", program=("-m", "runner.probes.compile_growth"))
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("compile_growth: error: argument --curve: invalid choice: 'none'")
+    assert line.endswith("; see `python -m runner.probes.compile_growth --help`")
 
 
 def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
@@ -335,6 +358,4 @@ def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     first, *_, last = done.stderr.splitlines()
     assert first == "Traceback (most recent call last):"
-    assert (
-        last == "nccl_env: a bug in this probe: ZeroDivisionError: division by zero; its traceback is above"
-    )
+    assert last == "nccl_env: bug in this probe: ZeroDivisionError: division by zero; traceback above"

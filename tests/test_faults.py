@@ -157,7 +157,7 @@ def test_each_outcome_has_its_exit_status_and_json_alone_on_standard_output(
     (printed,) = json.loads(done.stdout)
     (record,) = records(tmp_path)
     assert printed["outcome"] == record.outcome == outcome
-    assert f"small: {outcome}" in done.stderr
+    assert f"small {outcome.replace('_', ' ')}" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
@@ -169,9 +169,9 @@ def test_a_drill_that_passed_says_what_was_not_measured_and_keeps_it_in_the_reco
     (reason,) = record.unproved
     assert re.fullmatch(r"verify/v: needs 512 GPUs, this host has \w+", reason)
     why = f"the fault was found and undone; its effect was not measured ({reason})"
-    assert f"drill_passed: {why}" in done.stdout
-    _, _, table = done.stdout.partition("What was found")
-    assert "drill_passed" in table
+    assert f"drill passed: {why}" in done.stdout
+    _, _, table = done.stdout.partition("Results on ")
+    assert "drill passed" in table
     assert f"small: {why}" in table
 
 
@@ -183,8 +183,8 @@ def test_a_fix_that_was_needed_is_printed_to_apply_whether_its_effect_was_measur
     verify = step("w", "true") + "\n\n" + step("v", "true", more)
     entry(tmp_path, diagnose=step("d", says(SYMPTOM, 1)), fix=step("f", "export A=1"), verify=verify)
     done = runbook(tmp_path, "run", "small")
-    assert f"small: {held}" in done.stdout
-    assert "apply for good:\nexport A=1\n" in done.stdout
+    assert f"small: {held.replace('_', ' ')}" in done.stdout
+    assert "To make it permanent, run:\nexport A=1\n" in done.stdout
 
 
 def test_a_fix_that_was_needed_and_held_is_printed_to_apply_for_good(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_fix_that_was_needed_and_held_is_printed_to_apply_for_good(tmp_path: P
     )
     done = runbook(tmp_path, "run", "small")
     assert done.returncode == 0, done.stderr
-    assert "small: fix_proved" in done.stdout
-    _, _, after = done.stdout.partition("apply for good:\n")
+    assert "small: fix proved" in done.stdout
+    _, _, after = done.stdout.partition("To make it permanent, run:\n")
     assert after.startswith("export SPEED='[bold]full[/bold]'\ntrue\n")
     assert "exit 80" not in after
 
@@ -205,7 +205,7 @@ def test_a_fix_that_was_needed_and_held_is_printed_to_apply_for_good(tmp_path: P
 def test_a_fix_of_a_fault_that_was_only_injected_is_not_printed_to_apply(tmp_path: Path) -> None:
     phases, words, _ = PHASES["fix_proved"]
     entry(tmp_path, **phases)
-    assert "apply for good" not in runbook(tmp_path, "run", "small", *words).stdout
+    assert "To make it permanent" not in runbook(tmp_path, "run", "small", *words).stdout
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_each_unbelievable_document_is_an_error_with_one_clear_reason(tmp_path: 
     unitless = {key: value for key, value in MEASURED.items() if key != "unit"}
     blocks = {
         "not-json": (says("speed: 3"), "is not JSON"),
-        "nan": (says('{"probe": NaN}'), "holds NaN"),
-        "infinite": (says('{"probe": Infinity}', 1), "holds Infinity"),
+        "nan": (says('{"probe": NaN}'), "contains NaN"),
+        "infinite": (says('{"probe": Infinity}', 1), "contains Infinity"),
         "unitless": (says(GOOD | {"measurements": [unitless]}), "lacks a unit"),
         "unknown": (says(GOOD | {"measurements": [MEASURED | {"name": "speed"}]}), "unknown metric"),
         "crash": ("exit 1", "a crash, not a symptom"),
@@ -295,7 +295,7 @@ def test_a_fallback_that_nobody_asked_for_is_an_issue(tmp_path: Path) -> None:
     assert done.returncode == 1
     (record,) = records(tmp_path)
     assert (record.steps[0].status, record.outcome) == ("failed", "not_fixed")
-    assert "fell back unasked: no flash attention" in done.stdout
+    assert "unrequested fallback: no flash attention" in done.stdout
 
 
 # Blocks that misbehave.
@@ -551,7 +551,7 @@ def test_a_record_that_no_disk_takes_ends_with_3_and_leaves_the_last_state(tmp_p
     )
     assert done.returncode == 3
     assert "File too large" in done.stderr
-    assert "last state on disk" in done.stderr
+    assert "the last state that was saved" in done.stderr
     assert "Traceback" not in done.stderr
     (path,) = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert [step.id for step in Record.model_validate_json(path.read_bytes()).steps] == ["small"]

@@ -83,7 +83,7 @@ def test_the_report_has_nodes_distribution_suspects_and_counts() -> None:
     assert "gpu19" in text
     assert "94.9 GB/s … 105 GB/s" in text
     assert "2 of 20 nodes are 30% below the median (node-000018, node-000019)" in text
-    assert "19 of 20 jobs gave every record, 1 in error, 0 not over; 20 records" in text
+    assert "19 of 20 jobs returned every record, 1 failed, 0 not finished; 20 records" in text
 
 
 def test_a_drill_that_passed_on_a_node_says_what_was_not_measured() -> None:
@@ -91,7 +91,7 @@ def test_a_drill_that_passed_on_a_node_says_what_was_not_measured() -> None:
     reasons = {"nvlink": ("verify/graphs: needs 1 GPU, this host has none",)}
     row = Row("node-000000", "done", None, {"nvlink": Outcome.DRILL_PASSED}, reasons)
     fleet_report(Console(file=out, width=200), "c", Gathered((row,), (), (), (), {}), ())
-    assert "nvlink drill_passed (verify/graphs: needs 1 GPU, this host has none)" in out.getvalue()
+    assert "nvlink drill passed (verify/graphs: needs 1 GPU, this host has none)" in out.getvalue()
 
 
 def test_a_report_on_many_nodes_lists_those_that_need_a_look() -> None:

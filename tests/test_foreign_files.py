@@ -21,7 +21,6 @@ from runner.errors import InputError, RunbookError, RunbookFaultsError
 from runner.evidence.last_words import last_words_in
 from runner.evidence.stamp import read_stamp
 from runner.models import model_shape, weight_files
-from runner.patience import answer_within
 from runner.placed import PlacedFileError, read_placed
 from runner.probes import nccl_env
 from runner.probes.judged import read_environ
@@ -31,6 +30,7 @@ from runner.probes.nccl.units import read_units
 from runner.probes.precision.scales import read_scales
 from runner.probes.precision.sweeps import read_sweep
 from runner.probes.repro import bundle, live_compiles
+from runner.time_limit import answer_within
 from tests import nvml
 from tests.test_cli import ROOT, step, write_entry
 from tests.test_diagnose import CLEAN
@@ -234,7 +234,7 @@ def test_a_driver_that_never_answers_is_said_by_the_topology_probe_alone(
     else:
         assert (done.returncode, out) == (3, "")
         assert said == (
-            "topology: NVML gave no answer within 0.5 s; the driver may be wedged: check dmesg for Xid messages\n"
+            "topology: NVML: no answer within 0.5 s; the driver may be hung; check dmesg for Xid messages\n"
         )
 
 
@@ -272,11 +272,11 @@ def test_a_unit_that_names_a_thousand_files_and_a_folder_of_pipes_are_read_in_pa
         f"[Service]\nEnvironmentFile={named}/*.env\nEnvironmentFile={named}/*.fifo\n"
     )
     assert read_units([units]).unread == [
-        f"{units}/a.service: EnvironmentFile={named}/*.env names more than 1000 files: only so many were read",
+        f"{units}/a.service: EnvironmentFile={named}/*.env matches more than 1000 files; the rest was not read",
         f"{named}/0000.env.fifo: is a pipe, not a regular file",
     ]
     monkeypatch.setattr("runner.probes.nccl.units._MOST_UNITS", 3)
-    assert f"{named}: holds more than 3 unit files: only so many were read" in _unread(named)
+    assert f"{named}: more than 3 unit files; the rest was not read" in _unread(named)
 
 
 def _unread(folder: Path) -> list[str]:
@@ -324,7 +324,7 @@ def test_a_file_that_a_process_names_for_nccl_is_not_waited_for(
 
 
 def test_a_process_that_has_ended_and_an_environment_without_end_are_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no process 4194305"):
+    with pytest.raises(InputError, match="no process 4194305"):
         read_environ(4194305)
     (tmp_path / "7").mkdir()
     huge(tmp_path / "7" / "environ")

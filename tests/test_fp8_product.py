@@ -82,7 +82,7 @@ def test_a_product_that_is_refused_is_not_used_and_its_message_is_kept() -> None
 
     assert (
         why_not_native(refused)
-        == "torch._scaled_mm is refused here (could not create a primitive descriptor)"
+        == "torch._scaled_mm fails on this CPU (could not create a primitive descriptor)"
     )
 
 
@@ -140,7 +140,7 @@ def test_layers_multiplied_in_fp32_count_as_quantised_under_that_name_and_have_n
 ) -> None:
     status, document = examined(capsys, "--model", folder_of(tmp_path))
     assert (status, document["fallback_reason"]) == (0, None)
-    assert document["effective"]["product"] == f"{IN_FP32}: torch._scaled_mm is refused here (no kernel)"
+    assert document["effective"]["product"] == f"{IN_FP32}: torch._scaled_mm fails on this CPU (no kernel)"
     assert value(document, "layers_in_fp8", product=IN_FP32) == 14
     assert value(document, "layers_not_in_fp8", product=IN_FP32) == 0
     assert "fp8_share" not in {one["name"] for one in document["measurements"]}
@@ -169,6 +169,7 @@ def test_what_an_entry_says_of_kernels_is_evaluated_only_where_torchs_own_produc
                 Phase.REPRODUCE,
             ),
             result(examined(capsys, *words)[1], "layers-again", Phase.VERIFY),
+            result(swept(tmp_path, product_of, "--modes", "bf16", "fp8")[1], "corrupted-sweep", Phase.VERIFY),
         ]
         machine = evidence_samples.machine()
         verdicts = {one.id: one.verdict for one in judge_expectations(entry, steps, machine)}
@@ -200,7 +201,7 @@ def test_a_sweep_gives_fp8_in_fp32_an_accuracy_and_neither_a_speed_nor_a_fallbac
     assert of(document, "signal_to_noise")["fp8"]["value"] > 10
     assert set(of(document, "speed_ratio")) == {"fp16"}
     assert document["effective"]["precision"] == {"fp16": "fp16", "bf16": "bf16", "fp8": IN_FP32}
-    assert document["details"]["not_timed"]["fp8"].startswith(f"{IN_FP32}: torch._scaled_mm is refused")
+    assert document["details"]["not_timed"]["fp8"].startswith(f"{IN_FP32}: torch._scaled_mm fails")
 
 
 @pytest.mark.usefixtures("fp8_in_fp32")
@@ -260,7 +261,7 @@ def run_slow(tmp_path: Path, how: str, *words: str) -> tuple[int, dict[str, Any]
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("how", "said"), [("", "takes"), ("refused", "is refused here")])
+@pytest.mark.parametrize(("how", "said"), [("", "takes"), ("refused", "fails on this CPU")])
 def test_a_trace_where_the_product_is_slow_or_refused_names_the_operation_by_what_ran(
     tmp_path: Path, how: str, said: str
 ) -> None:

@@ -67,31 +67,31 @@ def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:
         ),
         ({"code": Code(commit=None, digest="d", dirty=None)}, "names no commit"),
         ({"ended_at": datetime(2026, 11, 1, 7, tzinfo=UTC)}, "ended before it started"),
-        ({"ended_at": datetime(2026, 11, 9, tzinfo=UTC)}, "lies in the future"),
+        ({"ended_at": datetime(2026, 11, 9, tzinfo=UTC)}, "is in the future"),
         ({"machine": machine(cpu=None, os="")}, "lacks facts about its machine: cpu, os"),
         ({"machine": machine(memory_bytes=0)}, "lacks facts about its machine: memory_bytes"),
         ({"machine": machine(B200, driver=None)}, "lacks facts about its machine: driver"),
-        ({"machine": machine(machine_class="8xB200-180GB")}, "its hardware is cpu-example-x86_64-2c"),
-        ({"machine": machine(cpu_level="v4")}, "its hardware is cpu-example-x86_64-v4-2c"),
-        ({"machine": machine(cpu="Intel(R) Xeon(R)")}, "its hardware is cpu-intel-xeon-x86_64-2c"),
+        ({"machine": machine(machine_class="8xB200-180GB")}, "detected cpu-example-x86_64-2c"),
+        ({"machine": machine(cpu_level="v4")}, "detected cpu-example-x86_64-v4-2c"),
+        ({"machine": machine(cpu="Intel(R) Xeon(R)")}, "detected cpu-intel-xeon-x86_64-2c"),
         (
             {"machine": machine(machine_class="cpu-x86_64-2c")},
-            "calls its machine cpu-x86_64-2c, its hardware is",
+            "machine_class is cpu-x86_64-2c, detected",
         ),
         ({"machine": machine(gpu_error="NVML: no")}, "could not be read (NVML: no)"),
         ({"machine": machine(gpu_error="NVML: no")}, "repair the node first"),
         (
             {"campaign": "at 10.0.0.5"},
-            "campaign holds what redaction would take out (ip); run the entry again",
+            "campaign contains text that redaction would remove (ip); run the entry again",
         ),
-        ({"runbook": RunbookRef(id="nvlink", number=2, title="on dgx-07")}, "runbook.title holds what"),
-        ({"node_alias": "dgx-07"}, "has a node alias that this project does not make"),
+        ({"runbook": RunbookRef(id="nvlink", number=2, title="on dgx-07")}, "runbook.title contains text"),
+        ({"node_alias": "dgx-07"}, "has a node alias of an invalid form"),
         ({"code": Code(commit="c" * 40, digest="d", dirty=None)}, "does not say whether its code"),
         ({"code": Code(commit="main", digest="d", dirty=False)}, "names 'main' as its commit"),
         ({"started_at": datetime(1970, 1, 1, tzinfo=UTC)}, "starts in 1970"),
         (
             {"machine": machine("NVIDIA B200").model_copy(update={"gpus": (SMALL,)})},
-            "calls GPU 0 a B200, it has",
+            "names GPU 0 a B200, but it has",
         ),
     ],
 )
@@ -109,10 +109,13 @@ def test_each_fault_of_a_record_is_named(store: Store, changes: dict[str, Any], 
         ({"duration_s": 3600.0}, "step a took longer than the whole run"),
         ({"started_at": datetime(2026, 11, 1, 7, 59, tzinfo=UTC)}, "step a started outside its run"),
         ({"started_at": datetime(2026, 11, 1, 8, 2, tzinfo=UTC)}, "step a started outside its run"),
-        ({"stdout_tail": "on dgx-07"}, "steps[0].stdout_tail holds what redaction would take out (host)"),
-        ({"details": {"api_key": "hunter2"}}, "steps[0].details.api_key holds what redaction"),
+        (
+            {"stdout_tail": "on dgx-07"},
+            "steps[0].stdout_tail contains text that redaction would remove (host)",
+        ),
+        ({"details": {"api_key": "hunter2"}}, "steps[0].details.api_key contains text that redaction"),
         ({"measurements": (one_second(-1.0),)}, "compile_time is -1.00 s, below zero"),
-        ({"measurements": (one_second(9.0, 1.0, 2.0),)}, "its median lies outside its own samples"),
+        ({"measurements": (one_second(9.0, 1.0, 2.0),)}, "its median is outside its samples"),
         ({"measurements": (one_second(1.0), one_second(2.0))}, "measured compile_time twice"),
     ],
 )
@@ -127,19 +130,24 @@ def test_this_hosts_own_name_is_found_wherever_it_stands_alone(tmp_path: Path) -
     store = Store(tmp_path / "data", secrets=("heart-of-gold",))
     write(store, record(step("a", stdout_tail="rank 3 on Heart-of-Gold hung")))
     assert messages(store) == [
-        "steps[0].stdout_tail holds what redaction would take out (redacted); run the entry again with this version"
+        (
+            "steps[0].stdout_tail contains text that redaction would remove (redacted); "
+            "run the entry again with this version"
+        )
     ]
 
 
 def test_a_step_that_appears_twice_is_named(store: Store) -> None:
     write(store, record(step("a"), step("a")))
-    assert messages(store) == ["has step a twice; run the entry again"]
+    assert messages(store) == ["has a duplicate step a; run the entry again"]
 
 
 def test_a_copy_under_another_run_id_is_named(store: Store) -> None:
     first = store.save(record(step("a")))
     store.save(record(step("a"), run_id="b" * 12))
-    assert messages(store) == [f"has node, entry and start of {first}; a run is published once: delete one"]
+    assert messages(store) == [
+        f"has node, entry and start of {first}; a run may be published only once, delete one"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,12 +212,12 @@ def test_a_number_that_is_not_finite_is_refused(store: Store, number: str) -> No
     [
         (
             measurement(1.0).model_copy(update={"unit": "s"}),
-            "bus_bandwidth is in s, it is stored in B/s; a number in another unit needs another name",
+            "bus_bandwidth is in s, but its stored unit is B/s; a number in another unit needs another name",
         ),
         (measurement(1.0, name="made_up"), "made_up is not a known metric; add it to runner/catalogue/"),
         (
             measurement(2e12, 1e9, 2e12, 2e12),
-            "bus_bandwidth is 2,000 GB/s, above the physical ceiling of 1,800 GB/s; correct how it is measured",
+            "bus_bandwidth is 2,000 GB/s, above the physical limit of 1,800 GB/s; correct the measurement",
         ),
     ],
 )
@@ -272,7 +280,7 @@ def test_unreadable_and_foreign_files_keep_the_folder_back(store: Store) -> None
     path.with_name("20261101T080001Z-bad.json").write_text('{"load": NaN}')
     (store.root / "notes.txt").write_text("mine")
     assert sorted(messages(store)) == [
-        "holds NaN; leave out a value that could not be measured",
+        "contains NaN; omit a value that could not be measured",
         "is not a record of this project; move it elsewhere",
     ]
 
@@ -299,11 +307,16 @@ def test_the_command_returns_0_where_all_may_be_published(
     assert capsys.readouterr().out == "verify-data: 1 record of 1 machine class fit to publish\n"
 
 
-def test_the_command_returns_1_for_an_empty_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("name", "why"), [("", "holds no record"), ("missing", "does not exist")])
+def test_a_folder_with_nothing_to_check_is_bad_input_and_no_answer_about_its_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, why: str
 ) -> None:
-    assert main(["--data", str(tmp_path), "verify-data"]) == 1
-    assert "nothing to publish" in capsys.readouterr().err
+    folder = tmp_path / name
+    assert main(["--data", str(folder), "verify-data"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"runbook: {folder} {why};")
+    assert "--data" in said
+    assert said.count("\n") == 1
 
 
 def test_a_data_folder_that_cannot_be_listed_ends_with_3(

@@ -143,8 +143,8 @@ def test_a_record_without_steps_that_calls_a_fix_proved_on_hardware_that_it_made
     said = list(record_problems(made_up, NOW))
     assert [line.partition("; ")[0] for line in said] == [
         f"names '{'0' * 40}' as its commit, which is not a commit id",
-        "has 'banana' as its version of driver, which is not a version",
-        "calls its outcome fix_proved, but its steps give not_applicable",
+        "has the invalid driver version 'banana'",
+        "has the outcome fix_proved, but its steps give not_applicable",
     ]
 
 

@@ -123,16 +123,16 @@ def test_a_leftover_thread_limit_reaches_only_the_callers_arm(small: str) -> Non
         (["--model", "tiny", "--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus must be above zero"),
         (
             ["--model", "tiny", "--tensor-parallel-gpus", "2", "--compare-environment"],
-            "left behind for one GPU",
+            "checks leftovers on one GPU",
         ),
-        (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores can stand in for that many at most"),
+        (["--model", "tiny", "--tensor-parallel-gpus", "4096"], "cores; use at most that many"),
         (["--model", "tiny", "--compare-environment", "--starts", "3"], "--starts must be from 4 to 24"),
         (["--model", "tiny", "--compare-environment", "--starts", "25"], "--starts must be from 4 to 24"),
         (["--model", "tiny", "--budget", "0"], "--budget must be above zero"),
         (["--model", "tiny", "--starts", "0"], "--starts must be above zero"),
         (["--model", "tiny", "--new-tokens", "1"], "--new-tokens must be 2 or more"),
         (["--model", "tiny", "--batch-size", "0"], "--batch-size must be above zero"),
-        (["--model", "tiny", "--prompt-length", "131072"], "more than the 131072 positions"),
+        (["--model", "tiny", "--prompt-length", "131072"], "exceed the 131072 positions"),
     ],
 )
 def test_bad_input_is_refused_before_any_long_work(
@@ -166,7 +166,9 @@ def test_wrong_head_counts_and_a_folder_without_weights_are_refused(
 ) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**SMALL, "num_key_value_heads": 3}), encoding="utf-8")
-    assert "4 attention heads are no multiple of 3 key/value heads" in refusal(["--model", str(path)], capsys)
+    assert "4 attention heads are not a multiple of 3 key/value heads" in refusal(
+        ["--model", str(path)], capsys
+    )
     path.write_text(json.dumps(SMALL), encoding="utf-8")
     assert "has no weights (*.safetensors)" in refusal(["--model", str(tmp_path)], capsys)
 
@@ -200,10 +202,10 @@ def test_where_the_time_is_over_at_once_one_start_is_reported_and_decides_nothin
         environment={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 of 20 starts in the time there is" in done.stderr
+    assert "ran 1 of 20 starts: time limit" in done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["effective"]["starts"] == 1
-    assert document["reason"].startswith("cannot tell whether this environment reaches 0.9 of a clean one")
+    assert document["reason"].startswith("unknown whether this environment reaches 0.9 of a clean one")
     ratios = [Measurement(**found) for found in document["measurements"] if found["name"] == "clean_ratio"]
     assert [interval_of(ratio) for ratio in ratios] == [Interval(0.0, math.inf, None)] * 2
 
@@ -215,7 +217,7 @@ def test_the_time_that_the_step_has_ends_the_starts_too(small: str) -> None:
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["requested"]["starts"] == 1000
     assert document["effective"]["starts"] == 1
-    assert "1 of 1000 starts in the time there is" in done.stderr
+    assert "ran 1 of 1000 starts: time limit" in done.stderr
 
 
 @pytest.mark.system
@@ -239,7 +241,7 @@ def test_a_start_that_is_killed_is_an_error_at_once(small: str) -> None:
         world.ask(None, "loading torch")
         world.ask({"start": True}, "building the model")
         start_of(others).kill()
-        with pytest.raises(RankError, match="the process of a start ended with status -9"):
+        with pytest.raises(RankError, match="the process of a start exited with status -9"):
             world.ask({"new_tokens": 4}, "decoding")
 
 

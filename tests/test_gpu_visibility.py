@@ -12,9 +12,9 @@ TWO_SOCKETS = [0, 0, 0, 0, 1, 1, 1, 1]
     ("value", "own", "words"),
     [
         ("0", {0}, ["pins by number"]),
-        ("0", {1}, ["pins by number", "GPU 0 is at NUMA node 0, another socket than"]),
-        ("4", {0, 1}, ["pins by number", "GPU 4 is at NUMA node 1, one of the sockets of"]),
-        (None, {1}, ["another socket than"]),
+        ("0", {1}, ["pins by number", "GPU 0 is on NUMA node 0, a different socket from"]),
+        ("4", {0, 1}, ["pins by number", "GPU 4 is on NUMA node 1, one of the sockets of"]),
+        (None, {1}, ["a different socket from"]),
         (None, {0}, []),
         ("GPU-8f3a", {1}, []),
         ("9", {0}, ["pins by number"]),

@@ -26,9 +26,9 @@ def test_calls_are_counted_by_what_they_launch(calls: Sequence[str], expected: L
     ("launches", "said"),
     [
         (Launches(0, 8, 8), None),
-        (Launches(0, 0, 2400), "not re-used: 0 replays and 300 single launches a step"),
-        (Launches(0, 4, 1200), "not re-used: 0.5 replays"),
-        (Launches(8, 8, 2400), "captured anew in steady state (8 times in 8 steps)"),
+        (Launches(0, 0, 2400), "not replayed: 0 replays and 300 single launches per step"),
+        (Launches(0, 4, 1200), "not replayed: 0.5 replays"),
+        (Launches(8, 8, 2400), "captured again in steady state (8 times in 8 steps)"),
         (None, None),
     ],
 )

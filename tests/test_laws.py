@@ -14,12 +14,13 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # Each room may import from itself and from the rooms before it. `probes` stands after `evidence` because it speaks
 # in its models; `check` after `probes` because it reads their parsers.
 ROOMS = (
-    ("plain", "confined", "bounded_yaml", "patience", "programs"),
+    ("plain", "confined", "bounded_yaml", "time_limit", "programs"),
     ("errors", "screen"),
     ("failure",),
     ("uncaught",),
     ("units", "catalogue", "stats", "presets", "remedy"),
     ("sequential", "summaries", "placed", "bounds"),
+    ("places",),
     ("hardware", "prerequisites"),
     ("models",),
     ("sizing",),

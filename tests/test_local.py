@@ -247,8 +247,8 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
     ("command", "status", "reason"),
     [
         (says("{not json"), "error", "is not JSON"),
-        (says('{"probe": NaN}'), "error", "holds NaN"),
-        (says('{"probe": -Infinity}'), "error", "holds -Infinity"),
+        (says('{"probe": NaN}'), "error", "contains NaN"),
+        (says('{"probe": -Infinity}'), "error", "contains -Infinity"),
         (says('{"probe": 1e999}'), "error", "1e999"),
         (says(r'{"probe": "\ud800"}'), "error", "lone surrogate"),
         (says(a_document(measurements=[{**MEASURED, "unit": None}])), "error", "(bus_bandwidth): unit"),
@@ -267,14 +267,14 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
         (says("{half") + "exit 1", "error", "is not JSON"),
         (says(a_document(status="symptom", reason="slow link")) + "exit 1", "symptom", "slow link"),
         (says(a_document(status="symptom", reason="slow link")), "symptom", "slow link"),
-        (says(a_document(status="symptom")) + "exit 80", "error", "80 says not applicable"),
+        (says(a_document(status="symptom")) + "exit 80", "error", "80 means not applicable"),
         ("exit 80", "skipped", "not applicable"),
         (says(a_document(status="not_applicable", reason="no NVLink")) + "exit 80", "skipped", "no NVLink"),
         (says(a_document(status="not_applicable", reason="no NVLink")), "skipped", "no NVLink"),
         (
             says(a_document(requested={"a": 1}, effective={"a": 2}, fallback_reason="no flash")),
             "failed",
-            "fell back unasked: no flash",
+            "unrequested fallback: no flash",
         ),
         (says(a_document(fallback_reason="no flash", fallback_asked=True)), "passed", None),
         ("exit 2", "error", "bad usage"),
@@ -286,7 +286,7 @@ def test_a_step_whose_need_was_not_asked_for_is_skipped(tmp_path: Path) -> None:
         (
             "python3 -c 'raise ValueError(3)'",
             "error",
-            "exit status 1 without a document that says so is a crash, not a symptom: ValueError: 3",
+            "exit status 1 without a symptom document is a crash, not a symptom: ValueError: 3",
         ),
         (f"echo 'refused hf_{'a1B2' * 9}' >&2; exit 4", "error", "exit status 4: refused [token]"),
         ("kill -KILL $$", "error", "killed by SIGKILL"),
@@ -383,7 +383,7 @@ def test_a_step_cut_by_the_time_left_says_so_and_is_no_finished_one(tmp_path: Pa
     assert cut["long"].left_out
     assert (own["long"].status, own["long"].reason) == (
         "timeout",
-        "still running at its deadline, so it was ended",
+        "still running at its deadline, terminated",
     )
 
 

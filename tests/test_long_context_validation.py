@@ -420,9 +420,9 @@ def test_a_plan_ranks_remedies_those_that_fit_first_by_what_they_cost(
     assert ranked[0]["name"] == "chunks of 2048 and last-token logits"
     others = [one["saves_bytes"] for one in ranked if not one["fits"]]
     assert others == sorted(others, reverse=True)
-    lines = [line.strip() for line in said.err.splitlines() if " saves " in line]
-    assert lines[0].startswith("chunks of 2048 and last-token logits (--chunk 2048 --logits last) saves ")
-    assert "and then it fits" in lines[0]
+    lines = [line.strip() for line in said.err.splitlines() if ": saves " in line]
+    assert lines[0].startswith("chunks of 2048 and last-token logits (--chunk 2048 --logits last): saves ")
+    assert ", fits; cost: " in lines[0]
     assert values(document, "longest_fitting") == {None: 4096}
     assert values(document, "memory_headroom") == {}
 
@@ -504,13 +504,13 @@ def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sequence-lengths", "0"], "tiny takes 1 to 131072 tokens"),
-        (["--sequence-lengths", "512", "-1"], "tiny takes 1 to 131072 tokens"),
-        (["--sequence-lengths", "131073"], "tiny takes 1 to 131072 tokens"),
-        (["--batch-size", "-1"], "--batch-size -1: give a whole number of 1 or more"),
-        (["--chunk", "0"], "--chunk 0: give a whole number of 1 or more"),
-        (["--sequence-lengths", "1", "--mode", "training"], "tiny takes 2 to 131072 tokens"),
-        (["--plan", "--board", "A100"], "--board A100: not known; known are H100, H200, B200"),
+        (["--sequence-lengths", "0"], "tiny accepts 1 to 131072 tokens"),
+        (["--sequence-lengths", "512", "-1"], "tiny accepts 1 to 131072 tokens"),
+        (["--sequence-lengths", "131073"], "tiny accepts 1 to 131072 tokens"),
+        (["--batch-size", "-1"], "--batch-size -1: must be a whole number, 1 or more"),
+        (["--chunk", "0"], "--chunk 0: must be a whole number, 1 or more"),
+        (["--sequence-lengths", "1", "--mode", "training"], "tiny accepts 2 to 131072 tokens"),
+        (["--plan", "--board", "A100"], "--board A100: unknown board; use H100, H200, B200"),
         (["--tensor-parallel-gpus", "2", "--mode", "training"], "is measured on one device"),
         (["--tensor-parallel-gpus", "3"], "3 does not divide its 8 attention heads"),
         (["--tensor-parallel-gpus", "8"], "8 does not divide its 4 key/value heads; choose one of 1, 2, 4"),
@@ -525,16 +525,16 @@ def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports(
         (["--find-limit"], "need --budget-gib or --budget-share on a host without a GPU"),
         (["--apply-first-remedy"], "need --budget-gib or --budget-share on a host without a GPU"),
         (["--plan", "--board", "B200", "--find-limit"], "--find-limit is for a sweep"),
-        (["--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus 0: give a whole number"),
+        (["--tensor-parallel-gpus", "0"], "--tensor-parallel-gpus 0: must be a whole number"),
         (["--plan", "--board", "B200", "--tensor-parallel-gpus", "3"], "3 does not divide 8 heads of tiny"),
         (["--plan"], "--plan needs --board or --budget-gib"),
-        (["--plan", "--budget-gib", "nan"], "--budget-gib nan: give a number above zero"),
-        (["--plan", "--budget-gib", "-5"], "--budget-gib -5: give a number above zero"),
+        (["--plan", "--budget-gib", "nan"], "--budget-gib nan: must be above zero"),
+        (["--plan", "--budget-gib", "-5"], "--budget-gib -5: must be above zero"),
         (["--board", "B200"], "--board is for --plan"),
-        (["--budget-gib", "inf"], "--budget-gib inf: give a number above zero"),
+        (["--budget-gib", "inf"], "--budget-gib inf: must be above zero"),
         (["--budget-gib", "0.01"], "is below the weights of tiny, 64.0 MiB"),
-        (["--budget-share", "-1"], "--budget-share -1: give a number above zero"),
-        (["--budget-share", "nan"], "--budget-share nan: give a number above zero"),
+        (["--budget-share", "-1"], "--budget-share -1: must be above zero"),
+        (["--budget-share", "nan"], "--budget-share nan: must be above zero"),
         (["--budget-share", "0.01"], "is below the weights of tiny"),
         (["--model", "13b"], "no model '13b'"),
         (["--plan", "--board", "B200", "--output-json", "/proc/none/x"], "cannot write /proc/none/x"),

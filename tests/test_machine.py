@@ -91,7 +91,7 @@ def test_a_wedged_driver_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPa
     found = look()
     release.set()
     assert found.gpu_error is not None
-    assert "wedged" in found.gpu_error
+    assert "hung" in found.gpu_error
     assert found.machine_class.startswith("unreadable-gpu-")
 
 

@@ -66,16 +66,16 @@ def test_no_file_is_no_document(tmp_path: Path) -> None:
         (b"\xff\xfe{}", "not UTF-8 (byte 0)"),
         (b" " * (MAX_DOCUMENT_BYTES + 1), "larger than 4MiB"),
         ("[" * 200_000, "nested too deeply"),
-        ("[]", "holds a list"),
-        ('{"details": {"x": NaN}}', "holds NaN"),
-        ('{"details": {"x": -Infinity}}', "holds -Infinity"),
-        ('{"details": {"x": 1e999}}', "holds 1e999"),
+        ("[]", "contains a list"),
+        ('{"details": {"x": NaN}}', "contains NaN"),
+        ('{"details": {"x": -Infinity}}', "contains -Infinity"),
+        ('{"details": {"x": 1e999}}', "contains 1e999"),
         (without("unit"), "measurement 1 (bus_bandwidth) lacks a unit"),
         (without("value"), "measurement 1 (bus_bandwidth) lacks value"),
         ({"probe": "collectives", "status": "ok"}, "lacks method_version"),
         (GOOD | {"probe": "collective"}, "unknown probe 'collective'; did you mean 'collectives'?"),
         (changed(name="buss_bandwidth"), "unknown metric 'buss_bandwidth'; did you mean 'bus_bandwidth'?"),
-        (changed(unit="GB/s"), "gives bus_bandwidth in 'GB/s'; it is stored in 'B/s'"),
+        (changed(unit="GB/s"), "has bus_bandwidth in 'GB/s'; its stored unit is 'B/s'"),
         (changed(value="3e10"), "measurement 1 (bus_bandwidth): value"),
         (changed(value=True), "measurement 1 (bus_bandwidth): value"),
         (changed(value=None), "measurement 1 (bus_bandwidth): value"),
@@ -105,7 +105,9 @@ def test_a_metric_of_another_probe_is_refused(tmp_path: Path, monkeypatch: pytes
 
     narrowed = catalogue.ProbeInfo(1, "latency only", ("algorithm_bandwidth",))
     monkeypatch.setattr(measure, "PROBES", {"collectives": narrowed})
-    with pytest.raises(DocumentError, match="bus_bandwidth, which collectives is not listed to report"):
+    with pytest.raises(
+        DocumentError, match="bus_bandwidth, which the catalogue does not list for collectives"
+    ):
         read_document(written(tmp_path, GOOD))
 
 
@@ -146,9 +148,9 @@ def _number(number: int, *samples: float) -> dict[str, object]:
         ([_number(n) for n in range(10_000)], "at most 5000 items"),
         (
             [_number(n) for n in range(4_900)],
-            r"would take \d+ bytes of a record that has 1MiB left for results",
+            r"needs \d+ bytes, but the record has only 1MiB left for results",
         ),
-        ([_number(n, *[1.25] * 4_900) for n in range(14)], r"would take \d+ bytes of a record"),
+        ([_number(n, *[1.25] * 4_900) for n in range(14)], r"needs \d+ bytes, but the record"),
         ([_number(0, *[1.25] * 10_000)], "at most 5000 items"),
         ([_number(10**400)], "less than or equal to 9007199254740992"),
         ([_number(0) | {"value": 1e200}], r"less than or equal to 10{100}"),
@@ -167,7 +169,7 @@ def test_a_document_that_no_record_can_hold_is_refused_in_one_line(
 def test_what_steps_before_took_of_a_record_is_gone(tmp_path: Path) -> None:
     path = _written(tmp_path, [_number(0, *[1.25] * 1_000)])
     assert read_document(path)
-    with pytest.raises(DocumentError, match=r"has 1KiB left for results; report fewer samples"):
+    with pytest.raises(DocumentError, match=r"has only 1KiB left for results; report fewer samples"):
         read_document(path, room=1_024)
 
 
@@ -191,7 +193,7 @@ def test_a_tools_file_that_no_record_can_hold_is_refused_in_one_line(tmp_path: P
     path = tmp_path / "a.json"
     case = {"name": "x" * 3_000, "status": "Passed", "bandwidth_description": "memcpy (GB/s)"}
     path.write_text(json.dumps({"nvbandwidth": {"testcases": [case | {"bandwidth_matrix": [["1.0"]]}]}}))
-    with pytest.raises(DocumentError, match="holds more than a record can"):
+    with pytest.raises(DocumentError, match="exceeds the limits of a record"):
         read_document(path)
 
 

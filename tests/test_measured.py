@@ -255,6 +255,13 @@ def test_a_value_is_never_infinite(one: float, other: float) -> None:
         ("none", None, "8xB200-180GB", False),
         ("B200", None, "cpu-x86_64-2c", False),
         ("none", None, "unreadable-gpu-x86_64-2c", False),
+        ("any", None, "8xB200-180GB", True),
+        ("any", 8, "2-nodes-of-8xB200-180GB", True),
+        ("any", 8, "1xH100-80GB", False),
+        ("any", None, "4xH100-80GB-mig", True),
+        ("any", 3, "2xB200-180GB+1xH200-141GB", True),
+        ("any", None, "cpu-amd-epyc-x86_64-2c", False),
+        ("any", None, "unreadable-gpu-x86_64-2c", False),
         ("RTX-4090", None, "2xGeForce-RTX-4090-24GB", True),
     ],
 )
@@ -292,6 +299,7 @@ WANTED = (
     "RTX 4090",
     "80GB",
     "-",
+    "any",
 )
 
 

@@ -62,7 +62,7 @@ def test_the_peak_is_that_of_the_links_or_the_memory_and_none_for_what_is_not_kn
 def test_one_weak_pair_is_named_and_an_evenly_slow_mesh_is_not() -> None:
     sound = [pair(0, 1, 700, 710, 705), pair(1, 0, 700, 705, 702), pair(0, 2, 690, 700, 695)]
     assert weak_pairs([*sound, pair(2, 0, 300, 310, 305)]) == [
-        "cuda:2 to cuda:0 copies at 44% of the median pair"
+        "cuda:2 to cuda:0: copy bandwidth is 44% of the median pair"
     ]
     assert weak_pairs([pair(0, 1, 50, 51, 50), pair(1, 0, 50, 49, 51), pair(0, 2, 51, 50, 50)]) == []
 
@@ -83,7 +83,7 @@ def test_gpus_that_torch_cannot_use_are_never_measured_as_host_memory(tmp_path: 
         timeout=400,
     )
     assert (done.returncode, done.stdout) == (3, "")
-    assert "NVML shows 8 GPUs and this torch can use none" in done.stderr
+    assert "NVML reports 8 GPUs, but this torch cannot use any" in done.stderr
     assert "Traceback" not in done.stderr
 
 

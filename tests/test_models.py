@@ -37,7 +37,7 @@ def test_a_local_folder_is_read_like_a_preset(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no model '13b': give tiny, 8b, 40b, 70b"):
+    with pytest.raises(InputError, match="no model '13b': use tiny, 8b, 40b, 70b"):
         model_shape("13b")
 
 
@@ -49,13 +49,13 @@ def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_key_value_heads": 3}, "4 attention heads are no multiple of 3"),
-        ({"hidden_size": 66}, "hidden_size 66 is no multiple of 4"),
+        ({"num_key_value_heads": 3}, "4 attention heads are not a multiple of 3"),
+        ({"hidden_size": 66}, "hidden_size 66 is not a multiple of 4"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"intermediate_size": None}, "intermediate_size is None"),
         ({"head_dim": 15}, "head_dim 15 is odd"),
-        ({"model_type": "mamba"}, "model_type 'mamba' is not built here"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
@@ -73,5 +73,5 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -
 @pytest.mark.parametrize("text", ['{"a": ' * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"])
 def test_a_configuration_that_breaks_the_reader_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match="not a configuration"):
+    with pytest.raises(InputError, match="not a model configuration"):
         model_shape(str(tmp_path))

@@ -35,7 +35,7 @@ def test_the_leftover_is_the_symptom_and_is_named(
     monkeypatch.setenv("NCCL_P2P_DISABLE", "1")
     assert main([]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert document["reason"].startswith("NCCL_P2P_DISABLE in environment is harmful on one node")
+    assert document["reason"].startswith("NCCL_P2P_DISABLE (environment) is harmful on one node")
     assert document["details"]["undo"] == ["unset NCCL_P2P_DISABLE"]
 
 
@@ -57,8 +57,8 @@ def test_a_leftover_in_a_unit_file_is_the_symptom_and_named(
     (tmp_path / "train.service").write_text("[Service]\nEnvironment=NCCL_P2P_DISABLE=1\n", encoding="utf-8")
     assert main(["--units", str(tmp_path)]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert document["reason"].startswith(f"NCCL_P2P_DISABLE in {tmp_path}/train.service is harmful")
-    assert document["details"]["by_hand"][0].startswith("take NCCL_P2P_DISABLE out of ")
+    assert document["reason"].startswith(f"NCCL_P2P_DISABLE ({tmp_path}/train.service) is harmful")
+    assert document["details"]["by_hand"][0].startswith("remove NCCL_P2P_DISABLE from ")
     assert main(["--units"]) == OK
 
 
@@ -70,7 +70,7 @@ def test_a_leftover_in_another_process_is_the_symptom_and_named(
     with job(tmp_path, NCCL_P2P_DISABLE="1") as pid:
         assert main([ask, str(pid)] if ask == "--pid" else [ask]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert f"NCCL_P2P_DISABLE in process {pid} is harmful on one node" in document["reason"]
+    assert f"NCCL_P2P_DISABLE (process {pid}) is harmful on one node" in document["reason"]
     assert pid in document["details"]["processes"]
 
 
@@ -151,7 +151,7 @@ def test_a_line_break_in_a_path_never_leaves_the_comment_that_a_shell_evaluates(
     (folder / "job.service").write_text("[Service]\nEnvironment=NCCL_P2P_DISABLE=1\n", encoding="utf-8")
     words = [sys.executable, "-m", "runner.probes.nccl_env", "--shell", "--units", str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "take NCCL_P2P_DISABLE out of" in done.stdout
+    assert "remove NCCL_P2P_DISABLE from" in done.stdout
     subprocess.run(["bash", "-c", done.stdout], cwd=tmp_path, check=True)
     assert not (tmp_path / "ran").exists()
 

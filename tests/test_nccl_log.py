@@ -54,7 +54,7 @@ def test_the_logs_of_all_ranks_are_one_transport(tmp_path: Path) -> None:
     found = read_transport(tmp_path)
     assert found is not None
     assert found.channels == {"P2P/CUMEM": 3, "SHM/direct": 3}
-    assert found.detours == ("SHM/direct",)
+    assert found.non_p2p_transports == ("SHM/direct",)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_the_logs_of_all_ranks_are_one_transport(tmp_path: Path) -> None:
         (P2P, None, True, None),
         (P2P, SHM, True, None),
         (None, None, True, None),
-        (SHM, P2P, True, "this environment sends NCCL via SHM/direct, a clean one via P2P/CUMEM"),
-        (SHM, P2P, False, "this environment sends NCCL via SHM/direct, a clean one via P2P/CUMEM"),
-        (SHM, SHM, True, "NCCL goes via SHM/direct although every pair of GPUs has NVLink"),
-        (SHM, None, True, "NCCL goes via SHM/direct although every pair of GPUs has NVLink"),
+        (SHM, P2P, True, "in this environment NCCL uses SHM/direct, in a clean one P2P/CUMEM"),
+        (SHM, P2P, False, "in this environment NCCL uses SHM/direct, in a clean one P2P/CUMEM"),
+        (SHM, SHM, True, "NCCL uses SHM/direct although every pair of GPUs has NVLink"),
+        (SHM, None, True, "NCCL uses SHM/direct although every pair of GPUs has NVLink"),
         (SHM, None, False, None),
     ],
 )

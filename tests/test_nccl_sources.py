@@ -49,7 +49,7 @@ def test_a_file_is_read_as_nccl_reads_it() -> None:
 
 def test_a_name_with_a_space_in_a_file_is_said_to_do_nothing() -> None:
     (setting,) = parse_conf("NCCL_P2P_DISABLE = 0\n", "f")
-    assert "does nothing; write NCCL_P2P_DISABLE=" in judge(setting, 1).why
+    assert "so it has no effect; write NCCL_P2P_DISABLE=" in judge(setting, 1).why
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_wildcards_in_a_unit_mean_what_they_mean_to_systemd(tmp_path: Path) -> N
         ("-", "is not an absolute path"),
         ("relative.env", "is not an absolute path"),
         ("/etc/%i.env", "has a specifier"),
-        ("/nonexistent/job.env", "is not there, so systemd does not start this unit"),
+        ("/nonexistent/job.env", "does not exist, so systemd does not start this unit"),
         ("-/nonexistent/job.env", None),
-        ("/nonexistent/[", "is not there"),
-        ("/nonexistent/\0", "is not there"),
+        ("/nonexistent/[", "does not exist"),
+        ("/nonexistent/\0", "does not exist"),
     ],
 )
 def test_an_environment_file_that_cannot_be_read_is_said(

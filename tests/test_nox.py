@@ -123,6 +123,7 @@ def test_every_entry_has_a_session_by_id_and_by_number_with_its_title_as_help(tm
         "types",
         "tests",
         "docs",
+        "bundle",
         "demo",
         "serve",
         "system",
@@ -241,7 +242,7 @@ FACTS = {"version": [3, 12], "cuda": False, "names": [], "missing": []}
             FACTS | {"missing": ["ctypes", "ssl"]},
             r"built without ctypes, ssl; .*apt-get install python3-full",
         ),
-        ("no facts", "is not a Python that runs; set it to one of 3.11 or newer"),
+        ("no facts", "cannot be run; set it to one of 3.11 or newer"),
     ],
 )
 def test_a_python_that_will_not_do_is_refused_in_one_line_that_says_what_to_do(
@@ -267,7 +268,7 @@ def test_a_python_of_which_no_environment_can_be_made_is_refused_in_one_line(tmp
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert done.returncode == 1
-    (said,) = [line for line in done.stderr.splitlines() if "no virtual environment can be made" in line]
+    (said,) = [line for line in done.stderr.splitlines() if "cannot make a virtual environment" in line]
     assert "apt-get install python3-full" in said
 
 

@@ -21,7 +21,7 @@ from tests.test_nccl_sources import job
 pytestmark = pytest.mark.host
 
 ROOT = Path(__file__).parents[1]
-OFF = "is harmful on one node: GPUs of one node no longer reach each other's memory"
+OFF = "is harmful on one node: without peer access"
 
 
 def diagnose(tmp_path: Path, board: str, *steps: str, **variables: str) -> tuple[int, dict[str, Any]]:
@@ -79,14 +79,14 @@ def test_a_wiring_fault_is_named_by_the_wiring_alone(board: str, named: str, tmp
 def leftover(place: str, tmp_path: Path) -> Iterator[tuple[dict[str, str], str]]:
     """NCCL_P2P_DISABLE=1 in one place; the variables to run the entry with, and how the entry must name the place."""
     if place == "environment":
-        yield {"NCCL_P2P_DISABLE": "1"}, "NCCL_P2P_DISABLE in environment"
+        yield {"NCCL_P2P_DISABLE": "1"}, "NCCL_P2P_DISABLE (environment)"
     elif place == "conf file":
         conf = tmp_path / "nccl.conf"
         conf.write_text("NCCL_P2P_DISABLE=1\n", encoding="utf-8")
-        yield {"NCCL_CONF_FILE": str(conf)}, f"NCCL_P2P_DISABLE in {conf}"
+        yield {"NCCL_CONF_FILE": str(conf)}, f"NCCL_P2P_DISABLE ({conf})"
     else:
         with job(tmp_path, NCCL_P2P_DISABLE="1") as pid:
-            yield {}, f"NCCL_P2P_DISABLE in process {pid}"
+            yield {}, f"NCCL_P2P_DISABLE (process {pid})"
 
 
 @pytest.mark.parametrize("place", ["environment", "conf file", "process"])
@@ -108,7 +108,7 @@ def test_a_misspelt_variable_is_named_with_the_right_one(tmp_path: Path) -> None
     found = said(record)
     assert found["wiring"] == ("passed", None)
     assert found["settings"][0] == "symptom"
-    assert "NCCL_P2P_LEVLE in environment is misspelt" in (found["settings"][1] or "")
+    assert "NCCL_P2P_LEVLE (environment) is misspelt" in (found["settings"][1] or "")
     assert "did you mean NCCL_P2P_LEVEL?" in (found["settings"][1] or "")
 
 
@@ -172,7 +172,7 @@ def test_the_whole_diagnosis_names_a_fabric_that_is_not_up_and_asks_no_bandwidth
     found = said(record)
     assert found["wiring"][0] == "symptom"
     assert found["bandwidth"][0] == "skipped"
-    assert "CUDA does not start before the fabric is up" in (found["bandwidth"][1] or "")
+    assert "CUDA does not start until the fabric is up" in (found["bandwidth"][1] or "")
 
 
 @pytest.mark.system

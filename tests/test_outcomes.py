@@ -139,6 +139,18 @@ def test_a_fault_that_is_still_there_is_no_drill_that_passed(status: StepStatus)
     assert judge(ENTRY, steps).outcome is Outcome.NOT_FIXED
 
 
+def test_an_unrequested_fallback_in_diagnose_leaves_the_node_unknown_and_shows_no_fault() -> None:
+    fell_back = step("busbw", status=StepStatus.FAILED, fallback_reason="no FP8")
+    entry = an_entry()
+    assert judge(entry, [fell_back]).outcome is Outcome.INCONCLUSIVE
+    beside = step("other", status=StepStatus.SYMPTOM)
+    assert judge(entry, [fell_back, beside]).outcome is Outcome.SYMPTOM
+    in_verify = step("again", phase=Phase.VERIFY, status=StepStatus.FAILED, fallback_reason="no FP8")
+    assert judge(entry, [fell_back, in_verify]).outcome is Outcome.NOT_FIXED
+    asked = fell_back.model_copy(update={"fallback_asked": True})
+    assert judge(entry, [asked]).outcome is Outcome.SYMPTOM
+
+
 def test_a_healthy_node_needs_no_proof() -> None:
     steps = [step("look"), step("graphs", phase=Phase.VERIFY, status=S.SKIPPED, reason="no GPU")]
     found = judge(ENTRY, steps)
@@ -268,7 +280,7 @@ def nvlink(*bandwidths: Measurement, slow: tuple[Measurement, ...] = ()) -> Outc
 
 
 def test_nvlink_is_proved_by_ranks_over_nccl_and_not_by_processes_over_gloo_or_one_gpu() -> None:
-    labels: dict[str, Any] = {"op": "all_reduce", "bytes": 2**28, "arm": "caller", "ranks": 2}
+    labels: dict[str, Any] = {"op": "broadcast", "bytes": 2**28, "arm": "caller", "ranks": 2}
     fast = bandwidth(**labels)
     slow = (fast.model_copy(update={"value": fast.value / 10}),)
     assert nvlink(fast, slow=slow) is Outcome.FIX_PROVED
@@ -329,7 +341,7 @@ def test_a_node_whose_gpus_cannot_be_read_is_not_healthy_where_steps_needed_them
     entry = ENTRIES["nvlink-bandwidth"]
     steps = [
         step("settings"),
-        step("wiring", status=S.SKIPPED, exit_status=None, reason="the ones here cannot be read"),
+        step("wiring", status=S.SKIPPED, exit_status=None, reason="the GPUs of this host cannot be read"),
     ]
     unreadable = machine().model_copy(update={"gpu_error": "NVML: Unknown Error"})
     assert judge_run(entry, steps, machine())[0].outcome is Outcome.HEALTHY

@@ -1,6 +1,7 @@
 """The fix against its fault, a number over time and its plot, and the answer at the top of a page."""
 
 import re
+import statistics
 from datetime import timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,12 +11,14 @@ import pytest
 from runner.entry.model import Phase, Runbook
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.evidence.record import Outcome, Record, StepStatus
-from runner.pages.answer import ELSE, decision_tree, fix_block, symptom_line
+from runner.evidence.record import Measurement, Outcome, Record, StepStatus
+from runner.pages.answer import ELSE, decision_tree, injecting, sample_line, symptom_line
+from runner.pages.before_after import before_and_after
+from runner.pages.change import change
 from runner.pages.evidence import Evidence, gather
 from runner.pages.plot import trend_plot
-from runner.pages.proof import before_and_after, trends
 from runner.pages.render import render
+from runner.pages.trends import trends
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, entry, result, run, wrong_elements
 from tests.hostile import EVERYTHING
@@ -24,7 +27,8 @@ from tests.html_reader import read_html
 ROOT = Path(__file__).parents[1]
 GIB = 2**30
 REPRODUCED = TEXT.replace(
-    "## Fix\n", "## Reproduce\n\n```bash {#broken}\npython -m runner.probes.collectives\n```\n\n## Fix\n"
+    "## Verify\n",
+    "## Reproduce\n\n```bash {#broken}\npython -m runner.probes.collectives\n```\n\n## Verify\n",
 )
 
 
@@ -48,20 +52,218 @@ def proved(*before: float, after: tuple[float, ...], **changes: object) -> Recor
 
 
 def test_the_fix_is_shown_against_its_fault_with_spread_and_ratio_of_one_run() -> None:
-    (pair,) = before_and_after(broken_entry(), gathered([proved(1e9, 1e9, 1.1e9, after=(3e9, 3e9, 3.3e9))]))
-    assert (pair.before.shown, pair.after.shown, pair.good) == ("1.00 GB/s", "3.00 GB/s", True)
-    assert pair.ratio.startswith("× 3 (2.73 … 3.30")
+    (pair,) = before_and_after(
+        broken_entry(), gathered([proved(1e9, 1e9, 1.1e9, 1e9, after=(3e9, 3e9, 3.3e9))])
+    )
+    assert (pair.before.shown, pair.after.shown, pair.change.good) == ("1.00 GB/s", "3.00 GB/s", True)
+    assert pair.change.text == "× 3 (2.73 … 3.30, range of the samples)"
     assert pair.before.spread == "1.00 GB/s … 1.10 GB/s (range)"
     assert (pair.before_step, pair.after_step) == ("broken", "again")
 
 
-def test_a_fix_that_makes_it_worse_is_said_to() -> None:
-    (pair,) = before_and_after(broken_entry(), gathered([proved(3e9, after=(1e9,))]))
-    assert pair.good is False
-    page = render([broken_entry()], [proved(3e9, after=(1e9,))], NOW, ROOT / "kb" / "_templates")[
-        "entries/small.md"
-    ]
-    assert "worse" in read_html(page.text).words
+def changed_words(*found: Record) -> str:
+    """The table of changes on the entry's page."""
+    page = read_html(
+        render([broken_entry()], found, NOW, ROOT / "kb" / "_templates")["entries/small.md"].text
+    )
+    (table,) = (
+        one for one in page.all("div") if one.attributes.get("aria-label") == "Before and after the fix"
+    )
+    return table.one("tbody").words
+
+
+def test_a_fix_that_makes_it_worse_is_shown_as_worse() -> None:
+    assert "worse × 0.333" in changed_words(proved(3e9, 3e9, 3.1e9, 3e9, after=(1e9, 1e9, 1.1e9)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ((7.64e9,), (7.68e9,), "no interval: one reading each"),
+        ((1e9, 1.2e9, 1.1e9), (1.15e9, 1.05e9, 1.25e9), "no clear change"),
+        ((1e9, 1.1e9), (3e9, 3.3e9), "no verdict from fewer than 3 samples"),
+    ],
+    ids=["one reading each", "interval with 1", "two samples"],
+)
+def test_a_change_without_an_interval_that_excludes_none_has_no_colour(
+    before: tuple[float, ...], after: tuple[float, ...], why: str
+) -> None:
+    words = changed_words(proved(*before, after=after))
+    assert why in words
+    assert not re.search("better|worse", words)
+
+
+def named(name: str, *samples: float, unit: str = "1", **labels: object) -> Measurement:
+    """A median of samples, or a single reading."""
+    return Measurement(
+        name=name,
+        value=statistics.median(samples),
+        unit=unit,
+        statistic="median" if len(samples) > 1 else "single",
+        samples=samples if len(samples) > 1 else (),
+        labels=labels,
+    )
+
+
+def test_decibels_are_subtracted_and_never_divided() -> None:
+    single = change(named("signal_to_noise", 0.473, unit="dB"), named("signal_to_noise", 28.2, unit="dB"))
+    assert (single.text, single.good) == ("+27.7 dB", None)
+    several = change(
+        named("signal_to_noise", 10.0, 10.1, 10.2, unit="dB"),
+        named("signal_to_noise", 20.0, 20.1, 20.2, unit="dB"),
+    )
+    assert several.text == "+10.0 dB (+9.80 dB … +10.2 dB, range of the samples)"
+    assert several.good is True
+    worse = change(
+        named("signal_to_noise", 20.0, 20.1, 20.2, unit="dB"),
+        named("signal_to_noise", -1.0, -1.1, -1.2, unit="dB"),
+    )
+    assert worse.text.startswith("−21.2 dB (")
+    assert worse.good is False
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"), [(0.0, 1.0, "no → yes"), (1.0, 0.0, "yes → no"), (0.0, 0.0, "still no")]
+)
+def test_a_flag_changes_in_words_and_without_a_verdict(before: float, after: float, text: str) -> None:
+    found = change(named("compile_finished", before), named("compile_finished", after))
+    assert (found.text, found.good) == (text, None)
+
+
+def test_a_signed_number_and_one_from_zero_are_subtracted() -> None:
+    assert change(named("growth_exponent", 2.49), named("growth_exponent", -0.03)).text == "−2.52"
+    assert change(named("stale_variables", 5.0), named("stale_variables", 0.0)).text == "−5"
+
+
+def armed(caller: tuple[float, ...], clean: tuple[float, ...]) -> tuple[Measurement, ...]:
+    return tuple(
+        measurement(statistics.median(values), *values, bytes=GIB, arm=arm)
+        for arm, values in (("caller", caller), ("clean", clean))
+    )
+
+
+def test_a_control_arm_is_no_row_and_its_drift_is_taken_out_of_the_change() -> None:
+    runbook = broken_entry()
+    drifted = run(
+        runbook,
+        result(
+            runbook,
+            "broken",
+            *armed((1.0e9, 1.01e9, 1.02e9), (1.0e9, 1.01e9, 1.02e9)),
+            status=StepStatus.SYMPTOM,
+        ),
+        result(runbook, "again", *armed((2.0e9, 2.02e9, 2.04e9), (2.0e9, 2.02e9, 2.04e9)), wrong_elements(0)),
+    )
+    (pair,) = before_and_after(runbook, gathered([drifted]))
+    assert "clean" not in pair.after_labels
+    assert pair.change.good is None, "the control doubled as well"
+    assert pair.change.text.startswith("× 1 (")
+    assert pair.change.drift.startswith("the control changed × 2 (")
+    healed = run(
+        runbook,
+        result(
+            runbook,
+            "broken",
+            *armed((1.0e9, 1.01e9, 1.02e9), (2.0e9, 2.01e9, 2.02e9)),
+            status=StepStatus.SYMPTOM,
+        ),
+        result(runbook, "again", *armed((2.0e9, 2.02e9, 2.04e9), (2.0e9, 2.02e9, 2.04e9)), wrong_elements(0)),
+    )
+    (pair,) = before_and_after(runbook, gathered([healed]))
+    assert pair.change.good is True
+    assert "relative to the control arm" in changed_words(healed)
+
+
+def test_what_the_entry_names_as_its_proof_is_the_first_row() -> None:
+    runbook = parse(
+        REPRODUCED.replace(
+            "proof: [again.wrong_elements]", "proof: [{metric: again.bus_bandwidth, at: {bytes: 1GiB}}]"
+        ),
+        Path("small.md"),
+    )
+    sizes = (2**20, 2**25, GIB)
+    found = run(
+        runbook,
+        result(
+            runbook, "broken", *(measurement(1e9, bytes=size) for size in sizes), status=StepStatus.SYMPTOM
+        ),
+        result(runbook, "again", *(measurement(2e9, bytes=size) for size in sizes)),
+    )
+    pairs = before_and_after(runbook, gather([found], [runbook]))
+    assert pairs[0].after_labels == "bytes 1GiB"
+    assert [pair.decisive for pair in pairs] == [True, False, False]
+
+
+TWO_MODES = """\
+---
+id: small
+number: 7
+title: A small entry
+expectations:
+  - id: by-block
+    metric: again.compiler_cpu_time
+    at: {mode: per-block}
+    max: 3
+    evidence: chosen
+    source: one compile
+---
+
+## Symptom
+
+Slow.
+
+## By hand
+
+```bash
+true
+```
+
+## Root cause
+
+The graph.
+
+## Diagnose
+
+Look.
+
+## Fix
+
+Compile by block.
+
+## Reproduce
+
+```bash {#broken}
+python -m runner.probes.compile_growth --curve operations
+```
+
+## Verify
+
+```bash {#again}
+python -m runner.probes.compile_growth --curve operations --modes whole per-block
+```
+"""
+
+
+def test_where_the_fix_is_another_mode_the_mode_with_the_fault_is_no_result_of_the_fix() -> None:
+    runbook = parse(TWO_MODES, Path("small.md"))
+    found = run(
+        runbook,
+        result(
+            runbook,
+            "broken",
+            named("compiler_cpu_time", 7.64, unit="s", mode="whole"),
+            status=StepStatus.SYMPTOM,
+        ),
+        result(
+            runbook,
+            "again",
+            named("compiler_cpu_time", 7.68, unit="s", mode="whole"),
+            named("compiler_cpu_time", 2.2, unit="s", mode="per-block"),
+        ),
+    )
+    (pair,) = before_and_after(runbook, gather([found], [runbook]))
+    assert (pair.before.shown, pair.after.shown) == ("7.64 s", "2.20 s")
+    assert (pair.before_labels, pair.after_labels) == ("mode whole", "mode per-block")
 
 
 def test_measurements_at_other_labels_are_no_pair_and_neither_are_two_runs() -> None:
@@ -125,10 +327,34 @@ def test_a_number_taken_another_way_is_not_in_the_trend_and_is_counted() -> None
     assert (len(trend.points), trend.otherwise) == (2, 1)
 
 
-def test_one_run_is_no_trend_and_no_run_is_none() -> None:
-    pages = render([headlined()], history(3e11), NOW, ROOT / "kb" / "_templates")
-    assert "One run so far; a trend needs two" in pages["entries/small.md"].text
+@pytest.mark.parametrize("runs", [1, 2])
+def test_fewer_than_three_runs_are_a_sentence_and_no_plot(runs: int) -> None:
+    pages = render([headlined()], history(*[3e11] * runs), NOW, ROOT / "kb" / "_templates")
+    assert "A plot needs three runs" in pages["entries/small.md"].text
+    assert pages["entries/small.md"].text.count("300 GB/s (2026-11-0") == runs
     assert "<svg" not in pages["entries/small.md"].text
+
+
+def test_an_axis_has_one_unit_and_begins_at_zero_or_is_marked_as_cut() -> None:
+    (wide,) = trends(headlined(), gather(history(3e8, 5e11, 2e11)))
+    assert (wide.axis[0], wide.cut) == (0.0, False)
+    assert [wide.axis_text(value) for value in (1e8, 5e11)] == ["0.1 GB/s", "500 GB/s"]
+    svg = trend_plot(wide, "x")
+    ticks = {one.rpartition(" ")[2] for one in re.findall(r">([\d.,]+ [A-Za-z/]+)</text>", svg)}
+    assert ticks == {"GB/s"}
+    narrow = history(4.0e11, 4.1e11, 4.2e11)
+    band = TEXT.replace("severity: low", "severity: low\nheadline: busbw").replace(
+        "min: 100\n    unit: GB/s\n    on", "min: 390\n    unit: GB/s\n    on"
+    )
+    (close,) = trends(parse(band, Path("small.md")), gather(narrow))
+    assert close.cut
+    page = render([parse(band, Path("small.md"))], narrow, NOW, ROOT / "kb" / "_templates")[
+        "entries/small.md"
+    ]
+    assert "the vertical axis is cut: it starts at " in page.text
+
+
+def test_no_run_is_no_trend() -> None:
     assert trends(headlined(), gather([])) == ()
 
 
@@ -172,26 +398,61 @@ def test_text_from_outside_stays_text_in_a_plot() -> None:
     assert skeletons[0] == skeletons[1]
 
 
-def test_the_answer_is_one_sentence_and_one_block() -> None:
+def test_the_answer_is_one_sentence() -> None:
     assert symptom_line(entry()).markdown == "It is **slow**."
     two = TEXT.replace("It is **slow**.", "Calls of `a. b` hang. So do others.\n\nMore.")
     assert symptom_line(parse(two, Path("small.md"))).markdown == "Calls of `a. b` hang. So do others."
     assert symptom_line(parse(two.replace("`a. b`", "torch.compile"), Path("small.md"))).markdown == (
         "Calls of torch.compile hang."
     )
-    assert fix_block(entry()) == "", "what changes the host is read before it is run"
-    harmless = TEXT.replace(" safety=changes-host", "").replace(
-        "\n## Verify", "\n```bash {#more}\nb\n```\n\n## Verify"
-    )
-    assert fix_block(parse(harmless, Path("small.md"))) == "true\nb"
-    example = TEXT.replace("```bash {#mend safety=changes-host}\ntrue", "Type\n\n```bash\nunset X")
-    assert fix_block(parse(example, Path("small.md"))) == "unset X"
+
+
+@pytest.mark.parametrize(
+    ("symptom", "answer"),
+    [
+        ("```text\none. line\n\nafter a gap\n```\n\nIt stops. Always.", "It stops."),
+        ("* a list. Of two\n* things\n\nIt stops. Always.", "It stops."),
+        ("<details>\n\nIt stops. Always.\n\n</details>", "It stops."),
+        ("See [a note. Or two](../a.md). Then stop.", "See [a note. Or two](../a.md). Then stop."),
+        ("It <b>stops. At</b> once. Then it ends.", "It <b>stops. At</b> once. Then it ends."),
+        ("```text\nonly a log\n```", "A \\*small\\* entry"),
+    ],
+)
+def test_the_answer_never_begins_what_it_does_not_end(symptom: str, answer: str) -> None:
+    text = re.sub(r"(?s)(## Symptom\n).*?(?=\n## )", lambda found: f"{found[1]}\n{symptom}\n", TEXT)
+    runbook = parse(text, Path("small.md"))
+    if "only a log" in symptom:
+        runbook = runbook.model_copy(
+            update={"head": runbook.head.model_copy(update={"title": "A *small* entry"})}
+        )
+    assert symptom_line(runbook).markdown == answer
+
+
+def test_steps_that_set_the_fault_are_those_of_reproduce_and_of_verify_that_set_the_same() -> None:
+    text = REPRODUCED.replace(
+        "```bash {#broken}\npython -m runner.probes.collectives\n```",
+        "```bash {#broken}\n(export A_B=1; x --inject-stall)\n```\n\n```bash {#plain}\nx --size=1 | env -u A_B y\n```",
+    ).replace("--again", "--again\n```\n\n```bash {#undone}\n(A_B=1 x)\n```\n\n```bash {#other}\nA_B=2 x")
+    assert injecting(parse(text, Path("small.md"))) == {"broken", "undone"}
+
+
+def test_the_line_of_the_start_page_is_the_example_of_the_heaviest_signature_that_has_one() -> None:
+    given = """signatures:
+  - {pattern: "slow", weight: 9}
+  - {pattern: "rank [0-9]+ is late", weight: 2, example: "12:00 rank 3 is late <b>"}
+  - {pattern: "late", weight: 1, example: "late"}
+claims:"""
+    runbook = parse(TEXT.replace("claims:", given), Path("small.md"))
+    assert sample_line(runbook) == "12:00 rank 3 is late <b>"
+    assert sample_line(entry()) == ""
+    pages = render([runbook], [], NOW, ROOT / "kb" / "_templates")
+    (shown,) = read_html(pages["index.md"].text).all("code", class_="rb-sample")
+    assert shown.text == "12:00 rank 3 is late <b>"
 
 
 @pytest.mark.parametrize("runbook", read_all(ROOT / "runbooks"), ids=lambda one: one.id)
 def test_every_entry_has_an_answer_and_a_way_through_the_tree(runbook: Runbook) -> None:
     assert len(symptom_line(runbook).markdown) < 300
-    assert fix_block(runbook)
     assert len(runbook.head.seen) == 2
     assert any(step.phase is Phase.VERIFY for step in runbook.steps)
 

@@ -18,14 +18,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mkdocs.config import load_config
 
-from runner.entry.model import Runbook
+from runner.catalogue import METRICS
+from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.evidence.record import Outcome, Record, StepStatus, record_schema
 from runner.pages.render import Page, record_path, render
 from runner.pages.text import age, cell, day, inert, plain
 from runner.pages.view import condition_text
 from tests.evidence_samples import machine, measurement
-from tests.golden_entry import NOW, START, TEXT, drilled, entry, records, result, run
+from tests.golden_entry import NOW, START, TEXT, drilled, ended_as, entry, records, result, run
 from tests.hostile import EVERYTHING, HOSTILE
 from tests.html_reader import Element, read_html
 
@@ -158,7 +159,7 @@ def test_an_unsourced_expectation_shows_its_verdict_and_decides_nothing() -> Non
     row = table(page(*records(entry())), "busbw")[CPU]
     (bound,) = [one for one in row.all("tr") if "It should reach 700 GB/s." in one.words]
     assert "missed" in bound.words
-    assert "decides nothing" in bound.words
+    assert "informative only" in bound.words
     assert "passed" in row.all("tr")[0].words
     assert "nobody knows where from" in bound.words
 
@@ -170,7 +171,7 @@ def test_a_bound_stands_only_under_the_hardware_that_it_is_meant_for() -> None:
     }
     assert [name for name, found in having.items() if found] == [H100]
     assert "met" in having[H100][0].words.split()
-    assert "decides nothing" not in having[H100][0].words
+    assert "informative only" not in having[H100][0].words
 
 
 def test_a_bound_for_hardware_that_no_class_has_is_still_on_the_page() -> None:
@@ -373,6 +374,180 @@ def test_a_moment_is_said_in_utc() -> None:
     assert day(datetime.fromisoformat("2026-11-23T10:15:00+02:00")) == "2026-11-23 08:15 UTC"
 
 
-def test_a_bound_is_said_in_words() -> None:
+def test_a_bound_is_stated_in_words() -> None:
     floor = entry().head.expectations[0]
-    assert condition_text(floor) == "busbw.bus_bandwidth (bytes 8GiB) at least 100 GB/s, on 2 × H100"
+    assert condition_text(floor) == (
+        "Bus bandwidth (bytes 8GiB) of step busbw at least 100 GB/s, on 2 × H100"
+    )
+
+
+def entry_page(runbook: Runbook, *found: Record, **options: object) -> Element:
+    shown = render([runbook], found, NOW, TEMPLATES, **options)  # type: ignore[arg-type]
+    return to_html(shown["entries/small.md"].text)
+
+
+REPRODUCED = TEXT.replace("## Verify\n", "## Reproduce\n\n```bash {#broken}\nA_B=1 true\n```\n\n## Verify\n")
+
+
+def test_the_start_page_has_an_entry_whose_signatures_say_nothing_of_their_meaning() -> None:
+    head = entry().head.model_copy(update={"signatures": (Signature(pattern="boom"),)})
+    shown = render([entry().model_copy(update={"head": head})], [], NOW, TEMPLATES)["index.md"].text
+    assert "entries/small.html" in shown
+    assert "in its log" not in shown
+
+
+def test_an_entry_opens_with_its_symptom_then_the_commands_by_hand_then_the_tool() -> None:
+    built = entry_page(entry_of(REPRODUCED))
+    headings = [one.words.rstrip("¶").strip() for one in built.all("h2")]
+    assert headings[:8] == [
+        "By hand",
+        "The same with runbook",
+        "Symptom",
+        "Root cause",
+        "Diagnose",
+        "Fix",
+        "Reproduce",
+        "Verify",
+    ]
+    blocks = [one.words for one in built.all("pre")]
+    assert blocks[:2] == ["nvidia-smi topo -m", "runbook run 7"]
+
+
+def test_an_entry_names_each_way_to_the_tool_and_links_the_one_file_where_the_site_has_it() -> None:
+    without, with_it = entry_page(entry()), entry_page(entry(), bundle=True)
+    for built in (without, with_it):
+        for command in (
+            "pip install llm_runbooks-*.whl",
+            "nox -s runbook-7",
+            "python3 runbook.pyz run 7",
+            "runbook run 7 --reproduce",
+        ):
+            assert command in built.words
+    assert "nox -s bundle" in without.words
+    assert not [one for one in without.all("a") if "pyz" in one.attributes.get("href", "")]
+    assert [
+        one.attributes["href"] for one in with_it.all("a") if "pyz" in one.attributes.get("href", "")
+    ] == ["../runbook.pyz"]
+
+
+def test_an_entry_links_the_faq_only_where_the_site_has_its_page_with_an_item_of_that_number() -> None:
+    for guides, linked in (
+        ({}, False),
+        ({"reference/faq.md": "# The FAQ\n\n## 1. Else\n"}, False),
+        ({"reference/faq.md": "# The FAQ\n\n## 7. Small\n"}, True),
+    ):
+        lead = entry_page(entry(), guides=guides).all("p", class_="rb-lead")[0]
+        assert ("replaces item 7 of the FAQ" in lead.words) == linked
+        assert bool(lead.all("a")) == linked
+
+
+def test_reproduce_is_folded_and_each_block_that_sets_the_fault_is_marked() -> None:
+    text = REPRODUCED.replace("--again", "--again\n```\n\n```bash {#undone}\n(A_B=1 x)")
+    built = entry_page(entry_of(text))
+    (fold,) = built.all("details", class_="rb-fold")
+    assert "open" not in fold.attributes
+    assert [one.text.strip() for one in fold.all("pre")] == ["A_B=1 true"]
+    assert "inject the fault" in fold.all("summary")[0].words
+    plain_fold = entry_page(entry_of(text.replace("A_B=1 true", "true"))).all("details", class_="rb-fold")
+    assert "provoke the fault" in plain_fold[0].all("summary")[0].words
+    marked = [one.attributes["id"] for one in built.all("p") if "injects the fault" in one.words]
+    assert marked == ["step-broken", "step-undone"]
+
+
+def for_gpus(*names: str) -> Runbook:
+    runbook = entry()
+    return runbook.model_copy(update={"head": runbook.head.model_copy(update={"applies_to": names})})
+
+
+@pytest.mark.parametrize(
+    ("applies_to", "host", "said"),
+    [
+        (("B200", "8xH100"), (), "method checked on CPU"),
+        (("B200", "8xH100"), ("NVIDIA H100 80GB HBM3",) * 2, "fix proved"),
+        (("B200", "any host"), (), "fix proved"),
+        ((), (), "fix proved"),
+    ],
+)
+def test_a_proof_without_the_gpus_that_the_entry_is_for_is_called_a_check_of_the_method(
+    applies_to: tuple[str, ...], host: tuple[str, ...], said: str
+) -> None:
+    runbook = for_gpus(*applies_to)
+    proved = run(
+        runbook,
+        *ended_as(runbook, Outcome.FIX_PROVED),
+        preset="8b" if host else "tiny",
+        **({"machine": machine(*host)} if host else {}),
+    )
+    found = render([runbook], [proved], NOW, TEMPLATES)
+    for path in ("index.md", "entries/small.md"):
+        badges = {
+            one.words: one.attributes["class"]
+            for one in read_html(found[path].text).all("span")
+            if "rb-badge" in one.attributes.get("class", "")
+        }
+        assert said in badges
+        assert len({"method checked on CPU", "fix proved"} & set(badges)) == 1
+    assert said in found["feed.xml"].text
+    assert ("rb-fix_proved" in found["entries/small.md"].text) == (said == "fix proved")
+    assert json.loads(found["data/latest.json"].text)["entries"][0]["outcome"] == "fix_proved"
+
+
+def test_a_claim_shows_its_metric_with_the_value_and_its_source_is_no_badge() -> None:
+    built = read_html(page(*records(entry())))
+    (cell_,) = [one for one in built.all("td") if one.words.startswith("confirmed")]
+    assert "Bus bandwidth (bytes 8GiB): 410 MB/s" in cell_.words
+    sources = [one.words for one in built.all("span", class_="rb-source")]
+    assert sources == ["source: reported", "no source found"]
+    assert not built.all("span", class_="rb-reported")
+
+
+def test_a_claim_decided_before_its_step_changed_is_marked_stale() -> None:
+    changed = entry_of(TEXT.replace("--op all_reduce\n```", "--op all_reduce --timeout 20\n```", 1))
+    shown = {
+        stale: read_html(render([runbook], records(entry()), NOW, TEMPLATES)["entries/small.md"].text)
+        for stale, runbook in ((False, entry()), (True, changed))
+    }
+    for stale, built in shown.items():
+        (cell_,) = [one for one in built.all("td") if one.words.startswith("confirmed")]
+        assert ("stale" in cell_.words) == stale
+
+
+def test_a_ratio_in_a_claim_is_a_factor_of_two_named_measurements() -> None:
+    text = TEXT.replace(
+        "confirmed_if: {metric: busbw.bus_bandwidth, at: {bytes: 8GiB}, max: 1, unit: GB/s}",
+        "confirmed_if: {metric: busbw.bus_bandwidth, at: {bytes: 8GiB}, over: busbw.bus_bandwidth, "
+        "over_at: {bytes: 1MiB}, min: 1}",
+    )
+    shown = read_html(
+        render([entry_of(text)], records(entry_of(text)), NOW, TEMPLATES)["entries/small.md"].text
+    )
+    assert "Bus bandwidth (bytes 8GiB) ÷ the same (bytes 1MiB): 2.92 ×" in shown.words
+
+
+def test_metrics_are_named_for_people_with_the_identifier_on_hover() -> None:
+    found = pages(*records(entry()))
+    for path in ("index.md", "entries/small.md"):
+        built = read_html(found[path].text)
+        names = built.all("span", class_="rb-metric")
+        assert ("wrong_elements", "Wrong elements") in {
+            (one.attributes["title"].partition(":")[0], one.words) for one in names
+        }
+        assert all("_" not in one.words for one in names)
+
+
+def test_the_measurements_are_one_table_with_a_row_each() -> None:
+    found = pages()
+    table_ = read_html(found["reference/measurements.md"].text).one("table")
+    assert [one.attributes["id"] for one in table_.one("tbody").all("tr")] == sorted(METRICS)
+    plain_ = found["reference/measurements.md.txt"].text
+    assert len(re.findall(r"^\| [A-Z]", plain_, re.MULTILINE)) == len(METRICS)
+    assert "<" not in plain_
+
+
+def test_the_fleet_page_without_campaigns_shows_an_example_that_is_called_made_up() -> None:
+    text = pages(*records(entry()))["fleet.md"].text
+    assert "**The data are made up**" in text
+    example = text.partition("```text")[2]
+    assert not re.search(r"[MG]B/s|FLOP|B200|H[12]00", example), (
+        "no unit or board that a measurement could have"
+    )

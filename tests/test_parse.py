@@ -139,12 +139,16 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         ("{gpu: B200, count: 8}", "{gpu: B200, cuont: 8}", "16: unknown key 'cuont' (did you mean 'count'?)"),
         ("number: 1\n", "", "2: number is missing"),
         ("number: 1\n", "number: one\n", "3: number: Input should be a valid integer"),
-        ("id: good\n", "id: other\n", "2: the id 'other' is not the file's name; call the file other.md"),
-        ("id: good\n", "id: ../good\n", "2: '../good' is no id"),
+        (
+            "id: good\n",
+            "id: other\n",
+            "2: the id 'other' differs from the file name; rename the file to other.md",
+        ),
+        ("id: good\n", "id: ../good\n", "2: '../good' is not a valid id"),
         (
             "severity: high",
             "severity: high\nid: good",
-            "6: the key 'id' stands twice; the first is on line 2",
+            "6: duplicate key 'id'; the first is on line 2",
         ),
         ("    min: 800\n", "", "11: expectations.0: needs min or max"),
         ("    min: 800\n", "    min: .nan\n", "14: expectations.0.min: Input should be a finite number"),
@@ -152,12 +156,12 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         (
             "unit: GB/s\n    on",
             "unit: ms\n    on",
-            "15: ms does not measure busbw.bus_bandwidth, which is stored in B/s",
+            "15: ms is not a unit of busbw.bus_bandwidth, which is stored in B/s",
         ),
         (
             "metric: busbw.bus_bandwidth\n",
             "metric: busbv.bus_bandwidth\n",
-            "12: 'busbv.bus_bandwidth' names no step",
+            "12: 'busbv.bus_bandwidth': unknown step",
         ),
         (
             "metric: busbw.bus_bandwidth\n",
@@ -173,13 +177,23 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         (
             "NCCL WARN .*timeout",
             "(?P<x>NCCL)",
-            "8: the pattern uses what browsers and Python read differently",
+            "8: the pattern uses syntax that differs between browsers and Python",
         ),
-        ("NCCL WARN .*timeout", "NCCL (WARN", "8: the pattern is no regular expression"),
-        ("NCCL WARN .*timeout", "(a+)+b", "8: the pattern repeats a group that repeats"),
-        ("id: a-claim", "id: faq-busbw", "20: the id 'faq-busbw' stands twice"),
+        ("NCCL WARN .*timeout", "NCCL (WARN", "8: the pattern is not a valid regular expression"),
+        (
+            'NCCL WARN .*timeout"\n',
+            'NCCL WARN .*timeout"\n    example: all is well\n',
+            "9: the example does not match its own pattern",
+        ),
+        (
+            'NCCL WARN .*timeout"\n',
+            'NCCL WARN .*timeout"\n    example: "NCCL WARN\\nsome timeout"\n',
+            "9: signatures.0.example: String should match pattern",
+        ),
+        ("NCCL WARN .*timeout", "(a+)+b", "8: the pattern repeats a group that contains a repeat"),
+        ("id: a-claim", "id: faq-busbw", "20: duplicate id 'faq-busbw'"),
         ("## Verify", "## Verfy", "61: unknown section 'Verfy' (did you mean 'Verify'?)"),
-        ("## Verify", "## Fix", "61: the section 'Fix' stands twice"),
+        ("## Verify", "## Fix", "61: duplicate section 'Fix'"),
         ("## Root cause\n\nUnknown.\n", "", "the section ## Root cause is missing"),
         ("## By hand\n\n```bash\nnvidia-smi\n```\n", "", "the section ## By hand is missing"),
         ("```bash\nnvidia-smi\n```", "Look.", "31: By hand holds no ```bash block"),
@@ -188,14 +202,14 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         (
             "## Symptom",
             "# Title\n\n## Symptom",
-            "27: a # heading stands before the sections and repeats the title",
+            "27: the # heading must precede the sections and repeat the title",
         ),
-        ("## Fix", "# A good entry\n\n## Fix", "55: a # heading stands before the sections"),
+        ("## Fix", "# A good entry\n\n## Fix", "55: the # heading must precede the sections"),
         ("## Symptom", "Hello.\n\n## Symptom", "27: text before the first section"),
         ("gpus=2", "gpu=2", "45: unknown attribute 'gpu' (did you mean 'gpus'?)"),
-        ("gpus=2", "gpus=two", "45: gpus wants a whole number, not 'two'"),
-        ("timeout=30", "timeout=0", "45: timeout wants seconds between 0 and 86400, not '0'"),
-        ("timeout=30", "timeout=30 timeout=31", "45: the attribute 'timeout' stands twice"),
+        ("gpus=2", "gpus=two", "45: gpus takes a whole number, not 'two'"),
+        ("timeout=30", "timeout=0", "45: timeout must be above 0 and at most 86400 seconds, not '0'"),
+        ("timeout=30", "timeout=30 timeout=31", "45: duplicate attribute 'timeout'"),
         (
             "safety=loads-device",
             "safety=load-device",
@@ -203,18 +217,18 @@ def test_windows_line_ends_change_nothing_but_themselves() -> None:
         ),
         ("{#undo}", "{undo}", "57: unknown attribute 'undo'"),
         ("{#undo}", "{gpus=1}", "57: a fence with attributes needs an id"),
-        ("{#undo}", "{#busbw}", "57: the step id 'busbw' stands twice; the first is on line 45"),
-        ("{#undo}", "{#../../etc}", "57: '#../../etc' is no id"),
+        ("{#undo}", "{#busbw}", "57: duplicate step id 'busbw'; the first is on line 45"),
+        ("{#undo}", "{#../../etc}", "57: '#../../etc' is not a valid id"),
         ("{#undo}", "{#undo", "57: the attributes do not parse"),
-        ("```bash {#undo}", "```python {#undo}", "57: a step is written in bash, not python"),
-        ("needs=busbw,undo", "needs=bsubw", "63: needs=bsubw names no step (did you mean 'busbw'?)"),
+        ("```bash {#undo}", "```python {#undo}", "57: a step must be a bash fence, not python"),
+        ("needs=busbw,undo", "needs=bsubw", "63: needs=bsubw: unknown step (did you mean 'busbw'?)"),
         ("needs=busbw,undo", "needs=again", "63: needs=again: that step does not run before this one"),
-        ("true\n```", "true", "63: this fence is never closed"),
-        ("Slow.", "```bash {#early}\ntrue\n```", "29: a step may not stand under Symptom"),
+        ("true\n```", "true", "63: this fence is not closed"),
+        ("Slow.", "```bash {#early}\ntrue\n```", "29: a step is not allowed under Symptom"),
         (
             "Look first.",
             "- a list\n\n  ```bash {#inner}\n  true\n  ```",
-            "45: a step stands at the left margin",
+            "45: a step must start at the left margin",
         ),
     ],
 )
@@ -237,12 +251,12 @@ def test_all_faults_are_found_in_one_run() -> None:
 @pytest.mark.parametrize(
     ("head", "expected"),
     [
-        ("id: x\n\tnumber: 1", "a tab indents this line"),
+        ("id: x\n\tnumber: 1", "this line is indented with a tab"),
         ("a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "aliases are not allowed"),
         ("id: [1, 2", "the front matter is not YAML"),
         ('id: "\\UFFFFFFFF"', "the front matter is not YAML"),
-        ("- a\n- b", "no mapping"),
-        ("", "no mapping"),
+        ("- a\n- b", "not a mapping"),
+        ("", "not a mapping"),
         ("a: " + "[" * 50 + "]" * 50, "nested deeper than"),
         ("id: !!python/object/apply:os.system ['true']", "the front matter is not YAML"),
         ("id: 2026-99-99", "cannot be read"),
@@ -261,6 +275,19 @@ def test_a_file_without_front_matter_says_how_to_begin() -> None:
 def test_any_text_is_a_runbook_or_faults(text: str) -> None:
     with pytest.raises(RunbookFaultsError):
         parsed(text)
+
+
+@pytest.mark.parametrize("title", ["true north", "falsely slow", "trueish"])
+def test_a_value_that_begins_like_a_boolean_is_text(title: str) -> None:
+    text = GOOD.replace("title: A good entry", f"title: {title}").replace("# A good entry", f"# {title}")
+    assert parsed(text).head.title == title
+
+
+@pytest.mark.parametrize("value", ["!!bool maybe", "!!timestamp today", "!!int ''", "!!float ''", "!!int x"])
+def test_a_value_that_does_not_fit_its_yaml_tag_is_a_fault(value: str) -> None:
+    with pytest.raises(RunbookFaultsError) as raised:
+        parsed(GOOD.replace("number: 1", f"number: {value}"))
+    assert raised.value.faults[0].line == 2
 
 
 @given(st.integers(0, len(GOOD)), st.text(max_size=20))
@@ -298,3 +325,23 @@ def test_an_entry_of_an_earlier_commit_is_read_in_the_order_that_it_had() -> Non
         1
     ] == "Root cause"
     assert faults(before)
+
+
+@pytest.mark.parametrize(
+    ("example", "fault"),
+    [
+        ("all is well", "9: the example does not match its own pattern"),
+        ('"NCCL WARN\\nsome timeout"', "9: signatures.0.example: String should match pattern"),
+        ("NCCL WARN " + "x" * 200 + " timeout", "9: signatures.0.example: String should have at most 200"),
+    ],
+)
+def test_an_example_of_a_signature_is_one_short_line_that_its_pattern_matches(
+    example: str, fault: str
+) -> None:
+    pattern = '  - pattern: "NCCL WARN .*timeout"\n'
+    assert pattern in GOOD
+    with pytest.raises(RunbookFaultsError) as refused:
+        parse(GOOD.replace(pattern, f"{pattern}    example: {example}\n"), Path("good.md"))
+    assert fault in str(refused.value)
+    fitting = GOOD.replace(pattern, f"{pattern}    example: rank 3 NCCL WARN a timeout\n")
+    assert parse(fitting, Path("good.md")).head.signatures[0].example == "rank 3 NCCL WARN a timeout"

@@ -42,7 +42,7 @@ def test_a_step_that_needs_gpus_is_skipped_with_the_reason_on_a_host_without() -
 
 def test_gpus_that_cannot_be_read_are_named_as_the_reason() -> None:
     found = skips(make_plan(entry(), a_machine(gpu_error="NVML: driver mismatch"), Request()))
-    assert found["pairs"] == "needs 2 GPUs; the ones here cannot be read (NVML: driver mismatch)"
+    assert found["pairs"] == "needs 2 GPUs; the GPUs of this host cannot be read (NVML: driver mismatch)"
 
 
 def test_a_busy_gpu_is_not_loaded_unless_allowed() -> None:
@@ -137,9 +137,9 @@ def test_a_single_step_brings_the_steps_whose_environment_it_starts_from() -> No
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(steps=("agian",)), "has no step 'agian'; it has again"),
-        (Request(preset="9b"), "unknown preset '9b'; known are tiny"),
-        (Request(steps=("look",), phases=(Phase.FIX,)), "not in the phases asked for: look"),
+        (Request(steps=("agian",)), "has no step 'agian'; it has look, pairs"),
+        (Request(preset="9b"), "unknown preset '9b'; known presets: tiny"),
+        (Request(steps=("look",), phases=(Phase.FIX,)), "not in the requested phases: look"),
     ],
 )
 def test_what_does_not_exist_is_refused_before_anything_runs(request_: Request, message: str) -> None:

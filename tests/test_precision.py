@@ -103,7 +103,7 @@ def test_layers_left_in_bf16_are_named_and_the_others_stay_accurate(
     assert status == 1
     left = document["details"]["layers_not_in_fp8"]
     assert len(left) == 7
-    assert set(left.values()) == {"not in FP8: left out by the layer list"}
+    assert set(left.values()) == {"not in FP8: excluded by the layer list"}
     assert 0 < value(document, "fp8_share") < 1
     assert all(name.startswith("layers.1.") for name in left)
     assert value(document, "signal_to_noise", of="worst layer") > 20
@@ -115,7 +115,7 @@ def test_a_shape_that_fp8_cannot_take_is_named_with_its_sides(
     status, document = probe(capsys, "--model", folder_of(tmp_path, intermediate_size=136))
     assert status == 1
     left = document["details"]["layers_not_in_fp8"]
-    assert left["layers.0.mlp.up_proj"] == "not in FP8: its shape 136×64 is no multiple of 16"
+    assert left["layers.0.mlp.up_proj"] == "not in FP8: its shape 136×64 is not a multiple of 16"
     assert len(left) == 6
 
 
@@ -134,7 +134,7 @@ def test_recalibrated_scales_are_used_by_the_same_model_and_refused_by_another(
     assert min(noise) > 20
     other = folder_of(tmp_path, num_hidden_layers=3)
     assert main(["--tokens", "32", "--model", other, "--scales", str(file)]) == InputError.exit_status
-    assert "of another configuration" in capsys.readouterr().err
+    assert "whose configuration differs from" in capsys.readouterr().err
 
 
 def test_recalibration_restores_a_corrupted_layer_and_says_what_it_was_before(
@@ -210,7 +210,9 @@ def test_scales_of_other_weights_are_stale_and_refused_by_layer(
     for run in (main, precision_power_sweep.main):
         words = ["--tokens", "32", "--model", model, "--scales", str(file)]
         assert run(words) == InputError.exit_status
-        assert "stale: the weights of layers.1.mlp.up_proj have changed" in capsys.readouterr().err
+        assert (
+            "stale: the weights of layers.1.mlp.up_proj changed after calibration" in capsys.readouterr().err
+        )
 
 
 @pytest.mark.parametrize(
@@ -265,10 +267,10 @@ def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
         read_scales(written(tmp_path / "scales.json", inputs=fewer), TINY, names)
     more = dict.fromkeys((*names, "layers.9.mlp.up_proj"), 0.01)
     with pytest.raises(
-        InputError, match=r"an extra input scale for layers.9.mlp.up_proj, which tiny does not have"
+        InputError, match=r"input scale for layers.9.mlp.up_proj, a layer that tiny does not have"
     ):
         read_scales(written(tmp_path / "scales.json", inputs=more), TINY, names)
-    with pytest.raises(InputError, match="has no weight scales"):
+    with pytest.raises(InputError, match="no weight scales"):
         read_scales(written(tmp_path / "scales.json", weights=None), TINY, names)
     with pytest.raises(InputError, match="unknown recipe 'guess'"):
         read_scales(written(tmp_path / "scales.json", recipe="guess"), TINY, names)
@@ -278,9 +280,9 @@ def test_missing_and_unknown_layers_are_refused_by_name(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", "not JSON"),
-        ("[1, 2]", "holds no scales"),
-        ('{"details": {"scales": null}}', "holds no scales"),
-        ('{"format": 1}', "scales of format 1, this reads 2"),
+        ("[1, 2]", "no scales in this file"),
+        ('{"details": {"scales": null}}', "no scales in this file"),
+        ('{"format": 1}', "scales of format 1, expected 2"),
         ('{"format": 2, "model": "8b", "model_digest": "x"}', "calibrated for '8b'"),
     ],
 )

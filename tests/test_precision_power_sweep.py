@@ -75,7 +75,7 @@ def test_only_modes_that_cannot_run_are_not_applicable(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--tokens", "0"], "must be 1 or more"),
-        (["--tokens", "9999999"], "takes at most"),
+        (["--tokens", "9999999"], "accepts at most"),
         (["--rounds", "0"], "--rounds must be 1 or more"),
         (["--window", "nan"], "--window above 0"),
         (["--pue", "0.5"], "--pue must be 1 or more"),
@@ -108,16 +108,16 @@ def test_an_fp8_mode_that_multiplied_in_bf16_is_a_fallback_that_nobody_asked_for
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(model: Any, static: object) -> dict[str, str]:
-        return {name: "left out by the layer list" for name, _ in block_linears(model)}
+        return {name: "excluded by the layer list" for name, _ in block_linears(model)}
 
     monkeypatch.setattr("runner.probes.precision.arms.convert", none)
     status, document = sweep(tmp_path, "--modes", "bf16", "fp8")
     assert status == 0
     assert document["effective"]["precision"]["fp8"] == "bf16"
-    assert document["fallback_reason"] == "fp8: only 0% of the products' time was in FP8 kernels"
+    assert document["fallback_reason"] == "fp8: only 0% of the GEMM time was in FP8 kernels"
     assert document["fallback_asked"] is False
     left = document["details"]["layers_left"]["fp8"]
-    assert left["layers.0.mlp.up_proj"] == "not in FP8: left out by the layer list"
+    assert left["layers.0.mlp.up_proj"] == "not in FP8: excluded by the layer list"
 
 
 class HostPower:
@@ -210,7 +210,7 @@ def test_a_refused_window_takes_its_turn_from_every_mode_and_too_many_take_all()
     assert found.refused == ["fp8, window 2: the counter is gone"]
     found = tally({"bf16": [good] * 4, "fp8": [good, bad, bad, bad]}, 1000, None, None)
     assert [len(one.per_joule) for one in found.taken.values()] == [0, 0]
-    assert found.no_energy == "3 of 4 turns had a window that was refused: fp8, window 2: the counter is gone"
+    assert found.no_energy == "3 of 4 turns had a refused window: fp8, window 2: the counter is gone"
 
 
 def test_clocks_temperature_and_throttling_stand_beside_the_joules() -> None:
@@ -231,7 +231,7 @@ def test_a_step_without_time_for_another_round_takes_fewer_windows_and_says_so(
     status, document = sweep(tmp_path, "--modes", "bf16", "fp16")
     assert (status, document["requested"]["windows"], document["effective"]["windows"]) == (0, 4, 2)
     assert all(len(one["samples"]) == 2 for one in of(document, "speed_ratio").values())
-    assert "2 of 4 windows a mode: there was no time for more" in capsys.readouterr().err
+    assert "took 2 of 4 windows per mode: time limit" in capsys.readouterr().err
 
 
 def test_windows_are_as_long_as_the_energy_counter_needs() -> None:
@@ -247,7 +247,7 @@ def test_energy_whose_windows_do_not_fit_the_time_is_left_out_with_the_reason_an
     energy = Energy((Curve(100, tick_s=0.1),))
     found = timed({"bf16": work}, 10, energy, Windows(None, 1), budget.Budget(time.monotonic() + 15))
     assert found.tally.no_energy is not None
-    assert found.tally.no_energy.startswith("4 windows of 5 s are needed for it, and 1")
+    assert found.tally.no_energy.startswith("it needs 4 windows of 5 s; 1")
     assert (found.counters, found.window_s, found.asked, found.taken) == ([], 0.2, 2, 2)
     assert len(found.tally.taken["bf16"].rate) == 2
 

@@ -130,7 +130,7 @@ def test_triton_takes_clang_where_there_is_no_gcc(empty_path: Path) -> None:
     a_compiler(empty_path, "clang", "error: unable to find linker")
     found = missing_to_compile(gpu=True)
     assert found is not None
-    assert found.what == "a C compiler that works (error: unable to find linker)"
+    assert found.what == "a working C compiler (error: unable to find linker)"
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,22 @@ def test_triton_takes_clang_where_there_is_no_gcc(empty_path: Path) -> None:
             "<stdin>:1:10: fatal error: 'Python.h' file not found",
             OURS,
             "the headers of Python 3.12 (Python.h)",
-            "the Python in /opt/python is not the distribution's: install it again with its headers",
+            "the Python in /opt/python is not the distribution's: reinstall it with its headers",
         ),
         ("/usr/bin/ld: cannot find -lgomp: No such file", OURS, "OpenMP for g++ (libgomp)", "unset CXX"),
         (
             "g++: fatal error: cannot execute 'cc1plus': execvp: No such file or directory\ncompilation terminated.",
             OURS,
-            "a C++ compiler that works (g++: fatal error: cannot execute 'cc1plus': execvp: No such file or directory)",
+            "a working C++ compiler (g++: fatal error: cannot execute 'cc1plus': execvp: No such file or directory)",
             "`apt-get install g++`",
         ),
         (
             "<stdin>:3:10: fatal error: 'cmath' file not found",
             OURS,
-            "a C++ compiler that works (<stdin>:3:10: fatal error: 'cmath' file not found)",
+            "a working C++ compiler (<stdin>:3:10: fatal error: 'cmath' file not found)",
             "g++",
         ),
-        ("", OURS, "a C++ compiler that works (g++ failed)", "g++"),
+        ("", OURS, "a working C++ compiler (g++ failed)", "g++"),
     ],
 )
 def test_what_a_compiler_prints_names_what_is_missing_and_what_installs_it(

@@ -32,3 +32,13 @@ def test_every_probe_and_what_every_option_takes_is_there() -> None:
     usages = {str(option["usage"]) for option in found["collectives"]}
     assert {"--preset tiny|8b|40b|70b", "--backend auto|gloo|nccl", "--ranks N"} <= usages
     assert any(usage.startswith("--sizes SIZE …") for usage in usages)
+
+
+def test_every_option_of_every_probe_is_described() -> None:
+    silent = [
+        f"{probe} {option['usage']}"
+        for probe, options in probe_options().items()
+        for option in options
+        if not str(option["help"] or "").strip()
+    ]
+    assert not silent

@@ -110,9 +110,9 @@ def test_the_last_refresh_is_a_day_and_not_the_whole_history() -> None:
 def test_the_start_page_says_what_turned_or_that_nothing_was_ever_measured() -> None:
     text = pages(*ended((0, "a", Outcome.HEALTHY), (3, "a", Outcome.NOT_FIXED)))["index.md"].text
     words = read_html(text).words
-    assert "1 verdict turned." in words
+    assert "1 verdict changed." in words
     assert "healthy → not fixed" in words
-    assert "There is no record yet" in pages()["index.md"].text
+    assert "There are no records yet" in pages()["index.md"].text
 
 
 def test_the_feed_is_atom_and_changes_with_the_records_only() -> None:
@@ -171,9 +171,9 @@ def test_the_plain_markdown_of_an_entry_has_its_commands_numbers_and_claims() ->
     text = pages(*records(entry()))["entries/small.md.txt"].text
     for part in (
         "```bash\npython -m runner.probes.collectives --op all_reduce\n```",
-        "bus\\_bandwidth (bytes 8GiB) 410 MB/s",
+        "Bus bandwidth (bytes 8GiB) 410 MB/s",
         "8xB200-180GB: unmeasured",
-        "2xH100-80GB: contradicted, 350 GB/s; [record](../data/records/b1b2c3d4e5f6.json)",
+        "2xH100-80GB: contradicted; Bus bandwidth (bytes 8GiB): 350 GB/s; [record](../data/records/b1b2c3d4e5f6.json)",
     ):
         assert part in text
 

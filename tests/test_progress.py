@@ -33,7 +33,7 @@ def in_a_log(*seconds: float, turn: Turn | None = None) -> list[str]:
 
 
 def test_a_log_names_the_step_when_it_begins_and_what_it_may_take() -> None:
-    assert in_a_log() == ["  verify/warm: running, about 25 s, at most 60 s"]
+    assert in_a_log() == ["  verify/warm: running, expected 25 s, at most 60 s"]
 
 
 def test_a_log_does_not_state_a_guess() -> None:
@@ -58,7 +58,7 @@ def test_a_terminal_of_80_columns_shows_the_step_its_time_and_what_is_expected_i
         shown = out.getvalue()
         progress.step_begins(long, Turn(60, 25, measured=True))
         progress._bar.refresh()
-    assert "verify/warm: 12 s, about 25 s, at most 60 s" in shown
+    assert "verify/warm: 12 s, expected 25 s, at most 60 s" in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert max(len(line) for part in plain.splitlines() for line in part.split("\r")) <= 80
 
@@ -127,12 +127,12 @@ def test_what_was_left_out_is_one_line_a_reason_and_not_one_a_step() -> None:
         ended(
             (a_step("a", 2), "needs 2 GPUs, this host has none"),
             (a_step("b", 8), "needs 8 GPUs, this host has none"),
-            (a_step("c"), "left out: about 40 s expected, 25 s left for it of 5 min"),
+            (a_step("c"), "left out: expected 40 s, 25 s left of 5 min"),
             (a_step("d"), None),
         ),
         ended(
             (a_step("e", 1), "needs 1 GPU, this host has none"),
-            (a_step("f"), "left out: about 70 s expected, 5 s left for it of 5 min"),
+            (a_step("f"), "left out: expected 70 s, 5 s left of 5 min"),
             (a_step("g"), "needs a C++ compiler; apt-get install g++"),
         ),
     ]
@@ -146,14 +146,14 @@ def test_what_was_left_out_is_one_line_a_reason_and_not_one_a_step() -> None:
 def test_a_summary_fits_a_screen_of_80_columns_and_names_what_broke() -> None:
     out = io.StringIO()
     entries = [ended((a_step("a"), None)) for _ in range(5)]
-    broken = step("late", status=StepStatus.TIMEOUT, reason="still running at its deadline, so it was ended")
+    broken = step("late", status=StepStatus.TIMEOUT, reason="still running at its deadline, terminated")
     entries.append(Ended(entries[0].plan, record(broken, outcome=Outcome.INCOMPLETE)))
     print_summary(Console(file=out, width=80), entries, a_machine(), 252.0)
     lines = out.getvalue().splitlines()
     assert len(lines) <= 24
     assert "4 min 12 s" in out.getvalue()
     assert max(len(line) for line in lines) <= 80
-    assert "  nvlink diagnose/late: timeout, still running at its deadline, so it was ended" in lines
+    assert "  nvlink diagnose/late: timeout, still running at its deadline, terminated" in lines
 
 
 def test_a_summary_says_why_an_entry_did_not_end_well_and_nothing_of_one_that_did() -> None:
@@ -181,10 +181,10 @@ def test_a_summary_says_for_want_of_which_steps_a_fix_was_not_proved() -> None:
         late("w", Phase.VERIFY),
     )
     assert list(look_at(Ended(PLAN, record(*steps, outcome=Outcome.SYMPTOM)))) == [
-        "nvlink: symptom, since verify/v, verify/w were left out"
+        "nvlink: symptom, because verify/v, verify/w were left out"
     ]
     assert list(look_at(Ended(PLAN, record(*steps[1:2], outcome=Outcome.INCONCLUSIVE)))) == [
-        "nvlink: inconclusive, since diagnose/d was left out"
+        "nvlink: inconclusive, because diagnose/d was left out"
     ]
 
 

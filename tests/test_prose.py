@@ -156,8 +156,8 @@ def test_labels_that_fit_several_measurements_give_no_number_and_a_fault_for_the
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ('measured("smal/busbw.bus_bandwidth")', "no entry 'smal' (did you mean 'small'?)"),
-        ('measured("small/busb.bus_bandwidth")', "no step 'busb' (did you mean 'busbw'?)"),
+        ('measured("smal/busbw.bus_bandwidth")', "unknown entry 'smal' (did you mean 'small'?)"),
+        ('measured("small/busb.bus_bandwidth")', "unknown step 'busb' (did you mean 'busbw'?)"),
         (
             'measured("small/busbw.bus_bandwith")',
             "unknown measurement 'bus_bandwith' (did you mean 'bus_bandwidth'?)",
@@ -166,27 +166,27 @@ def test_labels_that_fit_several_measurements_give_no_number_and_a_fault_for_the
         (f'measured({BUSBW}, at={{"byte": 1}})', "bus_bandwidth has no label 'byte' (did you mean 'bytes'?)"),
         (
             f'measured({BUSBW}, on="8xB200-18GB")',
-            "no machine class '8xB200-18GB' (did you mean '8xB200-180GB'?)",
+            "unknown machine class '8xB200-18GB' (did you mean '8xB200-180GB'?)",
         ),
         (f'measured({BUSBW}, onn="8xB200-180GB")', "measured: got an unexpected keyword argument 'onn'"),
         ("measured()", "measured: missing a required argument: 'metric'"),
-        ("measured(3)", '3 names no measurement; write "<entry>/<step>.<measurement>"'),
-        (f"measured({BUSBW}, at=[1])", "[1] are no labels"),
-        (f"measured({BUSBW}, at=dict(a=1))", "dict(a=1) is no plain value"),
-        ('measured(__import__("os").getcwd())', "is no plain value"),
-        ("measured(*[1])", "is no plain value"),
+        ("measured(3)", '3 is not a measurement; write "<entry>/<step>.<measurement>"'),
+        (f"measured({BUSBW}, at=[1])", "[1] is not a set of labels"),
+        (f"measured({BUSBW}, at=dict(a=1))", "dict(a=1) is not a plain value"),
+        ('measured(__import__("os").getcwd())', "is not a plain value"),
+        ("measured(*[1])", "is not a plain value"),
         ("measured(**{})", "`**` is not allowed"),
-        ("measured(1) + 1", "only a single call"),
+        ("measured(1) + 1", "put a single call"),
         ("measured(1", "measured(…) cannot be read: '(' was never closed"),
         (f"mesured({BUSBW})", "no function 'mesured' (did you mean 'measured'?)"),
-        ("measured_table([])", "measured_table wants rows"),
-        ('measured_table([("a",)])', "('a',) is no row of a table"),
+        ("measured_table([])", "measured_table needs rows"),
+        ('measured_table([("a",)])', "('a',) is not a row of a table"),
         ("board_peaks(3)", "board_peaks: too many positional arguments"),
         ('memory_plan("13b", "B200", [4096])', "memory_plan: no preset '13b'"),
-        ('memory_plan("8b", "A100", [4096])', "memory_plan: no board 'A100'; known are H100, H200, B200"),
-        ('memory_plan("8b", "B200", [])', "memory_plan: 8b takes lengths of 2 to 131072 tokens"),
+        ('memory_plan("8b", "A100", [4096])', "memory_plan: no board 'A100'; use one of H100, H200, B200"),
+        ('memory_plan("8b", "B200", [])', "memory_plan: lengths of 8b are 2 to 131072 tokens"),
         ('memory_plan("8b", "B200", 4096)', "memory_plan: lengths is a list of whole numbers"),
-        ('memory_plan("8b", "B200", [4096], 3)', "memory_plan: 8b over 3 GPUs at batch 1 cannot be"),
+        ('memory_plan("8b", "B200", [4096], 3)', "memory_plan: 8b cannot run over 3 GPUs at batch 1"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place_and_the_nearest_known_word(call: str, says: str) -> None:
@@ -306,11 +306,11 @@ def test_check_finds_mistaken_numbers_in_entries_and_guides(tmp_path: Path) -> N
     )
     done = check(folder)
     assert done.returncode == 2
-    assert "a.md:3: 'god/x.threads' names no entry 'god' (did you mean 'good'?)" in done.stderr
-    assert "good: 'nope.threads' names no step 'nope'" in done.stderr
+    assert "a.md:3: 'god/x.threads': unknown entry 'god' (did you mean 'good'?)" in done.stderr
+    assert "good: 'nope.threads': unknown step 'nope'" in done.stderr
     one = check(folder, str(folder / "good.md"))
     assert one.returncode == 2
-    assert "names no step 'nope'" in one.stderr
+    assert "unknown step 'nope'" in one.stderr
 
 
 def test_a_build_with_a_mistaken_number_ends_with_its_place(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_build_with_a_mistaken_number_ends_with_its_place(tmp_path: Path) -> N
     built = build(tmp_path, project, tmp_path / "data")
     assert built.status != 0
     assert "Traceback" not in built.printed
-    assert "kb/guides/wrong.md:3: 1 names no measurement" in built.printed
+    assert "kb/guides/wrong.md:3: 1 is not a measurement" in built.printed
 
 
 def test_the_examples_of_the_guide_for_authors_are_read_by_this_very_code() -> None:

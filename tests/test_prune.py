@@ -10,7 +10,7 @@ from runner.evidence.prune import needed
 from runner.evidence.record import Outcome, Record
 from runner.evidence.store import Store, latest
 from runner.evidence.trend import RECENT, WINDOW, trend
-from runner.evidence.turns import turns
+from runner.evidence.verdict_changes import turns
 from runner.pages.evidence import gather
 from tests.evidence_samples import expectation, measurement, record, runbook, step
 
@@ -87,11 +87,11 @@ def test_nothing_is_deleted_unasked_and_nothing_else_is_touched(
     assert main(["--data", str(store.root), "prune"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert {path: path.read_bytes() for path in store.files()} == before
-    assert "nothing was deleted, do it with --delete" in listed[-1]
+    assert "none was deleted, use --delete to delete them" in listed[-1]
     assert main(["--data", str(store.root), "prune", "--delete"]) == 0
     after = {path: path.read_bytes() for path in store.files()}
     assert set(before) - set(after) == {Path(line) for line in listed[:-1]}
     assert after.items() <= before.items()
     assert broken in after
     assert main(["--data", str(store.root), "prune"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("prune: 0 records of")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("prune: all ")

@@ -153,7 +153,7 @@ def test_what_another_publish_of_the_same_checkout_has_committed_is_not_undone(
 
     def interrupted(*words: str) -> str:
         if words[0] == "push":
-            with pytest.raises(StoreError, match="another publish is under way") as caught:
+            with pytest.raises(StoreError, match="another publish is running") as caught:
                 publish(
                     [Incoming(second)],
                     Store(here / "site_data", secrets=()),
@@ -201,14 +201,14 @@ def test_only_records_are_committed_and_what_is_refused_stays_out(
 def test_a_checkout_with_changes_of_its_own_is_left_alone(tmp_path: Path, clone: Clone) -> None:
     one = clone("one")
     (one / "README.md").write_text("half done\n")
-    with pytest.raises(StoreError, match="changes of its own"):
+    with pytest.raises(StoreError, match="uncommitted changes"):
         push(measured(tmp_path, "here", a_run(1)), one)
     assert (one / "README.md").read_text() == "half done\n"
 
 
 def test_the_data_folder_itself_is_no_source(clone: Clone) -> None:
     one = clone("one")
-    with pytest.raises(InputError, match="measure into another one"):
+    with pytest.raises(InputError, match="record into another folder"):
         push(Store(one / "site_data"), one)
 
 
@@ -221,7 +221,7 @@ def test_a_verdict_that_turned_is_written_down_for_an_issue(tmp_path: Path, clon
     measured(tmp_path, "bad", a_run(1, status=StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "bad")]) == 0
     assert turned.read_text().splitlines()[2] == (
-        "* cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); nothing else recorded differs"
+        "* cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); no other recorded differences"
     )
     measured(tmp_path, "still", a_run(2, status=StepStatus.SYMPTOM, outcome=Outcome.SYMPTOM))
     assert main([*words, str(tmp_path / "still")]) == 0
@@ -400,7 +400,7 @@ def test_a_defect_of_the_data_folder_itself_keeps_all_back_and_is_said(tmp_path:
     (one / "site_data" / "notes.txt").write_text("mine")
     git(one, "add", ".")
     git(one, "commit", "--quiet", "-m", "Add a note")
-    with pytest.raises(StoreError, match=r"would not pass the gate: .*notes\.txt"):
+    with pytest.raises(StoreError, match=r"does not pass the gate: .*notes\.txt"):
         publish_all(one, measured(tmp_path, "here", a_run(1), a_run(2)))
     assert git(one, "status", "--porcelain") == ""
 
@@ -412,7 +412,7 @@ def test_a_run_id_of_another_form_is_refused_in_one_line(tmp_path: Path, clone: 
     text = file.read_text().replace(f'"run_id": "{1:012x}"', f'"run_id": "{run_id}"')
     file.write_text(text)
     done = publish_all(clone("one"), here)
-    assert re.search("run id that this project does not make|run_id: String should match", refusals(done))
+    assert re.search("run id of an invalid form|run_id: String should match", refusals(done))
     assert [one.run_id for one in done.records] == [f"{2:012x}"]
 
 
@@ -467,10 +467,10 @@ def test_what_is_no_artifact_is_named(
     downloaded.mkdir()
     words = ["--data", str(clone("one") / "site_data"), "publish", str(downloaded), "--artifacts"]
     assert main(words) == 2
-    assert "holds no folder records-CLASS" in capsys.readouterr().err
+    assert "has no folder records-CLASS" in capsys.readouterr().err
     (downloaded / "records-x").symlink_to(tmp_path)
     assert main(words) == 2
-    assert "is no folder records-CLASS" in capsys.readouterr().err
+    assert "is not a folder records-CLASS" in capsys.readouterr().err
 
 
 def test_links_and_pipes_among_new_records_are_refused_and_not_opened(tmp_path: Path, clone: Clone) -> None:

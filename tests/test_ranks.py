@@ -36,7 +36,7 @@ def late(group: World, condition: Callable[[World], bool]) -> None:
     """Let a group hear its ranks until it has come this far, then let its deadline pass."""
     with group:
         while not condition(group):
-            group._hear("starting", group._deadline)
+            group._receive("starting", group._deadline)
         group._deadline = time.monotonic()
         group.ask(None, "meeting")
 
@@ -50,10 +50,10 @@ def test_a_rank_that_never_joins_is_named_at_the_deadline(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("after", "said"),
     [
-        (f"{LATE}\nline.mark('at the rendezvous'); signal.pause()", "rank 1 never joined"),
+        (f"{LATE}\nline.mark('in rendezvous'); signal.pause()", "rank 1 never joined"),
         (
-            f"line.mark('at the rendezvous')\n{LATE}\nline.mark('in all_reduce'); signal.pause()",
-            "rank 1 fell behind, last seen at the rendezvous",
+            f"line.mark('in rendezvous')\n{LATE}\nline.mark('in all_reduce'); signal.pause()",
+            "rank 1 fell behind, last seen in rendezvous",
         ),
     ],
 )
@@ -72,12 +72,12 @@ def test_a_rank_that_is_behind_the_others_is_named_though_all_are_silent(
 def test_a_taken_port_is_named_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port} cannot be listened on"):
+        with pytest.raises(InputError, match=f"cannot listen on port {port}"):
             world(tmp_path, port=port)
 
 
 def test_no_port_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="70000 is no port"):
+    with pytest.raises(InputError, match="70000 is not a port"):
         world(tmp_path, port=70000)
 
 

@@ -172,7 +172,7 @@ def test_where_nothing_takes_the_record_the_run_ends_all_the_same_and_says_what_
     assert not kept.stored
     assert [step.status for step in kept.record.steps] == ["passed", "passed"]
     assert [len(record.steps) for record in house.records()] == [1]
-    assert "last state on disk" in house.watcher.troubles[-1]
+    assert "the last state that was saved" in house.watcher.troubles[-1]
 
 
 def test_foreign_files_in_the_data_folder_are_left_as_they_are(house: House) -> None:
@@ -209,7 +209,7 @@ def test_without_room_for_temporary_files_nothing_runs(house: House, monkeypatch
         raise FULL
 
     monkeypatch.setattr("tempfile.mkdtemp", full)
-    with pytest.raises(RunbookError, match="cannot make a temporary folder: No space left"):
+    with pytest.raises(RunbookError, match="cannot create a temporary folder: No space left"):
         house.run(a_step("a", "touch ran"))
     assert not (house.folder / "ran").exists()
 

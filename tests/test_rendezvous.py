@@ -40,7 +40,7 @@ def test_a_leftover_world_size_waits_until_the_deadline_and_is_ended(
     assert main(["--deadline", "1"]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
     assert document["details"]["ending"] == "waiting"
-    assert "waited at rendezvous for 7 other ranks after 1 s" in document["reason"]
+    assert "still waiting in rendezvous for 7 other ranks after 1 s" in document["reason"]
     assert not document["measurements"]
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]

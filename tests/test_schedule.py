@@ -132,19 +132,19 @@ def test_a_step_whose_need_cannot_run_here_takes_nobodys_time() -> None:
 
 def test_a_step_that_does_not_fit_says_what_it_takes_and_what_was_left() -> None:
     turn = played(300, a_step("long", timeout=900), long=400).turns[0]["long"]
-    assert turn.left_out == "left out: about 6 min 40 s expected, 4 min 55 s left for it of 5 min"
+    assert turn.left_out == "left out: expected 6 min 40 s, 4 min 55 s left of 5 min"
 
 
 def test_a_step_that_would_only_just_fit_is_not_started_either_and_says_so() -> None:
     turn = played(60, a_step("long"), long=50).turns[0]["long"]
-    assert turn.left_out == "left out: about 50 s expected, 55 s left for it of 60 s, which leaves no margin"
+    assert turn.left_out == "left out: expected 50 s, 55 s left of 60 s, which leaves no margin"
 
 
 def test_a_guess_is_called_one_where_it_leaves_a_step_out() -> None:
     plan = a_plan(a_step("a"))
     run = Run(10, [(plan, {"a": Expected(30.0, measured=False)})]).play()
     said = run.turns[0]["a"].left_out
-    assert said == "left out: about 30 s assumed without a record of it, 5 s left for it of 10 s"
+    assert said == "left out: no record, assumed 30 s, 5 s left of 10 s"
 
 
 def test_a_deadline_shortened_by_the_time_left_says_so_and_ones_own_says_nothing() -> None:
@@ -152,7 +152,7 @@ def test_a_deadline_shortened_by_the_time_left_says_so_and_ones_own_says_nothing
     assert (turns["a"].deadline_s, turns["a"].cut) == (20, None)
     assert turns["b"].deadline_s == pytest.approx(100 - CLOSING_S - 10)
     assert turns["b"].cut is not None
-    assert "87 s that were left for it of 100 s" in turns["b"].cut
+    assert "ended after 87 s, all that was left of 100 s" in turns["b"].cut
     assert "its own deadline is 5 min" in turns["b"].cut
 
 
@@ -217,7 +217,7 @@ def test_what_an_entry_does_not_use_goes_to_the_later_ones() -> None:
 def test_what_is_foreseen_is_what_happens_on_a_machine_as_expected() -> None:
     plan = a_plan(*PROVED)
     run = Run(62, [(plan, durations(plan))]).play()
-    assert foreseen(plan, durations(plan), 62) == run.turns[0]
+    assert foreseen([plan], [durations(plan)], 62) == (run.turns[0],)
 
 
 # Whatever the entries are and however slow the machine is.

@@ -98,11 +98,11 @@ def test_files_units_and_sizes_are_one_comment_each(tmp_path: Path) -> None:
     text = printed("nccl_env", "--units", str(tmp_path), environment=environment)
     assert text.splitlines() == [
         f"# by hand: sed -i '/^[[:space:]]*NCCL_P2P_DISABLE[[:space:]]*=/d' -- '{conf}'",
-        f"# by hand: take NCCL_SHM_DISABLE out of {unit}, then systemctl daemon-reload and restart the unit",
+        f"# by hand: remove NCCL_SHM_DISABLE from {unit}, then run systemctl daemon-reload and restart the unit",
     ]
     assert demand_inert(text, environment) == []
     text = printed("stale_env", "--config", str(config))
-    assert text == "# by hand: within serve.yaml, line 2: set tp_size to 1\n"
+    assert text == "# by hand: change tp_size to 1 in serve.yaml, line 2\n"
 
 
 # The attacks.
@@ -153,7 +153,7 @@ def test_a_file_in_a_folder_with_a_line_break_is_named_in_one_comment(
     text = printed("nccl_env", "--units", environment=environment)
     assert demand_inert(text, environment) == ([] if inside else ["NCCL_CONF_FILE"])
     if inside:
-        assert text == f"# by hand: take line 1 out of {word(str(conf))}: it sets NCCL_P2P_DISABLE\n"
+        assert text == f"# by hand: remove line 1 from {word(str(conf))}: it sets NCCL_P2P_DISABLE\n"
 
 
 def test_a_unit_in_a_folder_with_a_line_break_is_named_in_one_comment(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_unit_in_a_folder_with_a_line_break_is_named_in_one_comment(tmp_path: 
     )
     text = printed("nccl_env", "--units", str(folder))
     assert demand_inert(text, {}) == []
-    assert text.startswith(f"# by hand: take NCCL_P2P_DISABLE out of {word(str(folder / 'job.service'))}, ")
+    assert text.startswith(f"# by hand: remove NCCL_P2P_DISABLE from {word(str(folder / 'job.service'))}, ")
 
 
 def test_a_configuration_with_a_line_break_in_its_name_is_named_in_one_comment(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_configuration_with_a_line_break_in_its_name_is_named_in_one_comment(t
     config.write_text("tp_size: 8\n", encoding="utf-8")
     text = printed("stale_env", "--config", str(config))
     assert demand_inert(text, {}) == []
-    assert text == r"# by hand: within $'c\x0atouch ran\x0a.yaml', line 1: set tp_size to 1" + "\n"
+    assert text == r"# by hand: change tp_size to 1 in $'c\x0atouch ran\x0a.yaml', line 1" + "\n"
 
 
 # GNU sed runs what stands behind `e`, and writes to what stands behind `w`.
@@ -330,7 +330,7 @@ def test_whatever_a_launch_left_behind_evaluates_to_unset_names_alone(
     assert set(unset) == {name for name in stale if is_plain(name)}
     for name in stale - set(unset):
         assert f"env -u {word(name)}:" in text
-    assert f"# by hand: within {word(file)}, line 1: set tp_size to 1\n" in text
+    assert f"# by hand: change tp_size to 1 in {word(file)}, line 1\n" in text
 
 
 @examples(max_examples=60)
@@ -396,7 +396,7 @@ def test_a_word_is_what_it_was_to_a_shell_and_nothing_more(texts: list[str]) -> 
     ],
 )
 def test_code_of_any_other_form_cannot_be_made(text: str) -> None:
-    with pytest.raises(ValueError, match="no code that a shell may evaluate"):
+    with pytest.raises(ValueError, match="not code that a shell may evaluate"):
         Remedy(text, is_code=True)
     assert shell_lines([text], []) == [f"# by hand: {visible_line(text)}"]
 

@@ -1,18 +1,23 @@
+import gzip
 import json
+import random
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.entry.anchors import anchors
+from runner.entry.by_hand import by_hand_block
+from runner.entry.log_lines import OVERLAP, WINDOW
 from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.entry.signatures import LONGEST_LINE, anchors, match_lines, match_log, portable
+from runner.entry.signatures import match_lines, match_log, portable
 from runner.errors import RunbookFaultsError
 from tests.builders import a_runbook
 from tests.test_parse import GOOD
@@ -47,12 +52,33 @@ def test_a_log_that_speaks_of_nothing_matches_nothing() -> None:
     assert match_lines(["all is well"], [entry("a")]) == ()
 
 
-def test_only_the_beginning_of_an_overlong_line_is_looked_at() -> None:
-    assert match_lines(["x" * LONGEST_LINE + "fatal"], [entry("a", ("fatal", 1))]) == ()
+def test_a_text_that_begins_late_in_a_line_is_found_and_the_hit_says_where() -> None:
+    (found,) = match_lines(["fine", "x" * 100_000 + " fatal é"], [entry("a", ("fatal", 1))])
+    (hit,) = found.hits
+    assert (hit.number, hit.text[hit.start : hit.end]) == (2, "fatal")
+    assert len(hit.text) <= WINDOW
+
+
+def test_a_message_after_a_progress_bar_is_matched_and_keeps_the_number_of_its_line() -> None:
+    bar = "".join(f"\r{done:3d} %|{'#' * 60}|" for done in range(1000))
+    (found,) = match_lines(["fine", f"{bar}\rfatal error\r", "fatal"], [entry("a", ("^fatal", 1))])
+    assert [(hit.number, hit.text) for hit in found.hits] == [(2, "fatal error"), (3, "fatal")]
+
+
+def test_a_line_counts_once_however_often_it_matches() -> None:
+    (found,) = match_lines(["fatal " * 5000 + "\rfatal\rfatal"], [entry("a", ("fatal", 1))])
+    assert (found.score, len(found.hits)) == (1, 1)
+
+
+def test_the_beginning_of_a_window_is_not_the_beginning_of_a_line() -> None:
+    padding = "x" * (WINDOW - OVERLAP)
+    assert match_lines([padding + "fatal" + padding * 2], [entry("a", ("^fatal", 1), (r"\bfatal", 1))]) == ()
+    assert match_lines([padding + "-fatal" + padding * 2], [entry("a", (r"\bfatal", 1))])
 
 
 def match(folder: Path, log: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
-    (folder / "good.md").write_text(GOOD, encoding="utf-8")
+    text = GOOD.replace("    weight: 3\n", "    weight: 3\n    means: a peer did not answer\n")
+    (folder / "good.md").write_text(text, encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-m", "runner.cli.main", "--runbooks", str(folder), "match", *words, "-"],
         cwd=ROOT,
@@ -62,18 +88,123 @@ def match(folder: Path, log: bytes, *words: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_command_prints_id_score_and_line_and_no_escape_codes(tmp_path: Path) -> None:
+def test_the_command_prints_the_line_its_meaning_and_what_to_type_and_no_escape_codes(tmp_path: Path) -> None:
     done = match(tmp_path, b"\xff\x00junk\nNCCL WARN \x1b[31m a timeout\n" + b"y" * 3_000_000 + b"\n")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode() == "good\t3\t2: NCCL WARN \u00b7[31m a timeout\n"
+    assert done.stdout.decode().splitlines() == [
+        "1. good (score 3): A good entry",
+        "   a peer did not answer:",
+        "   line 2: NCCL WARN \u00b7[31m a timeout",
+        "",
+        "By hand, for good:",
+        "",
+        "nvidia-smi",
+        "",
+        "Next: runbook show good    the whole entry",
+        "      runbook diagnose     whether this node has the issue; only reads",
+    ]
     (found,) = json.loads(match(tmp_path, b"NCCL WARN timeout\n", "--json").stdout)
     assert found["runbook_id"] == "good"
+    assert found["hits"][0]["means"] == "a peer did not answer"
 
 
-def test_a_log_without_a_match_and_a_log_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
-    assert match(tmp_path, b"nothing\n").returncode == 1
+@pytest.mark.parametrize("info", ["sh", "bash", "shell", "console"])
+def test_the_block_by_hand_is_printed_whichever_shell_its_fence_names(info: str) -> None:
+    runbook = parse(GOOD.replace("```bash\nnvidia-smi", f"```{info}\nnvidia-smi"), Path("good.md"))
+    assert by_hand_block(runbook) == "nvidia-smi"
+
+
+def test_a_long_line_is_shown_around_what_matched(tmp_path: Path) -> None:
+    log = (
+        b'{"fields": "'
+        + b"f" * 9_000
+        + b'", "message": "NCCL WARN timeout", "more": "'
+        + b"m" * 900
+        + b'"}\n'
+    )
+    (line,) = [one for one in match(tmp_path, log).stdout.decode().splitlines() if "line 1:" in one]
+    assert "NCCL WARN timeout" in line
+    assert (line[11], line[-1]) == ("…", "…")
+    assert len(line) < 230
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "said"),
+    [
+        (b"nothing\n", 1, "no entry's signature is in this log; `runbook diagnose` checks this node"),
+        (b"", 2, "standard input is empty"),
+        (bytes(1000), 2, "standard input is not a text log"),
+        (
+            gzip.compress(b"nothing\n" * 999, mtime=0)[:-1],
+            2,
+            "standard input was read only in part, without a match",
+        ),
+        (
+            b"\x28\xb5\x2f\xfd",
+            2,
+            "is compressed with zstd, not a text log; run `zstdcat FILE | runbook match -`",
+        ),
+    ],
+)
+def test_only_a_text_that_was_read_whole_can_be_without_a_match(
+    tmp_path: Path, log: bytes, status: int, said: str
+) -> None:
+    done = match(tmp_path, log)
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert said in done.stderr.decode()
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_log_that_is_cut_short_is_matched_with_a_warning(tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(50_000).hex().encode()
+    done = match(tmp_path, gzip.compress(b"NCCL WARN timeout\n" + noise, mtime=0)[:-100])
+    assert done.returncode == 0
+    assert b"line 1: NCCL WARN timeout" in done.stdout
+    assert done.stderr == b"runbook: standard input was read only in part: its gzip data ends early\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("- <&-", "standard input is closed; name a log file"),
+        ("''", "cannot read '': is a folder, not a regular file; name a log file, or - for standard input"),
+    ],
+)
+def test_a_closed_standard_input_and_a_name_from_an_unset_variable_are_bad_input(
+    words: str, said: str
+) -> None:
+    command = f'exec "$1" -m runner.cli.main match {words}'
+    done = subprocess.run(
+        ["bash", "-c", command, "bash", sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, f"runbook: {said}\n")
+
+
+@pytest.mark.parametrize("runbook", read_all(ROOT / "runbooks"), ids=lambda one: one.id)
+def test_no_signature_looks_through_the_rest_of_a_line_from_each_place_at_which_it_begins(
+    runbook: Runbook,
+) -> None:
+    # From n beginnings in a window, `.*` takes n times the window: seconds for each megabyte of a dumped tensor index.
+    repeat = re.compile(r"(?<!\\)\.(?:[*+]|\{\d+,\})")
+    assert [one.pattern for one in runbook.head.signatures if repeat.search(one.pattern)] == []
+
+
+def test_a_log_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     done = match(tmp_path, b"", str(tmp_path / "no.log"))
     assert done.returncode == 2
+
+
+def texts_of(line: bytes) -> Iterator[tuple[bytes, int]]:
+    """What patterns are matched against in a line, and from where: its pieces, long ones in overlapping windows."""
+    for piece in line.split(b"\r"):
+        for place in range(0, max(1, len(piece) - OVERLAP), WINDOW - OVERLAP):
+            context = int(place > 0)
+            if piece:
+                yield piece[place - context : place + WINDOW], context
 
 
 def reference(log: bytes, runbooks: Sequence[Runbook]) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
@@ -82,13 +213,12 @@ def reference(log: bytes, runbooks: Sequence[Runbook]) -> list[tuple[str, int, l
     for runbook in runbooks:
         score, hits = 0, []
         for order, one in enumerate(runbook.head.signatures):
+            pattern = re.compile(portable(one.pattern).encode())
             matched = [
-                (number, order, line.rstrip(b"\r"))
-                for number, line in enumerate((raw[:LONGEST_LINE] for raw in log.split(b"\n")), start=1)
-                if re.search(portable(one.pattern).encode(), line.rstrip(b"\r"))
+                (number, order, text)
+                for number, line in enumerate(log.split(b"\n"), start=1)
+                for text in [t[at:] for t, at in texts_of(line) if pattern.search(t, at)][:1]
             ]
-            # What follows the last line end is a line only if it has something in it.
-            matched = [hit for hit in matched if hit[0] <= log.count(b"\n") or not log.endswith(b"\n")]
             score += one.weight * min(len(matched), 3)
             hits += [
                 (number, order, line.decode("utf-8", "replace"), one.pattern)
@@ -119,17 +249,18 @@ SAID = [
     b" ",
     b"\xff\xfe",
     b"x" * 4090,
+    b"y" * 2030,
+    b"z" * 70_000,
     b"all is well",
 ]
 
 
-@given(st.lists(st.sampled_from(SAID), max_size=40).map(b"".join), st.integers(1, 4000))
+@given(st.lists(st.sampled_from(SAID), max_size=40).map(b"".join), st.integers(50, 300_000))
 def test_the_fast_way_through_a_log_finds_what_the_plain_way_finds(log: bytes, cut: int) -> None:
-    end = log.rfind(b"\n", 0, cut) + 1
-    blocks = [block for block in (log[:end], log[end:]) if block]
+    chunks = [log[at : at + cut] for at in range(0, len(log), cut)]
     found = [
         (match.runbook_id, match.score, [(hit.number, hit.text, hit.pattern) for hit in match.hits])
-        for match in match_log(blocks, REAL)
+        for match in match_log(chunks, REAL)
     ]
     assert found == reference(log, REAL)
 

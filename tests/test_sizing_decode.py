@@ -43,5 +43,5 @@ def test_the_table_has_every_large_preset_in_each_precision_and_every_board() ->
         f"{preset}, {precision}" for preset in ("8b", "40b", "70b") for precision in ("bf16", "fp8")
     ]
     assert table.rows[4][1] == "does not fit"
-    with pytest.raises(InputError, match="must be above zero, not 0 and 1"):
+    with pytest.raises(InputError, match="must be greater than zero, not 0 and 1"):
         decode_ceilings(0)

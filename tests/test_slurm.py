@@ -158,7 +158,7 @@ def test_an_interrupt_cancels_the_jobs_of_the_campaign_and_no_others(site: Site)
     assert [line.split()[0] for line in left] == [other.stdout.strip()]
     assert process.returncode == 3, err
     assert {row["reason"].partition(";")[0] for row in json.loads(out)["nodes"]} == {
-        "cancelled here: interrupted"
+        "cancelled by an interrupt of this command"
     }
     until(lambda: site.slurm.queue() == [], "the other job to end")
 
@@ -340,7 +340,10 @@ def test_a_controller_that_restarts_during_submission_costs_no_node_and_doubles_
         until(lambda: not site.slurm.queue(), "the first four jobs to be over")
         site.slurm.stop_controller()
         (site.here / "away").touch()
-        until(lambda: told.read_text().count("waiting for it") == 2, "the campaign to miss the controller")
+        until(
+            lambda: told.read_text().count("waiting for the controller") == 2,
+            "the campaign to miss the controller",
+        )
         site.slurm.start_controller()
         assert process.wait(timeout=400) == 0, told.read_text()
     finally:
@@ -425,11 +428,11 @@ def sick(slurm: Cluster) -> Iterator[dict[str, Any]]:
 
 
 REASONS = {
-    "n1": "its node failed while the job ran (Slurm: NODE_FAIL); 0 finished records, 1 steps of small are kept",
-    "n2": "not started: Slurm has its node as IDLE+DRAIN, bad link; ticket=5 Comment=x",
+    "n1": "its node failed while the job ran (Slurm: NODE_FAIL); 0 finished records, 1 steps of small are stored",
+    "n2": "not started: node state in Slurm is IDLE+DRAIN, bad link; ticket=5 Comment=x",
     "n3": "its job was cancelled from outside this campaign",
     "n4": "its job reached its time limit",
-    "n5": "gave no record of small; its last words: runbook: cannot write",
+    "n5": "returned no record of small; last output line: runbook: cannot write",
     "n6": "returned x.json, which is not JSON",
 }
 

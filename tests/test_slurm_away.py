@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.launch.slurm import patient
+from runner.launch.slurm import retry
 from runner.launch.slurm.campaign import Campaign, Folder, Progress
 from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish
 from runner.launch.slurm.follow import follow, give_up, refresh
@@ -97,7 +97,7 @@ def test_a_refusal_is_no_controller_that_is_away(said: str) -> None:
 def test_words_of_a_site_s_plugin_before_a_refusal_are_no_controller_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patient, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "_PATIENCE_S", 0.0)
     play = Play(n1="IDLE")
     plugin, own = "job_submit: licences: Connection refused", "sbatch: error: Batch job submission failed: No"
     play.refuse = f"{plugin}\n{own}"
@@ -151,7 +151,7 @@ def test_a_job_whose_answer_is_lost_is_submitted_once_and_no_node_is_given_up(
     assert [job.job_id for job in campaign.jobs] == ["1", "2", "3"]
     assert [(job.progress, job.reason) for job in campaign.jobs] == [(Progress.WAITING, None)] * 3
     assert [play.tags[job.job_id or ""] for job in campaign.jobs] == [job.tag for job in campaign.jobs]
-    assert notes.troubles[0].endswith("; waiting for it, jobs go on without it")
+    assert notes.troubles[0].endswith("; waiting for the controller, running jobs are not affected")
 
 
 def test_what_was_submitted_by_a_shell_that_was_killed_is_taken_over(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_jobs_of_an_earlier_version_have_no_comment_and_are_followed_by_their_id
 def test_a_controller_that_stays_away_ends_the_wait_and_what_was_submitted_is_written_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patient, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(retry, "_PATIENCE_S", 0.0)
     play = Losing(lossy("kept", *["never"] * 9), n1="IDLE", n2="IDLE")
     slurm = Slurm(play)
     folder, campaign = prepare(an_order(tmp_path), tmp_path / "campaigns", slurm)
@@ -311,7 +311,7 @@ def test_a_cancellation_that_was_lost_is_sent_again(away: bool, tmp_path: Path) 
     slurm, notes = Slurm(lose_the_first), Notes()
     campaign = give_up(campaign, folder, slurm, notes, end_within_s=600.0)
     assert (len(tries), notes.troubles) == (2, [])
-    assert campaign.jobs[0].reason == "cancelled here: interrupted"
+    assert campaign.jobs[0].reason == "cancelled by an interrupt of this command"
 
 
 def test_a_job_that_comes_late_after_an_interrupt_is_cancelled_too(tmp_path: Path) -> None:
@@ -342,13 +342,13 @@ def test_jobs_that_could_not_be_cancelled_are_named_and_not_waited_for_without_e
     play.away = SEEN[0]
     give_up(campaign, folder, slurm, notes, end_within_s=0.0)
     assert notes.troubles == [
-        f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
+        f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
     ]
 
 
 def test_a_wait_begins_anew_after_each_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("runner.launch.slurm.patient.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("runner.launch.slurm.retry.time.monotonic", lambda: clock[0])
     play, notes = Play(n1="IDLE"), Notes()
     folder, campaign, slurm = started(tmp_path, play, notes)
     play.queue = {"1": "RUNNING|None"}

@@ -72,7 +72,7 @@ HOSTILE = {
     "a name with a NUL": pax(b"12 path=a\0b\n") + header("a", 0) + bytes(2 * BLOCK),
     "a thousand files": packed(*((f"f{number}", b"") for number in range(1000))),
     "a file below a file": packed(("a", b""), ("a/b", b"")),
-    "no archive": b"rubbish" * BLOCK,
+    "not an archive": b"rubbish" * BLOCK,
 }
 
 
@@ -163,7 +163,7 @@ class Bringing(Play):
     [
         (Done(NOT_OURS, b"", "srun: error: n1: task 0: Exited with exit code 74\n"), MEANINGS[NOT_OURS]),
         (Done(2, b"", "srun: error: n1: task 0: Exited with exit code 2\n"), "Exited with exit code 2"),
-        (Done(0, b"AAAA", ""), "no archive"),
+        (Done(0, b"AAAA", ""), "not an archive"),
         (Done(0, b"", ""), "empty file"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_diagnosis_of_another_shape_is_none(tmp_path: Path, text: str) -> None
     place = folder.place(campaign.jobs[0]) / "diagnosis.json"
     place.write_text(text)
     ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
-    assert (found, reason) == (None, "returned diagnosis.json, which is no diagnosis")
+    assert (found, reason) == (None, "returned diagnosis.json, which is not a valid diagnosis")
     place.write_text('{"exit_status": 1, "entries": [], "more": 1}')
     ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
     assert found
@@ -276,7 +276,7 @@ def test_a_record_of_other_code_than_was_submitted_is_rubbish(tmp_path: Path) ->
     other = Code(commit=None, dirty=None, package="f" * 64, entries=campaign.code.entries)
     a_return(folder, campaign, campaign.jobs[0], code=other)
     found = gather(campaign, folder, tmp_path / "data")
-    assert "was taken by other code than was submitted" in (found.rows[0].reason or "")
+    assert "was taken with different code than was submitted" in (found.rows[0].reason or "")
     assert found.records == ()
 
 
@@ -317,7 +317,7 @@ def test_a_campaign_that_others_can_write_to_or_that_is_a_link_is_refused(tmp_pa
         folder.path.chmod(mode)
         with pytest.raises(InputError, match="chmod go-w"):
             folder.load()
-        with pytest.raises(InputError, match="there is none"):
+        with pytest.raises(InputError, match="or start one with"):
             find_folder(folder.path.parent, None)
     folder.path.chmod(0o755)
     assert folder.load().id == folder.path.name
@@ -369,7 +369,7 @@ def test_a_key_of_aliases_is_whole_or_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["alias-key"]
     for content in (b"", key[:-1], key + b"x"):
         (tmp_path / "alias-key").write_bytes(content)
-        with pytest.raises(StoreError, match="remove it for a new one"):
+        with pytest.raises(StoreError, match="remove it to create a new key"):
             alias_key(tmp_path)
     (tmp_path / "alias-key").unlink()
     os.mkfifo(tmp_path / "alias-key")

@@ -325,7 +325,7 @@ def test_a_repository_that_git_refuses_is_not_taken_for_none(checkout: Path) -> 
     )
     assert any("is not in the history" in one.message for one in gate(store))
     (checkout / ".git" / "HEAD").write_text("nothing\n")
-    with pytest.raises(StoreError, match="git gives no answer"):
+    with pytest.raises(StoreError, match="git cannot read"):
         gate(store)
     shutil.rmtree(checkout / ".git")
     assert not any("is not in the history" in one.message for one in gate(store))
@@ -446,6 +446,7 @@ def messages(store: Store) -> list[str]:
 
 def published(root: Path, code: Code) -> list[str]:
     """What the gate of this checkout says about a record with this code."""
+    shutil.rmtree(root / "site_data", ignore_errors=True)
     store = Store(root / "site_data", secrets=())
     started = datetime.now(UTC)
     store.save(
@@ -510,14 +511,14 @@ def test_the_gate_refuses_a_digest_that_is_not_the_commits(checkout: Path, chang
     claimed = state(checkout).model_copy(update={changed: "0" * 64})
     commit = (claimed.commit or "")[:12]
     assert published(checkout, claimed) == [
-        f"calls its code that of commit {commit}, which has another {folder}; run it again from a checkout"
+        f"says that its code is commit {commit}, but that commit has a different {folder}; run it again from a checkout"
     ]
 
 
 def test_the_gate_refuses_the_one_digest_of_an_older_record_that_is_not_the_commits(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     (message,) = published(checkout, Code(commit=commit, dirty=False, digest="0" * 16))
-    assert "has another runner/ or runbooks/" in message
+    assert "has a different runner/ or runbooks/" in message
 
 
 def test_the_gate_says_in_which_folder_uncommitted_code_differs(checkout: Path) -> None:
@@ -632,7 +633,7 @@ def test_a_record_that_claims_the_commit_it_did_not_run_is_refused_at_home(
     content["code"] |= {"commit": git(clean, "rev-parse", "HEAD"), "dirty": False}
     path.write_text(json.dumps(content))
     (message,) = messages(Store(data))
-    assert "which has another runner/" in message
+    assert "but that commit has a different runner/" in message
 
 
 def test_code_that_changed_while_it_ran_is_not_that_of_the_commit(clean: Path) -> None:

@@ -45,6 +45,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CUDA_LAUNCH_BLOCKING", "1", Harm.HIGH),
         ("CUDA_LAUNCH_BLOCKING", "0", None),
         ("TORCHDYNAMO_DISABLE", "1", Harm.HIGH),
+        ("TORCHDYNAMO_DISABLE", "0", None),
+        ("TORCH_COMPILE_DISABLE", "1", Harm.HIGH),
+        ("TORCH_COMPILE_DISABLE", "true", Harm.LOW),
+        ("TORCH_COMPILE_DISABLE", "", None),
         ("CUDA_VISIBLE_DEVICES", "0", None),
         ("CUDA_VISIBLE_DEVICES", "GPU-8f3a", None),
         ("CUDA_VISIBLE_DEVICES", "0,1,2,3", Harm.MEDIUM),
@@ -85,7 +89,7 @@ def test_leftovers_are_the_symptom_and_a_clean_environment_is_healthy(
     capsys.readouterr()
     assert main([]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert document["reason"].startswith("WORLD_SIZE is left over")
+    assert document["reason"].startswith("leftover WORLD_SIZE: ")
     assert "10.0.0.1" not in json.dumps(document)
 
 
@@ -119,7 +123,7 @@ def test_a_running_servers_environment_is_read_by_its_process_id(
     assert {found["name"] for found in document["details"]["findings"]} == set(TORCHRUN)
     assert document["details"]["undo"] == []
     assert document["details"]["by_hand"][0] == (
-        f"restart process {pid} without WORLD_SIZE: it keeps what it was started with"
+        f"restart process {pid} without WORLD_SIZE: it keeps its initial environment"
     )
 
 
@@ -137,11 +141,9 @@ def test_sharding_in_a_configuration_file_is_a_symptom_to_undo_by_hand(
     config.write_text("model: m\ntensor-parallel-size: 8\n", encoding="utf-8")
     assert main(["--config", str(config)]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
-    assert document["reason"] == (
-        "tensor-parallel-size is left over: the configuration asks for 8 GPUs (line 2)"
-    )
+    assert document["reason"] == ("leftover tensor-parallel-size: the configuration requests 8 GPUs (line 2)")
     assert main(["--config", str(config), "--shell"]) == OK
-    assert capsys.readouterr().out == "# by hand: within serve.yaml, line 2: set tensor-parallel-size to 1\n"
+    assert capsys.readouterr().out == "# by hand: change tensor-parallel-size to 1 in serve.yaml, line 2\n"
     assert str(tmp_path) not in json.dumps(document)
 
 

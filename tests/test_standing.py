@@ -112,7 +112,7 @@ def test_a_diagnosis_that_found_nothing_leaves_the_proof_on_every_page_and_turns
     records = (a_run(1, Outcome.FIX_PROVED), a_run(2, Outcome.HEALTHY, DIAGNOSE))
     found = pages(*records)
     assert matrix(found["index.md"]).startswith("fix proved")
-    assert "no verdicts turned" in read_html(found["index.md"]).words
+    assert "no verdicts changed" in read_html(found["index.md"]).words
     assert found["feed.xml"].count("<entry>") == 1, "the first run there, and no turn"
     (place,) = json.loads(found["data/latest.json"])["entries"]
     assert (place["outcome"], place["narrower"]) == ("fix_proved", [])
@@ -154,7 +154,7 @@ def test_start_page_feed_and_trend_name_the_same_turns(
         ("outcome", "not_fixed", "drill_passed"),
     ]
     words = read_html(found["index.md"]).words
-    assert "3 verdicts turned, 1 entry measured for the first time" in words
+    assert "3 verdicts changed, 1 entry measured for the first time" in words
     for _, before, after in turned:
         said = f"{before} → {after}".replace("_", " ")
         assert said in words
@@ -223,5 +223,5 @@ def test_the_list_shows_the_outcome_judged_anew(
     assert listed["narrower"] == ["symptom"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "small: drill_passed: the fault was found and undone" in said
+    assert "small: drill passed: the fault was found and undone" in said
     assert "small: symptom in a newer, narrower run (only diagnose)" in said

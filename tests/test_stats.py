@@ -125,7 +125,7 @@ def test_hardly_anything_can_be_found_in_fewer_than_four_turns(turns: int) -> No
     ("before", "after", "message"),
     [
         ({"a": [1.0]}, {"b": [1.0]}, "same series"),
-        ({"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0], "b": [1.0]}, "as many turns"),
+        ({"a": [1.0, 2.0], "b": [1.0]}, {"a": [1.0], "b": [1.0]}, "the same number of turns"),
         ({"a": [1.0, 0.0]}, {"a": [1.0, 2.0]}, "must be positive"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_parabola_through_scattered_points_is_the_one_of_least_squares() -> No
 
 @pytest.mark.parametrize("points", [[], [(1.0, 1.0), (2.0, 2.0)], [(1.0, 1.0)] * 5])
 def test_a_parabola_takes_three_different_points(points: list[tuple[float, float]]) -> None:
-    with pytest.raises(ValueError, match="three different points"):
+    with pytest.raises(ValueError, match="three points with different x"):
         quadratic_fit(points)
 
 

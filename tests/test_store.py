@@ -230,12 +230,12 @@ def test_a_value_that_json_has_not_is_refused_and_the_earlier_file_stands(store:
     [
         (b"", "is not JSON"),
         (b"hello", "is not JSON"),
-        (b'{"schema_version": 1, "run_id": "a', "is cut short"),
+        (b'{"schema_version": 1, "run_id": "a', "is truncated"),
         (b"\xff\xfe", "is not UTF-8"),
         (b"[]", "is not a record"),
         (b'{"schema_version": 1}', "is not a record: run_id: Field required"),
         (b'{"schema_version": 99, "anything": [1]}', "was written by a newer version"),
-        (b'{"schema_version": 1, "load": NaN}', "holds NaN"),
+        (b'{"schema_version": 1, "load": NaN}', "contains NaN"),
     ],
 )
 def test_a_bad_record_is_one_line_and_the_rest_still_reads(store: Store, content: bytes, says: str) -> None:
@@ -396,7 +396,7 @@ def test_a_record_that_no_file_may_hold_is_refused_in_one_line(store: Store) -> 
 
 
 def test_half_of_a_character_is_refused_in_one_line(store: Store) -> None:
-    with pytest.raises(StoreError, match="half of a surrogate pair"):
+    with pytest.raises(StoreError, match="a lone surrogate"):
         store.save(record(step("a").model_copy(update={"stdout_tail": "\ud800"})))
 
 

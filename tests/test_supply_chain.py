@@ -93,7 +93,7 @@ class EnvironmentAskedForError(Exception):
     """Carries the name of the environment that a session wants."""
 
 
-@pytest.mark.parametrize("session", ["refresh", "check", "docs", "lint", "workflows"])
+@pytest.mark.parametrize("session", ["refresh", "check", "docs", "bundle", "lint", "workflows"])
 def test_what_decides_on_records_or_builds_pages_is_installed_from_a_file_with_hashes(
     session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,8 +113,8 @@ def test_each_artifact_of_a_class_stays_in_a_folder_of_its_own() -> None:
     assert download == {"pattern": "records-*", "path": "${{ runner.temp }}/records"}
 
 
-def test_there_is_a_file_of_hashes_for_each_environment_that_has_no_torch() -> None:
-    assert {path.stem for path in REQUIREMENTS} == set(noxfile().HASHED)
+def test_there_is_a_file_of_hashes_for_each_environment_that_has_no_torch_and_for_the_bundle() -> None:
+    assert {path.stem for path in REQUIREMENTS} == {*noxfile().HASHED, noxfile().CARRIED}
 
 
 @pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.stem)
@@ -136,6 +136,7 @@ def test_every_line_is_a_held_version_with_hashes_and_names_no_host(path: Path) 
         ("lint", noxfile()._needs("lint")),
         ("workflows", noxfile()._needs("workflows")),
         ("nox", ["nox"]),
+        ("bundle", noxfile().nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]),
     ],
 )
 def test_a_file_of_hashes_has_everything_that_its_environment_needs(name: str, wanted: list[str]) -> None:
@@ -155,6 +156,35 @@ class Session:
 
     def log(self, message: str) -> None:
         pass
+
+
+BUNDLED = (ROOT / ".github" / "requirements" / "bundle.txt").read_text(encoding="utf-8")
+
+
+class Fetching(Session):
+    """Puts an empty wheel for each requirement where pip would put it: two of them fit one machine alone."""
+
+    requirements: list[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requirements = []
+
+    def run(self, *words: str, **options: object) -> None:
+        super().run(*words, **options)
+        if "wheel" in words:
+            folder = Path(words[words.index("--wheel-dir") + 1])
+            folder.mkdir(parents=True)
+            (folder / "llm_runbooks-1-py3-none-any.whl").touch()
+        if "download" in words:
+            folder = Path(words[words.index("--dest") + 1])
+            folder.mkdir(parents=True)
+            self.requirements.append(
+                Path(words[words.index("--requirement") + 1]).read_text(encoding="utf-8")
+            )
+            for name, version, _ in HELD.findall(self.requirements[-1]):
+                fits = folder.name if name in {"pydantic-core", "pyyaml"} else "none-any"
+                (folder / f"{name.replace('-', '_')}-{version}-py3-{fits}.whl").touch()
 
 
 def installed_by(
@@ -192,6 +222,31 @@ def test_where_torch_is_needed_constraints_hold_and_the_project_is_built_without
     assert {"--no-deps", "--no-build-isolation"} <= set(second)
 
 
+def test_each_wheel_of_the_bundle_is_fetched_by_hash_and_those_for_all_machines_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Fetching()
+    monkeypatch.setattr(noxfile(), "_environment", lambda *_: Path("programs"))
+    monkeypatch.setattr(noxfile(), "ROOT", tmp_path)
+    noxfile().bundle.func(session)
+    fetched = [words for words in session.ran if "download" in words]
+    assert len(fetched) == 8
+    for words in fetched:
+        assert {"--no-deps", "--require-hashes", "--only-binary", ":all:"} <= set(words)
+    asked = [HELD.findall(text) for text in session.requirements]
+    names = [{normal(name) for name, _, _ in one} for one in asked]
+    assert names[0] == {normal(found[0]) for found in HELD.findall(BUNDLED)}
+    assert all(one == {"pydantic-core", "pyyaml"} for one in names[1:])
+    assert all(hashes for one in asked for _, _, hashes in one)
+    folders = sorted((tmp_path / "build" / "bundle" / "wheels").iterdir())
+    assert [folder.name for folder in folders] == sorted(
+        f"cp3{minor}-{machine}" for minor in (11, 12, 13, 14) for machine in ("x86_64", "aarch64")
+    )
+    for folder in folders:
+        held_here = {normal(path.name.partition("-")[0]) for path in folder.glob("*.whl")}
+        assert held_here == {*names[0], "llm-runbooks"}
+
+
 def has_a_registry(folder: Path) -> bool:
     words = [
         sys.executable,
@@ -213,7 +268,7 @@ def test_a_real_build_uses_the_version_that_is_held_and_not_the_newest(tmp_path:
         pytest.skip("needs a package registry")
     for name in ("runner", ".github/requirements"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("noxfile.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+    for name in ("noxfile.py", "hatch_build.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     constraints = tmp_path / "constraints.txt"
     older = re.sub(r"(?m)^hatchling==.*", "hatchling==1.27.0", constraints.read_text())

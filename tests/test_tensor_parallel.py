@@ -112,9 +112,9 @@ def test_the_presets_can_be_cut_over_a_nodes_gpus(name: str, expected: Sequence[
 @pytest.mark.parametrize(
     ("degree", "message"),
     [
-        (3, "3 does not divide its 8 attention heads nor its 4 key/value heads"),
+        (3, "3 does not divide its 8 attention heads or its 4 key/value heads"),
         (8, "8 does not divide its 4 key/value heads; choose one of 1, 2, 4"),
-        (0, "one rank or more, not 0"),
+        (0, "must be 1 or more, not 0"),
     ],
 )
 def test_a_degree_that_does_not_divide_the_heads_is_refused(degree: int, message: str) -> None:
@@ -130,5 +130,7 @@ def test_an_unknown_way_of_cutting_is_refused() -> None:
     model = build_model(parse_shape("test", CONFIG), torch.float32, "meta")
     model.config.base_model_tp_plan = {"layers.*.self_attn.q_proj": "sequence_parallel"}
     mesh: Any = Mesh()
-    with pytest.raises(InputError, match="to be cut 'sequence_parallel'; known are colwise, rowwise"):
+    with pytest.raises(
+        InputError, match="unsupported style 'sequence_parallel'; supported are colwise, rowwise"
+    ):
         shard(model, mesh)

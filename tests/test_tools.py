@@ -50,7 +50,7 @@ def test_times_of_single_iterations_are_kept_as_samples() -> None:
     document = read("nccl_tests_v2_per_iteration.json")
     times = [one for one in document.measurements if one.name == "collective_time"]
     assert [one.samples for one in times] == [pytest.approx((5e-05, 5.1e-05, 5.2e-05, 6e-05))] * 2
-    assert values(document, "slow_collective_time")[0] == pytest.approx(58.8e-6)
+    assert values(document, "collective_time_p95")[0] == pytest.approx(58.8e-6)
 
 
 def test_results_that_were_not_checked_are_not_called_right() -> None:
@@ -100,10 +100,10 @@ def changed(name: str, change: Callable[[Any], object]) -> Any:
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
-        (ALL[0], lambda one: one.update(version=9), "format 9 is not known here"),
-        (ALL[0], lambda one: one.pop("end_time"), "did not come to its end"),
-        (ALL[0], lambda one: one.update(results=[]), "did not come to its end"),
-        (ALL[0], lambda one: one.update(args=["/bin/true"]), "does not say which collective"),
+        (ALL[0], lambda one: one.update(version=9), "unknown nccl-tests format 9"),
+        (ALL[0], lambda one: one.pop("end_time"), "did not finish"),
+        (ALL[0], lambda one: one.update(results=[]), "did not finish"),
+        (ALL[0], lambda one: one.update(args=["/bin/true"]), "the collective of nccl-tests is unknown"),
         (ALL[0], lambda one: one["results"][0].pop("size"), "has no size"),
         (ALL[0], lambda one: one["results"][0]["in_place"].update(bus_bw="nan"), "no number for bus_bw"),
         (ALL[0], lambda one: one["results"][0].update(in_place=7), "no number for bus_bw"),
@@ -118,7 +118,7 @@ def changed(name: str, change: Callable[[Any], object]) -> Any:
         (
             ALL[2],
             lambda one: one["nvbandwidth"]["testcases"][0]["bandwidth_matrix"][0].append("x"),
-            "no number",
+            "not a number",
         ),
         (ALL[2], lambda one: one["nvbandwidth"]["testcases"][0].pop("bandwidth_matrix"), "has no matrix"),
     ],

@@ -175,12 +175,12 @@ def test_one_uniform_mesh_is_healthy_when_no_board_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no header with GPU0"),
-        ("total 12\ndrwxr-xr-x 2 a a 4096 .\n", "no header with GPU0"),
+        ("", "no header line with GPU0"),
+        ("total 12\ndrwxr-xr-x 2 a a 4096 .\n", "no header line with GPU0"),
         (HEALTHY[: HEALTHY.index("GPU1\tNV18") + 12], "is cut off"),
-        (HEALTHY[: HEALTHY.index("GPU7\tNV18")], "no row for it"),
+        (HEALTHY[: HEALTHY.index("GPU7\tNV18")], "no row for GPU7"),
         (HEALTHY.replace("NV18", "XX18", 1), "'XX18' is not a cell"),
-        (HEALTHY.replace("NV18", "PHB", 1), "contradicts itself"),
+        (HEALTHY.replace("NV18", "PHB", 1), "is not symmetric"),
     ],
 )
 def test_truncated_and_foreign_text_is_refused_with_its_place(text: str, message: str) -> None:

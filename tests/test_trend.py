@@ -17,7 +17,7 @@ from runner.evidence.endings import endings
 from runner.evidence.record import Measurement, Outcome, Record, StepStatus
 from runner.evidence.store import Store, latest
 from runner.evidence.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
-from runner.evidence.turns import Turn, turns
+from runner.evidence.verdict_changes import Turn, turns
 from runner.stats import rank_shift
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
 
@@ -209,7 +209,8 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     ]
     assert found[0].causes == ("torch 2.13.0 → 2.14.0",)
     assert str(found[0]) == (
-        "cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); also new: torch 2.13.0 → 2.14.0"
+        "cpu-example-x86_64-2c nvlink: outcome healthy → symptom (run 000000000001); "
+        "other differences: torch 2.13.0 → 2.14.0"
     )
 
 
@@ -278,7 +279,7 @@ def test_the_first_run_of_an_entry_on_a_class_is_no_turn_and_is_said() -> None:
     (turn,) = turns(endings((LOOKED,), (second, first)))
     assert (turn.before, turn.after, turn.earlier) == ("unmeasured", "healthy", None)
     assert str(turn) == (
-        "cpu-example-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); the first run there"
+        "cpu-example-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); first run"
     )
 
 
@@ -334,10 +335,10 @@ def test_two_runs_are_compared_number_by_number() -> None:
     [
         ({"digest": "f" * 16}, "not comparable: the step has changed between them"),
         ({"status": StepStatus.TIMEOUT, "reason": "60 s"}, "not comparable: timeout (60 s)"),
-        ({"fallback_reason": "no graphs"}, "not comparable: one of them fell back"),
+        ({"fallback_reason": "no graphs"}, "not comparable: one of them used a fallback"),
         ({"measurements": ()}, "only in A"),
         ({"measurements": (), "status": StepStatus.TIMEOUT}, "only in A; not comparable: timeout"),
-        ({"measurements": (bandwidth(101, 101),)}, "cannot say: no interval of the median of 1 samples"),
+        ({"measurements": (bandwidth(101, 101),)}, "unknown: no interval for the median of 1 samples"),
         ({"measurements": (bandwidth(101, 99, 101, 102),)}, "no difference shown"),
     ],
 )
@@ -400,7 +401,7 @@ def test_the_table_has_the_rows_of_one_alone_and_counts_them(
     assert main(words) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "only in B" in said
-    assert "1 number in both, 1 of them the same; 0 only in A, 1 only in B" in said
+    assert "1 number in both, 1 of them equal; 0 only in A, 1 only in B" in said
     assert "steps only in B: nvlink copies" in said
     assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -419,11 +420,9 @@ def data(tmp_path: Path) -> Path:
 def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(data), "trend"]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("cpu-example-x86_64-2c nvlink busbw: bus_bandwidth (op=all_reduce) worse: ")
-    assert said[0].endswith("no version recorded changed")
-    assert said[-1].startswith(
-        "1 change in 1 series of 12 runs or more, each tested at 1% (so up to 0.01 by chance)"
-    )
+    assert said[0].startswith("cpu-example-x86_64-2c nvlink busbw: Bus bandwidth (op=all_reduce) worse: ")
+    assert said[0].endswith("no recorded version changed")
+    assert "; 1 number changed of 1 tested (each at 1%: up to 0.01 by chance), " in said[-1]
     assert main(["--data", str(data), "trend", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["changes"][0]["direction"] == "worse"
     assert main(["--data", str(data), "compare", "00000000000b", "00000000000c", "--json"]) == 0
@@ -436,9 +435,12 @@ def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["compare", "00000000000b", "nothing"], "is no file, no run id in"),
-        (["compare", "cpu-example-x86_64-2c", "cpu-example-x86_64-2d"], "is no machine class with records"),
-        (["trend", "--since", "yesterday"], "is no date; write it as 2026-11-01"),
+        (["compare", "00000000000b", "nothing"], "is not a file, a run id in"),
+        (
+            ["compare", "cpu-example-x86_64-2c", "cpu-example-x86_64-2d"],
+            "is not a machine class with records",
+        ),
+        (["trend", "--since", "yesterday"], "is not a date; write it as 2026-11-01"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_line(

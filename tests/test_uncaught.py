@@ -204,8 +204,7 @@ def test_a_reader_of_a_probe_that_went_away_is_no_bug_of_the_probe(tmp_path: Pat
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     assert (
-        done.stderr.splitlines()[-1]
-        == "nccl_env: could not write the document to standard output: Broken pipe"
+        done.stderr.splitlines()[-1] == "nccl_env: cannot write the document to standard output: Broken pipe"
     )
 
 

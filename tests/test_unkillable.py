@@ -42,7 +42,7 @@ def test_what_a_block_left_behind_and_nothing_ends_is_named_and_given_up(tmp_pat
     result = impatient(f"(exec -a {mark} sleep 1000) & echo done", tmp_path, timeout=400)
     (pid,) = alive(mark)
     assert (result.ending, result.exit_status, result.stdout.text) == (Ending.EXITED, 0, "done\n")
-    assert result.problem == f"could not be ended: process {pid} (state S, `sleep`)"
+    assert result.problem == f"could not be killed: process {pid} (state S, `sleep`)"
     assert result.stuck
 
 
@@ -51,7 +51,7 @@ def test_a_shell_that_nothing_ends_is_given_up_at_the_deadline(tmp_path: Path, m
     result = impatient(f"echo early; exec -a {mark} sleep 1000", tmp_path, timeout=2)
     (pid,) = alive(mark)
     assert (result.ending, result.exit_status, result.stdout.text) == (Ending.TIMEOUT, None, "early\n")
-    assert result.problem == f"could not be ended: process {pid} (state S, `sleep`)"
+    assert result.problem == f"could not be killed: process {pid} (state S, `sleep`)"
 
 
 @pytest.mark.usefixtures("signals_do_nothing")
@@ -85,7 +85,7 @@ def test_a_block_whose_shell_was_in_time_and_what_it_started_long_past_it_has_no
     tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Time jumps when the leftovers are looked at, as for a machine that takes long to end them.
-    ended = leftovers.Brood.end
+    ended = leftovers.ProcessTree.end
 
     def slowly(*arguments: object) -> leftovers.Cleared:
         cleared = ended(*arguments)  # type: ignore[arg-type]
@@ -93,11 +93,11 @@ def test_a_block_whose_shell_was_in_time_and_what_it_started_long_past_it_has_no
         monkeypatch.setattr(time, "monotonic", lambda: passed() + 1000)
         return cleared
 
-    monkeypatch.setattr(leftovers.Brood, "end", slowly)
+    monkeypatch.setattr(leftovers.ProcessTree, "end", slowly)
     result = run(f"(exec -a {mark} sleep 1000) & true", tmp_path, timeout=400)
     assert (result.ending, result.exit_status) == (Ending.TIMEOUT, None)
     assert result.problem is not None
-    assert "what it had started was ended" in result.problem
+    assert "its child processes were terminated" in result.problem
     assert alive(mark) == []
 
 
@@ -157,9 +157,9 @@ def test_no_step_follows_one_whose_processes_could_not_be_ended(tmp_path: Path, 
     assert done.returncode == 3
     (record,) = records(tmp_path)
     bad, following = record.steps
-    assert (bad.status, bad.reason) == ("error", f"could not be ended: process {pid} (state S, `sleep`)")
+    assert (bad.status, bad.reason) == ("error", f"could not be killed: process {pid} (state S, `sleep`)")
     assert following.status == "skipped"
-    assert following.reason == "the run was ended, since processes of bad could not be ended"
+    assert following.reason == "the run was stopped because processes of bad could not be killed"
     assert record.ended_at is not None
     assert not (tmp_path / "ran").exists()
     # The second entry finds the node held, and says by whom.
@@ -219,10 +219,10 @@ def test_a_step_in_state_d_is_given_up_named_and_costs_no_core(
     assert process.returncode == 3
     (pid,) = in_state_d(mark)
     (record,) = records(tmp_path)
-    said = f"still running at its deadline: could not be ended: process {pid} (state D, `bash`)"
+    said = f"still running at its deadline: could not be killed: process {pid} (state D, `bash`)"
     assert [(one.status, one.reason) for one in record.steps] == [
         ("timeout", said),
-        ("skipped", "the run was ended, since processes of stuck could not be ended"),
+        ("skipped", "the run was stopped because processes of stuck could not be killed"),
     ]
     assert f"process {pid}" in printed
     assert wall < 200
@@ -259,7 +259,7 @@ def test_an_interrupt_of_a_step_in_state_d_is_heeded(
         assert process.wait(timeout=300) == 130
     (pid,) = in_state_d(mark)
     (record,) = records(tmp_path)
-    said = f"interrupted before it ended: could not be ended: process {pid} (state D, `bash`)"
+    said = f"interrupted: could not be killed: process {pid} (state D, `bash`)"
     assert [(one.status, one.reason) for one in record.steps] == [("interrupted", said)]
 
 
@@ -275,7 +275,7 @@ def test_a_look_with_a_step_in_state_d_comes_back_and_drains_no_node(
         [*words, "--prolog"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0
-    assert "could not be ended: process" in done.stdout
+    assert "could not be killed: process" in done.stdout
     said = subprocess.run(
         [*words, "--json"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
     )
@@ -319,7 +319,7 @@ def test_another_users_process_that_may_not_be_ended_is_named(tmp_path: Path) ->
         )
         pid = int((folder / "work" / "pid").read_text(encoding="utf-8"))
         try:
-            assert done.stdout == f"exited could not be ended: process {pid} (state S, `sleep`)\n", (
+            assert done.stdout == f"exited could not be killed: process {pid} (state S, `sleep`)\n", (
                 done.stderr
             )
         finally:

@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PATHS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-# What is no session: making nox, the hand-over of new records, git's credentials, the issue that says a verdict turned.
+# Not sessions: making nox, the hand-over of new records, git credentials, the issue that reports a changed verdict.
 NO_SESSION = (
     r"python3 -m venv .*",
     r'"\$RUNNER_TEMP/nox/bin/pip" install .* --requirement .github/requirements/nox.txt',

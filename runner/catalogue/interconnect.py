@@ -1,4 +1,4 @@
-"""How GPUs and ranks talk to each other: wiring, settings, collectives, copies."""
+"""Communication between GPUs and between ranks: wiring, settings, collectives, copies."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,80 +8,140 @@ from runner.catalogue.model import Compiles, Metric, ProbeInfo
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "nvlinks_active": Metric(
-            "1", "higher", "NVLinks that are up on one GPU, as NVML counts them.", kind="count"
+            "1",
+            "higher",
+            "NVLinks of one GPU that are up, as counted by NVML.",
+            kind="count",
+            label="Active NVLinks of a GPU",
         ),
         "nvlinks_per_pair": Metric(
-            "1", "higher", "NVLinks between the two GPUs of the worst-connected pair.", kind="count"
+            "1",
+            "higher",
+            "NVLinks between the two GPUs of the worst-connected pair.",
+            kind="count",
+            label="NVLinks of the worst pair",
         ),
         "nvlink_errors": Metric(
             "1",
             "lower",
             "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
             kind="count",
+            label="NVLink errors of a GPU",
         ),
-        "pcie_width": Metric("1", "higher", "Lanes of one GPU's PCIe link as it is now.", kind="count"),
+        "pcie_width": Metric(
+            "1",
+            "higher",
+            "Current number of lanes of one GPU's PCIe link.",
+            kind="count",
+            label="PCIe link width",
+        ),
         "pcie_generation": Metric(
             "1",
             None,
-            "Generation of one GPU's PCIe link as it is now; an idle link lowers it to save power.",
+            "Current generation of one GPU's PCIe link; an idle link drops to a lower one to save power.",
             kind="count",
+            label="PCIe link generation",
         ),
         "bus_bandwidth": Metric(
             "B/s",
             "higher",
             "Algorithm bandwidth × the collective's bus factor; all_reduce: 2(n−1)/n. Comparable across rank counts.",
+            label="Bus bandwidth",
         ),
-        "algorithm_bandwidth": Metric("B/s", "higher", "Message bytes ÷ time of the slowest rank."),
+        "algorithm_bandwidth": Metric(
+            "B/s", "higher", "Message bytes ÷ time of the slowest rank.", label="Algorithm bandwidth"
+        ),
         "collective_time": Metric(
-            "s", "lower", "Time of one collective on its slowest rank.", statistics=("median", "mean")
+            "s",
+            "lower",
+            "Time of one collective on its slowest rank.",
+            statistics=("median", "mean"),
+            label="Time of a collective",
         ),
-        "slow_collective_time": Metric(
-            "s", "lower", "95th percentile of collective_time, by linear interpolation.", statistics=("p95",)
+        "collective_time_p95": Metric(
+            "s",
+            "lower",
+            "95th percentile of collective_time, by linear interpolation.",
+            statistics=("p95",),
+            label="Time of a collective, p95",
         ),
         "nccl_channels": Metric(
             "1",
             None,
-            "Connections between ranks by the way NCCL chose, counted in its own log.",
+            "Connections between ranks for each transport that NCCL chose, counted in its log.",
             kind="count",
+            label="NCCL connections by transport",
         ),
         "wrong_elements": Metric(
             "1",
             "lower",
-            "Elements of a collective's result, over all ranks, that are not what they must be.",
+            "Elements of a collective's result, over all ranks, that differ from the expected value.",
             kind="count",
+            label="Wrong elements",
         ),
         "copy_bandwidth": Metric(
             "B/s",
             "higher",
-            "Bytes moved ÷ seconds of one copy; within one memory a byte is read and written, and counts twice.",
+            "Bytes moved ÷ seconds of one copy; a copy within one memory reads and writes a byte: it counts twice.",
+            label="Copy bandwidth",
         ),
-        "peak_share": Metric("1", "higher", "copy_bandwidth ÷ the peak of the board's memory or NVLinks."),
-        "slowest_pair": Metric("B/s", "higher", "copy_bandwidth of the slowest pair of GPUs."),
+        "peak_share": Metric(
+            "1",
+            "higher",
+            "copy_bandwidth ÷ the peak bandwidth of the board's memory or NVLinks.",
+            label="Share of peak bandwidth",
+        ),
+        "slowest_pair": Metric(
+            "B/s", "higher", "copy_bandwidth of the slowest pair of GPUs.", label="Slowest pair of GPUs"
+        ),
         "pair_spread": Metric(
-            "1", "higher", "Slowest pair ÷ median pair; near 1 on a sound mesh.", kind="share"
+            "1",
+            "higher",
+            "copy_bandwidth of the slowest pair ÷ that of the median pair; near 1 on a healthy mesh.",
+            kind="share",
+            label="Slowest pair over median pair",
         ),
-        "operation_time": Metric("s", "lower", "Wall seconds of one operation, without a profiler."),
+        "operation_time": Metric(
+            "s", "lower", "Wall seconds of one operation, without a profiler.", label="Time of an operation"
+        ),
         "operation_rate": Metric(
             "FLOP/s",
             "higher",
-            "Operations that the arithmetic asks for (a product 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+            "Operations that the arithmetic needs (a GEMM 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+            label="Arithmetic rate",
         ),
         "kernel_time": Metric(
-            "s", "lower", "Seconds of one kernel an iteration of its operation, as the profiler saw it."
+            "s",
+            "lower",
+            "Seconds of one kernel per iteration of its operation, as profiled.",
+            label="Time of a kernel",
         ),
         "kernel_share": Metric(
-            "1", None, "Time of one kernel ÷ time of all kernels of its operation.", kind="share"
+            "1",
+            None,
+            "Time of one kernel ÷ time of all kernels of its operation.",
+            kind="share",
+            label="Share of kernel time",
         ),
         "environment_ratio": Metric(
             "1",
             "higher",
-            "Bus bandwidth under the caller's environment ÷ under a clean one, in interleaved pairs.",
+            "Bus bandwidth in the caller's environment ÷ in a clean one, in interleaved pairs.",
+            label="Bandwidth against a clean environment",
         ),
         "nccl_settings": Metric(
-            "1", None, "Settings that steer NCCL, from the environment and its files.", kind="count"
+            "1",
+            None,
+            "Settings that affect NCCL, from the environment and its configuration files.",
+            kind="count",
+            label="NCCL settings found",
         ),
         "harmful_settings": Metric(
-            "1", "lower", "Settings judged harmful for the number of nodes asked about.", kind="count"
+            "1",
+            "lower",
+            "Settings judged harmful for the given number of nodes.",
+            kind="count",
+            label="Harmful NCCL settings",
         ),
     }
 )
@@ -90,7 +150,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
     {
         "topology": ProbeInfo(
             2,
-            "How the GPUs are wired, against how their board should be",
+            "How the GPUs are wired, compared with what their board should have",
             ("nvlinks_per_pair", "nvlinks_active", "nvlink_errors", "pcie_width", "pcie_generation"),
             labels=("gpu",),
         ),
@@ -101,7 +161,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "bus_bandwidth",
                 "algorithm_bandwidth",
                 "collective_time",
-                "slow_collective_time",
+                "collective_time_p95",
                 "nccl_channels",
                 "wrong_elements",
                 "environment_ratio",
@@ -110,13 +170,13 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
         ),
         "memory_bandwidth": ProbeInfo(
             1,
-            "Copies between GPUs, between host and GPU, and within a memory",
+            "Copies between GPUs, between host and GPU, and within one memory",
             ("slowest_pair", "copy_bandwidth", "peak_share", "pair_spread", "wrong_elements"),
             labels=("copy", "source", "target", "host", "bytes"),
         ),
         "capture_fp8_flexattention_traces": ProbeInfo(
             2,
-            "A trace of FP8 matrix products and flex attention, and their largest kernels",
+            "A trace of FP8 GEMMs and flex attention, and their slowest kernels",
             ("operation_time", "operation_rate", "signal_to_noise", "kernel_time", "kernel_share"),
             Compiles(unless=("--skip-compile",), on_cpu_with=()),
             labels=("operation", "kernel"),
@@ -128,7 +188,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "bus_bandwidth",
                 "algorithm_bandwidth",
                 "collective_time",
-                "slow_collective_time",
+                "collective_time_p95",
                 "wrong_elements",
             ),
             labels=("op", "bytes", "place", "ranks"),
@@ -138,7 +198,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
         ),
         "nccl_env": ProbeInfo(
             2,
-            "Settings that steer NCCL, each judged",
+            "Settings that affect NCCL, each with a verdict",
             ("harmful_settings", "nccl_settings"),
             labels=("nodes",),
         ),

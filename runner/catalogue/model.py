@@ -1,12 +1,12 @@
-"""What the catalogue says of one metric and of one probe."""
+"""The catalogue's description of one metric and of one probe."""
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["amount", "count", "share", "flag", "signed"]
-"""Which values there are: from 0 on; whole ones from 0 on; 0 to 1; 0 or 1; any."""
+"""Allowed values: 0 or more; whole numbers, 0 or more; 0 to 1; 0 or 1; any number."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +15,11 @@ class Metric:
 
     Attributes:
         unit: the stored unit (`runner.units.STORED_UNITS`).
-        better: which direction is good; `None` where neither is.
-        label: the name for a reader, as a heading: `Longest prompt that fits`. Empty: made from the identifier.
-        meaning: one sentence for a reader, with the formula where there is one.
-        kind: which values there are.
-        statistics: what a value may be of its samples; `single` is one reading.
+        better: the direction of improvement; `None` if there is none.
+        label: the human name, as in a table heading: `Longest prompt that fits`.
+        meaning: one sentence, with the formula if there is one.
+        kind: the allowed values.
+        statistics: the statistics of its samples that a value may be; `single` is one reading.
     """
 
     unit: str
@@ -27,16 +27,16 @@ class Metric:
     meaning: str
     kind: Kind = "amount"
     statistics: tuple[str, ...] = ("single", "median")
-    label: str = ""
+    label: str = field(kw_only=True)
 
 
 @dataclass(frozen=True)
 class Compiles:
-    """Which calls of a probe compile with Inductor, and so need what `runner.prerequisites` looks for.
+    """Which calls of a probe compile with Inductor, and so need what `runner.prerequisites` checks for.
 
     Attributes:
-        unless: words of a call with which it does not; `--option=value` for an option with one value.
-        on_cpu_with: on a host without a GPU it compiles only with one of these words; None: as with one.
+        unless: arguments with which a call does not compile; `--option=value` for an option with one value.
+        on_cpu_with: on a host without a GPU, a call compiles only with one of these arguments; None: as with a GPU.
     """
 
     unless: tuple[str, ...] = ("--skip-compile", "--compile-mode=eager")
@@ -53,14 +53,14 @@ class Compiles:
 
 @dataclass(frozen=True)
 class ProbeInfo:
-    """One probe, as the rest of the house knows it.
+    """One probe, as the rest of the project knows it.
 
     Attributes:
-        method_version: raised by one whenever the way a number is taken changes; older numbers are then stale.
+        method_version: incremented when the way a number is taken changes; older numbers are then stale.
         summary: one line.
         emits: names of the metrics it may report; the first is the one a summary table shows.
-        compiles: which of its calls compile; None where none does.
-        labels: names of all labels that its measurements may carry.
+        compiles: which of its calls compile; None if none does.
+        labels: names of all labels that its measurements may have.
     """
 
     method_version: int

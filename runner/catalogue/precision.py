@@ -10,67 +10,129 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "flop_rate": Metric(
             "FLOP/s",
             "higher",
-            "2 × parameters of the blocks × tokens ÷ seconds; attention and embeddings left out.",
+            "2 × parameters of the blocks × tokens ÷ seconds; attention and embeddings excluded.",
+            label="FLOP rate",
         ),
         "signal_to_noise": Metric(
-            "dB", "higher", "10 log₁₀(Σ exact² ÷ Σ (found − exact)²), exact in fp32.", kind="signed"
+            "dB",
+            "higher",
+            "10 log₁₀(Σ exact² ÷ Σ (found − exact)²), with the exact result in fp32.",
+            kind="signed",
+            label="Signal-to-noise ratio",
         ),
-        "speed_ratio": Metric("1", "higher", "Tokens per second ÷ bf16's, in interleaved pairs of windows."),
-        "energy_ratio": Metric("1", "higher", "Tokens per joule ÷ bf16's, in interleaved pairs of windows."),
+        "speed_ratio": Metric(
+            "1",
+            "higher",
+            "Tokens per second ÷ bf16's, in interleaved pairs of windows.",
+            label="Speed over bf16",
+        ),
+        "energy_ratio": Metric(
+            "1",
+            "higher",
+            "Tokens per joule ÷ bf16's, in interleaved pairs of windows.",
+            label="Energy efficiency over bf16",
+        ),
         "tokens_per_joule": Metric(
             "token/J",
             "higher",
-            "Prompt tokens ÷ joules, by the hardware's own energy counter, idle power included.",
+            "Prompt tokens ÷ joules from the hardware's energy counter, idle power included.",
+            label="Tokens per joule",
         ),
-        "power": Metric("W", None, "Joules ÷ seconds of a window, idle power included."),
-        "idle_power": Metric("W", "lower", "The same with the models in memory and nothing running."),
-        "joules_per_token": Metric("J/token", "lower", "1 ÷ tokens_per_joule: idle power included."),
+        "power": Metric("W", None, "Joules ÷ seconds of a window, idle power included.", label="Power"),
+        "idle_power": Metric(
+            "W",
+            "lower",
+            "Joules ÷ seconds of a window with the models in memory and nothing running.",
+            label="Idle power",
+        ),
+        "joules_per_token": Metric(
+            "J/token", "lower", "1 ÷ tokens_per_joule; idle power included.", label="Joules per token"
+        ),
         "tokens_per_joule_above_idle": Metric(
-            "token/J", "higher", "Prompt tokens ÷ (joules − idle power × seconds of the same work)."
+            "token/J",
+            "higher",
+            "Prompt tokens ÷ (joules − idle power × seconds of the same work).",
+            label="Tokens per joule above idle",
         ),
         "joules_per_token_above_idle": Metric(
-            "J/token", "lower", "1 ÷ tokens_per_joule_above_idle: what the work itself drew."
+            "J/token",
+            "lower",
+            "1 ÷ tokens_per_joule_above_idle: the energy of the work alone.",
+            label="Joules per token above idle",
         ),
         "energy_cost": Metric(
             "1",
             "lower",
-            "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in that price's currency (labels).",
+            "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in the currency of that price (labels).",
+            label="Energy cost of a million tokens",
         ),
-        "sm_clock": Metric("Hz", None, "Clock of the GPU's multiprocessors, median of a window's readings."),
-        "temperature": Metric("degC", None, "Highest temperature of the GPU in a window.", kind="signed"),
+        "sm_clock": Metric(
+            "Hz",
+            None,
+            "Clock of the GPU's multiprocessors, median of the readings in a window.",
+            label="SM clock",
+        ),
+        "temperature": Metric(
+            "degC",
+            None,
+            "Highest temperature of the GPU in a window.",
+            kind="signed",
+            label="GPU temperature",
+        ),
         "throttled_share": Metric(
-            "1", "lower", "Share of readings in which something held the GPU's clocks back.", kind="share"
+            "1",
+            "lower",
+            "Share of readings with a throttle reason that limits the GPU's clocks.",
+            kind="share",
+            label="Share of time throttled",
         ),
         "fp8_share": Metric(
             "1",
             "higher",
-            "Share of the time of the layers' matrix products that FP8 kernels took, in one eager forward.",
+            "Share of the time of the layers' GEMMs that was spent in FP8 kernels, in one eager forward pass.",
             kind="share",
+            label="FP8 share of GEMM time",
         ),
         "layers_in_fp8": Metric(
             "1",
             "higher",
-            "Linear layers of the blocks that multiplied FP8 values; the label says with what.",
+            "Linear layers of the blocks that multiplied FP8 values; the label `product` names the implementation.",
             kind="count",
+            label="Layers in FP8",
         ),
-        "layers_not_in_fp8": Metric("1", "lower", "Linear layers of the blocks that did not.", kind="count"),
+        "layers_not_in_fp8": Metric(
+            "1",
+            "lower",
+            "Linear layers of the blocks that did not multiply FP8 values.",
+            kind="count",
+            label="Layers not in FP8",
+        ),
         "saturated_share": Metric(
-            "1", "lower", "Largest share of a layer's inputs beyond what its scale can hold.", kind="share"
+            "1",
+            "lower",
+            "Largest share of a layer's inputs that exceed the range of its scale.",
+            kind="share",
+            label="Share of inputs saturated",
         ),
         "underflow_share": Metric(
             "1",
             "lower",
-            "Largest share of a layer's nonzero inputs that its scale turns into zero.",
+            "Largest share of a layer's nonzero inputs that its scale rounds to zero.",
             kind="share",
+            label="Share of inputs underflowed",
         ),
         "efficiency_change": Metric(
-            "1", "higher", "A mode's efficiency after ÷ before (label: of which measure), geometric means."
+            "1",
+            "higher",
+            "A mode's efficiency after ÷ before (label: which measure), from geometric means.",
+            label="Efficiency after ÷ before",
         ),
         "chance_probability": Metric(
             "1",
             None,
-            "How often chance alone shows a change as clear in any mode; at most 0.01 is called a change.",
+            "Probability that noise alone shows a change this large in any mode; a change is reported at 0.01 or less.",
             kind="share",
+            label="Probability of a chance result",
         ),
     }
 )
@@ -103,7 +165,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
         ),
         "fp8_transformer_engine": ProbeInfo(
             3,
-            "Which layers ran in FP8, and how good their scales are",
+            "Which layers ran in FP8, and how accurate their scales are",
             (
                 "signal_to_noise",
                 "layers_in_fp8",

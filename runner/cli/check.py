@@ -15,24 +15,29 @@ BAD_INPUT = 2
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "paths", nargs="*", type=Path, metavar="PATH", help="runbook files (default: the whole folder)"
+        "paths", nargs="*", type=Path, metavar="PATH", help="files of entries (default: the whole folder)"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one fault a line, all of them, and a count.
+    """Print every fault, one per line, and the count.
 
     Raises:
-        InputError: a path that is not there.
+        InputError: a path that does not exist.
     """
     for path in arguments.paths:
         if not path.is_file():
-            raise InputError(f"{path} is no file; name a runbook, or none to check the whole folder")
+            raise InputError(
+                f"{path} is not a file; name the file of an entry, or omit PATH to check the whole folder"
+            )
     paths = tuple(arguments.paths) or runbook_paths(arguments.runbooks)
+    # An added entry may replace a built-in one that a built-in guide refers to: only the added folder is the reader's.
+    folders = [folder.resolve().parent / "kb" for folder in arguments.runbooks[-1:]]
     guides = (
-        () if arguments.paths else tuple(sorted((arguments.runbooks.resolve().parent / "kb").rglob("*.md")))
+        () if arguments.paths else tuple(sorted(path for folder in folders for path in folder.rglob("*.md")))
     )
-    others = runbook_paths(arguments.runbooks) if arguments.paths and arguments.runbooks.is_dir() else ()
+    there = all(folder.is_dir() for folder in arguments.runbooks)
+    others = runbook_paths(arguments.runbooks) if arguments.paths and there else ()
     faults = check(paths, guides, whole_folder=not arguments.paths, others=others, data=arguments.data)
     for fault in faults:
         print(fault, file=sys.stderr)

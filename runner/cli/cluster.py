@@ -1,4 +1,4 @@
-"""`--on slurm`: the arguments, the live view and the end of a campaign, shared by `run` and `collect`."""
+"""`--on slurm`: arguments, live view and completion of a campaign, shared by `run` and `collect`."""
 
 import argparse
 import json
@@ -29,50 +29,60 @@ from runner.plain import json_text
 from runner.plan import Request, asked_steps
 from runner.screen import Screen
 
-# A log has no width of its own; 80 columns would break every cell of a table.
+# A log has no width; at 80 columns every table cell would wrap.
 LOG_WIDTH = 150
 _ONLY_ON_SLURM = (
     "nodes", "nodelist", "partition", "account", "gpus", "time", "start_within", "prefix", "python",
     "no_shared_files", "detach", "campaigns", "confirm",
 )  # fmt: skip
-_WHERE = "where campaigns are (default: scratch/campaigns)"
+_WHERE = "folder of the campaigns (default: scratch/campaigns)"
 
 
 def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = True) -> None:
-    """Declare `--on` and what goes with it; `lasting`: the campaign may be left alone, and confirmed."""
+    """Declare `--on` and its options; `lasting`: also `--detach` and `--confirm`."""
     parser.add_argument(
-        "--on", choices=("local", "slurm"), default="local", help="where (default: this node)"
+        "--on", choices=("local", "slurm"), default="local", help="where to run (default: local, this node)"
     )
     group = parser.add_argument_group("with --on slurm")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
-        "--nodes", type=_count, metavar="N", help="so many nodes (default: the whole partition)"
+        "--nodes", type=_count, metavar="N", help="number of nodes (default: the whole partition)"
     )
-    which.add_argument("--nodelist", metavar="L", help="exactly these, as node[01-16,20]")
-    group.add_argument("--partition", metavar="P", help="where to look for nodes (default: Slurm's own)")
-    group.add_argument("--account", metavar="A", help="whom to charge")
-    group.add_argument("--gpus", type=_count, metavar="G", help="GPUs to ask for on each node")
+    which.add_argument("--nodelist", metavar="L", help="exactly these nodes, for example node[01-16,20]")
+    group.add_argument("--partition", metavar="P", help="Slurm partition (default: Slurm's default)")
+    group.add_argument("--account", metavar="A", help="Slurm account")
+    group.add_argument("--gpus", type=_count, metavar="G", help="GPUs to request on each node")
     group.add_argument(
-        "--time", type=_count, metavar="MIN", help="time limit of a job (default: its deadlines)"
+        "--time",
+        type=_count,
+        metavar="MIN",
+        help="time limit of a job in minutes (default: the sum of its step deadlines)",
     )
     group.add_argument(
         "--start-within",
         type=_count,
         metavar="S",
-        help=f"give a job up that is pending for longer (default {START_WITHIN_S:g})",
+        help=f"cancel a job that is pending for more than S seconds (default {START_WITHIN_S:g})",
     )
     group.add_argument(
-        "--prefix", default="", metavar="WORDS", help="put before Python: a container's words, say"
+        "--prefix",
+        default="",
+        metavar="WORDS",
+        help="command to put before Python, for example a container launcher",
     )
     group.add_argument(
-        "--python", metavar="PATH", help="the nodes' Python (default: theirs with CUDA torch, or ours)"
+        "--python",
+        metavar="PATH",
+        help="Python on the nodes (default: the node's own if it has torch with CUDA, else this one)",
     )
     group.add_argument(
-        "--no-shared-files", action="store_true", help="nodes share no file system: code goes with the job"
+        "--no-shared-files",
+        action="store_true",
+        help="the nodes share no file system; send the code with each job",
     )
     if lasting:
         group.add_argument(
-            "--detach", action="store_true", help="submit and leave; `runbook collect` picks it up"
+            "--detach", action="store_true", help="submit and exit; gather later with `runbook collect`"
         )
         add_campaign_arguments(group)
     else:
@@ -81,48 +91,48 @@ def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = Tr
 
 
 def add_campaign_arguments(parser: argparse._ActionsContainer) -> None:
-    """Declare what `collect` has too: `--campaigns` and `--confirm`."""
+    """Declare the options that `collect` shares: `--campaigns` and `--confirm`."""
     parser.add_argument("--campaigns", type=Path, metavar="DIR", help=_WHERE)
     parser.add_argument(
-        "--confirm", action="store_true", help="run suspect nodes a second time before they are called slow"
+        "--confirm", action="store_true", help="run suspect nodes a second time to confirm that they are slow"
     )
 
 
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
 
 
 def on_slurm(arguments: argparse.Namespace) -> bool:
-    """Whether `--on slurm` was asked for.
+    """Whether `--on slurm` was given.
 
     Raises:
-        InputError: it was not, and something was that means nothing without it; or two that exclude each other were.
+        InputError: an option that needs it was given without it, or two options that exclude each other were given.
     """
     if arguments.on == "slurm":
         if arguments.detach and arguments.confirm:
             raise InputError(
-                "--confirm needs what --detach does not wait for; leave it out, and run `runbook collect --confirm`"
+                "--confirm cannot be used with --detach; omit it, and run `runbook collect --confirm` later"
             )
         return True
     given = [name for name in _ONLY_ON_SLURM if getattr(arguments, name)]
     if given:
         flag = given[0].replace("_", "-")
-        raise InputError(f"--{flag} means nothing on this node alone; add --on slurm, or leave it out")
+        raise InputError(f"--{flag} requires --on slurm; add --on slurm, or omit --{flag}")
     return False
 
 
 def campaigns_folder(arguments: argparse.Namespace) -> Path:
-    """Where campaigns are kept: beside the data folder, in scratch/, unless it was named."""
+    """The folder of campaigns: the one given, else scratch/campaigns next to the data folder."""
     named: Path | None = arguments.campaigns
     return named or arguments.data.resolve().parent / "scratch" / "campaigns"
 
 
 def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
-    """Start a campaign; follow it to its end unless it shall be left alone. Exit status as of `run`."""
-    # One entry may be named in several ways: by id, by number, by the beginning of its id.
+    """Start a campaign; follow it to its end unless `--detach` was given. Exit status as for `run`."""
+    # The same entry may be given in several ways: by id, by number, by the beginning of its id.
     found = (find(arguments.runbooks, name) for name in arguments.ids)
     runbooks = tuple({runbook.id: runbook for runbook in found}.values())
     wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
@@ -145,21 +155,21 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
         if arguments.json:
             _print_json(campaign, gather(campaign, folder, arguments.data))
         console.print(
-            f"campaign {campaign.id}: {len(campaign.jobs)} jobs; `runbook collect {campaign.id}` gathers it"
+            f"campaign {campaign.id}: {len(campaign.jobs)} jobs submitted; gather with `runbook collect {campaign.id}`"
         )
         return 0
     return close(arguments, console, campaign, folder)
 
 
 def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tuple[Folder, Campaign]:
-    """Prepare a campaign, submit it and see it through.
+    """Prepare a campaign, submit it and follow it.
 
     Raises:
-        InputError: this machine has no Slurm, or not the nodes asked for.
+        InputError: this machine has no Slurm, or the cluster does not have the requested nodes.
     """
     if not shutil.which("sbatch"):
         raise InputError(
-            "there is no sbatch on PATH; run this on a node that submits jobs, or without --on slurm"
+            "sbatch is not on PATH; run this on a node that can submit jobs, or without --on slurm"
         )
     slurm = Slurm()
     with FleetProgress(console) as progress:
@@ -170,9 +180,9 @@ def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tup
 def see_through(
     campaign: Campaign, folder: Folder, slurm: Slurm, progress: FleetProgress, arguments: argparse.Namespace
 ) -> Campaign:
-    """Submit what is not yet and follow it to its end, suspects a second time where asked.
+    """Submit the remaining jobs and follow them to their end; with `--confirm`, run suspects a second time.
 
-    Ctrl-C, at whatever moment, cancels what is not over, and nobody else's jobs.
+    Ctrl-C, at any moment, cancels this campaign's unfinished jobs and no others.
     """
     with folder.held():
         try:
@@ -191,7 +201,7 @@ def see_through(
 
 
 def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, folder: Folder) -> int:
-    """Store what came home, print the fleet report, and say by the exit status what it comes to."""
+    """Store the gathered records, print the fleet report, and return the exit status."""
     gathered = gather(campaign, folder, arguments.data)
     found = distributions(gathered.records)
     fleet_report(console, campaign.id, gathered, found)
@@ -211,33 +221,34 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
         }
         for row in (*gathered.rows, *gathered.joint)
     ]
-    # As they were stored, redacted: what is printed gets pasted.
+    # The stored, redacted records: printed output gets pasted.
     records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
-    # Reasons come from Slurm and from the nodes, which know each other by name.
+    # Reasons come from Slurm and from the nodes, and may contain node names.
     names = (*host_secrets(), *telling(gathered.names.values()))
     document = {"campaign": campaign.id, "nodes": redact_json(rows, names), "records": records}
     print(json_text(document, sort_keys=True))
 
 
 def console_of(*, to_stderr: bool, patience_s: float | None = None) -> Console:
-    """Where human lines go: to standard error where standard output is for a program.
+    """The console for human-readable lines: standard error if standard output is for a program.
 
-    With `patience_s`, lines that nobody takes for so long (Ctrl-S, a pipe that is full) are left out.
+    With `patience_s`, a line that the reader does not accept in that time (Ctrl-S, a full pipe) is discarded.
     """
     screen = Screen(sys.stderr if to_stderr else sys.stdout, patience_s)
     return console_on(screen, None if screen.isatty() else LOG_WIDTH)
 
 
 def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Order:
-    """What the arguments say of where and how, for these entries; what to run is still to be filled in."""
+    """An order for these entries with the arguments' nodes and options; the steps to run are filled in later."""
+    here = running_package().parent
     return Order(
-        runbooks=arguments.runbooks,
+        runbooks=arguments.runbooks[-1],
         entries=runbooks,
         arguments=(),
         longest_s=0.0,
         joint=(),
-        code=code_state(running_package(), arguments.runbooks),
-        archive=pack_code(running_package().parent, arguments.runbooks),
+        code=code_state(running_package(), *arguments.runbooks, root=arguments.places.checkout or here),
+        archive=pack_code(here, *arguments.runbooks),
         alias_key=alias_key(),
         home_python=sys.executable,
         wish=Wish(arguments.partition, arguments.account, arguments.gpus, arguments.time),

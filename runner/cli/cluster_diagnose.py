@@ -1,4 +1,4 @@
-"""`runbook diagnose --on slurm`: the same look on many nodes, the most urgent node first."""
+"""`runbook diagnose --on slurm`: the same diagnosis on many nodes, the most urgent node first."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
 from runner.launch.slurm.submit import Order
 from runner.plain import json_text, one_line
 
-_FOUND, _CANNOT_SAY = 1, 3
+_FOUND, _UNKNOWN = 1, 3
 _Row = tuple[Job, NodeDiagnosis | None, str | None]
 
 
 def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
-    """Look at every node by a small job that shares the node with whatever runs there; exit status of the worst."""
+    """Diagnose every node with a small job that shares the node with running jobs; the exit status is the worst one."""
     order = order_of(arguments, read_all(arguments.runbooks))
     looking = Order(
         **{
@@ -43,24 +43,24 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
 
 
 def exit_status(rows: Sequence[_Row]) -> int:
-    """1 where any node has a finding, else 3 where one could not be looked at or could not say, else 0."""
-    statuses = {_CANNOT_SAY if found is None else found.exit_status for _, found, _ in rows}
+    """1 if any node has a finding, else 3 if any node could not be diagnosed or is unknown, else 0."""
+    statuses = {_UNKNOWN if found is None else found.exit_status for _, found, _ in rows}
     if _FOUND in statuses:
         return _FOUND
-    return 0 if statuses == {0} else _CANNOT_SAY
+    return 0 if statuses == {0} else _UNKNOWN
 
 
 def _urgency(row: _Row) -> tuple[int, str]:
     job, found, _ = row
-    order = [_FOUND, _CANNOT_SAY, 0]
-    status = _CANNOT_SAY if found is None else found.exit_status
+    order = [_FOUND, _UNKNOWN, 0]
+    status = _UNKNOWN if found is None else found.exit_status
     return (order.index(status) if status in order else 1), job.nodes[0]
 
 
 def _as_json(row: _Row) -> dict[str, JsonValue]:
     job, found, reason = row
     entries: list[JsonValue] = [*found.entries] if found else []
-    status = found.exit_status if found else _CANNOT_SAY
+    status = found.exit_status if found else _UNKNOWN
     return {"node_alias": job.key, "exit_status": status, "reason": reason, "entries": entries}
 
 
@@ -78,9 +78,9 @@ def _print(console: Console, rows: Sequence[_Row]) -> None:
         for entry in told:
             words = [one_line(str(entry.get(name) or "")) for name in ("entry", "severity", "finding")]
             table.add_row(escape(job.nodes[0]), *map(escape, words))
-        if found.exit_status == _CANNOT_SAY and not told:
-            table.add_row(escape(job.nodes[0]), "", "", "could not look at everything that it should")
+        if found.exit_status == _UNKNOWN and not told:
+            table.add_row(escape(job.nodes[0]), "", "", "unknown: not every check could run")
     console.print(table)
     console.print(
-        f"{clear} of {len(rows)} nodes: nothing found by what could look; only read, nothing loaded"
+        f"{clear} of {len(rows)} nodes: no findings in the checks that ran; read-only, no device was loaded"
     )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.bounds import RECORD_BYTES
+from runner.catalogue import label_of
 from runner.cli.console import console_on
 from runner.entry.words import counted, nearest
 from runner.errors import InputError
@@ -24,27 +25,27 @@ from runner.stats import Interval
 from runner.units import format_value
 
 _NOTE = (
-    "The interval is that of the samples within the two runs; runs on the same node differ by more. "
-    "`runbook trend` holds runs against a window of earlier ones."
+    "The interval covers only the spread of samples within the two runs; runs on the same node differ by more. "
+    "`runbook trend` compares runs with a window of earlier runs."
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("first", metavar="A", help="a record (file or run id) or a machine class")
-    parser.add_argument("second", metavar="B", help="the same, held against A")
-    parser.add_argument("--all", action="store_true", help="also numbers that are the same in both")
+    parser.add_argument("second", metavar="B", help="the same, compared with A")
+    parser.add_argument("--all", action="store_true", help="also show numbers that are the same in both")
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the comparison; 0 whatever it shows.
+    """Print the comparison; always returns 0.
 
     Raises:
         InputError: one of the two is neither a record nor a class, or they are of different kinds or entries.
     """
     if arguments.all and arguments.json:
-        raise InputError("--all means nothing with --json, which has every number; leave it out")
+        raise InputError("--all cannot be used with --json, which has every number; omit --all")
     store = Store(arguments.data)
     found = _compare(store, arguments.first, arguments.second)
     if arguments.json:
@@ -62,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     for line in _counts(found):
         console.print(escape(one_line(line)), highlight=False, soft_wrap=True)
     console.print(
-        escape(one_line(f"differs beside them: {', '.join(found.differences) or 'nothing recorded'}")),
+        escape(one_line(f"other differences: {', '.join(found.differences) or 'none recorded'}")),
         highlight=False,
-        # A line that is wrapped could begin with what a reader of logs takes for a statement.
+        # Not wrapped: a continuation line could be mistaken for a statement.
         soft_wrap=True,
     )
     console.print(_NOTE, highlight=False)
@@ -76,7 +77,7 @@ def _counts(found: Comparison) -> Iterator[str]:
     same = sum(row.verdict == "same" for row in both)
     only_a = sum(row.second is None for row in found.rows)
     yield (
-        f"{counted(len(both), 'number')} in both, {same} of them the same; {only_a} only in A, "
+        f"{counted(len(both), 'number')} in both, {same} of them equal; {only_a} only in A, "
         f"{len(found.rows) - len(both) - only_a} only in B"
     )
     for name, steps in (("A", found.only_first), ("B", found.only_second)):
@@ -93,7 +94,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = "" if row.ratio is None else f"{row.ratio:.3g}{_interval(row.interval)}"
     return (
         f"{row.runbook} {row.step}",
-        f"{row.metric}{f' ({labels})' if labels else ''}",
+        f"{label_of(row.metric)}{f' ({labels})' if labels else ''}",
         *values,
         ratio,
         row.verdict,
@@ -114,7 +115,7 @@ def _compare(store: Store, first: str, second: str) -> Comparison:
     if {first, second} & classes:
         other = second if first in classes else first
         raise InputError(
-            f"{other!r} is no machine class with records{nearest(other, classes)}; name two classes or two records"
+            f"{other!r} is not a machine class with records{nearest(other, classes)}; name two classes or two records"
         )
     one, other_record = _record(store, paths, first), _record(store, paths, second)
     if one.runbook.id != other_record.runbook.id:
@@ -126,13 +127,14 @@ def _compare(store: Store, first: str, second: str) -> Comparison:
 
 def _record(store: Store, paths: tuple[Path, ...], name: str) -> Record:
     if Path(name).is_file():
-        # The caller's own path, which may be a link.
+        # A path that the caller typed may be a link.
         return parse_record(read_placed(Path(name), RECORD_BYTES), name)
-    # A file's name ends in its run id, so nothing else needs to be read.
+    # A file's name ends in its run id, so only the matching files need to be read.
     found = [path for path in paths if path.stem == name or path.stem.partition("-")[2] == name]
     if not found:
         ids = difflib.get_close_matches(name, [path.stem.partition("-")[2] for path in paths], n=1)
         raise InputError(
-            f"{name!r} is no file, no run id in {store.root} and no machine class with records{nearest(name, ids)}"
+            f"{name!r} is not a file, a run id in {store.root} or a machine class with records{nearest(name, ids)}; "
+            "a run id ends the file name of its record"
         )
     return store.load(found[0])

@@ -1,4 +1,4 @@
-"""Consoles whose styles are this project's own, whatever they are given to show."""
+"""Rich consoles that remove control sequences and foreign styles from the text that they print."""
 
 from collections.abc import Iterable
 from typing import IO, Any, TextIO, cast
@@ -13,7 +13,7 @@ from runner.screen import Screen
 
 
 class _Styled:
-    """A screen as a console writes on it, which has cleaned what it is given and adds its own styles."""
+    """A screen for a console that has already cleaned its text and adds its own styles."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -27,7 +27,7 @@ class _Styled:
 
 
 class _Console(Console):
-    """A console whose text steers nothing: it is cleaned before it is laid out, and once more behind that."""
+    """A console that removes control sequences from text before layout and again before output."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)
@@ -38,15 +38,15 @@ class _Console(Console):
 
 
 def _without_link(style: Style | None) -> Style | None:
-    """Rich writes the address of a link as it is, and a reader sees only the link's text."""
+    """The style without its link: Rich writes a link's address unchecked, and a reader sees only the link's text."""
     return style.update_link(None) if style and style.link else style
 
 
 def console_on(stream: TextIO | Screen, width: int | None = None) -> Console:
-    """A console for text of any origin: the styles that its reader sees are this project's alone.
+    """A console for text of any origin: only this project's own styles reach the terminal.
 
     Args:
-        stream: standard output or standard error; a `Screen` of the caller's own knows what was lost.
+        stream: standard output or standard error; pass a `Screen` to learn afterwards what was lost.
         width: in columns; the terminal's when left out.
     """
     screen = stream if isinstance(stream, Screen) else Screen(stream)

@@ -1,4 +1,4 @@
-"""`runbook diagnose`: every entry's read-only Diagnose steps on this node, ranked by what they found."""
+"""`runbook diagnose`: every entry's read-only Diagnose steps on this node, ranked by their findings."""
 
 import argparse
 import os
@@ -25,30 +25,33 @@ DEADLINE_S = 60.0
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--format", choices=FORMATS, default="text", help="what is printed (default text)")
+    form.add_argument("--format", choices=FORMATS, default="text", help="output format (default text)")
     form.add_argument(
         "--json", dest="format", action="store_const", const="json", help="the same as --format json"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write it to FILE, as a whole or not at all"
+        "--verbose", action="store_true", help="list every step that is not run here, with the reason"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to FILE, which is replaced as a whole"
     )
     parser.add_argument(
         "--pid",
         type=int,
         metavar="PID",
-        help="judge the environment of this running process, not this shell's",
+        help="check the environment of this running process instead of this shell's",
     )
     parser.add_argument(
         "--deadline",
         type=_seconds,
         default=DEADLINE_S,
         metavar="S",
-        help=f"seconds for the whole look (default {DEADLINE_S:g})",
+        help=f"time limit for all steps together, in seconds (default {DEADLINE_S:g})",
     )
     parser.add_argument(
         "--prolog",
         action="store_true",
-        help="for Slurm: exit status 1 for findings of severity high and above, else 0 whatever else happens",
+        help="for a Slurm prolog: exit status 1 for findings of severity high or critical, 0 in every other case",
     )
     add_cluster_arguments(parser, lasting=False)
 
@@ -61,22 +64,26 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Look, print, and say by the exit status: 0 nothing found, 1 something, 3 cannot say; Nagios' own with its format.
+    """Diagnose and print. Exit status: 0 no findings in the checks that ran, 1 issue found, 3 unknown.
+
+    `--format nagios` has the exit statuses of Nagios.
 
     Raises:
-        InputError: no such process, or an output file that cannot be written.
+        InputError: a process that does not exist, or an output file that cannot be written.
     """
     if on_slurm(arguments):
         if arguments.format not in {"text", "json"} or arguments.output or arguments.pid or arguments.prolog:
-            raise InputError("with --on slurm there is text or --json alone; other formats are for one node")
+            raise InputError(
+                "--on slurm prints text or --json; --output, --pid, --prolog and other formats are for one node"
+            )
         return diagnose_on_slurm(arguments)
     if arguments.prolog and arguments.format == "nagios":
-        raise InputError("--prolog and --format nagios both decide the exit status; leave one out")
+        raise InputError("--prolog and --format nagios both set the exit status; use one of them")
     try:
         return _run(arguments)
     except (Exception, KeyboardInterrupt):
         if arguments.format == "prometheus":
-            # An older file would go on saying what was found before; one that looked at nothing says 3, cannot say.
+            # An older file would keep the findings of an earlier run. One without entries has the status 3, unknown.
             _put(arguments.output, as_prometheus((), 0.0, time.time()))
         raise
 
@@ -90,17 +97,20 @@ def _run(arguments: argparse.Namespace) -> int:
     machine = look()
     with tempfile.TemporaryDirectory(prefix="runbook-diagnose-", ignore_cleanup_errors=True) as scratch:
         where = Look(
-            arguments.runbooks.resolve().parent, environment, Path(scratch), began + arguments.deadline
+            arguments.places.checkout or Path(scratch), environment, Path(scratch), began + arguments.deadline
         )
         diagnoses = diagnose(runbooks, machine, where)
-    text = _formatted(arguments.format, diagnoses, machine, time.monotonic() - began)
+    text = _formatted(arguments, diagnoses, machine, time.monotonic() - began)
     _put(arguments.output, text)
     if arguments.prolog:
         return int(grave(diagnoses))
     return nagios_status(diagnoses) if arguments.format == "nagios" else exit_status(diagnoses)
 
 
-def _formatted(form: str, diagnoses: Sequence[Diagnosis], machine: Machine, seconds: float) -> str:
+def _formatted(
+    arguments: argparse.Namespace, diagnoses: Sequence[Diagnosis], machine: Machine, seconds: float
+) -> str:
+    form = arguments.format
     if form == "nagios":
         return as_nagios(diagnoses, seconds) + "\n"
     if form == "prometheus":
@@ -115,7 +125,8 @@ def _formatted(form: str, diagnoses: Sequence[Diagnosis], machine: Machine, seco
             "entries": as_json(diagnoses),
         }
         return json_text(document) + "\n"
-    return "".join(f"{line}\n" for line in as_text(diagnoses, machine.machine_class, seconds))
+    lines = as_text(diagnoses, machine.machine_class, seconds, verbose=arguments.verbose)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _put(output: Path | None, text: str) -> None:
@@ -126,7 +137,7 @@ def _put(output: Path | None, text: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """In the place of an older file, or not at all: node_exporter may read it at any moment."""
+    """Replace an older file by all of the text or not at all: node_exporter may read it at any moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -134,4 +145,6 @@ def _write(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; name a file in a folder that you can write to"
+        ) from error

@@ -1,46 +1,80 @@
-"""How a diagnosis is said: to a reader, to Nagios, to Prometheus' node_exporter."""
+"""A diagnosis as text for a reader, as a line for Nagios, and as a text file for Prometheus' node_exporter."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from runner.evidence.diagnosis import Diagnosis, State, exit_status, grave
+from runner.evidence.diagnosis import Diagnosis, Kind, State, exit_status, grave
 from runner.plain import one_line, plain
 
 NAGIOS_OK, NAGIOS_WARNING, NAGIOS_CRITICAL, NAGIOS_UNKNOWN = range(4)
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+# Of one step, and of several.
+_REASONS: Mapping[Kind, tuple[str, str]] = MappingProxyType(
+    {
+        Kind.GPUS: ("needs GPUs", "need GPUs"),
+        Kind.NODES: ("needs more nodes", "need more nodes"),
+        Kind.LOADS: ("loads the device", "load the device"),
+        Kind.CHANGES: ("changes the host", "change the host"),
+        Kind.OTHER: ("does not apply here", "do not apply here"),
+    }
+)
 
 
-def as_text(diagnoses: Sequence[Diagnosis], machine_class: str, seconds: float) -> Iterator[str]:
-    """Lines for a person, the most urgent entry first."""
+def as_text(
+    diagnoses: Sequence[Diagnosis], machine_class: str, seconds: float, *, verbose: bool = False
+) -> Iterator[str]:
+    """Lines for a person, the most urgent entry first. `verbose` lists the steps that were not run, with reasons."""
     found = [one for one in diagnoses if one.state is State.FOUND]
     for place, one in enumerate(found, start=1):
         yield f"{place}. entry {one.number}, {one.entry} ({one.severity}): {one_line(one.said)}"
-        yield from (f"   fix:  {line}" for fix in one.fix for line in plain(fix).splitlines())
-        yield f"   page: {one.page}"
+        # Without a remedy from a probe, the fix is to read the entry, which the last line says.
+        fixes = [line for fix in one.fix for line in plain(fix).splitlines()]
+        yield from (f"   fix:  {line}" for line in fixes if line != f"runbook show {one.entry}")
+        yield f"   more: runbook show {one.entry}"
     for one in diagnoses:
-        # Under an entry that has a finding too: a hint is for the reader, whatever else was found.
-        yield from (f"look at entry {one.number}, {one.entry}: {one_line(hint)}" for hint in one.hints)
+        # Also of an entry with findings: a hint is worth reading whatever else was found.
+        yield from (f"check entry {one.number}, {one.entry}: {one_line(hint)}" for hint in one.hints)
     clear = [f"{one.entry} ({', '.join(one.looked)})" for one in diagnoses if one.state is State.CLEAR]
     if clear:
-        yield f"nothing found: {'; '.join(clear)}"
+        yield f"no findings: {'; '.join(clear)}"
+    idle = [one.entry for one in diagnoses if one.state is State.NOT_LOOKED]
+    if idle:
+        yield f"no check ran: {', '.join(idle)}"
     blind = [(one, step) for one in diagnoses for step in one.not_looked]
-    if blind:
-        yield "not looked at:"
     for one, step in blind:
-        yield f"   {'! ' if step.hindered else ''}{one.entry}/{step.step}: {one_line(step.why)}"
-    yield f"{_verdict(diagnoses)} on {machine_class} in {seconds:.1f} s; only read, nothing loaded or changed"
+        if step.blocked:
+            yield f"blocked: {one.entry}/{step.step}: {one_line(step.why)}"
+    not_run = Counter(step.kind for _, step in blind if not step.blocked)
+    if not_run:
+        yield _not_run(not_run) + (":" if verbose else "; --verbose lists them")
+    for one, step in blind:
+        if verbose and not step.blocked:
+            yield f"   {one.entry}/{step.step}: {one_line(step.why)}"
+    yield f"{_verdict(diagnoses)}, on {machine_class} in {seconds:.1f} s; read only, nothing loaded or changed"
+
+
+def _not_run(kinds: Mapping[Kind, int]) -> str:
+    """`12 steps not run by `diagnose` here: 9 need GPUs, 3 load the device`."""
+    total = sum(kinds.values())
+    reasons = (f"{count} {_REASONS[kind][count > 1]}" for kind, count in Counter(kinds).most_common())
+    return f"{total} {'step' if total == 1 else 'steps'} not run by `diagnose` here: {', '.join(reasons)}"
 
 
 def _verdict(diagnoses: Sequence[Diagnosis]) -> str:
     found = sum(one.state is State.FOUND for one in diagnoses)
     if found:
-        return f"{found} of {len(diagnoses)} entries found something"
-    if exit_status(diagnoses):
-        return "cannot say: what is marked ! above could not look"
-    return "nothing found by what could look"
+        return f"findings in {found} of {len(diagnoses)} entries"
+    blocked = sum(map(_blocked, diagnoses))
+    if blocked:
+        return f"unknown: {blocked} {'check was' if blocked == 1 else 'checks were'} blocked"
+    return (
+        "unknown: no check could run here" if exit_status(diagnoses) else "no findings in the checks that ran"
+    )
 
 
 def nagios_status(diagnoses: Sequence[Diagnosis]) -> int:
-    """Nagios' own codes: 2 critical from severity high on, 1 warning below, 3 where it could not be told, 0 well."""
+    """Nagios' own codes: 2 critical from severity high on, 1 warning below, 3 unknown, 0 no findings."""
     status = exit_status(diagnoses)
     if status == 1:
         return NAGIOS_CRITICAL if grave(diagnoses) else NAGIOS_WARNING
@@ -48,12 +82,12 @@ def nagios_status(diagnoses: Sequence[Diagnosis]) -> int:
 
 
 def as_nagios(diagnoses: Sequence[Diagnosis], seconds: float) -> str:
-    """One line: state, what was found, performance data behind the bar."""
+    """One line: the state, the findings, and performance data after the bar."""
     found = [one for one in diagnoses if one.findings]
     said = "; ".join(f"{one.entry}: {one.said}" for one in found) or _verdict(diagnoses)
-    hindered = sum(blind.hindered for one in diagnoses for blind in one.not_looked)
-    data = f"entries_found={len(found)} steps_hindered={hindered} time={seconds:.3f}s"
-    # The bar begins performance data, so none may stand in the text.
+    blocked = sum(map(_blocked, diagnoses))
+    data = f"entries_found={len(found)} steps_blocked={blocked} time={seconds:.3f}s"
+    # The bar begins the performance data, so the text must not have one.
     return f"RUNBOOK {_NAGIOS_WORDS[nagios_status(diagnoses)]} - {one_line(said).replace('|', '/')} | {data}"
 
 
@@ -64,25 +98,25 @@ def as_prometheus(diagnoses: Sequence[Diagnosis], seconds: float, now: float) ->
         for severity in sorted({finding.severity.value for finding in one.findings}) or ["none"]:
             count = sum(finding.severity.value == severity for finding in one.findings)
             lines.append(f'runbook_diagnose_findings{{entry="{one.entry}",severity="{severity}"}} {count}')
-    lines += _family("runbook_diagnose_looked", "Read-only steps that looked.")
+    lines += _family("runbook_diagnose_looked", "Read-only steps that ran to their end.")
     lines += [f'runbook_diagnose_looked{{entry="{one.entry}"}} {len(one.looked)}' for one in diagnoses]
-    lines += _family("runbook_diagnose_hindered", "Steps that should have looked and could not.")
-    lines += [f'runbook_diagnose_hindered{{entry="{one.entry}"}} {_hindered(one)}' for one in diagnoses]
+    lines += _family("runbook_diagnose_blocked", "Steps that should have run and could not.")
+    lines += [f'runbook_diagnose_blocked{{entry="{one.entry}"}} {_blocked(one)}' for one in diagnoses]
     for name, text, value in (
         (
             "exit_status",
-            "What the command ends with: 0 nothing found, 1 found, 3 cannot say.",
+            "Exit status: 0 no findings in the checks that ran, 1 issue found, 3 unknown.",
             exit_status(diagnoses),
         ),
-        ("duration_seconds", "How long the look took.", round(seconds, 3)),
-        ("timestamp_seconds", "When it ended, seconds since the epoch.", round(now, 3)),
+        ("duration_seconds", "Duration of the command.", round(seconds, 3)),
+        ("timestamp_seconds", "When it ended, in seconds since the epoch.", round(now, 3)),
     ):
         lines += [*_family(f"runbook_diagnose_{name}", text), f"runbook_diagnose_{name} {value}"]
     return "\n".join(lines) + "\n"
 
 
-def _hindered(one: Diagnosis) -> int:
-    return sum(blind.hindered for blind in one.not_looked)
+def _blocked(one: Diagnosis) -> int:
+    return sum(blind.blocked for blind in one.not_looked)
 
 
 def _family(name: str, text: str) -> list[str]:

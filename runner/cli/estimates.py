@@ -1,4 +1,4 @@
-"""How long the steps of plans are expected to take, by the records that are here."""
+"""Expected durations of the steps of plans, from the local records."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from runner.plan import Plan
 def expected_times(
     arguments: argparse.Namespace, plans: Sequence[Plan], machine: Machine
 ) -> tuple[Mapping[str, Expected], ...]:
-    """Of each plan, by step id; from the data folder given and from the records published beside the entries."""
-    folders = (arguments.data, arguments.runbooks.resolve().parent / "site_data")
+    """Expected durations per plan, by step id; from the data folder and the records published with the entries."""
+    folders = (arguments.data, *(folder.resolve().parent / "site_data" for folder in arguments.runbooks))
     names = {name for plan in plans for name in (plan.runbook.id, *plan.runbook.head.formerly)}
     records = list(newest_records(folders, names))
     return tuple(expected_durations(plan.runbook, plan.preset, machine, records) for plan in plans)

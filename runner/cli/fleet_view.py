@@ -1,4 +1,4 @@
-"""How a campaign shows itself: one live line a node, then the fleet report."""
+"""Display of a campaign: one live line per node, then the fleet report."""
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -17,7 +17,7 @@ from runner.screen import tell_trouble
 from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
 
-# More lines than a terminal has would flicker; beyond that, only what is not over is listed.
+# More lines than the terminal has would flicker; above this number, only unfinished jobs are listed.
 _MOST_LINES = 40
 _COLOURS = {
     DONE: "green",
@@ -30,7 +30,7 @@ _COLOURS = {
 
 
 class FleetProgress:
-    """Observer of a campaign; a context manager, so that the terminal is left as it was."""
+    """Observer of a campaign; a context manager that restores the terminal on exit."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -49,7 +49,7 @@ class FleetProgress:
             self._live.stop()
 
     def job_changed(self, job: Job, said: str) -> None:
-        """Redraw the node's line; in a log, a line each time its state changes."""
+        """Redraw the node's line; in a log, print a line each time its state changes."""
         place = (job.key, job.round)
         before = self._jobs.get(place)
         self._jobs[place] = (job, said or (before[1] if before else ""))
@@ -62,7 +62,7 @@ class FleetProgress:
         )
 
     def trouble(self, message: str) -> None:
-        """Say what is wrong without ending the campaign."""
+        """Print a problem; the campaign goes on."""
         tell_trouble(message)
 
     def _table(self) -> Table:
@@ -92,22 +92,22 @@ def _named(job: Job) -> str:
 
 
 def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Sequence[Distribution]) -> None:
-    """Every node in a line, each key metric's distribution, and who stands out by how much.
+    """Print one line per node, the distribution of each key metric, and the outliers with their distance.
 
-    Names of nodes are for this terminal; records and pages have aliases.
+    Node names appear only on this terminal; records and pages use aliases.
     """
     console.print(_node_table(campaign, gathered))
     keys = [one for one in found if one.key and len(one.values) > 1]
     if keys:
         console.print(_metric_table(keys))
-    for line in _odd_ones(found):
+    for line in _outliers(found):
         console.print(escape(line), highlight=False, soft_wrap=True)
     rows = (*gathered.rows, *gathered.joint)
     well = sum(row.state == DONE for row in rows)
     broken = sum(row.state == ERROR for row in rows)
     console.print(
-        f"campaign {campaign}: {well} of {len(rows)} jobs gave every record, {broken} in error, "
-        f"{len(rows) - well - broken} not over; {len(gathered.records)} records",
+        f"campaign {campaign}: {well} of {len(rows)} jobs returned every record, {broken} failed, "
+        f"{len(rows) - well - broken} not finished; {len(gathered.records)} records",
         highlight=False,
         soft_wrap=True,
     )
@@ -118,7 +118,7 @@ def _node_table(campaign: str, gathered: Gathered) -> Table:
     for heading in ("node", "alias", "state", "outcomes", "reason"):
         table.add_column(heading, overflow="fold")
     rows = [*gathered.rows, *gathered.joint]
-    # Of many nodes, those that need a look; the healthy ones are in the counts below.
+    # With many nodes, only those that need attention; the counts below include the healthy ones.
     odd = [row for row in rows if row.state != DONE or any(o.exit_status for o in row.outcomes.values())]
     for row in rows if len(rows) <= _MOST_LINES else odd:
         colour = _COLOURS.get(row.state, "dim")
@@ -134,14 +134,15 @@ def _node_table(campaign: str, gathered: Gathered) -> Table:
 
 def _outcomes(row: Row) -> str:
     return ", ".join(
-        f"{entry} {outcome.value}" + (f" ({'; '.join(row.unproved[entry])})" if entry in row.unproved else "")
+        f"{entry} {outcome.value.replace('_', ' ')}"
+        + (f" ({'; '.join(row.unproved[entry])})" if entry in row.unproved else "")
         for entry, outcome in row.outcomes.items()
     )
 
 
 def _metric_table(keys: Sequence[Distribution]) -> Table:
-    table = Table(title="Over the nodes of a class: median, spread, and where a value stands out")
-    for heading in ("step", "metric", "class", "nodes", "median", "lowest … highest", "stands out beyond"):
+    table = Table(title="Nodes of a class: median, spread and outlier limits")
+    for heading in ("step", "metric", "class", "nodes", "median", "lowest … highest", "outlier limits"):
         table.add_column(heading, overflow="fold")
     for one in keys:
         labels = f" ({_labels(one)})" if one.labels else ""
@@ -170,12 +171,12 @@ def _labels(one: Distribution) -> str:
     )
 
 
-def _odd_ones(found: Sequence[Distribution]) -> Iterator[str]:
+def _outliers(found: Sequence[Distribution]) -> Iterator[str]:
     odd = [(one, said) for one in found if (said := sentence(one))]
     for one, said in odd:
         yield f"{one.entry}/{one.step} {one.metric}{f' ({_labels(one)})' if one.labels else ''}: {said}"
     if odd:
         yield (
-            f"A value stands out beyond {OUTLYING_SCORE:g} scaled median absolute deviations and {OUTLYING_SHARE:.0%} "
-            "of the median; --confirm runs such nodes once more before anyone calls them slow."
+            f"An outlier is more than {OUTLYING_SCORE:g} scaled median absolute deviations and {OUTLYING_SHARE:.0%} "
+            "away from the median; --confirm runs such nodes a second time to confirm it."
         )

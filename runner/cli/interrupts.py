@@ -1,4 +1,4 @@
-"""Signals that end a run, all heeded the same way."""
+"""Signals that end a run, all handled the same way."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 def terminate_like_interrupt() -> AbstractContextManager[None]:
-    """Every signal that ends a run does so the way Ctrl-C does: the step is ended and the record stays valid."""
+    """Handle every signal that ends a run like Ctrl-C: the step is terminated and the record stays valid."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -21,13 +21,13 @@ def terminate_like_interrupt() -> AbstractContextManager[None]:
 
 
 def interrupts_ignored() -> AbstractContextManager[None]:
-    """Nothing is left to end; what is left to say is said."""
+    """Ignore these signals while the final report is printed: no step is left to end."""
     return _handled(ENDING, signal.SIG_IGN)
 
 
 @contextmanager
 def _handled(numbers: Sequence[signal.Signals], handler: _Handler) -> Iterator[None]:
-    # Python lets handlers be set in the main thread only. Under nohup a hangup is ignored, and stays so.
+    # Python sets handlers only in the main thread. Under nohup SIGHUP is ignored, and stays ignored.
     here = threading.current_thread() is threading.main_thread()
     heeded = [number for number in numbers if here and signal.getsignal(number) is not signal.SIG_IGN]
     before = [(number, signal.signal(number, handler)) for number in heeded]

@@ -1,16 +1,18 @@
-"""`runbook list`: the entries, when each was last measured on this class of machine, and what it came to."""
+"""`runbook list`: the entries, and the last result of each on this class of machine."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from runner.cli.console import console_on
+from runner.cli.rows import aligned
+from runner.entry.model import Runbook
 from runner.entry.read import read_all
-from runner.evidence.endings import by_any_id, scope_words
+from runner.entry.words import counted
+from runner.evidence.endings import by_any_id, outcome_words, scope_words
 from runner.evidence.standing import Standing
 from runner.evidence.store import Store
 from runner.hardware.machine import look
@@ -34,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         if runbook := entries.get(record.runbook.id):
             latest[runbook.id] = max(record.started_at, latest.get(runbook.id, record.started_at))
     evidence = gather(records, runbooks)
-    standings = {runbook: stands for (_, runbook), stands in evidence.standings.items()}
+    standings = {runbook: standing for (_, runbook), standing in evidence.standings.items()}
     if arguments.json:
         document = [
             {
@@ -48,41 +50,60 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         print(json_text(document, sort_keys=True))
         return 0
-    table = Table()
-    for heading in ("no.", "id", "title", "severity", f"last measured on {machine_class}", "outcome"):
-        table.add_column(heading)
-    for runbook in runbooks:
-        head = runbook.head
-        measured = _instant(latest.get(head.id)) or "unmeasured"
-        stands = standings.get(head.id)
-        outcome = stands.judged.outcome.value if stands else ""
-        table.add_row(str(head.number), head.id, escape(head.title), head.severity.value, measured, outcome)
     console = console_on(sys.stdout)
-    console.print(table)
+    results = {runbook.id: _result(standings.get(runbook.id), latest.get(runbook.id)) for runbook in runbooks}
+    # In a pipe an entry is one line, for the programs that read lines.
+    width = console.width if sys.stdout.isatty() else None
+    print(f"{counted(len(runbooks), 'entry', 'entries')}; last results on {machine_class}")
+    for line in _lines(runbooks, results, width):
+        console.print(line, soft_wrap=True)
     for runbook in runbooks:
         for said in _remarks(standings.get(runbook.id)):
-            console.print(escape(one_line(f"{runbook.id}: {said}")), highlight=False, soft_wrap=True)
+            console.print(Text(one_line(f"{runbook.id}: {said}")), soft_wrap=True)
     return 0
 
 
-def _outcome(stands: Standing | None) -> dict[str, object]:
-    """What the run that speaks for the entry came to, and newer ones of less that found the issue."""
-    if stands is None:
+def _lines(runbooks: Sequence[Runbook], results: Mapping[str, str], width: int | None) -> Iterator[Text]:
+    """Number, id, severity, last result and title of each entry. The id has to be typed, so it is never shortened."""
+    longest = max(len(str(runbook.head.number)) for runbook in runbooks)
+    rows = [
+        (
+            Text(f"{runbook.head.number:>{longest}}. ").append(runbook.id, style="bold"),
+            Text(runbook.head.severity.value),
+            Text(results[runbook.id]),
+            Text(one_line(runbook.head.title)),
+        )
+        for runbook in runbooks
+    ]
+    return aligned(rows, width, longest + 2)
+
+
+def _result(standing: Standing | None, latest: datetime | None) -> str:
+    """`fix proved, 2026-11-26`; `unmeasured` without a record."""
+    if latest is None:
+        return "unmeasured"
+    outcome = outcome_words(standing.judged.outcome, standing.record) if standing else "no outcome"
+    return f"{one_line(outcome)}, {latest.astimezone(UTC):%Y-%m-%d}"
+
+
+def _outcome(standing: Standing | None) -> dict[str, object]:
+    """The outcome of the run that counts for the entry, and those of newer, narrower runs that found the issue."""
+    if standing is None:
         return {"outcome": None, "unproved": [], "narrower": []}
     return {
-        "outcome": stands.judged.outcome.value,
-        "unproved": list(stands.judged.unproved),
-        "narrower": [found.outcome.value for _, found in stands.beside],
+        "outcome": standing.judged.outcome.value,
+        "unproved": list(standing.judged.unproved),
+        "narrower": [found.outcome.value for _, found in standing.beside],
     }
 
 
-def _remarks(stands: Standing | None) -> Iterator[str]:
-    if stands is None:
+def _remarks(standing: Standing | None) -> Iterator[str]:
+    if standing is None:
         return
-    if stands.judged.why:
-        yield f"{stands.judged.outcome.value}: {stands.judged.why}"
-    for record, found in stands.beside:
-        yield f"{found.outcome.value} in a newer, narrower run ({scope_words(record.options)})"
+    if standing.judged.why:
+        yield f"{outcome_words(standing.judged.outcome, standing.record)}: {standing.judged.why}"
+    for record, found in standing.beside:
+        yield f"{outcome_words(found.outcome, record)} in a newer, narrower run ({scope_words(record.options)})"
 
 
 def _instant(value: datetime | None) -> str | None:

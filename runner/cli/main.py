@@ -1,4 +1,4 @@
-"""The `runbook` command. One module a command; each is imported only when it is asked for."""
+"""The `runbook` command. Each command has its own module, which is imported only when it is used."""
 
 import argparse
 import contextlib
@@ -10,49 +10,53 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
+import runner
 from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
 from runner.errors import InputError
-from runner.failure import CANNOT_SAY, failed, output_lost
+from runner.failure import UNKNOWN, failed, output_lost
+from runner.places import find_places, shipped_commit
 from runner.screen import Screen
 
 _STANDARD_ERROR = 2
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and
 # `run(arguments) -> int`.
 COMMANDS = {
-    "list": "the entries, when each was last measured on this class of machine, and what it came to",
-    "show": "one entry in the terminal",
-    "check": "validate runbooks; no GPU needed",
-    "plan": "what would run here, what would be skipped and why, the longest it may take",
-    "run": "run entries on this node and record what they measured",
-    "diagnose": "every entry's read-only Diagnose steps on this node, ranked by what they found",
-    "collect": "take in what a campaign's nodes have returned, and report",
-    "match": "log to entries: which issues a log shows, best first",
-    "verify-data": "the publishing gate over the data folder",
-    "trend": "which numbers changed over the last runs, and which verdicts turned",
-    "compare": "two records, or two machine classes, number by number",
-    "prune": "records that no page and no trend needs; shows them, deletes them only with --delete",
-    "publish": "commit a folder's records, and nothing else, and push them",
-    "new": "a skeleton of an entry that `check` accepts",
-    "pages": "the site's pages as plain Markdown files, for another generator",
+    "list": "list the entries, each with its last outcome on this class of machine",
+    "show": "print one entry",
+    "check": "check entries for faults without running them; no GPU needed",
+    "plan": "list the steps that would run here, the skipped ones with the reason, and the maximum runtime",
+    "run": "run entries on this node and record the measurements",
+    "diagnose": "run the read-only Diagnose steps of every entry on this node, ranked by findings",
+    "collect": "gather the results of a Slurm campaign from its nodes, and report",
+    "match": "find the entries that match a log, best first",
+    "verify-data": "check that the data folder may be published",
+    "trend": "list the numbers and verdicts that changed over the last runs",
+    "compare": "compare two records, or two machine classes, number by number",
+    "prune": "list the records that no page and no trend needs; with --delete, delete them",
+    "publish": "commit the records of a folder and nothing else; with --push, push them",
+    "new": "create the skeleton of an entry",
+    "pages": "write the site's pages as plain Markdown files, for another generator",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 good, 1 issue found, 2 bad input, 3 cannot say.
+    """Run one command and return its exit status: 0 good, 1 issue found, 2 bad input, 3 unknown.
 
-    130 is an interrupt, 141 a reader that went away before everything was printed. A failure of this program itself
-    is never 1, and what `failure.status_for` makes of it for readers with a table of their own.
+    130: an interrupt; 141: the reader closed the pipe before everything was printed. A failure of this program itself
+    is never 1; `failure.status_for` maps it for callers with their own meaning of exit statuses.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     _fill_standard_descriptors()
     with _lasting_streams() as out, terminate_like_interrupt():
         try:
             arguments = _parser(words).parse_args(words)
+            arguments.places = find_places(arguments.runbooks, arguments.data)
+            arguments.runbooks, arguments.data = arguments.places.entries, arguments.places.data
             status = int(arguments.run(arguments))
         except SystemExit as leaving:
-            # `--help` has printed what it was asked for; a text would be the exit status 1.
-            status = leaving.code if isinstance(leaving.code, int) else CANNOT_SAY if leaving.code else 0
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - Python would end with 1, the issue is here
+            # After `--help` the code is an integer; a text would mean exit status 1.
+            status = leaving.code if isinstance(leaving.code, int) else UNKNOWN if leaving.code else 0
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - Python would exit with 1, which means that the issue was found
             with interrupts_ignored():
                 return failed(error, words, os.environ)
         out.flush()
@@ -60,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open what was closed from the start: else a record or the lock would be standard output to what is started."""
+    """Open closed standard descriptors; else a record or the lock file could become a child's standard output."""
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
             pass
@@ -69,7 +73,7 @@ def _fill_standard_descriptors() -> None:
 
 @contextlib.contextmanager
 def _lasting_streams() -> Iterator[Screen]:
-    """Standard output and error whose loss ends nothing, also where they were closed from the start."""
+    """Replace standard output and error by streams that survive the loss of their reader, also if closed at start."""
     before = sys.stdout, sys.stderr
     out, err = (stream or Path(os.devnull).open("w", encoding="utf-8") for stream in before)  # noqa: SIM115 - open as long as the process
     if isinstance(out, io.TextIOWrapper):
@@ -84,31 +88,62 @@ def _lasting_streams() -> Iterator[Screen]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Bad arguments are bad input like any other: one line, and what it comes to for the reader."""
+    """Reports bad arguments like other bad input: in one line, with the exit status for the caller."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
+        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
-def project_root() -> Path:
-    """The folder that holds `runbooks/`: the checkout this package runs from, else the working directory."""
-    checkout = Path(__file__).resolve().parents[2]
-    return checkout if (checkout / "runbooks").is_dir() else Path.cwd()
+class _Version(argparse.Action):
+    """Prints the version and the commit; the commit is looked up only here."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        print(version_line())
+        sys.exit(0)
+
+
+def version_line() -> str:
+    """`runbook 0.1.0 (commit 1a2b3c…)`; without the commit where it is unknown."""
+    code = importlib.import_module("runner.evidence.code")
+    places = find_places()
+    commit = shipped_commit()
+    if commit is None and places.checkout is not None:
+        state = code.code_state(code.running_package(), places.checkout / "runbooks", root=places.checkout)
+        commit = state.commit and state.commit + (" with changes" if state.dirty else "")
+    return f"runbook {runner.__version__}" + (f" (commit {commit})" if commit else "")
+
+
+_RUNBOOKS = (
+    "folder of entries, in addition to the built-in ones; an entry with a built-in id replaces it (in a checkout: "
+    "instead of runbooks/)"
+)
+_DATA = "folder of the records"
+
+
+def _add_places(parser: argparse.ArgumentParser, default: object) -> None:
+    """Declare `--runbooks` and `--data`, which may be given before or after the command."""
+    parser.add_argument("--runbooks", type=Path, default=default, metavar="DIR", help=_RUNBOOKS)
+    parser.add_argument("--data", type=Path, default=default, metavar="DIR", help=_DATA)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    root = project_root()
-    parser = _Parser(prog="runbook", description="Runbooks that prove themselves.", allow_abbrev=False)
-    parser.add_argument(
-        "--runbooks", type=Path, default=root / "runbooks", metavar="DIR", help="where entries are"
+    places = find_places()
+    entries = ", ".join(map(str, places.entries)) or "none; name a folder with --runbooks DIR"
+    parser = _Parser(
+        prog="runbook",
+        description="Runbooks for large-model clusters: diagnose a node, fix it, and verify the fix.",
+        allow_abbrev=False,
+        epilog=f"Entries here: {entries}. Records here: {places.data}.",
     )
     parser.add_argument(
-        "--data", type=Path, default=root / "site_data", metavar="DIR", help="where records are"
+        "--version", action=_Version, nargs=0, help="print the version and the commit, and exit"
     )
+    _add_places(parser, None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        # Only the command that is asked for is imported, so that `list` starts fast.
+        _add_places(command, argparse.SUPPRESS)
+        # Only the requested command is imported, so that `list` starts fast.
         if name in words:
             module = importlib.import_module(f"runner.cli.{name.replace('-', '_')}")
             module.arguments(command)

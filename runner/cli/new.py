@@ -1,6 +1,8 @@
 """`runbook new`: the skeleton of an entry."""
 
 import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.entry.attributes import is_id
@@ -11,53 +13,75 @@ from runner.errors import InputError, RunbookFaultsError, StoreError
 
 NEXT = """\
 {path} is entry {number}. Next:
-  1. write it: every question in it wants an answer
-  2. nox -s check                          finds what is wrong with the file
-  3. nox -s runbook-{id} -- --reproduce    runs it here and records what it measured
-  4. nox -s serve                          shows its page"""
+  1. Write it: answer every question in it.
+  2. Check the file: runbook check {quoted}
+  3. Run it here and record the measurements: runbook run {id} --reproduce{where}
+  4. In a checkout, see its page: nox -s serve"""
+# Of an installed `runbook`, which has no nox and builds no site.
+NEXT_INSTALLED = """\
+{path} is entry {number}. Next:
+  1. Write it: answer every question in it.
+  2. runbook check --runbooks {folder}
+  3. runbook run {id} --reproduce --runbooks {folder}"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "id", metavar="ID", help="lower-case letters, digits and hyphens; also the file's name"
+        "id", metavar="ID", help="id of the entry: lower-case letters, digits and hyphens; also the file name"
     )
-    parser.add_argument("--title", help="one line that a reader recognises (default: made from the id)")
+    parser.add_argument("--title", help="title of the entry, one line (default: derived from the id)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file under the next free number.
 
     Raises:
-        InputError: no id, the entry is there, or the title is not one line.
+        InputError: the id is invalid, the entry exists, or the title is not one line.
         StoreError: the file cannot be written.
     """
     entry_id = arguments.id
     if not is_id(entry_id):
-        raise InputError(f"{entry_id!r} is no id; use lower-case letters, digits and hyphens")
+        raise InputError(f"{entry_id!r} is not a valid id; use lower-case letters, digits and hyphens")
     title = arguments.title if arguments.title is not None else entry_id.replace("-", " ").capitalize()
     if not title.strip() or not title.isprintable():
-        raise InputError("a title is one line of text; leave --title out to have it made from the id")
-    path = arguments.runbooks / f"{entry_id}.md"
+        raise InputError("a title must be one line of text; omit --title to derive it from the id")
+    folder = arguments.places.own
+    if folder is None:
+        raise InputError(
+            "the built-in entries cannot be changed; name a folder for the new one with --runbooks DIR"
+        )
+    path = folder / f"{entry_id}.md"
     number = max(_numbers(arguments.runbooks), default=0) + 1
     text = skeleton(entry_id, number, title.strip())
     try:
         parse(text, path)
     except RunbookFaultsError as error:
-        raise InputError(f"the title {title!r} does not read as a heading; say it in plain words") from error
+        raise InputError(
+            f"the title {title!r} is not a plain heading; use plain words without markup"
+        ) from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise InputError(f"{path} is there already; choose another id, or edit it") from error
+        raise InputError(f"{path} already exists; choose another id, or edit the file") from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
-    print(NEXT.format(path=path, number=number, id=entry_id))
+    checkout = arguments.places.checkout
+    built_in = checkout is not None and folder.resolve() == (checkout / "runbooks").resolve()
+    quoted = shlex.quote(str(folder))
+    text = NEXT_INSTALLED if checkout is None else NEXT
+    where = "" if built_in else f" --runbooks {quoted}"
+    print(
+        text.format(
+            path=path, number=number, id=entry_id, quoted=shlex.quote(str(path)), folder=quoted, where=where
+        )
+    )
     return 0
 
 
-def _numbers(folder: Path) -> list[int]:
-    # Entries that have faults do not keep a new one from being begun.
-    runbooks, _ = read_paths(tuple(sorted(folder.glob("*.md"))))
+def _numbers(folders: Sequence[Path]) -> list[int]:
+    # Faults in existing entries do not prevent a new one.
+    runbooks, _ = read_paths(tuple(path for folder in folders for path in sorted(folder.glob("*.md"))))
     return [runbook.head.number for runbook in runbooks]

@@ -1,4 +1,4 @@
-"""`runbook pages`: the site's pages as plain Markdown files, so that another generator can take over."""
+"""`runbook pages`: writes the site's pages as plain Markdown files, for any other site generator."""
 
 import argparse
 import json
@@ -6,14 +6,13 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.cli.main import project_root
 from runner.entry.read import read_all
 from runner.entry.words import counted
 from runner.errors import InputError, StoreError
 from runner.evidence.store import Problem, Store
 from runner.pages.render import render
 
-# What the site's own generator needs and no reader of the pages.
+# Files for this site's own generator, not for readers of the pages.
 _NOT_PAGES = ("_", "gen_pages.py", "hooks.py")
 
 
@@ -21,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.description = (
         "Write every page, generated and hand-written, and the data behind them as plain files: Markdown, JSON, "
-        "assets. What MkDocs is given is the same."
+        "assets. MkDocs gets the same input."
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="an empty or new folder")
 
@@ -30,13 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder is not empty.
         StoreError: a file cannot be written.
     """
     out: Path = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; name a new one")
-    docs = project_root() / "kb"
+    docs = arguments.places.docs
     written = sorted(
         path
         for path in docs.rglob("*")
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             place = out / path.relative_to(docs)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-        # A plain twin is for a site whose pages are HTML; here the page itself is Markdown.
+        # Plain twins are for sites with HTML pages; here the page itself is Markdown.
         own = {name: page for name, page in pages.items() if page.address is None}
         for name, page in own.items():
             place = out / name

@@ -1,11 +1,11 @@
-"""`runbook plan`: what would run here, what would be skipped and why, the longest it may take."""
+"""`runbook plan`: what would run here, what would be skipped and why, and the maximum runtime."""
 
 import argparse
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 
 from rich.markup import escape
-from rich.table import Table
 
 from runner.cli.console import console_on
 from runner.cli.estimates import expected_times
@@ -15,52 +15,70 @@ from runner.evidence.redact import host_secrets, redact_text
 from runner.hardware.machine import look
 from runner.pace import Turn, foreseen
 from runner.plain import one_line
-from runner.plan import Plan, make_plan
+from runner.plan import Plan, PlannedStep, make_plan
 from runner.units import format_duration
+
+_NARROWEST = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("id", metavar="ID", help="an entry's id, the beginning of one, or its number")
+    parser.add_argument(
+        "ids", nargs="+", metavar="ID", help="an entry's id, the beginning of one, or its number"
+    )
     add_request_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; nothing runs."""
+    """Print the plan of each entry and their runtime together; nothing runs."""
     machine = look()
     request = request_from(arguments)
-    plan = make_plan(find(arguments.runbooks, arguments.id), machine, request)
-    (expected,) = expected_times(arguments, [plan], machine)
-    turns = foreseen(plan, expected, request.within)
+    plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
+    every = foreseen(plans, expected_times(arguments, plans, machine), request.within)
     console = console_on(sys.stdout)
-    console.print(_table(plan, machine.machine_class, turns))
-    due = sum(turn.about_s for turn in turns.values() if turn.left_out is None)
+    # In a pipe nothing is folded.
+    width = console.width if sys.stdout.isatty() else None
+    for plan, turns in zip(plans, every, strict=True):
+        title = f"{plan.runbook.id} on {escape(machine.machine_class)}, preset {plan.preset}"
+        console.print(f"[bold]{title}[/bold]", highlight=False, soft_wrap=True)
+        for line in _lines(plan, turns, width) if plan.steps else ():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+    due = sum(turn.about_s for turns in every for turn in turns.values() if turn.left_out is None)
     console.print(
-        f"Expected: {format_duration(due)}, by records where there are any, else a tenth of each deadline."
+        f"Expected runtime: {format_duration(due)} (from records; without records, a tenth of each deadline)",
+        highlight=False,
+        soft_wrap=True,
     )
-    if request.within is None:
-        console.print(
-            f"The longest it may take: {format_duration(plan.longest_s)} (the sum of the deadlines)."
-        )
-    else:
-        console.print(f"The longest it may take: {format_duration(request.within)} (--within).")
+    longest, why = sum(plan.longest_s for plan in plans), "the sum of the deadlines"
+    if request.within is not None:
+        longest, why = request.within, "--within"
+    console.print(f"Maximum runtime: {format_duration(longest)} ({why})", highlight=False, soft_wrap=True)
     return 0
 
 
-def _table(plan: Plan, machine_class: str, turns: Mapping[str, Turn]) -> Table:
-    table = Table(title=f"{plan.runbook.id} on {machine_class}, preset {plan.preset}")
-    for heading in ("phase", "step", "expected", "deadline", "here"):
-        table.add_column(heading)
+def _lines(plan: Plan, turns: Mapping[str, Turn], width: int | None) -> Iterator[str]:
+    """Phase, id and what becomes of each step. The id has to be typed, so only what follows it is folded."""
+    steps = [planned.step for planned in plan.steps]
+    phases, ids = (
+        [len(text) for text in texts] for texts in zip(*((s.phase, s.id) for s in steps), strict=True)
+    )
     for planned in plan.steps:
         step = planned.step
-        turn = turns.get(step.id)
-        about = "" if turn is None else format_duration(turn.about_s)
-        here = (turn and turn.left_out) or (f"skipped: {planned.skip}" if planned.skip else "runs")
-        table.add_row(
-            step.phase.value,
-            step.id,
-            about,
-            f"{step.timeout:g} s",
-            escape(one_line(redact_text(here, host_secrets()))),
-        )
-    return table
+        head = f"  {step.phase.value:<{max(phases)}}  {step.id:<{max(ids)}}  "
+        said = one_line(redact_text(_said(planned, turns.get(step.id)), host_secrets()))
+        if width is None:
+            yield head + said
+        elif width - len(head) >= _NARROWEST:
+            yield textwrap.fill(said, width, initial_indent=head, subsequent_indent=" " * len(head))
+        else:
+            yield head.rstrip()
+            yield textwrap.indent(textwrap.fill(said, max(width - 4, _NARROWEST)), " " * 4)
+
+
+def _said(planned: PlannedStep, turn: Turn | None) -> str:
+    if turn is None:
+        return f"skipped: {planned.skip}"
+    if turn.left_out is not None:
+        return turn.left_out
+    return f"runs: expected {format_duration(turn.about_s)}, at most {format_duration(turn.deadline_s)}"

@@ -1,6 +1,6 @@
-"""How a run shows itself: the step at work and its time, and one line a finished step.
+"""Display of a run: the running step with its time, and one line per finished step.
 
-On a terminal the step at work is a live line; in a log it is a line when it begins and one each half minute.
+On a terminal the running step is a live line; in a log it is a line when it begins and one every 30 s.
 """
 
 from types import TracebackType
@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
+from runner.catalogue import label_of
 from runner.entry.model import Step
 from runner.evidence.headline import key_measurement, telling_labels
 from runner.evidence.measured import interval_of
@@ -22,7 +23,7 @@ from runner.plan import Plan
 from runner.screen import tell_trouble
 from runner.units import format_bytes, format_duration, format_value
 
-# How often, in seconds, a log says that a step still runs.
+# How often a log reports that a step is still running, in seconds.
 _TELL_EVERY_S = 30.0
 _COLOURS = {
     StepStatus.PASSED: "green",
@@ -36,7 +37,7 @@ _COLOURS = {
 
 
 class Progress:
-    """Observer of one run; a context manager, so that the terminal is left as it was."""
+    """Observer of one run; a context manager that restores the terminal on exit."""
 
     def __init__(self, console: Console, plan: Plan, machine_class: str) -> None:
         self._console = console
@@ -67,8 +68,8 @@ class Progress:
         self._bar.stop()
 
     def step_begins(self, step: Step, turn: Turn) -> None:
-        """Name the step that is working, how long it is expected to take, and how long it may."""
-        about = f"about {format_duration(turn.about_s)}, " if turn.measured else ""
+        """Show the step that is running, its expected duration and its deadline."""
+        about = f"expected {format_duration(turn.about_s)}, " if turn.measured else ""
         self._working = f"{step.phase.value}/{step.id}"
         self._limits = f"{about}at most {format_duration(turn.deadline_s)}"
         self._told_s = 0.0
@@ -78,7 +79,7 @@ class Progress:
             self._say(f"running, {self._limits}")
 
     def still_running(self, seconds: float) -> None:
-        """The step that works has done so for so long: the live line shows it, a log says it each half minute."""
+        """Show how long the step has run, in seconds: on the live line, or in a log every 30 s."""
         if self._console.is_terminal:
             self._show(seconds)
         elif seconds >= self._told_s + _TELL_EVERY_S:
@@ -107,12 +108,12 @@ class Progress:
         )
 
     def trouble(self, message: str) -> None:
-        """Say what is wrong without ending the run."""
+        """Print a problem; the run goes on."""
         tell_trouble(message)
 
 
 def key_number(result: StepResult) -> str:
-    """What speaks for a step: name, labels, value with unit, 95 % interval; empty where nothing was measured."""
+    """A step's key metric: name, labels, value with unit, 95 % interval; empty if nothing was measured."""
     key = key_measurement(result)
     if key is None:
         return ""
@@ -124,4 +125,5 @@ def key_number(result: StepResult) -> str:
         f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
         for name, value in telling_labels(key, result.measurements).items()
     )
-    return f"{key.name}{f' ({labels})' if labels else ''} {format_value(key.value, key.unit)}{spread}"
+    name = label_of(key.name) + (f" ({labels})" if labels else "")
+    return f"{name}: {format_value(key.value, key.unit)}{spread}"

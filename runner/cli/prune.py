@@ -1,4 +1,4 @@
-"""`runbook prune`: the records that nothing needs any more, shown or deleted."""
+"""`runbook prune`: lists or deletes the records that are no longer needed."""
 
 import argparse
 
@@ -12,12 +12,12 @@ from runner.plain import one_line
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.description = "List the records that no page and no trend needs; no other file is touched."
-    parser.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
+    parser.description = "list the records that no page and no trend needs; with --delete, delete only them"
+    parser.add_argument("--delete", action="store_true", help="delete them (default: only list them)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or delete, and say how much that is; files that are no readable records stay.
+    """List or delete the records and print the total; files that are not readable records stay.
 
     Raises:
         StoreError: a file cannot be deleted.
@@ -39,8 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
                 path.unlink()
             except OSError as error:
                 raise StoreError(
-                    f"cannot delete {path}: {error.strerror}; those before it are gone"
+                    f"cannot delete {path}: {error.strerror}; the records listed before it are deleted"
                 ) from error
-    done = "deleted" if arguments.delete else "not needed; nothing was deleted, do it with --delete"
-    print(f"prune: {counted(len(surplus), 'record')} of {len(records)} ({size / 1e6:.1f} MB) {done}")
+    if not surplus:
+        print(f"prune: all {counted(len(records), 'record')} needed")
+        return 0
+    done = "deleted" if arguments.delete else "not needed; none was deleted, use --delete to delete them"
+    print(f"prune: {len(surplus)} of {counted(len(records), 'record')} ({size / 1e6:.1f} MB) {done}")
     return 0

@@ -1,4 +1,4 @@
-"""`runbook publish`: new records into the checkout, committed alone and pushed."""
+"""`runbook publish`: commits new records to the checkout, and nothing else, and pushes them."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from runner.evidence.endings import endings
 from runner.evidence.publish import Incoming, artifacts, publish
 from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.store import Store
-from runner.evidence.turns import Turn, turns
+from runner.evidence.verdict_changes import Turn, turns
 from runner.plain import one_line
 
 REFUSED = 1
@@ -22,41 +22,43 @@ REFUSED = 1
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.description = (
-        "Commit the records of a folder that pass the gate, and nothing else; with --push also push them, on top of "
-        "what others pushed meanwhile. The folder stays as it is."
+        "Commit the records of a folder that pass the gate, and nothing else. With --push, push them on top of "
+        "commits that others pushed meanwhile. The folder is not changed."
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where they were measured into (--data DIR)")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="the folder of the new records (--data DIR of the run)"
+    )
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
-        "--class", dest="machine_class", metavar="CLASS", help="refuse records of another class"
+        "--class", dest="machine_class", metavar="CLASS", help="refuse records of any other machine class"
     )
     kinds.add_argument(
         "--artifacts",
         action="store_true",
-        help="DIR has a folder records-CLASS for each class, with that class alone",
+        help="DIR has one folder records-CLASS per machine class, with records of that class only",
     )
-    parser.add_argument("--push", metavar="REMOTE", help="push to this remote (origin)")
-    parser.add_argument("--branch", help="of the remote (default: main)")
+    parser.add_argument("--push", metavar="REMOTE", help="push to this remote, for example origin")
+    parser.add_argument("--branch", help="branch of the remote (default: main)")
     parser.add_argument(
         "--turned",
         type=Path,
         metavar="FILE",
-        help="write verdicts that turned with these records; no file if none did",
+        help="write the verdicts that changed with these records to FILE; no file if none changed",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Publish; 1 where a record was refused (the others are published all the same), else 0.
+    """Publish; 1 if a record was refused (the others are still published), else 0.
 
     Raises:
-        InputError: the folder is not there or not of the form that was named, or a branch is named and nothing is to be
-            pushed.
+        InputError: the folder does not exist or does not have the expected form, or `--branch` was given without
+            `--push`.
     """
     if arguments.branch and arguments.push is None:
-        raise InputError("--branch means nothing without --push; add --push REMOTE, or leave it out")
+        raise InputError("--branch requires --push; add --push REMOTE, or omit --branch")
     if not arguments.folder.is_dir():
-        raise InputError(f"{arguments.folder} is no folder; name the one that the records were measured into")
-    # First, so that an entry with a fault is met before anything is pushed.
+        raise InputError(f"{arguments.folder} is not a folder; name the data folder of the run")
+    # First, so that a faulty entry is found before anything is pushed.
     runbooks = read_all(arguments.runbooks)
     store = Store(arguments.data)
     if arguments.artifacts:
@@ -76,33 +78,35 @@ def run(arguments: argparse.Namespace) -> int:
     for record in done.records:
         judged = ended.get(record.run_id)
         said = (
-            f"{judged.outcome}{f': {judged.why}' if judged.why else ''}" if judged else "no such entry here"
+            f"{judged.outcome.replace('_', ' ')}{f': {judged.why}' if judged.why else ''}"
+            if judged
+            else "no such entry in this checkout"
         )
         print(one_line(f"{record.machine.machine_class} {record.runbook.id} {record.run_id}: {said}"))
-    where = f" in {done.commit[:12]}" if done.commit else ""
+    where = f" in commit {done.commit[:12]}" if done.commit else ""
     print(
         f"publish: {counted(len(done.records), 'new record')}{where}, {counted(len(done.refused), 'problem')}"
     )
     if arguments.turned is not None:
         new = {record.run_id for record in done.records}
         found = turns(endings(runbooks, store.records()))
-        # The first run of an entry on a class is news, and no verdict that turned.
+        # The first run of an entry on a class is new, not a changed verdict.
         _write(arguments.turned, [turn for turn in found if turn.earlier and turn.later.run_id in new])
     return REFUSED if done.refused else 0
 
 
 def _said(turn: Turn) -> str:
-    # It becomes the text of an issue that anybody reads.
+    # It becomes the text of a public issue.
     return one_line(redact_text(str(turn), host_secrets()))
 
 
 def _write(path: Path, turned: Sequence[Turn]) -> None:
-    """A Markdown list of what turned; an earlier file goes."""
+    """Write a Markdown list of changed verdicts; an earlier file is removed."""
     path.unlink(missing_ok=True)
     if not turned:
         return
     lines = [
-        "These verdicts turned with the newest records:",
+        "These verdicts changed with the newest records:",
         "",
         *(f"* {_said(turn)}" for turn in turned),
         "",

@@ -1,4 +1,4 @@
-"""The arguments that say what to run, shared by `plan` and `run`."""
+"""The arguments that select what to run, shared by `plan` and `run`."""
 
 import argparse
 
@@ -22,15 +22,17 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=ALLOWANCES,
         default=[],
-        help="permit changes to the host, or a busy GPU",
+        help="allow changes to the host, or running on busy GPUs; repeatable",
     )
-    parser.add_argument("--preset", choices=PRESETS, help="scale of the work (default: this machine's own)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, help="scale of the work (default: by the number of GPUs)"
+    )
     parser.add_argument("--without-slow", action="store_true", help="leave out steps marked slow")
     parser.add_argument(
         "--within",
         type=_seconds,
         metavar="TIME",
-        help="end the whole run within 90s, 5m or 1h; what does not fit is left out, and says so",
+        help="time limit of the whole run, as 90s, 5m or 1h; steps that do not fit are reported as left out",
     )
 
 
@@ -42,15 +44,15 @@ def _seconds(text: str) -> float:
 
 
 def request_from(arguments: argparse.Namespace) -> Request:
-    """The request that the arguments state. `--phase reproduce` asks for Reproduce by itself.
+    """The request that the arguments state. `--phase reproduce` implies `--reproduce`.
 
     Raises:
-        InputError: `--reproduce` beside phases that leave Reproduce out.
+        InputError: `--reproduce` together with phases that exclude Reproduce.
     """
     phases = tuple(phase for phase in Phase if phase.value in arguments.phase)
     if arguments.reproduce and phases and Phase.REPRODUCE not in phases:
         raise InputError(
-            "--reproduce means nothing where --phase leaves Reproduce out; add --phase reproduce"
+            "--reproduce has no effect because --phase excludes Reproduce; add --phase reproduce"
         )
     return Request(
         phases=phases,

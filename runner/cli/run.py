@@ -1,4 +1,4 @@
-"""`runbook run`: run entries on this node, show how they get on, and keep their records."""
+"""`runbook run`: runs entries on this node, shows their progress, and stores their records."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_at_the_end, code_state, running_package
+from runner.evidence.endings import outcome_words
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, StepStatus
 from runner.evidence.redact import host_secrets, redact_text
@@ -38,7 +39,7 @@ from runner.plan import Plan, make_plan
 from runner.schedule import work_of
 from runner.screen import Screen, tell_trouble
 
-# How long, in seconds, steps wait for a reader who takes nothing: their deadlines hold all the same.
+# How long output may wait for a reader that does not read, in seconds; step deadlines are not extended.
 _PATIENCE_S = 5.0
 
 
@@ -50,17 +51,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_request_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
     add_cluster_arguments(parser)
-    # What a campaign's job adds on its node.
+    # Set by a campaign's job on its node.
     parser.add_argument("--stamp", type=Path, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the entries one after the other; the exit status is that of the worst outcome (3 over 1 over 0).
+    """Run the entries one after the other; the exit status is that of the worst outcome (3, then 1, then 0).
 
-    130 where a signal ended a step; nothing is run after it.
+    130 if a signal ended a step; later steps and entries do not run.
 
     Raises:
-        InputError: an entry, a step or a preset that does not exist; nothing has run then.
+        InputError: an entry, a step or a preset does not exist; nothing has run.
     """
     began = time.monotonic()
     request = request_from(arguments)
@@ -69,12 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     stamp = None if arguments.stamp is None else read_stamp(arguments.stamp)
     if stamp is not None and stamp.members:
         request = replace(request, nodes=len(stamp.members))
-    # Human lines go to standard error where standard output is for a program.
+    # Human-readable lines go to standard error if standard output is for a program.
     console = console_of(to_stderr=arguments.json, patience_s=_PATIENCE_S)
     machine = look()
     plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
-    root = arguments.runbooks.resolve().parent
-    code = code_state(running_package(), arguments.runbooks)
+    root = arguments.places.root()
+    code = code_state(running_package(), *arguments.runbooks, root=root)
     if stamp is not None:
         code = stamp.code_here(code)
     again = partial(code_at_the_end, package=running_package(), entries=arguments.runbooks)
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
                 kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
                 ended.append(Ended(plan, kept[-1].record))
             except BusyError as error:
-                # Who holds the node is read from a file that anybody may write.
+                # The holder of the node is read from a file that any user may write.
                 busy = one_line(redact_text(str(error), host_secrets()))
                 if not kept:
                     raise BusyError(busy) from error
@@ -113,7 +114,7 @@ def _interrupted(kept: Kept) -> bool:
 
 def _printed_as_json(kept: Sequence[Kept]) -> bool:
     out = Screen(sys.stdout)
-    # As they were stored, redacted: what is printed gets pasted.
+    # The stored, redacted records: printed output gets pasted.
     records = [json.loads(one.path.read_text(encoding="utf-8")) for one in kept]
     out.write(json.dumps(records, sort_keys=True, indent=2) + "\n")
     out.flush()
@@ -124,7 +125,7 @@ def _printed_as_json(kept: Sequence[Kept]) -> bool:
 
 
 def exit_status(kept: Sequence[Kept], asked: int) -> int:
-    """The worst of the outcomes; 3 where an entry that was asked for has no record in the data folder."""
+    """The exit status of the worst outcome; 3 if a requested entry has no record in the data folder."""
     if len(kept) < asked or not all(one.stored for one in kept):
         return Outcome.INCOMPLETE.exit_status
     return max((one.record.outcome or Outcome.INCOMPLETE).exit_status for one in kept)
@@ -133,19 +134,20 @@ def exit_status(kept: Sequence[Kept], asked: int) -> int:
 def _close(console: Console, plan: Plan, kept: Kept) -> None:
     record = kept.record
     outcome = record.outcome or Outcome.INCOMPLETE
-    console.print(
-        f"[bold]{plan.runbook.id}: {outcome.value}[/bold]  record: {escape(str(kept.path))}", soft_wrap=True
-    )
+    ended = f"{plan.runbook.id}: {escape(outcome_words(outcome, record))}"
+    console.print(f"[bold]{ended}[/bold]  record: {escape(str(kept.path))}", soft_wrap=True)
     if record.unproved:
         console.print(
-            escape(f"{outcome.value}: {drill_sentence(record.unproved)}"), highlight=False, soft_wrap=True
+            escape(f"{outcome_words(outcome, record)}: {drill_sentence(record.unproved)}"),
+            highlight=False,
+            soft_wrap=True,
         )
     found = any(
         step.phase is Phase.DIAGNOSE and step.status in {StepStatus.SYMPTOM, StepStatus.FAILED}
         for step in record.steps
     )
     if outcome in {Outcome.FIX_PROVED, Outcome.DRILL_PASSED} and found:
-        console.print("The fix held in this run only. To keep it, apply for good:")
+        console.print("The fix applied to this run only. To make it permanent, run:")
         for step in record.steps:
             if step.phase is Phase.FIX and step.status is StepStatus.PASSED:
                 console.print(escape(step.command.rstrip()), highlight=False, soft_wrap=True)

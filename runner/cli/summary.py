@@ -1,15 +1,18 @@
-"""The end of a run on one screen: what each entry came to, what to look at, what was left out and what includes it."""
+"""The end of a run on one screen: the result of each entry, what to check, what was left out and how to include it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from runner.catalogue import label_of
+from runner.cli.rows import aligned
 from runner.entry.model import Phase
+from runner.entry.words import counted
+from runner.evidence.endings import outcome_words
 from runner.evidence.headline import key_measurement
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus, Verdict
@@ -19,10 +22,8 @@ from runner.plan import Plan
 from runner.units import format_duration, format_value
 
 _COLOURS = {0: "green", 1: "red", 3: "yellow"}
-# No tick: it says that the method works here, and nothing of the effect.
+# Not green: the method works here, but its effect was not measured.
 _DRILL_COLOUR = "cyan"
-# The whole table is to fit 80 columns, in a log too.
-_NUMBER_COLUMNS = 30
 _GPUS = "GPUs"
 
 
@@ -35,22 +36,24 @@ class Ended:
 
     @property
     def outcome(self) -> Outcome:
-        """What it came to."""
+        """The outcome that the record holds."""
         return self.record.outcome or Outcome.INCOMPLETE
 
 
 def print_summary(console: Console, ended: Sequence[Ended], machine: Machine, took_s: float) -> None:
-    """A line an entry, then a line for each thing to look at and for each reason why steps were left out."""
+    """One line for each entry, then one for each thing to check and for each reason why steps were left out."""
     console.print()
     console.print(
-        f"[bold]What was found[/bold] on {escape(machine.machine_class)} in {format_duration(took_s)}",
+        f"[bold]Results[/bold] on {escape(machine.machine_class)} in {format_duration(took_s)}",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(_table(ended))
+    for row in _rows(ended, console.width):
+        console.print(row, soft_wrap=True)
     to_look_at = [line for one in ended for line in look_at(one)]
     for heading, lines in (
-        ("Look at", to_look_at),
-        ("Left out, and what would include it", left_out(ended, machine)),
+        ("Check", to_look_at),
+        ("Left out, and how to include it", left_out(ended, machine)),
     ):
         if lines:
             console.print(f"[bold]{heading}[/bold]")
@@ -58,37 +61,35 @@ def print_summary(console: Console, ended: Sequence[Ended], machine: Machine, to
             console.print(f"  {escape(one_line(line))}", highlight=False, soft_wrap=True)
 
 
-def _table(ended: Sequence[Ended]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("entry", overflow="fold")
-    table.add_column("outcome", no_wrap=True)
-    table.add_column("steps", no_wrap=True)
-    table.add_column("its number", overflow="fold", max_width=_NUMBER_COLUMNS)
+def _rows(ended: Sequence[Ended], width: int) -> Iterator[Text]:
+    rows = []
     for one in ended:
         ran = sum(step.status is not StepStatus.SKIPPED for step in one.record.steps)
         drilled = one.outcome is Outcome.DRILL_PASSED
         colour = _DRILL_COLOUR if drilled else _COLOURS[one.outcome.exit_status]
-        table.add_row(
-            one.record.runbook.id,
-            f"[{colour}]{one.outcome.value}[/{colour}]",
-            f"{ran} of {len(one.record.steps)}",
-            escape(_headline(one)),
+        rows.append(
+            (
+                Text(f"  {one.record.runbook.id}"),
+                Text(one_line(outcome_words(one.outcome, one.record)), style=colour),
+                Text(f"{ran} of {counted(len(one.record.steps), 'step')} ran"),
+                Text(one_line(_headline(one))),
+            )
         )
-    return table
+    return aligned(rows, width, 4)
 
 
 def _headline(one: Ended) -> str:
-    """The entry's headline number if it was taken, else the last one that was."""
+    """The entry's main number if it was measured, else the last one that was."""
     taken = [
         (step.id, key) for step in one.record.steps if step.status.finished and (key := key_measurement(step))
     ]
     wanted = [key for step_id, key in taken if step_id == one.plan.runbook.head.headline]
     keys = wanted or [key for _, key in taken[-1:]]
-    return f"{keys[0].name} {format_value(keys[0].value, keys[0].unit)}" if keys else ""
+    return f"{label_of(keys[0].name)}: {format_value(keys[0].value, keys[0].unit)}" if keys else ""
 
 
 def look_at(one: Ended) -> Iterator[str]:
-    """What an entry did not prove, or why it came to no good end: steps broken, failed, left out, bounds undecided."""
+    """What an entry did not prove, or why its outcome is not good: steps broken, failed, left out, bounds undecided."""
     name = one.record.runbook.id
     if one.record.unproved:
         yield f"{name}: {drill_sentence(one.record.unproved)}"
@@ -103,7 +104,7 @@ def look_at(one: Ended) -> Iterator[str]:
     without = [f"{s.phase.value}/{s.id}" for s in one.record.steps if s.left_out and s.phase in proves]
     if without:
         were = "was" if len(without) == 1 else "were"
-        yield f"{name}: {one.outcome.value}, since {', '.join(without)} {were} left out"
+        yield f"{name}: {outcome_words(one.outcome, one.record)}, because {', '.join(without)} {were} left out"
     if one.outcome is Outcome.INCONCLUSIVE:
         for verdict in one.record.verdicts:
             if verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE:
@@ -111,7 +112,7 @@ def look_at(one: Ended) -> Iterator[str]:
 
 
 def left_out(ended: Sequence[Ended], machine: Machine) -> list[str]:
-    """A line for each reason for which steps were skipped, with how many; the most frequent first."""
+    """One line for each reason why steps were skipped, with their number; the most frequent first."""
     found: Counter[str] = Counter()
     wanted: set[int] = set()
     for one in ended:

@@ -1,36 +1,37 @@
-"""`runbook trend`: which numbers changed over the last runs, and which verdicts turned."""
+"""`runbook trend`: which numbers and which verdicts changed over the last runs."""
 
 import argparse
 import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from runner.catalogue import label_of
 from runner.entry.read import read_all
 from runner.entry.words import counted
 from runner.errors import InputError
 from runner.evidence.endings import endings
 from runner.evidence.store import Store
 from runner.evidence.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
-from runner.evidence.turns import Turn, turns
+from runner.evidence.verdict_changes import Turn, turns
 from runner.plain import json_text, one_line
 from runner.units import format_value
 
-SOMETHING = 1
+CHANGED = 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--since", metavar="DATE", help="only verdicts that turned on or after this day (2026-11-01), UTC"
+        "--since", metavar="DATE", help="only verdicts that changed on or after this day (2026-11-01), UTC"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print changes, turns and first runs; 1 where there is a change or a turn, else 0.
+    """Print changed numbers, changed verdicts and first runs; 1 if a number or a verdict changed, else 0.
 
     Raises:
-        InputError: the date cannot be read.
+        InputError: the date is invalid.
     """
     since = _day(arguments.since)
     records = list(Store(arguments.data).records())
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json_text(_document(found, turned)))
     else:
         print("\n".join(_lines(found, turned)))
-    return SOMETHING if found.changes or any(turn.earlier for turn in turned) else 0
+    return CHANGED if found.changes or any(turn.earlier for turn in turned) else 0
 
 
 def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
@@ -55,25 +56,26 @@ def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
     again = [turn for turn in turned if turn.earlier]
     first = counted(len(turned) - len(again), "entry", "entries")
     yield (
-        f"{counted(len(found.changes), 'change')} in {found.tested} series of {RECENT + FEWEST} runs or more, each "
-        f"tested at {LEVEL:.0%} (so up to {found.false_alarms:.2g} by chance); {found.too_short} too short to be "
-        f"tested; {counted(len(again), 'verdict')} turned, {first} measured for the first time"
+        f"{counted(len(again), 'verdict')} changed, {first} measured for the first time; "
+        f"{counted(len(found.changes), 'number')} changed of {found.tested} tested (each at {LEVEL:.0%}: up to "
+        f"{found.false_alarms:.2g} by chance), {found.too_short} with fewer than {RECENT + FEWEST} runs not tested"
     )
 
 
 def change_line(change: Change) -> str:
-    """One line: what, how much, against how many, and what else is new."""
+    """One line: the series, its change, the number of runs compared, and the likely cause."""
     series = change.series
     labels = ", ".join(f"{name}={value}" for name, value in sorted(series.labels.items()))
+    number = f"{label_of(series.metric)}{f' ({labels})' if labels else ''}"
     before, after = (
         format_value(value, series.unit) for value in (change.before.median, change.after.median)
     )
     ratio = "" if change.ratio is None else f" (×{change.ratio:.3g})"
-    cause = f"likely cause: {', '.join(change.causes)}" if change.causes else "no version recorded changed"
+    cause = f"likely cause: {', '.join(change.causes)}" if change.causes else "no recorded version changed"
     return (
-        f"{series.machine_class} {series.runbook} {series.step}: {series.metric}{f' ({labels})' if labels else ''} "
-        f"{change.direction}: {before} → {after}{ratio}, last {change.after.count} runs against {change.before.count} "
-        f"before, p = {change.p_value:.2g}; {cause}"
+        f"{series.machine_class} {series.runbook} {series.step}: {number} "
+        f"{change.direction}: {before} → {after}{ratio}, last {change.after.count} runs "
+        f"compared with {change.before.count} before, p = {change.p_value:.2g}; {cause}"
     )
 
 
@@ -120,5 +122,5 @@ def _day(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"--since {text!r} is no date; write it as 2026-11-01") from error
+        raise InputError(f"--since {text!r} is not a date; write it as 2026-11-01") from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,25 +1,40 @@
-"""`runbook verify-data`: may the data folder be published?"""
+"""`runbook verify-data`: checks whether the data folder may be published."""
 
 import argparse
 import sys
 
 from runner.entry.words import counted
+from runner.errors import InputError
 from runner.evidence.gate import gate
 from runner.evidence.history import History
 from runner.evidence.store import Store
 from runner.plain import one_line
 
-MAY_NOT = 1
+REFUSED = 1
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments of its own: `--data` says which folder."""
-    parser.description = "Check that every record of the data folder may be published; one line a problem."
+    """Declare no arguments; `--data` selects the folder."""
+    parser.description = (
+        "check that every record of the data folder may be published; print one line per problem"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the problems and return 1, or one line and 0 where there are none."""
+    """Print the problems and return 1, or print one line and return 0 if there are none.
+
+    Raises:
+        InputError: the folder does not exist or holds no record, so nothing was checked.
+    """
     store = Store(arguments.data)
+    if not store.root.exists():
+        raise InputError(
+            f"{store.root} does not exist; name the folder that holds the records with --data DIR"
+        )
+    if not store.files() and not store.strays():
+        raise InputError(
+            f"{store.root} holds no record; run an entry first, or name the right folder with --data DIR"
+        )
     history = History(store.root)
     problems = gate(store, history=history)
     for problem in problems:
@@ -27,12 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
     if history.unchecked:
         print(
             f"verify-data: note: {counted(len(history.unchecked), 'commit')} cannot be checked in a shallow clone, nor "
-            "what depends on the entries there; git fetch --unshallow brings them",
+            "can results that depend on their entries; run git fetch --unshallow first",
             file=sys.stderr,
         )
     if problems:
         print(f"verify-data: {counted(len(problems), 'problem')}; not fit to publish", file=sys.stderr)
-        return MAY_NOT
+        return REFUSED
     paths = store.files()
     classes = {path.parent.parent for path in paths}
     of_classes = counted(len(classes), "machine class", "machine classes")

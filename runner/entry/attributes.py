@@ -1,4 +1,4 @@
-"""The attributes of a step: what stands in braces after ```` ```bash ````."""
+"""The attributes of a step: the braces after ```` ```bash ````."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ LONGEST_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Attributes:
-    """A fence's info string, read. `faults` are messages without a place; `fields` are those of `Step`."""
+    """A parsed info string of a fence. `faults` are messages without a place; `fields` are fields of `Step`."""
 
     language: str
     step_id: str | None
@@ -25,12 +25,12 @@ class Attributes:
 
 
 def is_id(text: str) -> bool:
-    """Whether a text may be an id: lower-case letters, digits and hyphens, not a hyphen first."""
+    """Whether a text is a valid id: lower-case letters, digits and hyphens, not beginning with a hyphen."""
     return _ID.fullmatch(text) is not None
 
 
 def read_attributes(info: str) -> Attributes:
-    """Read `bash {#busbw gpus=2 timeout=300 safety=loads-device needs=a,b slow}`."""
+    """Parse `bash {#busbw gpus=2 timeout=300 safety=loads-device needs=a,b slow}`."""
     info = info.strip()
     match = _BRACES.fullmatch(info)
     if match is None:
@@ -45,23 +45,25 @@ def read_attributes(info: str) -> Attributes:
             if step_id is not None:
                 faults.append(f"two ids, #{step_id} and {word}")
             elif not is_id(word[1:]):
-                faults.append(f"{word!r} is no id; use lower-case letters, digits and hyphens")
+                faults.append(f"{word!r} is not a valid id; use lower-case letters, digits and hyphens")
             step_id = word[1:]
             continue
         name, equals, value = word.partition("=")
         if name not in KNOWN:
             faults.append(f"unknown attribute {name!r}{nearest(name, KNOWN)}")
         elif name in fields:
-            faults.append(f"the attribute {name!r} stands twice")
+            faults.append(f"duplicate attribute {name!r}")
         else:
             try:
                 fields[name] = _value(name, value, given=bool(equals))
             except ValueError as error:
                 faults.append(str(error))
     if step_id is None:
-        faults.append("a fence with attributes needs an id: {#id …}; without attributes it is illustration")
+        faults.append(
+            "a fence with attributes needs an id: {#id …}; a fence without attributes is an illustration"
+        )
     elif match["language"] != "bash":
-        faults.append(f"a step is written in bash, not {match['language'] or 'nothing'}")
+        faults.append(f"a step must be a bash fence, not {match['language'] or 'a fence without a language'}")
     return Attributes(match["language"], step_id, MappingProxyType(fields), tuple(faults))
 
 
@@ -69,7 +71,7 @@ def _value(name: str, value: str, *, given: bool) -> object:
     value = value.strip("\"'")
     if name == "slow":
         if given:
-            raise ValueError("slow stands alone, without a value")
+            raise ValueError("slow takes no value")
         return True
     if name == "safety":
         known = [safety.value for safety in Safety]
@@ -79,12 +81,12 @@ def _value(name: str, value: str, *, given: bool) -> object:
     if name == "needs":
         ids = tuple(part for part in value.split(",") if part)
         if not ids or not all(is_id(part) for part in ids):
-            raise ValueError(f"needs wants ids of steps, separated by commas, not {value!r}")
+            raise ValueError(f"needs takes step ids separated by commas, not {value!r}")
         return ids
     if name == "timeout":
         if not re.fullmatch(r"\d{1,6}(\.\d+)?", value) or not 0 < float(value) <= LONGEST_S:
-            raise ValueError(f"timeout wants seconds between 0 and {LONGEST_S:g}, not {value!r}")
+            raise ValueError(f"timeout must be above 0 and at most {LONGEST_S:g} seconds, not {value!r}")
         return float(value)
     if not re.fullmatch(r"\d{1,5}", value) or (name == "nodes" and int(value) < 1):
-        raise ValueError(f"{name} wants a whole number, not {value!r}")
+        raise ValueError(f"{name} takes a whole number, not {value!r}")
     return int(value)

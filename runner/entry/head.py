@@ -1,4 +1,4 @@
-"""The YAML head of a runbook, read with the line of every key and with nothing that can explode."""
+"""Parses the YAML head of a runbook, with the line of every key and with limits on size and nesting."""
 
 import functools
 import re
@@ -21,23 +21,23 @@ Place = tuple[str | int, ...]
 
 
 class _Loader(BoundedLoader):
-    """A head has no use for aliases, and is no deeper than its model."""
+    """A loader for heads: no aliases, and no deeper than the model."""
 
     deepest = DEEPEST
     most_nodes = 5_000
     aliases = False
 
 
-# YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans; `on:` is a key of ours, and only true and false are booleans.
+# YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans. Here `on:` is a key, and only true and false are booleans.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), ["t", "f"])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false)$"), ["t", "f"])
 
 
 def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
-    """Read and validate a head.
+    """Parse and validate a head.
 
     Args:
         text: the YAML between the `---` lines.
@@ -55,6 +55,10 @@ def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
         raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
     except ValueError as error:
         raise RunbookFaultsError((Fault(path, first_line, f"a value cannot be read: {error}"),)) from error
+    except (LookupError, AttributeError) as error:
+        # PyYAML relies on its patterns; an explicit tag, such as `!!bool maybe`, bypasses them.
+        message = "a value does not fit its YAML tag (!!…); remove the tag"
+        raise RunbookFaultsError((Fault(path, first_line, message),)) from error
     try:
         return FrontMatter.model_validate(data)
     except ValidationError as error:
@@ -66,17 +70,19 @@ def key_lines(text: str, first_line: int, path: Path) -> Mapping[Place, int]:
     return _compose(text, first_line, path)[1]
 
 
-# A head is read and its lines looked up one after the other: composed once, it serves both.
+# Both parsing and the line lookup need the composed head; it is composed once.
 @functools.lru_cache(maxsize=1)
 def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, dict[Place, int]]:
     for number, line in enumerate(text.split("\n"), start=first_line):
         if "\t" in line[: len(line) - len(line.lstrip())]:
-            raise RunbookFaultsError((Fault(path, number, "a tab indents this line; YAML wants spaces"),))
+            raise RunbookFaultsError(
+                (Fault(path, number, "this line is indented with a tab; YAML requires spaces"),)
+            )
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
         raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
-    # A plain ValueError: an escape or a version number that YAML's reader takes and Python does not.
+    # A plain ValueError: an escape or a version number that the YAML parser accepts and Python does not.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         message = str(error).partition("\n")[0]
         raise RunbookFaultsError(
@@ -86,7 +92,9 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
         raise RunbookFaultsError(
             (
                 Fault(
-                    path, first_line, "the front matter is empty or no mapping; it needs id, number and title"
+                    path,
+                    first_line,
+                    "the front matter is empty or not a mapping; it needs id, number and title",
                 ),
             )
         )
@@ -100,15 +108,13 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
 def _walk(
     node: yaml.Node, place: Place, first_line: int, lines: dict[Place, int], path: Path
 ) -> Iterator[Fault]:
-    """Note the line of every key and item below a node; duplicate keys are faults."""
+    """Record the line of every key and item below a node; duplicate keys are faults."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*place, str(key.value))
             line = key.start_mark.line + first_line
             if here in lines:
-                yield Fault(
-                    path, line, f"the key {key.value!r} stands twice; the first is on line {lines[here]}"
-                )
+                yield Fault(path, line, f"duplicate key {key.value!r}; the first is on line {lines[here]}")
             lines[here] = line
             yield from _walk(value, here, first_line, lines, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -144,7 +150,7 @@ def _faults(
 
 
 def _fields_at(model: type[BaseModel], place: Place) -> tuple[str, ...]:
-    """Names of the fields of the model that stands at a place of the head."""
+    """The field names of the model at a place in the head."""
     current: Any = model
     for part in place:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""What a runbook is once it has been read: an entry of the FAQ with the steps that prove it."""
+"""Data model of a parsed runbook: an entry with the steps that prove it."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ Scalar = bool | int | float | str
 
 
 class Phase(StrEnum):
-    """The level-2 sections that may hold steps, in the order in which they run."""
+    """The level-2 sections that may hold steps, in run order."""
 
     DIAGNOSE = "diagnose"
     REPRODUCE = "reproduce"
@@ -22,7 +22,7 @@ class Phase(StrEnum):
 
 
 class Safety(StrEnum):
-    """What a step may do to the node; `changes-host` never runs unless the caller allows it by name."""
+    """What a step may do to the node; a `changes-host` step runs only if the caller allows it by name."""
 
     READ_ONLY = "read-only"
     LOADS_DEVICE = "loads-device"
@@ -30,7 +30,7 @@ class Safety(StrEnum):
 
 
 class Severity(StrEnum):
-    """How bad the issue is when it is there; ordered from least to most."""
+    """How severe the issue is when it occurs; ordered from least to most severe."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -39,11 +39,11 @@ class Severity(StrEnum):
 
 
 class Evidence(StrEnum):
-    """Where a number comes from, and so whether it may decide a step.
+    """The source of a number, which determines whether it may decide a step.
 
-    `measured` by this project's records; `reported` by a named source (or computed from one); `chosen`: a
-    tolerance that the entry itself sets and defends; `unsourced`: looked for and not found. The first three
-    decide, the last is shown with its verdict and decides nothing.
+    `measured`: from this project's records. `reported`: from a named source, or computed from one. `chosen`: a
+    tolerance that the entry sets and justifies. `unsourced`: no source was found. The first three decide a step; the
+    last is shown with its verdict but decides nothing.
     """
 
     MEASURED = "measured"
@@ -62,23 +62,37 @@ class _Strict(BaseModel):
 
 
 class Hardware(_Strict):
-    """Hardware on which a bound means something. `gpu: none` is a host without GPUs; `count` counts GPUs."""
+    """The hardware to which a bound applies: a board; `none`, a host without GPUs; or `any`, a host with GPUs.
+
+    Attributes:
+        count: the number of GPUs; any number if omitted.
+    """
 
     gpu: str
     count: int | None = Field(default=None, ge=1)
 
+    @property
+    def words(self) -> str:
+        """`8 × B200`, `8 GPUs`, `a host without GPUs`."""
+        kind = self.gpu.lower()
+        if kind == "none":
+            return "a host without GPUs"
+        if kind == "any":
+            return f"{self.count} GPUs" if self.count else "a host with GPUs"
+        return f"{self.count} × {self.gpu}" if self.count else self.gpu
+
 
 class Condition(_Strict):
-    """A bound on a metric, or on the ratio of two, in the terms that runbooks use.
+    """A bound on a metric, or on the ratio of two metrics, as written in runbooks.
 
     Attributes:
         metric: `<step id>.<measurement name>`.
         at: labels that the measurement must carry; sizes may be written `8GiB`.
         over: the other metric when the bound is on the ratio `metric / over`.
-        over_at: labels of the other metric; those of `at` when left out.
+        over_at: labels of the other metric; default: those of `at`.
         min, max: the bound, in `unit`; at least one of them.
-        unit: a unit known to `runner.units`; left out, the stored unit of the metric (`1` for a ratio).
-        on: hardware to which the bound applies; anywhere when left out.
+        unit: a unit known to `runner.units`; default: the stored unit of the metric (`1` for a ratio).
+        on: the hardware to which the bound applies; default: any.
     """
 
     metric: str
@@ -102,7 +116,7 @@ class Condition(_Strict):
 
 
 class Expectation(Condition):
-    """A bound that decides the step it belongs to, if its evidence allows it to."""
+    """A bound that decides its step, if its evidence allows that."""
 
     id: str
     evidence: Evidence
@@ -111,7 +125,7 @@ class Expectation(Condition):
 
 
 class Claim(_Strict):
-    """A sentence of the entry that records can decide, per machine class."""
+    """A sentence of the entry that records can confirm or contradict, per machine class."""
 
     id: str
     text: str
@@ -122,9 +136,9 @@ class Claim(_Strict):
 
 
 class ProofItem(_Strict):
-    """One part of an entry's proof: a step of Verify that must run, or a number that one must measure.
+    """One part of an entry's proof: a step of Verify that must run, or a number that such a step must measure.
 
-    In a head it is written as the metric alone where it has no labels.
+    In a head an item without labels is written as the metric only.
 
     Attributes:
         metric: `<step id>` or `<step id>.<measurement name>`.
@@ -146,26 +160,35 @@ class ProofItem(_Strict):
 
     @property
     def measurement(self) -> str | None:
-        """The name of the measurement; None where the whole step is meant."""
+        """The name of the measurement; None for the whole step."""
         return self.metric.partition(".")[2] or None
 
 
 class Signature(_Strict):
-    """A pattern that log lines of this issue match: a regular expression that Python and browsers both read."""
+    """A pattern of this issue's log lines: a regular expression with the same meaning in Python and in browsers.
+
+    Attributes:
+        pattern: the regular expression.
+        weight: how much a matching line counts.
+        means: the finding, in words.
+        example: one log line that the pattern matches, for the start page.
+    """
 
     pattern: str
     weight: int = Field(default=1, ge=1, le=10)
     means: str | None = None
+    # One log line that the pattern matches, for the start page.
+    example: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\r\n]*$")
 
 
 class FrontMatter(_Strict):
     """The YAML head of a runbook.
 
     Attributes:
-        headline: id of the step whose number stands for the entry.
-        proof: what must have run or been measured in Verify; without all of it nothing about the title is proved.
-        seen: what is seen, from the general to the particular: the entry's way through the tree of symptoms.
-        formerly: ids that the entry has had; links to them lead here, and so do their records.
+        headline: id of the step whose number represents the entry.
+        proof: steps and metrics of Verify; the fix is proved only if all of them ran or were measured.
+        seen: symptoms from general to specific: the entry's path in the symptom tree.
+        formerly: earlier ids of the entry; links and records with these ids refer to it.
     """
 
     id: str
@@ -189,7 +212,7 @@ _LAUNCHED_PROBE = re.compile(r"-m\s+runner\.probes\.([A-Za-z_]\w*)")
 
 
 class Step(_Strict):
-    """One fenced `bash` block with an id: the unit that runs, is recorded and is shown."""
+    """One fenced `bash` block with an id: the unit that is run, recorded and shown."""
 
     id: str
     phase: Phase
@@ -209,7 +232,7 @@ class Step(_Strict):
 
 
 class Prose(_Strict):
-    """A stretch of Markdown between steps, as it stands in the file; `line` is that of its beginning."""
+    """Markdown text between steps, unchanged from the file; `line` is its first line."""
 
     markdown: str
     line: int = 1
@@ -237,7 +260,7 @@ class Runbook(_Strict):
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """All steps in the order in which they run: by phase, then by place in the file."""
+        """All steps in run order: by phase, then by place in the file."""
         order = list(Phase)
         steps = [part for section in self.sections for part in section.body if isinstance(part, Step)]
         return tuple(sorted(steps, key=lambda step: order.index(step.phase)))
@@ -247,7 +270,7 @@ class Runbook(_Strict):
         return next((step for step in self.steps if step.id == step_id), None)
 
     def inherits(self, step: Step) -> tuple[Step, ...]:
-        """Steps whose environment this one starts from: earlier ones of its phase, and all of Fix for Verify."""
+        """The steps whose environment this step inherits: earlier steps of its phase and, for Verify, all of Fix."""
         earlier: list[Step] = []
         for other in self.steps:
             if other.id == step.id:
@@ -258,7 +281,7 @@ class Runbook(_Strict):
 
 
 def step_digest(runbook: Runbook, step: Step, method_versions: tuple[tuple[str, int], ...]) -> str:
-    """Digest of all that makes a step's numbers comparable; prose is not part of it.
+    """Digest of everything that must be equal for a step's numbers to be comparable; prose is not part of it.
 
     Args:
         runbook: the entry, for the steps whose environment the step inherits.

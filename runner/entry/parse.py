@@ -1,4 +1,4 @@
-"""From the text of a runbook to a `Runbook`, or to every fault that it has. Pure: no file is touched."""
+"""Parses the text of a runbook into a `Runbook`, or raises with every fault. Pure: no file access."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from runner.entry.attributes import is_id, read_attributes
+from runner.entry.by_hand import is_shell
 from runner.entry.head import key_lines, parse_head
 from runner.entry.model import FrontMatter, Phase, Prose, Runbook, Section, Step
 from runner.entry.references import reference_faults
@@ -21,14 +22,13 @@ SECTIONS = ("Symptom", "By hand", "Root cause", "Diagnose", "Fix", "Reproduce", 
 # What needs nothing of this project: commands for a node that has only the system's own programs.
 BY_HAND = "By hand"
 _OURS = re.compile(r"\b(runner\.\w+|runbook|nox)\b")
-_SHELLS = frozenset({"bash", "sh", "shell", "console"})
 OPTIONAL = frozenset({"Reproduce", "See also"})
 _PHASES = {phase.value.capitalize(): phase for phase in Phase}
 
 
 @dataclass
 class _Draft:
-    """What has been gathered so far, and every fault met on the way."""
+    """The parts parsed so far, and every fault found."""
 
     path: Path
     lines: Sequence[str]
@@ -43,13 +43,13 @@ def parse(text: str, path: Path, *, references: bool = True) -> Runbook:
 
     Args:
         text: the whole file.
-        path: where it stands; its stem must be the id.
-        references: whether it is held to today's names and order of sections; an earlier state is not.
+        path: the path of the file; its stem must be the id.
+        references: whether to check references and the order of sections; False for an earlier version of a file.
 
     Raises:
         RunbookFaultsError: with every fault found, in the order of the file.
     """
-    # markdown-it folds these to \n itself; doing it first keeps its line numbers and ours the same.
+    # markdown-it converts these to \n itself; doing it first keeps its line numbers and ours equal.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     draft = _Draft(path, text.split("\n"))
     tokens = MarkdownIt("commonmark").use(front_matter_plugin).parse(text)
@@ -76,9 +76,9 @@ def _head(tokens: Sequence[Token], draft: _Draft) -> FrontMatter | None:
         return None
     line = key_lines(tokens[0].content, 2, draft.path).get(("id",), 2)
     if not is_id(head.id):
-        draft.fault(line, f"{head.id!r} is no id; use lower-case letters, digits and hyphens")
+        draft.fault(line, f"{head.id!r} is not a valid id; use lower-case letters, digits and hyphens")
     elif head.id != draft.path.stem:
-        draft.fault(line, f"the id {head.id!r} is not the file's name; call the file {head.id}.md")
+        draft.fault(line, f"the id {head.id!r} differs from the file name; rename the file to {head.id}.md")
     return head
 
 
@@ -90,7 +90,7 @@ def _sections(
         if token.level == 0 and token.type == "heading_open" and token.map:
             title = tokens[place + 1].content.strip()
             if token.tag == "h1" and (starts or title_in_head not in {title, None}):
-                message = f"a # heading stands before the sections and repeats the title, {title_in_head!r}"
+                message = f"the # heading must precede the sections and repeat the title, {title_in_head!r}"
                 draft.fault(token.map[0] + 1, message)
             elif token.tag == "h2":
                 starts.append((place, title, token.map[0]))
@@ -119,9 +119,11 @@ def _titles(starts: Sequence[tuple[int, str, int]], draft: _Draft) -> None:
         if title not in SECTIONS:
             draft.fault(line + 1, f"unknown section {title!r}{nearest(title, SECTIONS)}")
         elif title in seen:
-            draft.fault(line + 1, f"the section {title!r} stands twice")
+            draft.fault(line + 1, f"duplicate section {title!r}")
         elif seen and SECTIONS.index(title) < max(SECTIONS.index(one) for one in seen):
-            draft.fault(line + 1, f"the section {title!r} is out of order; it is {', '.join(SECTIONS)}")
+            draft.fault(
+                line + 1, f"the section {title!r} is out of order; the order is {', '.join(SECTIONS)}"
+            )
         if title in SECTIONS:
             seen.append(title)
     for title in SECTIONS:
@@ -148,7 +150,7 @@ def _section(
 
 
 def _by_hand(tokens: Sequence[Token], line: int, draft: _Draft) -> None:
-    blocks = [token for token in tokens if token.type == "fence" and token.info.split(" ")[0] in _SHELLS]
+    blocks = [token for token in tokens if token.type == "fence" and is_shell(token.info)]
     if not blocks:
         draft.fault(line, "By hand holds no ```bash block; give the commands that need none of our tools")
     for block in blocks:
@@ -160,7 +162,7 @@ def _by_hand(tokens: Sequence[Token], line: int, draft: _Draft) -> None:
 
 
 def _prose(lines: Sequence[str], before: int) -> Iterator[Prose]:
-    """The lines as prose, if they say anything; `before` is how many lines of the file stand before them."""
+    """The lines as prose, unless they are blank; `before` is the number of lines of the file before them."""
     text = "\n".join(lines)
     if text.strip():
         blank = len(text) - len(text.lstrip("\n"))
@@ -175,7 +177,7 @@ def _steps(
             continue
         line = token.map[0] + 1
         if not _closed(token, draft.lines):
-            draft.fault(line, "this fence is never closed")
+            draft.fault(line, "this fence is not closed")
             continue
         attributes = read_attributes(token.info)
         for message in attributes.faults:
@@ -184,13 +186,11 @@ def _steps(
             continue
         step_id = attributes.step_id
         if phase is None:
-            draft.fault(
-                line, f"a step may not stand under {title}; its section is its phase: {', '.join(_PHASES)}"
-            )
+            draft.fault(line, f"a step is not allowed under {title}; steps belong in {', '.join(_PHASES)}")
         elif step_id in seen:
-            draft.fault(line, f"the step id {step_id!r} stands twice; the first is on line {seen[step_id]}")
+            draft.fault(line, f"duplicate step id {step_id!r}; the first is on line {seen[step_id]}")
         elif token.level:
-            draft.fault(line, "a step stands at the left margin, not inside a list or a quote")
+            draft.fault(line, "a step must start at the left margin, not inside a list or a quote")
         else:
             seen[step_id] = line
             fields = dict(attributes.fields)
@@ -203,7 +203,7 @@ def _steps(
 
 
 def _closed(token: Token, lines: Sequence[str]) -> bool:
-    """Whether a fence has its closing line: markdown-it ends an open one silently at the end of its container."""
+    """Whether a fence has its closing line: markdown-it silently closes an open fence at the end of its container."""
     assert token.map
     last = lines[min(token.map[1], len(lines)) - 1].strip().lstrip(">").strip()
     mark = re.escape(token.markup[0])

@@ -1,5 +1,9 @@
-"""Reads runbooks from a folder. The only place in `entry` that touches files."""
+"""Reads runbooks from folders. The only place in `entry` that touches files.
 
+Where several folders are given, an entry of a later one replaces the entry with the same id in an earlier one.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.entry.model import Runbook
@@ -7,6 +11,7 @@ from runner.entry.parse import parse
 from runner.entry.words import nearest
 from runner.errors import Fault, InputError, RunbookFaultsError
 from runner.placed import PlacedFileError, read_placed
+from runner.places import SHIPPED, shipped_docs
 
 LARGEST = 1 << 20
 # A slip of one key must not start an entry, and no entry has a number of so many digits.
@@ -22,14 +27,14 @@ def read_runbook(path: Path) -> Runbook:
     return parse(_text(path), path)
 
 
-def read_all(folder: Path) -> tuple[Runbook, ...]:
-    """Every runbook of a folder, by number.
+def read_all(folders: Path | Sequence[Path]) -> tuple[Runbook, ...]:
+    """Every runbook of a folder or of several, by number.
 
     Raises:
-        InputError: the folder is not there or holds no runbook.
+        InputError: a folder is not there or holds no runbook.
         RunbookFaultsError: the faults of all files together, duplicate ids and numbers and dead links included.
     """
-    paths = runbook_paths(folder)
+    paths = runbook_paths(folders)
     runbooks, faults = read_paths(paths)
     faults += folder_faults(runbooks)
     if faults:
@@ -49,36 +54,32 @@ def read_paths(paths: tuple[Path, ...]) -> tuple[tuple[Runbook, ...], tuple[Faul
     return tuple(sorted(runbooks, key=lambda runbook: runbook.head.number)), tuple(faults)
 
 
-def runbook_paths(folder: Path) -> tuple[Path, ...]:
-    """The runbook files of a folder, by name.
+def runbook_paths(folders: Path | Sequence[Path]) -> tuple[Path, ...]:
+    """The runbook files of a folder, or of several, by name; an entry's id is the name of its file.
 
     Raises:
-        InputError: the folder is not there or holds none.
+        InputError: a folder is not there or holds none, or there is no folder.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; name the one that holds the runbooks with --runbooks DIR")
-    paths = tuple(sorted(path for path in folder.glob("*.md") if not path.name.startswith(".")))
-    if not paths:
-        raise InputError(f"{folder} holds no runbook (*.md); name the right one with --runbooks DIR")
-    return paths
+    found: dict[str, Path] = {}
+    for folder in (folders,) if isinstance(folders, Path) else folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; name a folder of entries with --runbooks DIR")
+        paths = {path.name: path for path in folder.glob("*.md") if not path.name.startswith(".")}
+        if not paths:
+            raise InputError(f"{folder} holds no entry (*.md); name the right folder with --runbooks DIR")
+        found |= paths
+    if not found:
+        raise InputError("this installation has no entries; name a folder of entries with --runbooks DIR")
+    return tuple(found[name] for name in sorted(found))
 
 
 def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
     """What only shows with all entries in view: numbers and former ids used twice, links to what is not there."""
-    faults: list[Fault] = []
-    numbers: dict[int, Runbook] = {}
+    faults: list[Fault] = list(_number_faults(runbooks))
     ids = {runbook.id for runbook in runbooks}
     former: dict[str, Runbook] = {}
     for runbook in runbooks:
         head = runbook.head
-        if head.number in numbers:
-            other = numbers[head.number].path.name
-            faults.append(
-                Fault(
-                    runbook.path, _line_of(runbook, "number"), f"number {head.number} is also that of {other}"
-                )
-            )
-        numbers.setdefault(head.number, runbook)
         for name in head.formerly:
             if name in ids or former.setdefault(name, runbook) is not runbook:
                 other = name if name in ids else former[name].id
@@ -93,33 +94,35 @@ def folder_faults(runbooks: tuple[Runbook, ...]) -> tuple[Fault, ...]:
             for name in head.related
             if name not in ids
         )
-        if head.guide is not None and not _guide(runbook).is_file():
+        if head.guide is not None and not any(path.is_file() for path in _guides(runbook)):
             faults.append(
                 Fault(
                     runbook.path,
                     _line_of(runbook, "guide"),
-                    f"the guide {head.guide!r} is not there under kb/",
+                    f"the guide {head.guide!r} does not exist under kb/; write it, or correct the path",
                 )
             )
     return tuple(faults)
 
 
-def find(folder: Path, name: str) -> Runbook:
+def find(folders: Path | Sequence[Path], name: str) -> Runbook:
     """The runbook with this id or number, or the only one whose id begins with these three or more letters.
 
-    Others in the folder may be broken: they are not looked into.
+    Other entries may be broken: they are not read.
 
     Raises:
         InputError: no such entry, or several whose id begins so; the message names the nearest, or those.
-        RunbookFaultsError: the entry has faults.
+        RunbookFaultsError: the entry has faults, or another entry has its number.
     """
-    paths = runbook_paths(folder)
+    paths = runbook_paths(folders)
     for path in paths:
         if path.stem == name:
             return read_runbook(path)
     if name.isdecimal() and len(name) <= _LONGEST_NUMBER:
         runbooks, faults = read_paths(paths)
-        found = [runbook for runbook in runbooks if runbook.head.number == int(name)]
+        found = tuple(runbook for runbook in runbooks if runbook.head.number == int(name))
+        if len(found) > 1:
+            raise RunbookFaultsError(_number_faults(found))
         if found:
             return found[0]
         if faults:
@@ -131,12 +134,31 @@ def find(folder: Path, name: str) -> Runbook:
         return read_runbook(begun[0])
     if begun:
         candidates = ", ".join(path.stem for path in begun)
-        raise InputError(f"{name!r} begins several ids: {candidates}; write one of them out")
+        raise InputError(f"{name!r} begins several ids; use one of {candidates}")
     raise InputError(f"no entry {name!r}{nearest(name, [path.stem for path in paths])}")
 
 
-def _guide(runbook: Runbook) -> Path:
-    return runbook.path.resolve().parents[1] / "kb" / (runbook.head.guide or "")
+def _number_faults(runbooks: Sequence[Runbook]) -> tuple[Fault, ...]:
+    faults: list[Fault] = []
+    numbers: dict[int, Runbook] = {}
+    # The fault is that of the entry that its author can change, not of a built-in one.
+    for runbook in sorted(runbooks, key=lambda one: one.path.resolve().parents[1].name != SHIPPED):
+        number = runbook.head.number
+        other = numbers.setdefault(number, runbook)
+        if other is not runbook:
+            # Beside a built-in entry, the name alone does not say where the other one is.
+            same = other.path.parent == runbook.path.parent
+            message = (
+                f"number {number} is also that of {other.path.name if same else other.path}; choose another"
+            )
+            faults.append(Fault(runbook.path, _line_of(runbook, "number"), message))
+    return tuple(faults)
+
+
+def _guides(runbook: Runbook) -> tuple[Path, ...]:
+    """Where an entry's guide may be: beside the folder of the entry, or among the built-in ones."""
+    name = runbook.head.guide or ""
+    return (runbook.path.resolve().parents[1] / "kb" / name, shipped_docs() / name)
 
 
 def _line_of(runbook: Runbook, key: str) -> int:

@@ -1,4 +1,4 @@
-"""What a runbook says about its own steps and metrics must exist. Pure."""
+"""Checks that the steps and metrics which a runbook refers to exist. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,17 +12,17 @@ from runner.units import known_units, parse_bytes, to_stored
 
 Place = tuple[str | int, ...]
 
-# Python and browsers read signatures alike; these are the constructs that only one of the two has.
+# Signatures must mean the same in Python and in browsers; these constructs exist in only one of the two.
 _PYTHON_ONLY = re.compile(
     r"\(\?P[<=>]|\(\?[aiLmsux-]+[:)]|\\[AZ]|\(\?\(|\(\?>|[*+?}]\+|\(\?<[=!]"
     r"|\\[1-9uUN]|\{,|\[\^?\]|\[[^\]]*\\S|\\x[89a-fA-F]"
 )
-# A group that repeats without bound and holds a repetition without bound can take exponential time.
+# An unbounded repeat of a group that contains an unbounded repeat can take exponential time.
 _NESTED_REPEAT = re.compile(r"\((?:[^()\\]|\\.)*[*+](?:[^()\\]|\\.)*\)[*+]")
 
 
 def reference_faults(runbook: Runbook, lines: Mapping[Place, int]) -> Iterator[Fault]:
-    """Every reference of a runbook that leads nowhere, with its line."""
+    """Every broken reference of a runbook, with its line."""
     for place, message in _head_faults(runbook):
         line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
         yield Fault(runbook.path, line, message)
@@ -33,10 +33,13 @@ def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
     head = runbook.head
     steps = [step.id for step in runbook.steps]
     if head.headline is not None and head.headline not in steps:
-        yield ("headline",), f"headline names no step {head.headline!r}{nearest(head.headline, steps)}"
+        yield ("headline",), f"headline: unknown step {head.headline!r}{nearest(head.headline, steps)}"
     for index, name in enumerate(head.formerly):
         if not is_id(name):
-            yield ("formerly", index), f"{name!r} is no id; use lower-case letters, digits and hyphens"
+            yield (
+                ("formerly", index),
+                f"{name!r} is not a valid id; use lower-case letters, digits and hyphens",
+            )
     for index, item in enumerate(head.proof):
         yield from _proof_faults(runbook, item, ("proof", index))
     seen: set[str] = set()
@@ -53,12 +56,14 @@ def _head_faults(runbook: Runbook) -> Iterator[tuple[Place, str]]:
         message = _pattern_fault(signature.pattern)
         if message:
             yield ("signatures", index, "pattern"), message
+        elif signature.example and not _matches(signature.pattern, signature.example):
+            yield ("signatures", index, "example"), "the example does not match its own pattern"
 
 
 def _proof_faults(runbook: Runbook, item: ProofItem, place: Place) -> Iterator[tuple[Place, str]]:
     verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
     if item.step not in verify:
-        yield place, f"proof names no step of Verify: {item.step!r}{nearest(item.step, verify)}"
+        yield place, f"proof: {item.step!r} is not a step of Verify{nearest(item.step, verify)}"
     elif item.measurement is not None:
         message = metric_fault(runbook, item.metric)
         if message:
@@ -66,16 +71,16 @@ def _proof_faults(runbook: Runbook, item: ProofItem, place: Place) -> Iterator[t
     elif "." in item.metric or item.at:
         yield (
             place,
-            f"{item.metric!r} names no measurement; write <step id>.<measurement>, or the step id alone",
+            f"{item.metric!r} is not a measurement; write <step id>.<measurement>, or only the step id",
         )
     yield from _size_faults(item.at, (*place, "at"))
 
 
 def _id_faults(name: str, seen: set[str], place: Place) -> Iterator[tuple[Place, str]]:
     if not is_id(name):
-        yield place, f"{name!r} is no id; use lower-case letters, digits and hyphens"
+        yield place, f"{name!r} is not a valid id; use lower-case letters, digits and hyphens"
     if name in seen:
-        yield place, f"the id {name!r} stands twice among expectations and claims"
+        yield place, f"duplicate id {name!r} in expectations and claims"
     seen.add(name)
 
 
@@ -97,7 +102,7 @@ def _condition_faults(runbook: Runbook, condition: Condition, place: Place) -> I
         if given != stored:
             yield (
                 (*place, "unit"),
-                f"{condition.unit} does not measure {condition.metric}, which is stored in {stored}",
+                f"{condition.unit} is not a unit of {condition.metric}, which is stored in {stored}",
             )
     elif len(units) > 1:
         yield (*place, "over"), f"{condition.metric} and {condition.over} have different units"
@@ -118,10 +123,10 @@ def metric_fault(runbook: Runbook, metric: str) -> str | None:
     """What is wrong with `<step id>.<measurement>` in this entry, or None."""
     step_id, dot, name = metric.partition(".")
     if not dot:
-        return f"{metric!r} is no metric; write <step id>.<measurement>"
+        return f"{metric!r} is not a metric; write <step id>.<measurement>"
     step = runbook.step(step_id)
     if step is None:
-        return f"{metric!r} names no step {step_id!r}{nearest(step_id, [one.id for one in runbook.steps])}"
+        return f"{metric!r}: unknown step {step_id!r}{nearest(step_id, [one.id for one in runbook.steps])}"
     if name not in METRICS:
         return f"unknown measurement {name!r}{nearest(name, METRICS)}"
     emitted = _emitted(step)
@@ -131,7 +136,7 @@ def metric_fault(runbook: Runbook, metric: str) -> str | None:
 
 
 def _emitted(step: Step) -> frozenset[str] | None:
-    """What the probes of a step may measure; None where it starts none that is known."""
+    """The metrics that the probes of a step may report; None if it starts no known probe."""
     infos = [PROBES[name] for name in step.probes if name in PROBES]
     return frozenset(name for info in infos for name in info.emits) if infos else None
 
@@ -145,24 +150,31 @@ def _needs_faults(runbook: Runbook) -> Iterator[Fault]:
                 message = (
                     f"needs={needed}: that step does not run before this one"
                     if later
-                    else f"needs={needed} names no step{nearest(needed, earlier)}"
+                    else f"needs={needed}: unknown step{nearest(needed, earlier)}"
                 )
                 yield Fault(runbook.path, step.line, message)
         earlier.append(step.id)
+
+
+def _matches(pattern: str, line: str) -> bool:
+    """As the matcher looks at a log: byte by byte."""
+    return re.search(pattern.encode(), line.encode(), re.DOTALL) is not None
 
 
 def _pattern_fault(pattern: str) -> str | None:
     try:
         re.compile(pattern)
     except re.error as error:
-        return f"the pattern is no regular expression: {error}"
+        return f"the pattern is not a valid regular expression: {error}"
     if not pattern.isascii():
         return "the pattern is not ASCII; logs are matched byte by byte, so write . for any other character"
     if _PYTHON_ONLY.search(pattern):
         return (
-            "the pattern uses what browsers and Python read differently (flags, look-behind, back references, named or "
-            "atomic groups, {,n}, [] at the start of a set, \\S in a set, \\u, characters above \\x7f)"
+            "the pattern uses syntax that differs between browsers and Python (flags, look-behind, back references, "
+            "named or atomic groups, {,n}, [] at the start of a set, \\S in a set, \\u, characters above \\x7f)"
         )
     if _NESTED_REPEAT.search(pattern):
-        return "the pattern repeats a group that repeats; on some lines that takes for ever"
+        return (
+            "the pattern repeats a group that contains a repeat; matching some lines takes exponential time"
+        )
     return None

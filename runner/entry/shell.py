@@ -1,4 +1,4 @@
-"""The project's own programs within a shell block, read without running it. Pure."""
+"""Finds calls of this project's programs in a shell block, without running it. Pure."""
 
 import re
 import shlex
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 _PROBE = "runner.probes."
 _ENDS = frozenset({"|", "||", "&&", "&", ";", ";;", "(", ")", "|&", "{", "}"})
-# A redirection and its target; 2 of `2>` belongs to it only where it stands alone before it.
+# A redirection and its target. A digit before it, as in `2>`, belongs to it only after white space.
 _REDIRECTION = re.compile(r"(?:(?<=\s)\d+)?(?:&>>?|>>?\|?|<<?<?)\s*(?:&\d+|&-|[^\s|;&()]+)")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One `python -m runner.…` of a block: the line on which its command begins (from 1), its module, its arguments."""
+    """One `python -m runner.…` call of a block: the first line of its command (from 1), its module, its arguments."""
 
     line: int
     module: str
@@ -21,12 +21,12 @@ class Call:
 
     @property
     def probe(self) -> str | None:
-        """The probe that it starts; None where its module is no probe."""
+        """The probe that it starts; None if its module is not a probe."""
         return self.module.removeprefix(_PROBE) if self.module.startswith(_PROBE) else None
 
 
 def calls_of(block: str) -> Iterator[Call]:
-    """Every call of the project's own programs, in order."""
+    """Every call of this project's programs, in order."""
     for line, words in _simple_commands(block):
         call = _call(line, words)
         if call is not None:
@@ -34,7 +34,7 @@ def calls_of(block: str) -> Iterator[Call]:
 
 
 def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, words) of every simple command. A line that shlex cannot split is for `bash -n` to judge."""
+    """(line, words) of every simple command. A line that shlex cannot split is left to `bash -n`."""
     lines = block.split("\n")
     number = 0
     while number < len(lines):
@@ -43,7 +43,7 @@ def _simple_commands(block: str) -> Iterator[tuple[int, list[str]]]:
             number += 1
             text = f"{text[:-1]} {lines[number]}"
         number += 1
-        # A command substitution is a command of its own, quoted or not.
+        # A command substitution, quoted or not, is a separate command.
         text = re.sub(r"\"?\$\((?!\()|`", " ( ", _REDIRECTION.sub(" ", text))
         for words in _split(text):
             yield start + 1, words
@@ -62,7 +62,7 @@ def _split(text: str) -> Iterator[list[str]]:
             else:
                 words.append(word)
     except ValueError:
-        # An open quote: the rest of a string that spans lines. What was read of the command stays readable.
+        # An open quote: the rest of a string that spans lines. The words read so far are kept.
         pass
     yield words
 

@@ -1,38 +1,50 @@
-r"""Which entries a log speaks of: every entry's signatures against every line, in one pass over the log. Pure.
+r"""Which entries match a log: every entry's signatures against every line, in one pass over the log. Pure.
 
-The site's page matches in the browser with the same table (`signature_table`). Both look at bytes: Python's patterns
+The site's page matches in the browser with the same table (`signature_table`). Both match bytes: Python's patterns
 are bytes patterns, the browser reads a log one byte a character, so `\w`, `\d`, `\b` and `.` mean the same in both.
+How a log is cut into the texts that patterns are matched against is in `runner.entry.log_lines`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from runner.entry.model import Runbook
+from runner.entry.anchors import anchors
+from runner.entry.log_forms import UNREADABLE
+from runner.entry.log_lines import OVERLAP, WINDOW, Block, blocks
+from runner.entry.model import Runbook, Signature
 
-LONGEST_LINE = 4096
 KEPT_LINES = 5
-# A pattern that matches on and on says no more than one that matches a few times.
+# A pattern that matches in many lines says no more than one that matches in a few.
 COUNTED_MATCHES = 3
-# A text that must stand in every match; shorter ones stand in too many lines to be worth looking for.
-_SHORTEST_ANCHOR = 4
 _SPACE = r" \t\n\r\f\v"
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A line of the log that matches: its number from 1, its text (cut at `LONGEST_LINE`), and the pattern."""
+    """A line of the log that matches.
+
+    Attributes:
+        number: of the line, from 1; lines end with a line feed.
+        text: the part of the line in which the pattern matched: between carriage returns, at most `WINDOW` bytes.
+        pattern: the author's.
+        means: what the pattern means, in the entry's words.
+        start, end: the characters of `text` that matched.
+    """
 
     number: int
     text: str
     pattern: str
+    means: str | None
+    start: int
+    end: int
 
 
 @dataclass
 class Match:
-    """One entry and how strongly the log speaks for it.
+    """One entry that matches a log, with its first matching lines.
 
-    `score` is the sum over the entry's signatures of weight × matches, of which at most three count.
+    `score` is the sum over the entry's signatures of weight × matching lines, of which at most three count.
     """
 
     runbook_id: str
@@ -41,12 +53,17 @@ class Match:
 
 
 def signature_table(runbooks: Sequence[Runbook]) -> dict[str, object]:
-    """All that a matcher needs, as data: limits, and the signatures of every entry that has some.
+    """All that a matcher needs, as data: limits, what cannot be read, and the signatures of every entry that has some.
 
     `pattern` is the author's; `portable` is what both matchers compile.
     """
     return {
-        "longest_line": LONGEST_LINE,
+        "window": WINDOW,
+        "overlap": OVERLAP,
+        "unreadable": [
+            {"magic": one.magic.hex(), "offset": one.offset, "what": one.what, "instead": one.instead}
+            for one in UNREADABLE
+        ],
         "kept_lines": KEPT_LINES,
         "counted_matches": COUNTED_MATCHES,
         "entries": [
@@ -87,125 +104,79 @@ def match_lines(lines: Iterable[str], runbooks: Sequence[Runbook]) -> tuple[Matc
     return match_log((line.rstrip("\n").encode() + b"\n" for line in lines), runbooks)
 
 
-def match_log(blocks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Match, ...]:
+def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Match, ...]:
     """Rank entries by their signatures; the best first, ties by id, entries without a match left out.
 
     Args:
-        blocks: the log in pieces of whole lines; of a line longer than `LONGEST_LINE` bytes only the beginning counts.
+        chunks: the log, as UTF-8 or any other encoding that keeps ASCII, in parts of any length.
         runbooks: entries whose signatures are looked for.
     """
     searches = [
-        _Search(runbook.id, order, one.weight, one.pattern)
+        _Search(runbook.id, order, one)
         for runbook in runbooks
         for order, one in enumerate(runbook.head.signatures)
     ]
-    first_line = 1
-    for block in blocks:
+    for block in blocks(chunks):
         for search in searches:
             if len(search.found) < KEPT_LINES:
-                search.look(block, first_line)
-        first_line += block.count(b"\n")
+                search.look(block)
     matches: dict[str, Match] = {}
     for search in searches:
         if search.found:
             match = matches.setdefault(search.runbook_id, Match(search.runbook_id))
             match.score += search.weight * min(len(search.found), COUNTED_MATCHES)
     for match in matches.values():
-        # Of every signature the first hits are known, so the entry's first ones are among them.
+        # Each search keeps its first hits, so the first hits of the entry are among them.
         hits = sorted(
-            (number, search.order, Hit(number, text, search.pattern))
-            for search in searches
-            if search.runbook_id == match.runbook_id
-            for number, text in search.found
+            ((hit.number, search.order, hit) for search in searches for hit in search.of(match.runbook_id)),
+            key=lambda one: one[:2],
         )
         match.hits = [hit for _, _, hit in hits[:KEPT_LINES]]
     return tuple(sorted(matches.values(), key=lambda match: (-match.score, match.runbook_id)))
 
 
 class _Search:
-    """One signature on its way through a log."""
+    """One signature and the lines that matched it so far."""
 
-    def __init__(self, runbook_id: str, order: int, weight: int, pattern: str) -> None:
+    def __init__(self, runbook_id: str, order: int, signature: Signature) -> None:
         self.runbook_id = runbook_id
         self.order = order
-        self.weight = weight
-        self.pattern = pattern
-        self.found: list[tuple[int, str]] = []
-        self._compiled = re.compile(portable(pattern).encode())
-        self._anchors = [text.encode() for text in anchors(pattern)]
+        self.weight = signature.weight
+        self.found: list[Hit] = []
+        self._signature = signature
+        self._compiled = re.compile(portable(signature.pattern).encode())
+        self._anchors = [text.encode() for text in anchors(signature.pattern)]
 
-    def look(self, block: bytes, first_line: int) -> None:
-        """Note the lines of a block that match, until enough are known."""
-        counted = 0
-        number = first_line
-        for start, end in self._candidates(block):
-            line = block[start : min(end, start + LONGEST_LINE)].rstrip(b"\r")
-            if self._compiled.search(line):
-                number += block.count(b"\n", counted, start)
-                counted = start
-                self.found.append((number, line.decode("utf-8", "replace")))
-                if len(self.found) == KEPT_LINES:
-                    return
+    def of(self, runbook_id: str) -> Sequence[Hit]:
+        """Its hits if it is of this entry."""
+        return self.found if runbook_id == self.runbook_id else ()
 
-    def _candidates(self, block: bytes) -> Iterator[tuple[int, int]]:
-        """Begin and end of the lines in which the pattern may match: those with one of its anchors, or all."""
-        place = 0
-        following = dict.fromkeys(self._anchors, -1)
-        while place < len(block):
-            for text, at in following.items():
-                if 0 <= at < place or (at < 0 and place == 0):
-                    following[text] = block.find(text, place)
-            if following:
-                found = min((at for at in following.values() if at >= 0), default=None)
-                if found is None:
-                    return
-                place = block.rfind(b"\n", place, found) + 1 or place
-            end = block.find(b"\n", place)
-            end = len(block) if end < 0 else end
-            yield place, end
-            place = end + 1
+    def look(self, block: Block) -> None:
+        """Note the lines of a block that match, until there are enough. A line counts once."""
+        counted, number = 0, block.number
+        for start, end in block.pieces(self._anchors):
+            number += block.data.count(b"\n", counted, start)
+            counted = start
+            if self.found and self.found[-1].number == number:
+                continue
+            for window, begin in block.windows(start, end):
+                match = self._compiled.search(window, begin)
+                if match:
+                    self.found.append(self._hit(number, window, begin, match))
+                    break
+            if len(self.found) == KEPT_LINES:
+                return
 
+    def _hit(self, number: int, window: bytes, begin: int, match: re.Match[bytes]) -> Hit:
+        def length(start: int, end: int) -> int:
+            return len(window[start:end].decode("utf-8", "replace"))
 
-def anchors(pattern: str) -> tuple[str, ...]:
-    """Plain texts of which every match of a pattern holds one; none where an alternative has none worth looking for."""
-    runs: list[list[str]] = [[""]]
-    place = depth = 0
-    while place < len(pattern):
-        part = _token(pattern, place)
-        place += len(part)
-        repeat = re.compile(r"(?:[*+?]|\{\d*,?\d*\})\??").match(pattern, place)
-        literal = _literal(part) if depth == 0 else None
-        if part == "|" and depth == 0:
-            runs.append([""])
-        elif literal is not None and not (repeat and _may_be_none(repeat[0])):
-            runs[-1][-1] += literal
-        else:
-            runs[-1].append("")
-        depth += part.startswith("(") - (part == ")")
-        if repeat:
-            # Anything may follow the first occurrence of what is repeated.
-            runs[-1].append("")
-            place = repeat.end()
-    longest = tuple(max(alternative, key=len) for alternative in runs)
-    return longest if min(map(len, longest)) >= _SHORTEST_ANCHOR else ()
-
-
-def _may_be_none(repeat: str) -> bool:
-    return repeat[0] in "*?" or repeat.startswith(("{0,", "{0}", "{,"))
-
-
-def _token(pattern: str, place: int) -> str:
-    match = re.compile(r"\\x[0-9a-fA-F]{2}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|.", re.DOTALL).match(
-        pattern, place
-    )
-    assert match
-    return match[0]
-
-
-def _literal(part: str) -> str | None:
-    """The character that a part stands for, None where it stands for more or for none."""
-    if len(part) == 1:
-        return None if part in "^$.|()[]{}*+?" else part
-    if len(part) == 2 and part[0] == "\\" and not part[1].isalnum():  # noqa: PLR2004 - an escaped character
-        return part[1]
-    return None
+        start = length(begin, match.start())
+        return Hit(
+            number,
+            window[begin:].decode("utf-8", "replace"),
+            self._signature.pattern,
+            self._signature.means,
+            start,
+            start + length(*match.span()),
+        )

@@ -1,4 +1,4 @@
-"""The text of a new entry: complete enough to be checked and shown, with the questions it has to answer. Pure."""
+"""The text of a new entry: complete enough to pass `check`, with the questions that the author must answer. Pure."""
 
 import json
 
@@ -9,11 +9,11 @@ number: {number}
 title: {title}
 severity: medium
 tags: []
-# Log lines that mean this issue, as regular expressions: copy one from the incident, and loosen what varies.
+# Log lines of this issue, as regular expressions: copy a line from the incident and generalise its variable parts.
 signatures: []
 # A bound that decides a step: {{id, metric: look.<metric>, min or max, unit, evidence, source}}.
 expectations: []
-# What must run or be measured in Verify, or nothing about the title is proved: a step, or <step>.<metric>.
+# What must run or be measured in Verify for the fix to be proved: a step, or <step>.<metric>.
 proof: [look-again]
 # A sentence of this entry that records can confirm or contradict: {{id, text, evidence, source, confirmed_if}}.
 claims: []
@@ -23,7 +23,7 @@ claims: []
 
 ## Symptom
 
-What does the person on call see? One line that a tired reader recognises, then what tells it from its neighbours.
+What does the person on call see? One line that is easy to recognise, then how it differs from similar issues.
 
 ## By hand
 
@@ -36,12 +36,12 @@ nvidia-smi
 
 ## Root cause
 
-Why does it happen, and where do you know it from? Every number names its source.
+Why does it happen, and what is the source? Every number names its source.
 
 ## Diagnose
 
-What finds the fault without changing anything. Exit status 0 means that all is well here, 80 that the step does not
-apply on this machine; anything else is an error, unless a probe writes a document that says `symptom`.
+How to find the fault without changing anything. Exit status 0 means no finding, 80 means that the step does not apply
+on this machine. Any other status is an error, unless a probe writes a document with the status `symptom`.
 
 ```bash {{#look}}
 test -e /proc/driver/nvidia/version || exit 80
@@ -50,11 +50,11 @@ cat /proc/driver/nvidia/version
 
 ## Fix
 
-What takes the fault away, in one block to copy. A step that changes the host says `safety=changes-host`.
+How to remove the fault, in one block to copy. A step that changes the host has `safety=changes-host`.
 
 ## Verify
 
-What measures the fault gone, by the same numbers that found it.
+How to measure that the fault is gone, with the same metrics that found it.
 
 ```bash {{#look-again}}
 test -e /proc/driver/nvidia/version || exit 80
@@ -64,8 +64,8 @@ cat /proc/driver/nvidia/version
 
 
 def skeleton(entry_id: str, number: int, title: str) -> str:
-    """A runbook with every required section and two steps, which `check` accepts as it stands."""
-    # A JSON string is a YAML string too, whatever stands in it; a plain title needs no quotes.
+    """A runbook with every required section and two steps, which passes `check` unchanged."""
+    # Every JSON string is a valid YAML string; a plain title needs no quotes.
     plain = title.replace(" ", "").replace("-", "").isalnum()
     text = _SKELETON.format(id=entry_id, number=number, title="\0")
     head, _, body = text.partition("\n---\n")

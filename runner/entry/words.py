@@ -1,11 +1,11 @@
-"""Words for messages: the nearest known one, and a noun with its number."""
+"""Helpers for messages: suggest a known word, and count a noun."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known word, or the list of all of them where none is close."""
+    """` (did you mean 'x'?)` for the closest known word, or the list of all known words if none is close."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Takes new records into a data folder as far as it then still passes the gate; the others stay out, one by one."""
+"""Adds new records to a data folder as long as the folder still passes the gate; refuses the others one by one."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from runner.evidence.store import Problem, Store
 
 @dataclass(frozen=True)
 class Candidate:
-    """A record that is fit as far as it alone can say: where it came from, and the bytes that were checked."""
+    """A record that passes the gate on its own: its source file, and the bytes that were checked."""
 
     source: Path
     record: Record
@@ -20,18 +20,18 @@ class Candidate:
 
 
 def admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem]) -> dict[Path, Candidate]:
-    """Write the records that pass the gate together with what is there; the others go to `refused`, one by one.
+    """Write the records that pass the gate together with the existing ones; add the others to `refused`, one by one.
 
     Raises:
-        StoreError: the data folder does not pass without them, or a file cannot be written; none is left then.
+        StoreError: the data folder does not pass without them, or a file cannot be written; no new record is left.
     """
     if not _trouble_with(wanted, store):
         return dict(wanted)
     problems = gate(store) if store.files() else ()
     if problems:
-        raise StoreError(f"the data folder would not pass the gate: {problems[0]}")
+        raise StoreError(f"the data folder does not pass the gate: {problems[0]}")
     good: dict[Path, Candidate] = {}
-    # Halves, so that one bad record among many costs few looks at the whole folder.
+    # Bisection, so that one bad record among many costs few checks of the whole folder.
     groups = _halves(sorted(wanted))
     try:
         while groups:
@@ -45,7 +45,7 @@ def admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem]
             else:
                 (path,) = paths
                 problem = next((one for one in problems if one.path == path), problems[0])
-                said = problem.message if problem.path == path else f"does not go with {problem}"
+                said = problem.message if problem.path == path else f"conflicts with {problem}"
                 refused.append(Problem(wanted[path].source, said))
     except BaseException:
         remove(good)
@@ -54,7 +54,7 @@ def admit(wanted: Mapping[Path, Candidate], store: Store, refused: list[Problem]
 
 
 def _trouble_with(group: Mapping[Path, Candidate], store: Store) -> tuple[Problem, ...]:
-    """What the gate says with these records beside what is there; where it says anything they are gone again."""
+    """The gate's problems with these records added to the existing ones; if there are any, the records are removed."""
     _write(group)
     problems: tuple[Problem, ...] | None = None
     try:
@@ -66,7 +66,7 @@ def _trouble_with(group: Mapping[Path, Candidate], store: Store) -> tuple[Proble
 
 
 def _halves(paths: list[Path]) -> list[list[Path]]:
-    """Two halves, the second one first: they are taken from the end."""
+    """The two halves, the second one first, because callers pop from the end."""
     middle = (len(paths) + 1) // 2
     return [half for half in (paths[middle:], paths[:middle]) if half]
 
@@ -92,11 +92,11 @@ def _make_folder(folder: Path) -> None:
     folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for one in (folder.parent, folder):
         if one.is_symlink():
-            raise StoreError(f"{one} is a symbolic link; records would leave the data folder, take it out")
+            raise StoreError(f"{one} is a symbolic link and leads out of the data folder; remove it")
         one.mkdir(exist_ok=True)
 
 
 def remove(paths: Collection[Path]) -> None:
-    """Take written records away again."""
+    """Delete written records."""
     for path in paths:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The most that known hardware could physically do, metric by metric. A number above it was not measured."""
+"""Physical upper limits of metrics on known hardware. A number above its limit is a measurement error."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from runner.evidence.record import Measurement, StepResult
 from runner.hardware.boards import Board, board_of
 from runner.hardware.machine import Machine
 
-# A collective that reduces inside the switch moves each byte once where the formula counts up to two.
+# With in-switch reduction a collective moves each byte once, while the bus bandwidth formula counts up to two.
 _IN_NETWORK_REDUCTION = 2.0
-# Energy counters and power limits are off by a few per cent.
+# Energy counters and power limits are inaccurate by a few per cent.
 _POWER_SLACK = 1.05
 _HALF_OR_WIDER = frozenset({"bf16", "bfloat16", "fp16", "float16", "half", "fp32", "float32", "tf32"})
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a ceiling is worked out from: how many of which board a step used, and the labels of its number."""
+    """The inputs of a ceiling: the board, the number of GPUs that the step used, and the labels of the number."""
 
     board: Board
     used: int
@@ -46,8 +46,8 @@ def _memory_rate(on: Hardware) -> float:
     return on.used * on.board.memory_bandwidth
 
 
-# Metric -> its ceiling on known boards. Over links: twice a GPU's NVLink bandwidth each way, for in-network
-# reduction. Matrix rates: the dense peak at the precision that the labels name, at FP8 where they name none.
+# Metric -> its ceiling on known boards. Links: twice the NVLink bandwidth of a GPU in one direction, for in-network
+# reduction. Matrix rates: the dense peak at the precision in the labels, or at FP8 if they name none.
 CEILINGS: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
     {
         "bus_bandwidth": _links,
@@ -59,16 +59,16 @@ CEILINGS: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
         "power": _power,
     }
 )
-# Of metrics without an entry of their own, by their unit.
+# For metrics without an entry above, by unit.
 _BY_UNIT: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
     {"B/s": _memory_rate, "FLOP/s": _matrix_rate, "W": _power}
 )
 
 
 def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> float | None:
-    """The most that the step's GPUs could physically do, in the measurement's unit; None where no ceiling is known.
+    """The physical upper limit for the GPUs of a step, in the measurement's unit; None if no limit is known.
 
-    A share of a whole is at most 1 anywhere; memory at most what the machine says it has.
+    A share is at most 1 on any hardware; memory is at most the machine's reported size.
     """
     metric = metric_of(measurement.name)
     if metric is not None and metric.kind in {"share", "flag"}:
@@ -85,5 +85,5 @@ def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> flo
         return None
     labels = frozenset(str(label).lower() for label in measurement.labels.values())
     used = step.gpus_used or len(boards)
-    # Boards of several kinds in one machine: the one that could do most.
+    # Different boards in one machine: the highest limit.
     return max(find(Hardware(board, used, labels)) for board in known)

@@ -1,4 +1,4 @@
-"""Works with git in a checkout: what it says, and how it names a file's content."""
+"""Runs git in a checkout, and computes git object names."""
 
 import contextlib
 import fcntl
@@ -14,8 +14,8 @@ from runner.plain import one_line
 from runner.programs import run_program
 
 _DEADLINE_S = 300.0
-# A repository named by the environment (inside a hook, say) is not the one that is meant. How the caller signs in and
-# what the caller has configured (GIT_SSH_COMMAND, GIT_CONFIG_*) is the caller's own.
+# Ignore a repository named by the environment, for example inside a hook. The caller's authentication and
+# configuration (GIT_SSH_COMMAND, GIT_CONFIG_*) are kept.
 _OTHER_REPOSITORY = frozenset(
     {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
     | {"GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH"}
@@ -31,7 +31,7 @@ def git_in(folder: Path) -> Git:
     """A `git` that works in this folder and returns its standard output.
 
     Raises (when called):
-        StoreError: git failed; the message has the last line that it said.
+        StoreError: git failed; the message has the last line that it printed.
     """
 
     def git(*words: str) -> str:
@@ -46,8 +46,8 @@ def git_in(folder: Path) -> Git:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StoreError(f"git {words[0]} could not run in {folder}: {error}") from error
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-            # A remote's address may hold who pushes and with what.
+            said = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+            # A remote's URL may contain a user name and a password.
             clean = one_line(redact_text(said, host_secrets()))
             raise StoreError(f"git {words[0]} failed in {folder}: {clean}")
         return str(done.stdout).strip()
@@ -57,10 +57,10 @@ def git_in(folder: Path) -> Git:
 
 @contextlib.contextmanager
 def alone(git: Git) -> Iterator[None]:
-    """Keep other publishing out of this checkout: whoever undoes its own commit would undo theirs as well.
+    """Lock this checkout against other `publish` commands: undoing a commit could undo theirs as well.
 
     Raises:
-        StoreError: another one is under way, or the lock cannot be made.
+        StoreError: another `publish` is running, or the lock cannot be created.
     """
     place = Path(git("rev-parse", "--absolute-git-dir")) / "runbook-publish.lock"
     with contextlib.ExitStack() as held:
@@ -69,7 +69,7 @@ def alone(git: Git) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreError(
-                f"another publish is under way in this checkout ({place}); run this again when it has ended"
+                f"another publish is running in this checkout ({place}); run this again when it has finished"
             ) from error
         except OSError as error:
             raise StoreError(f"cannot lock this checkout with {place}: {error.strerror}") from error
@@ -77,6 +77,6 @@ def alone(git: Git) -> Iterator[None]:
 
 
 def blob_name(data: bytes, alike: str) -> str:
-    """What git calls a file with this content, in a repository whose names look like this one."""
+    """The git object name of this content, in a repository with the same hash format as `alike`."""
     kind = hashlib.sha256 if len(alike) == _SHA256_DIGITS else hashlib.sha1
     return kind(b"blob %d\0" % len(data) + data).hexdigest()

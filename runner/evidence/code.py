@@ -1,10 +1,11 @@
-"""Where a number was taken and by which code: the package's state, the node's alias, the run's id."""
+"""Identifies the code and the node of a run: state of the package, alias of the node, id of the run."""
 
 import functools
 import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Sequence
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
@@ -14,33 +15,36 @@ from runner.evidence.record import Code
 from runner.evidence.source import PACKAGE, commit_digests, compiled_as_written, folder_digest, git
 
 _MACHINE_ID = Path("/etc/machine-id")
-# Fixed, so that a node keeps its alias; it keeps the machine id, which must not be shown, out of the alias.
+# Fixed, so that a node keeps its alias; the hash hides the machine id, which must not be published.
 _ALIAS_KEY = b"llm-runbooks node alias 1"
 
 
-def code_state(package: Path, entries: Path) -> Code:
-    """The code that runs: digests of the package and of the entries, and whether both are their commit's.
+def code_state(package: Path, *entries: Path, root: Path | None = None) -> Code:
+    """The running code: digests of the package and of the entries, and whether both equal their commit.
 
     Args:
         package: the folder of the `runner` package that was imported.
-        entries: the folder that entries were read from.
+        entries: the folders that entries were read from; a file of a later one replaces that of an earlier one.
+        root: the folder in which steps run; the one that holds the last folder of entries when left out.
 
     Returns:
-        Commit and `dirty` are None where the package does not lie at the top of a git checkout, or git cannot say.
-        Entries from elsewhere are clean where they are those of the package's own commit.
+        Commit and `dirty` are None if the package is not at the top of a git checkout, or git does not answer.
+        Entries from another folder are clean if they equal those of the package's commit.
 
     Raises:
-        InputError: another `runner` lies beside the entries, and steps would import that one.
+        InputError: another `runner` package is in the folder in which steps run, and they would import that one.
     """
-    package, entries = package.resolve(), entries.resolve()
-    found = Code(commit=None, dirty=None, package=folder_digest(package), entries=folder_digest(entries))
-    _refuse_another(entries.parent / PACKAGE, package, found)
-    root = package.parent
-    # Without this an installed copy would take on the commit of whatever repository it happens to lie in.
-    if package.name != PACKAGE or not (root / ".git").exists():
+    package, entries = package.resolve(), tuple(folder.resolve() for folder in entries)
+    found = Code(commit=None, dirty=None, package=folder_digest(package), entries=folder_digest(*entries))
+    _refuse_another((root or entries[-1].parent) / PACKAGE, package, found)
+    checkout = package.parent
+    # Without this, an installed copy inside any other repository would report that repository's commit.
+    if package.name != PACKAGE or not (checkout / ".git").exists():
         return found
-    commit = (git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or b"").decode().strip() or None
-    held = None if commit is None else commit_digests(root, commit)
+    commit = (
+        git(checkout, "rev-parse", "--verify", "--quiet", "HEAD^{commit}") or b""
+    ).decode().strip() or None
+    held = None if commit is None else commit_digests(checkout, commit)
     if held is None:
         return found.model_copy(update={"commit": commit})
     clean = (found.package, found.entries) == (held.package, held.entries) and compiled_as_written(package)
@@ -48,7 +52,7 @@ def code_state(package: Path, entries: Path) -> Code:
 
 
 def _refuse_another(beside: Path, package: Path, found: Code) -> None:
-    # Steps run in the folder that holds the entries' folder, and `python -m` looks there first.
+    # `python -m` searches first in the folder in which steps run.
     other = next(filter(Path.is_file, (beside.with_suffix(suffix) for suffix in all_suffixes())), None)
     if beside.is_dir() and not beside.samefile(package):
         same = folder_digest(beside) == found.package and compiled_as_written(beside)
@@ -60,9 +64,10 @@ def _refuse_another(beside: Path, package: Path, found: Code) -> None:
         )
 
 
-def code_at_the_end(began: Code, package: Path, entries: Path) -> Code:
-    """The code of a run that has ended: `dirty` where the package or the entries changed while it ran."""
-    if (folder_digest(package.resolve()), folder_digest(entries.resolve())) == (began.package, began.entries):
+def code_at_the_end(began: Code, package: Path, entries: Sequence[Path]) -> Code:
+    """The code of a finished run: `dirty` if the package or the entries changed while it ran."""
+    now = folder_digest(package.resolve()), folder_digest(*(folder.resolve() for folder in entries))
+    if now == (began.package, began.entries):
         return began
     return began.model_copy(update={"dirty": True})
 
@@ -74,25 +79,25 @@ def running_package() -> Path:
 
 @functools.cache
 def node_alias(machine_id: Path = _MACHINE_ID, cache: Path | None = None) -> str:
-    """A stable name for this node that does not give it away: `node-` and six hexadecimal digits.
+    """A stable alias of this node that does not reveal its name: `node-` and six hexadecimal digits.
 
-    It is a keyed hash of the machine id. Where there is none (a bare container), a random id kept under `cache`
-    (the user's cache folder when left out) stands in; where that cannot be written, the alias lasts this process.
+    It is a keyed hash of the machine id. Without one (in a bare container), a random id stored under `cache` (default:
+    the user's cache folder) is used; if that cannot be written, the alias is valid for this process only.
     """
     identity = _read(machine_id)
-    # A first boot writes "uninitialized" until the real id is known.
+    # On first boot the file contains "uninitialized" until the id is set.
     if identity in {"", "uninitialized"}:
         identity = _kept_identity(cache or user_cache())
     return f"node-{hmac.new(_ALIAS_KEY, identity.encode(), hashlib.sha256).hexdigest()[:6]}"
 
 
 def new_run_id() -> str:
-    """A fresh run id: twelve hexadecimal digits, fit for a file name."""
+    """A new run id: twelve hexadecimal digits, valid in a file name."""
     return secrets.token_hex(6)
 
 
 def user_cache() -> Path:
-    """The folder in which this user's own small secrets and ids are kept."""
+    """The folder for this user's keys and ids."""
     given = os.environ.get("XDG_CACHE_HOME")
     return Path(given or os.path.expanduser("~/.cache")) / "llm-runbooks"  # noqa: PTH111 - Path.home() raises for a user without a home
 
@@ -105,7 +110,7 @@ def _kept_identity(cache: Path) -> str:
     identity = secrets.token_hex(16)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # Exclusive: of two first runs at once, one writes and the other reads what it wrote.
+        # Exclusive: of two concurrent first runs, one writes and the other reads the same id.
         with kept.open("x", encoding="ascii") as file:
             file.write(identity)
     except FileExistsError:

@@ -1,9 +1,9 @@
-"""Two runs, or two machine classes, side by side: numbers that differ, cannot be compared, or only one has. Pure."""
+"""Compares two runs or two machine classes: numbers that differ, are not comparable, or exist in only one. Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.catalogue import metric_of
+from runner.catalogue import current_name, metric_of
 from runner.entry.model import Scalar
 from runner.evidence.endings import differences, setting_of
 from runner.evidence.record import Measurement, Record, StepResult
@@ -18,13 +18,13 @@ ONLY_FIRST, ONLY_SECOND = "only in A", "only in B"
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one step, of both or of one alone.
+    """One number of one step, from both sides or from one.
 
     Attributes:
-        first, second: the two values in `unit`; None where it was not measured there.
-        interval: of second ÷ first, from the spread within the two runs.
-        verdict: `same`, `no difference shown`, `higher`, `lower`, with `(better)` or `(worse)`; `only in A`, the first,
-            or `only in B`; or why there is none.
+        first, second: the two values in `unit`; None if not measured on that side.
+        interval: 95 % interval of second ÷ first, from the spread within the two runs.
+        verdict: `same`, `no difference shown`, `higher`, `lower`, with `(better)` or `(worse)`; `only in A` (the
+            first) or `only in B`; or why there is no verdict.
     """
 
     runbook: str
@@ -39,21 +39,21 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Second ÷ first; None where one is missing, or a ratio would say nothing."""
+        """Second ÷ first; None if a value is missing, or a ratio would be meaningless."""
         return None if self.first is None or self.second is None else ratio(self.second, self.first)
 
     @property
     def in_both(self) -> bool:
-        """Whether both have the number."""
+        """Whether both sides have the number."""
         return self.first is not None and self.second is not None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every number of either, and what else differs between them.
+    """Every number of either side, and other differences between them.
 
     Attributes:
-        only_first, only_second: steps that the other does not have, as `entry step`.
+        only_first, only_second: steps that the other side does not have, as `entry step`.
     """
 
     first: str
@@ -65,13 +65,13 @@ class Comparison:
 
 
 def compare_records(first: Record, second: Record) -> Comparison:
-    """Two runs of one entry, step by step; the second is held against the first."""
+    """Compare two runs of one entry, step by step; the second is relative to the first."""
     ours, theirs = (
         {(run.runbook.id, step.id, run.options.preset): (run, step) for step in run.steps}
         for run in (first, second)
     )
     if first.options.preset != second.options.preset:
-        # Named as what keeps them from being compared, and not as numbers that only one has.
+        # Reported as the reason why they are not comparable, not as numbers that only one side has.
         theirs = {(*place[:2], first.options.preset): ran for place, ran in theirs.items()}
     return _comparison(
         first.run_id, second.run_id, ours, theirs, differences(setting_of(first), setting_of(second))
@@ -79,12 +79,12 @@ def compare_records(first: Record, second: Record) -> Comparison:
 
 
 def compare_classes(finished: Mapping[tuple[str, str, str, str], Ran], first: str, second: str) -> Comparison:
-    """The newest numbers of two machine classes, held against each other at presets that both ran.
+    """Compare the newest numbers of two machine classes at presets that both ran.
 
     Args:
-        finished: what `runner.evidence.store.latest` gives.
+        finished: the result of `runner.evidence.store.latest`.
         first: a machine class.
-        second: another one, held against it.
+        second: another class, compared with it.
     """
     ours, theirs = (
         {key[1:]: finished[key] for key in sorted(finished) if key[0] == name} for name in (first, second)
@@ -125,11 +125,11 @@ def _others(some: Mapping[Place, Ran], others: Mapping[Place, Ran]) -> tuple[str
 
 def _rows(place: Place, first: Ran | None, second: Ran | None) -> Iterator[Row]:
     ours, theirs = _measured(first), _measured(second)
-    hindrance = _hindrance(first, second) if first and second else None
+    blocked = _not_comparable(first, second) if first and second else None
     for key, named in (ours | {key: one for key, one in theirs.items() if key not in ours}).items():
         one, other = ours.get(key), theirs.get(key)
         interval = None
-        if one and other and not hindrance and one.statistic == other.statistic == "median":
+        if one and other and not blocked and one.statistic == other.statistic == "median":
             interval = ratio_interval(other.samples, one.samples)
         yield Row(
             runbook=place[0],
@@ -140,7 +140,7 @@ def _rows(place: Place, first: Ran | None, second: Ran | None) -> Iterator[Row]:
             first=one.value if one else None,
             second=other.value if other else None,
             interval=interval,
-            verdict=_verdict(one, other, interval, hindrance),
+            verdict=_verdict(one, other, interval, blocked),
         )
 
 
@@ -148,7 +148,7 @@ def _measured(ran: Ran | None) -> dict[tuple[str, str, str], Measurement]:
     return {_key(one): one for one in ran[1].measurements} if ran else {}
 
 
-def _hindrance(one: Ran, two: Ran) -> str | None:
+def _not_comparable(one: Ran, two: Ran) -> str | None:
     """Why two results may not be compared, or None."""
     (first, step), (second, other) = one, two
     for which in (step, other):
@@ -159,26 +159,26 @@ def _hindrance(one: Ran, two: Ran) -> str | None:
     if first.options.preset != second.options.preset:
         return f"not comparable: preset {first.options.preset} against {second.options.preset}"
     if step.fallback_reason != other.fallback_reason:
-        return "not comparable: one of them fell back"
+        return "not comparable: one of them used a fallback"
     return None
 
 
 def _key(measurement: Measurement) -> tuple[str, str, str]:
-    return measurement.name, measurement.unit, repr(sorted(measurement.labels.items()))
+    return current_name(measurement.name), measurement.unit, repr(sorted(measurement.labels.items()))
 
 
 def _verdict(
-    one: Measurement | None, other: Measurement | None, interval: Interval | None, hindrance: str | None
+    one: Measurement | None, other: Measurement | None, interval: Interval | None, blocked: str | None
 ) -> str:
     if one is None or other is None:
         alone = ONLY_SECOND if one is None else ONLY_FIRST
-        return f"{alone}; {hindrance}" if hindrance else alone
-    if hindrance:
-        return hindrance
+        return f"{alone}; {blocked}" if blocked else alone
+    if blocked:
+        return blocked
     if one.value == other.value:
         return "same"
     if interval is None and one.samples:
-        return f"cannot say: no interval of the {one.statistic} of {len(one.samples)} samples"
+        return f"unknown: no interval for the {one.statistic} of {len(one.samples)} samples"
     low, high = (interval.low, interval.high) if interval else (0.0, 0.0)
     if interval and low <= 1 + SMALLEST and high >= 1 - SMALLEST:
         return "no difference shown"

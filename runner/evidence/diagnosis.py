@@ -1,7 +1,7 @@
-"""What the read-only look at a node came to: every entry's findings, ranked, and what could not be looked at. Pure.
+"""The result of `runbook diagnose`: every entry's findings, ranked, and the steps that did not run. Pure.
 
-A look loads nothing, so it can find an issue and can never prove a node healthy: what was not looked at is part of
-the answer, with the reason.
+`diagnose` runs only steps that read, so it can find an issue and can never prove a node healthy: the steps that did not
+run are part of the result, each with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from runner.entry.model import Runbook, Severity
+from runner.entry.model import Runbook, Safety, Severity
+from runner.evidence.outcomes import unrequested_fallback
 from runner.evidence.record import StepResult, StepStatus
 from runner.remedy import shell_lines
 
@@ -21,8 +22,8 @@ _GRAVEST_FIRST = tuple(reversed(Severity))
 class State(StrEnum):
     """What is known of one entry's issue on this node, the most urgent first.
 
-    `found`: a step shows it. `hint`: a step passed and has something to say that is worth a look. `unknown`: a step
-    could not finish. `clear`: what was looked at is well. `not_looked`: no step could look.
+    `found`: a step shows it. `hint`: a step passed and reported something to check. `unknown`: a step that should
+    have run was blocked. `clear`: the steps that ran have no findings. `not_looked`: no step ran.
     """
 
     FOUND = "found"
@@ -37,9 +38,9 @@ class Finding:
     """What one step found.
 
     Attributes:
-        severity: the gravest that its probe gave to a finding, else the entry's own.
-        counts: how many findings of each severity, the gravest first; ranks entries that found something.
-        undo: what takes it away, where the probe names it: code, or a comment for a person.
+        severity: the highest that its probe gave to a finding, else the entry's own.
+        counts: how many findings of each severity, the highest first; ranks entries that found something.
+        undo: shell lines that undo it, if the probe names them: code, or a comment for a person.
     """
 
     step: str
@@ -49,13 +50,33 @@ class Finding:
     undo: tuple[str, ...] = ()
 
 
+class Kind(StrEnum):
+    """Why `diagnose` has no result of a step.
+
+    `blocked`: it should have run, and something kept it from running or from ending. `gpus`, `nodes`: it needs more
+    than there are here. `loads`, `changes`: it does more than read. `other`: it does not apply here.
+    """
+
+    BLOCKED = "blocked"
+    GPUS = "gpus"
+    NODES = "nodes"
+    LOADS = "loads"
+    CHANGES = "changes"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class NotLooked:
-    """A step that did not look. `hindered`: it should have, and something was in its way."""
+    """A step without a result, and why."""
 
     step: str
     why: str
-    hindered: bool
+    kind: Kind
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it should have run: its entry's issue is then unknown."""
+        return self.kind is Kind.BLOCKED
 
 
 @dataclass(frozen=True)
@@ -73,19 +94,19 @@ class Diagnosis:
 
     @property
     def severity(self) -> Severity | None:
-        """The gravest of its findings; None where nothing was found."""
+        """The highest of its findings; None without a finding."""
         return next((one for one in _GRAVEST_FIRST if any(f.severity is one for f in self.findings)), None)
 
     @property
     def said(self) -> str:
-        """The gravest finding, or the first hint, in one line; empty where there is neither."""
+        """The most severe finding, or the first hint, in one line; empty if there is neither."""
         if self.findings:
             return max(self.findings, key=lambda finding: finding.counts).said
         return self.hints[0] if self.hints else ""
 
     @property
     def fix(self) -> tuple[str, ...]:
-        """Shell lines that take the findings away; where no probe names any, the command that shows the entry."""
+        """Shell lines that undo the findings; if no probe names any, the command that shows the entry."""
         undo = dict.fromkeys(line for finding in self.findings for line in finding.undo)
         return tuple(undo) or (f"runbook show {self.entry}",)
 
@@ -96,18 +117,25 @@ class Diagnosis:
 
 
 def diagnose_entry(
-    runbook: Runbook, results: Sequence[StepResult], hindered: Iterable[str] = ()
+    runbook: Runbook, results: Sequence[StepResult], blocked: Iterable[str] = (), *, gpus: int = 0
 ) -> Diagnosis:
-    """Sort an entry's results into findings, hints, and what was not looked at.
+    """Sort an entry's results into findings, hints, and steps without a result.
+
+    A step that ran something else than it was asked to (an unrequested fallback) says nothing about the issue: it
+    counts as blocked.
 
     Args:
         runbook: the entry.
         results: of its Diagnose steps, those that were skipped with their reasons.
-        hindered: ids of skipped steps that would belong here: the node itself kept them from looking.
+        blocked: ids of skipped steps that apply to this node, and that the node itself kept from running.
+        gpus: how many GPUs this node has.
     """
-    in_the_way = frozenset(hindered)
+    kept_from = frozenset(blocked)
     findings, hints, looked, blind = [], [], [], []
     for result in results:
+        if unrequested_fallback(result):
+            blind.append(NotLooked(result.id, result.reason or "unrequested fallback", Kind.BLOCKED))
+            continue
         if result.status in {StepStatus.SYMPTOM, StepStatus.FAILED}:
             findings.append(_finding(runbook, result))
         elif result.status is StepStatus.PASSED and result.reason:
@@ -115,13 +143,25 @@ def diagnose_entry(
         if result.status.finished:
             looked.append(result.id)
         else:
-            why = result.reason or result.status.value
-            blind.append(NotLooked(result.id, why, result.status.broken or result.id in in_the_way))
+            in_the_way = result.status.broken or result.id in kept_from
+            kind = Kind.BLOCKED if in_the_way else _kind(runbook, result.id, gpus)
+            blind.append(NotLooked(result.id, result.reason or result.status.value, kind))
     head = runbook.head
     state = _state(findings, hints, looked, blind)
     return Diagnosis(
         head.id, head.number, head.title, state, tuple(findings), tuple(hints), tuple(looked), tuple(blind)
     )
+
+
+def _kind(runbook: Runbook, step_id: str, gpus: int) -> Kind:
+    step = runbook.step(step_id)
+    if step is None:
+        return Kind.OTHER
+    if step.gpus > gpus:
+        return Kind.GPUS
+    if step.nodes > 1:
+        return Kind.NODES
+    return {Safety.LOADS_DEVICE: Kind.LOADS, Safety.CHANGES_HOST: Kind.CHANGES}.get(step.safety, Kind.OTHER)
 
 
 def _state(
@@ -131,7 +171,7 @@ def _state(
         return State.FOUND
     if hints:
         return State.HINT
-    if any(one.hindered for one in blind):
+    if any(one.blocked for one in blind):
         return State.UNKNOWN
     return State.CLEAR if looked else State.NOT_LOOKED
 
@@ -162,7 +202,7 @@ def _severity(finding: JsonValue) -> Severity | None:
 
 
 def rank(diagnoses: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
-    """The most urgent first: what was found, by the gravity and number of findings; then hints; then the rest."""
+    """The most urgent first: entries with findings, by their severity and number; then hints; then the rest."""
     order = list(State)
 
     def urgency(one: Diagnosis) -> tuple[int, list[int], int]:
@@ -173,15 +213,15 @@ def rank(diagnoses: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
 
 
 def exit_status(diagnoses: Sequence[Diagnosis]) -> int:
-    """1 where an issue was found; 3 where a step that should have looked could not, or none did; else 0."""
+    """1 if an issue was found; 3 (unknown) if a step was blocked or no step ran; else 0."""
     if any(one.findings for one in diagnoses):
         return 1
-    hindered = any(blind.hindered for one in diagnoses for blind in one.not_looked)
-    return 3 if hindered or not any(one.looked for one in diagnoses) else 0
+    blocked = any(blind.blocked for one in diagnoses for blind in one.not_looked)
+    return 3 if blocked or not any(one.looked for one in diagnoses) else 0
 
 
 def grave(diagnoses: Iterable[Diagnosis]) -> bool:
-    """Whether anything of severity high or above was found: what may take a node out of service."""
+    """Whether anything of severity high or above was found: a reason to take a node out of service."""
     return any(one.severity in {Severity.HIGH, Severity.CRITICAL} for one in diagnoses)
 
 
@@ -203,7 +243,10 @@ def as_json(diagnoses: Sequence[Diagnosis]) -> list[Mapping[str, Any]]:
             "fix": list(one.fix) if one.findings else [],
             "page": one.page,
             "looked": list(one.looked),
-            "not_looked": [{"step": b.step, "why": b.why, "hindered": b.hindered} for b in one.not_looked],
+            "not_looked": [
+                {"step": b.step, "why": b.why, "kind": b.kind.value, "blocked": b.blocked}
+                for b in one.not_looked
+            ],
         }
         for one in diagnoses
     ]

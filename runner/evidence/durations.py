@@ -1,4 +1,4 @@
-"""How long a step is expected to take here: what the newest records say, else a guess from its deadline."""
+"""Expected duration of a step on this machine: from the newest records, else a guess from its deadline."""
 
 import contextlib
 from collections import defaultdict
@@ -13,22 +13,22 @@ from runner.evidence.record import Record
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine
 
-# Without a record: a tenth of the deadline, and at most a minute.
+# Without a record: a tenth of the deadline, at most 60 s.
 _GUESS_SHARE, _GUESS_MOST_S = 0.1, 60.0
-# Records of a class and an entry that are read, the newest ones: an old campaign's thousands say nothing more.
+# Number of newest records read per class and entry; the thousands of an old campaign add no information.
 _LOOK_BACK = 5
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How long a step is expected to take, in seconds. `measured`: a record says so; else it is a guess."""
+    """The expected duration of a step, in seconds. `measured`: from a record; else it is a guess."""
 
     seconds: float
     measured: bool
 
 
 def newest_records(folders: Sequence[Path], runbooks: Collection[str]) -> Iterator[Record]:
-    """The newest few records of each class and entry in these data folders; what cannot be read is left out."""
+    """The newest few records of each class and entry in these data folders; unreadable files are skipped."""
     found: dict[Path, list[Path]] = defaultdict(list)
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         with contextlib.suppress(StoreError):
@@ -45,11 +45,11 @@ def newest_records(folders: Sequence[Path], runbooks: Collection[str]) -> Iterat
 def expected_durations(
     runbook: Runbook, preset: str, machine: Machine, records: Iterable[Record]
 ) -> Mapping[str, Expected]:
-    """What each step of an entry is expected to take, by step id.
+    """The expected duration of each step of an entry, by step id.
 
     It is the duration of the newest finished run of the step at this preset, on hardware of the same kind (with or
-    without GPUs). The step as it is now (its digest) comes first, then this machine's class, then runs that had no
-    limit of time.
+    without GPUs). Records with the step's current digest are preferred, then records of this machine's class, then
+    runs without a time limit.
     """
     digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
     best: dict[str, tuple[tuple[object, ...], float]] = {}

@@ -1,6 +1,6 @@
-"""How runs ended, judged by the entries as they are now, with what tells two runs apart. Pure.
+"""Outcomes of runs, judged by the current entries, with the properties in which runs differ. Pure.
 
-Runs are compared with runs of the same scope alone: one that only diagnosed says nothing against a proof.
+A run is compared only with runs of the same scope: a run of Diagnose alone does not contradict a proof.
 """
 
 import functools
@@ -11,17 +11,17 @@ from datetime import datetime
 
 from runner.entry.model import Phase, Runbook
 from runner.evidence.outcomes import Judged, judge_run
-from runner.evidence.record import Options, Record, Verdict
+from runner.evidence.record import Options, Outcome, Record, Verdict
 from runner.evidence.trend import versions_of
 from runner.hardware.machine import Machine
 from runner.presets import default_preset
 
-_SURE = frozenset({Verdict.MET, Verdict.MISSED})
+_DECIDED = frozenset({Verdict.MET, Verdict.MISSED})
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a run was taken with, beside its options: versions by name, digests by step, node, what was allowed."""
+    """The conditions of a run besides its options: versions by name, digests by step, node, allowances."""
 
     versions: Mapping[str, str]
     digests: Mapping[str, str]
@@ -30,7 +30,7 @@ class Setting:
 
 
 def setting_of(record: Record) -> Setting:
-    """What this run was taken with."""
+    """The conditions of this run."""
     digests = tuple((step.id, step.digest) for step in record.steps)
     versions = tuple(versions_of(record.machine).items())
     return _setting(versions, digests, record.node_alias, record.options.allow)
@@ -39,14 +39,14 @@ def setting_of(record: Record) -> Setting:
 _Pairs = tuple[tuple[str, str], ...]
 
 
-# Most runs of a long history agree in what they were taken with, and share it here.
+# Most runs of a long history have equal settings, and share one object.
 @functools.lru_cache(maxsize=1024)
 def _setting(versions: _Pairs, digests: _Pairs, node: str, allow: tuple[str, ...]) -> Setting:
     return Setting(dict(versions), dict(digests), node, allow)
 
 
 def differences(earlier: Setting, later: Setting) -> tuple[str, ...]:
-    """What differs between two runs beside their numbers: versions, steps, what was allowed, node."""
+    """Differences between two runs besides their numbers: versions, steps, allowances, node."""
     found = [
         f"{name} {value} → {later.versions[name]}"
         for name, value in earlier.versions.items()
@@ -66,13 +66,13 @@ def differences(earlier: Setting, later: Setting) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one run ended.
+    """The outcome of one run.
 
     Attributes:
-        runbook: the entry as it is now.
-        scope: the run's options without what was allowed; runs of one scope can be compared.
-        at_home: whether the preset is the class's own.
-        verdicts: of the expectations that decide and were met or missed, by id.
+        runbook: the current entry.
+        scope: the run's options without its allowances; runs of one scope are comparable.
+        at_home: whether the preset is the default of the class.
+        verdicts: verdicts of the deciding expectations that were met or missed, by id.
     """
 
     runbook: Runbook
@@ -89,24 +89,24 @@ class Ending:
 
     @property
     def moment(self) -> tuple[datetime, str]:
-        """What endings are sorted by, oldest first."""
+        """Sort key, oldest first."""
         return self.when, self.run_id
 
     @property
     def where(self) -> str:
-        """The class, with the preset where it is not the class's own."""
+        """The class, with the preset if it is not the default of the class."""
         return self.machine_class if self.at_home else f"{self.machine_class} at preset {self.scope.preset}"
 
 
 def by_any_id(runbooks: Iterable[Runbook]) -> Mapping[str, Runbook]:
-    """Entries by their id and by those that they have had."""
+    """Entries by their current and former ids."""
     return {name: runbook for runbook in runbooks for name in (*runbook.head.formerly, runbook.id)}
 
 
 def endings(runbooks: Sequence[Runbook], records: Iterable[Record]) -> Iterator[Ending]:
-    """How the runs of these entries ended, in the order of the records.
+    """The outcomes of the runs of these entries, in the order of the records.
 
-    Left out: simulated runs, runs that were cut off, and those of entries that are gone.
+    Simulated runs, runs that were cut off, and runs of deleted entries are skipped.
     """
     entries = by_any_id(runbooks)
     for record in records:
@@ -117,11 +117,11 @@ def endings(runbooks: Sequence[Runbook], records: Iterable[Record]) -> Iterator[
 
 
 def ending_of(runbook: Runbook, record: Record) -> Ending | None:
-    """How this run ended; None where it was simulated or cut off."""
+    """The outcome of this run; None if it was simulated or cut off."""
     if record.outcome is None or record.simulated or record.machine.simulated:
         return None
     found, verdicts = judge_run(runbook, record.steps, record.machine)
-    sure = tuple((one.id, one.verdict) for one in verdicts if one.decides and one.verdict in _SURE)
+    sure = tuple((one.id, one.verdict) for one in verdicts if one.decides and one.verdict in _DECIDED)
     return Ending(
         runbook=runbook,
         machine_class=record.machine.machine_class,
@@ -146,24 +146,39 @@ def _verdicts(pairs: tuple[tuple[str, Verdict], ...]) -> Mapping[str, Verdict]:
 
 
 def home_preset(machine: Machine) -> str:
-    """The preset that is this machine's own."""
+    """The default preset of this machine."""
     return default_preset(len(machine.gpus))
 
 
 @functools.lru_cache(maxsize=1024)
 def scope_of(options: Options) -> Options:
-    """What a run covers: all its options but what was allowed."""
+    """The scope of a run: all its options except its allowances."""
     return options.model_copy(update={"allow": ()}) if options.allow else options
 
 
 def width(scope: Options) -> tuple[bool, int, bool, bool, float]:
-    """How much a run covers, to be compared: all steps over some, phases, the fault injected, slow steps, time."""
+    """Sort key for the coverage of a run: all steps before some, phases, fault injection, slow steps, time limit."""
     limit = math.inf if scope.within is None else scope.within
     return not scope.steps, len(scope.phases), scope.reproduce, scope.slow, limit
 
 
+def outcome_words(outcome: Outcome, record: Record) -> str:
+    """An outcome for a reader. `healthy` names what it is limited to: `healthy in step wiring only`."""
+    scope = record.options
+    if outcome is not Outcome.HEALTHY:
+        return outcome.value.replace("_", " ")
+    if scope.steps:
+        # A step that was asked for and skipped says nothing about the node.
+        finished = {step.id for step in record.steps if step.status.finished}
+        ran = [step for step in scope.steps if step in finished] or ["none"]
+        return f"healthy in {'step' if len(ran) == 1 else 'steps'} {', '.join(ran)} only"
+    if len(scope.phases) < len(Phase):
+        return f"healthy in {', '.join(scope.phases)} only"
+    return outcome.value if scope.slow else "healthy without slow steps"
+
+
 def scope_words(scope: Options) -> str:
-    """What a run left out: `only diagnose`, `no slow steps`; empty for a run of everything."""
+    """What a run excluded: `only diagnose`, `no slow steps`; empty for a complete run."""
     words = []
     if len(scope.phases) < len(Phase):
         words.append(f"only {', '.join(scope.phases)}")

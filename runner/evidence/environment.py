@@ -1,10 +1,10 @@
-"""Finds dumps of a process's environment in text and takes each out as a whole: too much in them is private."""
+"""Finds dumps of a process environment in text, to remove each as a whole, because much in them is private."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 FEWEST_VARIABLES = 5
-# Names that nearly every environment has and that a list of settings has not.
+# Names that nearly every environment has, but a list of settings does not.
 _TYPICAL = frozenset(
     re.findall(
         r"\w+",
@@ -16,25 +16,25 @@ _ASSIGNMENT = re.compile(
     r"[ \t+]*(?:declare -[a-zA-Z]+ |export |typeset -x )?(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?:\(\)|%%|\[\d+\])?="
 )
 _BARE_DECLARATION = re.compile(r"declare -[a-zA-Z]+ (?P<name>[A-Za-z_]\w*)\s*$")
-# Inner lines of an exported shell function, and of a value that spans lines.
+# Continuation lines of an exported shell function or of a multi-line value.
 _CONTINUATION = re.compile(r"[ \t}]")
-# `/proc/<pid>/environ` separates by NUL.
+# `/proc/<pid>/environ` separates variables by NUL.
 _LINE = re.compile(r"[^\n\0]*[\n\0]?")
-# Python's own printed form of os.environ: one line, or two spaces of indent where it was pretty-printed.
+# The repr of os.environ in Python: on one line, or indented by two spaces if pretty-printed.
 _PAIR = re.compile(r"['\"]: ['\"]")
 _PYTHON_FORM = re.compile(r"environ\(\{\s*['\"](?>(?:(?!\}\))[^\n]|\n[ \t])*)(?:\}\))?")
 
 
 def environments(text: str) -> Iterator[tuple[int, int, str]]:
-    """Each environment that Python printed: its start, its end, and what stands in its place."""
+    """Each environment that Python printed: its start, its end, and its replacement."""
     if "environ({" in text:
         for found in _PYTHON_FORM.finditer(text):
             yield *found.span(), removed(len(_PAIR.findall(found[0])))
 
 
 def dumps(text: str) -> Iterator[tuple[int, int, str]]:
-    """The same of each run of at least five assignments that names typical variables, less the end of its last line."""
-    # Cheap way out: no dump without one of these.
+    """The same for each run of at least five assignments with typical names, without the end of its last line."""
+    # Fast path: a dump always contains one of these.
     if text.count("=") < FEWEST_VARIABLES or not any(f"{name}=" in text for name in _TYPICAL):
         return
     start = end = 0
@@ -59,10 +59,10 @@ def _dump(names: Sequence[str], start: int, end: int) -> Iterator[tuple[int, int
 
 
 def looks_like_environment(mapping: Mapping[str, object]) -> bool:
-    """Whether a mapping is an environment: five names or more, two typical ones among them."""
+    """Whether a mapping is an environment: at least five names, at least two of them typical."""
     return len(mapping) >= FEWEST_VARIABLES and len(_TYPICAL & mapping.keys()) > 1
 
 
 def removed(count: int) -> str:
-    """What stands in the place of an environment of `count` variables."""
+    """The replacement for an environment of `count` variables."""
     return f"[environment of {count} variables removed]"

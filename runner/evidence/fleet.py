@@ -1,7 +1,7 @@
-"""Many nodes of one campaign: how a metric is distributed over them, and which nodes stand out. Pure.
+"""Nodes of one campaign: the distribution of each metric over them, and the outliers. Pure.
 
-A node is suspect where a value of its first run lies on the bad side of the fence around the median of all nodes of
-its class (`runner.stats.fence`). A second run of the suspect decides: beyond the same fence again, it is confirmed.
+A node is suspect if a value of its first run is on the bad side of the fence around the median of all nodes of its
+class (`runner.stats.fence`). A second run decides: if its value is beyond the same fence again, it is confirmed.
 """
 
 import json
@@ -16,15 +16,15 @@ from runner.evidence.record import Measurement, Outcome, Record, StepResult
 from runner.stats import Fence, Spread, fence, spread
 from runner.units import format_value
 
-# A distance of more than this many medians is said in the metric's unit.
+# A distance of more than this many medians is given in the metric's unit.
 _LARGEST_SHARE = 10.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One node of a campaign: where it stands, why it gave no answer, the outcome of each entry it ran.
+    """One node of a campaign: its state, the reason if it returned no result, and the outcome of each entry.
 
-    `unproved`: by entry, why a drill that passed there is no proof.
+    `unproved`: by entry, why a passed drill is not a proof.
     """
 
     alias: str
@@ -36,9 +36,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Outlier:
-    """A node that stands out. `off`: its value less the median, in the metric's unit; negative is below.
+    """A node whose value is an outlier. `off`: its value minus the median, in the metric's unit.
 
-    `confirmed`: whether a second run stood out again; None where there was none.
+    `confirmed`: whether the second run was an outlier too; None without a second run.
     """
 
     alias: str
@@ -49,7 +49,7 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Distribution:
-    """One metric over the nodes of one class: `key` where it is the one that speaks for its step."""
+    """One metric over the nodes of one class. `key`: whether it is the key metric of its step."""
 
     entry: str
     step: str
@@ -66,16 +66,16 @@ class Distribution:
 
     @property
     def suspects(self) -> tuple[Outlier, ...]:
-        """Outliers on the bad side; both sides where neither is better."""
+        """Outliers on the bad side; on both sides if the metric has no better direction."""
         better = METRICS[self.metric].better if self.metric in METRICS else None
         return tuple(one for one in self.outliers if better is None or (one.off < 0) == (better == "higher"))
 
 
 def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:
-    """Every metric that two or more nodes of a class measured, by entry, step and metric.
+    """Every metric that at least two nodes of a class measured, by entry, step and metric.
 
     Args:
-        records: of one campaign; joint records have no place here and are left out.
+        records: the records of one campaign; joint records are ignored.
     """
     taken: dict[tuple[str, ...], dict[str, list[float]]] = {}
     about: dict[tuple[str, ...], tuple[Measurement, bool]] = {}
@@ -131,13 +131,13 @@ def _outliers(around: Fence, taken: Mapping[str, Sequence[float]]) -> Iterable[O
 
     for alias, (first, *later) in sorted(taken.items()):
         if outside(first):
-            # On the same side: a node that was slow and is now fast has not been confirmed slow.
+            # On the same side: a node that was slow and is now fast is not confirmed as slow.
             again = outside(later[-1]) and (later[-1] < around.low) == (first < around.low) if later else None
             yield Outlier(alias, first, first - around.median, again)
 
 
 def suspects(found: Iterable[Distribution]) -> dict[str, tuple[str, ...]]:
-    """Alias → the entries in which the node stood out on the bad side and that were not run again yet."""
+    """Alias → the entries in which the node is an outlier on the bad side and that have not been run again."""
     named: dict[str, set[str]] = {}
     for distribution in found:
         for one in distribution.suspects:
@@ -168,7 +168,7 @@ def sentence(distribution: Distribution) -> str | None:
 
 
 def _distance(off: float, word: str, distribution: Distribution) -> str:
-    """`12% below the median`; in the metric's unit where the median is too near 0 for a share of it to say anything."""
+    """`12% below the median`; in the metric's unit if the median is too close to 0 for a percentage."""
     middle = distribution.fence.median if distribution.fence else 0.0
     if off <= _LARGEST_SHARE * abs(middle):
         return f"{off / abs(middle):.0%} {word} the median"

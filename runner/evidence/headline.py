@@ -1,4 +1,4 @@
-"""Which of a step's measurements speaks for it, and which of its labels tell it from the others."""
+"""The key measurement of a step, and the labels that distinguish it from the step's other measurements."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from runner.evidence.record import Measurement, StepResult
 
 
 def key_measurement(result: StepResult) -> Measurement | None:
-    """The measurement that speaks for a step: the last one that it reported of its probe's first metric."""
+    """The key measurement of a step: the last one it reported for the first metric of its probe."""
     info = PROBES.get(result.probe or "")
     for name in info.emits if info else ():
         named = [measurement for measurement in result.measurements if measurement.name == name]
@@ -18,7 +18,7 @@ def key_measurement(result: StepResult) -> Measurement | None:
 
 
 def telling_labels(measurement: Measurement, among: Sequence[Measurement]) -> Mapping[str, Scalar]:
-    """Its labels, less those that every measurement of its name has alike: they tell nothing apart."""
+    """Its labels without those that are equal in all measurements of the same name."""
     same = [other.labels for other in among if other.name == measurement.name]
     return {
         name: value

@@ -1,6 +1,6 @@
-"""What a repository knows of the commits that records name: whether they are its own, and what ran at each.
+"""The commits that records name: whether they belong to the repository, and the code at each commit.
 
-A record is judged by the entry and the catalogue as they were at its commit, whatever became of both since.
+A record is judged by the entry and the catalogue at its commit, whatever changed since.
 """
 
 import ast
@@ -28,14 +28,14 @@ _CATALOGUE = f"{PACKAGE}/catalogue"
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of this project, as far as it says what a record of it may hold.
+    """One commit of this project, with the data that its records are checked against.
 
     Attributes:
         made: when.
         digests: of its code.
-        methods: method versions by probe, as its catalogue has them; empty where that cannot be read.
+        methods: method versions by probe, from its catalogue; empty if that cannot be read.
         texts: of its entries, by id.
-        step_digests: by entry and step, as they are asked for.
+        step_digests: by entry and step, filled on demand.
     """
 
     made: datetime
@@ -45,12 +45,12 @@ class Commit:
     step_digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
 
     def entry(self, runbook_id: str) -> Runbook | None:
-        """The entry as it was; None where there was none, or none that the format of today can be read by."""
+        """The entry at this commit; None if there was none, or if the current format cannot parse it."""
         text = self.texts.get(runbook_id)
         return None if text is None else _entry(text, runbook_id)
 
     def digest(self, runbook: Runbook, step: Step) -> str:
-        """What the digest of a step of this entry was."""
+        """The digest of a step of this entry at this commit."""
         key = (runbook.id, step.id)
         if key not in self.step_digests:
             methods = tuple((name, self.methods[name]) for name in step.probes if name in self.methods)
@@ -59,21 +59,21 @@ class Commit:
 
 
 class History:
-    """The commits of one repository, each read once, when it is first asked for."""
+    """The commits of one repository, each read once, on first use."""
 
     def __init__(self, folder: Path | None) -> None:
         """Find the repository of a folder.
 
         Args:
-            folder: a folder of it, which need not exist yet; None for no repository at all.
+            folder: a folder in it, which need not exist; None for no repository.
         """
         self._folder = None if folder is None else _existing(folder)
         self._commits: dict[str, Commit | None] = {}
         self.unchecked: set[str] = set()
-        """Commits asked for that this clone does not reach: it is shallow."""
+        """Requested commits that this clone does not contain because it is shallow."""
 
     def commit(self, name: str) -> Commit | None:
-        """What this commit holds; None where the repository does not have all of it, or there is none."""
+        """The content of this commit; None if the repository lacks a part of it, or there is no repository."""
         if name not in self._commits:
             self._commits[name] = self._read(name)
         return self._commits[name]
@@ -88,7 +88,7 @@ class History:
 
     @functools.cached_property
     def _made(self) -> Mapping[str, datetime]:
-        """When each commit of the history was made; empty where there is no repository of this project."""
+        """The time of each commit of the history; empty if there is no repository of this project."""
         if self._folder is None:
             return {}
         self._demand_answer(self._folder)
@@ -102,17 +102,17 @@ class History:
 
     @staticmethod
     def _demand_answer(folder: Path) -> None:
-        """Where git refuses a repository, since its owner is another user say, nothing of it could be checked.
+        """Raise if git refuses the repository, for example because another user owns it: nothing could be checked.
 
         Raises:
-            StoreError: there is one, and git does not say anything of it.
+            StoreError: there is a repository, and git does not answer.
         """
         marks = (one / ".git" for one in (folder, *folder.parents))
         mark = next((one for one in marks if os.path.lexists(one)), None)
         if mark is not None and git(folder, "rev-parse", "--git-dir") is None:
             raise StoreError(
-                f"git gives no answer about {mark.parent}, so the commits of its records cannot be checked; "
-                f"see what `git -C {mark.parent} log` says"
+                f"git cannot read {mark.parent}, so the commits of its records cannot be checked; "
+                f"run `git -C {mark.parent} log` to see why"
             )
 
     @functools.cached_property
@@ -135,7 +135,7 @@ class History:
 
 
 NO_HISTORY = History(None)
-"""For records that are judged away from any repository."""
+"""For records that are judged without a repository."""
 
 
 def _existing(folder: Path) -> Path | None:
@@ -155,7 +155,7 @@ def _entry(text: bytes, runbook_id: str) -> Runbook | None:
 
 
 def _methods(plain: Mapping[str, bytes]) -> dict[str, int]:
-    """Read, never run: an import would take the catalogue of today."""
+    """Parsed, never run: an import would load the current catalogue."""
     found: dict[str, int] = {}
     for path, text in plain.items():
         if path == f"{_CATALOGUE}.py" or path.startswith(f"{_CATALOGUE}/"):

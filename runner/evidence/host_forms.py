@@ -1,4 +1,4 @@
-"""Names of hosts that their own form gives away, and those in the oldest of places: `HOSTNAME=`, NCCL's log."""
+"""Redaction rules for host names that are recognised by their form, and after `HOSTNAME=` and in NCCL's log."""
 
 import re
 
@@ -8,7 +8,7 @@ NAMES_OF_HOSTS = (
     *("HOSTNAME", "HOST", "MASTER_ADDR", "MASTER_HOST", "NODE_NAME", "NODENAME", "SLURM_SUBMIT_HOST"),
     *("BatchHost", "NodeList", "NodeName", "NodeHostName", "AllocNode:Sid"),
 )
-# Ends of host names that mean nothing outside their own network.
+# Domain suffixes of private networks.
 _DOMAINS = (
     *(
         "internal",
@@ -23,7 +23,7 @@ _DOMAINS = (
         "home.arpa",
     ),
 )
-# What makes a number after it an index or a measure, and what makes it a count: `gpu-util-90`, `multi-node-16`.
+# Words after which a number is an index or a measure (`gpu-util-90`), or a count (`multi-node-16`).
 _INDEXES = "rank|ranks|id|ids|idx|index|mode|util|mem|memory|count|local|world|list|type|group"
 _COUNTS = "multi|single|per|num|two|one|intra|inter|cross|nvidia|cuda|torch|max|min|sm"
 
@@ -35,7 +35,7 @@ FORM_RULES = (
         rf"(?<![\w.-])(?!threading\.)(?:[A-Za-z0-9_][\w-]{{0,62}}+\.){{1,8}}(?:{'|'.join(map(re.escape, _DOMAINS))})"
         r"(?![\w(-]|\.\w)",
     ),
-    # Every line of NCCL's log begins with the host.
+    # Every line of NCCL's log begins with the host name.
     Rule(
         (" nccl ",),
         "[host]",
@@ -55,8 +55,8 @@ FORM_RULES = (
         r"^(?:\[\w{1,20}\]:)?[ \t]{0,16}host {1,20}: ",
         r"(?!\[|localhost)\S{1,200}",
     ),
-    # Names that clusters give their machines, standing alone. An index (`gpu0`, `node 3`, `node-rank-0`) is none, a
-    # count (`single-gpu-1`) is none, nor is the alias that this project gives a node.
+    # Typical cluster node names as separate words. Not an index (`gpu0`, `node 3`, `node-rank-0`), not a count
+    # (`single-gpu-1`), and not a node alias of this project.
     Rule(
         re.compile(r"(?:dgx|hgx|node|compute|login|host|rack|nid|gpu|[bh]\d00)[a-z0-9-]{0,20}\d"),
         "[host]",
@@ -68,7 +68,7 @@ FORM_RULES = (
         r"|(?i:rack)\d{1,4}-(?i:[a-z]{1,8}\d{1,4}))"
         r"(?:\.[A-Za-z][\w-]{0,62}){0,6}(?![\w-]|\.\w)",
     ),
-    # Pods of Kubernetes: the name of a set, its hash, and five characters of Kubernetes's own alphabet.
+    # Kubernetes pods: the name of a set, its hash, and five characters of the Kubernetes alphabet.
     Rule(
         re.compile(r"-[0-9a-z]{8,10}-[0-9a-z]{5}(?![\w-])"),
         "[host]",

@@ -1,9 +1,9 @@
-"""Names of hosts of any form at all, where their place says what they are: a message, an option, a field."""
+"""Redaction rules for host names of any form that are recognised by their place: a message, an option, a field."""
 
 import re
 
-from runner.evidence.harmless import names_no_host
 from runner.evidence.host_forms import NAMES_OF_HOSTS
+from runner.evidence.public_names import names_no_host
 from runner.evidence.rule import IS, NEXT, QUOTE, Group, Rule, assigned
 
 _SPOKEN_WORDS = (
@@ -18,7 +18,7 @@ _SPOKEN_WORDS = (
         ("manager", "address"),
     ),
 )
-# Written out in each case: a pattern that begins with plain words is found much more quickly.
+# Written out for each case: a pattern that begins with literal words is searched much faster.
 _SPOKEN = "|".join(
     sorted(
         {
@@ -37,7 +37,7 @@ _SPOKEN = "|".join(
     )
 )
 _SPOKEN_HINTS = tuple(glue.join(words) for words in _SPOKEN_WORDS for glue in ("", "_"))
-# A key whose value is a host's name.
+# A key whose value is a host name.
 HOST_KEY = re.compile(rf"(?:{_SPOKEN})\Z|\A(?:{'|'.join(NAMES_OF_HOSTS)}|(?i:host))\Z")
 
 _HOST = r"[A-Za-z0-9][\w-]{0,62}+(?>(?:\.[A-Za-z0-9_][\w-]{0,62}+){0,8})"
@@ -47,7 +47,7 @@ _HOSTS = rf"(?>(?:{_ITEM}(?::\d{{1,5}})?,(?=[A-Za-z0-9]))*){_ITEM}"
 _LETTERED = rf"(?=[A-Za-z]){_HOSTS}"
 _IS_EQUAL, _IS_COLON = assigned("="), assigned(":")
 _NO_CODE = r"(?![\w(\[{.])"
-# What stands before a dot in code, and the prefix of a string.
+# Names before a dot in code, and string prefixes.
 _OBJECTS = frozenset(
     re.findall(
         r"\w+",
@@ -70,7 +70,7 @@ def _names_no_server(found: str, before: str) -> bool:
     return _SERVED.search(before) is None or names_no_host(found, before)
 
 
-# (what to look for, a phrase that ends where the name begins)
+# (search hint, a phrase that ends where the name begins)
 _PHRASES = (
     ("connect to host ", r"connect to host "),
     ("resolve host", r"esolve host(?:name)?:? "),
@@ -83,7 +83,7 @@ _PHRASES = (
     ("lookup ", r"lookup (?=[^\s:]{1,200}+(?: on [\d\[]|: (?:no such|server|i/o|[Tt]emporary)))"),
     ("failure on ", r"failure on "),
     (" not respond", r"odes? (?=\S{1,200} not respond)"),
-    # ssh, curl, ping, mounts, and what systemd and certificates call a host.
+    # ssh, curl, ping, mounts, systemd and certificates.
     ("uthenticat", r"Authenticating to (?=\S{1,200}:\d)|Authenticated to (?=\S{1,200} \()"),
     ("' is known", r"Host '(?=[^'\n]{1,200}' is known)"),
     ("target host name", r"target host name '"),
@@ -135,7 +135,7 @@ _PLACES = (
         _LETTERED,
         names_no_host,
     ),
-    # Options of launchers, and shells of other hosts.
+    # Options of launchers, and remote shells.
     Rule(
         (
             "--rdzv",
@@ -175,7 +175,7 @@ _PLACES = (
         rf"{_LETTERED}(?=:[/~.\w])",
         names_no_host,
     ),
-    # What programs say of connections.
+    # Messages about connections.
     *(Rule((hint,), "[host]", phrase, _LETTERED, names_no_host) for hint, phrase in _PHRASES),
     Rule(("connect",), "[host]", _CONNECTED, rf"{_LETTERED}{_TOLD}", names_no_host),
     Rule(
@@ -193,7 +193,7 @@ _PLACES = (
         rf"\[(?!(?:ip|host|user|uuid|token|redacted)\]|(?:rank|default|trainer)\d)(?=[A-Za-z]){_HOST}\](?=:\d{{4,5}}(?!\d))",
         names_no_host,
     ),
-    # Addresses of services: a port, or a name without a dot, is no page of the public net.
+    # Service URLs: with a port, or with a name without a dot, so not a public web page.
     Rule(
         ("://",),
         "[host]",
@@ -201,7 +201,7 @@ _PLACES = (
         rf"(?:{_HOST}(?=:\d)|[A-Za-z0-9][\w-]{{0,62}}+(?![\w.:@-]))",
         _names_no_server,
     ),
-    # Names of fields, in any notation. What code says there is no name: an attribute, a call, an index, `a_variable`.
+    # Named fields, in any notation. Code after them is not a name: an attribute, a call, an index, `a_variable`.
     Rule(
         _SPOKEN_HINTS,
         "[host]",
@@ -217,7 +217,7 @@ _PLACES = (
         rf"{_LETTERED}(?=:\d|\.?[ \t]*(?:[\r\n\"'\\,;)}}]|\Z))",
         _names_no_field,
     ),
-    # The shorter words, where they are a field of a header, of JSON, of Python's own form, or of `scontrol`.
+    # Shorter words, only as a field of a header, of JSON, of a Python repr, or of `scontrol`.
     Rule(
         ("host", "nodes="),
         "[host]",
@@ -227,7 +227,7 @@ _PLACES = (
         _names_no_field,
     ),
     Rule(("instance=",), "[host]", rf"\binstance={QUOTE}", rf"{_LETTERED}(?=:\d)", names_no_host),
-    # Logs of the system: a date, the host, who says it.
+    # System logs: a date, the host, the program.
     Rule(
         ("kernel:", "]:", "systemd:", "sshd:", "slurmd:", "nvidia-"),
         "[host]",
@@ -237,7 +237,7 @@ _PLACES = (
         r"(?= (?:kernel|[\w./()@-]{1,60}+\[\d{1,9}\]|systemd|sshd|slurmd|nvidia-[a-z-]{1,30}+):)",
         names_no_host,
     ),
-    # Adapters in the lists of InfiniBand's tools carry the name of their host.
+    # Adapter names in the output of InfiniBand tools contain the host name.
     Rule(
         ("hca-", " mlx5_"),
         "[host]",

@@ -1,15 +1,15 @@
-"""What identifies hardware, an address, a person, or what is rented of a cloud."""
+"""Redaction rules for identifiers of hardware, addresses, persons and cloud resources."""
 
 import ipaddress
 import re
 
-from runner.evidence.harmless import names_no_host, names_no_owner
+from runner.evidence.public_names import names_no_host, names_no_owner
 from runner.evidence.rule import ALONE, END, HEX, IS, Group, Rule
 
 NAMES_OF_USERS = (
     *("USER", "LOGNAME", "USERNAME", "SUDO_USER", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "UserId", "GroupId"),
 )
-# Networks of the house itself: these numbers are addresses whatever stands before them.
+# Private networks: numbers in these ranges are addresses regardless of the context.
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16")
@@ -31,7 +31,7 @@ def _harmless_ipv4(address: str, before: str) -> bool:
         parsed = ipaddress.IPv4Address(address)
     except ValueError:
         return True  # a part above 255 or with a leading zero: a version, a date
-    # Loopback, any, masks and multicast say nothing about this host.
+    # Loopback, any-address, masks and multicast do not identify this host.
     if parsed.is_loopback or parsed.is_multicast or address.startswith(("0.", "255.")):
         return True
     return not any(parsed in network for network in _PRIVATE) and bool(_VERSION_BEFORE.search(before))
@@ -49,7 +49,7 @@ def _is_zero(found: str, _before: str) -> bool:
     return not re.search(r"[1-9A-Fa-f]", found)
 
 
-# An adapter's GUID in a table of devices, a pointer nowhere.
+# Device names in tables; a number after them is a GUID, elsewhere it may be a pointer.
 _DEVICES = r"(?:mlx[45]|bnxt_re|irdma|hfi1|rocep\w{1,20}|ibp\w{1,20}|qib)_?\d{0,3}"
 
 HARDWARE_RULES = (
@@ -61,7 +61,7 @@ HARDWARE_RULES = (
         _is_zero,
     ),
     Rule(("gpu-", "mig-"), "[uuid]", "", rf"{ALONE}(?:GPU|MIG)-{HEX}{{8}}[0-9A-Fa-f-]{{0,28}}{END}"),
-    # systemd's ids of the machine and of its boot.
+    # systemd's machine id and boot id.
     Rule(
         ("-id", "_id", " id", "uuid", "-- boot "),
         "[uuid]",
@@ -81,9 +81,9 @@ HARDWARE_RULES = (
         "",
         rf"{ALONE}(?<![:])(?:{HEX}{{2}}[:-]){{5,31}}{HEX}{{2}}(?![:-]?[0-9A-Za-z])",
     ),
-    # Lists of InfiniBand's tools.
+    # Output of InfiniBand tools.
     Rule(('"s-', '"h-', '"r-'), "[guid]", r'(?<=")[SHR]-', rf"{HEX}{{16}}{END}"),
-    # Sixteen digits that begin with four zeros are an address in memory; NCCL's commId names no adapter.
+    # Sixteen digits that begin with four zeros are a memory address; NCCL's commId is not an adapter.
     Rule(
         re.compile(rf"0x{HEX}{{16}}"),
         "[guid]",
@@ -135,7 +135,7 @@ MAIL = Rule(
 )
 
 _NAME = r"[^\s/:\"'<>,;()\[\]=|&*?$\\{}`]"
-# A directory of a path; a file keeps its name where an ending shows that it is one.
+# A directory of a path; a file name with a known extension is kept.
 _FILE = (
     r"(?:py|pyc|so|sh|json|jsonl|ya?ml|toml|cfg|conf|ini|log|txt|out|err|csv|md|pt|pth|bin|safetensors|sif|sqsh"
     r"|c|cc|cpp|cu|h|hpp)"
@@ -144,7 +144,7 @@ _DIRECTORIES = (
     rf"(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+(?>(?:/{_NAME}{{1,200}}+(?=/)){{0,30}})"
     rf"(?:/(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+)?"
 )
-# Messages that name a user; the name follows.
+# Messages after which a user name follows.
 _USER_KEYS = r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']"
 _NAMED_USERS = (
     ("logged in as", r"[Ll]ogged in as:? "),
@@ -181,7 +181,7 @@ _USERS = (
         r"(?!root\b|\[user\]|\[redacted\])[^\s\"']+",
     ),
     Rule(("/home/", "/users/"), "[user]", "/(?:home|[Uu]sers)/", rf"(?!\w{{1,80}}\.{_FILE}\b){_NAME}+"),
-    # File systems that many share: whose a directory is stands somewhere in the path.
+    # Shared file systems: some part of the path names the owner.
     Rule(
         ("scratch", "/fsx/", "/lustre", "/gpfs", "/beegfs", "/weka", "/nfs", "/efs/", "/ceph"),
         "[user]",

@@ -1,6 +1,6 @@
-"""What steps, bounds and claims come to: statuses and verdicts. Pure.
+"""Derives step statuses and the verdicts of expectations and claims. Pure.
 
-The rule above all others: no green tick that was not earned. What could not be told is said to be so.
+First rule: nothing passes without evidence. Anything that could not be determined is reported as unknown.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _SHELL_SIGNAL_BASE = 128
 
 _ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
     "timeout": (StepStatus.TIMEOUT, "still running at its deadline"),
-    "interrupted": (StepStatus.INTERRUPTED, "interrupted before it ended"),
+    "interrupted": (StepStatus.INTERRUPTED, "interrupted"),
     "not_started": (StepStatus.ERROR, "could not be started"),
 }
 _MEANINGS: Mapping[int, str] = {
@@ -45,8 +45,8 @@ _MEANINGS: Mapping[int, str] = {
     126: "exit status 126, a command in the block is not executable",
     127: "exit status 127, a command in the block was not found",
 }
-_CRASH = "exit status 1 without a document that says so is a crash, not a symptom"
-_KILLED = " (often the kernel's out-of-memory killer; `dmesg` would say so)"
+_CRASH = "exit status 1 without a symptom document is a crash, not a symptom"
+_KILLED = " (often the kernel's out-of-memory killer; check `dmesg`)"
 
 
 def judge_step(
@@ -56,17 +56,17 @@ def judge_step(
     problem: str | None,
     said: str | None = None,
 ) -> tuple[StepStatus, str | None]:
-    """Say how a step ended, and why where that needs saying.
+    """The status of a step, and the reason if the status needs one.
 
     Args:
         ending: `exited`, `timeout`, `interrupted` or `not_started`.
-        exit_status: what the block ended with; a negative one is a signal, as `subprocess` has it.
-        document: what the block wrote as its result, if it wrote one.
-        problem: why that result cannot be believed (the text of a `DocumentError`), why nothing started, or what could
-            not be ended.
-        said: the last line of its error output (`last_words`), the reason where its exit status is no verdict.
+        exit_status: exit status of the block; negative for a signal, as in `subprocess`.
+        document: the result document of the block, if it wrote one.
+        problem: why that document is invalid (the text of a `DocumentError`), why nothing started, or what could not
+            be terminated.
+        said: the last line of its error output (`last_words`), the reason if its exit status is not a verdict.
 
-    An exit status and a document that contradict each other are an error: of two stories, neither is proved.
+    An exit status and a document that contradict each other are an error, because neither can be trusted.
     """
     if ending != "exited":
         return _not_exited(ending, problem)
@@ -84,7 +84,7 @@ def judge_step(
         case (0 | 80, "not_applicable") | (80, None | "ok"):
             return StepStatus.SKIPPED, _reason(document, _told("not applicable on this machine", said))
         case (80, "symptom"):
-            return StepStatus.ERROR, "exit status 80 says not applicable, its document says symptom"
+            return StepStatus.ERROR, "exit status 80 means not applicable, but the document says symptom"
         case _:
             return StepStatus.ERROR, _told(describe_exit(exit_status), said)
 
@@ -93,7 +93,7 @@ def _not_exited(ending: str, problem: str | None) -> tuple[StepStatus, str]:
     status, why = _ENDINGS[ending]
     if problem:
         return status, f"{why}: {problem}"
-    return status, f"{why}, so it was ended" if status is StepStatus.TIMEOUT else why
+    return status, f"{why}, terminated" if status is StepStatus.TIMEOUT else why
 
 
 def _told(meaning: str, said: str | None) -> str:
@@ -104,7 +104,7 @@ def _passed(document: Document | None) -> tuple[StepStatus, str | None]:
     if document is None:
         return StepStatus.PASSED, None
     if document.fallback_reason is not None and not document.fallback_asked:
-        return StepStatus.FAILED, f"fell back unasked: {document.fallback_reason}"
+        return StepStatus.FAILED, f"unrequested fallback: {document.fallback_reason}"
     return StepStatus.PASSED, document.reason
 
 
@@ -113,7 +113,7 @@ def _reason(document: Document | None, otherwise: str) -> str:
 
 
 def describe_exit(exit_status: int) -> str:
-    """What an exit status that is not a verdict means: 139 and -11 are `killed by SIGSEGV`."""
+    """The meaning of an exit status that is not a verdict: 139 and -11 are `killed by SIGSEGV`."""
     if exit_status == EXIT_SYMPTOM:
         return _CRASH
     number = -exit_status if exit_status < 0 else exit_status - _SHELL_SIGNAL_BASE
@@ -127,7 +127,7 @@ def describe_exit(exit_status: int) -> str:
 def judge_expectations(
     runbook: Runbook, steps: Sequence[StepResult], machine: Machine
 ) -> tuple[StoredVerdict, ...]:
-    """Judge every expectation of the entry by the run's steps."""
+    """Judge every expectation of the entry by the steps of the run."""
     return tuple(_stored(runbook, expectation, steps, machine) for expectation in runbook.head.expectations)
 
 
@@ -149,8 +149,8 @@ def _stored(
 def decides(runbook: Runbook, expectation: Expectation, machine: Machine) -> bool:
     """Whether missing this expectation fails its step here.
 
-    Its number must have a source and be meant for this hardware. A Reproduce step is there to show the fault, so
-    a bound on what it measures decides nothing.
+    Its bound must have a source and apply to this hardware. A Reproduce step is meant to show the fault, so a bound on
+    its measurements decides nothing.
     """
     step = runbook.step(step_of(expectation.metric))
     reproduces = step is not None and step.phase is Phase.REPRODUCE
@@ -160,7 +160,7 @@ def decides(runbook: Runbook, expectation: Expectation, machine: Machine) -> boo
 def failed_by_expectation(
     runbook: Runbook, result: StepResult, earlier: Sequence[StepResult], machine: Machine
 ) -> str | None:
-    """The reason why a step that ran is `failed` by an expectation on what it measured, or None if it is not."""
+    """Why a step that ran is `failed` by an expectation on its measurements; None if it is not."""
     steps = [*(step for step in earlier if step.id != result.id), result]
     for expectation in runbook.head.expectations:
         if step_of(expectation.metric) != result.id or not decides(runbook, expectation, machine):
@@ -183,16 +183,16 @@ def _missed(expectation: Expectation, found: Evaluated) -> str:
 
 
 def step_of(metric: str) -> str:
-    """The id of the step that a metric is of."""
+    """The id of the step of a metric."""
     return metric.partition(".")[0]
 
 
 def judge_claims(
     runbook: Runbook, steps: Sequence[StepResult], machine: Machine
 ) -> Mapping[str, tuple[ClaimState, Evaluated | None]]:
-    """What the run says about each claim of the entry, by claim id, with the bound that speaks loudest.
+    """What the run says about each claim of the entry, by claim id, with the deciding bound.
 
-    A claim is decided by the bound that is met; where both are, its two bounds contradict each other and it stays
+    A claim is decided by the bound that is met. If both are met, the bounds contradict each other and the claim stays
     undecided.
     """
     return {claim.id: _claim(claim, steps, machine) for claim in runbook.head.claims}

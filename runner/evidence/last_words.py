@@ -1,4 +1,4 @@
-"""The last meaningful line that a program printed: what it said of its own end."""
+"""The last meaningful line of a program's output, which usually tells why it ended."""
 
 import re
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ from runner.plain import ESCAPE_CODES
 
 LONGEST = 240
 _TAIL_BYTES = 4096
-# What `Window` makes of a byte that is not UTF-8.
+# The escapes by which `Window` represents bytes that are not UTF-8, and control characters.
 _NOT_TEXT = re.compile(r"\\x[0-9a-f]{2}|[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _MOST_NOT_TEXT = 0.5
 
 
 def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
-    r"""The last line that says something, redacted, as one line of at most `LONGEST` characters; None without one.
+    r"""The last meaningful line, redacted, as one line of at most `LONGEST` characters; None without one.
 
-    A `\r` ends a line as a `\n` does: of a progress bar the last state counts. Escape sequences are removed. Lines
-    without a word (rulers, carets) and lines that are mostly no text are passed over.
+    `\r` ends a line like `\n`, so the last state of a progress bar counts. Escape sequences are removed. Lines without
+    a word (rulers, carets) and lines of mostly binary data are skipped.
 
     Args:
-        output: what a program printed, as `runner.launch.output` holds it.
-        secrets: further words to take out (`runner.evidence.redact.host_secrets`).
+        output: the output of a program, as captured by `runner.launch.output`.
+        secrets: further words to redact (`runner.evidence.redact.host_secrets`).
     """
-    # Redacted as a whole, since some secrets span lines and half of one would pass. What is no text is passed over
-    # before, while it can still be told from text.
+    # Redacted as a whole, because some secrets span lines and a part of one would not be recognised. Binary lines are
+    # removed before, while they can still be recognised.
     lines = (line for line in re.split(r"[\r\n]+", output) if _says_something(line))
     clean = redact_text("\n".join(lines), secrets)
     return next(
@@ -37,13 +37,13 @@ def last_words(output: str, secrets: Sequence[str] = ()) -> str | None:
 
 
 def last_words_in(log: Path, secrets: Sequence[str] = ()) -> str | None:
-    """The same of a file that holds the output; None too where it cannot be read."""
+    """The same for a file of output; also None if it cannot be read."""
     try:
         with placed_file(log) as descriptor:
             data, skipped = read_end(descriptor, _TAIL_BYTES)
     except PlacedFileError:
         return None
-    # The word at the cut may be half of a secret, which would pass.
+    # The word at the cut may be a part of a secret, which redaction would not recognise.
     whole = data.split(maxsplit=1)[1:] if skipped else [data]
     return last_words(b"".join(whole).decode("utf-8", "backslashreplace"), secrets)
 
@@ -57,6 +57,6 @@ def _says_something(line: str) -> bool:
 def _bounded(line: str) -> str:
     if len(line) <= LONGEST:
         return line
-    # Cut between words: half of a word is a word that nobody printed.
+    # Cut between words: a partial word would misquote the program.
     kept, _, _ = line[: LONGEST - 1].rpartition(" ")
     return f"{kept or line[: LONGEST - 2]} …"

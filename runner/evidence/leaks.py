@@ -1,4 +1,4 @@
-"""Where a record still holds what must not be published: the redaction's own rules, over every text of it."""
+"""Finds text in a record that must not be published, with the same rules as redaction."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from runner.evidence.record import Record
 from runner.evidence.redact import PLACEHOLDER, redact_json
 from runner.plain import plain
 
-# Made by this project, of a fixed form, and compared by it: what looks like anything else in them is chance.
+# Fields that this project generates in a fixed form; any match with a redaction rule in them is a coincidence.
 _OURS = frozenset(
     {"run_id", "node_alias", "schema_version", "started_at", "ended_at"}
     | {"digest", "commit", "package", "entries"}
@@ -17,13 +17,13 @@ _OURS = frozenset(
 
 
 def leaks(record: Record, secrets: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
-    """(place in the record, kinds of what stands there) of all that `redact_json` would still change.
+    """(place in the record, kinds of private data) of all text that `redact_json` would still change.
 
-    What was found is not repeated: these lines end up in logs that others read.
+    The text itself is not repeated: these lines appear in logs that others read.
 
     Args:
-        record: as it was read.
-        secrets: further words that may not stand in it, such as this host's own names.
+        record: the record as read.
+        secrets: further words that must not occur in it, such as the names of this host.
     """
     whole = record.model_dump(mode="json")
     return tuple(_differences(whole, redact_json(whole, secrets), ""))
@@ -44,7 +44,7 @@ def _differences(before: JsonValue, after: JsonValue, place: str) -> Iterator[tu
 
 
 def _is_top_level(place: str) -> bool:
-    """Fields of the record, of its code and of its steps; below them everything comes from outside."""
+    """Whether a place is a field of the record, its code or its steps; values below these come from outside."""
     return re.fullmatch(r"(?:code|steps\[\d+\])?", place) is not None
 
 

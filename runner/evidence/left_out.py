@@ -1,4 +1,4 @@
-"""What a run may still say of its node when steps were left out for want of time. Pure."""
+"""The outcome of a run in which steps were left out for lack of time. Pure."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from runner.evidence.record import Outcome, StepResult
 
 
 def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
-    """The outcome, less a conclusion that the steps left out were needed for.
+    """The outcome without conclusions that depend on steps that were left out.
 
     | steps left out of | in place of | outcome |
     | --- | --- | --- |
@@ -16,8 +16,8 @@ def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
     | Reproduce | not_reproduced | inconclusive |
     | any phase | not_applicable | inconclusive |
 
-    A step of Verify that was left out keeps a fix from being proved where it is part of the entry's proof, as any
-    other step of it that did not run does.
+    A step of Verify that was left out and is part of the entry's proof prevents the fix from being proved, like any
+    other step of the proof that did not run.
     """
     without = {step.phase for step in steps if step.left_out}
     match found:

@@ -1,8 +1,8 @@
-"""From what a step wrote as its result to a document whose numbers can be compared.
+"""Reads and validates the result document of a step.
 
-A result passes four gates in turn: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of a
-document, and the catalogue (known probe and metrics, stored units). The JSON of a known tool (`tools`) is made into a
-document between the second and the third.
+A result must pass four checks in this order: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of
+a document, and the catalogue (known probe and metrics, stored units). The JSON of a known tool (`tools`) is converted
+to a document between the second and the third check.
 """
 
 import difflib
@@ -27,26 +27,25 @@ from runner.placed import PlacedFileError, read_placed
 from runner.units import format_bytes
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
-# As they are stored.
+# Stored size.
 LARGEST_DETAILS = 128 * 1024
-# Of a message that quotes a document.
+# For a message that quotes a document.
 _LONGEST = 2_000
-# What may be half of a surrogate pair without its other half.
+# May be a lone surrogate.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
-    """Read the document that a step left, or None where it left none (no file, or an empty one).
+    """Read the document of a step; None if it wrote none (no file, or an empty one).
 
-    Details that would take too much of a record are replaced by a note that says so; numbers never are.
+    Details that are too large for a record are replaced by a note; numbers never are.
 
     Args:
-        path: the file that RUNBOOK_RESULT named.
-        room: bytes that its record has left for results.
+        path: the file that RUNBOOK_RESULT names.
+        room: bytes that are left for results in the record.
 
     Raises:
-        DocumentError: there is a file, but not one to be believed, or its numbers do not fit into the record; the
-            message is one line.
+        DocumentError: the file is invalid, or its numbers do not fit into the record; the message is one line.
     """
     text = _read_text(path)
     if text is None:
@@ -61,7 +60,7 @@ def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
     size = results_bytes(document)
     if size > room:
         raise DocumentError(
-            f"{path.name} would take {size} bytes of a record that has {format_bytes(max(0, room))} left for results; "
+            f"{path.name} needs {size} bytes, but the record has only {format_bytes(max(0, room))} left for results; "
             "report fewer samples or measurements"
         )
     return document
@@ -71,7 +70,7 @@ def _of_tool(data: Any, name: str) -> Document | None:
     try:
         return tool_document(data, name)
     except ValidationError as error:
-        raise DocumentError(f"{name} holds more than a record can: {error.errors()[0]['msg']}") from error
+        raise DocumentError(f"{name} exceeds the limits of a record: {error.errors()[0]['msg']}") from error
 
 
 def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -82,19 +81,19 @@ def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """Parse JSON as the standard has it: NaN, Infinity and numbers too large for a float are refused.
+    """Parse standard JSON: NaN, Infinity and numbers too large for a float are refused.
 
     Raises:
-        DocumentError: not JSON, or a number that is not finite; `name` says where.
+        DocumentError: not JSON, or a number that is not finite; the message begins with `name`.
     """
 
     def refuse(constant: str) -> NoReturn:
-        raise DocumentError(f"{name} holds {constant}; leave out a value that could not be measured")
+        raise DocumentError(f"{name} contains {constant}; omit a value that could not be measured")
 
     def finite(number: str) -> float:
         value = float(number)
         if not math.isfinite(value):
-            raise DocumentError(f"{name} holds {number}, which no float can hold")
+            raise DocumentError(f"{name} contains {number}, which is out of range of a float")
         return value
 
     try:
@@ -104,22 +103,22 @@ def parse_json(text: str, name: str) -> Any:
     except RecursionError as error:
         raise DocumentError(f"{name} is nested too deeply to be a document") from error
     except UnicodeEncodeError as error:
-        raise DocumentError(f"{name} holds a lone surrogate, which UTF-8 cannot encode") from error
+        raise DocumentError(f"{name} contains a lone surrogate, which UTF-8 cannot encode") from error
     except ValueError as error:
         raise DocumentError(f"{name} is not JSON: {error}") from error
     return data
 
 
 def check_against_catalogue(document: Document, name: str) -> None:
-    """Check that every number is one that the house knows: probe, metric, unit, and no two alike.
+    """Check every number against the catalogue: known probe, metric and unit, and no duplicates.
 
     Raises:
-        DocumentError: the first fault found, with the nearest known word; `name` says where.
+        DocumentError: the first fault found, with the nearest known word; the message begins with `name`.
     """
     info = PROBES.get(document.probe)
     if info is None:
         raise DocumentError(
-            f"{name} is of the unknown probe {document.probe!r}{_nearest(document.probe, PROBES)}"
+            f"{name} has the unknown probe {document.probe!r}{_nearest(document.probe, PROBES)}"
         )
     seen: set[tuple[str, tuple[tuple[str, Scalar], ...]]] = set()
     for measurement in document.measurements:
@@ -129,20 +128,20 @@ def check_against_catalogue(document: Document, name: str) -> None:
             raise DocumentError(f"{name} has the unknown metric {measurement.name!r}{hint}")
         if measurement.unit != metric.unit:
             raise DocumentError(
-                f"{name} gives {measurement.name} in {measurement.unit!r}; it is stored in {metric.unit!r}"
+                f"{name} has {measurement.name} in {measurement.unit!r}; its stored unit is {metric.unit!r}"
             )
         if measurement.name not in info.emits:
             raise DocumentError(
-                f"{name} has {measurement.name}, which {document.probe} is not listed to report in the catalogue"
+                f"{name} has {measurement.name}, which the catalogue does not list for {document.probe}"
             )
         key = (measurement.name, tuple(sorted(measurement.labels.items())))
         if key in seen:
-            raise DocumentError(f"{name} has {_described(measurement)} twice; tell the two apart by a label")
+            raise DocumentError(f"{name} has {_described(measurement)} twice; add a label that differs")
         seen.add(key)
 
 
 def telling_error(error: ValidationError) -> ErrorDetails:
-    """The first fault; of several ways to take one value, the one that nearly took it."""
+    """The first fault; for a value with several allowed types, the fault of the best match."""
     found = error.errors(include_url=False, include_input=False)
     place = found[0]["loc"][:-1]
     near = (one for one in found if one["loc"][:-1] == place and not one["type"].endswith("_type"))
@@ -151,7 +150,7 @@ def telling_error(error: ValidationError) -> ErrorDetails:
 
 def _read_text(path: Path) -> str | None:
     try:
-        # A block may have put a pipe, a device or a link in the file's place.
+        # A block may have replaced the file by a pipe, a device or a link.
         data = read_placed(path, MAX_DOCUMENT_BYTES)
     except PlacedFileError as error:
         if error.kind == "missing":
@@ -167,9 +166,9 @@ def _read_text(path: Path) -> str | None:
 
 def _shape(text: str, data: Any, name: str) -> Document:
     if not isinstance(data, dict):
-        raise DocumentError(f"{name} holds a {type(data).__name__}, not a document")
+        raise DocumentError(f"{name} contains a {type(data).__name__}, not a document")
     try:
-        # Strict, so that "3" or true is never taken for a number.
+        # Strict, so that "3" or true is not accepted as a number.
         return Document.model_validate_json(text, strict=True)
     except ValidationError as error:
         first = telling_error(error)

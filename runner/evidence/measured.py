@@ -1,4 +1,7 @@
-"""A bound against what was measured: picks the value, its interval, and says what they mean for the bound."""
+"""Evaluates a bound: picks the measured value and its interval, and gives the verdict.
+
+The notes are stored with verdicts, and the gate compares them: a changed wording makes stored records fail the gate.
+"""
 
 import math
 import re
@@ -15,19 +18,19 @@ from runner.sequential import repeated_interval
 from runner.stats import Interval, median_interval, ratio_interval
 from runner.units import parse_bytes, to_stored
 
-# The statistic of samples that were taken one by one until they decided (`runner.sequential`).
+# The statistic of samples from sequential sampling (`runner.sequential`).
 STOPPED = "geometric mean"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the measurements say about a bound.
+    """The evaluation of a bound.
 
     Attributes:
-        value: the measured value or ratio, in `unit`; None where there is none to judge.
+        value: the measured value or ratio, in `unit`; None if there is none.
         unit: the stored unit.
-        interval: of the value, from raw samples; None where the point alone decides.
-        note: why it was not evaluated, or what else a reader should know.
+        interval: of the value, from raw samples; None if only the value decides.
+        note: why it was not evaluated, or further information.
     """
 
     verdict: Verdict
@@ -37,21 +40,20 @@ class Evaluated:
     note: str | None
 
 
-class _CannotTellError(Exception):
+class _NotEvaluatedError(Exception):
     """The bound cannot be evaluated; the message says why."""
 
 
 def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine) -> Evaluated:
-    """Judge one bound by the steps' measurements on this machine.
+    """Evaluate one bound by the measurements of the steps on this machine.
 
-    Only steps that ran to their end count. A label that the bound names must be carried by the measurement
-    (`8GiB` equals 8589934592); further labels are allowed as long as one measurement alone fits. The interval
-    comes from raw samples where the value is their median or geometric mean (`interval_of`); any other statistic is
-    judged as it stands.
+    Only finished steps count. The measurement must have every label that the bound names (`8GiB` equals 8589934592);
+    further labels are allowed if exactly one measurement matches. The interval comes from raw samples if the value is
+    their median or geometric mean (`interval_of`); any other statistic is judged by its value.
 
     Returns:
-        `met` or `missed` where the whole interval is on one side of every bound, `inconclusive` where it covers
-        one, `not_evaluated` with a note where there is nothing to judge.
+        `met` or `missed` if the whole interval is on one side of every bound, `inconclusive` if it covers one,
+        `not_evaluated` with a note if there is nothing to evaluate.
     """
     unit = _expected_unit(condition)
     if not fits(condition.on, machine):
@@ -59,39 +61,49 @@ def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine
     try:
         value, unit, interval = _value(condition, steps)
         low, high = _bounds(condition, unit)
-    except _CannotTellError as reason:
+    except _NotEvaluatedError as reason:
         return Evaluated(Verdict.NOT_EVALUATED, None, unit, None, str(reason))
     return Evaluated(_verdict(value, interval, low, high), value, unit, interval, None)
 
 
 def fits(on: Hardware | None, machine: Machine) -> bool:
-    """Whether a bound for this hardware means something on this machine: whether it does on the machine's class.
+    """Whether a bound for this hardware applies to this machine, by its machine class.
 
-    That of its own list of GPUs: what several nodes measured together is judged as on one of them.
+    The class is taken from its list of GPUs: a joint measurement of several nodes is judged like one of the nodes.
     """
     return fits_class(on, machine_class(machine.gpus, machine.gpu_error, machine.processor))
 
 
 _JOINT = re.compile(r"\d+-nodes-of-")
+_GPUS = re.compile(r"(?P<count>\d+)x")
 _KIND = re.compile(r"(?P<count>\d+)x(?P<kind>(?P<product>.+)-\d+GB)")
 
 
 def fits_class(on: Hardware | None, machine_class: str) -> bool:
-    """The same of a machine class, which is all that is known where no record exists.
+    """Whether a bound for this hardware applies to a machine class; used where no record exists.
 
-    A board of the table is recognised as a whole (an H100 PCIe is no H100 SXM), another one as words of its product
-    name. A GPU cut into MIG slices is not the board that the bound was written for.
+    A board of the table must match exactly (an H100 PCIe is not an H100 SXM); any other board matches by the words of
+    its product name. A MIG slice does not match the bound of its board.
     """
     if on is None:
         return True
     single = _JOINT.sub("", machine_class, count=1)
     if on.gpu.lower() == "none":
         return single.startswith("cpu-") and on.count is None
+    gpus = [_GPUS.match(one) for one in single.split("+")]
+    installed = sum(int(one["count"]) for one in gpus if one)
+    if on.gpu.lower() == "any":
+        return installed > 0 and on.count in (None, installed)
     kinds = [_KIND.fullmatch(one) for one in single.split("+")]
-    installed = sum(int(kind["count"]) for kind in kinds if kind)
     return on.count in (None, installed) and all(
         kind is not None and _is_board(kind, on.gpu) for kind in kinds
     )
+
+
+def _hardware(on: Hardware | None) -> str:
+    if on is None or on.gpu.lower() == "none":
+        return "a host without GPUs"
+    return f"{on.count or 'any number of'} {'GPUs' if on.gpu.lower() == 'any' else on.gpu}"
 
 
 def _is_board(found: re.Match[str], wanted: str) -> bool:
@@ -101,12 +113,6 @@ def _is_board(found: re.Match[str], wanted: str) -> bool:
     words = re.sub(r"[^A-Za-z0-9]+", "-", wanted).strip("-")
     pattern = rf"(?<![A-Za-z0-9]){re.escape(words)}(?![A-Za-z0-9])"
     return bool(words) and re.search(pattern, found["product"], re.IGNORECASE) is not None
-
-
-def _hardware(on: Hardware | None) -> str:
-    if on is None or on.gpu.lower() == "none":
-        return "a host without GPUs"
-    return f"{on.count or 'any number of'} {on.gpu}"
 
 
 def _expected_unit(condition: Condition) -> str:
@@ -125,11 +131,11 @@ def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, st
         return upper.value, upper.unit, interval_of(upper)
     lower = _pick(condition.over, condition.at if condition.over_at is None else condition.over_at, steps)
     if upper.unit != lower.unit:
-        raise _CannotTellError(f"{condition.metric} is in {upper.unit}, {condition.over} in {lower.unit}")
+        raise _NotEvaluatedError(f"{condition.metric} is in {upper.unit}, {condition.over} in {lower.unit}")
     if lower.value == 0 or not math.isfinite(upper.value / lower.value):
-        raise _CannotTellError(f"{condition.over} is too close to 0 to divide by")
+        raise _NotEvaluatedError(f"{condition.over} is too close to 0 to divide by")
     if STOPPED in {upper.statistic, lower.statistic}:
-        raise _CannotTellError(
+        raise _NotEvaluatedError(
             f"{condition.metric} ÷ {condition.over}: no interval holds for samples stopped early"
         )
     interval = None
@@ -139,10 +145,10 @@ def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, st
 
 
 def interval_of(measurement: Measurement) -> Interval | None:
-    """The interval of the value, by its statistic; None where there is none, and the value alone speaks.
+    """The interval of the value, by its statistic; None if there is none, so that only the value decides.
 
-    A median has its bootstrap interval. A geometric mean is the value of samples that were taken one by one until they
-    decided: its interval is the one that the probe stopped by, so both come to the same verdict.
+    A median has a bootstrap interval. A geometric mean comes from sequential sampling: its interval is the one that the
+    probe used to stop, so both give the same verdict.
     """
     if measurement.statistic == STOPPED:
         return repeated_interval(measurement.samples)
@@ -153,22 +159,22 @@ def _pick(metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult]) ->
     step_id, _, name = metric.partition(".")
     found = [step for step in steps if step.id == step_id]
     if not found:
-        raise _CannotTellError(f"step {step_id} was not run")
+        raise _NotEvaluatedError(f"step {step_id} was not run")
     step = found[-1]
     if not step.status.finished:
-        raise _CannotTellError(
+        raise _NotEvaluatedError(
             f"step {step_id}: {step.status}" + (f" ({step.reason})" if step.reason else "")
         )
     found_here = fitting(step.measurements, name, at)
     if not found_here:
         named = any(measurement.name == name for measurement in step.measurements)
-        raise _CannotTellError(
+        raise _NotEvaluatedError(
             f"step {step_id} measured {name} only at other labels than {_labels(at)}"
             if named
             else f"step {step_id} measured no {name}"
         )
     if len(found_here) > 1:
-        raise _CannotTellError(
+        raise _NotEvaluatedError(
             f"{metric} was measured at several {differing(found_here)}; name one under `at`"
         )
     return found_here[0]
@@ -177,9 +183,9 @@ def _pick(metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult]) ->
 def fitting(
     measurements: Sequence[Measurement], name: str, at: Mapping[str, Scalar]
 ) -> tuple[Measurement, ...]:
-    """The measurements of this name that carry these labels (`8GiB` equals 8589934592), perhaps with others.
+    """The measurements of this name that have at least these labels (`8GiB` equals 8589934592).
 
-    Labels exactly as written name one measurement, whatever else carries them and more.
+    A measurement with exactly these labels wins over those with more.
     """
     carrying = tuple(one for one in measurements if one.name == name and _carries(one.labels, at))
     exact = tuple(one for one in carrying if len(one.labels) == len(at))
@@ -211,7 +217,7 @@ def _labels(labels: Mapping[str, Scalar]) -> str:
 
 
 def differing(measurements: Sequence[Measurement]) -> str:
-    """Names of the labels in which these measurements differ, as words."""
+    """The names of the labels in which these measurements differ, comma-separated."""
     keys = sorted({key for measurement in measurements for key in measurement.labels})
     missing = object()
     return ", ".join(
@@ -222,15 +228,15 @@ def differing(measurements: Sequence[Measurement]) -> str:
 
 
 def _bounds(condition: Condition, unit: str) -> tuple[float, float]:
-    """The bounds in the stored unit; an infinite one where there is none."""
+    """The bounds in the stored unit; infinite if there is none."""
     factor, stored = 1.0, unit
     if condition.unit is not None:
         try:
             factor, stored = to_stored(1.0, condition.unit)
         except InputError as error:
-            raise _CannotTellError(str(error)) from error
+            raise _NotEvaluatedError(str(error)) from error
     if stored != unit:
-        raise _CannotTellError(f"the bound is in {condition.unit}, {condition.metric} in {unit}")
+        raise _NotEvaluatedError(f"the bound is in {condition.unit}, {condition.metric} in {unit}")
     low = -math.inf if condition.min is None else condition.min * factor
     high = math.inf if condition.max is None else condition.max * factor
     return low, high

@@ -1,7 +1,7 @@
-"""The rules of what must not be stored, in order of precedence: a whole before its parts.
+"""The redaction rules in order of precedence: a whole before its parts.
 
-Each pattern is linear: repeats are bounded, possessive, or over characters that what follows cannot match. Most
-text needs none of them, so each has a hint that is much quicker to look for than the pattern itself.
+Each pattern takes linear time: repeats are bounded, possessive, or over characters that the rest cannot match. Most
+text needs no rule, so each has a hint that is much faster to search than the pattern itself.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from runner.evidence import host_forms, host_places, identities, secret_formats, secret_places
 from runner.evidence.rule import Group, Rule
 
-# A key under which a value is private although nothing in the value shows it.
+# A key whose value is private although the value has no recognisable form.
 SPEAKING_NAME = re.compile(
     rf"{secret_places.SECRET_KEY.pattern}|{host_places.HOST_KEY.pattern}"
     rf"|\A(?:{'|'.join(identities.NAMES_OF_USERS)}|user|user_?name|logname|owner)\Z"

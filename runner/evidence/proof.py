@@ -1,4 +1,7 @@
-"""What an entry names as its proof, held against the steps of a run: what did not run or was not measured. Pure."""
+"""Checks the proof of an entry against the steps of a run: which parts did not run or were not measured. Pure.
+
+The reasons are stored in records, and the gate compares them: a changed wording makes stored records fail the gate.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +13,10 @@ from runner.evidence.record import StepResult, StepStatus, StoredVerdict, Verdic
 def unproved(
     runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]
 ) -> tuple[str, ...]:
-    """Why the proof is not there, a reason for each part that is missing; empty where all of it is.
+    """Why the fix is not proved: one reason for each missing part of the proof; empty if the proof is complete.
 
-    Missing are: a step of Fix that was skipped; an item of the proof that did not run in Verify or was not measured;
-    and, where the entry bounds an item, a bound that applies to this machine and was met. A step that the entry has
+    A part is missing if a step of Fix was skipped, if an item of the proof did not run in Verify or was not measured,
+    or if the entry bounds an item but no such bound applies to this machine and was met. A step that the entry has
     changed since counts as it ran; its numbers are shown as stale.
 
     Args:
@@ -27,7 +30,7 @@ def unproved(
     proof = runbook.head.proof
     if not proof:
         return ("the entry names no proof",)
-    # One that ran and had nothing to do here (exit status 80) keeps nothing from being fixed.
+    # A step that ran and did not apply (exit status 80) does not prevent a fix.
     reasons = [
         f"fix/{step.id}: {step.reason or 'skipped'}"
         for step in steps
@@ -38,7 +41,7 @@ def unproved(
     for item in proof:
         missing = _missing(item, results.get(item.step))
         reasons += [missing] if missing else _unbounded(runbook, item, judged)
-    # Two numbers of a step that was skipped are missing for one reason.
+    # Several numbers of one skipped step are missing for the same reason.
     return tuple(dict.fromkeys(reasons))
 
 
@@ -57,7 +60,7 @@ def _missing(item: ProofItem, result: StepResult | None) -> str | None:
 
 
 def _unbounded(runbook: Runbook, item: ProofItem, judged: Mapping[str, StoredVerdict]) -> list[str]:
-    """Why what was measured proves nothing: none of its bounds is for this machine, or one could not be judged."""
+    """Why a measured item proves nothing: no bound applies to this machine, or a bound could not be judged."""
     bounds = [bound for bound in runbook.head.expectations if bound.evidence.decides and _bounds(bound, item)]
     here = [judged[bound.id] for bound in bounds if bound.id in judged and judged[bound.id].decides]
     if bounds and not here:
@@ -70,7 +73,7 @@ def _unbounded(runbook: Runbook, item: ProofItem, judged: Mapping[str, StoredVer
 
 
 def _bounds(bound: Expectation, item: ProofItem) -> bool:
-    """Whether a bound is on what the item names: the same number, at labels that do not contradict it."""
+    """Whether a bound applies to an item: the same number, with labels that do not contradict it."""
     return bound.metric == item.metric and all(
         bound.at.get(label, value) == value for label, value in item.at.items()
     )

@@ -1,8 +1,8 @@
-"""Which records no page and no trend needs any more. Pure: somebody else deletes them.
+"""Finds the records that pages and trends still need. Pure: the caller deletes the others.
 
 Needed are: the newest result of every step and preset, the newest run of every entry and options, on every class; the
-runs that the trend of a step's current digest looks at; both runs of every verdict that turned; and the first run of
-every entry on a class.
+runs that the trend of a step's current digest uses; both runs of every changed verdict; and the first run of every
+entry on a class.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from runner.entry.model import Runbook
 from runner.evidence.endings import endings
 from runner.evidence.record import Record
 from runner.evidence.trend import RECENT, WINDOW, all_series, current
-from runner.evidence.turns import turns
+from runner.evidence.verdict_changes import turns
 
 
 def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[str]:
@@ -25,7 +25,7 @@ def needed(runbooks: Sequence[Runbook], records: Sequence[Record]) -> frozenset[
 
 
 def _newest_results(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
-    """The run of each node's newest finished result, by class, entry, step and preset: what pages show."""
+    """The run of each node's newest finished result, by class, entry, step and preset, which pages show."""
     found: dict[tuple[str, ...], str] = {}
     for record in sorted(records, key=lambda record: record.moment):
         for step in record.steps:
@@ -36,7 +36,7 @@ def _newest_results(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
 
 
 def _newest_ended(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
-    """The newest run with an outcome, by class, entry, options and node: what the next run is held against."""
+    """The newest run with an outcome, by class, entry, options and node, with which the next run is compared."""
     found: dict[tuple[str, ...], str] = {}
     for record in sorted(records, key=lambda record: record.moment):
         if record.outcome is not None:

@@ -1,8 +1,8 @@
-"""Brings new records into a checkout, commits them and nothing else, and pushes; others may push meanwhile.
+"""Adds new records to a checkout, commits only them, and pushes; others may push at the same time.
 
-Every record is a file of its own, so two nodes that publish at once never touch the same file: whoever comes second
-puts its commit on top of the other's and tries again. What comes from a node is not trusted: each file is read once,
-and the bytes that were checked are those that are written and those that git has in the end.
+Every record is a separate file, so two nodes that publish at once never change the same file: the second one rebases
+its commit and tries again. Files from a node are not trusted: each file is read once, and exactly the checked bytes are
+written and committed.
 """
 
 import os
@@ -26,7 +26,7 @@ ARTIFACT = "records-"
 
 @dataclass(frozen=True)
 class Incoming:
-    """A folder of new records. `machine_class`: the only one that they may be of; None for any."""
+    """A folder of new records. `machine_class`: the only class allowed in it; None for any."""
 
     store: Store
     machine_class: str | None = None
@@ -34,7 +34,7 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Published:
-    """What came of it: the records that are now in the data folder, those refused, and the commit, if there is one."""
+    """The result: the records that are now in the data folder, the refused ones, and the commit, if there is one."""
 
     records: tuple[Record, ...]
     refused: tuple[Problem, ...]
@@ -42,21 +42,19 @@ class Published:
 
 
 def artifacts(folder: Path) -> tuple[Incoming, ...]:
-    """The folders `records-CLASS` below this one, as the refresh downloads what its nodes have uploaded.
+    """The folders `records-CLASS` below this one, as downloaded from the uploads of the nodes.
 
     Raises:
-        InputError: something else stands there, or nothing.
+        InputError: the folder has anything else in it, or nothing.
     """
     found = sorted(folder.iterdir())
     odd = next((one for one in found if not _is_artifact(one)), None)
     if odd is not None:
         raise InputError(
-            f"{odd!r:.200} is no folder {ARTIFACT}CLASS; with --artifacts nothing else may stand there"
+            f"{str(odd)!r:.200} is not a folder {ARTIFACT}CLASS; with --artifacts nothing else is allowed"
         )
     if not found:
-        raise InputError(
-            f"{folder} holds no folder {ARTIFACT}CLASS; download what the nodes have uploaded into it"
-        )
+        raise InputError(f"{folder} has no folder {ARTIFACT}CLASS; download the uploads of the nodes into it")
     return tuple(Incoming(Store(one), one.name.removeprefix(ARTIFACT)) for one in found)
 
 
@@ -67,9 +65,9 @@ def _is_artifact(path: Path) -> bool:
 def take(
     incoming: Incoming, store: Store, now: datetime | None = None
 ) -> tuple[dict[Path, Candidate], list[Problem]]:
-    """The new records of a folder, by their place in the data folder, and what may not be published.
+    """The new records of a folder, by their place in the data folder, and the problems of the refused ones.
 
-    A record that is there already, byte for byte, is neither. Nothing is written.
+    A record that the data folder already has, byte for byte, is in neither. Nothing is written.
 
     Raises:
         StoreError: a folder cannot be listed.
@@ -89,15 +87,15 @@ def take(
         there = os.path.lexists(place)
         if there and _content(store, place) != data:
             problems.append(
-                f"is in the data folder with another content ({place}); a record is never rewritten"
+                f"is in the data folder with different content ({place}); a record is never overwritten"
             )
         if incoming.machine_class not in (None, record.machine.machine_class):
             problems.append(
-                f"is of {record.machine.machine_class}, and came from a node of {incoming.machine_class}; "
-                "a node publishes its own class alone"
+                f"is of {record.machine.machine_class}, but was uploaded by a node of {incoming.machine_class}; "
+                "a node may publish only its own class"
             )
         if place in wanted:
-            problems.append(f"is the same run as {wanted[place].source}; a run is published once")
+            problems.append(f"is the same run as {wanted[place].source}; a run may be published only once")
         refused += [Problem(path, message) for message in problems]
         if not problems and not there:
             wanted[place] = Candidate(path, record, data)
@@ -114,28 +112,28 @@ def _content(store: Store, place: Path) -> bytes | None:
 def publish(
     incoming: Collection[Incoming], store: Store, git: Git, *, remote: str | None, branch: str
 ) -> Published:
-    """Commit the fit records of some folders to the checkout, and push them; the others are refused one by one.
+    """Commit the records of some folders that pass the gate to the checkout, and push; refuse the others one by one.
 
     Args:
-        incoming: where the new records are; it stays as it is.
-        store: the checkout's own data folder.
-        git: works in that checkout.
-        remote: where to push; None to commit only.
-        branch: of the remote.
+        incoming: the folders of new records; they are not changed.
+        store: the data folder of the checkout.
+        git: runs git in that checkout.
+        remote: the remote to push to; None to commit only.
+        branch: the branch of the remote.
 
     Raises:
-        InputError: a folder is the data folder itself, or git would take the remote or branch for an option.
-        StoreError: the checkout has other changes, another publish works in it, the data folder itself does not pass
-            the gate, git failed, or others pushed first ten times in a row. The working tree then is as it was.
+        InputError: a folder is the data folder itself, or the remote or branch looks like an option of git.
+        StoreError: the checkout has other changes, another publish is running in it, the data folder itself does not
+            pass the gate, git failed, or others pushed first ten times in a row. The working tree is then unchanged.
     """
     for one in incoming:
         if one.store.root.resolve() == store.root.resolve():
             raise InputError(
-                f"{store.root} is the data folder itself; measure into another one, with --data DIR"
+                f"{store.root} is the data folder of this checkout; run with --data DIR to record into another folder"
             )
     for word in (remote or "", branch):
         if word.startswith("-"):
-            raise InputError(f"{word!r} would be an option of git; name a remote and a branch")
+            raise InputError(f"{word!r} looks like an option of git; name a remote and a branch")
     with alone(git):
         return _publish(incoming, store, git, remote, branch)
 
@@ -146,7 +144,7 @@ def _publish(
     changed = git("status", "--porcelain", "--untracked-files=no")
     if changed:
         raise StoreError(
-            f"the checkout has changes of its own ({changed.splitlines()[0].strip()}); commit them first"
+            f"the checkout has uncommitted changes ({changed.splitlines()[0].strip()}); commit them first"
         )
     wanted, refused = _take_all(incoming, store)
     commit = None
@@ -160,7 +158,7 @@ def _publish(
             if commit is not None and remote is not None:
                 commit = _push(store, git, remote, branch)
         except BaseException:
-            # Nothing tracked had changes, and the paths were free: only what was done here is undone.
+            # There were no tracked changes and the paths were free, so this undoes only this publish.
             git("reset", "--hard", "--quiet", start)
             remove(published)
             raise
@@ -177,7 +175,7 @@ def _take_all(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, 
         for place, candidate in found.items():
             first = wanted.setdefault(place, candidate)
             if first is not candidate:
-                message = f"is the same run as {first.source}; a run is published once"
+                message = f"is the same run as {first.source}; a run may be published only once"
                 refused.append(Problem(candidate.source, message))
     return wanted, refused
 
@@ -185,7 +183,7 @@ def _take_all(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, 
 def _pass_the_gate(store: Store) -> None:
     problems = gate(store)
     if problems:
-        raise StoreError(f"the data folder would not pass the gate: {problems[0]}")
+        raise StoreError(f"the data folder does not pass the gate: {problems[0]}")
 
 
 def _commit(published: Mapping[Path, Candidate], git: Git) -> str:
@@ -200,7 +198,7 @@ def _commit(published: Mapping[Path, Candidate], git: Git) -> str:
     )
     if stored != expected or len(stored) != len(names):
         raise StoreError(
-            "git stored other bytes than were checked; a filter or a hook of this checkout changes them, turn it off"
+            "git stored other bytes than were checked; a filter or hook of this checkout changes them, disable it"
         )
     return git("rev-parse", "HEAD")
 
@@ -213,7 +211,7 @@ def _push(store: Store, git: Git, remote: str, branch: str) -> str:
             return git("rev-parse", "HEAD")
         except StoreError as error:
             last = str(error)
-        # Somebody was quicker, or the push is not allowed: only the first leaves something new to fetch.
+        # Either others pushed first, or the push is not allowed; only in the first case is there something to fetch.
         git("fetch", "--quiet", remote, branch)
         if not git("rev-list", "HEAD..FETCH_HEAD"):
             raise StoreError(last)
@@ -223,4 +221,4 @@ def _push(store: Store, git: Git, remote: str, branch: str) -> str:
             git("rebase", "--abort")
             raise
         _pass_the_gate(store)
-    raise StoreError(f"others pushed first {TRIES} times in a row; run it again ({last})")
+    raise StoreError(f"others pushed first {TRIES} times in a row; run this again ({last})")

@@ -1,4 +1,4 @@
-"""From the bytes of a file to a record. Whatever is no record is refused in one line."""
+"""Parses the bytes of a file into a record. Anything that is not a record is refused with a one-line message."""
 
 import contextlib
 import json
@@ -19,19 +19,19 @@ def parse_record(data: bytes, name: str) -> Record:
     Raises:
         RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
     """
-    # The quick way, which most files go; whatever it does not take is read once more, to say well what is wrong.
+    # The fast path for most files; a file that it rejects is parsed again for a precise message.
     with contextlib.suppress(ValidationError):
         record = Record.model_validate_json(data, strict=True)
         if record.schema_version <= SCHEMA_VERSION:
             return record
     try:
-        # A missing value is null; NaN would poison every number made from it.
+        # A missing value is null; NaN would make every derived number NaN.
         content: Any = parse_json(data.decode("utf-8"), name)
     except UnicodeDecodeError as error:
         raise RecordError(f"{name} is not UTF-8 (byte {error.start})") from error
     except DocumentError as error:
         cut = data.lstrip().startswith(b"{") and not data.rstrip().endswith(b"}")
-        raise RecordError(f"{name} is cut short; its run must be repeated" if cut else str(error)) from error
+        raise RecordError(f"{name} is truncated; run the entry again" if cut else str(error)) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise RecordError(
@@ -45,10 +45,10 @@ def parse_record(data: bytes, name: str) -> Record:
 
 
 def refuse_twice(data: bytes, name: str) -> None:
-    """Refuse JSON in which an object has a key twice: some readers take the first, some the last.
+    """Refuse JSON in which an object has a duplicate key: some parsers use the first, some the last.
 
     Raises:
-        RecordError: it has; the message begins with `name`.
+        RecordError: there is a duplicate key; the message begins with `name`.
     """
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -56,7 +56,7 @@ def refuse_twice(data: bytes, name: str) -> None:
         if len(found) < len(pairs):
             names = [key for key, _ in pairs]
             twice = next(key for key in names if names.count(key) > 1)
-            raise RecordError(f"{name} has the key {twice[:_LONGEST_PLACE]!r} twice; run the entry again")
+            raise RecordError(f"{name} has the duplicate key {twice[:_LONGEST_PLACE]!r}; run the entry again")
         return found
 
     json.loads(data, object_pairs_hook=once)
@@ -65,6 +65,6 @@ def refuse_twice(data: bytes, name: str) -> None:
 def _told(error: ValidationError) -> str:
     """The fault, with its place."""
     first = telling_error(error)
-    # The keys of a hostile file are part of the place.
+    # The place contains keys of a possibly hostile file.
     place = ".".join(str(part) for part in first["loc"])[:_LONGEST_PLACE]
     return f"{place + ': ' if place else ''}{first['msg']}"

@@ -1,4 +1,4 @@
-"""A record: one run of one runbook on one node, as it is stored. Its JSON Schema is generated from here."""
+"""Data model of a record: one run of one runbook on one node. The JSON Schema is generated from these classes."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -17,8 +17,8 @@ _MOST_STEPS = 500
 class StepStatus(StrEnum):
     """How a step ended.
 
-    `passed` and `symptom` ran to the end and found nothing, or found the symptom. `failed` missed an expectation
-    or fell back unasked. `error`, `timeout` and `interrupted` could not finish. `skipped` always has a reason.
+    `passed` and `symptom` finished without and with a symptom. `failed` missed an expectation or used an unrequested
+    fallback. `error`, `timeout` and `interrupted` did not finish. `skipped` always has a reason.
     """
 
     PASSED = "passed"
@@ -31,20 +31,19 @@ class StepStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Ran to its end, whatever it found: its numbers may be shown."""
+        """Whether it finished, with whatever result: its numbers may be shown."""
         return self in {StepStatus.PASSED, StepStatus.SYMPTOM, StepStatus.FAILED}
 
     @property
     def broken(self) -> bool:
-        """Could not finish: says nothing about the node."""
+        """Whether it did not finish: it says nothing about the node."""
         return self in {StepStatus.ERROR, StepStatus.TIMEOUT, StepStatus.INTERRUPTED}
 
 
 class Outcome(StrEnum):
-    """What a run says about its node.
+    """The outcome of a run.
 
-    `drill_passed`: the fault was found and undone, but something that the entry names as its proof did not run or was
-    not measured.
+    `drill_passed`: the fault was found and undone, but a part of the entry's proof did not run or was not measured.
     """
 
     HEALTHY = "healthy"
@@ -59,14 +58,14 @@ class Outcome(StrEnum):
 
     @property
     def exit_status(self) -> int:
-        """0 good, 1 the issue is there, 3 cannot say."""
+        """0: good; 1: issue found; 3: unknown."""
         if self in {Outcome.HEALTHY, Outcome.FIX_PROVED, Outcome.DRILL_PASSED}:
             return 0
         return 1 if self in {Outcome.SYMPTOM, Outcome.NOT_FIXED, Outcome.NOT_REPRODUCED} else 3
 
 
 class Verdict(StrEnum):
-    """What a measurement says about an expectation."""
+    """The result of an expectation."""
 
     MET = "met"
     MISSED = "missed"
@@ -75,7 +74,7 @@ class Verdict(StrEnum):
 
 
 class ClaimState(StrEnum):
-    """What a record says about a claim."""
+    """The state of a claim according to a record."""
 
     CONFIRMED = "confirmed"
     CONTRADICTED = "contradicted"
@@ -91,7 +90,7 @@ Instant = Annotated[
     Field(ge=bounds.FIRST_MOMENT, lt=bounds.LAST_MOMENT),
     PlainSerializer(_utc, return_type=str),
 ]
-"""UTC with zone, to the millisecond."""
+"""UTC with time zone, in milliseconds."""
 
 
 class _Model(BaseModel):
@@ -103,10 +102,10 @@ class Measurement(_Model):
 
     Attributes:
         name: a metric of `runner.catalogue`.
-        labels: what tells it from others of its name (op, bytes, arm, …).
+        labels: what distinguishes it from others of its name (op, bytes, arm, …).
         value: the statistic over the samples, in `unit`.
         statistic: `median`, `geometric mean`, `p95`, `max`, `sum`, `single`, …
-        samples: raw, in the order taken; empty where the value is not made of samples.
+        samples: raw samples in the order taken; empty if the value does not come from samples.
     """
 
     name: bounds.Name
@@ -120,17 +119,17 @@ class Measurement(_Model):
 
 
 _Measurements = Annotated[tuple[Measurement, ...], Field(max_length=bounds.MEASUREMENTS)]
-# Shorter than what a step's own reason may be, which quotes it.
+# Shorter than the limit of a step's reason, which quotes it.
 _Said = Annotated[str, Field(max_length=2_000)]
 
 
 class Document(_Model):
-    """What a probe says: the JSON document at the end of its output.
+    """The result of a probe: the JSON document at the end of its output.
 
     Attributes:
         fallback_reason: why `effective` differs from `requested`.
-        fallback_asked: the caller asked for a ladder (`--compile-mode smart`), so falling back is no failure.
-        details: anything else worth keeping, in JSON.
+        fallback_asked: the caller allowed fallbacks (`--compile-mode smart`), so a fallback is not a failure.
+        details: further data, in JSON.
     """
 
     probe: bounds.Name
@@ -146,9 +145,9 @@ class Document(_Model):
 
 
 class StepResult(_Model):
-    """One step of a run: what ran, how it ended, what it printed (first and last part), what it measured.
+    """One step of a run: command, status, output (first and last part) and measurements.
 
-    `left_out`: skipped, or ended before its own deadline, for want of time in a run that had to end within a limit.
+    `left_out`: skipped, or terminated before its own deadline, because of the time limit of the run.
     """
 
     id: bounds.Name
@@ -198,10 +197,10 @@ class Code(_Model):
     """The code that ran.
 
     Attributes:
-        commit: of the checkout that holds the package; None without one.
+        commit: of the checkout that contains the package; None without a checkout.
         dirty: the package or the entries differ from the commit's `runner/` and `runbooks/`; None without a checkout.
-        package, entries: digests of the `runner` package that was imported and of the folder of entries that was read.
-        digest: in their place in records of schemas 1 and 2: one digest over both, of the folder that held the entries.
+        package, entries: digests of the imported `runner` package and of the folder of entries.
+        digest: used instead in records of schemas 1 and 2: one digest over both.
     """
 
     commit: bounds.Name | None
@@ -219,14 +218,14 @@ class Code(_Model):
 
     @property
     def name(self) -> str:
-        """What to call it by: its commit, else its digest."""
+        """Its short name: the commit, else the digest."""
         return self.commit or self.package or self.digest or ""
 
 
 class Options(_Model):
-    """What the caller asked for. Numbers are compared among equal presets.
+    """The caller's options. Only numbers of equal presets are compared.
 
-    `within`: seconds in which the whole run, this entry and those beside it, had to end; None without a limit.
+    `within`: time limit of the whole run with all its entries, in seconds; None without a limit.
     """
 
     preset: bounds.Name
@@ -239,7 +238,7 @@ class Options(_Model):
 
 
 class StoredVerdict(_Model):
-    """An expectation judged when the run ended. History: pages judge afresh."""
+    """An expectation, judged when the run ended. History: pages judge it again."""
 
     id: bounds.Name
     verdict: Verdict
@@ -253,12 +252,12 @@ class StoredVerdict(_Model):
 class Record(_Model):
     """One run of one runbook on one node.
 
-    `outcome` and `ended_at` are None only in a record whose run was killed: its finished steps still count.
+    `outcome` and `ended_at` are None only if the run was killed; its finished steps still count.
     A joint run over several nodes of a campaign has their aliases in `members` and `node_alias` is the first's; the
     nodes' own records of the same entry name its run id in `joint_runs`.
     `outcome`, and for `drill_passed` `unproved` (why its effect was not measured), were judged when the run ended.
-    History: pages judge afresh.
-    `run_id` can name a file, and nothing outside its folder.
+    History: pages judge them again.
+    `run_id` is a valid file name without path separators.
     """
 
     schema_version: Annotated[int, Field(ge=1, le=1_000)] = SCHEMA_VERSION
@@ -288,7 +287,7 @@ class Record(_Model):
 
     @property
     def moment(self) -> tuple[datetime, str]:
-        """What records are sorted by, oldest first."""
+        """Sort key, oldest first."""
         return self.started_at, self.run_id
 
 

@@ -1,8 +1,8 @@
-"""Takes out of text what names a host, a person or a secret, before it is stored.
+"""Redacts hosts, persons and secrets in text before it is stored.
 
-The order of the rules matters: a token inside an assignment is replaced with all that is assigned. What says
-something about the fault stays: versions, digests, commits, bus addresses, loopback addresses, the useful part of
-NCCL's debug lines.
+The order of the rules matters: a token inside an assignment is replaced with the whole assigned value. Text that helps
+to diagnose a fault stays: versions, digests, commits, bus addresses, loopback addresses, the useful part of NCCL's
+debug lines.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from runner.evidence.rule import Group, Rule
 from runner.evidence.views import Finds, View, read, views
 from runner.plain import MARK, marked, plain
 
-# Too common to name a host or a person: taking them out would shred the text.
+# Too common to identify a host or a person; redacting them would make the text unreadable.
 _COMMON = frozenset(
     re.findall(
         r"[\w-]+",
@@ -36,7 +36,7 @@ _COMMON = frozenset(
 )
 _FEWEST_CHARACTERS = 3
 _SHORT = 512
-# No smaller number names a board.
+# A smaller number is not a board serial.
 _SERIAL = 1_000_000
 _MOST_ROUNDS = 50
 _NO_NAME = re.compile(r"[^\w.-]+")
@@ -47,14 +47,14 @@ PLACEHOLDER = re.compile(
 
 
 def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
-    """Replace what must not be stored by placeholders such as `[ip]`, `[host]`, `[user]`, `[uuid]`, `[token]`.
+    """Replace private text by placeholders such as `[ip]`, `[host]`, `[user]`, `[uuid]`, `[token]`.
 
-    What steers a terminal and what cannot be seen is taken out as well (`runner.plain`). All else keeps its form, but
-    is also looked at with its escapes read (`runner.evidence.views`). Idempotent. Time grows linearly with the text.
+    Terminal control sequences and invisible characters are removed as well (`runner.plain`). Everything else is kept,
+    but is also searched with its escapes decoded (`runner.evidence.views`). Idempotent. Takes linear time.
 
     Args:
-        text: anything a program printed.
-        secrets: further words to take out wherever they stand alone, whatever their case (`host_secrets`).
+        text: any output of a program.
+        secrets: further words to redact, as whole words and in any case (`host_secrets`).
     """
     words = tuple(
         sorted({word.lower() for word in secrets if word.strip()}, key=lambda word: (-len(word), word))
@@ -64,8 +64,8 @@ def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
 
 def _redacted(text: str, words: tuple[str, ...]) -> str:
     before, text = text, marked(text)
-    # A replacement may bring a new match to light. Each one turns text into a placeholder, and no placeholder is
-    # replaced, so there is less to replace every time.
+    # A replacement may create a new match. Each one turns text into a placeholder, and placeholders are not replaced,
+    # so this terminates.
     for _ in range(_MOST_ROUNDS):
         for reading in views(text):
             text = _through(reading, text, words)
@@ -87,7 +87,7 @@ def _through(reading: Callable[[str], View | None], text: str, words: tuple[str,
     return view.original
 
 
-# A thousand nodes' records have the same names, labels and commands in them.
+# Records of many nodes contain the same names, labels and commands.
 _short = functools.lru_cache(maxsize=4096)(_redacted)
 
 
@@ -96,7 +96,7 @@ _Finder = Callable[[str], Finds]
 
 @functools.lru_cache(maxsize=8)
 def _finders(words: tuple[str, ...]) -> tuple[tuple[Callable[[str], bool], tuple[_Finder, ...]], ...]:
-    """What is looked for, in order of precedence: whether a text may have it, and what finds it there."""
+    """The searches in order of precedence: a quick test whether a text may match, and the finders."""
     return (
         (bool, (environments, dumps)),
         *(
@@ -120,12 +120,12 @@ def _finder(rule: Rule) -> _Finder:
 
 @functools.lru_cache(maxsize=1)
 def _lowered(text: str) -> str:
-    # Every rule asks for it, of the same text mostly.
+    # Every rule needs it, mostly for the same text.
     return text.lower()
 
 
 def _new(text: str, find: Callable[[str], Finds]) -> Finds:
-    """What is found, less what is a placeholder already: two rules would replace each other's for ever."""
+    """The finds that are not placeholders already: two rules could replace each other's placeholders forever."""
     return [found for found in find(text) if not PLACEHOLDER.fullmatch(text, *found[:2])]
 
 
@@ -144,7 +144,7 @@ def _words_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
-    """The same for JSON: every string, keys too. A mapping that is an environment becomes one line that says so."""
+    """The same for JSON: every string, including keys. A mapping that is an environment is replaced by one line."""
     if isinstance(value, str):
         return redact_text(value, secrets)
     if isinstance(value, list):
@@ -160,7 +160,7 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
         while name in result:
             number += 1
             name = f"{clean} ({number})"
-        # `{"name": …, "value": …}`, as Kubernetes has the variables of a container.
+        # `{"name": …, "value": …}`, the form of container variables in Kubernetes.
         hidden = _named_secret(name, item) or (
             name == "value" and _named_secret(str(value.get("name")), item)
         )
@@ -172,7 +172,7 @@ def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
 
 
 def _list(key: str, values: list[JsonValue], secrets: Sequence[str]) -> list[JsonValue]:
-    """The items of a list under a key; behind an option stands its value."""
+    """The items of a list under a key; an item after an option is its value."""
     names = (one if isinstance(one, str) and one.startswith("-") else "" for one in ("", *values))
     return [
         _named_secret(key, item) or _named_secret(name, item) or redact_json(item, secrets)
@@ -181,14 +181,14 @@ def _list(key: str, values: list[JsonValue], secrets: Sequence[str]) -> list[Jso
 
 
 def redact_record(record: Record, secrets: Sequence[str] = ()) -> Record:
-    """A copy of the record with every free text redacted; what identifies and compares runs stays as it is."""
+    """A copy of the record with all free text redacted; fields that identify and compare runs are unchanged."""
     return redact_head(record, secrets).model_copy(
         update={"steps": tuple(redact_step(step, secrets) for step in record.steps)}
     )
 
 
 def redact_head(record: Record, secrets: Sequence[str] = ()) -> Record:
-    """The record with everything but its steps redacted."""
+    """The record with everything except its steps redacted."""
     machine = record.machine
     verdicts = tuple(
         verdict.model_copy(update={"note": _optional(verdict.note, secrets)}) for verdict in record.verdicts
@@ -228,18 +228,17 @@ def redact_step(step: StepResult, secrets: Sequence[str] = ()) -> StepResult:
 
 @functools.cache
 def host_secrets() -> tuple[str, ...]:
-    """What names this host and its user: host names, user names, the home folder. The one place that looks.
+    """The names of this host and its user: host names, user names, the home folder. Only this function collects them.
 
-    Common and very short words are left out; the patterns of `redact_text` find those where their place says what
-    they are.
+    Common and very short words are omitted; the patterns of `redact_text` find those by their context.
     """
     words: set[str] = set()
     for name in (socket.gethostname(), os.uname().nodename, os.environ.get("HOSTNAME", "")):
         words |= {name, name.partition(".")[0]}
     words |= {os.environ.get(variable, "") for variable in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
-    # Within a job Slurm's own names of node, user and submitting host may differ from the system's.
+    # In a job, Slurm's names of node, user and submit host may differ from the system's.
     words |= {os.environ.get(f"SLURM{name}", "") for name in ("D_NODENAME", "_JOB_USER", "_SUBMIT_HOST")}
-    # A container may run as a user id without a name.
+    # A container may run under a user id without a name.
     with contextlib.suppress(KeyError, OSError):
         words.add(getpass.getuser())
     home = os.environ.get("HOME", "")
@@ -249,7 +248,7 @@ def host_secrets() -> tuple[str, ...]:
 
 
 def telling(words: Iterable[str]) -> tuple[str, ...]:
-    """Those of the words that name something: not too short, not too common, no bare numbers."""
+    """The words that can identify something: not too short, not too common, not only digits."""
     return tuple(sorted({word for word in words if _telling(word)}))
 
 
@@ -258,7 +257,7 @@ def _telling(word: str) -> bool:
 
 
 def _named_secret(key: str, value: Any) -> str | None:
-    """The placeholder for a value whose key gives it away as a secret, as `key=value` would in text."""
+    """The placeholder for a value whose key marks it as a secret, as for `key=value` in text."""
     if isinstance(value, int) and value >= _SERIAL:
         value = str(value)
     if not isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Secrets that their own form gives away, as a table: whose they are, how they begin, what follows.
+"""Secrets that are recognised by their form, as a table: issuer, prefix and pattern.
 
-A run of characters is taken whole, however long: only its fewest characters are given, so that a longer form of
-tomorrow is found as well and the pattern stays linear.
+A run of characters matches at any length above a minimum, so that longer future forms match too and the pattern takes
+linear time.
 """
 
 import re
@@ -12,12 +12,12 @@ from runner.evidence.rule import ALONE, END, HEX, Group, Rule
 
 @dataclass(frozen=True)
 class Format:
-    """The form of one issuer's secrets.
+    """The form of the secrets of one issuer.
 
     Attributes:
-        issuer: who makes them.
-        hints: in lower case; each secret has one of them in it.
-        pattern: the whole secret, beginning where no letter or digit stands before it.
+        issuer: the issuer of the secrets.
+        hints: lower-case words; each secret contains one of them.
+        pattern: the whole secret; no letter or digit may precede it.
     """
 
     issuer: str
@@ -56,7 +56,7 @@ FORMATS = (
     # Models and experiments.
     Format("Hugging Face", ("hf_", "api_org_"), r"(?:hf|api_org)_\w{16,}+"),
     Format(
-        "OpenAI, Anthropic and those who took over their form",
+        "OpenAI, Anthropic and others of the same form",
         ("sk-", "csk-", "tvly-", "llx-"),
         rf"(?:c?sk|tvly|llx)-{_W}{{16,}}+",
     ),
@@ -98,7 +98,7 @@ FORMATS = (
     Format("Cloudflare", ("v1.0-",), rf"v1\.0-{HEX}{{24}}-{HEX}{{100,}}+"),
     Format("Supabase, Netlify", ("sbp_", "nfp_"), rf"(?:sbp|nfp)_{_AN}{{32,}}+"),
     Format("Lambda Labs", ("secret_",), rf"secret_[\w-]{{1,40}}_{_AN}{{32}}\.{_AN}{{32,}}+"),
-    # Machines, networks and what watches them.
+    # Machines, networks and monitoring.
     Format("Vault", ("hvs.", "hvb.", "hvr."), rf"hv[sbr]\.{_W}{{20,}}+(?:\.{_W}++)?"),
     Format("Terraform Cloud", (".atlasv1.",), rf"{_AN}{{14}}\.atlasv1\.[\w=-]{{40,}}+"),
     Format("Pulumi", ("pul-",), rf"pul-{HEX}{{40}}{END}"),
@@ -165,18 +165,18 @@ FORMATS = (
     Format("Square", ("sq0",), rf"sq0[a-z]{{3}}-{_W}{{22,}}+"),
 )
 
-# A part of a name that people read: `hub`, `Model`, `GPU`, `v2`, `2026`.
+# A part of a human-readable name: `hub`, `Model`, `GPU`, `v2`, `2026`.
 _WORD = re.compile(r"[A-Z]?[a-z]{0,15}|[A-Z]{1,15}|[a-z]{1,12}\d{1,3}|\d{1,4}")
 _GLUE = re.compile(r"[-_.~/:]+")
 
 
 def reads_as_words(secret: str, _before: str) -> bool:
-    """Whether what has the form of a secret is made of words alone, as `sk-learn-extended-tests` is."""
+    """Whether text of the form of a secret consists only of words, such as `sk-learn-extended-tests`."""
     return all(_WORD.fullmatch(part) for part in _GLUE.split(secret))
 
 
 def _rules_by(separator: str) -> Group:
-    """One rule for all formats with the separator in their hints: to go from rule to rule costs more than to look."""
+    """One rule for all formats with the separator in their hints: many separate rules would be slower."""
     formats = [issued for issued in FORMATS if separator == _separator(issued)]
     rule = Rule(
         tuple(hint for issued in formats for hint in issued.hints),
@@ -198,12 +198,12 @@ FORMAT_RULES: tuple[Rule | Group, ...] = (
         ("eyj",),
         "[token]",
         "",
-        # Signed, encrypted (five parts), and JSON in base64 without either, such as what Docker and Grafana store.
+        # JWTs: signed, encrypted (five parts), and plain base64 JSON, as stored by Docker and Grafana.
         r"\beyJ(?:[\w-]{8,}+(?>(?:\.[\w-]*+){2,4})|[\w+/-]{60,}+={0,2})",
         shortest=20,
     ),
     *(_rules_by(separator) for separator in ("_", "-", ".", "")),
-    # Old tokens of Vault, of Twilio and of Discord's bots begin with so little that the whole form is the hint.
+    # Old tokens of Vault and Twilio, and of Discord bots, have such short prefixes that the whole form is the hint.
     Rule(
         ("s.",),
         "[token]",
@@ -227,7 +227,7 @@ FORMAT_RULES: tuple[Rule | Group, ...] = (
         reads_as_words,
         shortest=60,
     ),
-    # Telegram's bots.
+    # Telegram bots.
     Rule(
         re.compile(r"\d:[\w-]{35}"),
         "[token]",

@@ -1,4 +1,4 @@
-"""Secrets that only their place gives away: a name before them, an option, a header, a block of a key."""
+"""Secrets that are recognised by their place: after a name, an option or a header, or in a key block."""
 
 import re
 
@@ -8,12 +8,12 @@ _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
 _NUMBER = r"(?![+-]?[\d.,]+(?:[eE][+-]?\d+)?[%,;)}\]]?(?:[\s\"']|\Z))"
 _PLAIN_WORD = r"(?!\[?(?i:true|false|none|null|yes|no|on|off)\b|\[\]|not set\b)"
-# A letter and a digit within the first characters, of which there are many: no word, no number.
+# At least 16 characters, with a letter and a digit among the first: neither a word nor a number.
 _RANDOM = r"(?=[\d+/=_.-]{0,24}[A-Za-z])(?=[A-Za-z+/=_.-]{0,24}\d)[\w+/=.~-]{16,}+"
 # Between a program and one of its options, on one line and within one command.
 _OPTIONS = r"[^\n|;&]{0,200}?[ \t]"
 
-# Words that say of the name they are in that its value is a secret; in lower case.
+# Lower-case words in a name that mark its value as a secret.
 SPEAKING_WORDS = (
     *("secret", "password", "passwd", "passphrase", "credential", "authorization", "cookie"),
     *(
@@ -33,7 +33,7 @@ KEY_RULES = (
         r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
         r"(?:[\s\S]{0,8000}?-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----|[\s\\A-Za-z0-9+/=]*+)",
     ),
-    # The end of a key whose beginning was dropped with the middle of an output.
+    # The end of a key whose beginning was in the dropped middle of an output.
     Rule(
         ("-----end",),
         "[private-key]",
@@ -41,7 +41,7 @@ KEY_RULES = (
         r"(?>(?:^[A-Za-z0-9+/=]{4,80}\r?\n){0,200})[A-Za-z0-9+/=]{0,80}+\r?\n?"
         r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----",
     ),
-    # The middle of a key of which both ends are gone.
+    # The middle of a key whose both ends are missing.
     Rule(
         (" bytes dropped]",),
         "[private-key]",
@@ -58,14 +58,14 @@ KEY_RULES = (
 )
 
 _PLACES = (
-    # A header with several values: all of them, to the end of the line or of the quotes.
+    # A header with several values: all of them, up to the end of the line or the closing quote.
     Rule(
         ("cookie",),
         "[token]",
         rf"(?i:cookie)2?{QUOTE}[ \t]{{0,4}}:[ \t]{{0,4}}{QUOTE}",
         r"(?!\[token\])[\w.-]{1,80}=[^\n\"'\\]*+",
     ),
-    # The parameters of a signed address.
+    # The parameters of a signed URL.
     Rule(
         ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-tos-", "sig=", "signature=", "keyid=", "accessid="),
         "[token]",
@@ -85,7 +85,7 @@ _PLACES = (
         rf"(?i:{_SPEAKING})\w{{0,40}}{IS}(?>(?:\[\\{{0,2}}[\"'])?)(?:(?i:bearer|basic|token)[ \t]{{1,4}})?",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_VALUE}",
     ),
-    # A variable of a container, as Kubernetes and Compose write it.
+    # A container variable, as written by Kubernetes and Compose.
     Rule(
         ("value",),
         "[token]",
@@ -98,21 +98,21 @@ _PLACES = (
         rf"TOKEN(?![A-Za-z])\w{{0,40}}{IS}",
         rf"{_NOT_TAKEN}{_PLAIN_WORD}{_NUMBER}{_VALUE}",
     ),
-    # The question of `aws configure`.
+    # The prompt of `aws configure`.
     Rule(
         ("access key [",),
         "[token]",
         r"(?i:secret access key) \[[\w*]{0,40}\]:[ \t]{1,4}",
         r"(?!\[token\])\S+",
     ),
-    # In lower case the word is mostly a unit of text: only what looks like a secret is one.
+    # In lower case, "token" is mostly a unit of text: only a random-looking value is a secret.
     Rule(
         ("token",),
         "[token]",
         rf"[Tt]oken(?![A-Za-z])\w{{0,40}}{IS}",
         r"(?=[\d._~+/=%-]*+[A-Za-z])(?=[A-Za-z._~+/=%-]*+\d)[\w.~+/=%-]{8,}+",
     ),
-    # Names of variables that end in what their value is.
+    # Variable names whose suffix tells the kind of the value.
     Rule(
         ("_pwd", "_pass"),
         "[token]",
@@ -127,7 +127,7 @@ _PLACES = (
         _RANDOM,
     ),
     Rule((";pwd=", "; pwd="), "[token]", r";[ \t]?(?i:pwd)=", r"(?!\[token\]|/)[^\s\"';]+"),
-    # `"auth":` of Docker's settings and `_auth=` of npm's.
+    # `"auth":` in Docker settings and `_auth=` in npm settings.
     Rule(
         ("auth",),
         "[token]",
@@ -140,7 +140,7 @@ _PLACES = (
         rf"--(?:[a-z0-9]{{1,20}}-){{0,4}}(?:token|password|secret|api-key|credentials?){NEXT}",
         rf"{_NOT_TAKEN}{_NUMBER}(?!-)[^\s\"'\\]+",
     ),
-    # Options of one letter say what they are only after their program.
+    # The meaning of one-letter options depends on the program.
     Rule(
         ("login", "sshpass"),
         "[token]",
@@ -191,7 +191,7 @@ PLACE_RULES = (Group(_PLACES),)
 
 CREDENTIALS_RULES = (Rule(("://",), "[credentials]@", "://", r"(?!\[credentials\]@)[^\s/\"'<>]{1,300}@"),)
 
-# A key under which a value is a secret although nothing in the value shows it.
+# A key whose value is a secret although the value has no recognisable form.
 SECRET_KEY = re.compile(
     rf"(?i:{_SPEAKING}|token|serial)|\Aauth\Z|_auth\Z|_(?:PWD|PASS|KEY|PAT|SAS|AUTH|JWT|CREDS)\Z"
 )

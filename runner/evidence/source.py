@@ -1,8 +1,8 @@
-"""Digests of code: of a folder as it is on disk, and of the same folder as a commit holds it.
+"""Digests of code: of a folder on disk, and of the same folder in a commit.
 
-The content decides, not git's word for it: `git status` is silent about ignored files and about those that were marked
-as unchanged, and both are imported all the same. What a digest cannot show is a program that lies about its own, and
-what else Python imports (torch, say): versions are recorded for that.
+The digest uses file content, not `git status`: that omits ignored files and files marked as unchanged, and Python
+imports both. A digest cannot detect a program that falsifies its own digest, and does not cover other packages such as
+torch; their versions are recorded.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from pathlib import Path
 from runner.programs import run_program
 
 PACKAGE, ENTRIES = "runner", "runbooks"
-# Python makes these by itself; `compiled_as_written` looks at what is in them.
+# Python creates these files; `compiled_as_written` checks their content.
 _COMPILED = re.compile(rb"(?:.*/)?__pycache__/[^/]*\.pyc", re.DOTALL)
 _HEADER = 16
 _GIT_DEADLINE_S = 30.0
-# The repository may be a stranger's, that of a data folder handed in say, and so its settings, some of which name
-# programs. These win over them. GIT_ALLOW_PROTOCOL is for versions of git that do not know GIT_NO_LAZY_FETCH.
+# The repository, and so its settings, may be untrusted (that of a data folder from elsewhere), and some settings name
+# programs. These options override them. GIT_ALLOW_PROTOCOL is for versions of git without GIT_NO_LAZY_FETCH.
 _SETTINGS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
 _VARIABLES = {
     "GIT_ALLOW_PROTOCOL": "none",
@@ -37,11 +37,11 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class CommitDigests:
-    """What a commit's `runner/` and `runbooks/` would have as digests.
+    """The digests of a commit's `runner/` and `runbooks/`.
 
     Attributes:
-        package, entries: as `folder_digest` takes them.
-        both: the one digest over both that records of schemas 1 and 2 have.
+        package, entries: as computed by `folder_digest`.
+        both: the single digest over both in records of schemas 1 and 2.
     """
 
     package: str
@@ -51,37 +51,39 @@ class CommitDigests:
 
 @dataclass(frozen=True)
 class CodeFile:
-    """A file by its name below a folder, as git sees it. `kind` is file, or what else is found in its place."""
+    """A file by its name below a folder, as in git. `kind` is `file`, or another kind of directory entry."""
 
     name: bytes
     content: bytes
     kind: bytes = b"file"
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over names, kinds and contents of all that is below the folder, 64 hexadecimal digits.
+def folder_digest(*folders: Path) -> str:
+    """SHA-256 over names, kinds and contents of everything below the folder, 64 hexadecimal digits.
 
-    A symbolic link counts by its target's path and is not followed. Python's own compiled files do not count.
+    Of several folders, a file of a later one replaces the file of that name in an earlier one. A symbolic link counts
+    by its target path and is not followed. Compiled files of Python do not count.
     """
-    return _digest(_on_disk(os.fsencode(folder), b""))
+    files = (file for folder in folders for file in _on_disk(os.fsencode(folder), b""))
+    return _digest({file.name: file for file in files}.values())
 
 
 def commit_digests(repository: Path, commit: str) -> CommitDigests | None:
-    """The digests of a commit's code; None as for `commit_files`."""
+    """The digests of a commit's code; None in the same cases as for `commit_files`."""
     files = commit_files(repository, commit)
     return None if files is None else digests_of(files)
 
 
 def commit_files(repository: Path, commit: str) -> tuple[CodeFile, ...] | None:
-    """All files of a commit's `runner/` and `runbooks/`, read from git's objects; nothing is checked out or fetched.
+    """All files of a commit's `runner/` and `runbooks/`, read from git objects; nothing is checked out or fetched.
 
     Args:
-        repository: any folder of it.
+        repository: any folder in it.
         commit: its full hexadecimal name.
 
     Returns:
-        None where the repository does not have the commit or all of its files (a shallow or partial clone), or git
-        cannot say.
+        None if the repository does not have the commit with all of its files (a shallow or partial clone), or git
+        fails.
     """
     listed = git(repository, "ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{commit}}", PACKAGE, ENTRIES)
     if listed is None:
@@ -98,7 +100,7 @@ def commit_files(repository: Path, commit: str) -> tuple[CodeFile, ...] | None:
 
 
 def digests_of(files: Iterable[CodeFile]) -> CommitDigests:
-    """The digests of a commit by its files."""
+    """The digests of a commit from its files."""
     files = tuple(files)
     return CommitDigests(
         _digest(_below(files, PACKAGE)), _digest(_below(files, ENTRIES)), _digest_of_both(files)
@@ -106,13 +108,13 @@ def digests_of(files: Iterable[CodeFile]) -> CommitDigests:
 
 
 def compiled_as_written(package: Path) -> bool:
-    """Whether each compiled file that this Python would load instead of a source is what the source compiles to."""
+    """Whether each compiled file that this Python would load equals the compiled source."""
     return all(_same_code(source, level) for source in package.rglob("*.py") for level in (0, 1, 2))
 
 
 def git(folder: Path, *words: str, given: bytes = b"") -> bytes | None:
-    """What git says; None where it fails. Nothing is written or fetched, no program that its settings name runs."""
-    # A repository that the environment names (inside a hook, say) is not the one that is meant.
+    """The output of git; None if it fails. Nothing is written or fetched, and no program from its settings runs."""
+    # Ignore a repository named by the environment, for example inside a hook.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = run_program(
@@ -137,7 +139,7 @@ def _digest(files: Iterable[CodeFile]) -> str:
 
 
 def _digest_of_both(files: Iterable[CodeFile]) -> str:
-    """As schemas 1 and 2 took it: 16 digits, sorted by the parts of the paths, compiled files anywhere left out."""
+    """The digest of schemas 1 and 2: 16 digits, sorted by path components, without any compiled files."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: (not file.name.startswith(b"runner/"), file.name.split(b"/"))):
         if b"__pycache__" in file.name.split(b"/") or file.name.endswith(b".pyc"):
@@ -173,7 +175,7 @@ def _on_disk(folder: bytes, below: bytes) -> Iterator[CodeFile]:
 def _read(entry: "os.DirEntry[bytes]", name: bytes) -> CodeFile:
     try:
         if entry.is_symlink():
-            return CodeFile(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would tidy the target up
+            return CodeFile(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would normalise the target
         if entry.is_file(follow_symlinks=False):
             return CodeFile(name, Path(os.fsdecode(entry.path)).read_bytes())
     except OSError:
@@ -182,7 +184,7 @@ def _read(entry: "os.DirEntry[bytes]", name: bytes) -> CodeFile:
 
 
 def _blobs(repository: Path, names: list[bytes]) -> dict[bytes, bytes] | None:
-    """Contents by object name; None where one is missing. The form is that of `git cat-file --batch`."""
+    """Contents by object name; None if one is missing. Parses the output of `git cat-file --batch`."""
     told = git(repository, "cat-file", "--batch", given=b"".join(name + b"\n" for name in names))
     if told is None:
         return None
@@ -215,7 +217,7 @@ def _same_code(source: Path, level: int) -> bool:
 
 
 def _would_load(compiled: bytes, source: Path, text: bytes) -> bool:
-    """Whether Python takes the compiled file for the source's (PEP 552)."""
+    """Whether Python would load the compiled file for this source (PEP 552)."""
     flags, check = int.from_bytes(compiled[4:8], "little"), compiled[8:_HEADER]
     if compiled[:4] != importlib.util.MAGIC_NUMBER:
         return False

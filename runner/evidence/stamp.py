@@ -1,4 +1,4 @@
-"""What a campaign hands to a run on one of its nodes, so that its record says where it belongs."""
+"""The stamp that a campaign passes to a run on a node, so that its record names the campaign."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,9 @@ _MOST_BYTES = 1 << 20
 
 
 class Stamp(BaseModel):
-    """The campaign, the node's alias in it, and the code as it stood where the campaign was started.
+    """The campaign, the node's alias in it, and the code on the host that started the campaign.
 
-    `members`: aliases of the nodes that take part in a joint run, the first one's first; empty for one node's own.
+    `members`: aliases of the nodes of a joint run, the first node first; empty for a run on one node.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,9 +27,9 @@ class Stamp(BaseModel):
     members: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
 
     def code_here(self, found: Code) -> Code:
-        """The commit known at home, where what was found here is the same code; else what was found here.
+        """The submitting host's code if the code found here is the same; else the code found here.
 
-        A node runs an unpacked copy without a repository: its two digests prove that it is the code at home.
+        A node runs an unpacked copy without a repository: its two digests prove that it is the submitted code.
         """
         same = (self.code.package, self.code.entries) == (found.package, found.entries)
         return self.code if same and found.commit is None else found
@@ -39,7 +39,7 @@ def read_stamp(path: Path) -> Stamp:
     """Read a stamp.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: it cannot be read, or is not a stamp.
     """
     try:
         return Stamp.model_validate_json(read_placed(path, _MOST_BYTES))

@@ -1,4 +1,4 @@
-"""Where an entry stands on a class of machines: which of its runs speaks for it, and which beside it. Pure."""
+"""The current result of an entry on a machine class: the run that counts, and newer runs to show with it. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ Run = tuple[Record, Judged]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an entry stands on a class.
+    """The current result of an entry on a class.
 
     Attributes:
         record, judged: the newest run of the widest scope.
-        beside: narrower runs that are newer and found the issue, the newest first. A narrower one that found nothing
-            takes nothing from a proof.
+        beside: newer runs of a narrower scope that found the issue, the newest first. A narrower run without a finding
+            does not weaken a proof.
     """
 
     record: Record
@@ -27,7 +27,7 @@ class Standing:
 
 
 def standing(runs: Iterable[Run]) -> Standing | None:
-    """Where these runs of one entry on one class leave it; None where there is none. In any order."""
+    """The current result from the runs of one entry on one class, in any order; None without runs."""
     newest: dict[Options, Run] = {}
     for run in sorted(runs, key=_moment):
         newest[scope_of(run[0].options)] = run

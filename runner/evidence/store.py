@@ -1,8 +1,8 @@
-"""The data folder: one JSON file a run, at `<machine class>/<runbook id>/<UTC>-<run id>.json`.
+"""The data folder: one JSON file per run, at `<machine class>/<runbook id>/<UTC>-<run id>.json`.
 
-A record is written anew after every step, so a killed run leaves all its finished steps; a file is replaced as a
-whole or not at all. What is written has been redacted first. Others may have placed what is read: a record is a regular
-file of a bounded size, and nothing else is opened.
+A record is written again after every step, so a killed run leaves all its finished steps; a file is replaced
+atomically. Records are redacted before they are written. Files that are read may come from others: a record must be a
+regular file of a limited size, and nothing else is opened.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ _LEVELS = 2
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One file of the data folder that cannot be used, and why."""
+    """One file of the data folder that cannot be used, and the reason."""
 
     path: Path
     message: str
 
     def __str__(self) -> str:
-        # One line whatever the name: a file may be called anything but `/` and NUL.
+        # One line for any name: a file name may contain any character except `/` and NUL.
         return visible_line(f"{self.path}: {self.message}")
 
 
@@ -45,11 +45,11 @@ class Store:
     """Writes and reads the records under one folder."""
 
     def __init__(self, root: Path, secrets: Sequence[str] | None = None) -> None:
-        """Take the folder; it is made when the first record is saved.
+        """Use this folder; it is created when the first record is saved.
 
         Args:
             root: the data folder.
-            secrets: words to redact beside the patterns; this host's own names when left out.
+            secrets: words to redact in addition to the patterns; default: the names of this host.
         """
         self.root = root
         self._secrets = secrets
@@ -57,14 +57,14 @@ class Store:
 
     @property
     def secrets(self) -> Sequence[str]:
-        """The words that may stand in no record, beside what the patterns find."""
+        """The words that must not occur in a record, in addition to the patterns."""
         return host_secrets() if self._secrets is None else self._secrets
 
     def path_of(self, record: Record) -> Path:
-        """Where the record belongs.
+        """The path of the record.
 
         Raises:
-            StoreError: its class, runbook or run id could not be the name of a file.
+            StoreError: its class, runbook or run id is not a valid file name.
         """
         started = record.started_at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
         parts = (record.machine.machine_class, record.runbook.id, f"{started}-{record.run_id}.json")
@@ -74,21 +74,21 @@ class Store:
         return self.root.joinpath(*parts)
 
     def save(self, record: Record) -> Path:
-        """Write the record in the place of its earlier state, redacted; cheap for a record with one more step.
+        """Write the redacted record over its earlier state; cheap for a record with one more step.
 
         Raises:
-            StoreError: it could not be written; the earlier file stands as it was.
+            StoreError: it could not be written; the earlier file is unchanged.
         """
         path = self.path_of(record)
         try:
             data = self._written_for(record).text(record).encode()
         except UnicodeEncodeError as error:
             raise StoreError(
-                f"cannot write {path}: it would hold half of a surrogate pair, which UTF-8 cannot encode"
+                f"cannot write {path}: it contains a lone surrogate, which UTF-8 cannot encode"
             ) from error
         except ValueError as error:
             raise StoreError(
-                f"cannot write {path}: it would hold NaN or Infinity, which JSON does not allow"
+                f"cannot write {path}: it contains NaN or Infinity, which JSON does not allow"
             ) from error
         if len(data) > RECORD_BYTES:
             raise StoreError(
@@ -96,11 +96,11 @@ class Store:
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A record in progress must outlive its process; a finished one should outlive a power cut too.
+            # A record in progress must survive its process; a finished one should survive a power failure too.
             _replace(path, data, sync=record.ended_at is not None)
         except OSError as error:
             raise StoreError(
-                f"cannot write {path}: {error.strerror}; the run's record is not stored"
+                f"cannot write {path}: {error.strerror}; the record of the run is not stored"
             ) from error
         return path
 
@@ -108,16 +108,16 @@ class Store:
         """Read one record.
 
         Raises:
-            RecordError: no regular file, too large, not a record, truncated, or written by a newer version; the message
-                is one line.
+            RecordError: not a regular file, too large, not a record, truncated, or written by a newer version; the
+                message is one line.
         """
         return parse_record(self._bytes(path), str(path))
 
     def examine(self, path: Path) -> tuple[Record, bytes]:
-        """Read one record that others are to rely on, and the very bytes that it was made of.
+        """Read one record for publishing, and the exact bytes that it was parsed from.
 
         Raises:
-            RecordError: as for `load`; or a key stands twice, so that two readers may see two records.
+            RecordError: as for `load`; also for a duplicate key, because readers may use different values.
         """
         data = self._bytes(path)
         record = parse_record(data, str(path))
@@ -127,7 +127,7 @@ class Store:
     def _bytes(self, path: Path) -> bytes:
         linked = [folder for folder in path.parents if self.root in folder.parents and folder.is_symlink()]
         if linked:
-            raise RecordError(f"{path} lies behind the symbolic link {linked[-1].name}; move the folder here")
+            raise RecordError(f"{path} is below the symbolic link {linked[-1].name}; move the folder here")
         try:
             return read_placed(path, RECORD_BYTES, links=False)
         except PlacedFileError as error:
@@ -135,7 +135,7 @@ class Store:
             raise RecordError(f"{path} {cannot}{error.why}") from error
 
     def records(self, runbook: str | None = None, machine_class: str | None = None) -> Iterator[Record]:
-        """Every readable record, oldest first within its class and runbook; others are left to `problems`.
+        """Every readable record, oldest first within its class and runbook; see `problems` for the others.
 
         Raises:
             StoreError: the data folder cannot be listed.
@@ -147,18 +147,18 @@ class Store:
                     yield self.load(path)
 
     def files(self) -> tuple[Path, ...]:
-        """Paths of all files that stand where a record may stand, sorted."""
+        """Paths of all files in a place for records, sorted."""
         return tuple(path for path in self._everything() if self._is_place_of_record(path))
 
     def problems(self) -> tuple[Problem, ...]:
-        """Files that are no records, and records that cannot be read; hidden files (and leftovers) do not count."""
+        """Files that are not records, and unreadable records; hidden files (and leftovers) do not count."""
         found: list[Problem] = []
         for _ in self.read(found):
             pass
         return tuple(found)
 
     def read(self, problems: list[Problem]) -> Iterator[Record]:
-        """Every readable record, one at a time; what `problems` finds is added to the list on the way.
+        """Every readable record, one at a time; problems are added to the list while reading.
 
         Raises:
             StoreError: the data folder cannot be listed.
@@ -175,11 +175,11 @@ class Store:
             yield record
 
     def strays(self) -> tuple[Problem, ...]:
-        """Files that stand where no record may stand."""
+        """Files that are not in a place for records."""
         return tuple(_stray(path) for path in self._everything() if not self._is_place_of_record(path))
 
     def _everything(self) -> list[Path]:
-        """What stands in the folder, as far down as records do; a link is never followed."""
+        """All entries of the folder down to the level of records; links are not followed."""
         found: list[Path] = []
         folders = [(self.root, 0)] if self.root.exists() else []
         for folder, level in folders:
@@ -193,7 +193,7 @@ class Store:
                     folders.append((folder / entry.name, level + 1))
                 else:
                     found.append(folder / entry.name)
-        # As sorted paths would stand; comparing their parts is several times quicker.
+        # The order of sorted paths; comparing their parts is several times faster.
         return sorted(found, key=lambda path: path.parts)
 
     def _is_place_of_record(self, path: Path) -> bool:
@@ -207,7 +207,7 @@ class Store:
 
 def _stray(path: Path) -> Problem:
     what = (
-        "is a symbolic link, and records are files"
+        "is a symbolic link, but records are regular files"
         if path.is_symlink()
         else "is not a record of this project"
     )
@@ -219,7 +219,8 @@ def latest(
 ) -> Mapping[tuple[str, str, str, str], tuple[Record, StepResult]]:
     """The newest finished result of every step, by (machine class, runbook id, step id, preset).
 
-    Skipped and broken steps do not count; those of a killed run do. Of several nodes of a class it is the newest.
+    Skipped and broken steps do not count; steps of a killed run do. With several nodes of a class, the newest
+    result counts.
     """
     found: dict[tuple[str, str, str, str], tuple[Record, StepResult]] = {}
     for record in sorted(records, key=lambda record: record.moment):

@@ -1,7 +1,7 @@
-"""From the JSON of the field's own tools to a document: nccl-tests (`-J FILE`) and nvbandwidth (`-j`). Pure.
+"""Converts the JSON output of nccl-tests (`-J FILE`) and nvbandwidth (`-j`) to a document. Pure.
 
-Only numbers are taken. Both tools write more, such as the whole environment and host names, and that stays behind.
-Formats after their sources: nccl-tests' src/util.cu, versions 2 and 3; nvbandwidth's json_output.cpp.
+Only numbers are used. Both tools write more, such as the whole environment and host names, which is ignored.
+Formats according to their sources: nccl-tests' src/util.cu, versions 2 and 3; nvbandwidth's json_output.cpp.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,16 @@ from runner.stats import percentile
 
 _NCCL_TESTS_VERSIONS = (2, 3)
 _GIGA, _MICRO = 1e9, 1e-6
-# Beyond this nothing was measured, and a change of unit might overflow.
+# Larger values are not measurements, and a unit conversion could overflow.
 _LARGEST = 1e20
 _NO_VALUE = "N/A"
 
 
 def tool_document(data: Any, name: str) -> Document | None:
-    """The document that a known tool's JSON amounts to; None where it is no such tool's.
+    """The document for the JSON of a known tool; None if the JSON is from another program.
 
     Raises:
-        DocumentError: it is, and cannot be believed: cut off, of an unknown version, or with an error of its own.
+        DocumentError: the JSON is from a known tool, but truncated, of an unknown version, or reports an error.
     """
     if not isinstance(data, dict):
         return None
@@ -39,13 +39,13 @@ def tool_document(data: Any, name: str) -> Document | None:
 def _nccl_tests(data: Mapping[str, Any], name: str) -> Document:
     if data.get("version") not in _NCCL_TESTS_VERSIONS:
         known = " and ".join(map(str, _NCCL_TESTS_VERSIONS))
-        _refuse(name, f"nccl-tests' format {data.get('version')!r} is not known here (known are {known})")
+        _refuse(name, f"unknown nccl-tests format {data.get('version')!r} (known: {known})")
     results, program = data.get("results"), _first(data.get("args"))
     if not isinstance(results, list) or not results or "end_time" not in data:
-        _refuse(name, "nccl-tests did not come to its end: there are no results, or no end time")
+        _refuse(name, "nccl-tests did not finish: no results or no end time")
     op = PurePosixPath(program).name.removesuffix("_perf")
     if not op or op == PurePosixPath(program).name:
-        _refuse(name, f"nccl-tests does not say which collective it ran: its program is {program!r}")
+        _refuse(name, f"the collective of nccl-tests is unknown: its program is {program!r}")
     ranks = _ranks(data.get("config"))
     found = [one for result in results for one in _rows(result, op, ranks, name)]
     wrong = sum(one.value for one in found if one.name == "wrong_elements")
@@ -68,7 +68,7 @@ def _first(arguments: Any) -> str:
 
 
 def _ranks(config: Any) -> int | None:
-    """Ranks of the run: threads × GPUs a thread × processes; None where a part is missing."""
+    """Ranks of the run: threads × GPUs per thread × processes; None if a factor is missing."""
     if not isinstance(config, dict):
         return None
     parts = (config.get("nthreads"), config.get("ngpus"), config.get("devices"))
@@ -85,7 +85,7 @@ def _rows(result: Any, op: str, ranks: int | None, name: str) -> Iterator[Measur
     for place in ("out_of_place", "in_place"):
         numbers = result.get(place)
         if numbers is None:
-            continue  # the collective has no such form
+            continue  # the collective has no in-place or out-of-place form
         labels: dict[str, Scalar] = {"op": op, "bytes": size, "place": place}
         if ranks is not None:
             labels["ranks"] = ranks
@@ -100,9 +100,9 @@ def _rows(result: Any, op: str, ranks: int | None, name: str) -> Iterator[Measur
 def _times(
     per_iteration: Any, numbers: Any, labels: Mapping[str, Scalar], where: str, name: str
 ) -> Iterator[Measurement]:
-    """Times of one size: every iteration's where the tool kept them (`-I 1`), else their mean."""
+    """Times for one size: of every iteration if the tool recorded them (`-I 1`), else the mean."""
     if not isinstance(per_iteration, dict) or not isinstance(per_iteration.get("times_us"), list):
-        # With -C the tool writes cpu_time, which is another quantity.
+        # With -C the tool writes cpu_time, which is a different quantity.
         if "time" in numbers:
             mean = _number(numbers, "time", where, name) * _MICRO
             yield Measurement(
@@ -111,11 +111,11 @@ def _times(
         return
     times = per_iteration["times_us"]
     if not times:
-        _refuse(name, f"nccl-tests kept no time of any iteration of {where}")
+        _refuse(name, f"nccl-tests recorded no iteration time of {where}")
     seconds = tuple(_number({"times_us": time}, "times_us", where, name) * _MICRO for time in times)
     for metric, percent, statistic in (
         ("collective_time", 50, "median"),
-        ("slow_collective_time", 95, "p95"),
+        ("collective_time_p95", 95, "p95"),
     ):
         yield Measurement(
             name=metric,
@@ -145,7 +145,7 @@ def _nvbandwidth(data: Mapping[str, Any], name: str) -> Document:
         else:
             why = f": {str(case['error'])[:200]}" if case.get("error") else ""
             _refuse(name, f"nvbandwidth's {case['name']} ended as {case.get('status')!r}{why}")
-    skipped = f"nvbandwidth waived {', '.join(waived)}: this node cannot run it" if waived else None
+    skipped = f"nvbandwidth waived {', '.join(waived)}: not supported on this node" if waived else None
     return Document(
         probe="nvbandwidth",
         method_version=PROBES["nvbandwidth"].method_version,
@@ -157,21 +157,21 @@ def _nvbandwidth(data: Mapping[str, Any], name: str) -> Document:
 
 
 def _cells(case: Mapping[str, Any], name: str) -> Iterator[Measurement]:
-    """One measurement a cell of a test's matrix. Cells are numbers written as text, `N/A` where there is none."""
+    """One measurement per cell of a test's matrix. Cells are numbers as text, or `N/A`."""
     test, rows = case["name"], case.get("bandwidth_matrix")
     if not str(case.get("bandwidth_description", "")).rstrip().endswith("(GB/s)"):
-        return  # a latency, which is no bandwidth
+        return  # a latency, not a bandwidth
     if not isinstance(rows, list):
         _refuse(name, f"nvbandwidth's {test} has no matrix")
     for row, cells in enumerate(rows):
         if not isinstance(cells, list):
-            _refuse(name, f"nvbandwidth's {test} has a row that is none")
+            _refuse(name, f"nvbandwidth's {test} has an invalid row")
         for column, cell in enumerate(cells):
             if cell == _NO_VALUE:
                 continue
             value = _finite(cell)
             if value is None:
-                _refuse(name, f"nvbandwidth's {test} has the cell {_short(cell)}, which is no number")
+                _refuse(name, f"nvbandwidth's {test} has the cell {_short(cell)}, which is not a number")
             yield _single("copy_bandwidth", value * _GIGA, {"test": test, "row": row, "column": column})
 
 
@@ -179,12 +179,12 @@ def _number(numbers: Any, key: str, where: str, name: str) -> float:
     value = numbers.get(key) if isinstance(numbers, dict) else None
     number = _finite(value) if isinstance(value, int | float) else None
     if number is None:
-        _refuse(name, f"nccl-tests gives no number for {key} of {where}")
+        _refuse(name, f"nccl-tests has no number for {key} of {where}")
     return number
 
 
 def _finite(value: Any) -> float | None:
-    """A number, or text that is one, as a float; None for all else: true and false, NaN, what nothing can measure."""
+    """A number, or a number as text, as a float; None for anything else: booleans, NaN, values out of range."""
     if isinstance(value, bool):
         return None
     try:
@@ -195,8 +195,8 @@ def _finite(value: Any) -> float | None:
 
 
 def _short(cell: Any) -> str:
-    # Python writes no number of thousands of digits.
-    return "of too many digits" if isinstance(cell, int) else repr(str(cell)[:20])
+    # Python does not convert numbers of thousands of digits to text.
+    return "with too many digits" if isinstance(cell, int) else repr(str(cell)[:20])
 
 
 def _single(metric: str, value: float, labels: Mapping[str, Scalar]) -> Measurement:

@@ -1,8 +1,8 @@
-"""Numbers over time: which of them changed, by what test, and what else changed with them. Pure.
+"""Numbers over time: detects changes with a rank test, and lists other changes at the same time. Pure.
 
-A number is compared with earlier ones of its own series only: same class, entry, step digest, options, metric and
-labels. The newest `RECENT` runs are held against the up to `WINDOW` before them by an exact rank test; nothing is said
-of one run against the one before it, nor with fewer than `FEWEST` earlier ones.
+A number is compared only with earlier ones of its series: same class, entry, step digest, options, metric and labels.
+The newest `RECENT` runs are compared with up to `WINDOW` runs before them by an exact rank test. A single run is never
+compared with the one before it, and at least `FEWEST` earlier runs are needed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +19,17 @@ from runner.stats import Spread, rank_shift, ratio, spread
 
 RECENT = 3
 WINDOW = 20
-# The fewest for which the test can reach its level: (9+3 choose 3) = 220 ways, two of them the most extreme.
+# The minimum for which the test can reach its level: (9+3 choose 3) = 220 arrangements, two of them most extreme.
 FEWEST = 9
 LEVEL = 0.01
-# A change that is sure but smaller than this share is not worth a reader's time.
+# Significant changes smaller than this share are not reported.
 SMALLEST = 0.02
 VERSIONS = ("driver", "torch", "cuda", "nccl", "python", "kernel", "os", "cpu")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run's number: its value in the series' unit, and what it was taken with."""
+    """The number of one run: its value in the unit of the series, and the conditions of the run."""
 
     run_id: str
     when: datetime
@@ -54,19 +54,19 @@ class Series:
 
     @property
     def better(self) -> Literal["higher", "lower"] | None:
-        """Which direction is good; None where neither is."""
+        """Which direction is good; None if neither is."""
         metric = metric_of(self.metric)
         return metric.better if metric else None
 
 
 @dataclass(frozen=True)
 class Change:
-    """The newest runs of a series differ from the window before them.
+    """A change: the newest runs of a series differ from the window before them.
 
     Attributes:
         before, after: spread of the window and of the newest runs.
-        p_value: how often runs that are all alike would differ at least so much.
-        causes: what else is new in the newest runs, likeliest first; empty where nothing recorded is.
+        p_value: probability of a difference at least as large without a change.
+        causes: other recorded changes in the newest runs, most likely first; empty if there are none.
     """
 
     series: Series
@@ -77,12 +77,12 @@ class Change:
 
     @property
     def ratio(self) -> float | None:
-        """Median after ÷ before; None where a ratio would say nothing."""
+        """Median after ÷ before; None if a ratio would be meaningless."""
         return ratio(self.after.median, self.before.median)
 
     @property
     def direction(self) -> Literal["better", "worse", "different"]:
-        """What the change means by the metric's own direction."""
+        """Whether the change is good or bad for the metric."""
         if self.series.better is None:
             return "different"
         rose = self.after.median > self.before.median
@@ -91,7 +91,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Trend:
-    """Every change, and of how many series that were long enough; the others had too few runs."""
+    """All changes, the number of tested series, and the number of series with too few runs."""
 
     changes: tuple[Change, ...]
     tested: int
@@ -99,17 +99,17 @@ class Trend:
 
     @property
     def false_alarms(self) -> float:
-        """How many of the tested series would show a change if nothing had: at most this many on average."""
+        """The expected number of false changes among the tested series (an upper limit)."""
         return self.tested * LEVEL
 
 
 def versions_of(machine: Machine) -> dict[str, str]:
-    """The versions that a number depends on; `none` where there is no such thing."""
+    """The versions that a number depends on; `none` for a missing component."""
     return {name: getattr(machine, name) or "none" for name in VERSIONS}
 
 
 def all_series(records: Iterable[Record]) -> tuple[Series, ...]:
-    """The number that speaks for each step, over time; injected faults, fallbacks and simulations left out."""
+    """The key metric of each step over time, without injected faults, fallbacks and simulations."""
     found: dict[tuple[str, str, str, str, str, str], tuple[Measurement, list[Point]]] = {}
     for record in sorted(records, key=lambda record: record.moment):
         if record.simulated or record.machine.simulated:
@@ -135,7 +135,7 @@ def _counts(step: StepResult) -> bool:
 
 
 def change(series: Series) -> Change | None:
-    """The change that the newest runs of a series show against the window before them, or None."""
+    """The change of the newest runs of a series relative to the window before them, or None."""
     window, recent = _halves(series)
     if len(window) < FEWEST:
         return None
@@ -156,7 +156,7 @@ def trend(records: Iterable[Record]) -> Trend:
 
 
 def current(series: Iterable[Series]) -> tuple[Series, ...]:
-    """Those of each step's newest digest: numbers of a step that has changed since are history."""
+    """The series with each step's newest digest; numbers of an earlier version of a step are history."""
     series = tuple(series)
     newest: dict[tuple[str, ...], tuple[datetime, str]] = {}
     for one in series:
@@ -170,7 +170,7 @@ def _place(series: Series) -> tuple[str, ...]:
 
 
 def causes(window: Sequence[Point], recent: Sequence[Point]) -> tuple[str, ...]:
-    """What every recent run has and no earlier one had: `driver 570.1 → 580.95`; a new node last."""
+    """Conditions that every recent run has and no earlier run had: `driver 570.1 → 580.95`; a new node comes last."""
     found = []
     for name in VERSIONS:
         now = {point.versions.get(name, "none") for point in recent}

@@ -1,9 +1,9 @@
-r"""Other readings of a text, in which a rule may find what the text itself hides.
+r"""Decoded views of a text, in which a redaction rule can find what escapes hide.
 
-A word that a rule looks for begins at a boundary. In `\e[32mhf_…`, in `"…\nhf_…"` of JSON, in `key%3Dhf_…` a letter
-stands before it, which is the end of an escape and no letter of a word. A view is the text with such escapes read; it
-knows for each of its characters what stands for it in the text, so that what is found in a view is replaced there and
-all else keeps its form.
+A rule matches a word only at a word boundary. In `\e[32mhf_…`, in JSON `"…\nhf_…"` and in `key%3Dhf_…` the character
+before the word is a letter, but it is the end of an escape. A view is the text with such escapes decoded. It maps each
+of its characters to the original text, so that a find in a view is replaced in the original and everything else is
+unchanged.
 """
 
 import functools
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from runner.plain import MARK, marked
 
-# (start, end, what stands in its place), in order, without overlap.
+# (start, end, replacement), in order, without overlap.
 Finds = Iterable[tuple[int, int, str]]
 
 _CLEAR = re.compile(
@@ -23,7 +23,7 @@ _CLEAR = re.compile(
 )
 _ESCAPES = re.compile(
     rf"(?P<mark>{MARK}"
-    # An escape code that somebody escaped, or that lost its first byte.
+    # An escape code that was itself escaped, or that lost its first byte.
     r"|(?:\\{1,16}(?:x1[bB]|u001[bB]|u\{1[bB]\}|033|e(?=\[))|\^\[|#033|\u241b|ESC(?=\[))(?:\[[0-?]{0,32}[ -/]?[@-~])?"
     r"|\\{1,16}(?:x9[bB]|u009[bB])[0-?]{0,32}[ -/]?[@-~]"
     r"|\[(?:\d{1,3}(?:;\d{1,3}){0,8})?[mK])"
@@ -31,7 +31,7 @@ _ESCAPES = re.compile(
     r"|u\{(?P<point>[0-9A-Fa-f]{1,6})\}|(?P<octal>[0-3][0-7]{2}|0))"
     r"|(?P<slash>\\{2,16})"
     rf"|{_CLEAR.pattern}"
-    # As rsyslog, `cat -v` and mail write control characters.
+    # The notations of rsyslog, `cat -v` and mail for control characters.
     r"|#(?P<syslog>0[0-3][0-7])|\^(?P<caret>[@-_])|=(?P<quoted>3D)"
 )
 _LETTERS = {"n": "\n", "r": "\n", "f": "\n", "v": "\n", "t": "\t", "a": MARK, "b": MARK}
@@ -45,22 +45,22 @@ _BASES = {
     "syslog": 8,
 }
 _LAST_POINT = 0x10FFFF
-# No letter of a word, whatever it was: half of a character in UTF-8, mostly.
+# Any character that is not part of a word, mostly a part of a UTF-8 sequence.
 _OTHER = "\ufffd"
-# Where colours stand within a word and beside it, as `grep --color` and `ls --color` have them.
+# Colours within and next to a word, as in the output of `grep --color` and `ls --color`.
 _WORD = re.compile(r"[^\s\"'<>(){},;=|]+")
 _BETWEEN = re.compile(rf"(?<=[^\W_]){MARK}+(?=[^\W_])|(?<=_){MARK}+(?=[^\W_])")
 
 
 @dataclass(frozen=True)
 class View:
-    """One reading.
+    """One decoded view.
 
     Attributes:
-        text: what it reads.
-        pieces: what stands in the original for each of its characters; None where every one stands for itself.
-        behind: what stands in the original behind each of them and reads as nothing.
-        head: what stands in the original before the first.
+        text: the decoded text.
+        pieces: the original text of each of its characters; None if all are unchanged.
+        behind: the original text after each of them that decodes to nothing.
+        head: the original text before the first character.
     """
 
     text: str
@@ -70,13 +70,13 @@ class View:
 
     @property
     def original(self) -> str:
-        """The text of which this is a view, with whatever has been replaced."""
+        """The original text, with all replacements."""
         if self.pieces is None:
             return self.text
         return self.head + "".join(map(str.__add__, self.pieces, self.behind))
 
     def replaced(self, finds: Finds) -> "View":
-        """The view, and the original with it, with these in their places."""
+        """The view with these replacements, which also apply to the original."""
         text: list[str] = []
         pieces: list[str] = []
         behind: list[str] = []
@@ -86,7 +86,7 @@ class View:
             if self.pieces is None:
                 end = stop
                 continue
-            # A placeholder is one piece; the rest of its characters stand for nothing.
+            # The placeholder's first character holds the whole piece; the others are empty.
             rest = [""] * (len(placeholder) - 1)
             pieces += [*self.pieces[end:start], placeholder, *rest]
             behind += [*self.behind[end:start], *rest, self.behind[stop - 1]]
@@ -100,15 +100,15 @@ class View:
 
 
 def views(text: str) -> Iterator[Callable[[str], View | None]]:
-    """What makes each reading of a text, the one that differs least from it first; None where it is no other one.
+    """Functions that create each view of a text, the least different one first; they return None for an equal view.
 
-    Each has to be given the text as the one before left it.
+    Each must be called with the text as the one before left it.
 
     Args:
-        text: as `runner.plain.marked` has it.
+        text: the result of `runner.plain.marked`.
     """
     if MARK not in text:
-        # Read as it is, with only those escapes read that cannot be anything else.
+        # First only the escapes that are unambiguous.
         yield lambda text: _view(text, _CLEAR, _none)
     if _ESCAPES.search(text):
         for keep in (_none, _first, _last, _ends, _all):
@@ -116,7 +116,7 @@ def views(text: str) -> Iterator[Callable[[str], View | None]]:
 
 
 def read(text: str) -> str:
-    """The text with its escapes read, for a short one such as a name."""
+    """The text with its escapes decoded, for a short text such as a name."""
     view = _view(marked(text), _ESCAPES, _none)
     return "" if view is None else view.text
 
@@ -131,7 +131,7 @@ def _view(text: str, escapes: re.Pattern[str], keep: Callable[[str], set[int]]) 
 
 @functools.lru_cache(maxsize=1)
 def _taken_apart(text: str, escapes: re.Pattern[str]) -> tuple[list[str], list[str]]:
-    """What each character of a text, or each escape in it, reads as, and itself."""
+    """The decoded form of each character or escape of a text, and its original form."""
     characters: list[str] = []
     pieces: list[str] = []
     end = 0
@@ -183,9 +183,9 @@ def _ends(text: str) -> set[int]:
 
 
 def _words(text: str) -> Iterator[list[int]]:
-    """For each word with marks in it the places of those that stand between letters, and so may or may not part it.
+    """For each word with marks, the places of marks between letters, which may or may not separate words.
 
-    Where every letter has a mark beside it, as in UTF-16, they part nothing.
+    If every letter has a mark next to it, as in UTF-16, the marks separate nothing.
     """
     for word in _WORD.finditer(text):
         if MARK in word[0] and len(word[0].replace(MARK, "")) > 2 * word[0].count(MARK):
@@ -212,7 +212,7 @@ def _meaning(found: re.Match[str]) -> str:
 
 
 def _character(point: int) -> str:
-    """The character, where it is one of plain English; a mark or a line's end for what steers."""
+    """The character itself if it is ASCII text; a mark or a line end for a control character."""
     if point in {0, ord(MARK)}:
         return MARK
     if point > _LAST_POINT:

@@ -1,4 +1,4 @@
-"""From a record to the text of its file: redacted, and never larger than a record may be."""
+"""Serialises a record to the text of its file: redacted, and within the size limit."""
 
 import json
 from collections.abc import Sequence
@@ -9,27 +9,27 @@ from runner.evidence.record import Document, Measurement, Record, StepResult
 from runner.evidence.redact import redact_head, redact_step, redact_text
 
 _INDENT = 2
-# Characters that each output of a step may keep, tried in turn until the record fits.
+# Characters of output to keep per step, tried in order until the record fits.
 _WINDOWS = (RECORD_BYTES, 32_768, 8_192, 2_048, 256)
 
 
 @dataclass
 class Written:
-    """The text of one run's record, made anew after every step; a finished step is redacted once.
+    """The text of the record of one run, updated after every step; a finished step is redacted once.
 
     Attributes:
-        secrets: words to redact beside the patterns.
-        run_id: of the run.
+        secrets: words to redact in addition to the patterns.
+        run_id: id of the run.
     """
 
     secrets: Sequence[str]
     run_id: str = ""
     _window: int = 0
-    # Steps as they were handed in, redacted, and as JSON at the present window: a finished step does not change.
+    # Steps as given, redacted, and as JSON at the current window: a finished step does not change.
     _steps: list[tuple[StepResult, StepResult, str]] = field(default_factory=list)
 
     def text(self, record: Record) -> str:
-        """The record as JSON. Where it would be too large, what its steps printed is shortened.
+        """The record as JSON. If it would be too large, the output of its steps is shortened.
 
         Raises:
             ValueError: it holds NaN or Infinity.
@@ -43,7 +43,7 @@ class Written:
                 fields["steps"] = "[\n    " + ",\n    ".join(steps) + "\n  ]"
             lines = (f"  {json.dumps(name)}: {fields[name]}" for name in sorted(fields))
             text = "{\n" + ",\n".join(lines) + "\n}\n"
-            # Nobody needs to count the bytes of a text that fits whatever its characters are.
+            # A text that fits even at four bytes per character need not be encoded to count its bytes.
             if 4 * len(text) <= RECORD_BYTES or len(text.encode()) <= RECORD_BYTES:
                 return text
             if self._window == len(_WINDOWS) - 1:
@@ -77,7 +77,7 @@ class Written:
         if len(text) <= most:
             return {}
         head, tail = text[: most // 2], text[-(most // 2) :]
-        # At line ends where there are some: a cut may make of a long digest what looks like a secret.
+        # At line ends if there are any: a cut could make a long digest look like a secret.
         head, tail = head.rpartition("\n")[0] or head, tail.partition("\n")[2] or tail
         more = len(text.encode()) - len(head.encode()) - len(tail.encode())
         kept = redact_text(f"{head}\n[{more} bytes left out, more than a record holds]\n{tail}", self.secrets)
@@ -85,19 +85,19 @@ class Written:
 
 
 def results_bytes(one: Document | StepResult) -> int:
-    """What the numbers and details of a step take in the file of a record."""
+    """Size of the numbers and details of a step in the file of a record, in bytes."""
     return stored_bytes(
         one.model_dump(mode="json", include={"requested", "effective", "details", "measurements"})
     )
 
 
 def stored_bytes(value: object) -> int:
-    """What JSON below a step takes in the file of a record."""
+    """Size of JSON below a step in the file of a record, in bytes."""
     return len(_dump(value, 2 * _INDENT).encode())
 
 
 def _fitted_step(step: StepResult) -> StepResult:
-    """The step within the bounds of its texts: a placeholder may be longer than what it stands for."""
+    """The step with its texts cut to their limits: a placeholder may be longer than the text that it replaces."""
     return step.model_copy(
         update={
             "reason": _line(step.reason),
@@ -140,5 +140,5 @@ def _fact(text: str | None) -> str | None:
 
 def _dump(value: object, indent: int) -> str:
     text = json.dumps(value, indent=_INDENT, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    # Within JSON strings line ends are escaped, so every one here is layout.
+    # Line ends in JSON strings are escaped, so every line end here is layout.
     return text.replace("\n", "\n" + " " * indent)

@@ -1,4 +1,4 @@
-"""Peaks and link counts of known boards, each with its source. An unknown board has none: no guess is made."""
+"""Peaks and link counts of known boards, each with its source. There are no guesses for an unknown board."""
 
 import re
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ ARCHITECTURES = (
     "NVIDIA, CUDA Toolkit, Driver, and Architecture Matrix: Hopper has 9.0 and came with CUDA 11.8 (driver branch "
     "520), Blackwell has 10.0 and came with CUDA 12.8 (570)"
 )
-# Both edges of the memory clock move data.
+# Data moves on both edges of the memory clock.
 _TRANSFERS_PER_CLOCK = 2
 
 
 @dataclass(frozen=True)
 class Board:
-    """One GPU board. Bandwidths in bytes per second and one direction, FLOP/s dense (no sparsity), power in watts.
+    """One GPU board. Bandwidth in bytes per second in one direction, FLOP/s dense (no sparsity), power in watts.
 
     Attributes:
-        memory_label_gb: the size that the board is sold and named by.
-        memory_usable_bytes: what torch shows as total memory, where known.
+        memory_label_gb: the nominal size, as in the product name.
+        memory_usable_bytes: the total memory that torch reports, if known.
         memory_bus_bits, memory_clock_hz: width and highest clock of the memory interface, as the driver reports them.
-        memory_source: of those two.
-        best_bf16, best_fp8: best matrix-product rate measured by the source.
-        compute_capability, oldest_driver: of its architecture (`ARCHITECTURES`); the driver's branch.
-        source: of every other number.
+        memory_source: the source of those two.
+        best_bf16, best_fp8: highest GEMM rate measured by the source.
+        compute_capability, oldest_driver: of its architecture (`ARCHITECTURES`); oldest_driver is a driver branch.
+        source: the source of every other number.
     """
 
     name: str
@@ -64,7 +64,7 @@ BOARDS = (
         memory_usable_bytes=None,
         memory_bus_bits=5120,
         memory_clock_hz=2619e6,
-        # 3.352 TB/s; NVIDIA's data sheet of the H100 SXM has 3.35.
+        # 3.352 TB/s; NVIDIA's data sheet of the H100 SXM states 3.35.
         memory_source="the driver's 5,120 bit × 2,619 MHz × 2",
         nvlink_generation=4,
         nvlinks=18,
@@ -84,7 +84,7 @@ BOARDS = (
         memory_usable_bytes=None,
         memory_bus_bits=6144,
         memory_clock_hz=3201e6,
-        # 4.917 TB/s; NVIDIA's data sheet has 4.8, which is less than the interface can do.
+        # 4.917 TB/s; NVIDIA's data sheet states 4.8, less than the interface can do.
         memory_source="the driver's 6,144 bit × 3,201 MHz × 2",
         nvlink_generation=4,
         nvlinks=18,
@@ -104,7 +104,7 @@ BOARDS = (
         memory_usable_bytes=int(178.35 * 2**30),
         memory_bus_bits=7680,
         memory_clock_hz=3996e6,
-        # 7.672 TB/s, NVIDIA's data sheet has 7.7; the often cited 8 TB/s is that of a bus of 8,192 bit.
+        # 7.672 TB/s; NVIDIA's data sheet states 7.7. The often cited 8 TB/s needs a bus of 8,192 bit.
         memory_source="the driver's 7,680 bit × 3,996 MHz × 2 (pytorch/ao #4002, 2026-03)",
         nvlink_generation=5,
         nvlinks=18,
@@ -121,7 +121,7 @@ BOARDS = (
 
 
 def board_of(gpu_name: str) -> Board | None:
-    """The board that NVML's product name belongs to, or None where it is not in the table."""
+    """The board with this NVML product name, or None if it is not in the table."""
     return next((board for board in BOARDS if re.search(board.pattern, gpu_name)), None)
 
 

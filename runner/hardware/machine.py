@@ -1,4 +1,4 @@
-"""What this host is. The one place that looks; everything else is handed a `Machine`."""
+"""The facts about this host. Only this module inspects the host; all other code receives a `Machine`."""
 
 import contextlib
 import ctypes
@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.hardware.boards import BOARDS, board_of
 from runner.hardware.processor import Processor, read_processor
-from runner.patience import answer_within
+from runner.time_limit import answer_within
 
 NVML_DEADLINE_S = 20.0
 
 
 class Gpu(BaseModel):
-    """One installed GPU. Identifiers (UUID, serial number) are never taken."""
+    """One installed GPU. Identifiers (UUID, serial number) are never read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -40,14 +40,14 @@ class Gpu(BaseModel):
 
 
 class Machine(BaseModel):
-    """The facts about a host that make a number comparable. `None` where a thing could not be found out.
+    """The facts about a host that make a number comparable. `None` means unknown.
 
     Attributes:
         machine_class: installed hardware, such as `8xB200-180GB` or `cpu-amd-epyc-x86_64-v4-2c`.
-        cpu_level, cpu_matrix: as of `Processor`; a record from before schema 3 has neither.
+        cpu_level, cpu_matrix: as in `Processor`; a record older than schema 3 has neither.
         load: one-minute load average when the run began.
-        gpu_error: why the GPUs could not be read, where there are signs of some.
-        simulated: NVML is a stand-in, or its GPUs have no device nodes.
+        gpu_error: why the GPUs could not be read, if the host shows signs of any.
+        simulated: NVML is a stub library, or its GPUs have no device nodes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -73,7 +73,7 @@ class Machine(BaseModel):
 
     @property
     def processor(self) -> Processor:
-        """What the class of a host without GPUs is derived from."""
+        """The processor that names the class of a host without GPUs."""
         return Processor(self.cpu, self.arch, self.cores, self.cpu_level, self.cpu_matrix)
 
 
@@ -87,7 +87,7 @@ class _Nvml(BaseModel):
 def machine_class(gpus: Sequence[Gpu], gpu_error: str | None, processor: Processor) -> str:
     """Name the class of installed hardware: `8xB200-180GB`, `1xH100-80GB`, `cpu-amd-epyc-x86_64-v4-2c`.
 
-    A host whose GPUs are there but cannot be read is `unreadable-gpu-<arch>-<cores>c`, never a CPU class.
+    A host with GPUs that cannot be read is `unreadable-gpu-<arch>-<cores>c`, never a CPU class.
     """
     if gpu_error is not None:
         return f"unreadable-gpu-{processor.arch}-{processor.cores}c"
@@ -109,13 +109,13 @@ def _gpu_kind(gpu: Gpu) -> str:
     else:
         bare = re.sub(r"^NVIDIA\s+|[^A-Za-z0-9]+", "-", gpu.name).strip("-")
         name = f"{bare}-{round(gpu.memory_bytes / 2**30)}GB"
-        # Bounds of a known board mean nothing on another one, whatever its name.
+        # The limits of a known board do not apply to another board, even one with a similar name.
         name = f"other-{name}" if any(name == known.kind for known in BOARDS) else name
     return f"{name}-mig" if gpu.mig else name
 
 
 def look() -> Machine:
-    """Look at this host. Never raises for what a sick host may do; never imports torch."""
+    """Inspect this host. Does not raise on a faulty host; does not import torch."""
     nvml = _look_at_gpus()
     processor = read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
     torch, cuda = _torch_versions()
@@ -142,7 +142,7 @@ def look() -> Machine:
 
 
 def gpu_count() -> int:
-    """GPUs that NVML shows on this host; 0 where there are none or they cannot be read."""
+    """Number of GPUs that NVML reports; 0 if there are none or they cannot be read."""
     return len(_look_at_gpus().gpus)
 
 
@@ -150,11 +150,11 @@ def _look_at_gpus() -> _Nvml:
     try:
         return answer_within(NVML_DEADLINE_S, _read_nvml)
     except TimeoutError as error:
-        return _Nvml(error=f"NVML gave {error}; the driver may be wedged")
+        return _Nvml(error=f"NVML: {error}; the driver may be hung")
 
 
 def _read_nvml() -> _Nvml:
-    import pynvml  # noqa: PLC0415 - a host without GPUs should not pay for it at import
+    import pynvml  # noqa: PLC0415 - not needed on a host without GPUs
 
     try:
         pynvml.nvmlInit()
@@ -172,7 +172,7 @@ def _read_nvml() -> _Nvml:
 
 
 def _why_unreadable(message: str) -> str | None:
-    """An error only where the host shows signs of NVIDIA GPUs; without any, it simply has none."""
+    """The error if the host shows signs of NVIDIA GPUs; None on a host without GPUs."""
     return f"NVML: {message}" if _signs_of_gpus() else None
 
 
@@ -191,7 +191,7 @@ def _signs_of_gpus(pci: Path = Path("/sys/bus/pci/devices"), dev: Path = Path("/
 
 
 def _is_stand_in(count: int) -> bool:
-    """GPUs without device nodes are not GPUs, and a stand-in library says so by its marker symbol."""
+    """GPUs without device nodes are not real; a stub library has a marker symbol."""
     if count and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
         return True
     try:
@@ -204,7 +204,7 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
 
     def ask(name: str, *arguments: object) -> Any:
-        """One reading; None where this board or driver does not have it."""
+        """One reading; None if this board or driver does not support it."""
         try:
             return getattr(nvml, name)(handle, *arguments)
         except nvml.NVMLError:
@@ -231,7 +231,7 @@ def _read_gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
-# Bits of nvmlClocksEventReasons that mean the GPU is held back; idle and user-set clocks are not among them.
+# Bits of nvmlClocksEventReasons that mean throttling; idle and user-set clocks are not among them.
 _HELD_BACK = {
     0x0000000000000004: "software power cap",
     0x0000000000000008: "hardware slowdown",
@@ -243,7 +243,7 @@ _HELD_BACK = {
 
 
 def throttle_reasons(bits: int) -> tuple[str, ...]:
-    """Names of what holds a GPU back, from the bits of nvmlClocksEventReasons."""
+    """Names of the throttle reasons in the bits of nvmlClocksEventReasons."""
     return tuple(name for bit, name in _HELD_BACK.items() if bits & bit)
 
 
@@ -266,7 +266,7 @@ def _os_name() -> str:
 
 
 def _torch_versions() -> tuple[str | None, str | None]:
-    """Versions of torch and of its CUDA, read from files: importing torch takes seconds."""
+    """Versions of torch and of its CUDA, read from files, because importing torch takes seconds."""
     try:
         distribution = importlib.metadata.distribution("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -281,7 +281,7 @@ def _torch_versions() -> tuple[str | None, str | None]:
 
 
 def _nccl_version() -> str | None:
-    # By name: going through every installed distribution takes a tenth of a second.
+    # By name, because listing all installed distributions takes a tenth of a second.
     for cuda in ("cu13", "cu12"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(f"nvidia-nccl-{cuda}")

@@ -1,4 +1,4 @@
-"""The processor of a host: its name, its instruction sets, and the machine class that follows from them. Pure."""
+"""The processor of a host: its name, its instruction sets, and the machine class they define. Pure."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ _X86_LEVELS = (
 _ARM_VECTORS = ("sve2", "sve", "asimd")
 _ARM_MATRICES = ("sme2", "sme", "i8mm")
 # MIDR_EL1 implementer -> its name and the names of its parts (Linux, arch/arm64/include/asm/cputype.h; util-linux,
-# sys-utils/lscpu-arm.c): what runs in data centres, on accelerators' hosts and on developers' machines.
+# sys-utils/lscpu-arm.c), for processors of data centres, accelerator hosts and developers' machines.
 _ARM: dict[int, tuple[str, dict[int, str]]] = {
     0x41: (
         "ARM",
@@ -41,22 +41,22 @@ _ARM: dict[int, tuple[str, dict[int, str]]] = {
     ),
     0xC0: ("Ampere", {0xAC3: "Ampere-1", 0xAC4: "Ampere-1a"}),
 }
-# What a model name holds beside vendor and model: marks, filler words, the number of cores, the clock.
+# Parts of a model name other than vendor and model: trademarks, filler words, the number of cores, the clock.
 _NO_NAME = re.compile(
     r"\((?:R|TM)\)|[®™]|@\s*[\d.]+\s*[GM]Hz|\b(?:\d+|dual|quad|six|eight)-cores?\b|\b(?:CPU|Processor)\b",
     re.IGNORECASE,
 )
-# Characters of the name and of each other part in a class, and of the name as it is stored.
+# Maximum characters of the name and of each other part in a class, and of the name as it is stored.
 _LONGEST_NAME, _LONGEST_PART, _LONGEST_STORED = 48, 12, 160
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What a CPU class is named by.
+    """The parts of a CPU class name.
 
     Attributes:
-        name: model name as the host has it, "AMD EPYC 7B13 64-Core Processor"; None where it has none.
-        arch: instruction set, as `uname -m` has it.
+        name: model name as the host reports it, "AMD EPYC 7B13 64-Core Processor"; None if it reports none.
+        arch: instruction set, as printed by `uname -m`.
         cores: logical processors of the host.
         level: `v1` to `v4` of x86-64's microarchitecture levels; `sve2`, `sve` or `asimd` on aarch64.
         matrix: strongest matrix extension: `amx`; `sme2`, `sme` or `i8mm` on aarch64.
@@ -72,8 +72,8 @@ class Processor:
     def machine_class(self) -> str:
         """`cpu-<name>-<arch>-<level>-<matrix>-<cores>c`, as `cpu-intel-xeon-x86_64-v4-amx-2c`; at most 100 characters.
 
-        Only `a` to `z`, digits, `-` and `_`. Level and matrix extension are left out where they are not known; a
-        processor without a name is `unknown`.
+        Only `a` to `z`, digits, `-` and `_`. Level and matrix extension are omitted if unknown; a processor without a
+        name is `unknown`.
         """
         name = _slug(_NO_NAME.sub(" ", self.name or ""), _LONGEST_NAME) or "unknown"
         parts = [name, *(_slug(part or "", _LONGEST_PART) for part in (self.arch, self.level, self.matrix))]
@@ -85,16 +85,16 @@ def _slug(text: str, longest: int) -> str:
 
 
 def read_processor(cpuinfo: str, arch: str, cores: int) -> Processor:
-    """The processor that `/proc/cpuinfo` describes. What it does not say is None; never raises for its text.
+    """The processor that `/proc/cpuinfo` describes. Missing facts are None; no text raises.
 
     Args:
-        cpuinfo: the text of the file; empty where it cannot be read.
-        arch: instruction set, as `uname -m` has it.
+        cpuinfo: the text of the file; empty if it cannot be read.
+        arch: instruction set, as printed by `uname -m`.
         cores: logical processors of the host.
     """
     parted = (line.partition(":") for line in cpuinfo.splitlines())
     fields = [(key.strip(), value.strip()) for key, _, value in parted]
-    # x86 says "flags", aarch64 "Features"; all processors of a host have the same but for the odd hybrid.
+    # x86 has "flags", aarch64 "Features"; all processors of a host have the same, except on a few hybrid ones.
     flags = next((set(value.split()) for key, value in fields if key in {"flags", "Features"}), set())
     level, matrix = _extensions(arch, flags)
     name = _name(fields)
@@ -102,7 +102,7 @@ def read_processor(cpuinfo: str, arch: str, cores: int) -> Processor:
 
 
 def _name(fields: Sequence[tuple[str, str]]) -> str | None:
-    """The model name; on ARM, which has none there, vendor and part of each kind of core; POWER calls it `cpu`."""
+    """The model name (`cpu` on POWER); on ARM, which has none, vendor and part of each kind of core."""
     for wanted in ("model name", "cpu"):
         named = next((value for key, value in fields if key == wanted and value), None)
         if named is not None:

@@ -1,7 +1,7 @@
-"""How the GPUs of a node are wired, and whether that is how their board should be wired. Pure: no hardware here.
+"""How the GPUs of a node are wired, and whether that matches their board. Pure: no hardware access.
 
-Wiring is what the driver reports (NVML, or the text of `nvidia-smi topo -m`). It says nothing about what NCCL makes
-of it: NCCL's environment cannot change a cell of the matrix.
+Wiring is what the driver reports (NVML, or the text of `nvidia-smi topo -m`). It does not show which transport NCCL
+uses, and NCCL's environment variables cannot change a cell of the matrix.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ FABRIC_STATES = {0: "not supported", 1: "not started", 2: "in progress", 3: "com
 
 @dataclass(frozen=True)
 class GpuWiring:
-    """One GPU's side of the wiring; `None` where the source does not say.
+    """One GPU's side of the wiring; `None` means unknown.
 
     Attributes:
         links_down: NVLinks that exist and are not active, by number.
         link_errors: sum of the data-link error counters (replay, recovery, CRC) since the driver was loaded.
         fabric_state: of `FABRIC_STATES`.
         fabric_error: NVML's status of the fabric registration; 0 is success.
-        fabric_clique: which partition of the fabric it belongs to.
-        fabric_complaints: what the fabric's health mask says is wrong.
-        pcie_generation, pcie_width: of the link as it is now; an idle one lowers its generation.
-        numa_node: whose memory is near.
+        fabric_clique: the fabric partition it belongs to.
+        fabric_complaints: faults in the fabric's health mask.
+        pcie_generation, pcie_width: current values of the link; an idle link drops to a lower generation.
+        numa_node: the nearest NUMA node.
     """
 
     index: int
@@ -46,7 +46,7 @@ class GpuWiring:
 
 @dataclass(frozen=True)
 class Pair:
-    """The connection of two GPUs: `NV18`, or the PCIe path `PIX`, `PXB`, `PHB`, `NODE`, `SYS`; P2P if known."""
+    """The connection of two GPUs: `NV18`, or the PCIe path `PIX`, `PXB`, `PHB`, `NODE`, `SYS`; P2P status if known."""
 
     a: int
     b: int
@@ -61,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Topology:
-    """The wiring of a node. `mig`: some GPU is split, so peer access between instances is off by design."""
+    """The wiring of a node. `mig`: MIG is on for some GPU, so peer access between instances is off by design."""
 
     source: Literal["nvml", "text"]
     gpus: tuple[GpuWiring, ...]
@@ -71,7 +71,7 @@ class Topology:
 
 @dataclass(frozen=True)
 class WiringFault:
-    """One thing about the wiring that is not as it should be: where, found against expected, what to do next."""
+    """One fault in the wiring: where, what was found, what was expected, what to do next."""
 
     kind: Literal["links", "mesh", "fabric", "pcie", "p2p", "errors"]
     where: str
@@ -86,18 +86,18 @@ class WiringFault:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the wiring amounts to. `faults` with `symptom` false are worth a look and decide nothing."""
+    """The verdict on the wiring. Faults with `symptom` false are only notes."""
 
     faults: tuple[WiringFault, ...] = field(default=())
 
     @property
     def healthy(self) -> bool:
-        """No fault that amounts to the symptom."""
+        """Whether no fault is the symptom."""
         return not any(fault.symptom for fault in self.faults)
 
 
 def expected_link(topology: Topology, board: Board | None) -> str | None:
-    """What every pair should read: the board's own, or without a board the word of a uniform NVLink mesh; else None."""
+    """The link every pair should have: the board's, or without a board that of a uniform NVLink mesh; else None."""
     if topology.mig:
         return None
     if board is not None:
@@ -107,7 +107,7 @@ def expected_link(topology: Topology, board: Board | None) -> str | None:
 
 
 def judge(topology: Topology, board: Board | None) -> Verdict:
-    """Hold the wiring against its board, or, for an unknown board, against one uniform NVLink mesh."""
+    """Compare the wiring with its board or, for an unknown board, with a uniform NVLink mesh."""
     return Verdict(
         (
             *_fabric_faults(topology.gpus),
@@ -128,7 +128,7 @@ def _fabric_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
             f"GPU {gpu.index}",
             f"fabric state {gpu.fabric_state}" + (f" (error {gpu.fabric_error})" if gpu.fabric_error else ""),
             "completed without error",
-            "check that Fabric Manager runs (and on B200 NVLSM, with ib_umad and mlx5_ib loaded)",
+            "check that Fabric Manager is running (on B200 also NVLSM, with ib_umad and mlx5_ib loaded)",
         )
         for gpu in gpus
         if gpu.fabric_state not in {None, "not supported", "completed"} or gpu.fabric_error
@@ -142,8 +142,8 @@ def _partition_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
             "fabric",
             f"GPU {gpu.index}",
             f"the fabric reports {', '.join(gpu.fabric_complaints)}",
-            "a healthy fabric",
-            "read the fabric section of nvidia-smi -q and Fabric Manager's log",
+            "no fault",
+            "see the fabric section of nvidia-smi -q and the Fabric Manager log",
         )
         for gpu in gpus
         if gpu.fabric_complaints
@@ -153,14 +153,16 @@ def _partition_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
             f"partition {clique}: GPU {', '.join(str(gpu.index) for gpu in gpus if gpu.fabric_clique == clique)}"
             for clique in cliques
         )
-        next_step = "look at Fabric Manager's partitions: GPUs of two of them have no NVLink to each other"
+        next_step = (
+            "check the Fabric Manager partitions: GPUs in different partitions have no NVLink between them"
+        )
         found.append(WiringFault("fabric", "node", members, "one partition", next_step))
     return found
 
 
 def _link_faults(topology: Topology, board: Board) -> list[WiringFault]:
     if not topology.mig and all(gpu.links_active == 0 for gpu in topology.gpus):
-        # One fault, which the mesh names, not one a GPU.
+        # The mesh check reports this as one fault, not one per GPU.
         return []
     return [
         WiringFault(
@@ -169,7 +171,7 @@ def _link_faults(topology: Topology, board: Board) -> list[WiringFault]:
             f"{gpu.links_active} NVLinks active"
             + (f" (down: {', '.join(map(str, gpu.links_down))})" if gpu.links_down else ""),
             f"{board.nvlinks} on {board.name}",
-            "look for NVLink errors in dmesg (Xid 74 and 149 and later) and reseat or drain the node",
+            "check dmesg for NVLink errors (Xid 74, on B200 144 to 150), then drain the node and reseat the board",
         )
         for gpu in topology.gpus
         if gpu.links_active is not None and gpu.links_active != board.nvlinks
@@ -196,9 +198,9 @@ def _mesh_faults(topology: Topology, board: Board | None) -> list[WiringFault]:
             "node",
             f"no uniform NVLink mesh ({counts})",
             expected,
-            "this is wiring or fabric, and no NCCL variable changes it"
-            # NVML says whether GPUs are split; a pasted matrix does not.
-            + (" (GPUs split by MIG would read so by design)" if topology.source == "text" else ""),
+            "the cause is wiring or fabric; no NCCL variable can change it"
+            # NVML reports whether MIG is on; a pasted matrix does not.
+            + (" (with MIG on, this is by design)" if topology.source == "text" else ""),
         )
     ]
 
@@ -214,20 +216,20 @@ def _p2p_faults(topology: Topology) -> list[WiringFault]:
             f"GPU {first.a} and GPU {first.b}" + (f" and {len(bad) - 1} more pairs" if len(bad) > 1 else ""),
             f"peer access {first.p2p}",
             "ok",
-            "check IOMMU and ACS settings, and the driver's registry keys",
+            "check the IOMMU and ACS settings, and the driver's registry keys",
         )
     ]
 
 
 def _pcie_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
-    # An idle link lowers its generation to save power, so only a narrow link is a finding, and never the symptom.
+    # An idle link drops to a lower generation to save power, so only the width is checked, and never as the symptom.
     return [
         WiringFault(
             "pcie",
             f"GPU {gpu.index}",
             f"PCIe ×{gpu.pcie_width}",
             f"×{gpu.pcie_max_width}",
-            "reseat the board or its riser: a narrow link slows host copies",
+            "reseat the board or its riser; a narrow link slows copies to and from the host",
             symptom=False,
         )
         for gpu in gpus
@@ -242,7 +244,7 @@ def _error_faults(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
             f"GPU {gpu.index}",
             f"{gpu.link_errors} NVLink data-link errors since the driver was loaded",
             "none",
-            "read the counters again under load: a count that grows is a failing link",
+            "read the counters again under load; a growing count means a failing link",
             symptom=False,
         )
         for gpu in gpus

@@ -7,9 +7,9 @@ from typing import Any
 from runner.errors import RunbookError
 from runner.hardware.machine import NVML_DEADLINE_S
 from runner.hardware.topology import FABRIC_STATES, GpuWiring, Pair, Topology
-from runner.patience import answer_within
+from runner.time_limit import answer_within
 
-# NVML's nvmlGpuTopologyLevel_t, in the words of `nvidia-smi topo -m`.
+# NVML's nvmlGpuTopologyLevel_t, as `nvidia-smi topo -m` shows it.
 _LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 # nvmlGpuP2PStatus_t.
 _P2P = {
@@ -21,7 +21,7 @@ _P2P = {
     5: "not supported",
 }
 _REMOTE_IS_GPU = 0
-# Counts of a link's errors, without those of single symbols, which a sound link has too and corrects.
+# Error counters of a link, without single-symbol errors, which a healthy link corrects.
 _FIELDS = (
     "EFFECTIVE_ERRORS",
     "LINK_RECOVERY_EVENTS",
@@ -31,7 +31,7 @@ _FIELDS = (
 )
 # nvmlValueType_t, whole numbers only.
 _VALUE_OF = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
-# Two bits each of the fabric's health mask: 0 unknown, 1 so, 2 not so.
+# Two bits each of the fabric's health mask: 0 unknown, 1 true, 2 false.
 _COMPLAINTS = {
     "degraded bandwidth": 0,
     "a route in recovery": 2,
@@ -39,13 +39,13 @@ _COMPLAINTS = {
     "recovery from access timeouts": 6,
 }
 _IS_SO = 1
-# Nodes of the host are told as bits, 64 a word.
+# NUMA nodes of the host are bits, 64 per word.
 _NODE_WORDS = 16
 
 
 @dataclass(frozen=True)
 class _Fabric:
-    """What one GPU knows of the fabric; `None` where it does not."""
+    """The fabric state of one GPU; `None` means unknown."""
 
     state: str | None = None
     error: int | None = None
@@ -54,28 +54,26 @@ class _Fabric:
 
 
 def read_topology() -> Topology | None:
-    """The wiring as NVML tells it; None on a host with no NVIDIA library or driver.
+    """The wiring as reported by NVML; None on a host without an NVIDIA library or driver.
 
     Raises:
-        RunbookError: GPUs are there and cannot be read, or the driver gives no answer.
+        RunbookError: the host has GPUs that cannot be read, or the driver does not answer.
     """
     try:
         return answer_within(NVML_DEADLINE_S, _read)
     except TimeoutError as error:
-        raise RunbookError(
-            f"NVML gave {error}; the driver may be wedged: check dmesg for Xid messages"
-        ) from error
+        raise RunbookError(f"NVML: {error}; the driver may be hung; check dmesg for Xid messages") from error
 
 
 def _read() -> Topology | None:
-    import pynvml  # noqa: PLC0415 - a host without GPUs should not pay for it at import
+    import pynvml  # noqa: PLC0415 - not needed on a host without GPUs
 
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         return None
     except pynvml.NVMLError as error:
-        raise RunbookError(f"NVML does not start: {error}; check the driver with nvidia-smi") from error
+        raise RunbookError(f"cannot initialize NVML: {error}; check the driver with nvidia-smi") from error
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         reader = _Reader(pynvml)
@@ -86,20 +84,20 @@ def _read() -> Topology | None:
         )
         mig = any((reader.ask("nvmlDeviceGetMigMode", handle) or (0,))[0] for handle in handles)
     except pynvml.NVMLError as error:
-        raise RunbookError(f"NVML could not read the GPUs: {error}; check dmesg for Xid messages") from error
+        raise RunbookError(f"NVML cannot read the GPUs: {error}; check dmesg for Xid messages") from error
     finally:
         pynvml.nvmlShutdown()
     return Topology("nvml", gpus, pairs, mig)
 
 
 class _Reader:
-    """Asks NVML; a question that this board or driver cannot answer is None."""
+    """Queries NVML; a query that this board or driver does not support gives None."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
 
     def ask(self, name: str, *arguments: object) -> Any:
-        """One answer, or None where it is not supported. A lost GPU is not an unsupported question: it raises."""
+        """The result of one query, or None if it is not supported. A lost GPU raises."""
         unsupported = (
             self._nvml.NVML_ERROR_NOT_SUPPORTED,
             self._nvml.NVML_ERROR_INVALID_ARGUMENT,
@@ -138,8 +136,8 @@ class _Reader:
         )
 
     def _numa_node(self, handle: Any) -> int | None:
-        """The host's node whose memory is nearest; None where NVML names none, or several alike."""
-        # nvmlDeviceGetNumaNodeId answers only where the GPU's own memory is a node of the host.
+        """The nearest NUMA node of the host; None if NVML reports none, or several."""
+        # nvmlDeviceGetNumaNodeId works only if the GPU's own memory is a NUMA node of the host.
         scope = self._nvml.NVML_AFFINITY_SCOPE_NODE
         words = self.ask("nvmlDeviceGetMemoryAffinity", handle, _NODE_WORDS, scope) or ()
         nodes = [64 * place + bit for place, word in enumerate(words) for bit in range(64) if word >> bit & 1]
@@ -161,7 +159,7 @@ class _Reader:
         return sum(found) if found else self._error_fields(handle, links)
 
     def _error_fields(self, handle: Any, links: list[int]) -> int | None:
-        """The same of boards whose driver keeps its counts as fields (Blackwell), link by link."""
+        """The same for boards whose driver keeps the counters as fields (Blackwell), link by link."""
         wanted = [
             (getattr(self._nvml, f"NVML_FI_DEV_NVLINK_COUNT_{name}"), link)
             for link in links
@@ -180,7 +178,7 @@ class _Reader:
         if self.ask("nvmlDeviceGetGpuFabricInfoV", handle, self._nvml.byref(info)) is None:
             return _Fabric()
         state = FABRIC_STATES.get(info.state, f"unknown ({info.state})")
-        # Status, partition and health say something only once registration has been tried.
+        # Status, partition and health are valid only after a registration attempt.
         if state in {"not supported", "not started"}:
             return _Fabric(state)
         complaints = tuple(
@@ -189,7 +187,7 @@ class _Reader:
         return _Fabric(state, int(info.status), int(info.cliqueId), complaints)
 
     def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> Pair:
-        """How two GPUs are connected: NVLinks where the driver offers them, else the PCIe path."""
+        """How two GPUs are connected: NVLinks if the driver reports any, else the PCIe path."""
         status = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, self._nvml.NVML_P2P_CAPS_INDEX_NVLINK)
         links = (
             self._links_between(a, b, handle_a, handle_b) if status == self._nvml.NVML_P2P_STATUS_OK else 0
@@ -202,7 +200,7 @@ class _Reader:
         return Pair(a.index, b.index, _LEVELS.get(level, "unknown"), p2p)
 
     def _links_between(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> int:
-        """Through switches every active link reaches every GPU; without switches the links to this peer are counted."""
+        """With switches, every active link reaches every GPU; without, only the links to this peer are counted."""
         remote = [
             self.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle_a, link)
             for link in range(a.links_active or 0)

@@ -1,6 +1,6 @@
-"""Reads the text of `nvidia-smi topo -m`, such as a colleague pasted it.
+"""Reads the text of `nvidia-smi topo -m`, for example one pasted into a ticket.
 
-It never guesses: a cell that is not one of the matrix's words is an error with its place.
+It does not guess: an unknown cell is an error that names its line.
 """
 
 import re
@@ -11,19 +11,19 @@ from runner.hardware.topology import GpuWiring, Pair, Topology
 _CELL = re.compile(r"X|NV\d{1,4}|PIX|PXB|PHB|NODE|SYS|SOC")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _GPU = re.compile(r"GPU(\d{1,4})")
-# Columns after the matrix that drivers have added over the years; what stands under each is one word.
+# Columns after the matrix that drivers have added over the years; each holds one word.
 _TRAILING = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
 _NUMA = "NUMA Affinity"
 
 
 def parse_topology(text: str) -> Topology:
-    """Read the matrix of GPU pairs out of `nvidia-smi topo -m`.
+    """Read the matrix of GPU pairs from `nvidia-smi topo -m`.
 
-    NIC rows and columns are passed over: GPU–NIC cells are PCIe paths on a healthy node too.
+    NIC rows and columns are skipped: GPU–NIC cells are PCIe paths on a healthy node too.
 
     Raises:
-        InputError: no header of GPUs, a row that is cut off or missing, a cell that is none, or a matrix that
-            contradicts itself.
+        InputError: no GPU header, a row that is cut off or missing, an unknown cell, or a matrix that is not
+            symmetric.
     """
     lines = [_ESCAPES.sub("", line).rstrip() for line in text.splitlines()]
     at, devices, trailing = _header(lines)
@@ -40,7 +40,7 @@ def parse_topology(text: str) -> Topology:
     missing = sorted(set(columns) - set(rows))
     if missing:
         raise InputError(
-            f"the matrix names GPU{missing[0]} and has no row for it; paste the whole output of nvidia-smi topo -m"
+            f"the matrix has no row for GPU{missing[0]}; paste the whole output of nvidia-smi topo -m"
         )
     pairs = tuple(_pair(rows, columns, a, b) for a in sorted(columns) for b in sorted(columns) if a < b)
     gpus = tuple(GpuWiring(index, numa_node=nodes[index]) for index in sorted(columns))
@@ -48,7 +48,7 @@ def parse_topology(text: str) -> Topology:
 
 
 def _header(lines: list[str]) -> tuple[int, list[str], list[str]]:
-    """Where the header is, the GPUs and NICs that it names, and its columns after those."""
+    """Line of the header, the GPUs and NICs that it names, and its columns after those."""
     for at, line in enumerate(lines):
         words = line.split()
         if words and _GPU.fullmatch(words[0]) and not (len(words) > 1 and _CELL.fullmatch(words[1])):
@@ -57,12 +57,12 @@ def _header(lines: list[str]) -> tuple[int, list[str], list[str]]:
             end = min((joined.index(f" {name}") for name in trailing), default=len(joined))
             return at, joined[:end].split(), trailing
     raise InputError(
-        "no header with GPU0 found; paste the whole output of nvidia-smi topo -m, its first line included"
+        "no header line with GPU0; paste the whole output of nvidia-smi topo -m, including its first line"
     )
 
 
 def _numa_node(words: list[str], trailing: list[str]) -> int | None:
-    """The NUMA node of a GPU; None where the row does not fill its columns, or names none or several."""
+    """The NUMA node of a GPU; None if the row lacks columns, or names no node or several."""
     if len(words) != len(trailing) or _NUMA not in trailing:
         return None
     word = words[trailing.index(_NUMA)]
@@ -72,7 +72,7 @@ def _numa_node(words: list[str], trailing: list[str]) -> int | None:
 def _cells(words: list[str], count: int, line: int) -> list[str]:
     if len(words) < count:
         raise InputError(
-            f"line {line} is cut off: {len(words)} cells where the header has {count}; paste the whole line"
+            f"line {line} is cut off: {len(words)} cells, the header has {count}; paste the whole line"
         )
     for word in words[:count]:
         if not _CELL.fullmatch(word):
@@ -86,6 +86,6 @@ def _pair(rows: dict[int, list[str]], columns: dict[int, int], a: int, b: int) -
     there, back = rows[a][columns[b]], rows[b][columns[a]]
     if there != back or there == "X":
         raise InputError(
-            f"the matrix contradicts itself: GPU{a} to GPU{b} is {there}, and back it is {back}; paste it again"
+            f"the matrix is not symmetric: GPU{a} to GPU{b} is {there}, GPU{b} to GPU{a} is {back}; paste it again"
         )
     return Pair(a, b, "SYS" if there == "SOC" else there)

@@ -1,4 +1,4 @@
-"""A running block: reads what it prints while it waits for its end, and ends what does not end by itself."""
+"""A running block: reads its output while it waits for its end, and terminates what does not end by itself."""
 
 import contextlib
 import fcntl
@@ -12,27 +12,27 @@ from enum import StrEnum
 from typing import IO, Self
 
 from runner.launch.interrupts import interrupts_let_in
-from runner.launch.leftovers import Brood, Cleared
+from runner.launch.leftovers import Cleared, ProcessTree
 from runner.launch.output import Window
 from runner.launch.processes import stat_of
 
 GRACE_S = 2.0
 _READ_BYTES = 1 << 20
-# How often, in seconds, whoever shows a running block is told that it still runs.
+# Interval of the progress callback for a running block, in seconds.
 _SHOWN_EVERY_S = 1.0
-# How long, in seconds, whoever presses Ctrl-C once more waits for what was killed and is still there.
+# After a second Ctrl-C: how long to wait for killed processes that are still there, in seconds.
 _IMPATIENCE_S = 5.0
-# Without a pidfd (not Linux, or an old kernel) the shell's end is looked for this often.
+# Poll interval for the end of the shell if there is no pidfd (not Linux, or an old kernel), in seconds.
 _POLL_S = 0.05
-# What a pipe holds where the system does not say.
+# Assumed capacity of a pipe if the system does not report it.
 _PIPE_BYTES = 1 << 20
 
-# Shells that nothing ends: kept, so that they are reaped should they end after all.
+# Shells that could not be killed; kept so that they are reaped if they end later.
 _stuck: "list[subprocess.Popen[bytes]]" = []
 
 
 class Ending(StrEnum):
-    """How a block came to its end."""
+    """How a block ended."""
 
     EXITED = "exited"
     TIMEOUT = "timeout"
@@ -41,10 +41,10 @@ class Ending(StrEnum):
 
 
 class Block:
-    """The shell of a block, with its pipes; a context manager that closes them."""
+    """The shell of a block with its pipes; a context manager that closes them."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", brood: Brood) -> None:
-        self._process, self._brood = process, brood
+    def __init__(self, process: "subprocess.Popen[bytes]", tree: ProcessTree) -> None:
+        self._process, self._tree = process, tree
         self._selector = selectors.DefaultSelector()
         self.stdout, self.stderr = Window(), Window()
         self._pidfd: int | None = None
@@ -69,7 +69,7 @@ class Block:
             pipe.close()
         if self._process.returncode is None:
             _stuck.append(self._process)
-        self._brood.ends()
+        self._tree.ends()
 
     def run(
         self,
@@ -78,9 +78,9 @@ class Block:
         still_running: Callable[[float], None],
         stopped: Callable[[], bool],
     ) -> Ending:
-        """Read until the shell ends, the deadline passes, or Ctrl-C, which is let in from here.
+        """Read until the shell ends, the deadline passes, or Ctrl-C; interrupts are enabled from here on.
 
-        It began at a moment in monotonic seconds and has so many seconds from there.
+        `began` is in monotonic seconds; the deadline is `timeout` seconds later.
         """
         told = 0.0
         try:
@@ -100,15 +100,15 @@ class Block:
         return Ending.EXITED
 
     def finish(self, ending: Ending, patience_s: float) -> tuple[Ending, Cleared]:
-        """End whatever still lives and take the last of the output.
+        """Terminate all remaining processes and read the rest of the output.
 
         Args:
-            ending: how the block ended until now.
-            patience_s: seconds that what was killed may take to be gone.
+            ending: how the block ended so far.
+            patience_s: how long killed processes may take to disappear, in seconds.
 
         Returns:
-            How the block ended, which a Ctrl-C meanwhile makes `interrupted`, so that nothing is started after it; and
-            what became of its processes, the shell among them.
+            How the block ended, `interrupted` after a Ctrl-C meanwhile, so that nothing is started after it; and what
+            happened to its processes, including the shell.
         """
         grace, shell_ended = GRACE_S, ending is not Ending.EXITED
         while True:
@@ -116,7 +116,7 @@ class Block:
                 with interrupts_let_in():
                     cleared = self._end(grace, patience_s)
             except KeyboardInterrupt:
-                # It means now: what is left is killed without grace.
+                # A second Ctrl-C: kill the rest without grace.
                 ending, grace, patience_s = Ending.INTERRUPTED, 0.0, min(patience_s, _IMPATIENCE_S)
             else:
                 self._read_rest()
@@ -131,7 +131,7 @@ class Block:
             self._signal_group(signal.SIGKILL)
             self._wait(patience_s)
         left = max(0.0, give_up - time.monotonic())
-        cleared = self._brood.end(grace, left, self._read)
+        cleared = self._tree.end(grace, left, self._read)
         shell = None if self._process.poll() is not None else stat_of(self._process.pid)
         return cleared if shell is None else Cleared(cleared.ended, (shell, *cleared.left))
 
@@ -141,12 +141,12 @@ class Block:
             self._read(left)
 
     def _signal_group(self, number: signal.Signals) -> None:
-        # The shell has not been reaped, so its group's number cannot belong to anyone else yet.
+        # The shell has not been reaped, so its process group id cannot have been reused.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
     def _read(self, seconds: float) -> None:
-        """Wait at most that long for output or the shell's end, and take what is there."""
+        """Wait at most this long for output or the end of the shell, and read what is available."""
         if self._pidfd is None or self._process.returncode is not None:
             seconds = min(seconds, _POLL_S)
         if not self._selector.get_map():
@@ -159,7 +159,7 @@ class Block:
             self._take(key.fileobj, key.data)
 
     def _take(self, pipe: "IO[bytes] | selectors._FileObject", window: Window) -> int:  # type: ignore[name-defined]
-        """One read of a pipe: its bytes, 0 where it has nothing more to give at present."""
+        """One read of a pipe: the number of bytes, 0 if nothing is available."""
         try:
             data = os.read(pipe if isinstance(pipe, int) else pipe.fileno(), _READ_BYTES)
         except BlockingIOError:
@@ -171,7 +171,7 @@ class Block:
         return len(data)
 
     def _read_rest(self) -> None:
-        """What is still in the pipes, and no more than a pipe holds: what could not be ended may write without end."""
+        """Read the rest of the pipes, at most one pipe capacity: a surviving process may keep writing."""
         for key in list(self._selector.get_map().values()):
             if key.fd == self._pidfd:
                 continue

@@ -1,4 +1,4 @@
-"""Looks at this node with every entry's read-only Diagnose steps, side by side, under one deadline."""
+"""Runs the read-only Diagnose steps of every entry on this node in parallel, under one deadline."""
 
 import contextlib
 import time
@@ -10,27 +10,27 @@ from threading import Event
 
 from runner.entry.model import Phase, Runbook, Safety
 from runner.errors import InputError, RunbookError
-from runner.evidence.diagnosis import Diagnosis, NotLooked, State, diagnose_entry, rank
+from runner.evidence.diagnosis import Diagnosis, Kind, NotLooked, State, diagnose_entry, rank
 from runner.hardware.machine import Machine
 from runner.launch.block import GRACE_S
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.launch.local import SECONDS, run_plan
-from runner.launch.side_by_side import give_up, side_by_side
+from runner.launch.parallel import give_up, in_parallel
 from runner.placed import PlacedFileError, placed_file
 from runner.plan import Plan, PlannedStep, Request, make_plan
 
-# What a step finds the process in whose environment is to be judged (`runner.probes.judged`).
+# Names the process whose environment the probes judge (`runner.probes.judged`).
 JUDGED_PID = "RUNBOOK_JUDGED_PID"
 _MOST_AT_ONCE = 4
-# What a killed process may take to be gone, in seconds: a step that only reads holds no memory of a device.
+# How long a killed process may take to disappear, in seconds: a read-only step holds no device memory.
 _PATIENCE_S = 5.0
-# What it takes at most, once the deadline has come, until every step has ended or been given up.
+# Maximum time after the deadline until every step has ended or been given up, in seconds.
 _ENDING_S = 2 * GRACE_S + _PATIENCE_S + 10.0
 
 
 @dataclass(frozen=True)
 class Look:
-    """How to look: from which folder, in which environment, and until when (`time.monotonic()` seconds)."""
+    """Settings of a diagnosis: working folder, environment, and deadline (`time.monotonic()` seconds)."""
 
     root: Path
     environment: Mapping[str, str]
@@ -39,39 +39,39 @@ class Look:
 
 
 def judging(pid: int, own: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a look that judges a running process: the caller's own, which names it.
+    """The environment for a diagnosis of a running process: the caller's own, plus the process id.
 
-    Nothing is started in the process's environment: whoever owns it would decide what our programs load. The probes
-    that judge an environment read it themselves, as data.
+    No program is started in that process's environment, because its owner would then control what the program loads.
+    The probes that judge an environment read it as data.
 
     Raises:
         InputError: there is no such process.
         RunbookError: its environment may not be read.
     """
     try:
-        # Opening it asks for leave. What it holds is read by the steps, which have a deadline: the process may have
-        # mapped it from a file that never answers.
+        # Opening it checks the permission. Only the steps, which have a deadline, read it: the process may have mapped
+        # it from a file on a dead mount.
         with placed_file(Path(f"/proc/{pid}/environ")):
             return {**own, JUDGED_PID: str(pid)}
     except PlacedFileError as error:
         if error.kind == "missing":
-            raise InputError(f"there is no process {pid}; name one that runs, as pgrep shows it") from error
+            raise InputError(f"there is no process {pid}; ps -e lists the running ones") from error
         raise RunbookError(
-            f"cannot read the environment of process {pid}; run this as its user, or as root"
+            f"no permission to read the environment of process {pid}; run this as its user, or as root"
         ) from error
 
 
 def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple[Diagnosis, ...]:
     """Run the read-only Diagnose steps of every entry and rank the entries by what was found.
 
-    Entries stand side by side; an entry's own steps run one after the other, since they share an environment. No
-    step that loads a device or changes anything is run, so no lock is taken and no run on this node is disturbed.
+    Entries run in parallel; the steps of one entry run one after the other, because they share an environment. Steps
+    that load a device or change anything do not run, so no lock is taken and no run on this node is disturbed.
 
-    What could not be ended is left, and an entry that gives no answer at all is not looked at: a look is over a few
-    seconds after its deadline whatever its steps do.
+    Processes that cannot be killed are left, and an entry without an answer counts as not checked: the diagnosis ends
+    a few seconds after its deadline whatever its steps do.
     """
     stopped = Event()
-    looks = side_by_side(
+    looks = in_parallel(
         lambda runbook: _entry(runbook, machine, look, stopped), runbooks, min(_MOST_AT_ONCE, len(runbooks))
     )
     try:
@@ -86,32 +86,32 @@ def diagnose(runbooks: Sequence[Runbook], machine: Machine, look: Look) -> tuple
 
 
 def _end(looks: Sequence[Future[Diagnosis]]) -> None:
-    """Wait for looks that were stopped, as long as their processes may take to end."""
-    # A second interrupt means now.
+    """Wait for stopped diagnoses, as long as their processes may take to end."""
+    # A second interrupt ends the wait.
     with contextlib.suppress(KeyboardInterrupt):
         give_up(looks, _ENDING_S)
 
 
 def _no_answer(runbook: Runbook) -> Diagnosis:
-    """Of an entry whose look did not come back: something in this process itself waits."""
+    """The diagnosis of an entry that returned nothing: this process itself is blocked."""
     steps = [step for step in runbook.steps if step.phase is Phase.DIAGNOSE]
-    why = "gave no answer by the look's overall deadline"
-    blind = tuple(NotLooked(step.id, why, hindered=True) for step in steps)
+    why = "no answer by the overall deadline"
+    blind = tuple(NotLooked(step.id, why, Kind.BLOCKED) for step in steps)
     head = runbook.head
     return Diagnosis(head.id, head.number, head.title, State.UNKNOWN, (), (), (), blind)
 
 
 def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Diagnosis:
-    # A look compiles nothing, so no compiler is tried for it.
+    # A diagnosis compiles nothing, so the compiler is not checked.
     every = make_plan(runbook, machine, Request(phases=(Phase.DIAGNOSE,)), lambda *, gpu: None)  # noqa: ARG005
-    plan = reading_plan(every)
+    plan = reading_plan(every, len(machine.gpus))
 
     def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
         if stopped.is_set():
-            return replace(not_started("the look was interrupted"), ending=Ending.INTERRUPTED)
+            return replace(not_started("the diagnosis was interrupted"), ending=Ending.INTERRUPTED)
         left = look.deadline - time.monotonic()
         if left <= 0:
-            return not_started("the look's overall deadline had passed")
+            return not_started("the overall deadline had passed")
         seconds = min(timeout, left)
         given = {**environment, SECONDS: f"{seconds:.6g}"}
         return run_block(
@@ -133,21 +133,22 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
         on_start=lambda _step, _turn: None,
         run=run,
     )
-    # Unreadable GPUs are no reason to call a node fine: what needed them could not look.
-    hindered = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
-    return diagnose_entry(runbook, list(results), hindered)
+    # A node with unreadable GPUs is not healthy: steps that need GPUs count as blocked.
+    blocked = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
+    return diagnose_entry(runbook, list(results), blocked, gpus=len(machine.gpus))
 
 
-def reading_plan(plan: Plan) -> Plan:
-    """The plan with every step left out that does more than read."""
-    return replace(plan, steps=tuple(_only_reading(plan.runbook, planned) for planned in plan.steps))
+def reading_plan(plan: Plan, gpus: int) -> Plan:
+    """The plan without the steps that do more than read. `gpus`: how many this host has."""
+    return replace(plan, steps=tuple(_only_reading(plan.runbook, planned, gpus) for planned in plan.steps))
 
 
-def _only_reading(runbook: Runbook, planned: PlannedStep) -> PlannedStep:
+def _only_reading(runbook: Runbook, planned: PlannedStep, gpus: int) -> PlannedStep:
     step = planned.step
-    if step.safety is Safety.READ_ONLY:
+    # A step that needs more GPUs than there are keeps that reason: `runbook run` would not run it here either.
+    if step.safety is Safety.READ_ONLY or (planned.skip and step.gpus > gpus):
         return planned
     does = "loads the device" if step.safety is Safety.LOADS_DEVICE else "changes the host"
     return PlannedStep(
-        step, f"{does}, which a look never does; `runbook run {runbook.id} --step {step.id}` runs it"
+        step, f"{does}, so not run by `diagnose`; run it with `runbook run {runbook.id} --step {step.id}`"
     )

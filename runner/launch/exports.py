@@ -1,4 +1,4 @@
-"""What a block hands on: the environment that it leaves, which the next block of its phase starts from."""
+"""Captures the environment at the end of a block, from which the next block of its phase starts."""
 
 import os
 import shlex
@@ -10,16 +10,16 @@ from runner.launch.watchdog import TOKEN
 from runner.placed import PlacedFileError, read_placed
 
 _MOST_BYTES = 1 << 28
-# What bash itself sets or changes; carrying it on would say something untrue of the next block.
+# Variables that bash itself sets or changes; they would be wrong in the next block.
 _OF_BASH = ("_", "SHLVL", "PWD", "OLDPWD", TOKEN)
 
 
 def script(command: str, after: Path) -> str:
-    """The block, with a trap before it, on its first line so that bash's line numbers stay the block's own.
+    """The block with a trap before it, on the first line, so that bash reports the block's own line numbers.
 
-    The trap leaves the exit status alone and writes the environment only after success. A block that sets its own
-    EXIT trap replaces this one, so the environment is written once more behind the block. What cannot be written
-    whole (too large for a process to take, no space left) leaves an empty file.
+    The trap keeps the exit status and writes the environment only after success. A block that sets its own EXIT trap
+    replaces this one, so the environment is also written after the block. If it cannot be written completely (too
+    large for a process, no space left), the file is empty.
     """
     env = shutil.which("env") or "/usr/bin/env"
     place = shlex.quote(str(after))
@@ -29,7 +29,7 @@ def script(command: str, after: Path) -> str:
 
 
 def read_environment(path: Path, before: Mapping[str, str]) -> dict[str, str] | None:
-    """The environment after a block; None where its shell was replaced (`exec`), empty where it was lost."""
+    """The environment after a block; None if its shell was replaced (`exec`), empty if it was lost."""
     try:
         data = read_placed(path, _MOST_BYTES)
     except PlacedFileError:

@@ -1,6 +1,6 @@
-"""Which processes hold a lock of flock(2): each that has the open file which the lock belongs to.
+"""Finds the processes that hold a flock(2) lock: every process that has the locked open file.
 
-Standard library alone.
+Standard library only.
 """
 
 import contextlib
@@ -12,10 +12,10 @@ from runner.launch.processes import Stat, every
 
 
 def holders(descriptor: int) -> tuple[Stat, ...]:
-    """Living processes, this one left out, that hold the lock on the file that is open here.
+    """Living processes, except this one, that hold the lock on this open file.
 
-    Those of other users are seen by root alone. A lock that an open file holds is listed with each descriptor of it
-    (proc(5), fdinfo), so somebody who only waits for the lock is not taken for its holder.
+    Only root sees processes of other users. The lock is listed for each descriptor of the open file (proc(5), fdinfo),
+    so a process that only waits for the lock is not reported.
     """
     inode = os.fstat(descriptor).st_ino
     found = (stat for stat in every() if stat.pid != os.getpid() and stat.lives)
@@ -31,6 +31,6 @@ def _descriptors(pid: int) -> Iterator[str]:
 
 
 def _holds(text: str, inode: int) -> bool:
-    """Whether a descriptor has the lock of this file: `lock: 1: FLOCK  ADVISORY  WRITE 4711 fe:00:2146661 0 EOF`."""
+    """Whether a descriptor holds the lock of this file: `lock: 1: FLOCK  ADVISORY  WRITE 4711 fe:00:2146661 0 EOF`."""
     words = (line.split() for line in text.splitlines() if line.startswith("lock:"))
     return any("FLOCK" in one and any(word.endswith(f":{inode}") for word in one) for one in words)

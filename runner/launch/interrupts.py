@@ -1,6 +1,6 @@
-"""Signals that end a run, and when they may: a signal between two steps waits for a moment at which it loses nothing.
+"""Signals that end a run; between two steps they are held until a point at which no data is lost.
 
-Standard library alone.
+Standard library only.
 """
 
 import signal
@@ -22,7 +22,7 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 class _Holding:
-    """Signals that wait, and the handlers they wait for. Python runs handlers in the main thread only."""
+    """Held signals and their handlers. Python runs handlers only in the main thread."""
 
     def __init__(self) -> None:
         self.handlers: dict[signal.Signals, _Handler] = {}
@@ -31,7 +31,7 @@ class _Holding:
     def begin(self) -> None:
         for number in ENDING:
             handler = signal.getsignal(number)
-            # A signal that is ignored, under nohup say, stays so; and the system's own answer is left to it.
+            # An ignored signal, for example under nohup, stays ignored, and a default action stays the default.
             if number not in self.handlers and callable(handler):
                 self.handlers[number] = handler
                 signal.signal(number, lambda number, _frame: self.waiting.append(number))
@@ -42,7 +42,7 @@ class _Holding:
                 signal.signal(number, handler)
                 self.handlers.pop(number)
         except BaseException:
-            # One that came meanwhile was heeded: the other handlers go back all the same.
+            # A signal that arrived meanwhile raised an exception; the other handlers must still be restored.
             self.end()
             raise
         while self.waiting:
@@ -54,12 +54,12 @@ _holding: _Holding | None = None
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Keep signals that end a run waiting, save within `interrupts_let_in`, and heed them at the end.
+    """Hold signals that end a run, except within `interrupts_let_in`, and handle them at the end.
 
-    One that came between the start of a shell and the first look at it would leave the shell running for good; one
-    between two steps would leave a record without its end.
+    A signal between the start of a shell and the first wait for it would leave the shell running; one between two steps
+    would leave an unfinished record.
     """
-    global _holding  # noqa: PLW0603 - handlers of signals are the process's
+    global _holding  # noqa: PLW0603 - signal handlers belong to the process
     if _holding is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -74,7 +74,7 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def interrupts_let_in() -> Iterator[None]:
-    """Within `interrupts_held`: heed signals at once, those that wait first."""
+    """Within `interrupts_held`: handle signals at once, held ones first."""
     holding = _holding
     if holding is None or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,7 +1,7 @@
-"""Finds and ends every process that a block leaves behind, wherever it went: other groups, other sessions, daemons.
+"""Finds and kills every process that a block leaves behind, also in other process groups and sessions, and daemons.
 
-On Linux this process makes itself a child subreaper: whatever a block's process orphans becomes a child of this
-process, so a daemon cannot get away by forking twice, by setsid, or by clearing its environment.
+On Linux this process becomes a child subreaper: orphans of a block's processes become its children, so a daemon cannot
+escape by a double fork, by setsid, or by clearing its environment.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from runner.launch.processes import LISTS_CHILDREN, Stat, children_of, descendan
 
 _PR_SET_CHILD_SUBREAPER = 36
 TOKEN = watchdog.TOKEN
-# Seconds between two looks: short at first, so that what ends at once is not waited for, and what forks without end is
-# caught between two forks; longer later, since looking all the time at what SIGKILL does not end costs a core.
+# Seconds between two scans: short at first, so that a process that ends at once causes no delay and one that forks
+# continuously is caught; longer later, because scanning for a process that SIGKILL does not end costs CPU time.
 _FIRST_POLL_S, _LONGEST_POLL_S, _SLOWER = 0.001, 0.5, 1.1
 
-# Blocks that run at this moment, by their token, each with the pid of its shell once that has started: when several run
-# side by side, an orphan is told by its session or its token, and nobody ends or reaps the others' processes.
+# Running blocks by token, each with the pid of its shell once started. When several run in parallel, an orphan is
+# identified by its session or its token, so that no block kills or reaps processes of another.
 _running: dict[str, int] = {}
 _guard = threading.Lock()
 
 
 @cache
 def become_subreaper() -> bool:
-    """Make this process the parent of its descendants' orphans. False where the system has no such thing."""
+    """Make this process the parent of its descendants' orphans; False if the system does not support this."""
     if sys.platform != "linux":
         return False
     library = ctypes.CDLL(None, use_errno=True)
@@ -43,25 +43,25 @@ def become_subreaper() -> bool:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What became of the processes of a block.
+    """What happened to the processes of a block.
 
     Attributes:
-        ended: how many had to be ended.
-        left: those that live on although they were killed: in a system call that nothing interrupts, another user's, or
-            one that forks faster than it can be found.
+        ended: how many had to be terminated.
+        left: processes that survived SIGKILL: in an uninterruptible system call, of another user, or forking faster
+            than they can be found.
     """
 
     ended: int
     left: tuple[Stat, ...] = ()
 
 
-class Brood:
-    """The processes of one block, from just before its shell starts until nothing of it is left."""
+class ProcessTree:
+    """The process tree of one block, from just before its shell starts until no process of it is left."""
 
     def __init__(self, token: str) -> None:
         self._token = token
         self._subreaper = become_subreaper()
-        # Before the shell: a runner that is killed in between leaves it to the watchdog.
+        # Before the shell starts, so that the watchdog cleans up if the runner is killed in between.
         watchdog.begins(token, lock.held())
         self._shell: int | None = None
         self._seen: set[int] = set()
@@ -70,20 +70,20 @@ class Brood:
             _running[token] = 0
 
     def starts(self, shell: int) -> None:
-        """The block's shell runs under this pid."""
+        """Register the pid of the block's shell."""
         self._shell = shell
         with _guard:
             _running[self._token] = shell
         watchdog.has_shell(self._token, shell)
 
     def ends(self) -> None:
-        """The block is over: its shell has been reaped, or cannot be ended."""
+        """Unregister the block: its shell has been reaped, or cannot be killed."""
         watchdog.is_over(self._token)
         with _guard:
             _running.pop(self._token, None)
 
     def alive(self) -> list[Stat]:
-        """Processes of the block that live, its shell left out."""
+        """Living processes of the block, except its shell."""
         found: dict[int, Stat] = {}
         for root in self._roots():
             for pid in (root, *_descendants(root)):
@@ -102,7 +102,7 @@ class Brood:
             yield from (pid for pid in psutil.pids() if pid != os.getpid() and self._is_mine(pid))
 
     def _others(self) -> tuple[set[int], bool]:
-        """Children of this process that are surely not this block's, and whether no other block runs."""
+        """Children of this process that cannot belong to this block, and whether no other block is running."""
         with _guard:
             shells = {shell for token, shell in _running.items() if token != self._token}
         return {*self._before, *shells, watchdog.pid() or 0}, not shells
@@ -116,18 +116,18 @@ class Brood:
         return False
 
     def end(self, grace_s: float, patience_s: float, wait: Callable[[float], None]) -> Cleared:
-        """Ask every process of the block to end, then make it, and give up on what does not.
+        """Send SIGTERM to every process of the block, then SIGKILL, and give up on those that survive.
 
         Args:
             grace_s: seconds between SIGTERM and SIGKILL.
-            patience_s: seconds from SIGKILL until what still lives is named as left.
-            wait: called with seconds to pass between looks, so that the caller can go on reading output.
+            patience_s: seconds after SIGKILL until surviving processes are reported as left.
+            wait: called with the seconds to wait between scans, so that the caller can read output meanwhile.
         """
         asked: set[int] = set()
         deadline, poll = time.monotonic() + grace_s, _FIRST_POLL_S
         while True:
             alive = self.alive()
-            # A process that forked and died while it was looked at has left its child behind: look again.
+            # A process that forked and died during the scan has left a child: scan again.
             if not alive and not self.reap():
                 return Cleared(len(self._seen))
             now = time.monotonic()
@@ -138,25 +138,25 @@ class Brood:
             if now >= deadline:
                 self._kill(alive)
             else:
-                # Whoever was asked may start programs to clean up with, and is let.
+                # During the grace a process may start programs to clean up.
                 strangers = [stat for stat in alive if not asked & {stat.pid, stat.parent}]
                 asked.update(stat.pid for stat in strangers)
                 for stat in strangers:
                     _signal(stat.pid, signal.SIGTERM)
             if alive:
-                # Whoever forks as fast as it is killed is caught by looking at once.
+                # A process that forks as fast as it is killed is caught by scanning without delay.
                 poll = (
                     0.0
                     if new and now >= deadline
                     else min(max(poll, _FIRST_POLL_S) * _SLOWER, _LONGEST_POLL_S)
                 )
-                # The first look after the grace comes as soon as it is over.
+                # The first scan after the grace comes immediately.
                 wait(min(poll, deadline - now) if now < deadline else poll)
                 self.reap()
 
     def _kill(self, alive: Iterable[Stat]) -> None:
-        # A group is signalled as a whole, so that none of its processes can fork out of it; with a living member its
-        # number cannot have been given to another group.
+        # Signal the whole group, so that no process of it can fork meanwhile; while a member lives, the group id cannot
+        # have been reused.
         if self._shell is not None and any(stat.group == self._shell for stat in alive):
             with contextlib.suppress(OSError):
                 os.killpg(self._shell, signal.SIGKILL)
@@ -164,15 +164,15 @@ class Brood:
             _signal(stat.pid, signal.SIGKILL)
 
     def reap(self) -> bool:
-        """Collect dead orphans of this block, and say whether there were any.
+        """Reap dead orphans of this block; returns whether there were any.
 
-        Never a child that other code started and waits for.
+        Never reaps a child that other code started and waits for.
         """
         spared, alone = self._others()
         collected = False
         for pid in set(_children()) - spared - {self._shell}:
             stat = stat_of(pid)
-            # Who is dead has no token any more; one that cannot be told is left until this process ends.
+            # A dead process has no readable token; an unidentified one is left until this process exits.
             if alone or pid in self._seen or (stat is not None and stat.session == self._shell):
                 with contextlib.suppress(ChildProcessError):
                     collected |= os.waitpid(pid, os.WNOHANG)[0] != 0

@@ -1,7 +1,5 @@
 """Runs a plan on this node, step by step, and yields each result as it ends."""
 
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +19,16 @@ from runner.evidence.redact import host_secrets, redact_step
 from runner.evidence.writing import results_bytes
 from runner.hardware.machine import Machine
 from runner.launch.command import CommandResult, Ending, not_started, run_block
-from runner.pace import Pace, Turn, Unhurried
+from runner.launch.programs import with_our_programs
+from runner.pace import NoTimeLimit, Pace, Turn
 from runner.plan import Plan
 
-# What a step finds its deadline in, in seconds: probes size their work by it (`runner.probes.budget`).
+# The variable with a step's deadline in seconds; probes size their work by it (`runner.probes.budget`).
 SECONDS = "RUNBOOK_SECONDS"
 
 
 class BlockRunner(Protocol):
-    """What runs one bash block: `runner.launch.command.run_block`, or a stand-in."""
+    """Runs one bash block: `runner.launch.command.run_block`, or a replacement in tests."""
 
     def __call__(
         self, command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path
@@ -39,9 +38,9 @@ class BlockRunner(Protocol):
 
 @dataclass
 class _Environments:
-    """The environment in which each phase stands: the caller's, then what its successful blocks made of it.
+    """The environment of each phase: the caller's, then with the exports of its successful blocks.
 
-    `always` is the run's own, which every step finds whatever the blocks before it did.
+    `always` holds the variables of the run, which every step gets, whatever earlier blocks exported.
     """
 
     caller: Mapping[str, str]
@@ -65,29 +64,29 @@ def run_plan(
     run: BlockRunner = run_block,
     pace: Pace | None = None,
 ) -> Iterator[StepResult]:
-    """Yield one result a planned step, skipped ones included, each as soon as it is known, and redacted.
+    """Yield one redacted result per planned step, including skipped ones, each as soon as it is known.
 
-    What a step said reaches nobody before: not a progress line, not a summary, not a record, not a later step's
-    verdict. Only the environment that a block leaves to the next is carried on as it is.
+    Unredacted output of a step goes nowhere: not to a progress line, a summary, a record, or a later step's verdict.
+    Only the environment that a block exports is passed on unchanged.
 
     Args:
         plan: what to run, and what to skip.
         machine: this node.
-        run_id: the run's, which every step finds in RUNBOOK_RUN_ID.
+        run_id: id of the run, which every step gets in RUNBOOK_RUN_ID.
         root: the folder in which blocks run.
-        environment: the caller's.
+        environment: the caller's environment.
         scratch: an empty folder for the documents that steps write.
-        on_start: told before a step runs, and how long it may take.
-        run: what runs a block.
-        pace: what gives each step its time; its own deadline when left out.
+        on_start: called before a step runs, with its deadline.
+        run: runs a block.
+        pace: sets the deadline of each step; default: the step's own.
     """
     always = {
         "RUNBOOK_RUN_ID": run_id,
         "RUNBOOK_PRESET": plan.preset,
         "RUNBOOK_GPUS": str(len(machine.gpus)),
     }
-    environments = _Environments(_with_our_programs(environment), always)
-    pace = pace or Unhurried()
+    environments = _Environments(with_our_programs(environment, scratch), always)
+    pace = pace or NoTimeLimit()
     done: list[StepResult] = []
     stuck: Step | None = None
     for planned in plan.steps:
@@ -106,18 +105,13 @@ def run_plan(
         yield result
 
 
-def _with_our_programs(environment: Mapping[str, str]) -> dict[str, str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
-    return {**environment, "PATH": path}
-
-
 def _unmet(step: Step, done: Sequence[StepResult], stuck: Step | None) -> str | None:
-    """Why a step whose turn it is does not run after all."""
+    """Why the next step does not run; None if it runs."""
     if any(result.status is StepStatus.INTERRUPTED for result in done):
         return "the run was interrupted"
     if stuck is not None:
-        # Beside it nothing would be measured, and where one process is stuck the next one gets stuck too.
-        return f"the run was ended, since processes of {stuck.id} could not be ended"
+        # A stuck process disturbs every measurement, and the next step would probably get stuck too.
+        return f"the run was stopped because processes of {stuck.id} could not be killed"
     ended = {result.id: result.status for result in done}
     for needed in step.needs:
         status = ended.get(needed)
@@ -153,12 +147,12 @@ def _run_step(
     environments: _Environments,
     run: BlockRunner,
 ) -> tuple[StepResult, bool]:
-    """What the step came to, and whether processes of it live on."""
+    """The result of the step, and whether processes of it survived."""
     started = datetime.now(UTC)
     try:
         result_file = _place_of_result(scratch, step)
     except OSError as error:
-        result_file, ran = scratch, not_started(f"no place for its result can be made: {error}")
+        result_file, ran = scratch, not_started(f"cannot create a folder for its result: {error}")
     else:
         ran = run(
             step.command,
@@ -196,7 +190,7 @@ def _run_step(
         processes_ended=ran.processes_ended,
         **_from_document(document),
     )
-    # Before it is judged by the entry's bounds, so that a verdict reads what the record will hold.
+    # Before it is judged by the entry's bounds, so that verdicts use the recorded text.
     result = redact_step(result, secrets)
     if status is StepStatus.PASSED:
         missed = failed_by_expectation(plan.runbook, result, done, machine)
@@ -208,15 +202,15 @@ def _run_step(
 
 
 def _place_of_result(scratch: Path, step: Step) -> Path:
-    # In a folder of its own, made now: whatever earlier steps wrote or removed, this result is this step's.
+    # In a new folder, so that earlier steps cannot have written or removed this result.
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(dir=scratch)) / f"{step.id}.json"
 
 
 def _document(path: Path, ran: CommandResult, room: int) -> tuple[Document | None, str | None]:
-    """What the step wrote, and why it cannot be believed (or why nothing started)."""
+    """The document of the step, and why it is invalid (or why nothing started)."""
     if ran.ending is not Ending.EXITED or ran.problem is not None:
-        # A document written before the deadline speaks of a step that had not ended: its numbers are not kept.
+        # A document that was written before the deadline is incomplete: its numbers are not kept.
         return None, ran.problem
     try:
         return read_document(path, room), None

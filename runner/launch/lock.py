@@ -1,4 +1,4 @@
-"""One run at a time on a node: two would measure each other."""
+"""The node lock: one run at a time on a node, because concurrent runs disturb each other's measurements."""
 
 import contextlib
 import fcntl
@@ -13,20 +13,20 @@ from runner.errors import BusyError, RunbookError
 from runner.launch.holders import holders
 from runner.launch.processes import stat_of
 
-# In the system's temporary folder and not in TMPDIR, which a batch job has to itself: the node is what is shared,
-# whoever runs on it. Containers that share a node can be given one file that they share too.
-_PLACE = Path("/tmp/llm-runbooks.lock")  # noqa: S108 - every user has to find it; opened without following links
+# In /tmp and not in TMPDIR, which may be private to a batch job: all users of a node must use the same file. For
+# containers that share a node, the variable names a shared file.
+_PLACE = Path("/tmp/llm-runbooks.lock")  # noqa: S108 - every user must find it; opened without following links
 PLACE_VARIABLE = "RUNBOOK_LOCK"
 _LONGEST_NOTE = 4096
 _MOST_NAMED = 5
-# Blocks may use low numbers for files of their own, and would close the lock by it.
+# Blocks may use low descriptor numbers for their own files, which would close the lock.
 _HIGH = 200
 
 _held: list[int] = []
 
 
 def held() -> tuple[int, ...]:
-    """Descriptors of the locks that this process holds. What it starts for a step gets them, and so holds the node."""
+    """Descriptors of the locks that this process holds. Processes of a step inherit them, and so hold the node too."""
     return tuple(_held)
 
 
@@ -34,16 +34,16 @@ def held() -> tuple[int, ...]:
 def node_lock(run_id: str, place: Path | None = None) -> Iterator[None]:
     """Hold this node for one run.
 
-    The lock belongs to an open file that the run's steps have open too: where the runner is killed, and where a
-    step's process cannot be ended, the node is free when the last of them is gone.
+    The lock belongs to an open file that the processes of the run's steps inherit: if the runner is killed, or a step's
+    process cannot be killed, the node becomes free when the last of them ends.
 
     Args:
-        run_id: the run's, which others are told.
-        place: the lock file; what RUNBOOK_LOCK names, or the node's own, when left out.
+        run_id: id of the run, shown to others.
+        place: the lock file; default: the value of RUNBOOK_LOCK, else the node's lock file.
 
     Raises:
         BusyError: another run holds it; the message names its processes.
-        RunbookError: the lock file cannot be opened, or is no file that can be locked.
+        RunbookError: the lock file cannot be opened or locked.
     """
     place = place or Path(os.environ.get(PLACE_VARIABLE) or _PLACE)
     try:
@@ -51,7 +51,7 @@ def node_lock(run_id: str, place: Path | None = None) -> Iterator[None]:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise RunbookError(
-            f"cannot open the node's lock {place}: {why}; remove or chmod it, or name another file "
+            f"cannot open the node's lock file {place}: {why}; remove or chmod it, or name another file "
             f"in {PLACE_VARIABLE}"
         ) from error
     try:
@@ -59,7 +59,7 @@ def node_lock(run_id: str, place: Path | None = None) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(_busy(file)) from error
-        # The lock is what counts. On a full disk it only cannot say who holds it.
+        # Only the lock matters. On a full disk the file cannot name its holder.
         with suppress(OSError):
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps({"pid": os.getpid(), "run_id": run_id}).encode(), 0)
@@ -73,25 +73,25 @@ def node_lock(run_id: str, place: Path | None = None) -> Iterator[None]:
 
 
 def _open(place: Path) -> int:
-    # Never emptied on open, since it may be another's; never waited for, since it may be a pipe.
+    # Never truncated on open, because it may belong to another run; never blocking, because it may be a pipe.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    # A file that is there is opened without O_CREAT: in a sticky folder Linux refuses that on another user's.
+    # An existing file is opened without O_CREAT: in a sticky folder Linux refuses O_CREAT for another user's file.
     with suppress(FileNotFoundError):
         _demand_regular(place.lstat().st_mode)
         return _lifted(os.open(place, flags))
     file = os.open(place, flags | os.O_CREAT, 0o666)
-    # For every user of the node, whatever this one's umask; where another user was faster, it is theirs to do.
+    # Writable for every user of the node, regardless of the umask; only the owner can set this.
     with suppress(PermissionError):
         os.fchmod(file, 0o666)
     return _lifted(file)
 
 
 def _lifted(file: int) -> int:
-    """The same open file under a high number; only a regular one."""
+    """The same open file with a high descriptor number; only for a regular file."""
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, file)
         _demand_regular(os.fstat(file).st_mode)
-        # Where so many descriptors are not allowed, the low number has to do.
+        # If the limit of descriptors is too low, keep the low number.
         with suppress(OSError):
             return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _HIGH)
         stack.pop_all()
@@ -99,7 +99,7 @@ def _lifted(file: int) -> int:
 
 
 def _demand_regular(mode: int) -> None:
-    # Opening a device may already do something, so this is asked before and after.
+    # Opening a device may already have an effect, so this is checked before and after opening.
     if stat.S_ISLNK(mode):
         raise ValueError("it is a symbolic link")
     if not stat.S_ISREG(mode):
@@ -117,23 +117,23 @@ def _busy(file: int) -> str:
         named += f" and {len(living) - _MOST_NAMED} more" if len(living) > _MOST_NAMED else ""
         if over:
             return (
-                f"{run} holds this node: its runner is gone, but {named} of its steps live on; wait for them, or end "
-                "them with kill -KILL"
+                f"{run} holds this node: its runner is gone, but {named} of its steps still run; wait for them, or "
+                "kill them with kill -KILL"
             )
-        return f"{run} holds this node: {named}; wait for it, or end it"
+        return f"{run} holds this node: {named}; wait for it, or terminate it"
     if over:
         return (
             f"{run} holds this node: its runner (pid {runner}) is gone, but processes of its steps that this user "
-            "cannot see live on; root sees them with lsof"
+            "cannot see still run; list them as root with lsof"
         )
     who = run if runner is None else f"{run} (pid {runner})"
     return f"{who} holds this node; wait for it, or end it with Ctrl-C"
 
 
 def _note(file: int) -> tuple[int, str] | None:
-    """Who wrote its name into the lock file: pid and run id; None where it says nothing that can be believed."""
+    """The holder that the lock file names: pid and run id; None if the content is invalid."""
     try:
-        # Whoever can write to the file decides what it says: of any length, nested without end.
+        # Any user can write to the file: its content may be of any length, with any nesting.
         held = json.loads(os.pread(file, _LONGEST_NOTE, 0))
         pid, run_id = held["pid"], held["run_id"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

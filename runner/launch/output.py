@@ -1,24 +1,25 @@
-"""What a block prints, kept within bounds: the first and the last part, and how much was dropped between them."""
+"""Bounded capture of a block's output: the first part, the last part, and the number of dropped bytes."""
 
 from dataclasses import dataclass
 
 HEAD_BYTES = 32 * 1024
 TAIL_BYTES = 32 * 1024
-# How far back from a cut a line's end is looked for; beyond that, a word's end; beyond that, these bytes are dropped.
+# How far from a cut a line end is searched, else the end of a word, in bytes; without either, `_CAUTIOUS` bytes are
+# dropped.
 _REACH = 4096
 _CAUTIOUS = 256
 
 
 @dataclass(frozen=True)
 class Captured:
-    """Output as text. `dropped_bytes` were printed between the first and the last part and are not in `text`."""
+    """Output as text. `dropped_bytes` between the first and the last part are not in `text`."""
 
     text: str
     dropped_bytes: int
 
 
 class Window:
-    """Takes output of any size and any encoding and holds a bounded part of it."""
+    """Accepts output of any size and encoding and keeps a bounded part of it."""
 
     def __init__(self, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:
         self._head_bytes, self._tail_bytes = head_bytes, tail_bytes
@@ -26,7 +27,7 @@ class Window:
         self._total = 0
 
     def add(self, data: bytes) -> None:
-        """Take the next piece."""
+        """Add the next piece."""
         self._total += len(data)
         room = self._head_bytes - len(self._head)
         if room > 0:
@@ -34,14 +35,14 @@ class Window:
             data = data[room:]
         if data:
             self._tail += data[-self._tail_bytes :]
-            # Trimmed only now and then: moving bytes for every small piece would be quadratic.
+            # Trimmed only occasionally: moving bytes for every small piece would take quadratic time.
             if len(self._tail) > 4 * self._tail_bytes:
                 del self._tail[: -self._tail_bytes]
 
     def captured(self) -> Captured:
-        r"""What was held, as text. Bytes that are not UTF-8 read as `\xff`.
+        r"""The kept output as text. Bytes that are not UTF-8 become `\xff`.
 
-        At a cut no half of a word is left: half of a token would slip through the redaction of tokens.
+        No partial word is left at a cut: redaction would not recognise a partial token.
         """
         tail = bytes(self._tail[-self._tail_bytes :])
         if self._total == len(self._head) + len(tail):

@@ -1,7 +1,7 @@
-"""Processes as Linux lists them in /proc: whose child, in which session, in which state. Standard library alone.
+"""Processes as listed in /proc on Linux: parent, session and state. Standard library only.
 
-A scan of every process takes longer than a process needs to fork and to end; one process's own children are listed in
-a fraction of that, so what forks without end can still be caught.
+A scan of all processes takes longer than a process needs to fork and exit. Listing the children of one process is much
+faster, so that a process that forks continuously can still be caught.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _DEAD = "ZX"
-# `stat` of proc(5), counted behind the name: state, parent, group, session, and when the process started.
+# Fields of `stat` in proc(5), counted after the name: state, parent, group, session, start time.
 _STATE, _PARENT, _GROUP, _SESSION, _STARTED = 0, 1, 2, 3, 19
 
 
 @dataclass(frozen=True)
 class Stat:
-    """One process at one moment. `started` tells it from a later one with the same number."""
+    """One process at one moment. `started` distinguishes it from a later process with the same pid."""
 
     pid: int
     name: str
@@ -30,7 +30,7 @@ class Stat:
 
     @property
     def lives(self) -> bool:
-        """Whether it can still do anything."""
+        """Whether it is not dead."""
         return self.state not in _DEAD
 
     def __str__(self) -> str:
@@ -38,12 +38,12 @@ class Stat:
 
 
 def stat_of(pid: int) -> Stat | None:
-    """What the kernel says of a process; None where there is no such process."""
+    """The state of a process; None if there is no such process."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes().decode(errors="backslashreplace")
     except OSError:
         return None
-    # A name may hold spaces and parentheses, and anything a terminal would obey.
+    # A name may contain spaces, parentheses and terminal control sequences.
     head, _, rest = text.rpartition(")")
     name = "".join(one if one.isprintable() else "?" for one in head.partition("(")[2])
     fields = rest.split()
@@ -52,14 +52,14 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def every() -> Iterator[Stat]:
-    """Every process that can be seen from here."""
+    """Every visible process."""
     for folder in _PROC.iterdir():
         if folder.name.isdecimal() and (found := stat_of(int(folder.name))) is not None:
             yield found
 
 
 def children_of(pid: int) -> list[int]:
-    """Children of all its threads, dead ones that nobody has reaped included; none where `LISTS_CHILDREN` is false."""
+    """Children of all its threads, including zombies; none if `LISTS_CHILDREN` is false."""
     found: list[int] = []
     tasks = _PROC / str(pid) / "task"
     with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """Children and theirs, as far as they stay while they are looked at; parents come before their children."""
+    """All descendants that exist during the scan; parents come before their children."""
     found = children_of(pid)
     for one in found:
         found += children_of(one)
@@ -83,14 +83,14 @@ LISTS_CHILDREN = (_PROC / "self" / "task" / str(os.getpid()) / "children").exist
 
 
 def is_own(pid: int) -> bool:
-    """Whether a process belongs to the user of this one."""
+    """Whether a process belongs to the current user."""
     with contextlib.suppress(OSError):
         return (_PROC / str(pid)).stat().st_uid == os.geteuid()
     return False
 
 
 def environment_has(pid: int, variable: str) -> bool:
-    """Whether a process was started with `NAME=value`, as far as its environment may be read."""
+    """Whether a process was started with `NAME=value`; False if its environment may not be read."""
     try:
         return variable.encode() in (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:

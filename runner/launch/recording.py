@@ -1,4 +1,4 @@
-"""One run, written down as it happens: a finished step is on disk before the next one begins."""
+"""Runs a plan and records it: each finished step is on disk before the next one begins."""
 
 import os
 import tempfile
@@ -26,29 +26,29 @@ from runner.plan import Plan, Request
 
 
 class Observer(Protocol):
-    """Who wants to know how a run is getting on."""
+    """Receives the progress of a run."""
 
     def step_begins(self, step: Step, turn: Turn) -> None:
-        """A step is about to run, and has this long."""
+        """A step is about to run, with this deadline."""
 
     def step_ended(self, result: StepResult) -> None:
         """A step has ended, or was skipped."""
 
     def trouble(self, message: str) -> None:
-        """Something is wrong that does not end the run."""
+        """A problem occurred that does not end the run."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where runs happen and what they are stamped with.
+    """The setting of runs: folder, environment, and the code and campaign to record.
 
     Attributes:
         root: the folder in which blocks run.
         environment: the caller's environment, from which every phase starts.
-        code: the state of the code that runs.
-        code_at_end: what is said of that code when a run has ended.
-        stamp: of the campaign that this run belongs to, if any.
-        run: what runs a block.
+        code: the state of the running code.
+        code_at_end: checks that code again when a run has ended.
+        stamp: the stamp of the campaign of this run, if any.
+        run: runs a block.
     """
 
     machine: Machine
@@ -63,7 +63,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Kept:
-    """A finished run and the file that holds it; `stored` is false where the data folder could not take it."""
+    """A finished run and the file of its record; `stored` is false if the data folder could not be written."""
 
     record: Record
     path: Path
@@ -75,20 +75,20 @@ def run_and_record(
 ) -> Kept:
     """Run a plan on this node; the record is saved before the first step, after every step, and at the end.
 
-    `pace` gives each step its time: its own deadline when left out.
+    `pace` sets the deadline of each step; default: the step's own.
 
     Returns:
-        The finished run. When the data folder fails in the middle of it, the run goes on and the record is
-        kept in a temporary file instead; the observer is told.
+        The finished run. If the data folder fails during the run, the run goes on, the record is saved to a temporary
+        file instead, and the observer is informed.
 
     Raises:
         BusyError: another run holds this node.
-        StoreError: the data folder cannot be written; nothing has run then.
-        RunbookError: no temporary folder can be made; nothing has run then.
+        StoreError: the data folder cannot be written; nothing has run.
+        RunbookError: no temporary folder can be created; nothing has run.
     """
-    # Steps come redacted, and the store redacts all of it: nobody who is handed it prints what no record may hold.
+    # Steps arrive redacted, and the store redacts the whole record, so that observers never print private text.
     record = redact_head(_new_record(plan, request, bench), host_secrets())
-    # A signal that ends the run is heeded while a step runs, and else when the record has its end.
+    # A signal that ends the run is handled while a step runs, else after the record is complete.
     with interrupts_held():
         with node_lock(record.run_id), _scratch() as scratch:
             bench.store.save(record)
@@ -118,10 +118,10 @@ def _kept(record: Record, store: Store, observer: Observer) -> Kept:
         path = _keep_elsewhere(record)
         if path is None:
             observer.trouble(
-                f"{error}, and no temporary file can take it; its last state on disk is what was written before"
+                f"{error}, and no temporary file can be written; the file has the last state that was saved"
             )
         else:
-            observer.trouble(f"{error}; the record of this run is kept in {path}")
+            observer.trouble(f"{error}; the record of this run is saved in {path}")
         return Kept(record, path or store.path_of(record), stored=False)
 
 
@@ -130,7 +130,7 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(prefix="runbook-", ignore_cleanup_errors=True)
     except OSError as error:
         raise RunbookError(
-            f"cannot make a temporary folder: {error.strerror}; make room, or name another in TMPDIR"
+            f"cannot create a temporary folder: {error.strerror}; free some space, or set TMPDIR to another folder"
         ) from error
 
 
@@ -138,7 +138,7 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
     head = plan.runbook.head
     stamp = bench.stamp
     members = stamp.members if stamp else ()
-    # The load is this run's own, also where several entries are run one after the other.
+    # The load is read for each run, also when several entries run one after the other.
     machine = bench.machine.model_copy(update={"load": os.getloadavg()[0]})
     if members:
         joint = joint_class(machine.machine_class, len(members))
@@ -191,7 +191,7 @@ def _try_save(
 
 
 def _keep_elsewhere(record: Record) -> Path | None:
-    """Where the record is kept, as a data folder of its own, redacted like any; None where nothing takes it."""
+    """Save the redacted record to a temporary data folder; its path, or None if that fails."""
     try:
         return Store(Path(tempfile.mkdtemp(prefix="runbook-record-"))).save(record)
     except (OSError, StoreError):

@@ -1,8 +1,8 @@
-"""Ends the processes of a block whose runner is gone: killed, out of memory, aborted. Standard library alone.
+"""Kills the processes of a block whose runner died: killed, out of memory, aborted. Standard library only.
 
-The runner ends whatever a block leaves behind, but nobody does that for a runner that died. So it starts a small
-process before the first block, tells it which block runs, and keeps a socket open to it, which the system closes when
-the runner dies, however it dies.
+The runner kills the processes that a block leaves behind, but a dead runner cannot. So it starts a small process before
+the first block, tells it which block is running, and keeps a socket open to it, which the system closes when the runner
+dies for any reason.
 """
 
 import atexit
@@ -20,16 +20,16 @@ from pathlib import Path
 from runner.launch.holders import holders
 from runner.launch.processes import descendants_of, environment_has, every, is_own, stat_of
 
-TOKEN = "RUNBOOK_STEP_TOKEN"  # noqa: S105 - the name of a variable that marks processes, no secret
+TOKEN = "RUNBOOK_STEP_TOKEN"  # noqa: S105 - the name of a variable that marks processes, not a secret
 NAME = "runbook-watch"
 _MOST_BYTES = 4096
 _MOST_DESCRIPTORS = 8
-# How long processes that were killed are waited for, in seconds, and how often they are looked at.
+# How long to wait for killed processes, and the poll interval, in seconds.
 _PATIENCE_S = 60.0
 _POLL_S, _LONGEST_POLL_S = 0.01, 1.0
-# How long the watchdog may take to start and to answer.
+# How long the watchdog may take to start and to answer, in seconds.
 _ANSWER_S = 30.0
-# What ends a runner in an orderly way: the runner acts on it, and the watchdog waits for what comes of that.
+# Signals that end a runner in an orderly way: the runner handles them, and the watchdog waits for that.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 _lock = threading.Lock()
@@ -37,42 +37,42 @@ _dog: "tuple[int, socket.socket] | None" = None
 
 
 def begins(token: str, locks: Iterable[int] = ()) -> None:
-    """A block is about to start, marked by this token. The watchdog holds its locks as long as the block runs."""
+    """Announce a block, marked by this token. The watchdog holds its locks while the block runs."""
     _tell(f"+ {token}", list(locks))
 
 
 def has_shell(token: str, shell: int) -> None:
-    """The block's shell, the leader of its session, runs under this pid."""
+    """Announce the pid of the block's shell, which leads its session."""
     stat = stat_of(shell)
     if stat is not None:
         _tell(f"= {token} {shell} {stat.started}", [])
 
 
 def is_over(token: str) -> None:
-    """Nothing of the block is left, or what is left cannot be ended."""
+    """Announce that no process of the block is left, or that the rest cannot be killed."""
     _tell(f"- {token}", [], answered=True)
 
 
 def pid() -> int | None:
-    """The watchdog's, a child of this process that belongs to no block."""
+    """The pid of the watchdog, a child of this process that belongs to no block."""
     return _dog[0] if _dog else None
 
 
 def _tell(message: str, descriptors: list[int], *, answered: bool = False) -> None:
-    global _dog  # noqa: PLW0603 - one for the process, whoever runs blocks
+    global _dog  # noqa: PLW0603 - one watchdog per process
     with _lock:
-        # A watchdog that was ended is replaced; where none can be started, a block runs without.
+        # A dead watchdog is replaced; if none can be started, the block runs without one.
         for _ in range(2):
             with contextlib.suppress(OSError):
                 _dog = _dog or _started()
-                # A block may have stopped it, and every block would wait for its answer.
+                # A block may have sent it SIGSTOP; then every block would wait for its answer.
                 os.kill(_dog[0], signal.SIGCONT)
                 socket.send_fds(_dog[1], [message.encode()], descriptors)
-                # Its locks are closed when it says so, and another run may take the node.
+                # It has closed its locks when it answers, so another run may use the node.
                 if not answered or _dog[1].recv(1):
                     return
             if _dog is not None:
-                # Before its socket is closed, since it would take that for the end of this process.
+                # Before its socket is closed, because it would interpret that as the death of this process.
                 with contextlib.suppress(OSError):
                     os.kill(_dog[0], signal.SIGKILL)
                 _dismiss()
@@ -80,7 +80,7 @@ def _tell(message: str, descriptors: list[int], *, answered: bool = False) -> No
 
 @atexit.register
 def _dismiss() -> None:
-    """Let the watchdog go, and reap it: where a container has no init, nobody else does."""
+    """Stop the watchdog and reap it: in a container without init, no other process does."""
     global _dog  # noqa: PLW0603 - as above
     if _dog is not None:
         number, connection = _dog
@@ -99,20 +99,20 @@ def _started() -> tuple[int, socket.socket]:
     program = (
         f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); import {__name__} as w; w.watch()"
     )
-    # One that does not listen any more is given up like one that is gone.
+    # A watchdog that does not read any more is given up like a dead one.
     ours.settimeout(_ANSWER_S)
     with theirs:
         words = [sys.executable, "-I", "-S", "-c", program]
         null = [(os.POSIX_SPAWN_OPEN, out, os.devnull, os.O_WRONLY, 0) for out in (1, 2)]
         actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *null]
-        # Not in the foreground of a terminal, where Ctrl-C would end it.
+        # Not in the foreground process group of a terminal, where Ctrl-C would end it.
         number = os.posix_spawn(sys.executable, words, os.environ, file_actions=actions, setsid=True)
     return number, ours
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A block that runs: its mark, its shell and when that started (0: not told yet), and the locks it holds."""
+    """A running block: its token, its shell and the shell's start time (0: not known yet), and its locks."""
 
     token: str
     locks: tuple[int, ...]
@@ -121,7 +121,7 @@ class _Block:
 
 
 def watch() -> None:
-    """The watchdog itself: learns of blocks on standard input, and ends those that run when that is closed."""
+    """The watchdog itself: receives blocks on standard input, and kills the running ones when that is closed."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
@@ -164,17 +164,17 @@ def _end(blocks: tuple[_Block, ...]) -> None:
 
 
 def _left(blocks: tuple[_Block, ...]) -> Iterator[int]:
-    """Processes of the blocks: of their session, with a lock of theirs or their mark, and what those have started."""
+    """Processes of the blocks: in their session, with their lock or token, and the descendants of these."""
     processes = [stat for stat in every() if stat.lives and stat.pid != os.getpid()]
     for block in blocks:
         leader = stat_of(block.shell)
-        # A number that another process has by now is no longer the block's session.
+        # A pid that was reused by another process is no longer the block's session.
         if block.shell and (leader is None or leader.started == block.started):
             yield from _with_begun({stat.pid for stat in processes if stat.session == block.shell})
         for lock in block.locks:
             yield from _with_begun({stat.pid for stat in holders(lock)})
-    # Last, and of this user's own alone: what others call their environment may be mapped from a file that never
-    # answers whoever reads it.
+    # Last, and only for this user's processes: the environment of another user's process may be mapped from a file on a
+    # dead mount, which blocks the reader.
     own = [stat.pid for stat in processes if is_own(stat.pid)]
     for mark in (f"{TOKEN}={block.token}" for block in blocks):
         yield from _with_begun({pid for pid in own if environment_has(pid, mark)})

@@ -1,53 +1,67 @@
-"""What a reader in a hurry needs: which entry it is, its symptom in one line, its fix in one block. Pure."""
+"""Which entry it is, its symptom in one line, a line of its log, and which of its blocks inject the fault. Pure."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 
-from runner.entry.model import Phase, Prose, Runbook, Safety
+from runner.entry.markup import unbalanced
+from runner.entry.model import Phase, Prose, Runbook
+from runner.pages.text import escaped
 
 ELSE = "Something else"
+_MARKDOWN = MarkdownIt("commonmark")
 _SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)", re.DOTALL)
 
 
 def symptom_line(runbook: Runbook) -> Prose:
-    """The first sentence of the Symptom, in Markdown; the whole paragraph where a cut would split its markup."""
-    first = next(
-        (part for section in runbook.sections[:1] for part in section.body if isinstance(part, Prose)), None
-    )
-    if first is None:
-        return Prose(markdown=runbook.head.title)
-    paragraph = re.split(r"\n\s*\n", first.markdown, maxsplit=1)[0]
+    """The first sentence of the Symptom, in Markdown; the whole paragraph where a cut would split its markup.
+
+    It is the beginning of the first paragraph of running text: a log excerpt, a list or HTML cannot be cut.
+    """
+    parts = (part for section in runbook.sections[:1] for part in section.body if isinstance(part, Prose))
+    for part in parts:
+        tokens = _MARKDOWN.parse(part.markdown)
+        for token, text in pairwise(tokens):
+            if token.type == "paragraph_open" and token.level == 0 and token.map:
+                return Prose(markdown=_sentence(text.content), line=part.line + token.map[0])
+    return Prose(markdown=escaped(runbook.head.title))
+
+
+def _sentence(paragraph: str) -> str:
     match = _SENTENCE.match(paragraph)
     sentence = match[1] if match else paragraph
-    if any(sentence.count(mark) % 2 for mark in ("`", "**")) or sentence.count("{{") != sentence.count("}}"):
-        sentence = paragraph
-    return Prose(markdown=sentence, line=first.line)
+    whole = _MARKDOWN.renderInline(paragraph).startswith(_MARKDOWN.renderInline(sentence))
+    whole = whole and not any(unbalanced([Prose(markdown=sentence)]))
+    return sentence if whole and sentence.count("{{") == sentence.count("}}") else paragraph
 
 
-def fix_block(runbook: Runbook) -> str:
-    """The commands that fix it, to be copied as one: those of Fix's steps, else its first example in shell.
+def sample_line(runbook: Runbook) -> str:
+    """One real log line of the issue: the example of the heaviest signature that has one; empty where none has."""
+    given = [one for one in runbook.head.signatures if one.example]
+    return max(given, key=lambda one: one.weight).example or "" if given else ""
 
-    Steps that change the host are left out: they are to be read before they are run.
+
+_INJECTED = re.compile(r"(?<![\w-])(?:[A-Z_][A-Z0-9_]*=[^\s;)]*|--inject[\w-]*)")
+
+
+def injecting(runbook: Runbook) -> frozenset[str]:
+    """Ids of the steps that set the fault: those of Reproduce, and those of Verify that set what Reproduce sets.
+
+    What is set: environment variables that are assigned, and options that begin with `--inject`.
     """
-    steps = [
-        step for step in runbook.steps if step.phase is Phase.FIX and step.safety is not Safety.CHANGES_HOST
-    ]
-    if steps:
-        return "\n".join(step.command.strip("\n") for step in steps)
-    for section in runbook.sections:
-        for part in section.body if section.phase is Phase.FIX else ():
-            for token in MarkdownIt("commonmark").parse(part.markdown) if isinstance(part, Prose) else ():
-                if token.type == "fence" and token.info.strip() in {"bash", "sh", "shell"}:
-                    return token.content.strip("\n")
-    return ""
+    set_by = {step.id: set(_INJECTED.findall(step.command)) for step in runbook.steps}
+    reproduce = [step.id for step in runbook.steps if step.phase is Phase.REPRODUCE]
+    fault = {word for name in reproduce for word in set_by[name]}
+    verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
+    return frozenset(name for name in (*reproduce, *verify) if set_by[name] & fault)
 
 
 @dataclass
 class Branch:
-    """One question of the decision tree: what is seen, what then tells entries apart, and the entries it ends in."""
+    """One question of the decision tree: what the operator sees, further questions, and the entries they lead to."""
 
     text: str
     branches: list["Branch"] = field(default_factory=list)
@@ -56,11 +70,11 @@ class Branch:
 
 
 def decision_tree(runbooks: Sequence[Runbook], most: int) -> Branch:
-    """The entries by what they say is `seen`, from the general to the particular; those that say nothing come last.
+    """The entries by their `seen`, from general to specific; entries without it come last.
 
     Args:
         runbooks: by number.
-        most: how many entries a branch shows; of the others it has the count.
+        most: how many entries a branch shows; it counts the others.
     """
     root = Branch("")
     for runbook in runbooks:

@@ -13,12 +13,12 @@ from runner.entry.words import nearest
 
 # What a scan of inline Markdown may not look into (an escaped character, a code span), and what it looks for.
 _TOKEN = re.compile(r"\\.|(?<!`)(?P<ticks>`+)(?!`)|\{\{\s*(?P<name>[A-Za-z_]\w*)\s*\(", re.DOTALL)
-# How many `}}` may stand in a call: a table of many rows has one a row.
+# Maximum number of `}}` in a call: a table may have one in each row.
 MOST_ENDS = 200
 
 
 class CallError(Exception):
-    """A call that cannot be used; the message says what is wrong with it and what to write."""
+    """A call that cannot be used; the message gives the fault and the correct form."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Call:
 
 
 def find_calls(markdown: str, names: Collection[str]) -> Iterator[Call]:
-    """Every call of these functions in running text, in order; braces in code and around anything else are left alone.
+    """Every call of these functions in running text, in order; braces in code and around other text are ignored.
 
     A call whose name is nearly one of them is found too, with its problem: left as it stands, it would be published.
     """
@@ -86,7 +86,7 @@ def _read(markdown: str, match: re.Match[str], end: int, names: Collection[str])
     name, start = match["name"], match.start()
     line = markdown.count("\n", 0, start) + 1
     if name not in names:
-        problem = f"no function {name!r}{nearest(name, names)}; braces that are to be shown stand in code"
+        problem = f"no function {name!r}{nearest(name, names)}; put braces that are to be shown in code"
         return Call(name, start, match.end(), line, alone=False, problem=problem)
     said = "it is not closed"
     # A dictionary may end in `}}` too: the first end that makes a whole expression is the call's.
@@ -108,7 +108,7 @@ def _read(markdown: str, match: re.Match[str], end: int, names: Collection[str])
 
 def _literals(node: ast.expr) -> tuple[tuple[object, ...], dict[str, object]]:
     if not isinstance(node, ast.Call):
-        raise CallError("only a single call stands between the braces")
+        raise CallError("put a single call between the braces")
     named: dict[str, object] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
@@ -122,5 +122,5 @@ def _literal(node: ast.expr) -> object:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise CallError(
-            f"{ast.unparse(node)[:60]} is no plain value; only text, numbers, lists and dictionaries are"
+            f"{ast.unparse(node)[:60]} is not a plain value; use text, numbers, lists or dictionaries"
         ) from error

@@ -1,4 +1,4 @@
-"""What one board can decode at most, as tables for prose."""
+"""Upper limits of decoding on one board, as tables for prose."""
 
 from runner.errors import InputError
 from runner.hardware.boards import BOARDS
@@ -13,13 +13,13 @@ _PRECISIONS = {"bf16": 2.0, "fp8": 1.0}
 
 
 def decode_ceilings(context: int = 2048, batch: int = 1) -> Table:
-    """Tokens per second that no program can pass on one board, for each preset, precision and board.
+    """Upper limit of tokens per second on one board, for each preset, precision and board.
 
     Raises:
         InputError: no tokens in the cache, or no sequence.
     """
     if context < 1 or batch < 1:
-        raise InputError(f"context and batch must be above zero, not {context} and {batch}")
+        raise InputError(f"context and batch must be greater than zero, not {context} and {batch}")
     rows = []
     for shape in map(model_shape, PRESETS[1:]):
         for precision, element in _PRECISIONS.items():

@@ -6,9 +6,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from runner.catalogue import label_of
 from runner.entry.model import Safety, Step
 from runner.evidence.endings import scope_words
 from runner.evidence.record import Record
+from runner.pages.answer import sample_line
+from runner.pages.badges import shown_outcome, state_words
 from runner.pages.text import age, brief, cell, day, escaped, inert, printed
 
 
@@ -28,7 +31,7 @@ def environment(templates: Path, now: datetime) -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters.update(
-        inert=inert, brief=brief, printed=printed, cell=cell, day=day, fence=fence, words=_words, md=_md
+        inert=inert, brief=brief, printed=printed, cell=cell, day=day, fence=fence, words=state_words, md=_md
     )
     jinja.globals.update(
         age=lambda moment: age(moment, now),
@@ -37,6 +40,9 @@ def environment(templates: Path, now: datetime) -> Environment:
         needs=needs,
         versions=versions,
         scope=scope_words,
+        outcome=shown_outcome,
+        sample=sample_line,
+        label=label_of,
     )
     return jinja
 
@@ -44,10 +50,6 @@ def environment(templates: Path, now: datetime) -> Environment:
 def _md(text: str) -> Markup:
     """A short text in plain Markdown."""
     return Markup(escaped(text))  # noqa: S704 - plain Markdown is no HTML
-
-
-def _words(state: str) -> str:
-    return state.replace("_", " ")
 
 
 def fence(command: str) -> Markup:

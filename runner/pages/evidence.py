@@ -10,10 +10,10 @@ from runner.evidence.headline import key_measurement
 from runner.evidence.outcomes import Judged
 from runner.evidence.record import Measurement, Options, Record, StepResult
 from runner.evidence.standing import Run, Standing, standing
-from runner.evidence.turns import Turn, turns
+from runner.evidence.verdict_changes import Turn, turns
 from runner.hardware.machine import Machine
 
-# The machines that this knowledge base is for: always shown, and unmeasured until a record says otherwise.
+# The machines that this knowledge base is for: always shown, and unmeasured until a record exists.
 HEADLINE_CLASSES = ("8xB200-180GB",)
 
 Found = tuple[Record, StepResult]
@@ -50,7 +50,7 @@ class Evidence:
         finished: newest finished result of each node, the newest of all last, by (class, runbook, step, preset).
         standings: where each entry stands, by (class, runbook), from runs at the class's own preset.
         endings: how runs ended, oldest first.
-        turns: verdicts that turned, oldest first.
+        turns: changed verdicts, oldest first.
         points: key measurements, oldest first, by (class, runbook, step), at the class's own preset.
         campaigns: the records of campaigns, judged.
         classes: every machine class that is shown, GPUs first.
@@ -67,7 +67,7 @@ class Evidence:
     presets: Mapping[str, str]
 
     def run(self, machine_class: str, runbook: str) -> Record | None:
-        """The run that speaks for an entry on a class, None where there is none."""
+        """The run that represents an entry on a class, or None."""
         found = self.standings.get((machine_class, runbook))
         return found.record if found else None
 
@@ -77,7 +77,7 @@ class Evidence:
         return nodes[-1] if nodes else None
 
     def nodes(self, machine_class: str, runbook: str, step: str) -> tuple[Found, ...]:
-        """Each node's newest result, as far as they took it the same way as the newest of all, which is last."""
+        """The newest result of each node that was taken in the same way as the newest of all, which is last."""
         nodes = self._nodes(machine_class, runbook, step)
         return tuple(found for found in nodes if found[1].digest == nodes[-1][1].digest)
 
@@ -127,11 +127,11 @@ class _Gathering:
 
 
 def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> Evidence:
-    """Index records, each looked at once. Simulated ones are left out: nothing measured on them may be shown.
+    """Index records, reading each once. Simulated records are skipped: their measurements may not be shown.
 
     Args:
         records: in any order.
-        runbooks: the entries by which runs are judged; of other entries nothing but numbers is kept.
+        runbooks: the entries by which runs are judged; of other entries only the numbers are kept.
     """
     found = _Gathering(by_any_id(runbooks))
     for record in records:

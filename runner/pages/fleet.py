@@ -1,4 +1,4 @@
-"""What the fleet page shows: campaigns over several nodes, how their numbers are spread, and who stands out. Pure."""
+"""What the fleet page shows: campaigns over several nodes, how their numbers are spread, and the outliers. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,25 @@ from datetime import datetime
 
 from jinja2 import Environment
 
+from runner.catalogue import label_of
 from runner.evidence.fleet import Distribution, distributions, sentence
 from runner.evidence.outcomes import Judged, drill_sentence
 from runner.evidence.record import Outcome, Record
 from runner.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
 from runner.units import format_bytes, format_value
 
-# A record of a campaign, judged; None where its run was cut off.
+# A record of a campaign, judged; None if its run was interrupted.
 Ran = tuple[Record, Judged | None]
 
 
 @dataclass(frozen=True)
 class SpreadRow:
-    """One metric over the nodes of a class, in a reader's words."""
+    """One metric over the nodes of a class, for a reader."""
 
     entry: str
     step: str
     metric: str
+    label: str
     labels: str
     machine_class: str
     preset: str
@@ -34,7 +36,7 @@ class SpreadRow:
 
 @dataclass(frozen=True)
 class Count:
-    """So many nodes came to an outcome; `why`: of drills that passed, what was not measured."""
+    """The number of nodes with an outcome; `why`: what a passed drill did not measure."""
 
     state: str
     nodes: int
@@ -110,7 +112,7 @@ def _view(name: str, taken: Sequence[Ran]) -> CampaignView:
 
 
 def _outcomes(taken: Sequence[Ran]) -> Iterable[tuple[str, tuple[Count, ...]]]:
-    """Each node's first run of an entry counts; a second one only confirms."""
+    """Only each node's first run of an entry counts; a second one confirms it."""
     first: dict[tuple[str, str], Judged] = {}
     for record, found in sorted(taken, key=lambda one: one[0].started_at):
         first.setdefault((record.runbook.id, record.node_alias), found or _CUT_OFF)
@@ -136,6 +138,7 @@ def _spread(one: Distribution) -> SpreadRow:
         entry=one.entry,
         step=one.step,
         metric=one.metric,
+        label=label_of(one.metric),
         labels=_in_brackets(one.labels).strip(),
         machine_class=one.machine_class,
         preset=one.preset,

@@ -21,7 +21,7 @@ def memory_plan(
     batch: int = 1,
     mode: str = "inference",
 ) -> Table:
-    """What each length takes on one GPU, what is left, and the first remedy where nothing is.
+    """Memory of each length on one GPU, what remains, and the first remedy if nothing does.
 
     Args:
         model: a preset.
@@ -32,7 +32,7 @@ def memory_plan(
         mode: `inference`, all logits of the prompt kept; or `training`, with AdamW.
 
     Raises:
-        InputError: an argument that no plan can be made for.
+        InputError: an argument out of range.
     """
     shape, budget = _known(model, board, lengths, tensor_parallel, batch, mode)
     rows = []
@@ -84,12 +84,12 @@ def _known(
     found = board_named(str(board))
     if found is None:
         raise InputError(
-            f"memory_plan: no board {board!r}; known are {', '.join(one.name for one in BOARDS)}"
+            f"memory_plan: no board {board!r}; use one of {', '.join(one.name for one in BOARDS)}"
         )
     if model not in PRESETS:
-        raise InputError(f"memory_plan: no preset {model!r}; known are {', '.join(PRESETS)}")
+        raise InputError(f"memory_plan: no preset {model!r}; use one of {', '.join(PRESETS)}")
     if mode not in _MODES:
-        raise InputError(f"memory_plan: no mode {mode!r}; known are {', '.join(_MODES)}")
+        raise InputError(f"memory_plan: no mode {mode!r}; use one of {', '.join(_MODES)}")
     shape = model_shape(model)
     if not isinstance(lengths, list | tuple) or not all(
         type(one) is int for one in (*lengths, tensor_parallel, batch)
@@ -98,7 +98,7 @@ def _known(
             "memory_plan: lengths is a list of whole numbers, tensor_parallel and batch are whole numbers"
         )
     if tensor_parallel < 1 or shape.heads % tensor_parallel or batch < 1:
-        raise InputError(f"memory_plan: {model} over {tensor_parallel} GPUs at batch {batch} cannot be")
+        raise InputError(f"memory_plan: {model} cannot run over {tensor_parallel} GPUs at batch {batch}")
     if not lengths or not all(1 < tokens <= shape.max_positions for tokens in lengths):
-        raise InputError(f"memory_plan: {model} takes lengths of 2 to {shape.max_positions} tokens")
+        raise InputError(f"memory_plan: lengths of {model} are 2 to {shape.max_positions} tokens")
     return shape, board_budget(found)

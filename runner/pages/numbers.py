@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.catalogue import metric_of
+from runner.catalogue import label_of, metric_of
 from runner.entry.model import Scalar
 from runner.evidence.measured import interval_of
 from runner.evidence.record import Measurement
@@ -17,6 +17,7 @@ class Number:
     """One measured value as a reader sees it.
 
     Attributes:
+        name: its identifier; `label` is its human name.
         value: in the stored unit; of several nodes their median.
         spread: the interval beneath it, or the range over nodes, in words; empty for one reading.
         taken: from what the value comes: `median of 5 samples`, `median of 3 nodes`, `one reading`.
@@ -24,6 +25,7 @@ class Number:
     """
 
     name: str
+    label: str
     labels: str
     value: float
     unit: str
@@ -35,7 +37,7 @@ class Number:
 
 
 def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Number:
-    """Put a measurement into words, with all of its labels: a bandwidth without its size says nothing.
+    """Put a measurement into words, with all of its labels: a bandwidth means nothing without its size.
 
     Args:
         measurement: the newest.
@@ -46,21 +48,35 @@ def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Numbe
     if len(nodes) > 1:
         values = [one.value for one in nodes]
         value = percentile(values, 50)
-        spread = f"{format_value(min(values), unit)} … {format_value(max(values), unit)}"
+        spread = " … ".join(show_value(measurement.name, one, unit) for one in (min(values), max(values)))
         taken = f"median of {len(values)} nodes"
     else:
         spread, taken = show_interval(interval_of(measurement), unit), _taken(measurement)
     return Number(
         name=measurement.name,
+        label=label_of(measurement.name),
         labels=show_labels(measurement.labels),
         value=value,
         unit=unit,
-        shown=format_value(value, unit),
+        shown=show_value(measurement.name, value, unit),
         spread=spread,
         taken=taken,
         meaning=metric.meaning if metric else "",
         better=metric.better if metric else None,
     )
+
+
+def show_value(name: str, value: float, unit: str) -> str:
+    """A value of a metric for a reader: a flag as yes or no, a count of tokens with its noun."""
+    metric = metric_of(name)
+    if metric is not None and metric.kind == "flag" and value in {0, 1}:
+        return "yes" if value else "no"
+    text = format_value(value, unit)
+    return f"{text} {_NOUNS[name]}" if name in _NOUNS else text
+
+
+# Counts whose unit is 1 in storage, and what they count.
+_NOUNS = {"longest_fitting": "tokens", "predicted_longest": "tokens"}
 
 
 def _taken(measurement: Measurement) -> str:
@@ -83,8 +99,22 @@ def across_nodes(found: Sequence[Found], measurement: Measurement) -> tuple[Meas
 
 
 def show_labels(labels: Mapping[str, Scalar]) -> str:
-    """`bytes 8GiB, op all_reduce`."""
-    return ", ".join(f"{name} {_label(name, value)}" for name, value in sorted(labels.items()))
+    """`batch size 1, bytes 8GiB, op all_reduce, your environment`."""
+    return ", ".join(
+        _ARMS.get((name, value), f"{_as_words(name)} {_label(name, value)}")
+        for name, value in sorted(labels.items())
+    )
+
+
+# A step that compares environments measures the reader's own and, as its control, a clean one.
+_ARMS: Mapping[tuple[str, Scalar], str] = {
+    ("arm", "caller"): "your environment",
+    ("arm", "clean"): "clean environment",
+}
+
+
+def _as_words(name: str) -> str:
+    return name.replace("_", " ") if name.isidentifier() else name
 
 
 def _label(name: str, value: object) -> str:
@@ -92,7 +122,7 @@ def _label(name: str, value: object) -> str:
 
 
 def show_interval(interval: Interval | None, unit: str) -> str:
-    """`359 MB/s … 441 MB/s (95 %)`; empty where there is none, or one that says nothing."""
+    """`359 MB/s … 441 MB/s (95 %)`; empty if there is none or it is unbounded."""
     if interval is None or not interval.bounded:
         return ""
     sure = f"{interval.confidence:.0%} interval" if interval.confidence else "range"

@@ -1,7 +1,7 @@
-"""A number over time as SVG, without colours: the site's style sheet gives them, so both schemes and print fit.
+"""A number over time as SVG, without colours: the site's style sheet gives them, so it suits both schemes and print.
 
-The library lays out the axes and says where a value stands; the points themselves are drawn here, since thousands of
-plots are made at a build and its own series cost several times as much.
+The library lays out the axes and maps values to coordinates. The points are drawn here: a build makes thousands of
+plots, and the library's own series cost several times as much.
 """
 
 import sys
@@ -14,9 +14,8 @@ from markupsafe import Markup
 from pygal.etree import etree as library_tree
 from pygal.style import Style
 
-from runner.pages.proof import Band, Trend
 from runner.pages.text import plain
-from runner.units import format_value
+from runner.pages.trends import Trend
 
 # pygal hooks its plug-ins into the import system by an interface that Python has dropped; none is used here.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -25,9 +24,9 @@ library_tree.to_etree()
 
 WIDTH, HEIGHT = 720, 220
 _TICKS = 4
-# Within so many days the hour matters.
+# Over fewer days than this the axis shows hours.
 _DAYS = timedelta(days=4)
-# Only so that the library has something to work with: its style sheet is left out.
+# The library needs one; its style sheet is not written.
 _NO_STYLE = Style(colors=("#000000",) * 8, label_font_size=15, major_label_font_size=15)
 _Place = Callable[[tuple[float, float]], tuple[float, float]]
 
@@ -36,11 +35,11 @@ def trend_plot(trend: Trend, name: str) -> Markup:
     """The plot of a trend of two points or more.
 
     Args:
-        trend: what to draw; its words become the text alternative.
+        trend: what to draw; its description becomes the text alternative.
         name: the element's id, unique on its page.
     """
     first, last = trend.first.timestamp(), trend.last.timestamp()
-    low, high = _range(trend)
+    low, high = trend.axis
     pattern = "%m-%d %H:%M" if trend.last - trend.first < _DAYS else "%Y-%m-%d"
     chart = pygal.XY(
         width=WIDTH,
@@ -57,7 +56,7 @@ def trend_plot(trend: Trend, name: str) -> Markup:
         max_scale=6,
         x_labels=[first + (last - first) * step / _TICKS for step in range(_TICKS + 1)],
         x_value_formatter=lambda moment: datetime.fromtimestamp(moment, UTC).strftime(pattern),
-        value_formatter=lambda value: format_value(value, trend.unit),
+        value_formatter=trend.axis_text,
     )
     chart.add("corners", [(first, low), (last, high)], show_dots=False)
     svg = ET.Element(
@@ -72,7 +71,7 @@ def trend_plot(trend: Trend, name: str) -> Markup:
     )
 
     def draw(drawn: ET.Element) -> ET.Element:
-        # Here alone the library knows where a value stands.
+        # Only at this point does the library map values to coordinates.
         margin = chart.margin_box
         plot = ET.SubElement(svg, "g", {"transform": f"translate({margin.left}, {margin.top})"})
         plot.extend(_axes(drawn))
@@ -83,16 +82,6 @@ def trend_plot(trend: Trend, name: str) -> Markup:
     # One line, so that no Markdown syntax finds a line to begin on.
     text = ET.tostring(chart.render_tree(), encoding="unicode").replace("\n", " ")
     return Markup(text)  # noqa: S704 - drawn here, text escaped
-
-
-def _range(trend: Trend) -> tuple[float, float]:
-    """Least and greatest value that the plot has room for: samples and bounds, and a margin around them."""
-    band = trend.band or Band(None, None, "")
-    bounds = [bound for bound in (band.low, band.high) if bound is not None]
-    low = min([*(point.low for point in trend.points), *bounds])
-    high = max([*(point.high for point in trend.points), *bounds])
-    margin = (high - low or abs(high) or 1.0) * 0.06
-    return (low - margin if low - margin > 0 or low < 0 else 0.0), high + margin
 
 
 def _axes(drawn: ET.Element) -> Iterable[ET.Element]:
@@ -133,5 +122,5 @@ def _series(trend: Trend, low: float, high: float, pattern: str, place: _Place) 
         dot = ET.SubElement(value, "circle", {"cx": x, "cy": y, "r": "3"})
         # Shown by the browser itself when the pointer rests on it.
         title = ET.SubElement(dot, "title")
-        title.text = f"{one.when.astimezone(UTC).strftime(pattern)}: {format_value(one.value, trend.unit)}"
+        title.text = f"{one.when.astimezone(UTC).strftime(pattern)}: {trend.show(one.value)}"
     yield value

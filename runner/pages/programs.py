@@ -1,4 +1,4 @@
-"""What the site says to programs: catalogue, results, signatures, llms.txt, a feed of verdicts, redirects. Pure."""
+"""Files for programs: catalogue, results, signatures, llms.txt, a feed of changed verdicts, redirects. Pure."""
 
 import html
 import json
@@ -12,7 +12,8 @@ from runner.entry.signatures import signature_table
 from runner.evidence.endings import scope_words
 from runner.evidence.outcomes import Judged
 from runner.evidence.record import Record
-from runner.evidence.turns import OUTCOME, Turn
+from runner.evidence.verdict_changes import OUTCOME, Turn
+from runner.pages.badges import shown_outcome, state_words
 from runner.pages.evidence import Evidence
 
 MOST_FEED_ENTRIES = 100
@@ -47,7 +48,7 @@ def catalogue(runbooks: Sequence[Runbook], symptoms: dict[str, str]) -> list[dic
 
 
 def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> dict[str, object]:
-    """Where every entry stands on every class, and the newest finished result of every step, per class and preset."""
+    """The outcome of every entry on every class, and the newest finished result of every step, per class and preset."""
     known = {runbook.id for runbook in runbooks}
     standings = [
         {
@@ -80,7 +81,7 @@ def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> dict[str,
 
 
 def _ran(record: Record, found: Judged) -> dict[str, object]:
-    """A run by its outcome: judged by the entry as it is now, as everything of it on the site."""
+    """A run by its outcome: judged by the entry as it is now, like everything on the site."""
     return {
         "outcome": found.outcome.value,
         "unproved": list(found.unproved),
@@ -92,7 +93,7 @@ def _ran(record: Record, found: Judged) -> dict[str, object]:
 
 
 def signatures_script(runbooks: Sequence[Runbook]) -> str:
-    """The table of signatures as a script, since a page opened from a folder may not fetch a file."""
+    """The table of signatures as a script: a page opened from a folder may not fetch a file."""
     table = json.dumps(signature_table(runbooks), ensure_ascii=True, sort_keys=True)
     return f"window.runbookSignatures = {table};\n"
 
@@ -110,14 +111,14 @@ def llms_text(
     lines = [
         "# llm-runbooks",
         "",
-        "> Runbooks for people who run large language models on 8×B200 nodes. Each says what is seen, why, and what",
-        "> to do; its commands run, and its numbers come from records that carry class, versions, date and samples.",
+        "> Runbooks for operators of large language models on 8×B200 nodes. Each gives symptom, cause and fix; its",
+        "> commands run, and its numbers come from records that carry class, versions, date and samples.",
         "",
         "A number of one machine class says nothing about another; *unmeasured* means that no record exists, *stale*",
-        "that the step has changed since. *Fix proved*: the fault was found, undone, and the effect measured; *drill",
-        "passed*: found and undone, the effect not measured there. data/catalogue.json has the entries,",
-        "data/latest.json the newest outcomes and results, data/record.schema.json the schema of a record, feed.xml",
-        "the verdicts that turned.",
+        "that the step has changed since. *Fix proved*: the fault was found and removed, and the effect measured;",
+        "*method checked on CPU*: the same, on a host without the GPUs that the entry is for; *drill passed*: found",
+        "and removed, the effect not measured there. data/catalogue.json has the entries, data/latest.json the newest",
+        "outcomes and results, data/record.schema.json the schema of a record, feed.xml the changed verdicts.",
         "",
         "## Entries",
         "",
@@ -138,16 +139,16 @@ def _one_line(text: str) -> str:
 
 
 def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str:
-    """Verdicts that turned, as Atom (RFC 4287).
+    """Changed verdicts, as Atom (RFC 4287).
 
     Args:
         changes: newest first.
         newest: when the newest run was, so that the feed's own time changes with its records only.
-        site_url: where the site stands, with a slash at its end; empty where nobody knows, and links are relative.
+        site_url: the site's address, with a slash at its end; empty if it is unknown, and links are then relative.
     """
     ET.register_namespace("", _ATOM)
     root = ET.Element(f"{{{_ATOM}}}feed")
-    _add(root, "title", "llm-runbooks: verdicts that turned")
+    _add(root, "title", "llm-runbooks: changed verdicts")
     _add(root, "id", f"tag:{_AUTHORITY}:verdicts")
     _add(root, "updated", _instant(newest or datetime(1970, 1, 1, tzinfo=UTC)))
     _add(_add(root, "author"), "name", "llm-runbooks")
@@ -157,7 +158,11 @@ def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str
         entry = _add(root, "entry")
         run, head = change.later, change.later.runbook.head
         what = "" if change.what == OUTCOME else f"{change.what} "
-        turned = f"{what}{_words(change.before)} → {_words(change.after)}"
+        before, after = (
+            state_words(shown_outcome(run.runbook, run.machine_class, one))
+            for one in (change.before, change.after)
+        )
+        turned = f"{what}{before} → {after}"
         _add(entry, "title", f"{head.number}. {head.title}: {turned} on {run.where}")
         _add(entry, "id", f"tag:{_AUTHORITY}:verdict:{run.run_id}{f':{change.what}' if what else ''}")
         _add(entry, "updated", _instant(run.when))
@@ -169,7 +174,7 @@ def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str
             type="text/html",
         )
         _add(entry, "category", term=change.after)
-        causes = f"; also new: {', '.join(change.causes)}" if change.causes else ""
+        causes = f"; other differences: {', '.join(change.causes)}" if change.causes else ""
         why = f": {change.why}" if change.why else ""
         scope = f" ({left_out})" if (left_out := scope_words(run.scope)) else ""
         _add(entry, "summary", f"{turned}, on {run.node}, a node of {run.where}{scope}{why}{causes}")
@@ -183,16 +188,12 @@ def _add(parent: ET.Element, name: str, text: str | None = None, **attributes: s
     return element
 
 
-def _words(state: str) -> str:
-    return state.replace("_", " ")
-
-
 def _instant(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def redirect(runbook: Runbook) -> str:
-    """A page at a former address that leads to the entry, with what stands behind `#`."""
+    """A page at a former address that redirects to the entry and keeps the fragment after `#`."""
     there, title = f"{runbook.id}.html", html.escape(runbook.head.title)
     return (
         "<!doctype html>\n"

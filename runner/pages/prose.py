@@ -94,7 +94,7 @@ def _answer(call: Call, known: Known) -> Shown:
 
 
 def as_html(shown: Shown, prefix: str) -> str:
-    """For a page of the site: raw HTML on one line, with class and date beside every number.
+    """For a page of the site: raw HTML on one line, with class and date next to every number.
 
     Args:
         shown: the answer to a call.
@@ -153,7 +153,7 @@ def _plain(reading: Reading, *, name_class: bool) -> str:
 
 
 def _beside(reading: Reading, *, name_class: bool) -> list[str]:
-    """Class and date: what must stand beside a number wherever it is read."""
+    """Class and date, which every number needs."""
     words = [reading.machine_class] if name_class else []
     if reading.when is not None:
         words.append(reading.when.astimezone(UTC).strftime("%Y-%m-%d"))

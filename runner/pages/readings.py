@@ -96,11 +96,11 @@ def measured_table(known: Known, rows: Sequence[Sequence[object]]) -> Table:
     """
     form = '[("row label", "entry/step.metric", {labels}), …]'
     if not isinstance(rows, list | tuple) or not rows:
-        raise CallError(f"measured_table wants rows: {form}")
+        raise CallError(f"measured_table needs rows: {form}")
     lines = []
     for row in rows:
         if not isinstance(row, list | tuple) or len(row) not in {2, 3} or not isinstance(row[0], str):
-            raise CallError(f"{row!r:.60} is no row of a table; write {form}")
+            raise CallError(f"{row!r:.60} is not a row of a table; write {form}")
         reference = _reference(known, row[1], row[2] if len(row) > 2 else None)  # noqa: PLR2004 - labels are third
         lines.append((row[0], {name: _reading(known, reference, name) for name in known.evidence.classes}))
     classes = [
@@ -125,18 +125,18 @@ class _Reference:
 
 def _reference(known: Known, metric: object, at: object) -> _Reference:
     if not isinstance(metric, str) or not re.fullmatch(r"[^/]+/[^/.]+\.[^/.]+", metric):
-        raise CallError(f'{metric!r:.80} names no measurement; write "<entry>/<step>.<measurement>"')
+        raise CallError(f'{metric!r:.80} is not a measurement; write "<entry>/<step>.<measurement>"')
     entry, _, rest = metric.partition("/")
     step, _, name = rest.partition(".")
     labels = {} if at is None else at
     if not isinstance(labels, dict) or not all(
         isinstance(key, str) and isinstance(value, str | int | float) for key, value in labels.items()
     ):
-        raise CallError(f'{at!r:.80} are no labels; write {{"op": "all_reduce", "bytes": "8GiB"}}')
+        raise CallError(f'{at!r:.80} is not a set of labels; write {{"op": "all_reduce", "bytes": "8GiB"}}')
     runbook = known.runbooks.get(entry)
     if runbook is None:
         if entry not in known.broken:
-            raise CallError(f"{metric!r} names no entry {entry!r}{nearest(entry, known.runbooks)}")
+            raise CallError(f"{metric!r}: unknown entry {entry!r}{nearest(entry, known.runbooks)}")
     else:
         fault = metric_fault(runbook, rest)
         if fault:
@@ -148,7 +148,7 @@ def _reference(known: Known, metric: object, at: object) -> _Reference:
 
 
 def _check_labels(known: Known, entry: str, reference: _Reference) -> None:
-    """Refuse labels that the step's own results do not carry; where it has none, nothing can be said."""
+    """Refuse labels that the step's own results do not carry; without results, labels cannot be checked."""
     carried = known.labels.get((entry, reference.step, reference.name), set())
     for label in reference.at:
         if carried and label not in carried:
@@ -161,7 +161,7 @@ def _check_class(known: Known, name: object) -> None:
         name in classes or _GPU_CLASS.fullmatch(name) or _CPU_CLASS.fullmatch(name)
     ):
         boards = [f"8x{board.kind}" for board in BOARDS]
-        raise CallError(f"no machine class {name!r:.60}{nearest(str(name), {*classes, *boards})}")
+        raise CallError(f"unknown machine class {name!r:.60}{nearest(str(name), {*classes, *boards})}")
 
 
 def _reading(known: Known, reference: _Reference, machine_class: str) -> Reading:

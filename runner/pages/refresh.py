@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from runner.evidence.turns import Turn
+from runner.evidence.verdict_changes import Turn
 from runner.pages.evidence import Evidence
 
 # Runs that started within this time before the newest one belong to the same refresh.
@@ -15,7 +15,7 @@ class Refresh:
     """The newest round of runs: when its last one started, how many there were, and what they changed.
 
     Attributes:
-        turned: verdicts that turned, newest first; a first run is no turn.
+        turned: changed verdicts, newest first; a first run is not a change.
         first: the first runs of an entry on a class, newest first.
     """
 
@@ -26,7 +26,7 @@ class Refresh:
 
 
 def last_refresh(evidence: Evidence) -> Refresh | None:
-    """The newest round of runs, None where there is no run."""
+    """The newest round of runs, or None."""
     newest = max((one.when for one in evidence.endings), default=None)
     if newest is None:
         return None

@@ -1,4 +1,4 @@
-"""From runbooks and records to pages (path under the docs folder → page). Pure: somebody else writes them."""
+"""From runbooks and records to pages (path under the docs folder → page). Pure: the caller writes them."""
 
 import json
 import re
@@ -13,20 +13,24 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from runner.catalogue import METRICS, PROBES
-from runner.entry.model import Prose, Runbook, Step
+from runner.entry.model import Phase, Prose, Runbook, Step
+from runner.entry.parse import BY_HAND
 from runner.evidence.outcomes import Judged
 from runner.evidence.record import Record, record_schema
-from runner.pages.answer import decision_tree, fix_block, symptom_line
+from runner.pages.answer import decision_tree, injecting, symptom_line
+from runner.pages.before_after import before_and_after
 from runner.pages.environment import environment
 from runner.pages.evidence import Evidence, gather
 from runner.pages.fleet import fleet_page
+from runner.pages.guides import FAQ, guide_pages, html_at, replaced_in
+from runner.pages.page import Page, plain_page
 from runner.pages.plot import trend_plot
 from runner.pages.programs import catalogue, feed, latest_results, llms_text, redirect, signatures_script
-from runner.pages.proof import before_and_after, trends
-from runner.pages.prose import Shown, as_html, as_markdown, expand
+from runner.pages.prose import Shown, as_markdown, expand
 from runner.pages.readings import Known
 from runner.pages.refresh import last_refresh
 from runner.pages.schema import schema_models
+from runner.pages.trends import trends
 from runner.pages.view import (
     Bound,
     StepEvidence,
@@ -38,31 +42,36 @@ from runner.pages.view import (
     step_evidence,
 )
 
-# So many rows of the matrix stand on one page: more would make it too heavy for a phone.
+__all__ = ["Page", "record_path", "render"]
+
+# Rows of the matrix on one page: more would be too heavy for a phone.
 ROWS_A_PAGE = 100
-# So many entries the start page shows, those that need somebody first, and a branch of its tree.
+# Entries on the start page, the most urgent first, and in a branch of its tree.
 ROWS_AT_START = 40
 ENTRIES_A_BRANCH = 20
-# So many of a step's measurements stand on its entry's page for each class.
+# Measurements of a step on its entry's page, for each class.
 NUMBERS_A_STEP = 100
+# Fewer runs than this are shown as a sentence: two points are not a trend.
+FEWEST_DRAWN = 3
 _Show = Callable[[Shown], str]
 _Rows = tuple[StepEvidence, ...]
 _Bounds = tuple[Bound, ...]
 
 
 @dataclass(frozen=True)
-class Page:
-    """One file of the site.
+class SectionView:
+    """A section of an entry's page.
 
     Attributes:
-        text: its content.
-        source: the file that an editor should open, from the root, None for data.
-        address: where the site has it, if that is not its path.
+        reproduces: it is Reproduce, whose steps are folded.
+        injects: one of its steps sets the fault.
+        parts: prose and steps, each step with its evidence.
     """
 
-    text: str
-    source: str | None
-    address: str | None = None
+    title: str
+    reproduces: bool
+    injects: bool
+    parts: tuple[tuple[Prose | Step, _Rows, _Bounds], ...]
 
 
 def render(
@@ -74,6 +83,8 @@ def render(
     guides: Mapping[str, str] = MappingProxyType({}),
     options: Mapping[str, Sequence[Mapping[str, object]]] = MappingProxyType({}),
     site_url: str = "",
+    *,
+    bundle: bool = False,
 ) -> dict[str, Page]:
     """Render every generated page and data file.
 
@@ -85,7 +96,8 @@ def render(
         unreadable: the files that are no records, so that the start page says how many; counted after the last record.
         guides: the hand-written pages, path under the docs folder → Markdown.
         options: what each probe's parser takes (`runner.commands.probe_options`).
-        site_url: where the site will stand, for the feed's links; empty where nobody knows.
+        site_url: the site's address, for the feed's links; empty if it is unknown.
+        bundle: the site has `runbook.pyz`, the tool as one file, at its root; pages then link to it.
 
     Returns:
         Path under the docs folder → page; paths use `/`. Of the guides, those that ask for numbers, and the plain
@@ -95,25 +107,21 @@ def render(
         RunbookFaultsError: an entry or a guide asks for a number of something that does not exist.
     """
     site = _Site(runbooks, gather(records, runbooks), environment(templates, now), now, unreadable)
+    site.shared |= {"bundle": bundle, "replaced": replaced_in(guides.get(FAQ, ""), runbooks)}
     pages = {
         **site.lists(),
         **site.fleet(),
         **site.reference(options),
         **site.data(site_url),
-        **_guides(guides, site.known),
+        **guide_pages(guides, site.known),
     }
     for runbook in runbooks:
         pages |= site.entry(runbook)
-    # What stands under a guide's path already is its page; every other Markdown page is named here.
+    # A page under a guide's path is the guide itself; every other Markdown page is listed here.
     others = [(page.address, _title(page.text)) for page in pages.values() if page.address]
     apart = [(path, title) for path, title in others if not re.match(r"entries/(?!index)", path)]
     pages["llms.txt"] = Page(llms_text(runbooks, site.symptoms, apart), None)
     return pages
-
-
-def plain_page(path: str, text: str) -> dict[str, Page]:
-    """The plain Markdown of a page, which the site has beside it: `entries/x.md` beside `entries/x.html`."""
-    return {f"{path}.txt": Page(text, None, path)}
 
 
 class _Site:
@@ -157,30 +165,26 @@ class _Site:
         return pages
 
     def fleet(self) -> dict[str, Page]:
-        """Campaigns over many nodes; plain Markdown as it stands."""
+        """Campaigns over many nodes; the page is plain Markdown already."""
         text = fleet_page(self.jinja, self.shared, self.evidence.campaigns)
         return {"fleet.md": Page(text, None), **plain_page("fleet.md", text)}
 
     def reference(self, options: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, Page]:
-        """Measurements, probes and the record's schema; these are plain Markdown as they stand."""
+        """Measurements, probes and the record's schema."""
         emitted_by = {
             name: [probe for probe, info in PROBES.items() if name in info.emits] for name in METRICS
         }
-        texts = {
-            "reference/measurements.md": self._fill(
-                "measurements.md.j2", metrics=METRICS, emitted_by=emitted_by
-            ),
-            "reference/probes.md": self._fill("probes.md.j2", probes=PROBES, options=options),
-            "reference/record.md": self._fill("record.md.j2", models=schema_models(record_schema())),
-        }
+        metrics = {"metrics": METRICS, "emitted_by": emitted_by}
+        values: tuple[tuple[str, Mapping[str, object], str], ...] = (
+            ("measurements", metrics, "runner/catalogue/__init__.py"),
+            ("probes", {"probes": PROBES, "options": options}, "runner/catalogue/__init__.py"),
+            ("record", {"models": schema_models(record_schema())}, "runner/evidence/record.py"),
+        )
         pages: dict[str, Page] = {}
-        for (path, text), source in zip(
-            texts.items(),
-            ("runner/catalogue/__init__.py", "runner/catalogue/__init__.py", "runner/evidence/record.py"),
-            strict=True,
-        ):
-            pages[path] = Page(text, source)
-            pages |= plain_page(path, text)
+        for name, shown, source in values:
+            path, template = f"reference/{name}.md", f"{name}.md.j2"
+            pages[path] = Page(self._fill(template, shown, plain=False), source)
+            pages |= plain_page(path, self._fill(template, shown, plain=True))
         return pages
 
     def data(self, site_url: str) -> dict[str, Page]:
@@ -199,17 +203,19 @@ class _Site:
 
     def entry(self, runbook: Runbook) -> dict[str, Page]:
         """An entry's page, its plain Markdown, and pages that lead here from former ids."""
-        html = partial(self._expanded, runbook, show=_html(1))
+        html = partial(self._expanded, runbook, show=html_at(1))
         plain = partial(self._expanded, runbook, show=as_markdown)
         drawn = [
-            (trend, trend_plot(trend, f"trend-{place}") if len(trend.points) > 1 else None)
+            (trend, trend_plot(trend, f"trend-{place}") if len(trend.points) >= FEWEST_DRAWN else None)
             for place, trend in enumerate(trends(runbook, self.evidence))
         ]
+        sections = self._sections(runbook)
         shared = {
             "runbook": runbook,
             "symptom": symptom_line(runbook),
-            "sections": self._sections(runbook),
-            "fix": fix_block(runbook),
+            "sections": [one for one in sections if one.title != BY_HAND],
+            "by_hand": [one for one in sections if one.title == BY_HAND],
+            "injecting": injecting(runbook),
             "pairs": before_and_after(runbook, self.evidence),
             "drawn": drawn,
             "claims": claim_views(runbook, self.evidence),
@@ -225,7 +231,7 @@ class _Site:
         return pages | {f"entries/{old}.html": Page(redirect(runbook), None) for old in runbook.head.formerly}
 
     def _runs(self, runbook: Runbook) -> list[tuple[str, Record | None, Judged | None]]:
-        """Of each class the run that speaks for the entry, and newer narrower ones that found the issue."""
+        """For each class the run that represents the entry, and newer, narrower runs that found the issue."""
         rows: list[tuple[str, Record | None, Judged | None]] = []
         for name in self.evidence.classes:
             stands = self.evidence.standings.get((name, runbook.id))
@@ -239,12 +245,15 @@ class _Site:
         found = (self.known.runbooks.get(name) for name in set(runbook.head.related))
         return sorted(filter(None, found), key=lambda one: one.head.number)
 
-    def _sections(self, runbook: Runbook) -> list[tuple[str, list[tuple[Prose | Step, _Rows, _Bounds]]]]:
-        """Title of each section, and its parts; a step with what is known of it."""
+    def _sections(self, runbook: Runbook) -> list[SectionView]:
+        """The sections in file order; each step with its evidence."""
+        setting = injecting(runbook)
         return [
-            (
-                section.title,
-                [
+            SectionView(
+                title=section.title,
+                reproduces=section.phase is Phase.REPRODUCE,
+                injects=any(isinstance(part, Step) and part.id in setting for part in section.body),
+                parts=tuple(
                     (part, (), ())
                     if isinstance(part, Prose)
                     else (
@@ -253,7 +262,7 @@ class _Site:
                         bounds_elsewhere(runbook, part, self.evidence),
                     )
                     for part in section.body
-                ],
+                ),
             )
             for section in runbook.sections
         ]
@@ -267,26 +276,6 @@ class _Site:
         return self.jinja.get_template(template).render(self.shared | more | values)
 
 
-def _guides(guides: Mapping[str, str], known: Known) -> dict[str, Page]:
-    pages: dict[str, Page] = {}
-    for path, text in guides.items():
-        file = Path("kb", path)
-        expanded = expand(text, file, 1, known, _html(path.count("/")))
-        if expanded != text:
-            pages[path] = Page(expanded, f"kb/{path}")
-        pages |= plain_page(path, expand(text, file, 1, known, as_markdown))
-    return pages
-
-
-def _html(depth: int) -> _Show:
-    return partial(as_html, prefix="../" * depth)
-
-
-def _title(markdown: str) -> str:
-    found = re.search(r"^# (.+)$", markdown, re.MULTILINE)
-    return found[1] if found else "untitled"
-
-
 def record_path(record: Record) -> str:
     """Where the site keeps the raw record that a number came from."""
     return f"data/records/{record.run_id}.json"
@@ -294,3 +283,8 @@ def record_path(record: Record) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _title(markdown: str) -> str:
+    found = re.search(r"^# (.+)$", markdown, re.MULTILINE)
+    return found[1] if found else "untitled"

@@ -10,14 +10,14 @@ from runner.units import format_value
 
 @dataclass(frozen=True)
 class Reading:
-    """One measurement on one machine class, as prose shows it; `number` is None where it is unmeasured.
+    """One measurement on one machine class, as prose shows it; `number` is None if it is unmeasured.
 
     Attributes:
         when: when the newest of it was taken.
         stale: the step has changed since.
         how: versions, preset and count, for whoever asks.
         record: path of the record under the site.
-        doubt: why there is no one number although there are records; for the author.
+        doubt: why the records do not give a single number; for the author.
     """
 
     machine_class: str

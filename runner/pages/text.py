@@ -1,4 +1,4 @@
-"""Text on pages: what came from outside stays text, and what time it is said in words."""
+"""Text on pages: captured text stays text; times are written in words."""
 
 import re
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from markupsafe import Markup
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
-# Control characters, line and tab apart. STX and ETX among them are Python-Markdown's own placeholders.
+# Control characters except line end and tab. STX and ETX among them are Python-Markdown's own placeholders.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 # Characters of a text within a line, and of a printed text from either end, that a page shows: a record has all.
@@ -37,7 +37,7 @@ def _picture(character: str) -> str:
 
 
 def inert(text: str) -> Markup:
-    """Text from outside, for a raw HTML block in a Markdown page: shown as it is and interpreted by nobody.
+    """Text from outside, for a raw HTML block in a Markdown page: shown as it is and never interpreted.
 
     Line ends become character references, so that the block is one line and no Markdown syntax finds a line to
     begin on; so do tabs, which Markdown would widen as if all were one line, and the characters that Markdown and

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from runner.catalogue import METRICS
+from runner.catalogue import METRICS, label_of
 from runner.entry.digest import current_digest
-from runner.entry.model import Claim, Condition, Expectation, Runbook, Step
+from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
 from runner.evidence.endings import scope_words
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
@@ -19,7 +19,7 @@ from runner.evidence.record import (
     Verdict,
 )
 from runner.pages.evidence import Evidence, Found
-from runner.pages.numbers import Number, across_nodes, number, show_interval
+from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
 from runner.units import format_value
 
 
@@ -39,7 +39,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class StepEvidence:
-    """What is known of one step on one class; `result` is None where it is unmeasured."""
+    """The evidence of one step on one class; `result` is None if it is unmeasured."""
 
     machine_class: str
     result: StepResult | None
@@ -125,11 +125,11 @@ def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:
 
 
 def condition_text(condition: Condition) -> str:
-    """A bound in words: `busbw.bus_bandwidth (bytes 8GiB) at least 800 GB/s, on 8 × B200`."""
-    text = condition.metric + _at(condition.at)
+    """A bound in words: `Bus bandwidth (bytes 8GiB) of step busbw at least 800 GB/s, on 8 × B200`."""
+    text = _measured(condition.metric, condition.at)
     if condition.over:
         over_at = condition.at if condition.over_at is None else condition.over_at
-        text += f" ÷ {condition.over}{_at(over_at)}"
+        text += f" ÷ {_measured(condition.over, over_at)}"
     unit = condition.unit or ("" if condition.over else METRICS[condition.metric.partition(".")[2]].unit)
     unit = f" {unit}" if unit not in {"", "1"} else ""
     if condition.min is not None:
@@ -137,17 +137,22 @@ def condition_text(condition: Condition) -> str:
     if condition.max is not None:
         text += f"{' and' if condition.min is not None else ''} at most {condition.max:g}{unit}"
     if condition.on:
-        text += f", on {f'{condition.on.count} × ' if condition.on.count else ''}{condition.on.gpu}"
+        text += f", on {condition.on.words}"
     return text
 
 
-def _at(labels: Mapping[str, object]) -> str:
-    return f" ({', '.join(f'{name} {value}' for name, value in labels.items())})" if labels else ""
+def _measured(metric: str, at: Mapping[str, Scalar]) -> str:
+    step, _, name = metric.partition(".")
+    return f"{label_of(name)}{_at(at)} of step {step}"
+
+
+def _at(labels: Mapping[str, Scalar]) -> str:
+    return f" ({show_labels(labels)})" if labels else ""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A newer run of a narrower scope that found the issue: its outcome, when, and what it left out."""
+    """A newer run of a narrower scope that found the issue: its outcome, its time, and its scope."""
 
     state: str
     when: datetime
@@ -156,7 +161,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    """One entry on one class: outcome in words, when, and the number that speaks for it.
+    """One entry on one class: outcome in words, time, and the number that represents it.
 
     Attributes:
         why: where a drill passed, the sentence that says what was not measured.
@@ -188,7 +193,7 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
         return MatrixCell(machine_class, "unmeasured", None, None, False)
     current = {step.id: current_digest(runbook, step) for step in runbook.steps}
     ran = [result for result in stands.record.steps if result.status.finished]
-    # The number that the entry chose, else the last one: what Verify measured says most.
+    # The number that the entry chose, else the last one: Verify is the strongest evidence.
     chosen = [result for result in ran if result.id == runbook.head.headline]
     keys = (
         _key(result, evidence.nodes(machine_class, runbook.id, result.id))
@@ -209,7 +214,7 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
     )
 
 
-# What needs somebody first comes first.
+# The most urgent outcome first.
 URGENCY = (
     *(one.value for one in (Outcome.NOT_FIXED, Outcome.SYMPTOM, Outcome.INCOMPLETE, Outcome.INCONCLUSIVE)),
     *(
@@ -228,10 +233,15 @@ def by_urgency(row: tuple[Runbook, tuple[MatrixCell, ...]]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim and what the run that speaks for each class says of it."""
+    """A claim and its state by the run that represents each class.
+
+    Attributes:
+        states: of each class its name, the state, the number that decided it, the run, and whether a step that
+            the claim names has changed since that run.
+    """
 
     claim: Claim
-    states: tuple[tuple[str, ClaimState, str, Record | None], ...]
+    states: tuple[tuple[str, ClaimState, str, Record | None, bool], ...]
 
 
 def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
@@ -246,10 +256,33 @@ def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
         states = []
         for name in evidence.classes:
             state, found = judged.get(name, {}).get(claim.id, (ClaimState.UNDECIDED, None))
-            shown = format_value(found.value, found.unit) if found and found.value is not None else ""
-            states.append((name, state, shown, evidence.run(name, runbook.id)))
+            shown = _claim_shown(claim, state, found) if found and found.value is not None else ""
+            run = evidence.run(name, runbook.id)
+            states.append((name, state, shown, run, run is not None and _is_stale(runbook, claim, run)))
         views.append(ClaimView(claim, tuple(states)))
     return tuple(views)
+
+
+def _is_stale(runbook: Runbook, claim: Claim, run: Record) -> bool:
+    bounds = [one for one in (claim.confirmed_if, claim.contradicted_if) if one is not None]
+    named = {metric.partition(".")[0] for one in bounds for metric in (one.metric, one.over or one.metric)}
+    today = {step.id: current_digest(runbook, step) for step in runbook.steps if step.id in named}
+    return any(result.digest != today[result.id] for result in run.steps if result.id in today)
+
+
+def _claim_shown(claim: Claim, state: ClaimState, found: Evaluated) -> str:
+    """`Leftover ratio (phase decode): 0.996`; a ratio of two is a factor: `… ÷ …: 1.05 ×`."""
+    bounds = [one for one in (claim.confirmed_if, claim.contradicted_if) if one is not None]
+    if state is ClaimState.CONTRADICTED:
+        bounds.reverse()
+    bound, value = bounds[0], found.value or 0.0
+    name = bound.metric.partition(".")[2]
+    if bound.over is None:
+        return f"{label_of(name)}{_at(bound.at)}: {show_value(name, value, found.unit)}"
+    other = bound.over.partition(".")[2]
+    over_at = bound.at if bound.over_at is None else bound.over_at
+    below = f"{'the same' if other == name else label_of(other)}{_at(over_at)}"
+    return f"{label_of(name)}{_at(bound.at)} ÷ {below}: {format_value(value, '1')} ×"
 
 
 def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Record, ...]:

@@ -1,8 +1,8 @@
-"""The true peak of a process's own tensors, on any device, and a limit that is enforced where the device has none.
+"""Peak memory of a process's tensors on any device, and an enforced limit for devices that have none of their own.
 
-Every storage that an operator returns, be it as a view, is followed until it is freed; a tensor from before counts once
-it is added. What an operator allocates and frees inside itself (a kernel's scratch) is not seen; on a GPU the caching
-allocator's own peak is used instead.
+Every storage that an operator returns, also as a view, is tracked until it is freed. A tensor that existed before must
+be added. Memory that an operator allocates and frees internally (a kernel's workspace) is not seen; on a GPU the peak
+of the caching allocator is used instead.
 """
 
 import weakref
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class OverBudgetError(Exception):
-    """The tensors alive would take more than the limit; the message has both in bytes, and who asked for more."""
+    """Live tensors would exceed the limit; the message gives both in bytes, and the operator that allocated."""
 
 
 def follow(limit: int | None = None) -> Any:
-    """A context manager that follows allocations; see `_follower` for its attributes."""
+    """A context manager that tracks allocations; see `_follower` for its attributes."""
     return _follower()(limit)
 
 
 def _storages(values: Iterable[Any]) -> Iterator[Any]:
-    """The storages beneath all tensors among these values; of a tensor made of others, theirs."""
+    """The storages of all tensors among these values; for a wrapper tensor, those of its inner tensors."""
     import torch
 
     for value in values:
@@ -38,7 +38,7 @@ def _follower() -> Any:
     from torch.utils._pytree import tree_leaves
 
     class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
-        """Follows storages. `live` and `peak` are bytes; beyond `limit` bytes it raises OverBudgetError."""
+        """Tracks storages. `live` and `peak` are bytes; above `limit` bytes it raises OverBudgetError."""
 
         def __init__(self, limit: int | None) -> None:
             super().__init__()  # type: ignore[no-untyped-call] # as above
@@ -46,14 +46,14 @@ def _follower() -> Any:
             self._known: dict[int, weakref.ref[Any]] = {}
 
         def add(self, *tensors: "torch.Tensor") -> None:
-            """Count tensors that were there before, weights say."""
+            """Count tensors that already exist, for example weights."""
             for storage in _storages(tensors):
-                self._count(storage, "what was there before")
+                self._count(storage, "existing tensors")
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if any(hasattr(kind, "__tensor_flatten__") for kind in types):
-                # A tensor made of others (a shard of one that is cut over ranks): its own dispatch comes back with
-                # the operators on those.
+                # A wrapper tensor (such as a DTensor shard): its own dispatch calls this again with operators on its
+                # inner tensors.
                 return NotImplemented
             result = func(*args, **(kwargs or {}))
             for storage in _storages(tree_leaves(result)):
@@ -70,7 +70,7 @@ def _follower() -> Any:
             self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
             if self.limit is not None and self.live > self.limit:
                 raise OverBudgetError(
-                    f"{asker} took {size} bytes: {self.live} bytes alive, limit {self.limit}"
+                    f"{asker} allocated {size} bytes: {self.live} bytes live, limit {self.limit}"
                 )
 
         def _forget(self, key: int, size: int) -> None:

@@ -1,7 +1,7 @@
-"""Time that a probe may spend: work is sized by calibration to a budget, never by a fixed count alone.
+"""The time budget of a probe: the number of samples depends on the time that one takes, not on a fixed count alone.
 
-A slower machine then takes fewer samples and says so, instead of meeting its deadline with no answer. The runner
-puts the time that the step has into RUNBOOK_SECONDS; a probe run by hand has only its own default.
+A slower machine then takes fewer samples and reports that, instead of reaching its deadline without a result. The
+runner sets RUNBOOK_SECONDS to the time of the step; a probe run by hand uses its default.
 """
 
 import math
@@ -10,19 +10,19 @@ import time
 from dataclasses import dataclass
 
 VARIABLE = "RUNBOOK_SECONDS"
-# Of the step's time, what is left for start-up, imports and writing the result down.
+# Share of the step's time that is reserved for start-up, imports and writing the result.
 _USABLE = 0.8
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A point in time, in seconds of `time.monotonic()`, after which no further work is begun."""
+    """A point in time, in seconds of `time.monotonic()`, after which no further work is started."""
 
     ends: float
 
     @property
     def left(self) -> float:
-        """Seconds left; negative once it is overspent."""
+        """Seconds left; negative when exceeded."""
         return self.ends - time.monotonic()
 
     def has(self, seconds: float) -> bool:
@@ -38,7 +38,7 @@ class Budget:
 
 
 def budget(default_s: float) -> Budget:
-    """A budget that begins now: the default in seconds, or less where the step has less time than that."""
+    """A budget that starts now: the default in seconds, or less if the step has less time."""
     given = _step_seconds()
     return Budget(time.monotonic() + (default_s if given is None else min(default_s, given * _USABLE)))
 

@@ -1,19 +1,19 @@
-"""A trace of FP8 matrix products and flex attention, to see which kernels run and for how long.
+"""Trace FP8 GEMMs and flex attention: which kernels run, and for how long.
 
-Physics. An FP8 product of m×k by k×n takes 2mkn operations, on tensor cores that have it at twice the rate of BF16.
-Causal attention over t tokens takes 2t² × width operations, half of each product masked. A trace shows what a rate
-does not: another kernel than the one that was meant, or gaps between kernels in which the GPU waits.
+Physics. An FP8 GEMM of m×k by k×n takes 2mkn operations; FP8 tensor cores have twice the rate of BF16. Causal
+attention over t tokens takes 2t² × width operations, because half of each GEMM is masked. A trace shows what a rate
+does not: an unexpected kernel, or gaps between kernels in which the GPU is idle.
 
-Each operation is timed by itself, checked against fp32, and then run under torch's profiler. The trace, one JSON file
-in Chrome's format, opens in https://ui.perfetto.dev (or in a copy of it on your own host). Where `nsys` is on PATH the
-same work runs once more under it. On a CPU `_scaled_mm` converts its factors and multiplies in a wider type, and flex
-attention is eager: the path is the same, the rates say nothing of a GPU. A CPU whose `_scaled_mm` is refused or far too
-slow multiplies the same values in fp32; that operation is called e4m3_matmul_in_fp32, since its time is not FP8's. On a
-CPU there are fewer iterations where the default does not fit about 8 s; `effective.iterations` has their number.
+Each operation is timed separately, checked against fp32, and then run under torch's profiler. Open the trace, one JSON
+file in Chrome's format, in https://ui.perfetto.dev (or in your own copy of it). If `nsys` is on PATH, the same work
+also runs under it. On a CPU, `_scaled_mm` converts its operands and multiplies in a wider type, and flex attention is
+eager: the code path is the same, but the rates do not apply to a GPU. If `_scaled_mm` fails or is far too slow on this
+CPU, the same values are multiplied in fp32 and the operation is named e4m3_matmul_in_fp32, because its time is not that
+of FP8. On a CPU the default number of iterations is reduced to fit about 8 s; see `effective.iterations`.
 
 Output: operation_time (s), operation_rate (FLOP/s) and signal_to_noise (dB against fp32) with label operation;
-kernel_time (s an iteration) and kernel_share with labels operation and kernel, the largest ones. On a GPU kernels are
-what ran on it; on a CPU the outermost operators, whole, since what they call inside would be counted twice.
+kernel_time (s per iteration) and kernel_share of the slowest kernels, with labels operation and kernel. On a GPU,
+kernels are device kernels; on a CPU, the outermost operators, because inner ones would be counted twice.
 
 Example:
     python -m runner.probes.capture_fp8_flexattention_traces --output-dir artifacts/traces
@@ -53,7 +53,7 @@ _NSYS_DEADLINE_S, _NSYS_WHEN_SHORT_S = 120.0, 12.0
 _LONGEST_NAME = 100
 _ITERATIONS, _WARM_UP_ITERATIONS = 5, 3
 _ON_CPU_S = 8.0
-# Every iteration is timed, profiled by itself, and profiled beside the other operation's.
+# Every iteration is timed, profiled separately, and profiled together with the other operation.
 _PASSES = 3
 
 
@@ -64,19 +64,23 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("artifacts/traces"),
         metavar="DIR",
-        help="where the trace goes (default artifacts/traces)",
+        help="folder for the trace (default artifacts/traces)",
     )
     parser.add_argument(
         "--iterations",
         type=int,
         metavar="N",
-        help=f"of each operation (default {_ITERATIONS}, on a CPU fewer where time is short)",
+        help=f"iterations of each operation (default {_ITERATIONS}; on a CPU fewer if time is short)",
     )
     parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="kernels named an operation (default 5)"
+        "--top", type=int, default=5, metavar="N", help="kernels to report per operation (default 5)"
     )
-    parser.add_argument("--skip-compile", action="store_true", help="eager flex attention on a GPU too")
-    parser.add_argument("--skip-nsys", action="store_true", help="do not run under nsys even if it is there")
+    parser.add_argument(
+        "--skip-compile", action="store_true", help="run flex attention in eager mode on a GPU too"
+    )
+    parser.add_argument(
+        "--skip-nsys", action="store_true", help="do not run under nsys even if it is installed"
+    )
     return parser
 
 
@@ -93,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         raise InputError(f"preset {preset} needs a GPU that torch can use; --preset tiny runs on a CPU")
     compiled = device == "cuda" and not arguments.skip_compile
     trace = _place_of_trace(arguments.output_dir)
-    # A number that was asked for is cut by the step's own time alone, and so is a GPU's.
+    # A number given on the command line, or a GPU's default, is reduced only to fit the step's own time.
     short = device == "cpu" and arguments.iterations is None
     found: list[Measurement] = []
     with torch.inference_mode():
@@ -104,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         kernels = _profiled(work, device, iterations, trace)
     for name, times in kernels.items():
         found += _largest(name, times, iterations, arguments.top)
-    say(f"trace: {trace} (open it in https://ui.perfetto.dev)")
+    say(f"trace: {trace} (open in https://ui.perfetto.dev)")
     deadline_s = min(_NSYS_WHEN_SHORT_S if short else _NSYS_DEADLINE_S, whole.left)
     again = [f"--preset={preset}", f"--iterations={iterations}", *(["--compiled"] if compiled else [])]
     nsys = _under_nsys(arguments, again, deadline_s)
@@ -130,7 +134,7 @@ def _place_of_trace(folder: Path) -> Path:
         place.touch()
     except OSError as error:
         raise InputError(
-            f"cannot write into {folder}: {error.strerror}; give another --output-dir"
+            f"cannot write to {folder}: {error.strerror}; choose another --output-dir"
         ) from error
     return place
 
@@ -151,19 +155,19 @@ def _seconds(operation: Operation, device: str) -> float:
 
 
 def _fitting(work: Sequence[Operation], device: str, asked: int, allowance: Budget) -> int:
-    """Iterations of each operation that fit, up to as many as asked for; at least one."""
+    """Iterations of each operation that fit into the time, at least one, at most `asked`."""
     seconds = 0.0
     for operation in work:
         operation.run()  # may compile
         seconds += _seconds(operation, device)
     found = allowance.times(_PASSES * seconds, at_least=1, at_most=asked)
     if found < asked:
-        say(f"{found} of {asked} iterations of each operation: there was no time for more")
+        say(f"ran {found} of {asked} iterations of each operation: time limit")
     return found
 
 
 def _timed(operation: Operation, device: str, iterations: int) -> list[Measurement]:
-    """Seconds and rate of one operation, without a profiler, and how exact its result is."""
+    """Seconds and rate of one operation without a profiler, and the accuracy of its result."""
     import torch
 
     result, exact = operation.run().float(), operation.exact()
@@ -186,13 +190,13 @@ def _timed(operation: Operation, device: str, iterations: int) -> list[Measureme
 def _profiled(
     work: Iterable[Operation], device: str, iterations: int, trace: Path
 ) -> Mapping[str, Mapping[str, float]]:
-    """Seconds of every kernel by operation; the whole goes into the trace."""
+    """Seconds of every kernel, by operation; also writes the trace."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
     kernels = {}
     for operation in work:
-        # A profile of its own, so that what runs on a GPU later than its call is put down to the right operation.
+        # A separate profile, so that kernels that run after their call returns are assigned to the right operation.
         with profile(activities=activities) as profiler:
             for _ in range(iterations):
                 with record_function(operation.name):
@@ -202,7 +206,7 @@ def _profiled(
         kernels[operation.name] = (
             _on_device(events) if device == "cuda" else _outermost(events, operation.name)
         )
-    # Both in one file: how they stand beside each other is what a reader looks for.
+    # Both in one file, so that they can be compared.
     with profile(activities=activities) as profiler:
         for operation in work:
             for _ in range(iterations):
@@ -218,7 +222,7 @@ def _profiled(
 def _on_device(events: Any) -> dict[str, float]:
     times: dict[str, float] = defaultdict(float)
     for event in events:
-        # A range that was marked on the host has a shadow on the device, which is no kernel.
+        # A range marked on the host also appears on the device, but is not a kernel.
         if event.device_type.name == "CUDA" and not event.is_user_annotation:
             times[event.name] += event.self_device_time_total / 1e6
     return times
@@ -244,7 +248,7 @@ def _largest(operation: str, times: Mapping[str, float], iterations: int, top: i
     for kernel, seconds in sorted(times.items(), key=lambda item: -item[1])[:top]:
         labels = {"operation": operation, "kernel": kernel[:_LONGEST_NAME]}
         if any(one.labels == labels for one in found):
-            continue  # two names that differ only beyond what is kept: the larger stands for both
+            continue  # two names with the same kept prefix: the slower one is reported
         found.append(single("kernel_time", seconds / iterations, **labels))
         share = seconds / total if total else 0.0
         found.append(single("kernel_share", share, **labels))
@@ -253,10 +257,10 @@ def _largest(operation: str, times: Mapping[str, float], iterations: int, top: i
 
 
 def _under_nsys(arguments: argparse.Namespace, work: Sequence[str], deadline_s: float) -> str:
-    """Run the same work under nsys; where its report is, or why there is none."""
+    """Run the same work under nsys; return the path of its report, or why there is none."""
     nsys = shutil.which("nsys")
     if arguments.skip_nsys or nsys is None:
-        return "not asked for" if arguments.skip_nsys else "not on PATH"
+        return "skipped" if arguments.skip_nsys else "not on PATH"
     report = arguments.output_dir / "fp8_flexattention"
     command = [
         nsys,
@@ -274,8 +278,8 @@ def _under_nsys(arguments: argparse.Namespace, work: Sequence[str], deadline_s: 
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"no report: {error}".partition("\n")[0]
     if done.returncode or not report.with_suffix(".nsys-rep").exists():
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it said nothing"]
-        return f"no report: nsys ended with {done.returncode}: {last[0][:200]}"
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
+        return f"no report: nsys exited with status {done.returncode}: {last[0][:200]}"
     return f"{report}.nsys-rep"
 
 

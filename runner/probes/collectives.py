@@ -1,19 +1,19 @@
 """Bandwidth of collectives over message sizes, between the GPUs of one node (NCCL) or processes on its CPU (gloo).
 
-Physics. A collective over n ranks moves more than its message: in the best algorithm each rank of an all_reduce sends
-and receives 2(n−1)/n of it, of an all_gather, reduce_scatter or all_to_all (n−1)/n, of a broadcast all of it. The
-algorithm bandwidth, message bytes ÷ time of the slowest rank, times that factor is the bus bandwidth, the number
-that can be held against the links and compared across rank counts (factors and byte counts as in nccl-tests'
-PERFORMANCE.md). Small messages measure latency, large ones bandwidth: a floor means nothing without size and ranks.
+Physics. A collective over n ranks moves more than its message: with the best algorithm, each rank sends and receives
+2(n−1)/n of it in an all_reduce, (n−1)/n in an all_gather, reduce_scatter or all_to_all, and all of it in a broadcast.
+Algorithm bandwidth is message bytes ÷ time of the slowest rank. Bus bandwidth is algorithm bandwidth × that factor; it
+can be compared with the links and across rank counts (factors and byte counts as in nccl-tests' PERFORMANCE.md). Small
+messages measure latency, large ones bandwidth, so a floor is valid only for one size and number of ranks.
 
-Results are checked element by element on data whose sums fp32 holds exactly. With --compare-environment a second set
-of ranks runs without the caller's NCCL_* and GLOO_* variables, its turns interleaved with the first one's; the ratio
-of the two, pair by pair, tells a bad environment from bad wiring. NCCL's own log says which way each arm went.
+Results are checked element by element on data whose sums are exact in fp32. With --compare-environment, a second set
+of ranks runs without the caller's NCCL_* and GLOO_* variables, interleaved with the first; the ratio of the two, pair
+by pair, separates a bad environment from bad wiring. NCCL's log shows which transport each arm used.
 
-Output: collective_time (s, the median), slow_collective_time (its 95th percentile), algorithm_bandwidth and
+Output: collective_time (s, the median), collective_time_p95 (its 95th percentile), algorithm_bandwidth and
 bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm (`caller` or `clean`); wrong_elements; environment_ratio;
-nccl_channels by transport. Symptom: wrong elements, a ratio surely below 0.9, or a way that is not straight from GPU
-to GPU where a clean environment's is, or where every pair has NVLink.
+nccl_channels by transport. Symptom: wrong elements; a ratio whose 95 % CI is below 0.9; or a transport other than P2P
+although a clean environment uses P2P or every pair has NVLink.
 
 Example:
     python -m runner.probes.collectives --op all_reduce --sizes 256MiB 8GiB --compare-environment
@@ -57,12 +57,12 @@ from runner.units import format_bytes, format_value, parse_bytes
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 SCRUBBED = ("NCCL_", "GLOO_", "TORCH_NCCL_")
-# Below this share of the clean environment's bandwidth the caller's environment is called the fault.
+# Below this share of the clean environment's bandwidth, the caller's environment is the fault.
 ENVIRONMENT_FLOOR = 0.9
 _ELEMENT = 4
 _TURNS = 10
 _MOST_IN_A_TURN = 64
-# Through gloo the sizes show that a probe works: where they take longer, turns are left out.
+# With gloo the sizes only show that the probe works: if they take longer than this, turns are left out.
 _ON_CPU_S = 15.0
 
 
@@ -74,15 +74,15 @@ def bus_factor(op: str, ranks: int) -> float:
 
 
 def scrubbed(environment: Mapping[str, str], in_files: Sequence[Setting] = ()) -> dict[str, str]:
-    """The environment without what steers NCCL or gloo, NCCL's files included.
+    """The environment without the variables and files that affect NCCL or gloo.
 
     Args:
         environment: the caller's.
-        in_files: what NCCL's files set.
+        in_files: settings in NCCL's configuration files.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith(SCRUBBED)}
-    # An empty file in place of ~/.nccl.conf. No variable leaves /etc/nccl.conf out, but an empty one wins over its
-    # line, and NCCL takes an empty value for none.
+    # An empty file instead of ~/.nccl.conf. No variable disables /etc/nccl.conf, but an empty variable overrides its
+    # line, and NCCL treats an empty value as not set.
     blank = {
         setting.name: ""
         for setting in in_files
@@ -93,23 +93,42 @@ def scrubbed(environment: Mapping[str, str], in_files: Sequence[Setting] = ()) -
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
-    parser.add_argument("--op", choices=OPS, nargs="+", default=["all_reduce"], help="collectives to run")
     parser.add_argument(
-        "--sizes", nargs="+", metavar="SIZE", help="message sizes, as 256KiB 4MiB (default: by preset)"
+        "--op", choices=OPS, nargs="+", default=["all_reduce"], help="collectives to run (default all_reduce)"
     )
     parser.add_argument(
-        "--ranks", type=int, metavar="N", help="processes (default: visible GPUs; 2 without any)"
-    )
-    parser.add_argument("--backend", choices=("auto", "gloo", "nccl"), default="auto")
-    parser.add_argument(
-        "--iterations", type=int, default=20, metavar="N", help="timed ones a size (default 20)"
-    )
-    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed ones a size (default 5)")
-    parser.add_argument(
-        "--timeout", type=float, default=120.0, metavar="S", help="deadline of all, in seconds"
+        "--sizes",
+        nargs="+",
+        metavar="SIZE",
+        help="message sizes, for example 256KiB 4MiB (default: by preset)",
     )
     parser.add_argument(
-        "--port", type=int, metavar="N", help="port for the ranks to meet on (default: a free one)"
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="number of ranks (default: the visible GPUs, or 2 without a GPU)",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "gloo", "nccl"),
+        default="auto",
+        help="communication backend (default auto: nccl with GPUs, else gloo)",
+    )
+    parser.add_argument(
+        "--iterations", type=int, default=20, metavar="N", help="timed iterations per size (default 20)"
+    )
+    parser.add_argument(
+        "--warmup", type=int, default=5, metavar="N", help="untimed iterations per size (default 5)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="deadline for the whole run in seconds (default 120)",
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="rendezvous port of the ranks (default: a free port)"
     )
     parser.add_argument(
         "--compare-environment",
@@ -148,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     )
     compare = arguments.compare_environment and bool(named)
     if arguments.compare_environment and not named:
-        say("nothing sets NCCL or gloo here: there is no second environment to compare with")
+        say("no NCCL or gloo setting found: there is no second environment to compare with")
     environments = {"caller": dict(os.environ)}
     if compare:
         environments["clean"] = scrubbed(os.environ, in_files)
@@ -164,12 +183,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
         within = budget(job.timeout if job.backend == "nccl" else min(job.timeout, _ON_CPU_S))
         wanted = [(op, _whole(op, size, job.ranks)) for op in job.ops for size in job.sizes]
         for number, (op, size) in enumerate(wanted):
-            # What is left is shared equally by what is still to be measured.
+            # The remaining time is shared equally by the remaining measurements.
             until = Budget(time.monotonic() + within.left / (len(wanted) - number))
             measurements += _measure(arms, job, op, size, until)
         transports = {arm: read_transport(logs / arm) for arm in arms} if job.backend == "nccl" else {}
     wrong = [found.value for found in measurements if found.name == "wrong_elements"]
-    # Without labels: of the whole run, so that one bound covers every size.
+    # Without labels, for the whole run, so that one bound covers every size.
     measurements.append(single("wrong_elements", sum(wrong)))
     measurements += _channels(transports, job)
     reason = _symptom(measurements) or fault_of(transports, _nvlinked(wiring))
@@ -197,17 +216,17 @@ def _world(job: _Job, arm: str, environment: Mapping[str, str], logs: Path, dead
     )
     logs.mkdir()
     if job.backend == "gloo":
-        # All ranks are on this host; its name need not resolve to an address that reaches it.
+        # All ranks are on this host; its host name may not resolve to a reachable address.
         environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(environment)
     else:
         environment = dict(environment) | logging_environment(logs)
-    # Two arms cannot meet on one port: the second takes the next.
+    # Two arms cannot share one port: the second uses the next.
     port = None if job.port is None else job.port + (arm == "clean")
     return World(program, job.ranks, environment, deadline, arm, port)
 
 
 def _nvlinked(topology: Topology | None) -> bool:
-    # Instances of a split GPU have no peer access, whatever links the board has.
+    # MIG instances have no peer access, whatever links the board has.
     if topology is None or topology.mig or not topology.pairs:
         return False
     return all(pair.nvlinks for pair in topology.pairs)
@@ -216,7 +235,7 @@ def _nvlinked(topology: Topology | None) -> bool:
 def _channels(transports: Mapping[str, Transport | None], job: _Job) -> list[Measurement]:
     found = []
     for arm, transport in transports.items():
-        say(f"transport, {arm}: {transport or 'NCCL logged none'}")
+        say(f"transport, {arm}: {transport or 'not in the NCCL log'}")
         for way, count in sorted(transport.channels.items()) if transport else ():
             found.append(single("nccl_channels", count, transport=way, arm=arm, ranks=job.ranks))
     return found
@@ -229,17 +248,17 @@ def _job(arguments: argparse.Namespace) -> _Job:
         backend = "nccl" if gpus else "gloo"
     ranks = arguments.ranks if arguments.ranks is not None else (gpus if backend == "nccl" else 2)
     if ranks < 1 or arguments.iterations < 1 or arguments.warmup < 0 or arguments.timeout <= 0:
-        raise InputError("--ranks, --iterations and --timeout must be above zero, --warmup not below")
+        raise InputError("--ranks, --iterations and --timeout must be above zero, --warmup zero or more")
     if backend == "nccl" and ranks > gpus:
         raise InputError(
-            f"{ranks} NCCL ranks need as many GPUs; {gpus} are visible here (--backend gloo needs none)"
+            f"{ranks} NCCL ranks need {ranks} GPUs; {gpus} are visible (--backend gloo needs none)"
         )
     if ranks == 1:
-        raise NotApplicableError("one rank has nobody to talk to: bus bandwidth needs two or more")
+        raise NotApplicableError("bus bandwidth needs two or more ranks")
     by_default = ["256KiB", "4MiB"] if backend == "gloo" else ["1MiB", "256MiB", "8GiB"]
     sizes = tuple(dict.fromkeys(parse_bytes(size) for size in arguments.sizes or by_default))
     if min(sizes) < _ELEMENT * ranks:
-        raise InputError(f"--sizes must be at least {_ELEMENT * ranks} bytes: one element a rank")
+        raise InputError(f"--sizes must be at least {_ELEMENT * ranks} bytes: one element per rank")
     return _Job(
         tuple(dict.fromkeys(arguments.op)),
         sizes,
@@ -253,7 +272,7 @@ def _job(arguments: argparse.Namespace) -> _Job:
 
 
 def _visible_gpus(visible: str | None, installed: int) -> int:
-    """GPUs that CUDA will show: as installed, or as many as CUDA_VISIBLE_DEVICES lists (up to the first -1)."""
+    """GPUs visible to CUDA: the installed ones, or those listed in CUDA_VISIBLE_DEVICES (up to the first -1)."""
     if visible is None:
         return installed
     listed = [entry.strip() for entry in visible.split(",")]
@@ -262,7 +281,7 @@ def _visible_gpus(visible: str | None, installed: int) -> int:
 
 
 def _whole(op: str, size: int, ranks: int) -> int:
-    """The size rounded up to whole elements, and to equal pieces where the collective deals in pieces."""
+    """The size rounded up to whole elements, and to equal pieces if the collective splits the message."""
     unit = _ELEMENT if op in {"all_reduce", "broadcast"} else _ELEMENT * ranks
     return math.ceil(size / unit) * unit
 
@@ -279,9 +298,9 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int, until: Bud
         arm.world.ask({**what, "warmup": job.warmup, "iterations": 1}, f"warming up {where}")
     for turn, iterations in enumerate(_turns(job.iterations)):
         if turn >= FEWEST_FOR_BOOTSTRAP and until.left < 0:
-            say(f"{where}: {len(arms['caller'].times)} of {job.iterations} iterations in the time there is")
+            say(f"{where}: ran {len(arms['caller'].times)} of {job.iterations} iterations: time limit")
             break
-        # ABBA: neither arm always goes first, so that a drift of the machine cancels.
+        # ABBA order: neither arm is always first, so that drift cancels.
         for arm in list(arms.values())[:: -1 if turn % 2 else 1]:
             command = {**what, "warmup": 1, "iterations": iterations}
             answers = arm.world.ask(command, f"timing {where}")
@@ -289,13 +308,13 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int, until: Bud
             arm.times += slowest
             arm.turns.append(median(slowest))
     factor = bus_factor(op, job.ranks)
-    # The caller's last: the last number speaks for a step.
+    # The caller's arm last: the last number is the headline of the step.
     for name, arm in list(arms.items())[::-1]:
         found += [
             measured("bus_bandwidth", [size * factor / t for t in arm.times], **labels, arm=name),
             measured("algorithm_bandwidth", [size / t for t in arm.times], **labels, arm=name),
             measured("collective_time", arm.times, **labels, arm=name),
-            measured("slow_collective_time", arm.times, "p95", **labels, arm=name),
+            measured("collective_time_p95", arm.times, "p95", **labels, arm=name),
         ]
         bus, *_, p50, p95 = (format_value(one.value, one.unit) for one in found[-4:])
         say(f"{where}, {job.ranks} ranks, {job.backend}, {name}: bus {bus}, p50 {p50}, p95 {p95}")
@@ -306,7 +325,7 @@ def _measure(arms: Mapping[str, _Arm], job: _Job, op: str, size: int, until: Bud
 
 
 def _turns(iterations: int) -> list[int]:
-    """Iterations of each turn: ten turns where there are that many, more where a turn would be too long."""
+    """Iterations of each turn: up to ten turns, or more if a turn would be too long."""
     turns = max(min(_TURNS, iterations), math.ceil(iterations / _MOST_IN_A_TURN))
     return [iterations // turns + (turn < iterations % turns) for turn in range(turns)]
 
@@ -317,13 +336,13 @@ def _symptom(measurements: Sequence[Measurement]) -> str | None:
             continue
         where = f"{found.labels['op']} of {format_bytes(int(found.labels['bytes']))}"
         if found.name == "wrong_elements" and found.value:
-            return f"{where} gave {found.value:,.0f} wrong elements ({found.labels['arm']} environment)"
+            return f"{where}: {found.value:,.0f} wrong elements ({found.labels['arm']} environment)"
         if found.name == "environment_ratio":
             interval = median_interval(found.samples)
             if interval is not None and interval.high < ENVIRONMENT_FLOOR:
                 return (
-                    f"{where}: this environment reaches {found.value:.0%} of a clean one (at most {interval.high:.0%});"
-                    " python -m runner.probes.nccl_env names the variables"
+                    f"{where}: bandwidth in this environment is {found.value:.0%} of a clean one (at most"
+                    f" {interval.high:.0%}); run python -m runner.probes.nccl_env to find the variables"
                 )
     return None
 

@@ -1,7 +1,7 @@
-"""One rank of the `collectives` probe: waits for commands, runs a collective, answers with its own times.
+"""One rank of the `collectives` probe: waits for commands, runs a collective, returns its times.
 
-Commands: `{"op", "bytes", "check": true}` answers `{"wrong": elements}`;
-`{"op", "bytes", "warmup", "iterations"}` answers `{"seconds": [one an iteration]}`.
+Commands: `{"op", "bytes", "check": true}` returns `{"wrong": elements}`;
+`{"op", "bytes", "warmup", "iterations"}` returns `{"seconds": [one per iteration]}`.
 """
 
 import argparse
@@ -17,24 +17,26 @@ from runner.probes.ranks import RankLine
 if TYPE_CHECKING:
     import torch
 
-# Elements filled or checked at a time: bounds the memory of a check on an 8 GiB message.
+# Elements filled or checked at a time: limits the memory of a check on an 8 GiB message.
 _CHUNK = 1 << 22
 _LARGEST = 8
-# Repeated in-place sums grow n-fold each time; from 2^-100 even eight ranks stay finite for 70 iterations.
+# Repeated in-place sums grow n-fold each time; starting from 2^-100, even eight ranks stay finite for 70 iterations.
 _SMALL = 2.0**-100
 MOST_ITERATIONS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Join the group, then serve until the line closes."""
+    """Join the group, then serve commands until the connection closes."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--backend", choices=("gloo", "nccl"), required=True)
-    parser.add_argument("--timeout", type=float, required=True, help="of the process group, in seconds")
+    parser.add_argument(
+        "--timeout", type=float, required=True, help="timeout of the process group in seconds"
+    )
     arguments = parser.parse_args(argv)
     line = RankLine()
     try:
         _serve(line, arguments.backend, arguments.timeout)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller, by this rank
+    except Exception as error:  # noqa: BLE001 - every error of this rank must reach the caller
         line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
         return 1
     return 0
@@ -48,7 +50,7 @@ def _serve(line: RankLine, backend: str, timeout: float) -> None:
     if backend == "nccl":
         device = torch.device("cuda", line.rank)
         torch.cuda.set_device(device)
-    line.mark("at the rendezvous")
+    line.mark("in rendezvous")
     dist.init_process_group(
         backend,
         timeout=timedelta(seconds=timeout),
@@ -70,7 +72,7 @@ def _serve(line: RankLine, backend: str, timeout: float) -> None:
 
 
 class Collective:
-    """One collective on fp32 buffers of a given message size, in bytes as nccl-tests counts them."""
+    """One collective on fp32 buffers of a given message size, in bytes, counted as in nccl-tests."""
 
     def __init__(self, op: str, size: int, device: "torch.device") -> None:
         import torch
@@ -99,7 +101,7 @@ class Collective:
         calls[self.op]()
 
     def timed(self, warmup: int, iterations: int) -> list[float]:
-        """Seconds of each iteration as this rank saw it, back to back after a barrier."""
+        """Seconds of each iteration on this rank, back to back after a barrier."""
         import torch
         import torch.distributed as dist
 
@@ -125,9 +127,9 @@ class Collective:
         return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
     def wrong_elements(self) -> int:
-        """Run once on random data; how many elements of this rank's result differ from what they must be.
+        """Run once on random data; the number of elements of this rank's result that are wrong.
 
-        The data are small whole numbers, whose sums fp32 holds exactly in any order: equality is asked for.
+        The data are small whole numbers, whose sums are exact in fp32 in any order, so the check is for equality.
         """
         import torch
 
@@ -144,12 +146,12 @@ class Collective:
         return wrong
 
     def _data(self, rank: int, start: int, stop: int) -> "torch.Tensor":
-        """Elements [start, stop) of what a rank sends; every rank can compute every other's."""
+        """Elements [start, stop) of the data that a rank sends; every rank can compute those of every other."""
         import torch
 
         place = torch.arange(start, stop, device=self.device, dtype=torch.int64)
-        # A linear congruential step of the place and the rank: cheap, the same everywhere, no pattern that a shifted
-        # or missing piece would reproduce.
+        # A linear congruential step of index and rank: cheap, reproducible, without a pattern that a shifted or missing
+        # piece would repeat.
         mixed = (place * 6364136223846793005 + (rank + 1) * 1442695040888963407) >> 33
         return (mixed % (2 * _LARGEST + 1) - _LARGEST).to(torch.float32)
 

@@ -1,20 +1,21 @@
 """What makes compile time grow: the number of operations in the graph, or the number of parameters of the model.
 
-Physics: Inductor works on the graph. A value that is used n times may be computed n times where it is used, so in
-`x = x * sin(x) + x`, repeated, the expression that a kernel computes triples with each turn, and the compiler's work
-with it. A wider layer has the operations of a narrow one: its weights are inputs of the graph, and of an input the
-compiler sees shape, strides and type, and no number.
+Physics: Inductor compiles the graph. A value that is used n times may be recomputed at each use, so in a repeated
+`x = x * sin(x) + x` the expression of a kernel triples with each turn, and so does the compiler's work. A wider layer
+has the same operations as a narrow one: its weights are inputs of the graph, and of an input the compiler sees only
+shape, strides and type.
 
-Two curves of real compiles, one after another in a guarded child, each from an empty cache. What any first compile
-pays for (headers, a look at what the CPU can do) has been paid by another graph's. `operations`: a chain of such turns,
-three operations each, without parameters. `parameters`: a stack of four transformer blocks that gets wider, up to more
-than 40e9 parameters; its weights are memory that nobody has written to: address space and, on a CPU, no RAM.
+Two curves of real compiles, one after another in a guarded child process, each from an empty cache. The one-time cost
+of a first compile (headers, CPU feature detection) is paid by a small graph before. `operations`: a chain of such
+turns, three operations each, without parameters. `parameters`: a stack of four transformer blocks of growing width, up
+to more than 40e9 parameters; its weights are allocated but never touched: address space and, on a CPU, no RAM.
 
-The time that larger sizes take is foreseen from the one before (three times as much for each turn); those that would
-end later than --within allows are left out and named.
+The time of a larger size is estimated from the one before (three times as much for each turn); sizes that would end
+later than --within allows are left out and reported.
 
-Output: CPU seconds inside the compiler (the model's own forward is left out) at each size, and the exponent p with
-which they grow, by least squares: time ~ size^p. Symptom: p above 1 in every mode asked for.
+Output: CPU seconds in the compiler (the model's own forward is excluded) at each size; the exponent p of
+time ~ size^p by least squares, with R² of that fit; and, on the curve of operations, whether a constant plus an
+exponential fits better, with its factor per turn. Symptom: p above 1 in every requested mode.
 
     python -m runner.probes.compile_growth --curve operations --sizes 3 5 7
     python -m runner.probes.compile_growth --curve operations --sizes 7 --modes whole per-block
@@ -22,10 +23,9 @@ which they grow, by least squares: time ~ size^p. Symptom: p above 1 in every mo
 """
 
 import argparse
+import importlib.util
 import itertools
-import math
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,8 @@ from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command
 from runner.probes.compile_guard.ladder import TOLERANCE
 from runner.probes.compile_guard.spec import reference
 from runner.probes.compile_guard.stacks import in_words
-from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
+from runner.probes.contract import Findings, Probe, base_parser, require_torch, run_probe, say, single
+from runner.probes.growth_law import Exponential, Line, exponential, log_log_line
 from runner.probes.ranks import ended_by_sigterm
 from runner.probes.repro import block_stack, growth_child
 from runner.probes.repro.growth_child import SERIES, Series, finished
@@ -54,18 +55,18 @@ from runner.probes.repro.growth_child import SERIES, Series, finished
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}
 _BLOCKS, _HEAD_WIDTH = 4, 64
 _DEADLINE_S, _WITHIN_S = 600.0, 900.0
-# A curve needs three points, whatever they take; each turn of the chain makes three times the work at most.
+# A curve needs three points, however long they take; each turn of the chain at most triples the work.
 _ALWAYS, _TURN = 3, 3
-# Below this an allocation comes from memory that was used before and may hold anything.
+# Smaller allocations may reuse memory with arbitrary contents.
 _FRESH_BYTES = 2**26
 
 
 def chain(*, turns: int, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """A module that repeats `x * sin(x) + x`, each turn a block of its own, and an input for it.
+    """A module that repeats `x * sin(x) + x`, each turn as a separate block, and an input for it.
 
     Args:
-        turns: how often; three operations each.
-        device: where it runs.
+        turns: number of repetitions; three operations each.
+        device: the device it runs on.
     """
     import torch
     from torch import nn
@@ -85,12 +86,12 @@ def chain(*, turns: int, device: str) -> tuple[Any, tuple[Any, ...]]:
             return x
 
     torch.manual_seed(0)
-    # Small numbers: sin of large ones turns the last bit of its argument into the first of its result.
+    # Small numbers: for large arguments, sin amplifies rounding errors.
     return Chain(), (torch.rand(4096, device=device) / 10,)
 
 
 def one_sum(*, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """A module of one operation, whose compile has the toolchain made ready: headers, and what this CPU can do."""
+    """A module of one operation; compiling it prepares the toolchain (headers, CPU feature detection)."""
     import torch
     from torch import nn
 
@@ -102,7 +103,7 @@ def one_sum(*, device: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 def wide_stack(*, width: int, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """Four transformer blocks of this width over untouched memory, and an input of one token.
+    """Four transformer blocks of this width with weights in untouched memory, and an input of one token.
 
     Args:
         width: model width; the network of a block is 3.5 times as wide.
@@ -126,14 +127,14 @@ class Point:
     """One compile of a curve.
 
     Attributes:
-        grows: what grows: `turns` or `width`.
+        grows: the parameter that grows: `turns` or `width`.
         grown: its value.
         size: operations of the graph, or parameters of the model.
-        cpu_s: CPU seconds inside the compiler; None where the compile did not end.
-        difference: of its answer from eager's, relative to eager's largest magnitude; None where it is not finite.
-        reason: why it did not end.
-        late: whether that was its deadline.
-        memory: whether that was a want of memory.
+        cpu_s: CPU seconds in the compiler; None if the compile did not finish.
+        difference: of its output from eager's, relative to eager's largest magnitude; None if not finite.
+        reason: why it did not finish.
+        late: whether it reached its deadline.
+        memory: whether it ran out of memory.
     """
 
     mode: str
@@ -147,66 +148,94 @@ class Point:
     memory: bool = False
 
     def fault(self, tolerance: float) -> str | None:
-        """Why this compile tells nothing about growth; None where it ended well, late, or for want of memory."""
+        """Why this compile cannot be used; None if it finished, reached its deadline, or ran out of memory."""
         if self.late or self.memory or (self.reason is None and self._agrees(tolerance)):
             return None
-        return (
-            self.reason or f"its answer differs from eager's by {self.difference}, allowed is {tolerance:g}"
-        )
+        return self.reason or f"its output differs from eager's by {self.difference}, tolerance {tolerance:g}"
 
     def _agrees(self, tolerance: float) -> bool:
         return self.difference is not None and self.difference <= tolerance
 
 
-def exponent(points: Sequence[Point]) -> float | None:
-    """The p of time ~ size^p over the sizes that ended; None with fewer than two of them.
+@dataclass(frozen=True)
+class Growth:
+    """How the time of one mode grows along its curve.
 
-    By least squares of ln t over ln n: 0 is flat, 1 in proportion, above 1 faster than that.
+    Attributes:
+        power: the power law through all sizes that finished: a slope of 0 is constant, 1 is linear in the size.
+        exponential: a constant plus an exponential in turns; None with fewer than four sizes.
     """
-    ended = [(math.log(point.size), math.log(point.cpu_s)) for point in points if point.cpu_s]
-    if len({size for size, _ in ended}) < 2:  # noqa: PLR2004 - a slope needs two points
+
+    power: Line
+    exponential: Exponential | None
+
+    def words(self, curve: str) -> str:
+        """`× 3.1 per turn above a constant of 2.2 s` where that fits better, else `operations^1.99`."""
+        if self.exponential and self.exponential.better:
+            return f"× {self.exponential.factor:.1f} per turn above a constant of {self.exponential.constant:.1f} s"
+        return f"{curve}^{self.power.slope:.2f}"
+
+
+def growth(curve: str, points: Sequence[Point]) -> Growth | None:
+    """Both fits over the sizes of one mode that finished; None with fewer than two of them."""
+    ended = [(point.size, point.grown, point.cpu_s) for point in points if point.cpu_s]
+    if not ended:
         return None
-    return statistics.linear_regression(*zip(*ended, strict=True)).slope
+    sizes, steps, times = zip(*ended, strict=True)
+    line = log_log_line(sizes, times)
+    if line is None:
+        return None
+    return Growth(line, exponential(steps, times) if curve == "operations" else None)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
-    parser.add_argument("--curve", choices=tuple(SIZES), required=True, help="what grows along the curve")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", metavar="N", help="turns of the chain, or widths of the stack"
+        "--curve", choices=tuple(SIZES), required=True, help="quantity that grows along the curve"
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="turns of the chain, or widths of the stack (default: by curve)",
     )
     parser.add_argument(
         "--modes",
         nargs="+",
         choices=("whole", "per-block"),
         default=["whole"],
-        help="how to compile (default: whole)",
+        help="compile modes (default: whole)",
     )
     parser.add_argument(
         "--within",
         type=float,
         default=_WITHIN_S,
         metavar="SECONDS",
-        help=f"leave out larger sizes that would end later; the {_ALWAYS} smallest are compiled in any case"
-        f" (default: {_WITHIN_S:g}, or the time that the step has)",
+        help=f"time limit; larger sizes that would exceed it are left out, the {_ALWAYS} smallest always run"
+        f" (default: {_WITHIN_S:g}, or the time of the step)",
     )
     parser.add_argument(
         "--deadline",
         type=float,
         default=_DEADLINE_S,
         metavar="SECONDS",
-        help=f"for each compile (default: {_DEADLINE_S:g}, or the time that the step has)",
+        help=f"deadline of each compile (default: {_DEADLINE_S:g}, or the time of the step)",
     )
     return parser
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    if importlib.util.find_spec("torch") is None:
+        # Else only the child fails, and its last line is no reason.
+        raise ModuleNotFoundError("torch is not installed", name="torch")
     time_left = budget(arguments.within)
     sizes = tuple(sorted(set(arguments.sizes or SIZES[arguments.curve])))
     smallest = 1 if arguments.curve == "operations" else _HEAD_WIDTH
     wrong = [size for size in sizes if size < smallest or size % smallest]
     if wrong:
-        raise InputError(f"--sizes {wrong[0]}: sizes here are multiples of {smallest}")
+        raise InputError(f"--sizes {wrong[0]}: must be a multiple of {smallest}")
+    require_torch()
     device = "cuda" if look().gpus else "cpu"
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="compile-growth-") as name:
         folder = Path(name) / "child"
@@ -238,20 +267,20 @@ def _series(arguments: argparse.Namespace, sizes: tuple[int, ...], device: str, 
 
 
 def _command(series: Series, folder: Path) -> list[str]:
-    """What compiles the series, which is written into the folder for it."""
+    """The command that compiles the series; writes the series into the folder."""
     series.write(folder / SERIES)
     return [sys.executable, "-m", growth_child.__name__, str(folder), str(os.getpid())]
 
 
 def _points(curve: str, series: Series, seen: Watched) -> list[Point]:
-    """What became of each compile that was begun.
+    """The result of each compile that was started.
 
     Raises:
-        RunbookError: not even the first, small one worked.
+        RunbookError: the first, small compile failed.
     """
     first, *done = finished(seen.folder) or [{"error": _unfinished(seen)}]
     if "error" in first:
-        raise RunbookError(f"not even x + 1 compiles here: {first['error']}")
+        raise RunbookError(f"torch.compile fails even for x + 1: {first['error']}")
     asked = [(size, mode) for size in series.sizes for mode in series.modes]
     if (seen.status or not seen.ended) and len(done) < len(asked):
         size, mode = asked[len(done)]
@@ -261,9 +290,9 @@ def _points(curve: str, series: Series, seen: Watched) -> list[Point]:
 
 def _unfinished(seen: Watched) -> str:
     if not seen.ended:
-        return f"did not end by its deadline, {in_words(seen.verdict)}{f' (in {seen.where})' if seen.where else ''}"
+        return f"did not finish by its deadline, {in_words(seen.verdict)}{f' (in {seen.where})' if seen.where else ''}"
     words = last_words_in(seen.folder / OUTPUT, host_secrets())
-    return f"the child ended with status {seen.status}; {f'its last words: {words}' if words else 'it printed nothing'}"
+    return f"the child exited with status {seen.status}; {f'last output: {words}' if words else 'no output'}"
 
 
 def _point(curve: str, grows: str, done: Mapping[str, Any]) -> Point:
@@ -288,22 +317,22 @@ def _findings(curve: str, points: Sequence[Point], sizes: Sequence[int], toleran
         if (fault := point.fault(tolerance)) is not None:
             raise RunbookError(f"could not measure {point.grown} {point.grows}, {point.mode}: {fault}")
     measurements = [one for point in points if not point.memory for one in _measurements(point)]
-    exponents: dict[str, float] = {}
+    laws: dict[str, Growth] = {}
     for mode in dict.fromkeys(point.mode for point in points):
-        grows = exponent([point for point in points if point.mode == mode])
-        if grows is not None:
-            exponents[mode] = grows
-            measurements.append(single("growth_exponent", grows, curve=curve, mode=mode))
-    steep = bool(exponents) and all(grows > 1 for grows in exponents.values())
-    told = ", ".join(f"{mode}: {curve}^{grows:.2f}" for mode, grows in exponents.items())
+        found = growth(curve, [point for point in points if point.mode == mode])
+        if found is not None:
+            laws[mode] = found
+            measurements += _laws(found, curve, mode)
+    steep = bool(laws) and all(law.power.slope > 1 for law in laws.values())
+    told = ", ".join(f"{mode}: {law.words(curve)}" for mode, law in laws.items())
     begun = {point.grown for point in points}
     left_out = [size for size in sizes if size not in begun]
     if left_out:
-        say(f"left out, as they would end too late: {', '.join(map(str, left_out))}")
+        say(f"sizes left out because of the time limit: {', '.join(map(str, left_out))}")
     return Findings(
         measurements=measurements,
         status="symptom" if steep else "ok",
-        reason=f"compile time grows faster than the graph, {told}" if steep else None,
+        reason=f"compile time grows faster than linearly, {told}" if steep else None,
         requested={"sizes": list(sizes)},
         effective={"sizes": sorted(begun - {point.grown for point in points if point.cpu_s is None})},
         details={"left_out": left_out, "points": [asdict(point) for point in points]},
@@ -316,6 +345,16 @@ def _measurements(point: Point) -> Iterator[Measurement]:
     if point.cpu_s is not None:
         yield single("compiler_cpu_time", point.cpu_s, **labels)
         yield single("graph_size", float(point.size), **labels)
+
+
+def _laws(found: Growth, curve: str, mode: str) -> Iterator[Measurement]:
+    yield single("growth_exponent", found.power.slope, curve=curve, mode=mode)
+    if found.power.r2 is not None:
+        yield single("growth_fit_r2", found.power.r2, curve=curve, mode=mode, law="power")
+    if found.exponential is not None:
+        yield single("growth_fit_r2", found.exponential.r2, curve=curve, mode=mode, law="exponential")
+        if found.exponential.better:
+            yield single("growth_per_step", found.exponential.factor, curve=curve, mode=mode)
 
 
 PROBE = Probe("compile_growth", parser=_parser, run=_run)

@@ -1,21 +1,22 @@
-"""What every probe promises: its arguments, its document, its exit status.
+"""The contract of every probe: its arguments, its document, its exit status.
 
-A probe module has a `PROBE` at its top and a `main()` of one line, and imports torch only inside functions, so
-that its argument parser can be had on a laptop without torch:
+A probe module has a module-level `PROBE` and a one-line `main()`, and imports torch only inside functions, so that
+its argument parser works without torch:
 
     PROBE = Probe("collectives", parser=_parser, run=_run)
 
     def main(argv: Sequence[str] | None = None) -> int:
         return run_probe(PROBE, argv)
 
-Human lines go to standard error. The last line of standard output is one JSON document, also written to
-`--output-json FILE` and to the file that RUNBOOK_RESULT names.
-Exit status: 0 healthy or measured, 1 symptom (with a document that says so), 2 bad usage, 3 could not
-measure, 80 not applicable here.
+Messages for people go to standard error. The last line of standard output is one JSON document, also written to
+`--output-json FILE` and to the file named by RUNBOOK_RESULT.
+Exit status: 0 healthy or measured, 1 symptom (the document has status `symptom`), 2 usage error, 3 measurement
+failed, 80 not applicable to this host.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TextIO, cast
+from typing import Literal, NoReturn, Protocol, TextIO, cast
 
 from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
@@ -35,17 +36,17 @@ from runner.screen import Screen
 from runner.summaries import SINGLE, STATISTICS
 
 OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80
-# What only probes need: a Python without it is no bug.
+# Libraries that only probes need: a Python without them is not a bug.
 _OPTIONAL = ("torch", "transformers", "safetensors", "torchao")
 
 
 class NotApplicableError(Exception):
-    """The question does not arise on this machine; the message says why."""
+    """The probe does not apply to this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a probe found out; `run_probe` turns it into the document and the exit status."""
+    """The result of a probe; `run_probe` turns it into the document and the exit status."""
 
     measurements: Sequence[Measurement] = ()
     status: Literal["ok", "symptom", "not_applicable"] = "ok"
@@ -73,27 +74,32 @@ class Probe:
     run: Work
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports bad arguments like other bad input: in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.rpartition('.')[2]}: error: {message}; see `{self.prog} --help`\n")
+
+
 def base_parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser with the options that every probe has: `--preset` and `--output-json`.
+    """An argument parser with the options of every probe: `--preset` and `--output-json`.
 
     Args:
         description: the probe module's docstring; its first line becomes the description.
     """
-    parser = argparse.ArgumentParser(
-        description=(description or "").strip().partition("\n")[0], allow_abbrev=False
-    )
+    parser = _Parser(description=(description or "").strip().partition("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--preset",
         choices=PRESETS,
         default=os.environ.get("RUNBOOK_PRESET"),
-        help="scale of the work (default: RUNBOOK_PRESET, else tiny without a GPU, 8b with one, 70b with eight)",
+        help="size of the workload (default: RUNBOOK_PRESET, else tiny without a GPU, 8b with one GPU, 70b with eight)",
     )
     parser.add_argument("--output-json", type=Path, metavar="FILE", help="also write the document to FILE")
     return parser
 
 
 def preset_of(arguments: argparse.Namespace) -> str:
-    """The preset asked for, or the device's own."""
+    """The requested preset, or the default of the device."""
     from runner.hardware.machine import gpu_count
 
     return str(arguments.preset or default_preset(gpu_count()))
@@ -102,10 +108,10 @@ def preset_of(arguments: argparse.Namespace) -> str:
 def measured(
     name: str, samples: Sequence[float], statistic: str = "median", /, **labels: Scalar
 ) -> Measurement:
-    """A measurement from raw samples: the unit is the catalogue's, the value their median (or other statistic).
+    """A measurement from raw samples, in the catalogue's unit; its value is their median (or another statistic).
 
     Raises:
-        KeyError: the metric or the statistic is not known.
+        KeyError: unknown metric or statistic.
         ValueError: no samples.
     """
     return Measurement(
@@ -119,29 +125,39 @@ def measured(
 
 
 def single(name: str, value: float, /, **labels: Scalar) -> Measurement:
-    """A measurement that is one reading and has no samples beneath it."""
+    """A measurement that is one reading, without samples."""
     return Measurement(name=name, labels=dict(labels), value=value, unit=METRICS[name].unit, statistic=SINGLE)
 
 
+def require_torch() -> None:
+    """Refuse to start processes that would all fail at their import of torch.
+
+    Raises:
+        ModuleNotFoundError: torch is not installed; `run_probe` reports that in one line.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
 def say(message: str) -> None:
-    """One line for a human, on standard error."""
+    """Print one line to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 def run_probe(probe: Probe, argv: Sequence[str] | None = None) -> int:
-    """Parse, work, report. A crash is 3, could not measure: it must never look like a symptom."""
+    """Parse, run, report. A crash exits with 3 (measurement failed), never with 1 (symptom)."""
     with _lasting_streams() as out:
         status = _run(probe, argv)
         out.flush()
         if status == OK and out.lost is not None:
-            say(f"{probe.name}: could not write the document to standard output: {out.lost.strerror}")
+            say(f"{probe.name}: cannot write the document to standard output: {out.lost.strerror}")
             return CRASHED
     return status
 
 
 @contextlib.contextmanager
 def _lasting_streams() -> Iterator[Screen]:
-    """Standard output and error whose loss changes no finding, also where they were closed from the start."""
+    """Standard output and error whose loss does not change the result, even if they were closed from the start."""
     before = sys.stdout, sys.stderr
     out, err = (Screen(stream or Path(os.devnull).open("w", encoding="utf-8")) for stream in before)  # noqa: SIM115 - open as long as the process
     sys.stdout, sys.stderr = cast("TextIO", out), cast("TextIO", err)
@@ -152,7 +168,9 @@ def _lasting_streams() -> Iterator[Screen]:
 
 
 def _run(probe: Probe, argv: Sequence[str] | None) -> int:
-    arguments = probe.parser().parse_args(argv)
+    parser = probe.parser()
+    parser.prog = f"python -m runner.probes.{probe.name}"
+    arguments = parser.parse_args(argv)
     try:
         try:
             _require_compiler(probe, sys.argv[1:] if argv is None else argv)
@@ -168,10 +186,11 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
         if library not in _OPTIONAL:
             return _crashed(probe, error)
         say(
-            f"{probe.name}: {library} is not installed for {sys.executable}; install it there, or use nox -s runbook-ID"
+            f"{probe.name}: {library} is not installed; start runbook with a Python that has it, or in a checkout "
+            "use nox -s runbook-ID"
         )
         return CRASHED
-    except Exception as error:  # noqa: BLE001 - Python would end with 1, a symptom
+    except Exception as error:  # noqa: BLE001 - Python would exit with 1, a symptom
         return _crashed(probe, error)
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
@@ -180,15 +199,15 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
 
 def _crashed(probe: Probe, error: Exception) -> int:
     traceback.print_exception(error)
-    say(f"{probe.name}: a bug in this probe: {type(error).__name__}: {error}; its traceback is above")
+    say(f"{probe.name}: bug in this probe: {type(error).__name__}: {error}; traceback above")
     return CRASHED
 
 
 def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
-    """Stop before work begins where this call compiles and this host cannot.
+    """Fail early if this call compiles and this host cannot.
 
     Raises:
-        NotApplicableError: something that a compile needs is not installed.
+        NotApplicableError: a prerequisite of a compile is not installed.
     """
     from runner.hardware.machine import gpu_count
 
@@ -206,16 +225,16 @@ def _document(probe: Probe, findings: Findings) -> Document:
     for measurement in findings.measurements:
         if measurement.name not in info.emits:
             raise ValueError(
-                f"{probe.name} reports {measurement.name}, which the catalogue does not list for it"
+                f"{probe.name} reports {measurement.name}, which the catalogue does not list for this probe"
             )
         undeclared = set(measurement.labels) - set(info.labels)
         if undeclared:
             raise ValueError(
-                f"{probe.name} labels {measurement.name} by {min(undeclared)}, which the catalogue does not list for it"
+                f"{probe.name} gives {measurement.name} the label {min(undeclared)}, which the catalogue does not list"
             )
         if measurement.statistic not in METRICS[measurement.name].statistics:
             raise ValueError(
-                f"{measurement.name} is no {measurement.statistic}; list that under its statistics in the catalogue"
+                f"{measurement.name} cannot be a {measurement.statistic}; add it to its statistics in the catalogue"
             )
     return Document.model_validate(
         {
@@ -240,7 +259,7 @@ def publish(document: Document, output: Path | None) -> None:
         InputError: `--output-json` cannot be written.
     """
     text = json.dumps(document.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
-    # What an environment holds may be no text; a document holds text only.
+    # Environment variables may hold invalid UTF-8; a document holds text only.
     line = json.dumps(json.loads(text.encode("utf-8", "replace")), sort_keys=True)
     result = os.environ.get("RUNBOOK_RESULT")
     for path in filter(None, (output, Path(result) if result else None)):

@@ -1,24 +1,24 @@
-"""Does every layer that should run in FP8 run in FP8, and are its scales any good?
+"""Check that every layer that should run in FP8 does, and that its scales are accurate.
 
-The physics: E4M3 has 3 bits of mantissa, which bounds the signal-to-noise ratio of a well-scaled tensor at about 31 dB
-and of a product of two at about 28 dB. A scale that is too small saturates large inputs, one that is too large turns
-small ones into zero; both cost accuracy, and neither changes which type the product runs in. A layer outside the layer
-list stays in BF16 and costs speed, silently. So the two faults are looked for apart: which kernels multiplied, layer
-by layer, and how each layer's FP8 output compares with fp32 on the same input.
+Physics. E4M3 has 3 mantissa bits, which limits the signal-to-noise ratio of a well-scaled tensor to about 31 dB and of
+a GEMM of two to about 28 dB. A scale that is too small saturates large inputs; one that is too large rounds small
+inputs to zero. Both cost accuracy, and neither changes the type that the GEMM runs in. A layer that is not on the layer
+list stays in BF16 and costs speed, silently. So the two faults are checked separately: which kernels ran in each layer,
+and how each layer's FP8 output compares with fp32 on the same input.
 
     python -m runner.probes.fp8_transformer_engine
     python -m runner.probes.fp8_transformer_engine --recalibrate --output-json artifacts/fp8/recalibration.json
     python -m runner.probes.fp8_transformer_engine --recalibrate --recipe percentile --percentile 99.9
     python -m runner.probes.fp8_transformer_engine --scales artifacts/fp8/recalibration.json
 
-The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). A CPU on which that product is
-refused or far too slow multiplies the same values in fp32: `effective.product` and the label `product` say so, layers
-are then counted as quantised, and fp8_share, which is of FP8 kernels, is left out. Scales are dynamic unless
-`--recalibrate` finds static ones or `--scales` brings them; with both, the old ones are "before", the new ones "after".
-Only static and delayed scaling have anything to recalibrate: current (dynamic), blockwise and MXFP8 scaling take theirs
-from the tensor at hand, and `--recalibrate --recipe mxfp8` says so and does nothing. Calibration takes 4 batches, on a
-CPU fewer where they do not fit about 10 s: `effective.calibration_batches` has their number.
-Exit status: 0 all in FP8 and accurate, 1 a layer is not, 2 bad input, 3 could not measure, 80 not applicable here.
+The layers are this project's own (`torch._scaled_mm`, weights and activations in E4M3). If `_scaled_mm` fails or is far
+too slow on this CPU, the same values are multiplied in fp32: `effective.product` and the label `product` name the
+implementation, layers are then counted as quantised, and fp8_share, which is about FP8 kernels, is left out. Scales are
+dynamic unless `--recalibrate` computes static ones or `--scales` loads them; with both, the old ones are "before", the
+new ones "after". Only static and delayed scaling can be recalibrated: current (dynamic), blockwise and MXFP8 scaling
+compute scales from the current tensor, and `--recalibrate --recipe mxfp8` reports that and does nothing. Calibration
+uses 4 batches, on a CPU fewer to fit about 10 s; see `effective.calibration_batches`.
+Exit status: 0 all layers in FP8 and accurate, 1 a layer is not, 2 bad input, 3 measurement failed, 80 not applicable.
 """
 
 import argparse
@@ -43,9 +43,9 @@ from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scal
 from runner.units import format_value
 
 FAULTS = ("corrupted-scales", "bf16-layers")
-# Far below what E4M3 gives with good scales (about 28 dB), far above what a wrong one leaves.
+# Far below the about 28 dB of E4M3 with good scales, far above the result of a wrong scale.
 FLOOR_DB = 20.0
-# What --inject corrupted-scales does to one scale: as if calibrated on inputs 64 times smaller.
+# Factor of --inject corrupted-scales: one scale, as if calibrated on inputs 64 times smaller.
 _CORRUPTION = 1 / 64
 _CALIBRATION_SEED, _TEST_SEED = 1000, 0
 _CALIBRATION_BATCHES, _CALIBRATION_ON_CPU_S = 4, 10.0
@@ -58,46 +58,44 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recalibrate",
         action="store_true",
-        help="find static scales; the document then holds them for --scales",
+        help="calibrate static scales; the document then holds them for --scales",
     )
     parser.add_argument(
         "--recipe",
         choices=(*RECIPES, *NOTHING_TO_RECALIBRATE),
         default="max",
-        help="how a scale is found from the history of magnitudes (default max)",
+        help="how to compute a scale from the history of magnitudes (default max)",
     )
     parser.add_argument(
         "--percentile",
         type=float,
         default=99.99,
         metavar="P",
-        help="with --recipe percentile: of the magnitudes of a batch (default 99.99)",
+        help="percentile of a batch's magnitudes, for --recipe percentile (default 99.99)",
     )
     parser.add_argument(
         "--calibration-batches",
         type=int,
         metavar="N",
-        help="batches to calibrate on: the length of the history (default 4, on a CPU fewer where time is short)",
+        help="calibration batches: the length of the history (default 4; on a CPU fewer if time is short)",
     )
-    parser.add_argument(
-        "--inject", choices=FAULTS, help="put a fault in, and say so; the probe has to find it"
-    )
+    parser.add_argument("--inject", choices=FAULTS, help="inject a fault that the probe must find")
     return parser
 
 
 @dataclass(frozen=True)
 class _Examined:
-    """What was found.
+    """The findings.
 
     Attributes:
-        product: what the FP8 layers multiply with.
+        product: implementation of the FP8 GEMM.
         proof: which kernels ran.
         quality: by FP8 layer.
-        before: the same with the scales that were in force before recalibration; None without one.
+        before: the same with the scales from before recalibration; None without recalibration.
         left: layers that did not run in FP8, with the reason.
-        scales: static ones in force; None where they are dynamic.
-        batches: that the scales found here were calibrated on; None without any.
-        census: how many layers of each make.
+        scales: static scales in use; None for dynamic scales.
+        batches: number of calibration batches; None without calibration.
+        census: number of layers of each kind.
     """
 
     product: Fp8Product
@@ -149,7 +147,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--percentile must be above 0 and at most 100")
     if arguments.recipe in NOTHING_TO_RECALIBRATE:
         if not arguments.recalibrate:
-            raise InputError(f"--recipe {arguments.recipe} has a meaning with --recalibrate alone")
+            raise InputError(f"--recipe {arguments.recipe} needs --recalibrate")
         raise NotApplicableError(
             f"nothing to recalibrate: {NOTHING_TO_RECALIBRATE[arguments.recipe]}; look for layers outside FP8 instead"
         )
@@ -223,16 +221,16 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
 def _calibrated(
     arguments: argparse.Namespace, work: Work, source: Any, weights: Mapping[str, float]
 ) -> tuple[Scales, int]:
-    """Static scales, and the number of batches that they were found from."""
+    """Static scales, and the number of batches they were calibrated on."""
     asked = arguments.calibration_batches
     batches = [sample_tokens(work, _CALIBRATION_SEED + n) for n in range(asked or _CALIBRATION_BATCHES)]
     percentile = arguments.percentile if arguments.recipe == "percentile" else None
-    # A number that was asked for is cut by the step's own time alone, and so is a GPU's.
+    # A number given on the command line, or a GPU's default, is reduced only to fit the step's own time.
     short = work.device == "cpu" and asked is None
     history = magnitudes(source, batches, percentile, budget(_CALIBRATION_ON_CPU_S if short else math.inf))
     taken = len(next(iter(history.values())))
     if taken < len(batches):
-        say(f"calibrated on {taken} of {len(batches)} batches: there was no time for more")
+        say(f"calibrated on {taken} of {len(batches)} batches: time limit")
     scales = Scales(
         work.shape.name,
         digest_of(work.shape),
@@ -255,7 +253,7 @@ def _symptom(found: _Examined) -> str | None:
     for name, one in list(_wrong(found).items())[:_NAMED]:
         said.append(
             f"{name} has {one.signal_to_noise:.1f} dB ({one.saturated:.0%} of its inputs saturate,"
-            f" {one.underflow:.0%} vanish): its scale is wrong"
+            f" {one.underflow:.0%} underflow): its scale is wrong"
         )
     return "; ".join(said) or None
 
@@ -274,7 +272,7 @@ def _report(found: _Examined, work: Work) -> list[Measurement]:
     ]
     if product.native:
         measurements.insert(0, single("fp8_share", found.proof.share, **labels))
-        say(f"{inside} layers in FP8, {format_value(found.proof.share, '1')} of the products' time")
+        say(f"{inside} layers in FP8, {format_value(found.proof.share, '1')} of the GEMM time")
     else:
         say(f"{inside} layers quantised to FP8; {product.described}")
     for made, count in found.census.items():
@@ -288,7 +286,9 @@ def _report(found: _Examined, work: Work) -> list[Measurement]:
             single("signal_to_noise", median(values), **labels, of=f"median layer{which}"),
             single("signal_to_noise", min(values), **labels, of=f"worst layer{which}"),
         ]
-        say(f"signal to noise{which}: median {median(values):.1f} dB, worst {min(values):.1f} dB in {worst}")
+        say(
+            f"signal-to-noise ratio{which}: median {median(values):.1f} dB, worst {min(values):.1f} dB in {worst}"
+        )
     if found.quality:
         measurements += [
             single("saturated_share", max(one.saturated for one in found.quality.values()), **labels),

@@ -1,26 +1,26 @@
-"""Decode with a large model on one GPU (or one CPU): what a server reaches after a rollback from tensor parallel.
+"""Decode with a large model on one GPU (or one CPU): the speed of a server after a rollback from tensor parallelism.
 
-Physics. Prefill reads the whole prompt at once and is bound by arithmetic: about 2 × parameters × tokens FLOP. A
-decoding step of a small batch reads every weight and the KV cache once, so memory bandwidth bounds it: batch-1
-tokens/s ≤ bandwidth ÷ (weight bytes + KV bytes read per token). So the two phases are timed apart, and a setting may
-slow one and spare the other: CPU threads matter to prefill, launch overhead to decoding.
+Physics. Prefill reads the whole prompt at once and is bound by compute: about 2 × parameters × tokens FLOP. A decoding
+step of a small batch reads every weight and the KV cache once and is bound by memory bandwidth: batch-1 tokens/s ≤
+bandwidth ÷ (weight bytes + KV bytes read per token). So the two phases are timed separately, and a setting may slow
+only one of them: CPU threads affect prefill, launch overhead affects decoding.
 
-The model is a transformers Llama of a preset's shape (or a `config.json`'s) with random weights, or a local folder's
-own weights, with a static KV cache; tokens are chosen greedily. Over several GPUs it is cut by tensor parallelism, a
-rank a GPU; a host without GPUs uses its cores as ranks.
+The model is a transformers Llama with the shape of a preset or a `config.json` and random weights, or a local folder
+with its own weights, with a static KV cache and greedy decoding. On several GPUs it is split by tensor parallelism, one
+rank per GPU; a host without GPUs uses its cores as ranks.
 
-With --compare-environment a second process runs in the environment that `stale_env --shell` would leave, its turns
-interleaved with the first one's. Both are started several times, as two processes in one environment differ by percents
-for as long as they live; a start gives one ratio. No further start is begun once the ratios decide whether they reach
---decide-at (`runner.sequential`: at most 2.5 % wrong on either side, for each phase), or where the time ends; what they
-do not decide by then is said to be undecided.
+With --compare-environment, a second process runs in the environment that `stale_env --shell` would leave, interleaved
+with the first. Both are started several times, because two processes in one environment differ by some percent for
+their whole life; each start gives one ratio. Starts end when the ratios decide whether they reach --decide-at
+(`runner.sequential`: error at most 2.5 % on either side, for each phase), or at the time limit; the result is then
+reported as undecided.
 
-Output: time_to_first_token, time_per_output_token (s; their 95th and 99th percentiles where there are samples for
-them), tokens_per_second, prefill_tokens_per_second, bandwidth_utilisation (known boards), peak_memory of a rank, and on
-a GPU graph_replays, graph_captures and plain_launches per step, with labels model, batch_size, prompt_length, ranks,
-mode, arm (`caller` or `clean`); clean_ratio for each phase, the geometric mean over starts. Of several starts the
-samples are each start's median, the percentiles are of all turns. Symptom: the environments differ, and a ratio is
-surely below 0.9; or the step was compiled for CUDA graphs and does not re-use them.
+Output: time_to_first_token, time_per_output_token (s; 95th and 99th percentiles if there are enough samples),
+tokens_per_second, prefill_tokens_per_second, bandwidth_utilisation (known boards), peak_memory of a rank, and on a GPU
+graph_replays, graph_captures and plain_launches per step, with labels model, batch_size, prompt_length, ranks, mode,
+arm (`caller` or `clean`); clean_ratio for each phase, the geometric mean over starts. With several starts, samples are
+the medians of the starts; percentiles are over all turns. Symptom: the environments differ and the 95 % CI of a ratio
+is below 0.9; or the step was compiled for CUDA graphs and does not replay them.
 
 Example:
     python -m runner.probes.gpt_large_optimized --tensor-parallel-gpus 1 --skip-compile
@@ -41,7 +41,7 @@ from runner.hardware.machine import look
 from runner.probes.budget import budget
 from runner.probes.compile_guard import Guarded, add_compile_arguments
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.contract import Findings, Probe, base_parser, preset_of, run_probe, say
+from runner.probes.contract import Findings, Probe, base_parser, preset_of, require_torch, run_probe, say
 from runner.probes.decode.arms import Arm, compared
 from runner.probes.decode.job import Job, guard, job_of
 from runner.probes.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
@@ -51,12 +51,12 @@ from runner.probes.ranks import ended_by_sigterm
 from runner.sequential import FEWEST, MOST
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
-# The share of --timeout that each rung of the guard may take.
+# Share of --timeout for each rung of the guard.
 _GUARD_SHARE = 0.25
 _COMPARED_STARTS = 20
-# What two equal environments must reach of each other. On a CPU their starts differ by more, and there is less time.
+# Ratio that two equal environments must reach. On a CPU starts differ by more, and there is less time.
 _ALIKE = 0.95
-# A comparison on a CPU is there to show how the fault shows itself, within half a minute on a slow machine.
+# A comparison on a CPU demonstrates the fault, within half a minute on a slow machine.
 _COMPARED_ON_CPU_S = 26.0
 
 
@@ -67,57 +67,57 @@ def _parser() -> argparse.ArgumentParser:
         "--model",
         metavar="NAME",
         help="tiny, 8b, 40b, 70b or a config.json (random weights), or a model folder with its weights"
-        " (default: the largest up to the preset's that fits)",
+        " (default: the largest that fits, up to the preset)",
     )
     parser.add_argument(
         "--tensor-parallel-gpus",
         type=int,
         default=1,
         metavar="N",
-        help="GPUs to cut the model over; on a host without GPUs, ranks on its cores (default 1)",
+        help="GPUs to split the model over; on a host without GPUs, ranks on its cores (default 1)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)"
+        "--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)"
     )
     parser.add_argument(
         "--prompt-length", type=int, default=256, metavar="N", help="tokens in a prompt (default 256)"
     )
     parser.add_argument(
-        "--new-tokens", type=int, default=16, metavar="N", help="tokens to decode a turn (default 16)"
+        "--new-tokens", type=int, default=16, metavar="N", help="tokens to decode per turn (default 16)"
     )
     parser.add_argument(
         "--turns",
         type=int,
         default=10,
         metavar="N",
-        help="prefills of a process, each with its decoding (default 10)",
+        help="turns per process, each a prefill with its decoding (default 10)",
     )
     parser.add_argument(
         "--starts",
         type=int,
         metavar="N",
-        help=f"processes of each environment, one after another; to compare, the most of them, from {FEWEST} to {MOST}"
-        f" (default 1, to compare {_COMPARED_STARTS})",
+        help=f"processes of each environment, one after another; with --compare-environment the maximum, from {FEWEST}"
+        f" to {MOST} (default 1, with --compare-environment {_COMPARED_STARTS})",
     )
     parser.add_argument(
         "--decide-at",
         type=float,
         metavar="X",
-        help="stop comparing once it is clear whether every ratio reaches X, or one does not"
+        help="stop comparing when it is decided whether every ratio reaches X"
         f" (default: {_ALIKE:g} on a GPU, {RATIO_FLOOR:g} on a CPU)",
     )
     parser.add_argument(
         "--budget",
         type=float,
         metavar="S",
-        help=f"seconds within which starts must fit (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU, else"
-        " --timeout; never more than the step has)",
+        help=f"time limit of all starts in seconds (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU, else"
+        " --timeout; at most the time of the step)",
     )
     parser.add_argument(
         "--timeout",
         type=float,
         metavar="S",
-        help="seconds until a process that does not answer is given up (default 240, and 900 where the step is"
+        help="seconds until a process that does not answer is an error (default 240, or 900 if the step is"
         " compiled)",
     )
     parser.add_argument(
@@ -129,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    require_torch()
     if arguments.timeout is None:
         arguments.timeout = _EAGER_S if arguments.compile_mode == "eager" else _COMPILED_S
     machine, deadline = look(), time.monotonic() + arguments.timeout
@@ -220,7 +221,7 @@ def _starts(arms: Mapping[str, Arm]) -> dict[str, dict[str, int]]:
 
 def _graphs(arm: Arm, job: Job) -> str:
     if job.device == "cpu":
-        return "not applicable: a CPU has no CUDA graphs"
+        return "not applicable: no CUDA graphs on a CPU"
     return "not counted: too few new tokens, or no profiler" if arm.launches is None else "counted"
 
 

@@ -1,8 +1,8 @@
-"""Another process's environment, read as data: no program is ever started in it.
+"""The environment of another process, read as data: no program is started in it.
 
-HOME alone makes Python load code of whoever set it, and a hundred other variables do the like for git, bash, perl or
-NCCL. So `runbook diagnose --pid` starts its steps in its caller's environment and names the process in
-RUNBOOK_JUDGED_PID; the probes that judge an environment read that process's in place of their own.
+Many variables make a program load code: HOME for Python, and others for git, bash, perl or NCCL. So
+`runbook diagnose --pid` runs its steps in its caller's environment and passes the process id in RUNBOOK_JUDGED_PID.
+Probes that check an environment read that process's instead of their own.
 """
 
 import os
@@ -10,46 +10,46 @@ import re
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
-from runner.patience import answer_within
 from runner.placed import PlacedFileError, read_placed
+from runner.time_limit import answer_within
 
 VARIABLE = "RUNBOOK_JUDGED_PID"
-# The kernel hands a new program 6 MiB at most; a process may claim more of its memory to be its environment.
+# The kernel passes at most 6 MiB to a new program; a process may declare more of its memory as its environment.
 _MOST_BYTES = 8 << 20
-# The memory that it stands in may be mapped from a file that never answers.
+# Its memory may be mapped from a file on a mount that does not answer.
 _ANSWER_S = 20.0
 _PROC = Path("/proc")
 
 
 def judged_pid() -> int | None:
-    """The process that the caller asks to have judged; None for this one's own environment.
+    """The process whose environment to check; None for this process.
 
     Raises:
-        InputError: what the variable holds is no process id.
+        InputError: the variable is not a process id.
     """
     given = os.environ.get(VARIABLE)
     if not given:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,8}", given):
-        raise InputError(f"{VARIABLE} is no process id; unset it, and name one with --pid")
+        raise InputError(f"{VARIABLE} is not a process id; unset it and use --pid")
     return int(given)
 
 
 def read_environ(pid: int, proc: Path = _PROC) -> bytes:
-    """The environment that a process was started with, as the kernel gives it: `NAME=value` between zero bytes.
+    """The initial environment of a process, as given by the kernel: `NAME=value` separated by zero bytes.
 
     Raises:
         InputError: there is no such process.
-        RunbookError: it belongs to somebody else, or what it calls its environment is none.
+        RunbookError: it belongs to another user, or its environment cannot be read.
     """
     try:
         return read_placed(proc / str(pid) / "environ", _MOST_BYTES)
     except PlacedFileError as error:
         if error.kind == "missing":
-            raise InputError(f"there is no process {pid}; ps -e lists those that run") from error
+            raise InputError(f"there is no process {pid}; ps -e lists the running ones") from error
         if isinstance(error.__cause__, PermissionError):
             raise RunbookError(
-                f"the environment of process {pid} is closed to this user; run this as its user or as root"
+                f"no permission to read the environment of process {pid}; run this as its user, or as root"
             ) from error
         raise RunbookError(f"the environment of process {pid} cannot be read: it {error.why}") from error
 

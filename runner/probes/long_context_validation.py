@@ -1,9 +1,9 @@
-"""Will a long prompt fit, what takes the memory, and what is the cheapest change that makes it fit?
+"""Check whether a long prompt fits, what uses the memory, and the cheapest change that makes it fit.
 
-The physics: memory at the peak of a prefill is weights + KV cache + the larger of a block's activations and the
-logits. Weights do not grow with the prompt; the KV cache, the activations and, where every position keeps them, the
-logits grow in proportion to it; the scores of eager attention grow with its square. A training step holds gradients and
-optimizer state beside the weights, no cache, and what the backward needs of every block.
+Physics. Peak memory of a prefill is weights + KV cache + the larger of a block's activations and the logits. Weights do
+not depend on the prompt. The KV cache, the activations and, if kept for every position, the logits grow linearly with
+its length; the scores of eager attention grow quadratically. A training step holds weights, gradients, optimizer state
+and the tensors that the backward needs of every block, but no cache.
 
     python -m runner.probes.long_context_validation --sequence-lengths 32768 65536 --tensor-parallel-gpus 8
     python -m runner.probes.long_context_validation --budget-share 0.6 --chunk 1024 --find-limit
@@ -11,12 +11,12 @@ optimizer state beside the weights, no cache, and what the backward needs of eve
     python -m runner.probes.long_context_validation --plan --model 70b --board B200 --tensor-parallel-gpus 8 \
         --sequence-lengths 65536 --batch-size 4
 
-For every length: the predicted and the measured peak (of each rank, where there are several), the KV cache against its
-tensors to the byte, and how far the work came. `--budget-gib` (or `--budget-share` of the naive peak at the longest
-length) is enforced: a length that does not fit is the symptom, with what held the memory, and the sweep goes on.
-`--find-limit` fits the growth, predicts the longest prompt and verifies it; `--compare-remedies` measures what each
-remedy saves and costs. `--plan` predicts alone: no device, no torch.
-Exit status: 0 all lengths fit, 1 one does not, 2 bad input, 3 could not measure, 80 not applicable here.
+Output for every length: the predicted and the measured peak (of each rank, if there are several), the KV cache by
+formula and by its tensors, to the byte, and the share of the work done. `--budget-gib` (or `--budget-share` of the
+predicted peak at the longest length) is enforced: a length that does not fit is the symptom, reported with what held
+the memory, and the sweep continues. `--find-limit` fits the growth, predicts the longest prompt and verifies it;
+`--compare-remedies` measures the saving and the cost of each remedy. `--plan` only predicts: no device, no torch.
+Exit status: 0 all lengths fit, 1 one does not, 2 bad input, 3 measurement failed, 80 not applicable.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from runner.probes.long_context.worker import ranks
 from runner.probes.ranks import ended_by_sigterm
 
 _RANKS_DEADLINE_S = 3000.0
-# On a CPU a comparison shows what each remedy saves; more rounds than fit into this only narrow its time ratio.
+# On a CPU, a comparison shows the saving of each remedy; more rounds than fit into this only narrow its time ratio.
 _ROUNDS_ON_CPU_S = 15.0
 
 
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--find-limit",
         action="store_true",
-        help="predict the longest prompt that fits the budget, and verify it by a run there and one beyond",
+        help="predict the longest prompt that fits the budget, and verify it with runs at and above that length",
     )
     parser.add_argument(
         "--compare-remedies",
@@ -60,64 +60,73 @@ def _parser() -> argparse.ArgumentParser:
         const=5,
         default=0,
         metavar="ROUNDS",
-        help="at the longest length that fits: what each remedy saves, and costs in time (default 5 rounds; fewer where"
-        " the time ends)",
+        help="at the longest length that fits, measure the memory saved and the time cost of each remedy (default 5"
+        " rounds; fewer if time is short)",
     )
     parser.add_argument(
         "--apply-first-remedy",
         action="store_true",
-        help="where the plan says that it does not fit, make the first change of its list that makes it fit",
+        help="if the plan predicts that it does not fit, apply the first remedy that makes it fit",
     )
     parser.add_argument(
         "--snapshot",
         type=Path,
         metavar="FILE",
-        help="where a GPU's allocator writes what it held when it ran out",
+        help="file for the GPU allocator's memory snapshot when it runs out of memory",
     )
-    parser.add_argument("--plan", action="store_true", help="predict alone, for --board or within the budget")
-    parser.add_argument("--board", metavar="NAME", help="the board that --plan is for: B200, H200, H100")
+    parser.add_argument("--plan", action="store_true", help="only predict, for --board or a budget")
+    parser.add_argument("--board", metavar="NAME", help="board for --plan: B200, H200, H100")
     return parser
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--sequence-lengths", type=int, nargs="+", metavar="N", help="prompt lengths in tokens")
+    add(
+        "--sequence-lengths",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="prompt lengths in tokens (default: by device)",
+    )
     add("--model", help="tiny, 8b, 40b, 70b or a model folder (default: the preset's, if it fits)")
     add(
-        "--mode", choices=("inference", "training"), default="inference", help="a prefill, or a training step"
+        "--mode",
+        choices=("inference", "training"),
+        default="inference",
+        help="a prefill (default), or a training step",
     )
-    add("--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)")
+    add("--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)")
     add(
         "--tensor-parallel-gpus",
         type=int,
         default=1,
         metavar="N",
-        help="devices that share the model, under torchrun; processes on a host without a GPU",
+        help="devices to split the model over with torchrun; processes on a host without a GPU (default 1)",
     )
-    add("--logits", choices=("all", "last"), default="all", help="keep logits of all positions, or the last")
-    add("--chunk", type=int, metavar="N", help="prefill that many positions at a time")
+    add("--logits", choices=("all", "last"), default="all", help="logits to keep (default all)")
+    add("--chunk", type=int, metavar="N", help="prefill in chunks of N positions (default: one chunk)")
     add(
         "--kv-dtype",
         choices=("auto", "fp8", "bf16", "fp32"),
         default="auto",
-        help="type of the KV cache (default: of the weights)",
+        help="type of the KV cache (default: that of the weights)",
     )
     add(
         "--attention",
         choices=("sdpa", "eager"),
         default="sdpa",
-        help="fused, or with all scores in memory (default sdpa)",
+        help="attention kernel: sdpa is fused (default); eager holds all scores in memory",
     )
     add(
         "--activation-checkpointing",
         choices=("none", "full", "selective"),
         default="none",
-        help="what a block keeps for the backward (default none: keep all)",
+        help="activation checkpointing of each block (default none: keep all activations)",
     )
     add(
         "--optimizer",
         choices=("adamw", "sgd"),
-        help="of a training step (default adamw: two states a weight)",
+        help="optimizer of a training step (default adamw: two states per weight)",
     )
 
 
@@ -127,13 +136,13 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
         "--budget-gib",
         type=float,
         metavar="GIB",
-        help="memory of each device that the run may take; enforced",
+        help="memory in GiB that the run may use on each device; enforced",
     )
     budget.add_argument(
         "--budget-share",
         type=float,
         metavar="X",
-        help="the same as a share of the predicted naive peak at the longest length",
+        help="the same, as a share of the predicted peak at the longest length without remedies",
     )
 
 
@@ -147,9 +156,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     if question.remedy is not None:
         say(f"the plan's first remedy: {question.remedy.name} ({question.remedy.flags})")
     if arguments.snapshot is not None and not question.gpu:
-        say(
-            "--snapshot: no GPU here whose allocator could write one; what held the memory is in the document"
-        )
+        say("--snapshot needs a GPU; the document lists what held the memory")
     say(f"{question.model}, {question.shape.parameters / 1e9:.3g}B parameters, {arguments.mode}")
     with _runs(question, arguments.snapshot) as runs:
         found = sweep(

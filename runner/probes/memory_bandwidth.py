@@ -1,14 +1,15 @@
-"""How fast memory moves: between each pair of GPUs, between host and GPU, within a GPU; without GPUs, within the host.
+"""Copy bandwidth between each pair of GPUs, between host and GPU, and within a GPU; without GPUs, within the host.
 
-Physics. A copy from GPU to GPU goes over all NVLinks of the pair (18 × 50 GB/s each way on B200) where peer access is
-on, else through the host's memory at the pace of PCIe: one slow pair is a bad link, all slow ones a bad path. A copy
-between host and GPU is bound by PCIe, and from pageable memory also by the staging copy that the driver makes first. A
-copy within one memory reads and writes each byte, so twice its bytes have moved; that number stands beside the board's
-peak. No NCCL is involved, so no NCCL setting changes a number here: a slow collective over fast pairs is NCCL's doing.
+Physics. With peer access, a copy between GPUs uses all NVLinks of the pair (18 × 50 GB/s each way on B200); without, it
+goes through host memory at PCIe speed. One slow pair means a bad link; if all are slow, the path is wrong. A copy
+between host and GPU is bound by PCIe, and from pageable memory also by the driver's staging copy. A copy within one
+memory reads and writes each byte, so it moves twice its bytes; that number is compared with the board's peak. NCCL is
+not involved, so no NCCL setting changes a number: if all pairs are fast but a collective is slow, suspect NCCL.
 
 Output: copy_bandwidth (B/s) with labels copy (`pair`, `host_to_device`, `device_to_host`, `within`), bytes and, as they
-apply, source, target, host (`pinned`, `pageable`); peak_share where the board is known; slowest_pair and pair_spread
-(slowest ÷ median); wrong_elements of what arrived. Symptom: wrong elements, or a pair surely below 0.7 of the median.
+apply, source, target, host (`pinned`, `pageable`); peak_share for known boards; slowest_pair and pair_spread
+(slowest ÷ median); wrong_elements of the copied data. Symptom: wrong elements, or a pair whose 95 % CI is below 0.7 of
+the median.
 
 Example:
     python -m runner.probes.memory_bandwidth --size 256MiB
@@ -36,11 +37,11 @@ from runner.units import format_bytes, format_value, parse_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A pair that stays surely below this share of the median pair is called a fault of its own.
+# A pair whose 95 % CI is below this share of the median pair is a fault.
 PAIR_FLOOR = 0.7
 _WITHIN_FACTOR = 2
 _LARGEST = 1 << 40
-# Host memory is timed copy by copy, so a slow host can stop in time, with enough of them for an interval.
+# Host memory is timed copy by copy, so that a slow host can stop in time, with enough samples for an interval.
 _ON_HOST_S = 10.0
 
 
@@ -51,7 +52,7 @@ class Copy:
     Attributes:
         kind: `pair`, `host_to_device`, `device_to_host` or `within`.
         source, target: torch devices.
-        pinned: whether the host's side is page-locked; None where no host memory is copied.
+        pinned: whether the host's buffer is page-locked; None if no host memory is copied.
     """
 
     kind: str
@@ -61,7 +62,7 @@ class Copy:
 
     @property
     def labels(self) -> dict[str, Scalar]:
-        """How a measurement of it is told from others."""
+        """Labels that identify its measurements."""
         host = {} if self.pinned is None else {"host": "pinned" if self.pinned else "pageable"}
         return {"copy": self.kind, "source": self.source, "target": self.target, **host}
 
@@ -72,7 +73,7 @@ class Copy:
 
 
 def copies(gpus: int) -> Iterator[Copy]:
-    """Every copy that a host with so many GPUs can make."""
+    """Every copy on a host with this many GPUs."""
     if not gpus:
         yield Copy("within", "cpu", "cpu")
         return
@@ -86,16 +87,16 @@ def copies(gpus: int) -> Iterator[Copy]:
 
 
 def peak_of(copy: Copy, board: Board | None) -> float | None:
-    """The most that a copy could reach on this board, in bytes a second; None where it is not known."""
+    """Peak bandwidth of a copy on this board, in bytes per second; None if unknown."""
     if board is None:
         return None
     return {"within": board.memory_bandwidth, "pair": board.nvlinks * board.nvlink_bandwidth}.get(copy.kind)
 
 
 def weak_pairs(found: Sequence[Measurement]) -> list[str]:
-    """Pairs whose bandwidth is surely below the floor beside the median pair, worst first."""
+    """Pairs whose 95 % CI is below the floor relative to the median pair, worst first."""
     pairs = [one for one in found if one.name == "copy_bandwidth" and one.labels["copy"] == "pair"]
-    if len(pairs) < 2:  # noqa: PLR2004 - one pair has no other to be held against
+    if len(pairs) < 2:  # noqa: PLR2004 - one pair cannot be compared
         return []
     middle = median(one.value for one in pairs)
     weak = []
@@ -103,17 +104,19 @@ def weak_pairs(found: Sequence[Measurement]) -> list[str]:
         interval = median_interval(one.samples)
         if interval is not None and interval.high < PAIR_FLOOR * middle:
             ends = f"{one.labels['source']} to {one.labels['target']}"
-            weak.append(f"{ends} copies at {one.value / middle:.0%} of the median pair")
+            weak.append(f"{ends}: copy bandwidth is {one.value / middle:.0%} of the median pair")
     return weak
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
-    parser.add_argument("--size", default="256MiB", metavar="SIZE", help="bytes of a copy (default 256MiB)")
+    parser.add_argument("--size", default="256MiB", metavar="SIZE", help="size of a copy (default 256MiB)")
     parser.add_argument(
-        "--iterations", type=int, default=20, metavar="N", help="timed ones a copy (default 20)"
+        "--iterations", type=int, default=20, metavar="N", help="timed iterations per copy (default 20)"
     )
-    parser.add_argument("--warmup", type=int, default=3, metavar="N", help="untimed ones a copy (default 3)")
+    parser.add_argument(
+        "--warmup", type=int, default=3, metavar="N", help="untimed iterations per copy (default 3)"
+    )
     return parser
 
 
@@ -122,13 +125,15 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
     size = parse_bytes(arguments.size)
     if arguments.iterations < 1 or arguments.warmup < 0 or not 1 << 10 <= size <= _LARGEST:
-        raise InputError("--iterations must be above zero, --warmup not below, and --size from 1KiB to 1TiB")
+        raise InputError(
+            "--iterations must be above zero, --warmup zero or more, and --size from 1KiB to 1TiB"
+        )
     gpus = usable_gpus()
     boards = {board_of(torch.cuda.get_device_name(index)) for index in range(gpus)}
     board = boards.pop() if len(boards) == 1 else None
     found: list[Measurement] = []
     wrong = 0
-    # No page of random bytes equals another: one that is missing or in another's place shows.
+    # Random bytes: no two pages are equal, so a missing or misplaced page is detected.
     data = torch.randint(0, 256, (size,), dtype=torch.uint8)
     for copy in copies(gpus):
         one, differing = _measure(copy, data, arguments.iterations, arguments.warmup)
@@ -143,7 +148,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         say(f"{ends}, {format_bytes(size)}: {format_value(one.value, one.unit)}{shown}")
     found.append(single("wrong_elements", wrong))
     found += _over_pairs(found)
-    reasons = [f"{wrong:,} elements arrived wrong"] if wrong else weak_pairs(found)
+    reasons = [f"{wrong:,} elements are wrong after the copy"] if wrong else weak_pairs(found)
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return Findings(
         measurements=found,
@@ -169,7 +174,7 @@ def _peer_access(gpus: int) -> dict[str, bool]:
 
 
 def _measure(copy: Copy, data: "Tensor", iterations: int, warmup: int) -> tuple[Measurement, int]:
-    """Bandwidth of a copy over its iterations, and how many of its bytes arrived wrong."""
+    """Bandwidth of a copy over its iterations, and the number of wrong bytes."""
     import torch
 
     size = data.numel()
@@ -203,7 +208,7 @@ def _timed_on_host(once: Callable[[], None], copy: Copy, iterations: int, warmup
 
 
 def _timed_on_device(once: Callable[[], None], copy: Copy, iterations: int, warmup: int) -> list[float]:
-    """By events on the stream that copies: the source's, or the target's where the source is the host."""
+    """By events on the copying stream: the source's, or the target's if the source is the host."""
     import torch
 
     cuda: Any = torch.cuda

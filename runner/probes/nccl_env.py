@@ -1,12 +1,12 @@
-"""What steers NCCL on this node, each setting judged: NVLink left unused is more often told to be than broken.
+"""The NCCL settings of this node, each with a verdict: unused NVLink is more often configured than broken.
 
-The environment, NCCL's files ($NCCL_CONF_FILE, else ~/.nccl.conf, and /etc/nccl.conf) and systemd's units are read;
-with --running also what every process that holds NCCL was started with, with --pid that process alone. Nothing is run
-and no GPU is looked at. A setting is the default, part of the system's description, harmless, tuning, a legacy
-spelling, unknown, misspelt (so without effect), or harmful for a job on `--nodes N` nodes.
+Reads the environment, NCCL's files ($NCCL_CONF_FILE, else ~/.nccl.conf, and /etc/nccl.conf) and systemd's units; with
+--running also the initial environment of every process that has NCCL loaded, with --pid only of that process. Nothing
+is run and no GPU is accessed. A setting is the default, part of the system's description, harmless, tuning, a legacy
+spelling, unknown, misspelt (no effect), or harmful for a job on `--nodes N` nodes.
 
-Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, what it does and the
-line that undoes it, details.unread what could not be read. Symptom: a setting is harmful or misspelt.
+Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, its effect and how to
+remove it, details.unread what could not be read. Symptom: a setting is harmful or misspelt.
 
 Example:
     NCCL_P2P_DISABLE=1 python -m runner.probes.nccl_env
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InputError, RunbookError
-from runner.patience import answer_within
 from runner.plain import visible_line
 from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.judged import judged_pid
@@ -37,28 +36,29 @@ from runner.probes.nccl.sources import (
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
+from runner.time_limit import answer_within
 
-# Values that can name no host, address or person.
+# Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
 
-# A file in another process's file system may never answer.
+# Reading a file in another process's file system may block.
 _LOOK_S = 50.0
 
-# How bad a fault is, for a ranking among entries; what is no fault has none.
+# Severity of a fault, for a ranking among entries; other verdicts have none.
 _SEVERITY = {Judgement.HARMFUL: "high", Judgement.MISSPELT: "medium"}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument(
-        "--nodes", type=int, default=1, metavar="N", help="nodes of the job to judge for (default 1)"
+        "--nodes", type=int, default=1, metavar="N", help="number of nodes of the job (default 1)"
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--pid", type=int, nargs="+", metavar="PID", help="judge these running processes, not this shell"
+        "--pid", type=int, nargs="+", metavar="PID", help="check these running processes, not this shell"
     )
     which.add_argument(
-        "--running", action="store_true", help="also judge every running process that holds NCCL"
+        "--running", action="store_true", help="also check every running process that has NCCL loaded"
     )
     parser.add_argument(
         "--units",
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=list(UNIT_FOLDERS),
         metavar="DIR",
-        help="folders of unit files to read (default: systemd's; none: --units)",
+        help="folders of unit files to read (default: systemd's; --units alone: none)",
     )
     add_shell_option(parser)
     return parser
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Read:
-    """What was found, what could not be read, which processes were looked at, how many were closed to this user."""
+    """Settings, sources that could not be read, processes that were read, and the number without permission."""
 
     settings: list[Setting]
     unread: list[str]
@@ -107,7 +107,7 @@ def _read(arguments: argparse.Namespace) -> _Read:
 
 
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
-    # A file that several processes read is one place.
+    # A file that several processes use is one source.
     settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
     unread = list(dict.fromkeys(visible_line(line) for one in found for line in one.unread))
     return _Read(settings, unread, processes, closed)
@@ -120,23 +120,23 @@ def _run(arguments: argparse.Namespace) -> Findings:
         read = answer_within(_LOOK_S, lambda: _read(arguments))
     except TimeoutError as error:
         raise RunbookError(
-            f"reading what sets NCCL here gave {error}: a process or a mount does not answer; --pid, and --units alone,"
-            " leave the others out"
+            f"a process or a mount does not answer ({error}); use --pid, or --units without"
+            " folders, to skip the others"
         ) from error
     findings = [judge(setting, arguments.nodes) for setting in read.settings]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
-        stands = f"{setting.name}={setting.value} ({setting.source})"
-        say(visible_line(f"{finding.judgement:9} {stands}: {finding.why}"))
+        shown = f"{setting.name}={setting.value} ({setting.source})"
+        say(visible_line(f"{finding.judgement:9} {shown}: {finding.why}"))
         if finding in faults:
             say(f"{'':9} undo: {setting.undo}")
     if not findings:
-        say("nothing sets NCCL here: it runs with its defaults")
+        say("no NCCL setting found: NCCL uses its defaults")
     for line in read.unread:
         say(f"not read: {line}")
     if read.closed:
-        say(f"{read.closed} processes of other users are closed to this one; as root they are looked at too")
+        say(f"{read.closed} processes of other users were not read; run as root to include them")
     return Findings(
         measurements=[
             single("harmful_settings", len(faults), nodes=arguments.nodes),
@@ -146,7 +146,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         reason=_reason(faults, arguments.nodes),
         requested={"nodes": arguments.nodes, "pid": arguments.pid, "running": arguments.running},
         details={
-            "findings": [_told(finding) for finding in findings],
+            "findings": [_as_dict(finding) for finding in findings],
             "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,
@@ -161,11 +161,11 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     worst = next((fault for fault in faults if fault.judgement is Judgement.HARMFUL), faults[0])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
-    where = f"{worst.setting.name} in {worst.setting.source}"
+    where = f"{worst.setting.name} ({worst.setting.source})"
     return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
 
 
-def _told(finding: Finding) -> dict[str, object]:
+def _as_dict(finding: Finding) -> dict[str, object]:
     setting = finding.setting
     return {
         "name": setting.name,

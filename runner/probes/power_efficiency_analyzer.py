@@ -1,21 +1,20 @@
-"""Did efficiency change between two sweeps, by how much, is that more than noise, and what explains it?
+"""Compare two power sweeps: change of efficiency, its significance, and possible causes.
 
-What is compared. Where both sweeps read energy: tokens per joule of every mode. Where one did not: the speed of every
-mode as a ratio to BF16 within its own sweep; the two were interleaved there, so that a machine that is slower today
-slows both.
+Quantity. If both sweeps read energy: tokens per joule of every mode. Else: the speed of every mode as a ratio to BF16
+in the same sweep; the two were interleaved, so a slower machine slows both.
 
-The test. Welch's t of the logarithms of a mode's windows; windows are then exchanged between the two sweeps, in all
-modes at once, and the largest |t| of 999 such drawings says what chance alone can do. So the chance of any false report
-stays at 1 % over all modes of a sweep together. With 12 windows a mode (what the sweep takes where it reads energy) and
-1 % of noise, a change of 3 % is found in more than 95 of 100 comparisons; with fewer than four windows nothing is. A
-change that is clear but smaller than `--tolerance` is no verdict.
+Test. Welch's t of the logarithms of a mode's windows; windows are then permuted between the two sweeps, in all modes
+together, and the largest |t| of 999 permutations gives the null distribution. The probability of any false report is
+1 % over all modes of a sweep. With 12 windows per mode (the default of a sweep with energy) and 1 % noise, a change of
+3 % is found in more than 95 of 100 comparisons; with fewer than four windows, no change is found. A significant change
+below `--tolerance` gives no verdict.
 
     python -m runner.probes.power_efficiency_analyzer before.json after.json
     python -m runner.probes.power_efficiency_analyzer                   # the newest two of artifacts/power
     python -m runner.probes.power_efficiency_analyzer --data site_data  # latest record against the first of its class
 
-A file is what `precision_power_sweep --output-json` wrote, or a record with such a step.
-Exit status: 0 no regression shown, 1 regression, 2 bad input, 80 where nothing was timed that could be compared.
+A file is the output of `precision_power_sweep --output-json`, or a record with such a step.
+Exit status: 0 no regression shown, 1 regression, 2 bad input, 80 not applicable: no timed mode to compare.
 """
 
 import argparse
@@ -45,26 +44,34 @@ ENERGY, SPEED = "tokens_per_joule", "speed_ratio"
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument(
-        "sweeps", nargs="*", type=Path, metavar="FILE", help="the sweep before, and the one after"
+        "sweeps",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="the sweep before and the sweep after (default: the newest two of --folder)",
     )
     parser.add_argument(
-        "--folder", type=Path, default=FOLDER, help=f"where the newest two are taken from (default {FOLDER})"
+        "--folder", type=Path, default=FOLDER, help=f"folder with the sweeps (default {FOLDER})"
     )
     parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        help="a data folder: compare the latest record of this entry with the first of its machine class",
+        help="data folder; compare the latest record of fp8-power-regression with the first of its machine class",
     )
     parser.add_argument(
-        "--tolerance", type=float, default=0.01, metavar="X", help="a change that is none yet (default 0.01)"
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="X",
+        help="smallest relative change to report (default 0.01)",
     )
     return parser
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """One mode: samples of `metric` before and after, the change, what it means, and what may explain it."""
+    """One mode: samples of `metric` before and after, the change, the verdict, and possible causes."""
 
     mode: str
     metric: str
@@ -94,11 +101,11 @@ def _words(metric: str) -> str:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     if not 0 <= arguments.tolerance < 1:
-        raise InputError("--tolerance must be a share from 0 to below 1")
+        raise InputError("--tolerance must be at least 0 and below 1")
     before, after = _chosen(arguments)
     if before.label("model") != after.label("model"):
         raise InputError(
-            f"{before.name} and {after.name} ran other models: {before.label('model')} and {after.label('model')}"
+            f"{before.name} and {after.name} ran different models: {before.label('model')} and {after.label('model')}"
         )
     compared = _compare(before, after, arguments.tolerance)
     for one in compared:
@@ -134,13 +141,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
 def _not_judged(compared: Sequence[_Compared]) -> str | None:
     if all(one.verdict != "not judged" for one in compared):
         return None
-    return "speeds on a CPU are shown and not judged: two processes of the same work may differ as much"
+    return "no verdict on speeds of a CPU: two processes with the same work may differ as much"
 
 
 def _because(one: _Compared) -> str:
-    return (
-        f"also changed: {', '.join(one.because)}" if one.because else "nothing else that is recorded changed"
-    )
+    return f"other differences: {', '.join(one.because)}" if one.because else "no other recorded difference"
 
 
 def _report(compared: Sequence[_Compared]) -> list[Measurement]:
@@ -157,11 +162,11 @@ def _report(compared: Sequence[_Compared]) -> list[Measurement]:
 def _chosen(arguments: argparse.Namespace) -> tuple[Sweep, Sweep]:
     if arguments.data is not None:
         if arguments.sweeps:
-            raise InputError("give two files or --data, not both")
+            raise InputError("use two files or --data, not both")
         return baseline_and_latest(arguments.data)
     paths = arguments.sweeps or newest_two(arguments.folder)
     if len(paths) != 2:  # noqa: PLR2004 - a comparison has two sides
-        raise InputError(f"give two sweeps, the one before and the one after, not {len(paths)}")
+        raise InputError(f"expected two sweeps, before and after, got {len(paths)}")
     return read_sweep(paths[0]), read_sweep(paths[1])
 
 
@@ -182,7 +187,7 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
         found = changes({mode: old[mode] for mode in both}, {mode: new[mode] for mode in both})
     except ValueError as error:
         raise InputError(f"{before.name}, {after.name}: {error}; sweep again") from error
-    # A sweep is one process, and the windows of one do not tell how much two processes on a CPU differ: 19 % were seen
+    # A sweep is one process, and its windows do not show how much two processes on a CPU differ: 19 % was measured
     # between two sweeps of the same host.
     alone = metric == SPEED and (before.on_cpu or after.on_cpu)
     return [
@@ -200,9 +205,9 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
 
 
 def _untimed(before: Sweep, after: Sweep) -> str | None:
-    """Which modes could not be compared because a CPU computed them in fp32; None where there are none."""
+    """Modes that cannot be compared because a CPU computed them in fp32; None if there are none."""
     modes = ", ".join(sorted(before.untimed | after.untimed))
-    return f"{modes} multiplied FP8 values in fp32, whose speed is not FP8's" if modes else None
+    return f"{modes} multiplied FP8 values in fp32, whose speed is not that of FP8" if modes else None
 
 
 def _verdict(change: Change, tolerance: float) -> str:

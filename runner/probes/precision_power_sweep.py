@@ -1,26 +1,27 @@
-"""What does a token cost in time, energy and accuracy, in each precision, on the same work?
+"""Compare precisions on the same work: time, energy and accuracy of a token in each.
 
-The physics: a prefill of many tokens is bound by matrix products, 2 × parameters floating-point operations a token.
-FP8 halves the bytes and, on tensor cores that have it, doubles the rate; quantising costs extra passes over the
-activations, which only pay where they are fused (`torch.compile`). Energy is power × time: an FP8 that is slower than
-BF16, or that never ran, shows here as fewer tokens per joule. A GPU that idles draws a good share of its power, so
-joules are given with idle power and without.
+Physics. A prefill of many tokens is bound by GEMMs, 2 × parameters floating-point operations per token. FP8 halves the
+bytes and, on FP8 tensor cores, doubles the rate. Quantising costs extra passes over the activations, so FP8 is faster
+only if these are fused (`torch.compile`). Energy is power × time: an FP8 mode that is slower than BF16, or that did not
+run in FP8, has fewer tokens per joule. An idle GPU draws a large share of its power, so joules are given with and
+without idle power.
 
     python -m runner.probes.precision_power_sweep --modes fp16 bf16 fp8 fp8_te
     python -m runner.probes.precision_power_sweep --modes bf16 fp8 --scales artifacts/fp8/recalibration.json
     python -m runner.probes.precision_power_sweep --price-per-kwh 0.12 --pue 1.3
 
-Every mode reads the same tokens with the same weights, window by window in ABBA order, warmed up before. Energy comes
-from the hardware's own counter; without one it is absent, with the reason, and so is every window in which the counter
-could not be believed. `fp8` is torchao's dynamic row-wise FP8 on a GPU of compute capability 8.9 or more, and this
-project's own layer on a CPU and with `--scales`; `fp8_te` is Transformer Engine's. A mode that cannot run says why.
-Which kernels multiplied is looked up for each FP8 mode: one that multiplied in something else is a fallback and fails.
-On a CPU whose own FP8 product is refused or far too slow, `fp8` multiplies the same values in fp32: `effective` says
-so, its accuracy is measured, and its speed and energy, which would not be FP8's, are left out.
+Every mode reads the same tokens with the same weights, in windows in ABBA order, after a warm-up. Energy comes from the
+hardware's counter; without a counter it is absent, with the reason, and so is a window in which the counter was
+unreliable. `fp8` is torchao's dynamic row-wise FP8 on a GPU with compute capability 8.9 or later, and this project's
+own layer on a CPU and with `--scales`; `fp8_te` is Transformer Engine's. A mode that cannot run reports why. The GEMM
+kernels of each FP8 mode are checked: if an FP8 mode's GEMMs ran in non-FP8 kernels, the step fails (unrequested
+fallback). If the native FP8 GEMM fails or is far too slow on this CPU, `fp8` multiplies the same values in fp32:
+`effective` reports that, its accuracy is measured, and its speed and energy, which would not be those of FP8, are left
+out.
 
-Windows are as many as asked for, on a CPU fewer where they do not fit about 12 s, and everywhere fewer where they do
-not fit the step's time; `effective.windows` has their number.
-Exit status: 0 measured, 2 bad input, 3 could not measure, 80 not applicable here.
+The number of windows is reduced on a CPU to fit about 12 s by default, and everywhere to fit the step's time; see
+`effective.windows`.
+Exit status: 0 measured, 2 bad input, 3 measurement failed, 80 not applicable.
 """
 
 import argparse
@@ -81,30 +82,37 @@ def _parser() -> argparse.ArgumentParser:
         "--rounds",
         type=int,
         metavar="N",
-        help="ABBA rounds: two windows a mode each"
-        f" (default {ROUNDS_WITH_ENERGY} with an energy counter, else {ROUNDS}; on a CPU fewer where time is short)",
+        help="ABBA rounds, with two windows per mode each"
+        f" (default {ROUNDS_WITH_ENERGY} with an energy counter, else {ROUNDS}; on a CPU fewer if time is short)",
     )
     parser.add_argument(
         "--window",
         type=float,
         metavar="S",
-        help=f"seconds a window (default {WINDOW_S:g}; with a GPU's energy counter 5)",
+        help=f"seconds per window (default {WINDOW_S:g}; with a GPU's energy counter 5)",
     )
     parser.add_argument(
-        "--price-per-kwh", type=float, metavar="X", help="in any currency; without it no cost is given"
+        "--price-per-kwh",
+        type=float,
+        metavar="X",
+        help="price of a kWh in any currency (default: report no cost)",
     )
     parser.add_argument(
         "--pue",
         type=float,
         default=1.0,
         metavar="X",
-        help="power usage effectiveness for the cost (default 1)",
+        help="power usage effectiveness, for the cost (default 1)",
     )
     add_compile_arguments(parser)
-    # On a CPU compiling takes longer than it gains here: without a word, only a GPU compiles.
+    # On a CPU, compiling takes longer than it saves, so by default only a GPU compiles.
     parser.set_defaults(compile_mode=None)
     parser.add_argument(
-        "--compile-deadline", type=float, default=240.0, metavar="S", help="for each mode (default 240)"
+        "--compile-deadline",
+        type=float,
+        default=240.0,
+        metavar="S",
+        help="deadline of compiling each mode in seconds (default 240)",
     )
     return parser
 
@@ -117,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     swept, compiled = _build(arguments, work, scales)
     if not swept.arms:
         said = "; ".join(f"{mode}: {why}" for mode, why in swept.unavailable.items())
-        raise NotApplicableError(f"no mode can run here: {said}")
+        raise NotApplicableError(f"no mode can run on this host: {said}")
     windows = _time(arguments, work, swept, whole)
     found = windows.tally
     labels: dict[str, Scalar] = {"model": work.name, "batch_size": work.batch_size, "tokens": work.tokens}
@@ -129,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         measurements += cost(found, arguments.price_per_kwh, arguments.pue, labels)
     return Findings(
         measurements=measurements,
-        reason=f"no energy was measured: {found.no_energy}" if found.no_energy else None,
+        reason=f"energy not measured: {found.no_energy}" if found.no_energy else None,
         requested={
             "modes": arguments.modes,
             "precision": {mode: mode for mode in arguments.modes},
@@ -139,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         },
         effective=_effective(swept, found, compiled, work, scales) | {"windows": windows.taken},
         fallback_reason="; ".join(filter(None, (swept.fallback, compiled.fallback_reason))) or None,
-        # A lower rung of the ladder was asked for; another precision never is.
+        # A lower rung of the ladder was requested; another precision never is.
         fallback_asked=compiled.fallback_asked and swept.fallback is None,
         details={
             "unavailable": swept.unavailable,
@@ -159,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
 def _time(arguments: argparse.Namespace, work: Work, swept: Swept, whole: Budget) -> Timed:
     tokens = sample_tokens(work)
     arms = {mode: arm for mode, arm in swept.arms.items() if mode not in swept.untimed}
-    # What was asked for is cut by the step's own time alone, and so is a GPU's.
+    # A number given on the command line, or a GPU's default, is reduced only to fit the step's own time.
     short = work.device == "cpu" and arguments.window is None and arguments.rounds is None
     allowance = Budget(min(whole.ends, budget(_WINDOWS_ON_CPU_S).ends)) if short else whole
     found = timed(
@@ -170,11 +178,11 @@ def _time(arguments: argparse.Namespace, work: Work, swept: Swept, whole: Budget
         allowance,
     )
     if found.taken < found.asked:
-        say(f"{found.taken} of {found.asked} windows a mode: there was no time for more")
+        say(f"took {found.taken} of {found.asked} windows per mode: time limit")
     for line in found.tally.refused[:3]:
         say(f"energy refused: {line}")
     if found.tally.no_energy:
-        say(f"no energy: {found.tally.no_energy}")
+        say(f"energy not measured: {found.tally.no_energy}")
     return found
 
 
@@ -183,7 +191,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if few or (arguments.window is not None and not 0 < arguments.window <= _LONGEST_WINDOW_S):
         raise InputError("--rounds must be 1 or more, and --window above 0 and at most 600 seconds")
     if not 1 <= arguments.pue < math.inf:
-        raise InputError("--pue must be 1 or more: it is all of a site's power over what its computers draw")
+        raise InputError("--pue must be 1 or more: total power of a site ÷ power of its computers")
     if arguments.price_per_kwh is not None and not 0 <= arguments.price_per_kwh < math.inf:
         raise InputError("--price-per-kwh must be 0 or more")
     if not 0 < arguments.compile_deadline < math.inf:
@@ -191,7 +199,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _build(arguments: argparse.Namespace, work: Work, scales: "Scales | None") -> tuple[Swept, "Compiled"]:
-    """Build every mode that can run, look at what it computes with, and compile it."""
+    """Build every mode that can run, check its kernels, and compile it."""
     from runner.probes.precision.arms import build_arm, reference, signal_to_noise, unavailable
     from runner.probes.precision.compiled import find_rungs
 
@@ -222,14 +230,14 @@ def _build(arguments: argparse.Namespace, work: Work, scales: "Scales | None") -
         swept.arms[mode] = arm
         swept.accuracy[mode] = signal_to_noise(arm.forward(tokens), exact)
     for mode, why_not in swept.unavailable.items():
-        say(f"{mode}: left out, {why_not}")
+        say(f"{mode}: skipped, {why_not}")
     for mode, instead in swept.untimed.items():
-        say(f"{mode}: accuracy alone, {instead}")
+        say(f"{mode}: accuracy only, {instead}")
     return swept, compiled
 
 
 def _look(swept: Swept, arm: "Arm", tokens: "torch.Tensor") -> None:
-    """Which kernels multiply in an arm's layers; before it is compiled, while layers can still be told apart."""
+    """Check the GEMM kernels of an arm's layers; before compiling, while layers can still be distinguished."""
     from runner.probes.precision.proof import calibrated_matcher, census, kernels_of, left_out, prove
 
     def forward() -> object:

@@ -1,12 +1,13 @@
 """Ranks started by torchrun, each with a line to this process. No torch here.
 
-torchrun tells its caller little about which rank went wrong, and starts each rank in a session of its own, out of
-reach of a signal to torchrun's group. So every rank opens a line (a Unix socket) to the process that asked for it,
-before it imports torch: the caller then hands out work, hears the answers, sees at once which rank is gone, and
-knows whom to end.
+torchrun tells its caller little about which rank failed, and starts each rank in its own session, which a signal to
+torchrun's process group does not reach. So every rank connects to the calling process (a Unix socket) before it
+imports torch. The caller then sends commands, receives the answers, sees at once which rank has ended, and knows the
+process ids.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import selectors
@@ -32,37 +33,37 @@ _END_GRACE_S = 10.0
 _POLL_S = 0.2
 _LAST_WORD_S = 1.0
 _LARGEST_PORT = 65535
-# What an earlier launch leaves behind; torchrun sets its own.
+# Variables of an earlier launch; torchrun sets its own.
 _LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RankLine:
-    """A rank's end of the line: one JSON object a line, both ways."""
+    """A rank's end of the connection: one JSON object per line, both ways."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(os.environ[LINE_VARIABLE])
         self._lines = self._socket.makefile("r", encoding="utf-8")
-        # A process started without torchrun is the only one; a RANK in its environment is somebody else's.
+        # A process started without torchrun is the only rank; a RANK in its environment is a leftover.
         self.rank = int(os.environ.get(SOLE_VARIABLE) or os.environ["RANK"])
         self.send({"rank": self.rank, "pid": os.getpid()})
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Say something to the process that started the ranks."""
+        """Send a message to the process that started the ranks."""
         self._socket.sendall((json.dumps(message) + "\n").encode())
 
     def mark(self, where: str) -> None:
-        """Say how far this rank has come, so that one which falls behind the others can be named."""
+        """Report the progress of this rank, so that a rank that falls behind can be named."""
         self.send({"at": where})
 
     def commands(self) -> Iterator[dict[str, Any]]:
-        """Commands until the caller closes the line, or goes away."""
+        """Commands until the caller closes the connection or ends."""
         for line in self._lines:
             yield json.loads(line)
 
 
 class _Member:
-    """The caller's end of one rank's line."""
+    """The caller's end of one rank's connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -73,7 +74,7 @@ class _Member:
         self._pending = b""
 
     def read(self) -> bool:
-        """Take in what has come; False where the line is closed."""
+        """Read the available data; False if the connection is closed."""
         try:
             data = self.connection.recv(1 << 20)
         except ConnectionError:
@@ -87,7 +88,7 @@ class _Member:
         return bool(data)
 
     def state(self) -> str:
-        """What the kernel says the process is doing."""
+        """State of the process, from the kernel."""
         try:
             return psutil.Process(self.pid).status()
         except psutil.Error:
@@ -95,18 +96,19 @@ class _Member:
 
 
 class World:
-    """Ranks that run one program, with work handed out in turns.
+    """Ranks that run one program and receive commands.
 
     Args:
-        program: what each rank is, such as `["-m", "runner.probes.collectives_worker"]`.
-        ranks: how many torchrun starts; None for one process without torchrun, whose environment stays as given.
-        environment: complete environment of the ranks; torchrun's own variables are taken out for torchrun.
-        deadline: `time.monotonic()` after which an answer still missing is an error.
-        label: how messages call this world.
-        port: for the ranks to meet on; None lets torchrun take a free one.
+        program: the Python arguments of each rank, such as `["-m", "runner.probes.collectives_worker"]`.
+        ranks: number of ranks that torchrun starts; None for one process without torchrun, in the given environment.
+        environment: complete environment of the ranks; torchrun's own variables are removed for torchrun.
+        deadline: `time.monotonic()` after which a missing answer is an error.
+        label: name of this world in messages.
+        port: rendezvous port of the ranks; None lets torchrun choose a free one.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is in use.
+        ModuleNotFoundError: torch is not installed.
     """
 
     def __init__(
@@ -118,6 +120,8 @@ class World:
         label: str = "",
         port: int | None = None,
     ) -> None:
+        if importlib.util.find_spec("torch") is None:
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
         if port is not None:
             refuse_taken(port)
         self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
@@ -156,27 +160,27 @@ class World:
     ) -> None:
         try:
             if kind is None:
-                self._part()
+                self._close()
         finally:
             self._end()
 
     def ask(
         self, command: Mapping[str, object] | None, doing: str, deadline: float | None = None
     ) -> list[dict[str, Any]]:
-        """Give every rank the same command and collect their answers, in order of rank.
+        """Send every rank the same command and collect their answers, in order of rank.
 
         Args:
-            command: what the ranks are told; None waits for what they say unasked once they are ready.
-            doing: what this is, for messages: `while <doing>`.
-            deadline: `time.monotonic()` of this answer, where it is earlier than the world's own.
+            command: the command; None waits for the message that ranks send when they are ready.
+            doing: the activity, for messages: `while <doing>`.
+            deadline: `time.monotonic()` of this answer, if earlier than the world's.
 
         Raises:
-            LateRankError: a rank gave no answer by the deadline; it is named.
-            RankError: a rank died or failed; it is named.
+            LateRankError: a rank did not answer by the deadline; the message names it.
+            RankError: a rank died or failed; the message names it.
         """
         latest = self._deadline if deadline is None else min(deadline, self._deadline)
         while len(self._members) < self._ranks:
-            self._hear(doing, latest)
+            self._receive(doing, latest)
         if command is not None:
             line = (json.dumps(command) + "\n").encode()
             for rank, member in self._members.items():
@@ -185,16 +189,16 @@ class World:
                 except OSError as error:
                     raise self._lost(rank, doing) from error
         while not all(member.inbox for member in self._members.values()):
-            self._hear(doing, latest)
+            self._receive(doing, latest)
         return [self._members[rank].inbox.pop(0) for rank in range(self._ranks)]
 
-    def _hear(self, doing: str, deadline: float) -> None:
+    def _receive(self, doing: str, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._late(doing)
         ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
         if not ready and self._process.poll() is not None:
-            raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_words()}")
+            raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_error()}")
         heard = [member for member in self._members.values() if member.connection in ready]
         closed = [member for member in heard if not member.read()]
         failed = {
@@ -203,19 +207,19 @@ class World:
             for message in member.inbox
             if "error" in message
         }
-        # A rank that is gone without a word comes before the complaints of those it left behind.
+        # A rank that died without a message takes precedence over the errors that this causes in others.
         silent = [member.rank for member in closed if member.rank not in failed]
         if failed and not silent:
-            silent = self._gone_without_a_word(set(failed))
+            silent = self._silently_dead(set(failed))
         if silent:
             raise self._lost(silent[0], doing)
         for rank, error in failed.items():
             raise RankError(f"rank {rank}{self._label} failed while {doing}: {error}")
         if self._listener in ready:
-            self._greet()
+            self._accept()
 
-    def _gone_without_a_word(self, complaining: set[int]) -> list[int]:
-        """A rank whose line closes within a moment: complaints about a dead rank may come before its end is seen."""
+    def _silently_dead(self, complaining: set[int]) -> list[int]:
+        """Ranks whose connection closes shortly after: errors that a dead rank causes may arrive before its end."""
         deadline = time.monotonic() + _LAST_WORD_S
         while (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
@@ -227,10 +231,10 @@ class World:
                     return [member.rank]
         return []
 
-    def _greet(self) -> None:
+    def _accept(self) -> None:
         connection, _ = self._listener.accept()
         member = _Member(connection)
-        # The greeting is the first thing a rank does once it is connected.
+        # A rank sends its greeting immediately after it connects.
         connection.settimeout(max(0.1, self._deadline - time.monotonic()))
         greeting = b""
         while not greeting.endswith(b"\n"):
@@ -239,7 +243,7 @@ class World:
             except OSError:
                 byte = b""
             if not byte:
-                raise RankError(f"a rank{self._label} died as it started{self._last_words()}")
+                raise RankError(f"a rank{self._label} died at its start{self._last_error()}")
             greeting += byte
         hello = json.loads(greeting)
         member.rank, member.pid = hello["rank"], hello["pid"]
@@ -249,7 +253,7 @@ class World:
 
     def _lost(self, rank: int, doing: str) -> RankError:
         return RankError(
-            f"rank {rank}{self._label} died while {doing} (killed, out of memory, or crashed){self._last_words()}"
+            f"rank {rank}{self._label} died while {doing} (killed, out of memory, or crashed){self._last_error()}"
         )
 
     def _late(self, doing: str) -> LateRankError:
@@ -267,32 +271,32 @@ class World:
             what = f"{_named(behind)} {'fell behind, last seen ' + last[0] if last else 'never joined'}"
         else:
             states = ", ".join(f"{rank}: {self._members[rank].state()}" for rank in missing)
-            what = f"{_named(missing)} gave no answer (process states {states})"
-        return LateRankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were ended")
+            what = f"{_named(missing)} did not answer (process states {states})"
+        return LateRankError(f"{what}{self._label} by the deadline, while {doing}; all ranks were killed")
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         text = self._output.read_bytes()[-20_000:].decode(errors="replace")
         lines = [line.strip() for line in text.splitlines()]
-        # The last line that names an exception says more than torchrun's own summary, which comes after it.
+        # The last line that names an exception is more useful than torchrun's summary, which comes after it.
         causes = [line for line in lines if "Error: " in line and "ChildFailedError" not in line]
-        return f"; it said: {causes[-1][-300:]}" if causes else ""
+        return f"; last error: {causes[-1][-300:]}" if causes else ""
 
     def dismiss(self) -> None:
-        """Close the lines, which ends the ranks' loops, without waiting for them to go; leaving the context does."""
+        """Close the connections, which ends the ranks' loops, without waiting for them; leaving the context waits."""
         for member in self._members.values():
             with contextlib.suppress(OSError):
                 member.connection.shutdown(socket.SHUT_WR)
 
-    def _part(self) -> None:
-        """Dismiss the ranks, and let torchrun see them go."""
+    def _close(self) -> None:
+        """Dismiss the ranks, and wait until torchrun sees their end."""
         self.dismiss()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_END_GRACE_S)
 
     def _end(self) -> None:
-        """End whatever still lives, ranks first: each has a session of its own."""
+        """Kill all remaining processes, ranks first: each has its own session."""
         if self._process.poll() is None:
-            # Held still, torchrun can neither start another rank nor reap one whose id we are about to use.
+            # While stopped, torchrun can neither start another rank nor reap one whose id is about to be used.
             torchrun = psutil.Process(self._process.pid)
             with contextlib.suppress(psutil.Error):
                 torchrun.suspend()
@@ -308,25 +312,25 @@ class World:
 
 
 def refuse_taken(port: int) -> None:
-    """Say so at once where a port is taken: ranks would meet a stranger there, and wait for each other.
+    """Fail early if a port is in use: ranks would connect to another program and wait for each other.
 
     Raises:
-        InputError: somebody listens on it, or it is no port.
+        InputError: the port is in use, or not a valid port.
     """
     if not 1 <= port <= _LARGEST_PORT:
-        raise InputError(f"{port} is no port; give one from 1 to {_LARGEST_PORT}")
+        raise InputError(f"{port} is not a port; use 1 to {_LARGEST_PORT}")
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise InputError(
-            f"port {port} cannot be listened on ({error.strerror}): ss -ltnp shows by whom it is held; choose another,"
-            " or leave --port out for a free one"
+            f"cannot listen on port {port} ({error.strerror}); ss -ltnp shows who uses it; choose another, or omit"
+            " --port for a free one"
         ) from error
 
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that ranks are ended with the process that started them."""
+    """Make SIGTERM unwind the stack, so that ranks end with the process that started them."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,13 +1,13 @@
-"""Whether one process comes up in this environment, or waits at rendezvous for ranks that never come.
+"""Whether one process starts in this environment, or waits in rendezvous for ranks that do not exist.
 
-A server written for several GPUs joins a process group where its environment says that there is one: WORLD_SIZE,
-RANK, MASTER_ADDR, MASTER_PORT. Left over with WORLD_SIZE=8, the only process waits for seven others, for ten minutes
-and more by default, with no load on CPU or GPU and without a word. Here a child does what such a server does
-(`init_process_group` with gloo), against a deadline, and is ended at it. Not where MASTER_ADDR names a live job: the
-child would knock at its door.
+A server written for several GPUs joins a process group if its environment describes one: WORLD_SIZE, RANK,
+MASTER_ADDR, MASTER_PORT. With a leftover WORLD_SIZE=8, the single process waits for seven others, by default for ten
+minutes or more, without load on CPU or GPU and without a message. This probe runs the same call (`init_process_group`
+with gloo) in a child process with a deadline. Do not use it if MASTER_ADDR names a live job: the child would try to
+join it.
 
-Output: rendezvous_time (s), where the process joined a group; details.ending: `alone` (nothing asks for a group),
-`joined`, `waiting` or `failed`. Symptom: it still waits at the deadline, or fails.
+Output: rendezvous_time (s), if the process joined a group; details.ending: `alone` (no group is configured),
+`joined`, `waiting` or `failed`. Symptom: it is still waiting at the deadline, or fails.
 
 Example:
     WORLD_SIZE=8 RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m runner.probes.rendezvous --deadline 10
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.errors import InputError, LateRankError
-from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
+from runner.probes.contract import Findings, Probe, base_parser, require_torch, run_probe, say, single
 from runner.probes.ranks import World, ended_by_sigterm
 
 _CHILD = ("-m", "runner.probes.rendezvous_child")
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=20.0,
         metavar="S",
-        help="seconds that joining may take once torch is loaded (default 20)",
+        help="time limit of joining in seconds, after torch is loaded (default 20)",
     )
     return parser
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.deadline <= 0:
         raise InputError(f"--deadline must be above zero, not {arguments.deadline:g}")
+    require_torch()
     try:
         answer = _joined(arguments.deadline)
     except _StillWaitingError:
@@ -60,11 +61,11 @@ class _StillWaitingError(Exception):
 
 
 def _joined(deadline_s: float) -> Mapping[str, Any] | None:
-    """What the child said of joining its group; None where nothing asks for one.
+    """The child's result of joining its group; None if no group is configured.
 
     Raises:
-        _StillWaitingError: it left the child's world as an error, so that the child, which will never answer, is ended
-            at once instead of being waited for.
+        _StillWaitingError: raised through the child's context, so that the child, which will never answer, is killed
+            at once.
     """
     world = World(_CHILD, None, os.environ, time.monotonic() + _START_S + deadline_s)
     with ended_by_sigterm(), world:
@@ -92,7 +93,7 @@ def _waiting(deadline_s: float) -> str:
     size = re.fullmatch(r"\d{1,9}", os.environ.get("WORLD_SIZE", ""))
     others = f"{int(size[0]) - 1} other ranks" if size and int(size[0]) > 1 else "other ranks"
     return (
-        f"one process still waited at rendezvous for {others} after {deadline_s:g} s, and was ended;"
+        f"one process was still waiting in rendezvous for {others} after {deadline_s:g} s and was killed;"
         " python -m runner.probes.stale_env --shell prints what to unset"
     )
 

@@ -1,6 +1,7 @@
-"""The process that `rendezvous` starts: it joins a process group where its environment speaks of one.
+"""The process that `rendezvous` starts: it joins a process group if its environment describes one.
 
-It says first whether that is so (`{"group": true}`); told to, it joins and answers `{"failed": null, "seconds": s}`.
+It first reports whether that is so (`{"group": true}`); on a command, it joins and returns
+`{"failed": null, "seconds": s}`.
 """
 
 import os
@@ -11,7 +12,7 @@ from runner.probes.ranks import RankLine
 
 
 def main() -> int:
-    """Say whether there is a group to join, and join it when told to."""
+    """Report whether there is a group to join, and join it on command."""
     line = RankLine()
     import torch.distributed as dist
 

@@ -1,13 +1,13 @@
-"""What a multi-GPU launch left behind in the environment that a single-GPU server would inherit.
+"""Leftovers of a multi-GPU launch in the environment that a single-GPU server would inherit.
 
-A rollback moves the traffic but rarely the shell, unit file or container that started the old job. torchrun exports
-ranks, rendezvous and OMP_NUM_THREADS=1; people export NCCL_* and debugging switches. One process with WORLD_SIZE=8
-waits for seven that never come; one with CUDA_LAUNCH_BLOCKING=1 or TORCHDYNAMO_DISABLE=1 runs, only slowly. Looked at
-is this environment, or with --pid a running server's, and with --config the sizes in its configuration file. Nothing is
-run; where the host has GPUs, their places in it are read.
+A rollback often keeps the shell, unit file, pod spec or container of the old job. torchrun exports ranks, rendezvous
+and OMP_NUM_THREADS=1 into its child processes; scripts export NCCL_* and debugging switches. One process with
+WORLD_SIZE=8 waits for seven ranks that do not exist; one with CUDA_LAUNCH_BLOCKING=1 or TORCHDYNAMO_DISABLE=1 runs
+slowly. The probe checks this environment, or with --pid that of a running server, and with --config the sizes in its
+configuration file. Nothing is run; on a host with GPUs, their NUMA placement is read.
 
-Output: stale_variables, how many harm a single-GPU server; details.findings has each leftover, what it does, how bad
-it is and the line that undoes it. Symptom: at least one is harmful (severity medium or high).
+Output: stale_variables, the number that harm a single-GPU server; details.findings has each leftover, its effect, its
+severity and how to remove it. Symptom: at least one is harmful (severity medium or high).
 
 Example:
     python -m runner.probes.stale_env
@@ -31,18 +31,18 @@ from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_c
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
 from runner.remedy import Remedy
 
-# Values that can name no host, address or person.
+# Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
-    parser.add_argument("--pid", type=int, metavar="PID", help="look at a running server's environment")
+    parser.add_argument("--pid", type=int, metavar="PID", help="check the environment of a running server")
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="also look for tensor-parallel sizes in a serving configuration (YAML or JSON)",
+        help="also check a serving configuration (YAML or JSON) for tensor-parallel sizes",
     )
     add_shell_option(parser)
     return parser
@@ -57,15 +57,19 @@ def _run(arguments: argparse.Namespace) -> Findings:
     for leftover in [*found, *by_hand]:
         say(visible_line(f"{leftover.harm:6} {leftover.name}: {leftover.does}; undo: {leftover.undo}"))
     if not found and not by_hand:
-        say("no leftovers of a multi-GPU launch in this environment")
+        where = "this environment" if pid is None else f"the environment of process {pid}"
+        sizes = (
+            "" if arguments.config is None else f", and no tensor-parallel size above 1 in {arguments.config}"
+        )
+        say(visible_line(f"no leftovers of a multi-GPU launch in {where}{sizes}"))
     more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
-        reason=visible_line(f"{harmful[0].name} is left over: {harmful[0].does}{more}") if harmful else None,
+        reason=visible_line(f"leftover {harmful[0].name}: {harmful[0].does}{more}") if harmful else None,
         requested={"of": "this environment" if pid is None else "a running process"},
         details={
-            "findings": [_told(leftover) for leftover in [*found, *by_hand]],
+            "findings": [_as_dict(leftover) for leftover in [*found, *by_hand]],
             **remedies(leftover.undo for leftover in [*found, *by_hand]),
         },
     )
@@ -79,8 +83,8 @@ def _sizes(config: Path | None) -> list[Leftover]:
             size.key,
             str(size.value),
             Harm.HIGH,
-            f"the configuration asks for {size.value} GPUs (line {size.line})",
-            Remedy.by_hand("within {}, line {}: set {} to 1", config.name, str(size.line), size.key),
+            f"the configuration requests {size.value} GPUs (line {size.line})",
+            Remedy.by_hand("change {} to 1 in {}, line {}", size.key, config.name, str(size.line)),
         )
         for size in read_sizes(config)
     ]
@@ -91,7 +95,7 @@ def _pin(environment: Mapping[str, str], pid: int) -> list[Leftover]:
     return remarks(environment.get(NAME), gpu_nodes(), own, nodes)
 
 
-def _told(leftover: Leftover) -> dict[str, object]:
+def _as_dict(leftover: Leftover) -> dict[str, object]:
     return {
         "name": leftover.name,
         "value": leftover.value if _PLAIN.fullmatch(leftover.value) else None,

@@ -1,9 +1,9 @@
-"""Tensor parallelism: one transformer over several ranks, each holding its shards alone. DTensor, no own collectives.
+"""Tensor parallelism: one transformer over several ranks, each with only its shards. Uses DTensor.
 
-How it is cut is the model's own plan (transformers' `base_model_tp_plan`): q, k, v, gate and up by their output
-columns, o and down by their input rows, so that a block needs two all-reduces and every rank computes whole heads.
-The KV cache of a rank holds that rank's heads. Embedding and norms stand whole on each rank; the output matrix is cut
-by vocabulary where it is no embedding as well.
+The plan is the model's own (transformers' `base_model_tp_plan`): q, k, v, gate and up are split by output columns, o
+and down by input rows, so that a block needs two all-reduces and every rank computes whole heads. The KV cache of a
+rank holds that rank's heads. Embedding and norms are replicated; the output matrix is split by vocabulary unless it is
+also the embedding.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ def degrees(shape: ModelShape, most: int) -> list[int]:
 
 
 def check_degree(shape: ModelShape, degree: int) -> None:
-    """Refuse a number of ranks over which this shape cannot be cut evenly.
+    """Refuse a number of ranks that cannot split this shape evenly.
 
     Raises:
-        InputError: it is below one, or does not divide the heads, the key/value heads or the MLP; the message says
-            which, and what would fit.
+        InputError: it is below one, or does not divide the heads, the key/value heads or the MLP; the message names
+            them and the valid numbers.
     """
     if degree < 1:
-        raise InputError(f"a model needs one rank or more, not {degree}")
+        raise InputError(f"the number of ranks must be 1 or more, not {degree}")
     undivided = _undivided(shape, degree)
     if undivided:
         possible = ", ".join(map(str, degrees(shape, shape.kv_heads)))
         raise InputError(
-            f"{shape.name} cannot be cut over {degree} ranks: {degree} does not divide its"
-            f" {' nor its '.join(undivided)}; choose one of {possible}"
+            f"{shape.name} cannot be split over {degree} ranks: {degree} does not divide its"
+            f" {' or its '.join(undivided)}; choose one of {possible}"
         )
 
 
@@ -55,8 +55,8 @@ def joined(device: str, rank: int, ranks: int, timeout_s: float) -> Iterator["De
     Args:
         device: `cuda` (NCCL, the GPU numbered as the rank on its node) or `cpu` (gloo).
         rank: of this process; one node, so it is also the number of its GPU.
-        ranks: how many there are.
-        timeout_s: how long a collective waits for the others, in seconds.
+        ranks: number of ranks.
+        timeout_s: timeout of a collective in seconds.
     """
     import torch
     import torch.distributed as dist
@@ -74,21 +74,21 @@ def joined(device: str, rank: int, ranks: int, timeout_s: float) -> Iterator["De
 
 
 def shard(model: Any, mesh: "DeviceMesh") -> None:
-    """Cut a transformers causal model in place: afterwards a rank holds its shards and what is not cut.
+    """Shard a transformers causal model in place: afterwards a rank holds its shards and the replicated parameters.
 
-    Every rank must bring the same weights, or none: on the meta device nothing is held whole anywhere, and the shards
-    are filled afterwards (`copy_shard`).
+    Every rank must have the same weights, or none: on the meta device nothing is allocated, and the shards are filled
+    afterwards (`copy_shard`).
 
     Args:
         model: with a `config.base_model_tp_plan` made of `colwise` and `rowwise`; its heads must divide by the ranks.
         mesh: one-dimensional.
 
     Raises:
-        InputError: the plan asks for a way of cutting that is not known here.
+        InputError: the plan has an unsupported style.
     """
     from torch.distributed.tensor.parallel import parallelize_module
 
-    # Each rank takes its part of what it has: no rank sends weights to the others.
+    # Each rank takes its shard of its own weights; no weights are sent between ranks.
     parallelize_module(model, mesh, _plan(model, mesh.size()), src_data_rank=None)
 
 
@@ -102,9 +102,9 @@ def _plan(model: Any, ranks: int) -> "dict[str, ParallelStyle]":
     for name, way in model.config.base_model_tp_plan.items():
         if way not in {"colwise", "rowwise"}:
             raise InputError(
-                f"{type(model).__name__}: {name} is to be cut {way!r}; known are colwise, rowwise"
+                f"{type(model).__name__}: {name} has the unsupported style {way!r}; supported are colwise, rowwise"
             )
-        # An MLP of two matrices has no gate to cut.
+        # An MLP of two matrices has no gate.
         if name in present:
             plan[f"{prefix}.{name}"] = ColwiseParallel() if way == "colwise" else RowwiseParallel()
     vocab, _ = model.lm_head.weight.shape
@@ -118,7 +118,7 @@ def _pattern(name: str) -> str:
 
 
 def copy_shard(parameter: "torch.Tensor", whole: "torch.Tensor") -> None:
-    """Fill a parameter from its whole self: all of it where it is not cut, this rank's shard where it is."""
+    """Fill a parameter from the full tensor: all of it if it is replicated, else this rank's shard."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(parameter, DTensor):

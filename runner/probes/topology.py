@@ -1,16 +1,16 @@
-"""How the GPUs of this node are wired, and whether that is how their board should be wired.
+"""How the GPUs of this node are wired, and whether that matches their board.
 
-The physics: on an HGX node every GPU has all its NVLinks to the switches, so all GPU pairs read the same `NV<n>` with
-n the links of one GPU (18 on H100, H200 and B200), and switches carry traffic only once the fabric is `completed`.
-A pair that reads PIX, PXB, PHB, NODE or SYS goes over PCIe. Wiring is the driver's to report: no NCCL variable
-changes it.
+Physics. On an HGX node, all NVLinks of a GPU go to the switches, so all GPU pairs show the same `NV<n>`, where n is the
+number of links of one GPU (18 on H100, H200 and B200). Switches carry traffic only when the fabric state is
+`completed`. A pair with PIX, PXB, PHB, NODE or SYS uses PCIe. The driver reports the wiring; no NCCL variable changes
+it.
 
     python -m runner.probes.topology
     python -m runner.probes.topology --from pasted.txt --board B200
     nvidia-smi topo -m | python -m runner.probes.topology --from -
 
-Text names no board: without `--board` one uniform NVLink mesh is healthy and anything else is the symptom.
-Exit status: 0 as it should be, 1 a wiring fault, 2 bad input, 80 no pair of GPUs here.
+The text does not name the board: without `--board`, a uniform NVLink mesh is healthy and anything else is the symptom.
+Exit status: 0 as expected, 1 wiring fault, 2 bad input, 80 not applicable: no pair of GPUs.
 """
 
 import argparse
@@ -35,12 +35,15 @@ LARGEST_TEXT = 1 << 20
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument(
-        "--from", dest="source", metavar="FILE", help="read nvidia-smi topo -m text; - is standard input"
+        "--from",
+        dest="source",
+        metavar="FILE",
+        help="read nvidia-smi topo -m output from FILE; - is standard input",
     )
     parser.add_argument(
         "--board",
         choices=[board.name for board in BOARDS],
-        help="the board to hold it against (default: what NVML says)",
+        help="board to compare with (default: as reported by NVML)",
     )
     return parser
 
@@ -59,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         requested={"source": "text" if arguments.source else "nvml", "board": arguments.board},
         effective={"source": topology.source, "board": board.name if board else None},
         details={
-            "pairs": {f"{pair.a}-{pair.b}": _told(pair, expected) for pair in topology.pairs},
+            "pairs": {f"{pair.a}-{pair.b}": _as_dict(pair, expected) for pair in topology.pairs},
             "gpus": [_shown(gpu) for gpu in topology.gpus],
             "faults": [str(fault) for fault in verdict.faults],
             "mig": topology.mig,
@@ -67,14 +70,14 @@ def _run(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def _told(pair: Pair, expected: str | None) -> dict[str, object]:
-    """A pair's verdict; `as_expected` is None where nothing is expected of it."""
+def _as_dict(pair: Pair, expected: str | None) -> dict[str, object]:
+    """A pair's verdict; `as_expected` is None without an expectation."""
     good = None if expected is None else pair.link == expected and pair.p2p in {None, "ok"}
     return {"link": pair.link, "expected": expected, "p2p": pair.p2p, "as_expected": good}
 
 
 def _shown(gpu: GpuWiring) -> dict[str, object]:
-    """What is known of one GPU; what the source does not say is left out."""
+    """The known facts of one GPU; unknown ones are omitted."""
     known = {name: value for name, value in asdict(gpu).items() if value not in {None, ()}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
 
@@ -99,7 +102,7 @@ def _read(source: str) -> str:
         if source == "-":
             data = sys.stdin.buffer.read(LARGEST_TEXT)
         else:
-            # Typed by the caller: it may be a pipe, as in --from <(nvidia-smi topo -m).
+            # The path may be a pipe, as in --from <(nvidia-smi topo -m).
             data = read_placed(Path(source), LARGEST_TEXT, pipes=True)
     except (OSError, PlacedFileError) as error:
         why = error.why if isinstance(error, PlacedFileError) else error.strerror
@@ -111,7 +114,7 @@ def _from_nvml(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
     topology = read_topology()
     if topology is None:
         raise NotApplicableError(
-            "this host has no NVIDIA driver; paste a node's nvidia-smi topo -m with --from FILE"
+            "this host has no NVIDIA driver; use --from FILE with a node's nvidia-smi topo -m output"
         )
     if len(topology.gpus) < 2:  # noqa: PLR2004 - a pair
         raise NotApplicableError(f"this host has {len(topology.gpus)} GPU; wiring between GPUs needs two")

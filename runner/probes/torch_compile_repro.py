@@ -1,19 +1,19 @@
 """Compile a stack of transformer blocks under a guard, measure it, and keep a bundle for a bug report.
 
-Physics: compile time follows the size of the traced graph, that is the number of operations and so of distinct
-blocks, and hardly the number of parameters: a wide block has the operations of a narrow one. A pegged CPU with an
-idle GPU is what every compile looks like, a healthy one too. What tells slow from stuck is whether it moves on:
-stacks, cache and compiler processes are looked at twice, apart in time.
+Physics. Compile time depends on the size of the traced graph: the number of operations, and so of distinct blocks. It
+hardly depends on the number of parameters, because a wide block has the same operations as a narrow one. A healthy
+compile also shows a fully busy CPU and an idle GPU. Progress tells slow from stuck: stacks, cache and compiler
+processes are observed twice, at different times.
 
-Each compile runs in a child process with an empty cache; on the deadline its stacks are kept and the child and all it
-has started are ended. The stack's size comes from --preset; weights are random. By block, only one block of each kind
-gets memory: the 70b stack needs 4 GB there.
+Each compile runs in a child process with an empty cache; at the deadline its stacks are saved and the child and all its
+processes are killed. --preset sets the size of the stack; weights are random. Per block, only one block of each kind is
+allocated: the 70b stack then needs 4 GB.
 
 Output: seconds (wall and CPU) of the compile with its first forward, CPU share, cache bytes, peak resident memory,
-graph breaks, recompiles, and how far the compiled answer is from eager's. Symptom: compiling was not over by the
-deadline in the mode asked for. With `--compile-mode smart` the ladder goes on to one block at a time, to one compile
-thread and to eager, and the symptom is that not even eager answered. After `--`, any command is run instead, traced
-and watched under the same deadline; the symptom is that it did not end.
+graph breaks, recompiles, and the difference of the compiled output from eager's. Symptom: the compile did not finish by
+the deadline in the requested mode. With `--compile-mode smart`, the ladder continues with one block at a time, one
+compile thread and eager, and the symptom is that even eager failed. After `--`, any command is run instead, traced and
+monitored with the same deadline; the symptom is that it did not finish.
 
     python -m runner.probes.torch_compile_repro --compile-mode whole --deadline 120
     python -m runner.probes.torch_compile_repro --output-dir artifacts/torch_compile_repro --inject-stall --deadline 10
@@ -39,7 +39,16 @@ from runner.hardware.machine import look as look_at_machine
 from runner.presets import default_preset
 from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE
-from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.probes.contract import (
+    Findings,
+    NotApplicableError,
+    Probe,
+    base_parser,
+    require_torch,
+    run_probe,
+    say,
+    single,
+)
 from runner.probes.ranks import ended_by_sigterm
 from runner.probes.repro import block_stack, bundle, live_compiles, report, watched_command
 from runner.units import parse_bytes
@@ -47,7 +56,7 @@ from runner.units import parse_bytes
 
 @dataclass(frozen=True)
 class Size:
-    """The stack of a preset. `deadline_s`: seconds within which a healthy cold compile ends with much to spare."""
+    """The stack of a preset. `deadline_s`: seconds, well above the time of a healthy cold compile."""
 
     blocks: int
     width: int
@@ -57,14 +66,14 @@ class Size:
     deadline_s: float
 
 
-# 40b and 70b lie above the 40e9 parameters that the entry speaks of (40.4e9 and 70.0e9).
+# 40b and 70b are above the 40e9 parameters that the entry mentions (40.4e9 and 70.0e9).
 SIZES = {
     "tiny": Size(2, 64, 4, 128, 32, 180),
     "8b": Size(32, 4096, 32, 14336, 2048, 900),
     "40b": Size(50, 8192, 64, 22016, 2048, 1800),
     "70b": Size(72, 8192, 64, 28672, 2048, 1800),
 }
-# Activations, the compiler's own allocations and CUDA's context come on top of the weights.
+# Activations, the compiler's allocations and the CUDA context add to the weights.
 _HEADROOM = 1.1
 
 
@@ -72,22 +81,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_compile_arguments(parser)
     parser.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="write the bundle, one zip, into DIR (made if missing)"
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="write the bundle, one zip file, into DIR (created if missing)",
     )
     parser.add_argument(
         "--deadline",
         type=_positive,
         metavar="SECONDS",
-        help="until compiling is over, every rung of the ladder together (default: by preset; 900 for a command)",
+        help="time limit in seconds for all rungs of the ladder together (default: by preset; 900 for a command)",
     )
     parser.add_argument(
         "--memory-limit",
         type=_bytes,
         metavar="SIZE",
-        help="address space that a compiling process may take on top",
+        help="limit on the additional address space of a compiling process (default: none)",
     )
     parser.add_argument(
-        "--backward", action="store_true", help="compile and run a backward pass too, and compare gradients"
+        "--backward", action="store_true", help="also compile and run a backward pass, and compare gradients"
     )
     parser.add_argument("--blocks", type=int, metavar="N", help="blocks in the stack (default: the preset's)")
     parser.add_argument(
@@ -95,21 +107,24 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=Stall.EVERY_GRAPH.value,
         choices=[kind.value for kind in Stall],
-        help="a drill: make the compiler peg a CPU and never end, on every graph or on the whole model's alone",
+        help="drill: make the compiler hang with a busy CPU, on every graph or only on the whole model",
     )
     parser.add_argument(
         "--warm-start",
         action="store_true",
-        help="compile once more in a second child that starts from the first one's cache",
+        help="compile again in a second child that starts from the first one's cache",
     )
     parser.add_argument(
         "--look",
         type=_positive,
         metavar="SECONDS",
-        help="compile nothing: watch the processes on this node that have torch loaded for so long, read-only",
+        help="do not compile; observe the processes on this node that have torch loaded for S seconds, read-only",
     )
     parser.add_argument(
-        "command", nargs="*", metavar="-- COMMAND", help="run this instead, traced and watched (after `--`)"
+        "command",
+        nargs="*",
+        metavar="-- COMMAND",
+        help="after `--`: run this command instead, traced and monitored",
     )
     return parser
 
@@ -132,8 +147,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.look is not None:
         return live_compiles.findings(arguments.look)
     machine = look_at_machine()
-    if machine.torch is None:
-        raise RunbookError("this Python has no torch; install the package with its `probes` extra")
+    require_torch()
     if arguments.command:
         with ended_by_sigterm():
             return watched_command.findings(arguments, machine)
@@ -177,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
 
 def _alone(arguments: argparse.Namespace) -> bool:
-    """Whether no child will hold the whole model."""
+    """Whether no child needs the whole model."""
     return arguments.compile_mode in {"per-block", "one-thread"} and not arguments.warm_start
 
 
@@ -186,7 +200,7 @@ def _device(machine: Machine) -> str:
         return "cpu"
     if machine.cuda is None:
         raise NotApplicableError(
-            f"this host has GPUs but torch {machine.torch} here has no CUDA; run it with the Python of the job"
+            f"this host has GPUs, but torch {machine.torch} has no CUDA; use the Python of the job"
         )
     return "cuda"
 
@@ -204,7 +218,7 @@ def _check_memory(machine: Machine, shape: dict[str, int | str], *, alone: bool)
     if needed > there:
         raise NotApplicableError(
             f"{held / 1e9:.1f}e9 parameters need {needed / 2**30:.0f} GiB on one device, which has "
-            f"{there / 2**30:.0f}; take a smaller --preset or --blocks, or --compile-mode per-block"
+            f"{there / 2**30:.0f}; choose a smaller --preset or --blocks, or --compile-mode per-block"
         )
 
 
@@ -243,8 +257,8 @@ def _findings(
     failed = [attempt for attempt in guarded.attempts if attempt.outcome != "finished"]
     stopped = guarded.effective is None
     if stopped and not any(attempt.outcome == "deadline" for attempt in failed):
-        # A compile that crashed or answers wrongly is a fault of its own, and not the one that this probe looks for.
-        raise RunbookError(f"could not measure: {guarded.reason}")
+        # A compile that crashed or gives wrong output is another fault than the one that this probe looks for.
+        raise RunbookError(f"measurement failed: {guarded.reason}")
     measurements = [one for attempt in guarded.attempts for one in report.measurements(attempt, preset)]
     measurements += report.warm_measurements(guarded, preset)
     labels = {"preset": preset, "mode": guarded.requested}
@@ -277,7 +291,7 @@ PROBE = Probe("torch_compile_repro", parser=_parser, run=_run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status; 3 where a compile failed in another way than by not ending."""
+    """Run the probe and return its exit status; 3 if a compile failed in another way than by its deadline."""
     try:
         return run_probe(PROBE, argv)
     except RunbookError as error:

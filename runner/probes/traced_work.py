@@ -1,6 +1,6 @@
-"""The work that `capture_fp8_flexattention_traces` looks at: FP8 matrix products and flex attention, each by itself.
+"""The workload of `capture_fp8_flexattention_traces`: an FP8 GEMM and flex attention, separately.
 
-python -m runner.probes.traced_work --preset tiny     # the same work once more, for another profiler to watch
+python -m runner.probes.traced_work --preset tiny     # the same work, for another profiler
 """
 
 import argparse
@@ -17,7 +17,7 @@ from runner.probes.precision.product import fp8_product
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The first compute capability whose tensor cores multiply FP8.
+# The first compute capability with FP8 tensor cores.
 _FP8_CAPABILITY = (8, 9)
 
 
@@ -35,7 +35,7 @@ class Shape:
         return self.width // self.heads
 
 
-# One layer of the preset's model; `tiny` is what a CPU does in milliseconds.
+# One layer of the preset's model; `tiny` takes milliseconds on a CPU.
 SHAPES: Mapping[str, Shape] = {
     "tiny": Shape(256, 256, 4),
     "8b": Shape(4096, 4096, 32),
@@ -45,7 +45,7 @@ SHAPES: Mapping[str, Shape] = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: `run` gives its result, `exact` the same in fp32, `flops` what it takes."""
+    """One operation: `run` returns its result, `exact` the same in fp32, `flops` is its cost."""
 
     name: str
     run: Callable[[], "Tensor"]
@@ -63,7 +63,7 @@ def operations(shape: Shape, device: str, *, compiled: bool) -> tuple[Operation,
 
     if device == "cuda" and torch.cuda.get_device_capability() < _FP8_CAPABILITY:
         name = torch.cuda.get_device_name()
-        raise NotApplicableError(f"{name} has no FP8 tensor cores; they begin with compute capability 8.9")
+        raise NotApplicableError(f"{name} has no FP8 tensor cores; they need compute capability 8.9 or later")
     generator = torch.Generator().manual_seed(0)
 
     def random(*sizes: int) -> "Tensor":
@@ -73,9 +73,9 @@ def operations(shape: Shape, device: str, *, compiled: bool) -> tuple[Operation,
 
 
 def _product(shape: Shape, device: str, random: Callable[..., "Tensor"]) -> Operation:
-    """FP8 product of activations with a square weight, one scale a tensor: the largest value meets FP8's largest.
+    """FP8 GEMM of activations with a square weight, one scale per tensor; it maps the largest value to FP8's largest.
 
-    Where a CPU multiplies the same values in fp32 instead, the operation has another name: its time is not FP8's.
+    If a CPU multiplies the same values in fp32 instead, the operation has another name: its time is not that of FP8.
     """
     import torch
 
@@ -90,7 +90,7 @@ def _product(shape: Shape, device: str, random: Callable[..., "Tensor"]) -> Oper
     product = fp8_product(device)
 
     def run() -> "Tensor":
-        # The second factor has to be column-major: the transpose of a row-major one.
+        # The second operand must be column-major: the transpose of a row-major one.
         return product.multiply(quantised[0], quantised[1].t(), scales[0], scales[1], torch.bfloat16)
 
     name = "fp8_matmul" if product.native else "e4m3_matmul_in_fp32"
@@ -98,7 +98,7 @@ def _product(shape: Shape, device: str, random: Callable[..., "Tensor"]) -> Oper
 
 
 def _attention(shape: Shape, device: str, random: Callable[..., "Tensor"], *, compiled: bool) -> Operation:
-    """Causal flex attention; without `compiled` its eager form, which writes out the whole score matrix."""
+    """Causal flex attention; without `compiled` its eager form, which materializes the whole score matrix."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     from torch.nn.functional import scaled_dot_product_attention
@@ -115,12 +115,12 @@ def _attention(shape: Shape, device: str, random: Callable[..., "Tensor"], *, co
 
     def run() -> "Tensor":
         with warnings.catch_warnings():
-            # Eager is what was asked for; the advice to compile is for those who did not mean it.
+            # Eager is requested here, so torch's advice to compile does not apply.
             warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
             result: Tensor = function(query, key, value, block_mask=mask)
         return result
 
-    # Two products of tokens² × head width a head, half of each masked.
+    # Two GEMMs of tokens² × head width per head, half of each masked.
     flops = 2 * shape.tokens**2 * shape.width
 
     def reference() -> "Tensor":
@@ -130,7 +130,7 @@ def _attention(shape: Shape, device: str, random: Callable[..., "Tensor"], *, co
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do the work a few times, for a profiler that watches from outside."""
+    """Run the work a few times, for an external profiler."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--preset", choices=PRESETS, required=True)
     parser.add_argument("--iterations", type=int, default=5)

@@ -30,7 +30,7 @@ def llama_config(shape: "ModelShape") -> Any:
         head_dim=shape.head_dim,
         max_position_embeddings=shape.max_positions,
         tie_word_embeddings=shape.tied_embeddings,
-        # Random weights may produce any token at any step: none of them may end a sequence.
+        # Random weights may produce any token at any step, so no token may end a sequence.
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
@@ -50,16 +50,16 @@ def build_model(
 ) -> Any:
     """A `LlamaForCausalLM` of this shape in eval mode, its weights drawn from N(0, initializer_range²).
 
-    It is laid out on the meta device first, so that its peak memory is its weights. On `meta` it stays without data.
+    It is created on the meta device first, so that its peak memory is its weights. On `meta` it stays without data.
 
     Args:
-        shape: what to build.
+        shape: shape of the model.
         dtype: type of the weights.
-        device: where they live.
-        seed: of the weights alone; the global generators are left as they are.
-        initializer_range: standard deviation; a larger one makes greedy decoding repeat itself less.
-        mesh: ranks to cut it over. Each then holds its shards of the very weights that one process would have, and
-            while they are drawn one whole parameter beside them.
+        device: device of the weights.
+        seed: of the weights only; the global generators are not changed.
+        initializer_range: standard deviation; with a larger one, greedy decoding repeats itself less.
+        mesh: ranks to shard it over. Each then holds its shards of the same weights that one process would have, and
+            one whole parameter at a time while they are drawn.
     """
     import torch
     from torch import nn
@@ -87,7 +87,7 @@ def build_model(
         elif mesh is None:
             parameter.normal_(0.0, initializer_range, generator=generator)
         else:
-            # Drawn whole, so that the weights do not depend on how many ranks share them.
+            # Drawn whole, so that the weights do not depend on the number of ranks.
             whole = torch.empty(parameter.shape, dtype=dtype, device=device)
             copy_shard(parameter, whole.normal_(0.0, initializer_range, generator=generator))
     return model
@@ -98,10 +98,10 @@ def load_model(
 ) -> Any:
     """The causal model of a local transformers folder, in eval mode, its weights read from safetensors files.
 
-    Each parameter is read by itself, so that beside the weights, or a rank's shards of them, one is held whole.
+    Parameters are read one at a time, so only one whole parameter is held in addition to the weights or shards.
 
     Raises:
-        InputError: a file cannot be read, or the files hold other weights than the configuration asks for.
+        InputError: a file cannot be read, or the files do not have the weights of the configuration.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -129,20 +129,20 @@ def load_model(
     if missing:
         first, more = next(iter(missing)), f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(
-            f"{folder.name} has no weights for {first}{more}; is its config.json another model's?"
+            f"{folder.name} has no weights for {first}{more}; check that its config.json is of the same model"
         )
     return model
 
 
 def _laid_out(model: Any, dtype: "torch.dtype", device: "torch.device", mesh: "DeviceMesh | None") -> Any:
-    """A model from the meta device, cut where there is a mesh, in memory that nothing has been written to yet."""
+    """A model from the meta device, sharded if there is a mesh, in uninitialized memory."""
     model = model.to(dtype).eval().requires_grad_(requires_grad=False)
     if mesh is not None:
         shard(model, mesh)
     if device.type == "meta":
         return model
     model = model.to_empty(device=device)
-    # The rotary frequencies are not weights: they are computed, in fp32, wherever the model lives.
+    # The rotary frequencies are not weights: they are computed, in fp32, on the model's device.
     with device:
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     model.tie_weights()

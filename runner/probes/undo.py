@@ -1,6 +1,6 @@
-"""`--shell`: print the lines that undo what a probe found, for a shell to `eval`, in place of its document.
+"""`--shell`: print the commands that undo a probe's findings, for `eval` in a shell, instead of its document.
 
-What is code and what a comment, `runner.remedy` decides.
+`runner.remedy` decides what is a command and what is a comment.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from runner.remedy import Remedy, shell_lines
 
 
 def add_shell_option(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--shell`."""
+    """Add `--shell` to a parser."""
     parser.add_argument(
         "--shell",
         action="store_true",
-        help='print only the lines that undo the findings: eval "$(… --shell)"; exit status 0 once printed',
+        help='print only the commands that undo the findings, for eval "$(… --shell)"; exit status 0',
     )
 
 
 def remedies(found: Iterable[Remedy]) -> dict[str, list[str]]:
-    """The part of a document's details that `--shell` prints: `undo`, code for this shell, and `by_hand`."""
+    """The details that `--shell` prints: `undo`, commands for this shell, and `by_hand`."""
     every = list(found)
     return {
         "undo": [remedy.text for remedy in every if remedy.is_code],
@@ -33,7 +33,7 @@ def remedies(found: Iterable[Remedy]) -> dict[str, list[str]]:
 
 
 def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
-    """Run the probe; with `--shell`, print its `details.undo` for `eval` in place of the document.
+    """Run the probe; with `--shell`, print its `details.undo` for `eval` instead of the document.
 
     Lines in `details.by_hand` are printed as comments. The document still goes to RUNBOOK_RESULT and `--output-json`.
     """
@@ -50,6 +50,6 @@ def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
 
 
 def _encodable(line: str) -> str:
-    # A traceback would end with 1, a symptom.
+    # A traceback would exit with 1, a symptom.
     encoding = sys.stdout.encoding or "utf-8"
     return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,4 +1,4 @@
-"""Whether the GPUs that the driver shows can be used: a probe must not measure the host in their place."""
+"""Whether torch can use the GPUs that the driver reports: a probe must not measure the host instead of them."""
 
 import os
 
@@ -10,25 +10,25 @@ from runner.probes.contract import NotApplicableError
 
 
 def wiring_with_fabric() -> Topology | None:
-    """How the GPUs are wired; None on a host without any.
+    """How the GPUs are wired; None on a host without GPUs.
 
     Raises:
-        NotApplicableError: the fabric between them is not up, and CUDA does not start without it.
+        NotApplicableError: the fabric is not up, and CUDA does not start without it.
         RunbookError: they cannot be read.
     """
     topology = read_topology()
     for fault in judge(topology, None).faults if topology else ():
         if fault.kind == "fabric":
-            raise NotApplicableError(f"CUDA does not start before the fabric is up: {fault}")
+            raise NotApplicableError(f"CUDA does not start until the fabric is up: {fault}")
     return topology
 
 
 def usable_gpus() -> int:
-    """GPUs that torch can use; 0 on a host without any, or where CUDA_VISIBLE_DEVICES hides them.
+    """GPUs that torch can use; 0 on a host without GPUs, or if CUDA_VISIBLE_DEVICES hides them.
 
     Raises:
-        NotApplicableError: the fabric between them is not up.
-        RunbookError: the driver shows GPUs and torch can use none.
+        NotApplicableError: the fabric is not up.
+        RunbookError: the driver reports GPUs, but torch cannot use any.
     """
     wiring_with_fabric()
     import torch
@@ -36,6 +36,6 @@ def usable_gpus() -> int:
     usable, installed = torch.cuda.device_count(), gpu_count()
     if installed and not usable and "CUDA_VISIBLE_DEVICES" not in os.environ:
         raise RunbookError(
-            f"NVML shows {installed} GPUs and this torch can use none: python -m torch.utils.collect_env says why"
+            f"NVML reports {installed} GPUs, but this torch cannot use any; run python -m torch.utils.collect_env"
         )
     return usable

@@ -1,8 +1,8 @@
-"""How much memory a model takes, by arithmetic alone: no torch, no device.
+"""The memory that a model needs, by formula alone: no torch, no device.
 
-`work` says what is asked (one prefill, or one training step) and holds the parts that both share; `inference` and
-`training` derive what an eager model holds at its fullest; `limits` turns that round: what fits into a budget;
-`remedies` ranks the changes that lower it.
+`work` describes one prefill or one training step and holds the formulas that both share. `inference` and `training`
+give the peak of an eager model. `limits` gives what fits into a budget. `remedies` ranks the changes that lower the
+peak.
 """
 
 from runner.sizing.inference import activations, logits_bytes

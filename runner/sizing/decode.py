@@ -1,4 +1,4 @@
-"""How fast a model can decode by physics: what a step must read, over what the memory can deliver. No torch."""
+"""The upper bound of decoding speed: bytes that a step must read, and the memory bandwidth. No torch."""
 
 from runner.hardware.boards import Board
 from runner.models import ModelShape
@@ -8,14 +8,14 @@ from runner.sizing import board_budget
 def bytes_per_step(shape: ModelShape, element: float, context: int, batch: int = 1) -> float:
     """Bytes that one decoding step of a batch must read: every weight once, and each sequence's KV cache.
 
-    Of the embedding a step reads one row a sequence; unless it is the output matrix as well, the rest stays unread.
+    A step reads one row of the embedding per sequence; the rest is read only if it is also the output matrix.
     KV bytes = 2 × layers × kv_heads × head_dim × context × batch × element.
 
     Args:
         shape: the model.
         element: bytes of a weight and of a cached value.
         context: tokens in each sequence's cache.
-        batch: sequences at once.
+        batch: batch size in sequences.
     """
     unread = 0 if shape.tied_embeddings else (shape.vocab - batch) * shape.hidden
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * context * batch
@@ -25,9 +25,9 @@ def bytes_per_step(shape: ModelShape, element: float, context: int, batch: int =
 def decode_ceiling(
     shape: ModelShape, board: Board, element: float, context: int, batch: int = 1
 ) -> float | None:
-    """Tokens per second of the batch that no program can pass on one board: bandwidth ÷ bytes per step × batch.
+    """Upper bound of a batch's tokens per second on one board: bandwidth ÷ bytes per step × batch.
 
-    None where weights and cache do not fit into the board's memory.
+    None if weights and cache do not fit into the board's memory.
     """
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * context * batch
     if element * (shape.parameters + cache) > board_budget(board):

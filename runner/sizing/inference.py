@@ -1,4 +1,4 @@
-"""What an eager model without gradients holds at its fullest while it reads a prompt. No torch, no device."""
+"""Peak memory of an eager model without gradients during a prefill. No torch, no device."""
 
 from runner.models import ModelShape
 from runner.sizing.work import FP32_BYTES, Work, head_split, kv_heads_on_one_gpu
@@ -8,25 +8,25 @@ SCORE_BYTES = 8
 
 
 def activations(shape: ModelShape, work: Work) -> int:
-    """Bytes of the fullest moment within an eager block without gradients."""
+    """Peak bytes within one eager block without gradients."""
     return max(block_moments(shape, work).values())
 
 
 def block_moments(shape: ModelShape, work: Work) -> dict[str, int]:
-    """Bytes at every moment within an eager block without gradients that can be its fullest.
+    """Bytes at every point within an eager block without gradients that can be its peak.
 
-    Alive all along are the embedded prompt, the block's input, the rotary cosines and sines and, where the prompt goes
-    through in chunks, a mask of one byte for each of chunk × tokens. On top of them come the moments:
+    Alive throughout are the embedded prompt, the block's input, the rotary cosines and sines and, if the prompt is
+    processed in chunks, a mask of one byte for each of chunk × tokens. Each point adds to these:
 
     * the MLP: residual, norm, activated gate, up projection, their product (without a gate: projection, activated);
-    * a norm: residual, and its input and output once more, computed in fp32;
-    * the rotation: norm, q, k, v, and three copies of q (or, q done, of k) while it is turned. A cache that grows does
+    * a norm: residual, and copies of its input and output in fp32;
+    * the rotation: norm, q, k, v, and three copies of q (or, after q, of k) while it is rotated. A growing cache does
       not have the last layer's keys and values yet;
     * the attention kernel: norm, q and its result. A chunk also takes a mask in the weights' type for every sequence,
       and grouped keys and values repeated for every query head over the whole cache (a single one needs no copy). A
       cache of another type is read through a copy of one layer;
-    * with eager attention instead: norm, q, the repeated keys and values, and 8 bytes for every score, heads × chunk ×
-      tokens of them (fp32: before and after the softmax; half precision: before, in fp32, and after).
+    * with eager attention: norm, q, the repeated keys and values, and 8 bytes for each of heads × chunk × tokens
+      scores (fp32: before and after the softmax; half precision: before, in fp32, and after).
     """
     chunk = min(work.chunk or work.tokens, work.tokens)
     whole = chunk == work.tokens
@@ -62,9 +62,9 @@ def block_moments(shape: ModelShape, work: Work) -> dict[str, int]:
 
 
 def logits_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the logits with the last hidden states beneath them; of chunks, one is alive at a time.
+    """Bytes of the logits and the last hidden states; only one chunk is alive at a time.
 
-    Where the output matrix is split, a GPU holds its own columns, those of all GPUs as they came, and put in order.
+    If the output matrix is split, a GPU holds its own columns, the gathered columns of all GPUs, and a reordered copy.
     """
     positions = min(work.chunk or work.tokens, work.tokens) * work.batch
     rows = positions if work.all_logits else work.batch

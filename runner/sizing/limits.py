@@ -10,14 +10,14 @@ from runner.sizing.inference import block_moments, logits_bytes
 from runner.sizing.training import step
 from runner.sizing.work import Footprint, Work, kv_cache_bytes, optimizer_bytes, weight_bytes
 
-# What the allocator's rounding and the CUDA context and communicators take on a GPU; a rule of thumb, not measured.
+# Memory of the allocator's rounding, the CUDA context and communicators on a GPU; a rule of thumb, not measured.
 GPU_OVERHEAD_BYTES = 2 * 2**30
-# Of the room beyond what does not grow with the prompt: left free where a longest prompt is predicted.
+# Share of the memory that can grow with the prompt; left free when a longest prompt is predicted.
 MARGIN = 0.05
 
 
 def footprint(shape: ModelShape, work: Work) -> Footprint:
-    """What one GPU holds at the peak of this prefill or training step."""
+    """The memory of one GPU at the peak of this prefill or training step."""
     weights = weight_bytes(shape, work)
     if work.training is not None:
         held = step(shape, work)
@@ -43,18 +43,18 @@ def footprint(shape: ModelShape, work: Work) -> Footprint:
 
 
 def largest_batch(shape: ModelShape, work: Work, budget: int) -> int:
-    """Sequences at once whose peak fits into `budget` bytes; 0 if not even one does."""
+    """The largest batch whose peak fits into `budget` bytes; 0 if none does."""
 
     def total(batch: int) -> int:
         return footprint(shape, replace(work, batch=batch)).total
 
-    # No more fit than a byte a sequence would allow.
+    # An upper bound: one byte per sequence.
     most = min(sys.maxsize - 1, max(0, budget))
     return bisect_right(range(1, most + 1), budget, key=total)
 
 
 def longest(shape: ModelShape, work: Work, budget: int, margin: float = MARGIN) -> int:
-    """Tokens of the longest prompt that fits into `budget` bytes, up to the model's most; 0 if none does.
+    """Tokens of the longest prompt that fits into `budget` bytes, up to the model's maximum; 0 if none does.
 
     Args:
         shape: of the model.
@@ -72,11 +72,11 @@ def longest(shape: ModelShape, work: Work, budget: int, margin: float = MARGIN) 
 
 
 def quadratic_term(work: Work) -> str | None:
-    """What grows with the square of the prompt's length, or None where nothing does."""
+    """The term that is quadratic in the prompt's length, or None."""
     return "attention scores (heads × tokens × tokens)" if work.attention == "eager" else None
 
 
 def board_budget(board: Board) -> int:
-    """Bytes that a model may take on a board: what torch can see of it, less the overhead."""
+    """Bytes that a model may use on a board: the memory that torch reports, minus the overhead."""
     usable = board.memory_usable_bytes or int(board.memory_label_gb * 1e9)
     return usable - GPU_OVERHEAD_BYTES

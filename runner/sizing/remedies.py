@@ -10,21 +10,21 @@ from runner.sizing.work import Work
 
 # GPUs of one node: tensor parallelism does not pay beyond it.
 NODE_GPUS = 8
-# Chunks are an eighth of the prompt, so that they pay, within these bounds.
+# A chunk is an eighth of the prompt, within these bounds, so that it saves enough.
 _SHORTEST_CHUNK, _LONGEST_CHUNK = 64, 2048
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """One change, or several at once.
+    """One change, or several together.
 
     Attributes:
         name: for a reader.
-        flags: of `long_context_validation`, that make the change.
-        cost: what it costs beside memory, in words.
-        work: the work as changed.
-        saves: bytes by which the peak is lower.
-        fits: whether it is then within the budget.
+        flags: the flags of `long_context_validation` that make the change.
+        cost: its cost other than memory, in words.
+        work: the changed work.
+        saves: bytes saved at the peak.
+        fits: whether the peak is then within the budget.
     """
 
     name: str
@@ -46,29 +46,29 @@ class _Change:
 
 
 def remedies(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> list[Remedy]:
-    """Every change that saves memory: those that make it fit first, the cheapest first; then the largest saving.
+    """Every change that saves memory: first those that make it fit, cheapest first; then by saving, largest first.
 
     Args:
         shape: of the model.
-        work: as it is now.
+        work: the work before the change.
         budget: bytes on each GPU.
-        gpus: how many there are at most.
+        gpus: maximum number of GPUs.
     """
     found = [_applied(shape, work, budget, (change,)) for change in _changes(shape, work, gpus)]
     saving = [one for one in found if one.saves > 0]
-    # Python's sort is stable: changes come in order of what they cost.
+    # Python's sort is stable, so changes keep their order of cost.
     return sorted(saving, key=lambda one: (0, 0) if one.fits else (1, -one.saves))
 
 
 def together(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> Remedy | None:
-    """As many changes, the cheapest first, as it takes to fit, or all of them; None where there is none."""
+    """The fewest changes, cheapest first, that make it fit, or all changes; None if there is none."""
     chosen: list[_Change] = []
     now = work
     for change in _changes(shape, work, gpus):
         after = replace(now, **change.fields)
         if footprint(shape, after).total >= footprint(shape, now).total:
             continue
-        # A stronger form of the same change takes the place of the weaker one.
+        # A stronger form of the same change replaces the weaker one.
         chosen = [one for one in chosen if not set(one.flags) <= set(change.flags)] + [change]
         now = after
         if footprint(shape, now).total <= budget:
@@ -77,7 +77,7 @@ def together(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPU
 
 
 def first_remedy(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> Remedy | None:
-    """The cheapest single change that makes it fit, else as many as it takes; None where all are not enough."""
+    """The cheapest single change that makes it fit, else the fewest together; None if even all are not enough."""
     candidates = (*remedies(shape, work, budget, gpus=gpus)[:1], together(shape, work, budget, gpus=gpus))
     return next((one for one in candidates if one is not None and one.fits), None)
 
@@ -100,7 +100,7 @@ def _applied(shape: ModelShape, work: Work, budget: int, changes: tuple[_Change,
 
 
 def _changes(shape: ModelShape, work: Work, most_gpus: int) -> Iterator[_Change]:
-    """What could be changed, in order of what it costs."""
+    """The possible changes, in order of cost."""
     if work.attention == "eager":
         yield _Change("SDPA attention", "nothing", {"attention": "sdpa"}, {"--attention": "sdpa"})
     yield from _inference(work) if work.training is None else _training(work)
@@ -116,12 +116,12 @@ def _changes(shape: ModelShape, work: Work, most_gpus: int) -> Iterator[_Change]
 def _inference(work: Work) -> Iterator[_Change]:
     last = {"--logits": "last"}
     if work.all_logits:
-        yield _Change("last-token logits", "the logits of the prompt", {"all_logits": False}, last)
+        yield _Change("last-token logits", "no logits of the prompt", {"all_logits": False}, last)
     chunk = _chunk(work.tokens)
     if work.chunk is None and chunk < work.tokens:
         yield _Change(
             f"chunks of {chunk}" + (" and last-token logits" if work.all_logits else ""),
-            "time: more and smaller kernels" + ("; the logits of the prompt" if work.all_logits else ""),
+            "time (more and smaller kernels)" + ("; no logits of the prompt" if work.all_logits else ""),
             {"chunk": chunk, "all_logits": False},
             {"--chunk": str(chunk), **(last if work.all_logits else {})},
         )
@@ -131,8 +131,8 @@ def _inference(work: Work) -> Iterator[_Change]:
 
 def _training(work: Work) -> Iterator[_Change]:
     modes = {
-        "selective": "time: norms, rotation and activations once more",
-        "full": "time: the forward once more",
+        "selective": "time (norms, rotation and activations are recomputed)",
+        "full": "time (the forward pass is recomputed)",
     }
     stronger = {"none": ("selective", "full"), "selective": ("full",), "full": ()}
     for mode in stronger[work.checkpointing]:

@@ -1,9 +1,9 @@
-"""What one training step holds at its fullest: forward, loss in fp32, backward, optimizer. No torch, no device.
+"""Peak memory of one training step: forward, loss in fp32, backward, optimizer. No torch, no device.
 
-The bytes that autograd saves of a block are those of the tensors that its operators need again, each once:
+Autograd saves the tensors of a block that its operators need again, each once:
 
 * each of two norms: its input in fp32, the normalized input, and its output;
-* attention: the turned q and k, v, the result, and a logarithm in fp32 for every head and position (`sdpa`); or the
+* attention: the rotated q and k, v, the result, and a logarithm in fp32 for every head and position (`sdpa`); or the
   repeated k and v and the scores after their softmax (`eager`);
 * the MLP: gate, activated gate, up projection, their product (without a gate: up projection, activated).
 """
@@ -23,12 +23,12 @@ from runner.sizing.work import (
 
 @dataclass(frozen=True)
 class Step:
-    """Bytes beyond weights and optimizer state, at the two moments that compete for a step's peak.
+    """Bytes beyond weights and optimizer state, at the two points that can be a step's peak.
 
     Attributes:
-        moment: the fullest one after the loss, by its name.
-        activations, gradients: at the fullest moment after the loss.
-        loss: at the loss's backward: what was saved of all blocks, the log-softmax, and two gradients of its size.
+        moment: name of the peak after the loss.
+        activations, gradients: bytes at the peak after the loss.
+        loss: bytes in the backward of the loss: all saved tensors, the log-softmax, and two gradients of its size.
     """
 
     moment: str
@@ -39,7 +39,7 @@ class Step:
 
 @dataclass(frozen=True)
 class _Block:
-    """Bytes of one block: kept from forward to backward, saved by its operators, and of its wide parts."""
+    """Bytes of one block: kept from forward to backward, saved by its operators, and used by its wide parts."""
 
     kept: int
     saved: int
@@ -50,17 +50,17 @@ class _Block:
 
 
 def step(shape: ModelShape, work: Work) -> Step:
-    """The fullest moments of one training step on one GPU.
+    """The peaks of one training step on one GPU.
 
-    A block's backward is the fullest in its MLP or, with eager attention, among its scores. Going from the last block
-    to the first, what was kept is freed and gradients of the weights take its place: one of the two ends is the peak,
-    or the end of the backward, when all gradients are there.
+    A block's backward peaks in its MLP or, with eager attention, at its scores. From the last block to the first, saved
+    tensors are freed and gradients of the weights replace them, so the peak is at one of the two ends, or at the end of
+    the backward, when all gradients exist.
 
     Raises:
-        ValueError: the work is no training.
+        ValueError: the work is not a training step.
     """
     if work.training is None:
-        raise ValueError("a prefill is no training step")
+        raise ValueError("a prefill is not a training step")
     block, positions = _block(shape, work), work.tokens * work.batch
     always = 2 * work.tokens * shape.head_dim * work.weight_bytes
     if work.checkpointing != "none" and work.attention == "eager":
@@ -102,7 +102,7 @@ def _block(shape: ModelShape, work: Work) -> _Block:
     query, key = (positions * count * shape.head_dim * size for count in (heads, kv_heads))
     norms = 2 * positions * shape.hidden * (FP32_BYTES + 2 * size)
     logarithms = positions * heads * FP32_BYTES
-    # One score of every head: heads × tokens × tokens, kept in fp32 and, where that is another, in the weights' type.
+    # Scores of all heads: heads × tokens × tokens, kept in fp32 and, if that differs, in the weights' type.
     one = positions * work.tokens * heads
     half = 0 if size == FP32_BYTES else size
     scores = one * (FP32_BYTES + half)
@@ -119,6 +119,6 @@ def _block(shape: ModelShape, work: Work) -> _Block:
         kept += query + logarithms if work.attention == "sdpa" else 0
     elif work.checkpointing == "none":
         kept = saved
-    # Two gradients in fp32, when the scores in half precision are gone.
+    # Two gradients in fp32, after the half-precision scores are freed.
     transient = one * (2 * FP32_BYTES - half) if work.attention == "eager" else 0
     return _Block(kept, saved, residual, ff, attention, transient)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and the parts of its memory that inference and training share.
+"""The work given to a model, and the memory formulas that inference and training share.
 
 KV bytes = 2 × layers × kv_heads × head_dim × tokens × batch × bytes per element.
 """
@@ -13,7 +13,7 @@ Checkpointing = Literal["none", "full", "selective"]
 Optimizer = Literal["adamw", "sgd"]
 
 FP32_BYTES = 4
-# Tensors as large as the weights that an optimizer keeps: AdamW two averages; SGD without momentum none.
+# Optimizer state in multiples of the weights: AdamW keeps two averages; SGD without momentum keeps none.
 _STATES: dict[Optimizer, int] = {"adamw": 2, "sgd": 0}
 
 
@@ -24,16 +24,16 @@ class Work:
     Attributes:
         weight_bytes, kv_bytes: bytes per element of weights (and activations), and of the KV cache. A cache of another
             type is read through a copy of one layer in the weights' type.
-        all_logits: the logits of every position are kept, not of the last alone. Training needs them all.
-        chunk: positions that go through the model at once; None for all of them.
+        all_logits: the logits of every position are kept, not only of the last. Training needs them all.
+        chunk: positions per forward pass; None for all of them.
         tensor_parallel: GPUs that share weights, heads and MLP.
         attention: `sdpa` never holds the scores; `eager` holds heads × tokens × tokens of them.
-        checkpointing: what of a block is kept for the backward: all that it saves, its input alone (`full`), or its
-            input and the results of matrix products and attention (`selective`). Without gradients nothing is saved, so
-            a prefill gains nothing.
-        training: the optimizer of a training step (forward, backward and its own step, with its state in place); None
-            for a prefill. Gradients and state have the weights' type, as torch makes them, and gradients are freed
-            between steps.
+        checkpointing: what of a block is kept for the backward: all saved tensors (`none`), only its input (`full`), or
+            its input and the results of GEMMs and attention (`selective`). A prefill saves no tensors, so it does not
+            gain.
+        training: the optimizer of a training step (forward, backward, optimizer step, with its state allocated); None
+            for a prefill. Gradients and state have the weights' type, as in torch, and gradients are freed between
+            steps.
     """
 
     tokens: int
@@ -52,14 +52,14 @@ class Work:
 class Footprint:
     """Bytes on one GPU by what holds them.
 
-    Two moments compete for the peak: the fullest one within a block, and that of the logits.
+    The peak is at one of two points: the peak within a block, or the logits.
 
     Attributes:
-        weights, kv_cache, optimizer: held all along.
-        activations, gradients: at the fullest moment within a block; in training, of a block's backward.
-        logits: at the moment of the logits, what lies beneath them included: the last hidden states, and in training
-            all that was saved for the backward.
-        moment: the fullest one of all, by its name.
+        weights, kv_cache, optimizer: held throughout.
+        activations, gradients: at the peak within a block; in training, of a block's backward.
+        logits: at the logits, including the last hidden states and, in training, all tensors saved for the
+            backward.
+        moment: name of the overall peak.
     """
 
     weights: int
@@ -97,12 +97,12 @@ def block_weight_bytes(shape: ModelShape, work: Work) -> int:
 
 
 def head_weight_bytes(shape: ModelShape, work: Work) -> int:
-    """Bytes of the output matrix on one GPU: split by vocabulary, where that divides and it is no embedding as well."""
+    """Bytes of the output matrix on one GPU: split by vocabulary if that divides and it is not also the embedding."""
     return shape.hidden * shape.vocab // head_split(shape, work) * work.weight_bytes
 
 
 def head_split(shape: ModelShape, work: Work) -> int:
-    """Over how many GPUs the output matrix is split."""
+    """Number of GPUs that the output matrix is split over."""
     whole = shape.tied_embeddings or shape.vocab % work.tensor_parallel
     return 1 if whole else work.tensor_parallel
 

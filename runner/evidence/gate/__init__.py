@@ -1,8 +1,8 @@
-"""The publishing gate: which records may stand on a page that others rely on, and why the others may not.
+"""The publishing gate: decides which records may be published, and gives the reason for each refusal.
 
-Whatever follows from the rest of a record is worked out again and compared: statuses, outcome, verdicts, statistics,
-digests. What a record alone cannot show is worked out from the repository: the entry and the catalogue of its commit.
-Every refusal is one line: the file, what is wrong, and after a semicolon what to do.
+Everything that follows from other parts of a record is recomputed and compared: statuses, outcome, verdicts,
+statistics, digests. The rest is checked against the repository: the entry and the catalogue at the record's commit.
+Every refusal is one line: the file, what is wrong, and, after a semicolon, what to do.
 """
 
 from runner.evidence.gate.folder import gate

@@ -1,4 +1,4 @@
-"""The code that a record names: a commit of this repository, and nothing else than it."""
+"""Checks the code of a record: it must be exactly a commit of this repository."""
 
 import re
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from runner.evidence.record import Code, Record
 from runner.evidence.source import CommitDigests
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# What git calls no commit at all.
+# Git's name for "no commit".
 _NONE = "0" * 40
 
 
 def code_problems(record: Record, history: History) -> Iterator[str]:
-    """What is wrong with the code that the record says it was taken with."""
+    """Problems with the code that the record names."""
     code = record.code
     differing = ""
     if code.commit is None:
@@ -42,13 +42,13 @@ def code_problems(record: Record, history: History) -> Iterator[str]:
         yield "does not say whether its code was as committed; run it from a git checkout"
     elif differing:
         yield (
-            f"calls its code that of commit {(code.commit or '')[:12]}, which has another {differing}; "
+            f"says that its code is commit {(code.commit or '')[:12]}, but that commit has a different {differing}; "
             "run it again from a checkout"
         )
 
 
 def _differing(code: Code, held: CommitDigests) -> Iterator[str]:
-    """The folders in which the commit has other code than ran."""
+    """The folders in which the commit differs from the code that ran."""
     if code.digest is not None:
         if code.digest != held.both:
             yield "runner/ or runbooks/"

@@ -1,4 +1,4 @@
-"""A record held against its entry and its catalogue, both as they were at its commit."""
+"""Checks a record against its entry and its catalogue, both at its commit."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,15 +13,15 @@ from runner.evidence.record import Outcome, Record, StepResult, StepStatus, Stor
 from runner.evidence.redact import redact_text
 from runner.plan import Request, asked_steps, why_not
 
-# The first schema whose entries name a proof: before it, Verify alone proved a fix.
+# The first schema whose entries name a proof; in earlier schemas Verify alone proved a fix.
 _WITH_PROOF = 3
 _ANY_NODES = 1 << 20
 
 
 def entry_problems(record: Record, commit: Commit) -> Iterator[str]:
-    """In what the record differs from what this commit's entry comes to on its machine.
+    """Differences between the record and what this commit's entry implies on its machine.
 
-    An entry that the format of today cannot be read by says nothing.
+    An entry that the current format cannot parse yields no problems.
     """
     reference = record.runbook
     if reference.id not in commit.texts:
@@ -31,12 +31,12 @@ def entry_problems(record: Record, commit: Commit) -> Iterator[str]:
     if runbook is None:
         return
     if (reference.number, reference.title) != (runbook.head.number, runbook.head.title):
-        yield f"gives its entry another number or title than its commit does; {AGAIN}"
+        yield f"has a different entry number or title than its commit; {AGAIN}"
     yield from _asked_problems(record, runbook)
     steps = {step.id: step for step in runbook.steps}
     ran = (steps.get(one.id) for one in record.steps if one.status is not StepStatus.SKIPPED)
     if record.members and not any(step.nodes > 1 for step in ran if step):
-        yield f"is called a run over several nodes, but no step of several nodes ran; {AGAIN}"
+        yield f"claims to be a run over several nodes, but no multi-node step ran; {AGAIN}"
     for place, result in enumerate(record.steps):
         step = steps.get(result.id)
         if step is not None:
@@ -53,7 +53,7 @@ def _asked_problems(record: Record, runbook: Runbook) -> Iterator[str]:
             runbook, Request(phases=options.phases, steps=options.steps, reproduce=options.reproduce)
         )
     except InputError as error:
-        yield f"was asked for what its entry does not have ({error}); {AGAIN}"
+        yield f"requests something that its entry does not have ({error}); {AGAIN}"
         return
     wanted, found = [step.id for step in asked], [step.id for step in record.steps]
     if wanted == found:
@@ -62,9 +62,9 @@ def _asked_problems(record: Record, runbook: Runbook) -> Iterator[str]:
     missing = [step for step in wanted if step not in found]
     if foreign:
         what = f"has step {foreign[0]}, which"
-        yield f"{what} was not asked for or which its entry does not have; {AGAIN}"
+        yield f"{what} was not requested or does not exist in its entry; {AGAIN}"
     elif missing:
-        yield f"lacks step {missing[0]}, which was asked for; {AGAIN}"
+        yield f"lacks step {missing[0]}, which was requested; {AGAIN}"
     else:
         yield f"does not have its steps in the order of the entry; {AGAIN}"
 
@@ -78,27 +78,27 @@ def _step_problems(
     earlier: Sequence[StepResult],
 ) -> Iterator[str]:
     if result.phase is not step.phase:
-        yield f"is called a step of {result.phase}, it is one of {step.phase}; {AGAIN}"
+        yield f"has phase {result.phase}, but is a step of {step.phase}; {AGAIN}"
     if result.command not in {step.command, redact_text(step.command)}:
-        yield f"has another command than its commit's entry; {AGAIN}"
+        yield f"has a different command than its commit's entry; {AGAIN}"
     if commit.methods and result.digest != commit.digest(runbook, step):
-        yield f"has another digest than its commit's entry; {AGAIN}"
+        yield f"has a different digest than its commit's entry; {AGAIN}"
     version = commit.methods.get(result.probe or "")
     if version is not None and result.method_version != version:
         yield (
-            f"has method version {result.method_version} of {result.probe}, its commit has {version}; {AGAIN}"
+            f"has method version {result.method_version} of {result.probe}, but its commit has {version}; {AGAIN}"
         )
     ran = result.status is not StepStatus.SKIPPED or result.exit_status is not None
     if ran and result.gpus_used != step.gpus:
-        yield f"used {result.gpus_used} GPUs, its entry gives it {step.gpus}; {AGAIN}"
+        yield f"used {result.gpus_used} GPUs, but its entry specifies {step.gpus}; {AGAIN}"
     unmet = any(one.id in step.needs and one.status is not StepStatus.PASSED for one in earlier)
     if ran:
-        hindered = why_not(step, record.machine, _request(record, _ANY_NODES))
-        if hindered or unmet:
-            yield f"ran, but could not have ({hindered or 'a step that it needs has not passed'}); {AGAIN}"
+        blocked = why_not(step, record.machine, _request(record, _ANY_NODES))
+        if blocked or unmet:
+            yield f"has run, but was blocked ({blocked or 'a step that it needs has not passed'}); {AGAIN}"
         yield from _bound_problems(record, runbook, result, earlier)
     elif not (unmet or result.left_out or _may_be_skipped(record, step, earlier)):
-        yield f"was skipped, but nothing kept it from running here; {AGAIN}"
+        yield f"was skipped, but was not blocked; {AGAIN}"
 
 
 def _request(record: Record, nodes: int) -> Request:
@@ -106,7 +106,7 @@ def _request(record: Record, nodes: int) -> Request:
 
 
 def _may_be_skipped(record: Record, step: Step, earlier: Sequence[StepResult]) -> bool:
-    """Whether something that the record shows, or what its host lacked for a compile, may have kept it from running."""
+    """Whether the record, or a missing compile prerequisite on its host, can explain why the step was skipped."""
     if why_not(step, record.machine, _request(record, max(1, len(record.members)))):
         return True
     compiles = any(PROBES[name].compiles is not None for name in step.probes if name in PROBES)
@@ -121,9 +121,9 @@ def _bound_problems(
         return
     missed = failed_by_expectation(runbook, result, earlier, record.machine)
     if missed is not None and result.status is StepStatus.PASSED:
-        yield f"is called passed, but failed: {missed}; {AGAIN}"
+        yield f"has the status passed, but failed: {missed}; {AGAIN}"
     if missed is None and result.status is StepStatus.FAILED:
-        yield f"is called failed, but missed no expectation; {AGAIN}"
+        yield f"has the status failed, but missed no expectation; {AGAIN}"
 
 
 def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
@@ -143,9 +143,9 @@ def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
     if wanted is Outcome.DRILL_PASSED and _before_proofs(record, runbook):
         wanted, unproved = Outcome.FIX_PROVED, ()
     if record.outcome is not wanted:
-        yield f"calls its outcome {record.outcome}, but its steps give {wanted}; {AGAIN}"
+        yield f"has the outcome {record.outcome}, but its steps give {wanted}; {AGAIN}"
     elif record.unproved not in {unproved, tuple(map(redact_text, unproved))}:
-        yield f"gives other reasons why its fix is not proved than its steps do; {AGAIN}"
+        yield f"has different reasons for an unproved fix than its steps give; {AGAIN}"
 
 
 def _before_proofs(record: Record, runbook: Runbook) -> bool:

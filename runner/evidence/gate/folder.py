@@ -1,33 +1,33 @@
-"""The gate over a whole data folder: every record by itself, its place, and what no two may share."""
+"""The gate for a data folder: checks every record, its place, and that no two records are duplicates."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.errors import RecordError, StoreError
-from runner.evidence.carried import carried
 from runner.evidence.gate.identity import identities
 from runner.evidence.gate.record import record_problems
 from runner.evidence.history import History
 from runner.evidence.record import Record
 from runner.evidence.store import Problem, Store
+from runner.evidence.tracked_files import carried
 
 
 def gate(store: Store, now: datetime | None = None, history: History | None = None) -> tuple[Problem, ...]:
-    """Everything that keeps the data folder from being published, in file order; nothing where all is well.
+    """Everything that prevents publishing of the data folder, in file order; empty if there is no problem.
 
     Args:
         store: the data folder.
-        now: the time that nothing may lie after; the present when left out.
-        history: of the repository that the folder lies in; looked for when left out.
+        now: no time in a record may be later than this; default: the current time.
+        history: of the repository that contains the folder; default: found from the folder.
 
     Raises:
-        StoreError: the folder cannot be listed, or git refuses the repository that it lies in.
+        StoreError: the folder cannot be listed, or git refuses its repository.
     """
     now = now or datetime.now(UTC)
     history = history or History(store.root)
     paths = store.files()
-    # What is no record at all; records that cannot be read are met below.
+    # Files that are not records; unreadable records are handled below.
     problems = [*store.strays(), *(Problem(path, message) for path, message in carried(store.root))]
     if not paths:
         problems.append(
@@ -47,7 +47,9 @@ def gate(store: Store, now: datetime | None = None, history: History | None = No
         for key, what in identities(record):
             other = seen.setdefault(key, path)
             if other != path:
-                problems.append(Problem(path, f"has {what} {other}; a run is published once: delete one"))
+                problems.append(
+                    Problem(path, f"has {what} {other}; a run may be published only once, delete one")
+                )
                 break
     return tuple(sorted(problems))
 

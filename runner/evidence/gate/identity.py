@@ -1,18 +1,18 @@
-"""What two records may not share: a run is published once, and no clock gives the same readings twice."""
+"""Properties that no two records may share: a run is published once, and clock readings do not repeat exactly."""
 
 from collections.abc import Iterator
 from datetime import UTC
 
 from runner.evidence.record import Measurement, Record, StepResult
 
-# Read off a clock or a counter: to all digits, no two runs agree in several of them. Bytes, counts and what is computed
-# from a seed may well repeat.
+# Readings of a clock or a counter: two runs never agree in several of them to all digits. Byte sizes, counts and
+# values computed from a seed can repeat.
 _READ = frozenset({"s", "B/s", "FLOP/s", "token/s", "token/J", "J", "J/token", "W"})
 _FEWEST = 5
 
 
 def identities(record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
-    """What no other record may have, as a key, and how to say so; one run at a time holds a node."""
+    """Keys that no other record may have, each with its description; a node executes one run at a time."""
     yield ("run", record.run_id), "the run id of"
     started = record.started_at.astimezone(UTC).isoformat()
     where = (record.node_alias, record.machine.machine_class, record.runbook.id)
@@ -22,7 +22,7 @@ def identities(record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
 
 
 def readings(record: Record) -> Iterator[tuple[tuple[object, ...], StepResult]]:
-    """The readings of each step as a whole, and of each measurement, in no order: those that none other can have."""
+    """The readings of each step as a whole and of each measurement, unordered: no other record can have the same."""
     for step in record.steps:
         timed = [one for one in step.measurements if one.unit in _READ]
         vectors = {tuple(sorted(_values(one))) for one in timed}

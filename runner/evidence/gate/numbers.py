@@ -1,39 +1,39 @@
-"""One measurement: a metric that its probe may report, with a value that follows from its samples and can be."""
+"""Checks one measurement: its probe may report the metric, and the value follows from its samples and is possible."""
 
 import math
 from collections.abc import Iterator
 
-from runner.catalogue import PROBES, RETIRED, Metric, metric_of
+from runner.catalogue import PROBES, RETIRED, Metric, current_name, metric_of
 from runner.evidence.ceilings import ceiling
 from runner.evidence.gate.words import AGAIN, shown
 from runner.evidence.record import Measurement, Record, StepResult
 from runner.summaries import SINGLE, STATISTICS
 from runner.units import format_value
 
-# A statistic may have been rounded once more than the samples, or be summed in another order.
+# A statistic may be rounded once more than the samples, or summed in a different order.
 _ROUNDING = 1e-9
-# Tools that give the mean of what they timed, and not what it is the mean of.
+# Tools that report a mean without its samples.
 _WITHOUT_SAMPLES = frozenset({("nccl_tests", "mean")})
 
 
 def measurement_problems(measurement: Measurement, record: Record, step: StepResult) -> Iterator[str]:
-    """What is wrong with one measurement of a step."""
+    """Problems with one measurement of a step."""
     name, unit = measurement.name, measurement.unit
     metric = metric_of(name)
     if metric is None:
         yield f"{name} is not a known metric; add it to runner/catalogue/"
         return
     if metric.unit != unit:
-        yield f"{name} is in {unit}, it is stored in {metric.unit}; a number in another unit needs another name"
+        yield f"{name} is in {unit}, but its stored unit is {metric.unit}; a number in another unit needs another name"
     yield from _declared(measurement, metric, step)
     values = (measurement.value, *measurement.samples)
     yield from _possible(measurement, metric, values)
     highest = ceiling(measurement, record.machine, step)
     if highest is not None and max(values) > highest * (1 + _ROUNDING):
         found, most = (format_value(value, unit) for value in (max(values), highest))
-        yield f"{name} is {found}, above the physical ceiling of {most}; correct how it is measured"
+        yield f"{name} is {found}, above the physical limit of {most}; correct the measurement"
     if measurement.labels.get("backend") == "nccl" and not record.machine.gpus:
-        yield f"{name} was taken over NCCL on a machine without GPUs; {AGAIN}"
+        yield f"{name} was measured over NCCL on a machine without GPUs; {AGAIN}"
     yield from _of_its_samples(measurement, step)
 
 
@@ -42,15 +42,15 @@ def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Ite
     if info is None:
         return
     earlier = (step.method_version or 0) < info.method_version
-    if name not in info.emits and not (name in RETIRED and earlier):
+    if current_name(name) not in info.emits and not (name in RETIRED and earlier):
         yield f"{name} is not a metric that {step.probe} reports; list it in runner/catalogue/ if it does"
         return
     foreign = sorted(set(measurement.labels) - set(info.labels))
     if foreign:
-        yield f"{name} has the label {shown(foreign[0])}, which {step.probe} does not give; {AGAIN}"
+        yield f"{name} has the label {shown(foreign[0])}, which {step.probe} does not report; {AGAIN}"
     if measurement.statistic not in metric.statistics:
         known = " or ".join(metric.statistics)
-        yield f"{name} is called the {shown(measurement.statistic)}, it is a {known}; {AGAIN}"
+        yield f"{name} has the statistic {shown(measurement.statistic)}, expected {known}; {AGAIN}"
 
 
 def _possible(measurement: Measurement, metric: Metric, values: tuple[float, ...]) -> Iterator[str]:
@@ -65,14 +65,14 @@ def _of_its_samples(measurement: Measurement, step: StepResult) -> Iterator[str]
     name, statistic, samples = measurement.name, measurement.statistic, measurement.samples
     if statistic == SINGLE:
         if samples not in {(), (measurement.value,)}:
-            yield f"{name} is called one reading and has other samples; {AGAIN}"
+            yield f"{name} has the statistic single, but other samples; {AGAIN}"
         return
     function = STATISTICS.get(statistic)
     if function is None:
         return
     if not samples:
         if (step.probe, statistic) not in _WITHOUT_SAMPLES:
-            yield f"{name} is called the {statistic} of samples and has none; {AGAIN}"
+            yield f"{name} has the statistic {statistic}, but no samples; {AGAIN}"
         return
     try:
         found = function(samples)
@@ -80,5 +80,7 @@ def _of_its_samples(measurement: Measurement, step: StepResult) -> Iterator[str]
         found = math.nan
     slack = _ROUNDING * max(map(abs, samples))
     if not abs(found - measurement.value) <= slack:
-        where = "lies outside" if not min(samples) <= measurement.value <= max(samples) else "is not that of"
-        yield f"{name}: its {statistic} {where} its own samples; {AGAIN}"
+        where = (
+            "is outside" if not min(samples) <= measurement.value <= max(samples) else "does not follow from"
+        )
+        yield f"{name}: its {statistic} {where} its samples; {AGAIN}"

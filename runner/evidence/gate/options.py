@@ -1,4 +1,4 @@
-"""What the caller asked for: presets, phases and allowances that there are."""
+"""Checks the options of a run: presets, phases and allowances must exist."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,15 @@ from runner.presets import PRESETS
 
 
 def options_problems(options: Options) -> Iterator[str]:
-    """What no caller can have asked for."""
+    """Options that no caller can request."""
     if options.preset not in PRESETS:
         yield f"has the unknown preset {shown(options.preset)}; {AGAIN}"
     if not options.phases or options.phases != tuple(phase for phase in Phase if phase in options.phases):
-        yield f"does not have the phases asked for in their order; {AGAIN}"
+        yield f"does not have the requested phases in run order; {AGAIN}"
     if len(set(options.steps)) < len(options.steps):
-        yield f"was asked for the same step twice; {AGAIN}"
+        yield f"requests the same step twice; {AGAIN}"
     unknown = sorted(set(options.allow) - set(ALLOWANCES))
     if unknown:
-        yield f"allows {shown(unknown[0])}, which nothing asks for; {AGAIN}"
+        yield f"has the unknown allowance {shown(unknown[0])}; {AGAIN}"
     if options.within is not None and options.within <= 0:
-        yield f"had a time limit that is not above 0; {AGAIN}"
+        yield f"has a time limit that is not above 0; {AGAIN}"

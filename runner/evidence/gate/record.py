@@ -1,4 +1,4 @@
-"""The gate over one record: everything that keeps it from being published."""
+"""The gate for one record."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,25 +23,25 @@ _RUN_ID = re.compile(r"[0-9a-f]{12}")
 def record_problems(
     record: Record, now: datetime, secrets: Sequence[str] = (), history: History = NO_HISTORY
 ) -> Iterator[str]:
-    """What keeps one record from being published, a line each.
+    """The problems that prevent publishing of one record, one line each.
 
     Args:
-        record: as it was read.
-        now: the time that nothing may lie after.
-        secrets: words that may stand nowhere in it, beside what the patterns of redaction find.
-        history: of the repository that it is to be published in. What depends on the text of the entry is judged by
-            the entry of the record's commit, and not at all where that commit is out of reach.
+        record: the record as read.
+        now: no time in the record may be later than this.
+        secrets: words that must not occur in it, in addition to the redaction patterns.
+        history: of the repository to publish to. Checks that depend on the entry's text use the entry at the record's
+            commit, and are skipped if that commit is unavailable.
     """
     for message in _problems(record, now, secrets, history):
-        # What a record holds may be anything, also what moves a terminal's cursor.
+        # A record may contain any text, including terminal control sequences.
         yield "".join(one if one.isprintable() else " " for one in message)
 
 
 def _problems(record: Record, now: datetime, secrets: Sequence[str], history: History) -> Iterator[str]:
     if not all(map(_RUN_ID.fullmatch, (record.run_id, *record.joint_runs))):
-        yield f"has a run id that this project does not make; {AGAIN}"
+        yield f"has a run id of an invalid form; {AGAIN}"
     if record.simulated or record.machine.simulated:
-        yield "was simulated: its GPUs are stand-ins; run the entry on real ones"
+        yield "was simulated; run the entry on real GPUs"
     if record.outcome is None or record.ended_at is None:
         yield f"has no outcome: its run was cut off; {AGAIN}"
     yield from code_problems(record, history)
@@ -49,7 +49,7 @@ def _problems(record: Record, now: datetime, secrets: Sequence[str], history: Hi
     yield from machine_problems(record)
     yield from options_problems(record.options)
     yield from _steps_problems(record)
-    # Of code that was not as committed the commit says nothing.
+    # If the code differed from the commit, the commit's entry does not apply.
     known = record.code.commit if not record.code.dirty else None
     commit = None if known is None else history.commit(known)
     judged = None if commit is None else commit.entry(record.runbook.id)
@@ -58,14 +58,14 @@ def _problems(record: Record, now: datetime, secrets: Sequence[str], history: Hi
     if judged is None:
         yield from outcome_problems(record)
     for where, kinds in leaks(record, secrets):
-        yield f"{where} holds what redaction would take out ({kinds}); {AGAIN} with this version"
+        yield f"{where} contains text that redaction would remove ({kinds}); {AGAIN} with this version"
 
 
 def _steps_problems(record: Record) -> Iterator[str]:
     seen: set[str] = set()
     for step in record.steps:
         if step.id in seen:
-            yield f"has step {step.id} twice; {AGAIN}"
+            yield f"has a duplicate step {step.id}; {AGAIN}"
         seen.add(step.id)
         for message in step_problems(step, record):
             yield f"step {step.id}: {message}"

@@ -1,4 +1,4 @@
-"""One step of a record: whether it ended as its exit status and its document say, and measured what its probe may."""
+"""Checks one step of a record: its status must follow from its exit status and document, its metrics be allowed."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 from runner.catalogue import PROBES
 from runner.entry.model import Step
 from runner.evidence.gate.numbers import measurement_problems
-from runner.evidence.gate.said import said_by, said_problems
+from runner.evidence.gate.printed import said_by, said_problems
 from runner.evidence.gate.words import AGAIN, shown
 from runner.evidence.judge import judge_step
 from runner.evidence.record import Document, Record, StepResult, StepStatus, Verdict
 
 _DOCUMENTS = ("ok", "symptom", "not_applicable")
-# Whose documents come from other programs than our probes: a command names none of ours then.
+# Tools of other projects whose documents are converted; such a command calls none of this project's probes.
 _TOOLS = frozenset({"nccl_tests", "nvbandwidth"})
 
 
 def step_problems(step: StepResult, record: Record) -> Iterator[str]:
-    """What is wrong with one step, whatever its entry says."""
+    """Problems with one step that do not depend on its entry."""
     said = said_by(step)
     if step.status is StepStatus.SKIPPED and step.exit_status is None:
         yield from _skipped_problems(step)
@@ -26,9 +26,9 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
     if step.left_out and (
         record.options.within is None or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
     ):
-        yield f"was left out for lack of time, but had enough; {AGAIN}"
+        yield f"was left out for lack of time, but had enough time; {AGAIN}"
     if min(step.stdout_dropped_bytes, step.stderr_dropped_bytes, step.processes_ended) < 0:
-        yield f"counts below zero; {AGAIN}"
+        yield f"has a negative count; {AGAIN}"
     if not 0 <= step.gpus_used <= len(record.machine.gpus):
         yield f"used {step.gpus_used} GPUs of {len(record.machine.gpus)}; {AGAIN}"
     yield from _probe_problems(step)
@@ -39,7 +39,7 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
         labels = sorted((name, type(value).__name__, value) for name, value in measurement.labels.items())
         key = (measurement.name, *labels)
         if key in seen:
-            yield f"measured {measurement.name} twice at the same labels; tell them apart by a label"
+            yield f"measured {measurement.name} twice with equal labels; add a label that differs"
         seen.add(key)
         yield from measurement_problems(measurement, record, step)
 
@@ -56,22 +56,22 @@ def _skipped_problems(step: StepResult) -> Iterator[str]:
         or step.gpus_used
         or step.processes_ended
     ):
-        yield f"was skipped, but has what only a step that ran has; {AGAIN}"
+        yield f"was skipped, but has fields of a step that ran; {AGAIN}"
 
 
 def _ended_problems(step: StepResult, record: Record, said: Mapping[str, Any] | None) -> Iterator[str]:
     status = step.status
     if step.started_at is None or step.duration_s is None:
-        yield f"ran, but does not say when and for how long; {AGAIN}"
+        yield f"ran, but has no start time or duration; {AGAIN}"
     if status in {StepStatus.TIMEOUT, StepStatus.INTERRUPTED} and (step.probe or step.measurements):
-        # What it wrote before it was ended speaks of a step that had not ended, and is not kept.
+        # A document that was written before the step was terminated is incomplete, and is not kept.
         yield f"did not end, but has numbers; {AGAIN}"
     if status is StepStatus.SKIPPED and step.measurements:
         yield f"was skipped, but has numbers; {AGAIN}"
     if (
         status.broken or status in {StepStatus.FAILED, StepStatus.SYMPTOM, StepStatus.SKIPPED}
     ) and not step.reason:
-        yield f"is called {status} without a reason; {AGAIN}"
+        yield f"has the status {status} without a reason; {AGAIN}"
     if not status.broken:
         yield from _status_problems(step, record, said)
 
@@ -85,12 +85,12 @@ def _status_problems(step: StepResult, record: Record, said: Mapping[str, Any] |
     }
     missed = any(one.decides and one.verdict is Verdict.MISSED for one in record.verdicts)
     if StepStatus.PASSED in found and step.probe is not None and missed:
-        # A step that passed fails by a deciding expectation on what it measured.
+        # A step that passed can fail by a deciding expectation on its measurements.
         found.add(StepStatus.FAILED)
     if step.status not in found:
         ended = "no exit status" if step.exit_status is None else f"exit status {step.exit_status}"
         what = "its document" if step.probe else "no document"
-        yield f"is called {step.status}, which does not follow from {ended} and {what}; {AGAIN}"
+        yield f"has the status {step.status}, which does not follow from {ended} and {what}; {AGAIN}"
 
 
 def _document(step: StepResult, status: str) -> Document:
@@ -106,10 +106,10 @@ def _document(step: StepResult, status: str) -> Document:
 def _probe_problems(step: StepResult) -> Iterator[str]:
     if step.probe is None:
         if step.status is StepStatus.PASSED and step.reason:
-            yield f"passed without a document, and gives a reason; {AGAIN}"
+            yield f"passed without a document, but has a reason; {AGAIN}"
         told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
         if any(told) or step.fallback_asked or step.method_version is not None:
-            yield f"has a document's contents, and no probe that wrote it; {AGAIN}"
+            yield f"has the contents of a document, but no probe; {AGAIN}"
         return
     info = PROBES.get(step.probe)
     if info is None:
@@ -117,11 +117,11 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
         return
     if step.method_version is None or not 1 <= step.method_version <= info.method_version:
         yield (
-            f"has method version {step.method_version} of {step.probe}, which goes from 1 to {info.method_version}; "
-            f"{AGAIN}"
+            f"has method version {step.method_version} of {step.probe}, "
+            f"but valid versions are 1 to {info.method_version}; {AGAIN}"
         )
     if step.probe in _TOOLS or f"runner.probes.{step.probe}" in step.command:
         return
     started = Step(id=step.id, phase=step.phase, command=step.command, line=0).probes
     if started and step.probe not in started:
-        yield f"has a document of {step.probe}, its command starts {', '.join(started)}; {AGAIN}"
+        yield f"has a document of {step.probe}, but its command starts {', '.join(started)}; {AGAIN}"

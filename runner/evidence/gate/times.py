@@ -1,4 +1,4 @@
-"""When a run and its steps took place: one after the other, within the run, and not in the future."""
+"""Checks the times of a run and its steps: in sequence, within the run, and not in the future."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -6,24 +6,24 @@ from datetime import UTC, datetime, timedelta
 from runner.evidence.gate.words import CLOCK
 from runner.evidence.record import Record
 
-# Clocks of nodes differ a little, and a step's seconds are rounded.
+# Node clocks differ slightly, and the durations of steps are rounded.
 CLOCK_SLACK = timedelta(minutes=5)
 _SLACK = timedelta(seconds=1)
-# No record is older than the first torch that the probes run on; a node that says so lost its clock.
+# No record is older than the first torch that the probes support; an earlier time means that the node's clock is wrong.
 _FIRST = datetime(2025, 1, 1, tzinfo=UTC)
-# Longer than any run: seconds beyond it cannot be added to a time.
+# Longer than any run; larger values overflow when added to a time.
 _LONGEST_S = 1e9
 
 
 def time_problems(record: Record, now: datetime) -> Iterator[str]:
-    """What is wrong with the times of the run and of its steps."""
+    """Problems with the times of the run and of its steps."""
     ended = record.ended_at or record.started_at
     if ended < record.started_at:
         yield f"ended before it started; {CLOCK}"
     if max(record.started_at, ended) > now + CLOCK_SLACK:
-        yield f"lies in the future; {CLOCK}"
+        yield f"is in the future; {CLOCK}"
     if record.started_at < _FIRST:
-        yield f"starts in {record.started_at.year}, before any such run; {CLOCK}"
+        yield f"starts in {record.started_at.year}, before this project existed; {CLOCK}"
     yield from _step_times(record, max(ended, record.started_at))
 
 

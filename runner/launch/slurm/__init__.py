@@ -1,1 +1,1 @@
-"""Campaigns over many nodes, through Slurm's own commands."""
+"""Campaigns over many nodes, through Slurm's commands."""

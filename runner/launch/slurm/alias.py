@@ -1,4 +1,4 @@
-"""What records call a node of a cluster: a keyed hash of Slurm's name for it."""
+"""Aliases of cluster nodes in records: a keyed hash of the Slurm node name."""
 
 import contextlib
 import hashlib
@@ -16,19 +16,19 @@ _KEY_BYTES = 32
 
 
 def cluster_alias(node: str, key: bytes) -> str:
-    """A node's alias in records: `node-` and six hexadecimal digits, not to be guessed from its name without the key.
+    """The alias of a node: `node-` and six hexadecimal digits, which cannot be derived from its name without the key.
 
-    The cluster's name for a node is hashed, and not the machine id as on a single node: nodes started from one
-    image often share that.
+    The Slurm node name is hashed, not the machine id as on a single node, because nodes that boot from one image often
+    share the machine id.
     """
     return f"node-{hmac.new(key, node.encode(), hashlib.sha256).hexdigest()[:6]}"
 
 
 def alias_key(cache: Path | None = None) -> bytes:
-    """The secret of this user's aliases, made once and kept in the user's cache folder.
+    """The secret key of this user's aliases, generated once and stored in the user's cache folder.
 
     Raises:
-        StoreError: it can be neither read nor kept; aliases would change with every campaign.
+        StoreError: it cannot be read or stored; aliases would change with every campaign.
     """
     place = (cache or user_cache()) / "alias-key"
     try:
@@ -37,16 +37,18 @@ def alias_key(cache: Path | None = None) -> bytes:
             _make(place)
         key = read_placed(place, _KEY_BYTES, links=False)
     except OSError as error:
-        raise StoreError(f"cannot keep the key of node aliases in {place}: {error.strerror}") from error
+        raise StoreError(f"cannot store the key of node aliases in {place}: {error.strerror}") from error
     except PlacedFileError as error:
-        raise StoreError(f"cannot read the key of node aliases: {error}; remove it for a new one") from error
+        raise StoreError(
+            f"cannot read the key of node aliases: {error}; remove it to create a new key"
+        ) from error
     if len(key) != _KEY_BYTES:
-        raise StoreError(f"{place} is no key of node aliases; remove it for a new one")
+        raise StoreError(f"{place} is not a key of node aliases; remove it to create a new key")
     return key
 
 
 def _make(place: Path) -> None:
-    # Whole under its name or not at all, and never open to others: half a key would make names easy to guess.
+    # Created atomically and never readable by others: a partial key would make names easy to guess.
     descriptor, name = tempfile.mkstemp(prefix=".alias-key.", dir=place.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,4 +1,4 @@
-"""A campaign on disk: what was started where, so that any shell can pick it up later."""
+"""The state of a campaign on disk: what was started on which node, so that any shell can continue it."""
 
 import contextlib
 import fcntl
@@ -22,15 +22,15 @@ from runner.evidence.redact import host_secrets
 from runner.placed import PlacedFileError, read_placed
 
 _FILE, _LOCK, CODE = "campaign.json", ".lock", "code.tar.gz"
-# What a node needs of this project: the package, and the guides that entries name.
-_SHIPPED = ("runner", "kb/guides")
-# Thousands of nodes are some megabytes.
+# The guides that entries link to.
+_GUIDES = "kb/guides"
+# The state of thousands of nodes takes a few megabytes.
 _MOST_CAMPAIGN_BYTES, _MOST_NOTE_BYTES = 64 << 20, 4096
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Progress(StrEnum):
-    """Where a task stands. `refused`: it never became a job. `over`: its job ended, in whatever way."""
+    """The state of a task. `refused`: it never became a job. `over`: its job ended, with any result."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -46,13 +46,13 @@ class Job(_Model):
     """One task of a campaign: one node's entries, or one entry's joint steps over several nodes.
 
     Attributes:
-        key: names its folder; the node's alias, or `joint-<entry>`.
-        nodes: the cluster's names of its nodes.
-        entries: ids of what it runs.
-        submitted_at: when it was handed to Slurm, by this host's clock.
-        state: Slurm's last word for the job.
-        reason: why it gave no answer, in one line; None where it ended by itself.
-        fetched: its results are in its folder here.
+        key: name of its folder: the node's alias, or `joint-<entry>`.
+        nodes: Slurm names of its nodes.
+        entries: ids of its entries.
+        submitted_at: when it was submitted to Slurm, by this host's clock.
+        state: the last Slurm state of the job.
+        reason: why it returned no result, in one line; None if it ended by itself.
+        fetched: its results are in its folder on this host.
     """
 
     key: str
@@ -70,17 +70,17 @@ class Job(_Model):
 
     @property
     def tag(self) -> str:
-        """What tells it from the campaign's other jobs; its folder's name, and the comment of its job."""
+        """Its unique tag within the campaign: the name of its folder and the comment of its job."""
         return f"{self.round}-{self.key}"
 
     @property
     def live(self) -> bool:
-        """Whether there may be news of it."""
+        """Whether its state may still change."""
         return self.progress in {Progress.WAITING, Progress.RUNNING}
 
 
 class JointSteps(_Model):
-    """Steps of one entry that need several nodes at once, and how many at least."""
+    """Steps of one entry that need several nodes at once, and the minimum number of nodes."""
 
     entry: str
     steps: tuple[str, ...]
@@ -88,7 +88,7 @@ class JointSteps(_Model):
 
 
 class Campaign(_Model):
-    """Everything that was decided when a campaign was started, and what has become of its jobs."""
+    """The settings of a campaign, and the states of its jobs."""
 
     id: str
     created_at: AwareDatetime
@@ -111,16 +111,16 @@ class Campaign(_Model):
 
     @property
     def job_name(self) -> str:
-        """The name that all of its jobs have, and no others."""
+        """The Slurm job name that all of its jobs have, and no others."""
         return f"runbook-{self.id}"
 
     @property
     def measures(self) -> bool:
-        """Whether its jobs run entries, and so need their nodes for themselves; `diagnose` only reads."""
+        """Whether its jobs run entries, which need exclusive nodes; `diagnose` only reads."""
         return self.command == "run"
 
     def with_job(self, job: Job) -> "Campaign":
-        """The same with this job in the place of the one with its key and round, or behind the others."""
+        """A copy in which this job replaces the one with its key and round, or is appended."""
         same = [j for j, old in enumerate(self.jobs) if (old.key, old.round) == (job.key, job.round)]
         jobs = list(self.jobs)
         jobs[same[0] if same else len(jobs) :] = [job, *(jobs[same[0] + 1 :] if same else [])]
@@ -128,39 +128,41 @@ class Campaign(_Model):
 
 
 class _End(_Model):
-    """The note that a job's script leaves when `runbook` has ended."""
+    """The note that a job's script writes when `runbook` has ended."""
 
     exit_status: int = Field(ge=0, le=255, strict=True)
 
 
 class Folder:
-    """The folder of one campaign: this user's alone, since what stands in it is run and cancelled in their name."""
+    """The folder of one campaign. It must be private, because its content is run and cancelled in this user's name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def demand_own(self) -> None:
-        """Refuse a folder that another user made or can write to.
+        """Refuse a folder that another user created or can write to.
 
         Raises:
-            InputError: it is one, or a link.
-            OSError: it is not there.
+            InputError: it is such a folder, or a link.
+            OSError: it does not exist.
         """
         found = self.path.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            raise InputError(f"{self.path} is a link or no folder; name the folder itself with --campaigns")
+            raise InputError(
+                f"{self.path} is a link or not a folder; name the folder itself with --campaigns"
+            )
         if found.st_uid != os.geteuid():
             raise InputError(
-                f"{self.path} belongs to user id {found.st_uid}; only they can go on with this campaign"
+                f"{self.path} belongs to user id {found.st_uid}; only that user can continue this campaign"
             )
         if found.st_mode & _OTHERS:
             raise InputError(
-                f"other users may write to {self.path}, and so decide what is run in your name; chmod go-w it"
+                f"other users can write to {self.path}, and so change what runs in your name; run chmod go-w on it"
             )
 
     @property
     def own(self) -> bool:
-        """Whether `demand_own` would let it pass."""
+        """Whether `demand_own` accepts it."""
         try:
             self.demand_own()
         except (InputError, OSError):
@@ -168,7 +170,7 @@ class Folder:
         return True
 
     def save(self, campaign: Campaign) -> None:
-        """Write the campaign in the place of its earlier state.
+        """Write the campaign, replacing its earlier state.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -183,14 +185,14 @@ class Folder:
             Path(name).replace(self.path / _FILE)
         except OSError as error:
             raise StoreError(
-                f"cannot write {self.path}: {error.strerror}; the campaign cannot go on"
+                f"cannot write {self.path}: {error.strerror}; the campaign cannot continue"
             ) from error
 
     def load(self) -> Campaign:
-        """Read it.
+        """Read the campaign.
 
         Raises:
-            InputError: there is no campaign here that this version reads, or it is another user's.
+            InputError: there is no campaign that this version can read, or it belongs to another user.
         """
         try:
             self.demand_own()
@@ -202,15 +204,15 @@ class Folder:
             raise InputError(f"cannot read {error}") from error
         except ValidationError as error:
             raise InputError(
-                f"{self.path / _FILE} is no campaign of this version; collect it with the one that started it"
+                f"{self.path / _FILE} is not a campaign of this version; collect it with the version that started it"
             ) from error
 
     def place(self, job: Job) -> Path:
-        """The folder that takes a job's results."""
+        """The folder for the results of a job."""
         return self.path / "jobs" / job.tag
 
     def exit_status(self, job: Job) -> int | None:
-        """What `runbook run` ended with on the node; None where it left no note of its end."""
+        """The exit status of `runbook run` on the node; None if it left no note of its end."""
         try:
             note = read_placed(self.place(job) / "end.json", _MOST_NOTE_BYTES, links=False)
             return _End.model_validate_json(note).exit_status
@@ -218,7 +220,7 @@ class Folder:
             return None
 
     def last_words(self, job: Job) -> str:
-        """The last line that the run printed on its node; empty where there is none."""
+        """The last line that the run printed on its node; empty if there is none."""
         output = self.place(job) / "output.txt"
         if output.is_symlink() or not output.is_file():
             return ""
@@ -226,10 +228,10 @@ class Folder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else changes this campaign meanwhile.
+        """Lock this campaign against changes by others.
 
         Raises:
-            BusyError: somebody else watches or collects it.
+            BusyError: another process follows or collects it.
             StoreError: the lock cannot be opened.
         """
         try:
@@ -242,40 +244,44 @@ class Folder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BusyError(
-                    f"another shell watches or collects {self.path.name}; wait for it, or end it with Ctrl-C"
+                    f"another shell follows or collects {self.path.name}; wait for it, or stop it with Ctrl-C"
                 ) from error
             yield
 
 
 def find_folder(campaigns: Path, name: str | None) -> Folder:
-    """The folder of the campaign with this id, or of the newest.
+    """The folder of the campaign with this id, or of the newest one.
 
     Raises:
         InputError: there is none.
     """
     known = sorted(path.parent.name for path in campaigns.glob(f"*/{_FILE}"))
     if name is None:
-        # Where others may make campaigns too, theirs are none of this user's.
+        # In a shared folder, campaigns of other users are ignored.
         known = [one for one in known if Folder(campaigns / one).own]
         if known:
             return Folder(campaigns / known[-1])
     elif name in known:
         return Folder(campaigns / name)
-    there = f"there are {', '.join(known[-5:])}" if known else "there is none"
-    raise InputError(f"no campaign {name or ''} under {campaigns}; {there}".replace("  ", " "))
+    there = (
+        f"the newest are {', '.join(known[-5:])}"
+        if known
+        else "name their folder with --campaigns, or start one with `runbook run ID --on slurm`"
+    )
+    raise InputError(f"no campaign {name or ''} in {campaigns}; {there}".replace("  ", " "))
 
 
 def new_campaign_id(now: datetime | None = None) -> str:
-    """`20261125-083000-1f3a`: ids sort by the time they were made."""
+    """A new id such as `20261125-083000-1f3a`; ids sort by creation time."""
     return f"{(now or datetime.now(UTC)).strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def pack_code(package: Path, runbooks: Path) -> bytes:
-    """The code as it is now, packed: jobs that start hours from now run what was submitted.
+def pack_code(package: Path, *runbooks: Path) -> bytes:
+    """A packed copy of the current code: jobs that start hours later run the code that was submitted.
 
     Args:
-        package: the folder that holds `runner/`.
-        runbooks: the folder of the entries.
+        package: the folder that contains `runner/`.
+        runbooks: the folders of the entries; a file of a later one replaces that of an earlier one.
     """
     taken = io.BytesIO()
 
@@ -286,8 +292,11 @@ def pack_code(package: Path, runbooks: Path) -> bytes:
         return None if hidden else info
 
     with tarfile.open(fileobj=taken, mode="w:gz", compresslevel=6) as archive:
-        for name in _SHIPPED:
-            if (package / name).exists():
-                archive.add(package / name, name, filter=wanted)
-        archive.add(runbooks.resolve(), "runbooks", filter=wanted)
+        archive.add(package / "runner", "runner", filter=wanted)
+        # Of two members with one name, the later one is what remains unpacked.
+        for folder in (package, *(folder.resolve().parent for folder in runbooks)):
+            if (folder / _GUIDES).is_dir():
+                archive.add(folder / _GUIDES, _GUIDES, filter=wanted)
+        for folder in runbooks:
+            archive.add(folder.resolve(), "runbooks", filter=wanted)
     return taken.getvalue()

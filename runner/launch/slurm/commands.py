@@ -1,4 +1,4 @@
-"""Talks to Slurm through its own commands; what runs them is injected."""
+"""Calls Slurm through its commands; the function that runs them is injected."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ from runner.launch.slurm.text import (
 from runner.units import format_bytes
 
 _DEADLINE_S = 120.0
-# What Slurm's commands print while the controller is away, restarts, or asks to be asked less often: the messages of
-# slurm_errno.c for lost connections, and those of the C library for a socket that was closed.
+# Messages of Slurm's commands while the controller is down, restarts, or limits the request rate: those of
+# slurm_errno.c for lost connections, and those of the C library for a closed socket.
 _AWAY = (
     "Unable to contact slurm controller",
     "Socket timed out",
@@ -42,16 +42,16 @@ _AWAY = (
     "Broken pipe",
     "No route to host",
 )
-# How srun's lines begin that tell of the controller; others tell of the node.
+# Prefixes of srun messages about the controller; other messages are about the node.
 _NOT_ALLOWED = ("srun: error: Unable to allocate resources: ", "srun: error: Unable to create step for job ")
 _UNKNOWN_JOB = "Invalid job id"
-# More than ten thousand nodes' lines of `scontrol show node`, or a node's results in base64.
+# More than `scontrol show node` for ten thousand nodes, or the results of a node in base64.
 _MOST_BYTES = 96 << 20
 _CHUNK_BYTES = 1 << 16
 
 
 class SlurmError(RunbookError):
-    """A command of Slurm failed; the message has its own words, `status` what it ended with where it ran."""
+    """A Slurm command failed; the message quotes it, and `status` is its exit status if it ran."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         self.status = status
@@ -59,12 +59,12 @@ class SlurmError(RunbookError):
 
 
 class ControllerAwayError(SlurmError):
-    """The controller does not answer at present."""
+    """The controller does not answer at the moment."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command ended with and printed."""
+    """The exit status and the output of a command."""
 
     status: int
     out: bytes
@@ -72,22 +72,22 @@ class Done:
 
     @property
     def lines(self) -> list[str]:
-        """What it wrote to standard error, without empty lines."""
+        """The lines of standard error, without empty lines."""
         return [line.strip() for line in self.error.splitlines() if line.strip()]
 
 
 class CommandRunner(Protocol):
-    """What runs one of Slurm's commands: `run_command`, or a stand-in."""
+    """Runs a Slurm command: `run_command`, or a replacement in tests."""
 
     def __call__(self, words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
         """Run it to its end, or raise SlurmError."""
 
 
 def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
-    """Run a command in a session of its own, so that a Ctrl-C at the terminal is ours to answer.
+    """Run a command in its own session, so that Ctrl-C at the terminal reaches only this process.
 
     Raises:
-        SlurmError: it is not installed, gave no answer in time (seconds), or printed without end.
+        SlurmError: it is not installed, did not finish in time (seconds), or printed too much.
     """
     try:
         process = subprocess.Popen(
@@ -96,12 +96,12 @@ def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # Times and states as they are documented, whatever the caller's taste.
+            # The documented formats, regardless of the caller's settings.
             env={name: value for name, value in os.environ.items() if name != "SLURM_TIME_FORMAT"},
         )
     except FileNotFoundError as error:
         raise SlurmError(
-            f"no {words[0]} on this machine's PATH; run this where Slurm's commands are, or without --on slurm"
+            f"{words[0]} is not on PATH; run this on a host with the Slurm commands, or without --on slurm"
         ) from error
     with process, ThreadPoolExecutor(3) as threads:
         assert process.stdin
@@ -124,7 +124,7 @@ def run_command(words: Sequence[str], *, stdin: bytes, timeout: float) -> Done:
 
 
 def _read(process: "subprocess.Popen[bytes]", stream: IO[bytes]) -> bytes:
-    """What a command prints, up to a little more than the limit; it is ended where it prints more."""
+    """The output of a command, up to slightly more than the limit; a command that prints more is killed."""
     taken = bytearray()
     while len(taken) <= _MOST_BYTES:
         more = stream.read(_CHUNK_BYTES)
@@ -136,20 +136,20 @@ def _read(process: "subprocess.Popen[bytes]", stream: IO[bytes]) -> bytes:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    # With whatever it started, which would keep its output open.
+    # Together with its children, which would keep its output open.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _write(stream: IO[bytes], data: bytes) -> None:
-    # It may end without having read everything.
+    # The command may exit without reading everything.
     with contextlib.suppress(BrokenPipeError), stream:
         stream.write(data)
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a job asks of Slurm beside its nodes. `minutes`: its time limit; `gpus`: a node."""
+    """The resources that a job requests besides its nodes. `minutes`: time limit; `gpus`: GPUs per node."""
 
     partition: str | None = None
     account: str | None = None
@@ -157,7 +157,7 @@ class Wish:
     minutes: int | None = None
 
     def words(self) -> list[str]:
-        """As arguments of sbatch and srun."""
+        """The arguments for sbatch and srun."""
         given: Mapping[str, object | None] = {
             "--partition": self.partition,
             "--account": self.account,
@@ -168,7 +168,7 @@ class Wish:
 
 
 class Slurm:
-    """The cluster's Slurm, as one user sees it."""
+    """The Slurm of the cluster, as seen by one user."""
 
     def __init__(self, run: CommandRunner = run_command) -> None:
         self._run = run
@@ -176,18 +176,18 @@ class Slurm:
     def submit(
         self, script: str, name: str, tag: str, nodes: Sequence[str], wish: Wish, *, whole: bool
     ) -> str:
-        """Submit a batch script for exactly these nodes, never to be started twice; the job's id.
+        """Submit a batch script for exactly these nodes, without requeue; returns the job id.
 
         Args:
-            script: its text.
-            name: the job's.
-            tag: its comment, which tells the jobs of one name apart.
-            nodes: all of them.
-            wish: what else is asked for.
-            whole: nobody else shall be on the nodes meanwhile.
+            script: text of the script.
+            name: name of the job.
+            tag: comment of the job, which distinguishes jobs of one name.
+            nodes: all nodes of the job.
+            wish: further requested resources.
+            whole: whether the job needs exclusive nodes.
 
         Raises:
-            ControllerAwayError: the answer did not arrive; the job may have been accepted all the same.
+            ControllerAwayError: there was no answer; the job may still have been accepted.
             SlurmError: Slurm refuses it.
         """
         words = [
@@ -197,17 +197,17 @@ class Slurm:
             "--output=/dev/null", "--error=/dev/null", *wish.words(),
         ]  # fmt: skip
         said = self._ask(words, stdin=script.encode())
-        # On a federation it is `id;cluster`.
+        # In a federation the output is `id;cluster`.
         return said.strip().splitlines()[-1].partition(";")[0]
 
     def queue(self, name: str) -> Mapping[str, QueuedJob]:
-        """Every job of this name that the controller remembers, the ended ones included."""
+        """Every job of this name that the controller remembers, including finished ones."""
         return parse_queue(
             self._ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%i|%T|%r|%k"])
         )
 
     def job_end(self, job_id: str) -> JobEnd | None:
-        """How a job ended; None where the controller has forgotten it (MinJobAge)."""
+        """How a job ended; None if the controller no longer knows it (MinJobAge)."""
         try:
             return parse_job_end(self._ask(["scontrol", "show", "job", "-o", job_id]))
         except ControllerAwayError:
@@ -222,7 +222,7 @@ class Slurm:
         return parse_nodes(self._ask(["scontrol", "show", "node", "-o"]))
 
     def partition(self, name: str | None) -> tuple[str, ...]:
-        """Names of the nodes of a partition; of the default one when left out.
+        """Names of the nodes of a partition; default: Slurm's default partition.
 
         Raises:
             InputError: there is no such partition.
@@ -230,34 +230,32 @@ class Slurm:
         partitions, default = parse_partitions(self._ask(["sinfo", "--noheader", "--Node", "--format=%P|%N"]))
         wanted = name or default
         if wanted is None:
-            raise InputError(
-                f"no partition is the default here; name one with --partition: {_list(partitions)}"
-            )
+            raise InputError(f"there is no default partition; name one with --partition: {_list(partitions)}")
         if wanted not in partitions:
-            raise InputError(f"no partition {wanted!r}; there are {_list(partitions)}")
+            raise InputError(f"no partition {wanted!r}; available: {_list(partitions)}")
         return partitions[wanted]
 
     def expand(self, nodelist: str) -> tuple[str, ...]:
-        """The names in a node list such as `node[01-16,20]`, in order, each once."""
+        """The names in a node list such as `node[01-16,20]`, in order, without duplicates."""
         return tuple(dict.fromkeys(self._ask(["scontrol", "show", "hostnames", nodelist]).split()))
 
     def cancel(self, name: str, job_ids: Sequence[str] = ()) -> None:
-        """Cancel these jobs, or every job of this name; others' jobs are never touched, nor are those that are over.
+        """Cancel these jobs, or every job of this name; no other jobs, and no finished ones.
 
         Raises:
             ControllerAwayError: some may not have been cancelled.
         """
         done = self._run(["scancel", "--quiet", f"--name={name}", *job_ids], stdin=b"", timeout=_DEADLINE_S)
-        # A request that got lost leaves the exit status at 0; jobs that are over make it 1, without a word.
+        # A lost request leaves the exit status at 0; finished jobs make it 1 without a message.
         if done.lines and (done.status != 0 or _away(done.lines)):
             raise _failed("scancel", done, done.lines)
 
     def bring(self, node: str, name: str, command: str, wish: Wish, wait_s: float) -> bytes:
-        """Run a short command on a node as a job of its own, and return what it prints.
+        """Run a short command on a node as a separate job, and return its output.
 
         Raises:
-            ControllerAwayError: it was not allowed to begin, for want of a controller.
-            SlurmError: it could not run within `wait_s` seconds, or failed.
+            ControllerAwayError: it could not start because the controller did not answer.
+            SlurmError: it did not run within `wait_s` seconds, or failed.
         """
         words = [
             "srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", f"--job-name={name}", "--input=none",
@@ -266,7 +264,7 @@ class Slurm:
         try:
             done = self._run(words, stdin=b"", timeout=wait_s + _DEADLINE_S)
         except ControllerAwayError as error:
-            # Slurm's messages have time limits of their own, far shorter: what hangs is the command on the node.
+            # Slurm's own timeouts are far shorter, so here the command on the node hangs.
             raise SlurmError(str(error)) from error
         if done.status != 0:
             raise _failed("srun", done, [line for line in done.lines if line.startswith(_NOT_ALLOWED)])
@@ -275,14 +273,14 @@ class Slurm:
     def _ask(self, words: Sequence[str], stdin: bytes = b"") -> str:
         done = self._run(words, stdin=stdin, timeout=_DEADLINE_S)
         if done.status != 0:
-            # A site's plugins print their lines before the command's own.
+            # Site plugins print their lines before those of the command.
             raise _failed(words[0], done, done.lines[-1:])
         return done.out.decode(errors="replace")
 
 
 def _failed(program: str, done: Done, own: Sequence[str]) -> SlurmError:
-    """The error of a command, by its last line; `own` are the lines that can tell of the controller."""
-    message = f"{program} failed: {done.lines[-1] if done.lines else 'said nothing'}"
+    """The error of a command, from its last line; `own` are the lines that can be about the controller."""
+    message = f"{program} failed: {done.lines[-1] if done.lines else 'no output'}"
     return ControllerAwayError(message) if _away(own) else SlurmError(message, done.status)
 
 

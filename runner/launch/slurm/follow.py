@@ -1,4 +1,4 @@
-"""Follows a campaign's jobs to their ends, brings their results home, and ends what shall not go on."""
+"""Follows the jobs of a campaign to their end, fetches their results, and cancels jobs."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ from runner.evidence.judge import describe_exit
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.launch.slurm.patient import (
+from runner.launch.slurm.retry import (
     FIRST_POLL_S,
     LONGEST_POLL_S,
     POLL_GROWTH,
@@ -26,9 +26,9 @@ from runner.launch.slurm.submit import accepted, refused, submit
 from runner.launch.slurm.text import ClusterNode, JobEnd, QueuedJob
 
 _BRING_WITHIN_S = 120.0
-# Above Slurm's KillWait (30 s by default) and the time that a node's epilog takes.
+# Above Slurm's KillWait (30 s by default) plus the duration of a node's epilog.
 _END_WITHIN_S = 120.0
-_FORGOTTEN = "Slurm no longer knows its job (MinJobAge), and it left no note of its end"
+_FORGOTTEN = "Slurm no longer knows its job (MinJobAge), and the job left no note of its end"
 _STUCK = ("ReqNodeNotAvail", "Nodes required for job are DOWN", "BadConstraints", "NodeDown")
 
 
@@ -39,10 +39,10 @@ def follow(
     observer: FleetObserver,
     pause: Callable[[float], None] = time.sleep,
 ) -> Campaign:
-    """Look again and again until every job is over, joint jobs included.
+    """Poll until every job is over, including joint jobs.
 
     Raises:
-        ControllerAwayError: the controller has not answered for a quarter of an hour.
+        ControllerAwayError: the controller has not answered for 15 minutes.
     """
     poll = FIRST_POLL_S
     while True:
@@ -54,16 +54,16 @@ def follow(
 
 
 def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
-    """One look at every job that was not over; results of those that now are are brought here.
+    """Poll every unfinished job once; fetch the results of those that have finished.
 
     Raises:
-        ControllerAwayError: the controller does not answer; nothing has changed then.
+        ControllerAwayError: the controller does not answer; nothing has changed.
     """
     before = campaign
     queue = slurm.queue(campaign.job_name) if any(job.live for job in campaign.jobs) else {}
     campaign = _one_each(campaign, slurm, queue)
     jobs = _told_apart(campaign, queue)
-    # A task without a job id has not been submitted: `submit` does that.
+    # A task without a job id has not been submitted; `submit` does that.
     live = [job for job in campaign.jobs if job.live and job.job_id is not None]
     waiting = [job for job in live if (q := jobs.get(job.tag)) and q.state == "PENDING"]
     stuck = [job for job in waiting if any(sign in jobs[job.tag].reason for sign in _STUCK)]
@@ -89,7 +89,7 @@ def _seen(
     known: dict[str, ClusterNode],
 ) -> Job:
     if queued is None:
-        # Without shared files the note is still on the node, and what is fetched from there will tell.
+        # Without shared files the note is still on the node and is fetched later.
         noted = not campaign.shared or folder.exit_status(job) is not None
         reason = None if noted else _FORGOTTEN
         return job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN", "reason": reason})
@@ -104,10 +104,10 @@ def _seen(
 
 
 def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) -> Campaign:
-    """The campaign with the one job of each task that goes on; others of the same task are cancelled.
+    """The campaign with one running job per task; other jobs of the same task are cancelled.
 
-    A second job is one that Slurm accepted after the campaign had stopped waiting for the answer, or had taken a later
-    refusal for it.
+    A second job exists if Slurm accepted a submission after the campaign had stopped waiting for the answer, or had
+    received a refusal for a retry.
     """
     found: dict[str, list[QueuedJob]] = {}
     for one in queue.values():
@@ -115,11 +115,11 @@ def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) 
     jobs, second = [], []
     for job in campaign.jobs:
         same = found.get(job.tag, [])
-        # A task that was refused without a job id may have been accepted all the same.
+        # A task that was refused without a job id may still have been accepted.
         unsure = job.live or (job.progress is Progress.REFUSED and job.job_id is None)
         kept = (accepted(job, same) or job) if unsure else job
         jobs.append(kept)
-        # What is COMPLETING is being ended already.
+        # A COMPLETING job is already being terminated.
         alive = [one.job_id for one in same if one.live and one.state != "COMPLETING"]
         second += [job_id for job_id in alive if job_id != kept.job_id]
     if second:
@@ -128,10 +128,10 @@ def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) 
 
 
 def _told_apart(campaign: Campaign, queue: Mapping[str, QueuedJob]) -> Mapping[str, QueuedJob]:
-    """Tag → what the queue has for the job of this task.
+    """Tag → the job of this task in the queue.
 
-    A controller that crashes forgets what it accepted last, and gives the same ids to other jobs. A comment that is no
-    task's was changed by others, or comes from a version that gave none.
+    A controller that crashes forgets the last accepted jobs, and reuses their ids. A comment that is not a task's tag
+    was changed by others, or comes from a version that set none.
     """
     tags = {job.tag for job in campaign.jobs}
     return {
@@ -145,12 +145,12 @@ def _pending(
     campaign: Campaign, job: Job, slurm: Slurm, queued: QueuedJob, known: dict[str, ClusterNode]
 ) -> Job:
     unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-    # Joint jobs and second runs are submitted long after the campaign was created.
+    # Joint jobs and second runs are submitted long after the start of the campaign.
     age = (datetime.now(UTC) - (job.submitted_at or campaign.created_at)).total_seconds()
     if unfit:
         given_up = refused(job, unfit[0])
     elif age > campaign.start_within_s:
-        said = f"never started within {campaign.start_within_s:g} s; Slurm's reason: {queued.reason}"
+        said = f"did not start within {campaign.start_within_s:g} s; Slurm's reason: {queued.reason}"
         given_up = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
     else:
         return job.model_copy(update={"progress": Progress.WAITING, "state": queued.state})
@@ -159,18 +159,20 @@ def _pending(
 
 
 def why_no_answer(end: JobEnd) -> str | None:
-    """Why a job that ended gave no answer about its node; None where its script ran to its end."""
+    """Why a finished job returned no result; None if its script ran to its end."""
     match end.state.split()[0].rstrip("+"):
         case "COMPLETED":
             return None
         case "CANCELLED":
             return "its job was cancelled from outside this campaign"
         case "TIMEOUT":
-            return f"its job reached its time limit ({end.time_limit}); --time sets another, in minutes"
+            return (
+                f"its job reached its time limit ({end.time_limit}); set a longer one with --time, in minutes"
+            )
         case "NODE_FAIL":
             return "its node failed while the job ran (Slurm: NODE_FAIL)"
         case "OUT_OF_MEMORY":
-            return "its job was ended for the memory it took (Slurm: OUT_OF_MEMORY)"
+            return "its job exceeded its memory limit (Slurm: OUT_OF_MEMORY)"
         case "FAILED":
             status = -end.signal if end.signal else end.exit_status
             return f"its job failed: {MEANINGS.get(status) or describe_exit(status)}"
@@ -179,7 +181,7 @@ def why_no_answer(end: JobEnd) -> str | None:
 
 
 def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
-    """Without shared files: fetch the results of jobs that are over, each by a short job on its node."""
+    """Without shared files: fetch the results of finished jobs, each with a short job on its node."""
     for job in campaign.jobs:
         if campaign.shared or job.fetched or job.progress is not Progress.OVER or job.job_id is None:
             continue
@@ -202,7 +204,7 @@ def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetOb
 
 
 def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
-    """Once every node is done by itself, submit the joint jobs over those that came through."""
+    """Once every single-node job is over, submit the joint jobs over the nodes that succeeded."""
     first = [job for job in campaign.jobs if not job.joint and job.round == 1]
     known = {job.key for job in campaign.jobs if job.joint}
     wanted = [joint for joint in campaign.joint if f"joint-{joint.entry}" not in known]
@@ -218,7 +220,7 @@ def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
             joint=True,
         )
         if len(through) < joint.nodes:
-            said = f"its joint steps need {joint.nodes} nodes, {len(through)} came through"
+            said = f"its joint steps need {joint.nodes} nodes, only {len(through)} succeeded"
             job = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
             observer.job_changed(job, "")
         campaign = campaign.with_job(job)
@@ -232,9 +234,9 @@ def give_up(
     observer: FleetObserver,
     end_within_s: float = _END_WITHIN_S,
 ) -> Campaign:
-    """Cancel every job of the campaign that is not over, and wait until none of them runs any more.
+    """Cancel every unfinished job of the campaign, and wait until none of them is running.
 
-    On a node that died a job stays COMPLETING for good, so the wait has an end (seconds).
+    On a dead node a job stays COMPLETING forever, so the wait is limited (seconds).
     """
     for job in campaign.jobs:
         if job.live:
@@ -242,7 +244,7 @@ def give_up(
                 update={
                     "progress": Progress.OVER,
                     "state": "CANCELLED",
-                    "reason": "cancelled here: interrupted",
+                    "reason": "cancelled by an interrupt of this command",
                 }
             )
             campaign = campaign.with_job(over)
@@ -251,8 +253,8 @@ def give_up(
     deadline = time.monotonic() + end_within_s
     cancelled: set[str] | None = None
     while True:
-        # A controller that is away now may answer before the time is over; a job that was on its way when sbatch was
-        # ended may come late.
+        # A controller that does not answer now may do so before the time is over, and a job whose sbatch was killed may
+        # appear late.
         with contextlib.suppress(ControllerAwayError):
             left = {job.job_id for job in slurm.queue(campaign.job_name).values() if job.live}
             if cancelled is None or not left <= cancelled:
@@ -262,7 +264,7 @@ def give_up(
                 break
         if time.monotonic() >= deadline:
             observer.trouble(
-                f"Slurm has not ended every job of this campaign yet; squeue --name={campaign.job_name} shows them"
+                f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
             )
             break
         time.sleep(FIRST_POLL_S)

@@ -1,4 +1,4 @@
-"""Takes a campaign's records out of its folder into the data folder, and says what became of every node."""
+"""Stores the records of a campaign in the data folder, and reports the result of every node."""
 
 import contextlib
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
 from runner.launch.slurm.script import DIAGNOSIS
 from runner.placed import PlacedFileError, read_placed
 
-# States of a row: what a reader needs to tell apart.
+# The states of a row.
 DONE, ERROR = "done", "error"
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came home: one row a node, the joint jobs' rows apart, the records, and where they were stored."""
+    """The gathered results: one row per node, separate rows for joint jobs, the records, and their paths."""
 
     rows: tuple[Row, ...]
     joint: tuple[Row, ...]
@@ -34,7 +34,7 @@ class Gathered:
 
     @property
     def exit_status(self) -> int:
-        """3 where a row is in error or not over, or an outcome cannot say; else 1 where an issue was found; else 0."""
+        """3 if a row failed or is not finished, or an outcome is unknown; else 1 if an issue was found; else 0."""
         rows = (*self.rows, *self.joint)
         if not rows or any(row.state != DONE for row in rows):
             return Outcome.INCOMPLETE.exit_status
@@ -42,9 +42,9 @@ class Gathered:
 
 
 def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
-    """Store every record of the jobs that are over in a data folder; doing it twice stores nothing twice.
+    """Store every record of the finished jobs in a data folder; repeating this stores no record twice.
 
-    The nodes' names are redacted beside this host's own, whatever the nodes themselves have done.
+    Node names are redacted as well as the names of this host, regardless of the redaction on the nodes.
 
     Raises:
         StoreError: the data folder cannot be written.
@@ -62,7 +62,7 @@ def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
             {record.runbook.id: record.outcome or Outcome.INCOMPLETE for record in records},
             {record.runbook.id: record.unproved for record in records if record.unproved},
         )
-        # The first round stands for the node; the second one only confirms, unless it is all there is.
+        # The first round represents the node; the second only confirms it, unless the first returned nothing.
         rows.setdefault(job.key, (job, row))
     joint_runs: dict[str, list[str]] = {}
     for job in campaign.jobs:
@@ -98,9 +98,9 @@ def _stored(store: Store, record: Record) -> Path:
 def _records(
     campaign: Campaign, folder: Folder, job: Job, home: Store, taken: dict[Path, Job]
 ) -> tuple[tuple[Record, ...], str | None]:
-    """The records of a job that is over, and what is wrong with anything else that it left.
+    """The records of a finished job, and the problem with any other file that it returned.
 
-    `taken`: places in the data folder, by the job whose record goes there; those of these records are added.
+    `taken`: places in the data folder that are already used, by job; the places of these records are added.
     """
     if job.progress is not Progress.OVER:
         return (), None
@@ -116,7 +116,7 @@ def _records(
             record = returned.load(path)
             problem = _foreign(campaign, job, record)
             if problem is None and returned.path_of(record) != path:
-                problem = "stands where another record belongs"
+                problem = "has the place of another record"
             if problem is None and any(one.runbook.id == record.runbook.id for one in good):
                 problem = "is a second record of its entry"
             if problem is None and _is_taken(home, record, taken.setdefault(home.path_of(record), job), job):
@@ -138,7 +138,7 @@ def _shown(path: Path) -> str:
 
 
 def _is_taken(home: Store, record: Record, by: Job, job: Job) -> bool:
-    """Whether another job's record, or one that was in the data folder before, would be lost for this one."""
+    """Whether this record would overwrite another job's record, or one that was in the data folder before."""
     if by != job:
         return True
     with contextlib.suppress(RecordError):
@@ -153,12 +153,12 @@ def _foreign(campaign: Campaign, job: Job, record: Record) -> str | None:
     if record.node_alias != job.aliases[0]:
         return "is of another node"
     if record.runbook.id not in job.entries:
-        return "is of an entry that was not asked for"
+        return "is of an entry that was not requested"
     if record.members != (job.aliases if job.joint else ()):
-        return "is of other nodes than its job's"
+        return "is of different nodes than its job"
     ours = (campaign.code.package, campaign.code.entries)
     if (record.code.package, record.code.entries) != ours:
-        return "was taken by other code than was submitted"
+        return "was taken with different code than was submitted"
     return None
 
 
@@ -169,7 +169,7 @@ def _state(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str |
 
 
 def _reason(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str | None:
-    """Why the job is an error row, in one line; None where it gave every record that it was asked for."""
+    """Why the job failed, in one line; None if it returned every requested record."""
     if job.live:
         return job.reason
     if job.reason is not None:
@@ -181,11 +181,11 @@ def _reason(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str 
     if not missing:
         return None
     words, status = folder.last_words(job), folder.exit_status(job)
-    said = f"gave no record of {', '.join(missing)}"
+    said = f"returned no record of {', '.join(missing)}"
     if words:
-        return f"{said}; its last words: {words}"
-    ended = "" if status is None else f", and ended with exit status {status}"
-    return f"{said}; it could write no output{ended}: is the disk that takes its results full?"
+        return f"{said}; last output line: {words}"
+    ended = "" if status is None else f", and its exit status was {status}"
+    return f"{said}; it could not write output{ended}: check whether the disk for its results is full"
 
 
 def _so_far(records: tuple[Record, ...]) -> str:
@@ -194,11 +194,11 @@ def _so_far(records: tuple[Record, ...]) -> str:
     if not records:
         return ""
     steps = f", {len(cut[0].steps)} steps of {cut[0].runbook.id}" if cut else ""
-    return f"; {ended} finished records{steps} are kept"
+    return f"; {ended} finished records{steps} are stored"
 
 
 class NodeDiagnosis(BaseModel):
-    """What `runbook diagnose --json` wrote on a node, as far as it is looked at here."""
+    """The output of `runbook diagnose --json` on a node, as far as it is used here."""
 
     exit_status: Literal[0, 1, 3]
     entries: tuple[dict[str, JsonValue], ...]
@@ -207,7 +207,7 @@ class NodeDiagnosis(BaseModel):
 def gather_diagnoses(
     campaign: Campaign, folder: Folder
 ) -> tuple[tuple[Job, NodeDiagnosis | None, str | None], ...]:
-    """Of every node what its look came to, or why there is nothing."""
+    """The diagnosis of every node, or the reason why there is none."""
     return tuple((job, *_diagnosis(folder, job)) for job in campaign.jobs)
 
 
@@ -221,6 +221,6 @@ def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | No
         if error.kind != "missing":
             return None, f"returned {DIAGNOSIS}, which {error.why}"
         words = folder.last_words(job)
-        return None, "gave no diagnosis" + (f"; its last words: {words}" if words else "")
+        return None, "returned no diagnosis" + (f"; last output line: {words}" if words else "")
     except ValidationError:
-        return None, f"returned {DIAGNOSIS}, which is no diagnosis"
+        return None, f"returned {DIAGNOSIS}, which is not a valid diagnosis"

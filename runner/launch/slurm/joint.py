@@ -1,4 +1,4 @@
-"""Steps that need several nodes at once: their blocks run on every node of the job, under srun."""
+"""Steps that need several nodes at once: srun runs their blocks on every node of the job."""
 
 import shlex
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from runner.entry.model import Runbook
 from runner.launch.command import CommandResult
 from runner.launch.local import BlockRunner
 
-# A rank that ends early leaves the others waiting for it; that long and no longer, in seconds.
+# How long the other ranks may wait for one that ended early, in seconds.
 _STRAGGLERS_S = 60
 
 
 def across_nodes(run: BlockRunner, runbook: Runbook) -> BlockRunner:
-    """A block runner that starts the blocks of `nodes=` steps on every node of this job; others run as always.
+    """A block runner that starts the blocks of `nodes=` steps on every node of this job; other steps run as usual.
 
     On each node a block finds RUNBOOK_NODES, RUNBOOK_NODE_RANK and RUNBOOK_RENDEZVOUS (host:port of the first
-    node), which is what torchrun asks for. The first node's document is the step's; what the block exports does not
-    carry on.
+    node), as torchrun needs them. The first node's document is the result of the step; exports of the block are not
+    passed on.
     """
     joint = {step.command for step in runbook.steps if step.nodes > 1}
 

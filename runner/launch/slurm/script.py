@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 
 from runner.evidence.stamp import Stamp
 
-# Exit statuses of the script itself, beside those of `runbook run` that are no answer about a node.
+# Exit statuses of the script itself, and those of `runbook run` that say nothing about a node.
 NO_FOLDER, NO_ROOM, NO_PYTHON, NO_NOTE, NOT_OURS, OTHER_CODE, NO_PORT = 70, 71, 72, 73, 74, 75, 76
 MEANINGS = {
-    2: "`runbook run` refused its input",
+    2: "`runbook run` rejected its input",
     NO_FOLDER: "the campaign's folder is not on this node; share it, or start with --no-shared-files",
-    NO_ROOM: "nothing could be unpacked there: its disk is full, or its temporary folder is not writable",
-    NO_PYTHON: "no Python there has what the runner needs; name one with --python, or a container with --prefix",
-    NO_NOTE: "its last note could not be written: the disk that takes its results is full or gone",
-    NOT_OURS: "a folder there is another user's, is a link, or could be replaced by others; remove it, or set TMPDIR",
-    OTHER_CODE: "the code that reached it is not the code that was submitted; submit a new campaign",
-    NO_PORT: "no port is free there on which its nodes could meet",
+    NO_ROOM: "the code could not be unpacked on the node: its disk is full, or its temporary folder is not writable",
+    NO_PYTHON: "no Python on the node has the dependencies; name one with --python, or a container with --prefix",
+    NO_NOTE: "its final note could not be written: the disk for its results is full or not available",
+    NOT_OURS: "a folder on the node is another user's, a link, or replaceable by others; remove it, or set TMPDIR",
+    OTHER_CODE: "the code on the node differs from the submitted code; submit a new campaign",
+    NO_PORT: "no free port on the node for the rendezvous",
 }
 DIAGNOSIS = "diagnosis.json"
-# How each command is told where it belongs, and where its result goes.
+# The arguments that pass the stamp, and the file of the result, to each command.
 _INTO = {"run": '--stamp "$work/stamp.json"', "diagnose": f'--json --output "$place/{DIAGNOSIS}"'}
 _BLANK = re.compile(r"@([a-z]+)@")
 _RESULTS = "${TMPDIR:-/tmp}/llm-runbooks-results-$EUID"
 
-# 0: what the runner needs is there, and a CUDA build of torch; 3: the first alone; 1: not even that.
+# 0: the runner's dependencies and a CUDA build of torch are installed; 3: only the dependencies; 1: neither.
 _ASK = """
 import importlib.util as u, pathlib, re, sys
 if sys.version_info < (3, 11) or not all(map(u.find_spec, (
@@ -39,18 +39,18 @@ sys.exit(0 if re.search(r"^cuda\\b.*=\\s*['\\"][\\d.]+['\\"]", t, re.M) else 3)
 
 @dataclass(frozen=True)
 class Task:
-    """What one job of a campaign does.
+    """The task of one job of a campaign.
 
     Attributes:
-        place: the shared folder that takes its results; None where nothing is shared.
-        key: names the task within the campaign, for a place of its own on a node without shared files.
+        place: the shared folder for its results; None without shared files.
+        key: name of the task within the campaign, for its own folder on a node without shared files.
         code: the shared archive of the code; None to carry `archive` in the script.
         command: `run` or `diagnose`.
         arguments: of that command.
-        prefix: the site's own words before the Python, a container's say.
-        python: the one to use, nothing else; else the node's own is chosen.
-        home_python: what the campaign was started with, used where it runs on the node too.
-        joint: the job has several nodes, which all need the code.
+        prefix: words before Python, for example a container launcher.
+        python: the only Python to use; if empty, one on the node is chosen.
+        home_python: the Python that started the campaign, used if it exists on the node too.
+        joint: whether the job has several nodes, which all need the code.
     """
 
     stamp: Stamp
@@ -67,19 +67,19 @@ class Task:
 
 
 def batch_script(task: Task) -> str:
-    """The script, for `sbatch`. Whatever goes wrong in it before the entry runs has an exit status of its own."""
+    """The script for `sbatch`. Every failure before the entry runs has its own exit status."""
     parts = [_HEAD, _GUARDS, _ROOM, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
     parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
     script = "\n".join(part.strip("\n") for part in parts if part) + "\n"
     values = _values(task)
-    # In one pass: what a value holds is not looked into.
+    # In one pass, so that placeholders inside values are not replaced.
     return _BLANK.sub(lambda blank: values[blank[1]], script)
 
 
 def fetch_command(campaign: str, key: str) -> str:
-    """The command for a node without shared files that prints a task's results: a packed archive, as base64 text.
+    """The command that prints a task's results on a node without shared files, as a base64-encoded archive.
 
-    It looks at the folder as the job did: what another user placed there since is not brought home.
+    It checks the folder like the job does: files that another user placed there are not fetched.
     """
     place = f"{_RESULTS}/{shlex.quote(campaign)}/{shlex.quote(key)}"
     lines = [_GUARDS.strip(), f'fixed "${{TMPDIR:-/tmp}}/" && ours {_RESULTS} || exit {NOT_OURS}']
@@ -117,12 +117,11 @@ def _archive(task: Task) -> str:
 
 _HEAD = """
 #!/bin/bash
-# One node of the campaign @campaign@; removes what it makes, save its results.
+# One node of the campaign @campaign@; removes everything that it creates, except its results.
 set -u
 """
-# Every user of a node can see these names and make them first. `fixed`: nobody else can put another folder in the place
-# of one that is made in this one, nor of this one or one above it. `ours`: a folder that is this user's alone, and no
-# link to one.
+# Every user of a node can see these names and create them first. `fixed`: no other user can replace a folder that is
+# created in this one, nor this one or one above it. `ours`: a folder that only this user can access, not a link to one.
 _GUARDS = """
 fixed() {
     local owner mode above
@@ -149,7 +148,7 @@ place=@place@
 [ -d "$place" ] || exit 70
 [ ! -L "$place" ] && [ -O "$place" ] || exit 74
 """
-# Old campaigns' results are not left on a node for ever.
+# Results of old campaigns are removed from the node.
 _PLACE_OWN = """
 results=@results@
 place=$results/@campaign@/@key@
@@ -173,9 +172,9 @@ code > "$work/code.tar.gz" || exit 71
 tar -xzf "$work/code.tar.gz" -C "$work" || exit 71
 printf %s @stamp@ > "$work/stamp.json" || exit 71
 """
-# srun hands its standard input to every task: each node unpacks a copy under its own name, in a folder of the same name
-# as here, which it makes itself. The port is drawn, below those that the kernel gives out (ip_local_port_range), and
-# nobody listens on it: who knew it beforehand could play the meeting point.
+# srun copies its standard input to every task: each node creates a folder of the same name and unpacks a copy there
+# under its own name. The port is random, below the kernel's ephemeral range (ip_local_port_range) and not in use: if
+# others could predict it, they could impersonate the rendezvous.
 _SPREAD = """
 free_port() {
     local try port
@@ -229,7 +228,7 @@ running=$!
 wait "$running"; status=$?
 # A signal ends the first wait; the entry still writes its record.
 while kill -0 "$running" 2>/dev/null; do wait "$running"; status=$?; done
-# What steps wrote for a reader, a bundle for a bug report say.
+# Files that steps wrote for a reader, for example a bundle for a bug report.
 [ ! -d "$root/artifacts" ] || cp -R "$root/artifacts" "$place/" || true
 printf '{"exit_status": %d}\\n' "$status" > "$place/.end" && mv "$place/.end" "$place/end.json" || exit 73
 case $status in 0|1|3|130) exit 0;; *) exit "$status";; esac

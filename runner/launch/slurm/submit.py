@@ -1,4 +1,4 @@
-"""Starts a campaign: chooses nodes, writes down what shall run on them, submits a job for each."""
+"""Starts a campaign: selects nodes, stores what will run on them, and submits one job per node."""
 
 import math
 import time
@@ -23,23 +23,23 @@ from runner.launch.slurm.campaign import (
     new_campaign_id,
 )
 from runner.launch.slurm.commands import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.launch.slurm.patient import FleetObserver, answered
+from runner.launch.slurm.retry import FleetObserver, answered
 from runner.launch.slurm.script import Task, batch_script
 from runner.launch.slurm.text import ClusterNode, QueuedJob
 
 START_WITHIN_S = 3600.0
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
-# States of a job whose script has done nothing yet, or never will.
+# States of a job whose script has not started, or never will.
 _NOT_BEGUN = {"PENDING", "CONFIGURING", "CANCELLED"}
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a campaign shall run, and how. `count` and `nodelist`: at most one of them.
+    """What a campaign will run, and how. At most one of `count` and `nodelist` is set.
 
-    `command` is `run` or `diagnose`, `arguments` are its on each node; `joint` the steps that need several nodes at
-    once.
+    `command` is `run` or `diagnose`, with its `arguments` on each node; `joint` are the steps that need several nodes
+    at once.
     """
 
     runbooks: Path
@@ -62,32 +62,32 @@ class Order:
 
 
 def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
-    """The nodes of a campaign: those named, or so many of the partition, idle ones first, or all of it.
+    """The nodes of a campaign: the named ones, or `count` nodes of the partition with idle ones first, or all of it.
 
     Raises:
-        InputError: a node that is not there, or more than there are.
+        InputError: a node does not exist, or the partition has too few nodes.
     """
     known = {node.name: node for node in slurm.nodes()}
     if order.nodelist is not None:
         names = slurm.expand(order.nodelist)
         missing = [name for name in names if name not in known]
         if missing:
-            raise InputError(f"the cluster has no node {', '.join(missing)}; `sinfo -N` lists those it has")
+            raise InputError(f"the cluster has no node {', '.join(missing)}; `sinfo -N` lists its nodes")
         return tuple(known[name] for name in names)
     nodes = [known[name] for name in slurm.partition(order.wish.partition) if name in known]
     if order.count is None:
         return tuple(nodes)
     if not 1 <= order.count <= len(nodes):
-        raise InputError(f"--nodes {order.count}: the partition has {len(nodes)}")
+        raise InputError(f"--nodes {order.count}: the partition has only {len(nodes)}")
     best = sorted(nodes, key=lambda node: (not node.fit, not node.idle))[: order.count]
     return tuple(node for node in nodes if node in best)
 
 
 def prepare(order: Order, base: Path, slurm: Slurm) -> tuple[Folder, Campaign]:
-    """Choose the nodes and write down what shall run on them; nothing is submitted yet.
+    """Select the nodes and store what will run on them; nothing is submitted yet.
 
     Raises:
-        InputError: nodes that are not there.
+        InputError: nodes do not exist.
         SlurmError: Slurm does not answer.
         StoreError: the campaign's folder cannot be written.
     """
@@ -108,13 +108,12 @@ def submit(
     observer: FleetObserver,
     pause: Callable[[float], None] = time.sleep,
 ) -> Campaign:
-    """Submit the jobs that have not been yet; one whose node cannot take it is refused at once, with the reason.
+    """Submit the remaining jobs; a job whose node cannot run it is refused at once, with the reason.
 
-    A job that Slurm has already, though its answer was lost or not written down, is not submitted again.
+    A job that Slurm has already accepted, although the answer was lost or not stored, is not submitted again.
 
     Raises:
-        ControllerAwayError: the controller has not answered for a quarter of an hour; what was submitted until then
-            is written down.
+        ControllerAwayError: the controller has not answered for 15 minutes; the jobs submitted so far are stored.
         SlurmError: Slurm does not list its nodes.
     """
     archive = (folder.path / CODE).read_bytes()
@@ -129,7 +128,7 @@ def submit(
             if (found := accepted(job, queue.values())) is not None:
                 done = found
             elif campaign.shared and folder.exit_status(job) is not None:
-                # Slurm has forgotten it since.
+                # Slurm no longer knows it.
                 done = job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN"})
             elif unfit:
                 done = refused(job, unfit[0])
@@ -158,7 +157,7 @@ def _submitted(
 
     def ask() -> Job:
         nonlocal asked
-        # After an answer that was lost, only the queue tells whether the job was accepted.
+        # After a lost answer, only the queue shows whether the job was accepted.
         if asked and (found := accepted(job, slurm.queue(campaign.job_name).values())) is not None:
             return found
         asked = True
@@ -175,9 +174,9 @@ def _submitted(
 
 
 def accepted(job: Job, queue: Iterable[QueuedJob]) -> Job | None:
-    """The job with the id that Slurm has for it; None where Slurm has none.
+    """The job with its id in Slurm; None if Slurm has no such job.
 
-    Of several the one that began is taken: two that ran would leave two records.
+    Of several, the one that started is used: if two ran, there would be two records.
     """
     same = [one for one in queue if one.tag == job.tag]
     begun = [one.job_id for one in same if one.state not in _NOT_BEGUN]
@@ -220,8 +219,8 @@ def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str
 
 
 def refused(job: Job, node: ClusterNode) -> Job:
-    """The job, given up for the state of its node."""
-    said = f"not started: Slurm has its node as {node.state}" + (f", {node.reason}" if node.reason else "")
+    """The job, refused because of the state of its node."""
+    said = f"not started: node state in Slurm is {node.state}" + (f", {node.reason}" if node.reason else "")
     return job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
 
 
@@ -254,7 +253,7 @@ def _new_campaign(order: Order, nodes: Sequence[ClusterNode]) -> Campaign:
 
 
 def again(campaign: Campaign, suspects: dict[str, tuple[str, ...]]) -> Campaign:
-    """The campaign with a second round: each suspect (by alias) runs the entries in which it stood out once more."""
+    """The campaign with a second round: each suspect (by alias) runs the entries in which it is an outlier again."""
     for job in campaign.jobs:
         if job.joint or job.round != 1 or job.key not in suspects:
             continue

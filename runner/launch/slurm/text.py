@@ -1,25 +1,25 @@
-"""Reads what Slurm's commands print. Pure."""
+"""Parses the output of Slurm's commands. Pure."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Slurm's field names begin with a capital. A value runs up to the next such name, so it may hold spaces.
+# Field names begin with a capital. A value extends to the next field name, so it may contain spaces.
 _FIELD = re.compile(r"(?:^|(?<=\s))([A-Z][A-Za-z0-9/:_]*)=")
-# A node's reason is free text, up to who noted it and when.
+# The reason of a node is free text, followed by its author and time.
 _NOTED = re.compile(r"(?P<text>.*?)\s*\[[^\[\]@]*@[0-9T:-]+\]")
-# States in which a job is not over. COMPLETING: its processes are being ended.
+# States in which a job is not over. COMPLETING: its processes are being terminated.
 LIVE = frozenset(
     {
         "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "REQUEUED",
         "REQUEUE_HOLD", "SIGNALING", "STAGE_OUT", "RESV_DEL_HOLD", "SPECIAL_EXIT",
     }
 )  # fmt: skip
-# Flags of a node on which no job will start by itself. UNKNOWN, after the controller has started, and NOT_RESPONDING
-# are not among them: Slurm turns each into another state by itself, DOWN after its SlurmdTimeout. Nor is POWERED_DOWN:
-# power saving starts the node for the job.
+# Flags of a node on which no job will start without intervention. UNKNOWN (after a start of the controller) and
+# NOT_RESPONDING are not among them: Slurm changes each to another state, at the latest to DOWN after SlurmdTimeout. Nor
+# is POWERED_DOWN: power saving starts the node for the job.
 _UNFIT = ("DOWN", "DRAIN", "FAIL", "MAINT", "FUTURE", "ERROR")
-# Flags of a node on which a job starts later, if it does.
+# Flags of a node on which a job can start only later.
 _LATER = {
     "NOT_RESPONDING",
     "POWERED_DOWN",
@@ -33,7 +33,7 @@ _LATER = {
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """One line of squeue: the state in full, the comment it was submitted with, and Slurm's word for why."""
+    """One line of squeue: the full state, the comment of the job, and Slurm's reason."""
 
     job_id: str
     state: str
@@ -48,7 +48,7 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended, by `scontrol show job`. `time_limit` as Slurm writes it."""
+    """How a job ended, from `scontrol show job`. `time_limit` is in Slurm's format."""
 
     state: str
     reason: str
@@ -59,7 +59,7 @@ class JobEnd:
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A node as the controller sees it. `reason` is what an administrator, or Slurm, noted."""
+    """A node as reported by the controller. `reason` was set by an administrator or by Slurm."""
 
     name: str
     state: str
@@ -68,14 +68,14 @@ class ClusterNode:
 
     @property
     def fit(self) -> bool:
-        """Whether a job that asks for it would start some time."""
+        """Whether a job that requests it would eventually start."""
         return not any(flag.startswith(_UNFIT) for flag in self.state.split("+"))
 
     @property
     def idle(self) -> bool:
-        """Whether it would start at once."""
+        """Whether a job would start on it at once."""
         flags = self.state.split("+")
-        # A character behind the state is short for a flag: `*` not responding, `~` powered down.
+        # A character after the state is a flag: `*` not responding, `~` powered down.
         return self.fit and flags[0] == "IDLE" and _LATER.isdisjoint(flags)
 
 
@@ -87,9 +87,9 @@ def parse_fields(line: str) -> Mapping[str, str]:
 
 
 def parse_queue(text: str) -> Mapping[str, QueuedJob]:
-    """Job id → job, from `squeue --noheader --format=%i|%T|%r|%k`; lines of any other shape are left out.
+    """Job id → job, from `squeue --noheader --format=%i|%T|%r|%k`; other lines are ignored.
 
-    The comment is free text for whoever changes it, line ends included, so it stands at the end.
+    The comment may be changed to any text, including line ends, so it is the last field.
     """
     found = {}
     for line in text.splitlines():
@@ -102,7 +102,7 @@ def parse_queue(text: str) -> Mapping[str, QueuedJob]:
 
 
 def parse_job_end(text: str) -> JobEnd | None:
-    """How the job of `scontrol show job -o ID` ended; None where the line tells of no job."""
+    """How the job of `scontrol show job -o ID` ended; None if the line does not describe a job."""
     fields = parse_fields(text.splitlines()[0] if text.strip() else "")
     if "JobState" not in fields:
         return None
@@ -121,10 +121,10 @@ def _number(text: str) -> int:
 
 
 def parse_nodes(text: str) -> tuple[ClusterNode, ...]:
-    """The nodes of `scontrol show node -o`, in the order printed, which is the configuration's."""
+    """The nodes of `scontrol show node -o`, in the printed order, which is that of the configuration."""
     found = []
     for line in text.splitlines():
-        # The reason is free text at the line's end: whatever looks like a field in it is part of it.
+        # The reason is free text at the end of the line: anything in it that looks like a field is part of it.
         facts, _, reason = line.partition(" Reason=")
         fields = parse_fields(facts)
         if "NodeName" not in fields:

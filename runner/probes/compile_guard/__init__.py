@@ -1,10 +1,11 @@
-"""A guard for `torch.compile`: the compile happens where it can be ended, and the model answers either way.
+"""A guard for `torch.compile`: the compile runs in a process that can be killed, and the model runs in any case.
 
-`torch.compile(model)` is lazy: the compile happens inside the first forward, on the calling thread, and nothing in
-that process can end it. So the guard compiles **and** runs the first forward in a child process of its own session,
-against a deadline. On the deadline it keeps the stacks, ends the child and whatever the child has started, and goes
-one rung down: the whole model, then one repeated block at a time, then the same without Inductor's pool of workers,
-then eager. What worked is then applied to the caller's own model, which starts from the child's compile cache.
+`torch.compile(model)` is lazy: the compile happens inside the first forward, on the calling thread, and cannot be
+interrupted from within that process. So the guard compiles **and** runs the first forward in a child process with its
+own session, with a deadline. At the deadline it saves the stacks, kills the child and all its processes, and falls
+back one level (rung): the whole model, then one repeated block at a time, then the same without Inductor's worker
+pool, then eager. The level that worked is applied to the caller's own model, which starts from the child's compile
+cache.
 
     from runner.probes.compile_guard import safe_compile
 
@@ -13,8 +14,8 @@ then eager. What worked is then applied to the caller's own model, which starts 
     with torch.no_grad():
         started = guarded.start(model, *inputs)   # compiled in place as `guarded.effective` says, from a warm cache
 
-The child is started afresh, never forked: forking a process with live threads or a CUDA context is itself a known
-cause of hangs. Therefore `build_model` must be a top-level function that the child can import.
+The child is spawned, not forked: forking a process with live threads or a CUDA context is a known cause of hangs.
+Therefore `build_model` must be a top-level function that the child can import.
 """
 
 from runner.probes.compile_guard.arguments import add_compile_arguments

@@ -1,7 +1,7 @@
-"""Ranks that go down the ladder together: a rung is taken only if it worked on every rank.
+"""Agreement between ranks: a rung is used only if it worked on every rank.
 
-They agree through torchrun's store, not by a collective: a rank that waits for another one's compile sits in no
-NCCL or gloo call, so no watchdog can end the job, and every wait has an end.
+They agree through torchrun's store, not by a collective: a rank that waits for another rank's compile is not in an
+NCCL or gloo call, so the watchdog does not end the job, and every wait has a timeout.
 """
 
 import itertools
@@ -12,46 +12,46 @@ from typing import Any, Protocol
 
 from runner.errors import RankError
 
-# Beyond a rank's own deadline: starting and ending children on a node that is busy with its neighbours'.
+# Added to a rank's own deadline: time to start and kill children on a busy node.
 SLACK_S = 90.0
 _calls = itertools.count()
 
 
 class Peers(Protocol):
-    """The ranks of one job, this one among them."""
+    """The ranks of one job, including this one."""
 
     def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
-        """Say how a rung went here and hear how it went for all: None where it worked everywhere, else why not.
+        """Report the result of a rung on this rank; return None if it worked on every rank, else why not.
 
         Args:
             rung: its name.
-            failure: why it did not work on this rank; None where it did.
-            wait_s: seconds that the slowest rank may still take for it.
+            failure: why it did not work on this rank; None if it did.
+            wait_s: seconds that the slowest rank may still need for it.
         """
 
 
 class Alone:
-    """A process that has no peers."""
+    """A process without other ranks."""
 
     def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
-        """What happened here is what happened."""
+        """The result of this process."""
         del rung, wait_s
         return failure
 
 
 class Ranks:
-    """The ranks of a launch, which talk through a `torch.distributed` store. Rank 0 hears all and decides."""
+    """The ranks of a launch, connected by a `torch.distributed` store. Rank 0 collects the results and decides."""
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self._store, self._rank, self._size = store, rank, size
-        # Ranks call the guard equally often, so the number of the call names the same call on each.
+        # All ranks call the guard equally often, so the call number identifies the same call on each.
         self._call = next(_calls)
 
     def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
         """See `Peers.agree`.
 
         Raises:
-            RankError: rank 0 did not decide in time; the job has lost it.
+            RankError: rank 0 did not decide in time.
         """
         place = f"llm-runbooks/compile-guard/{self._call}/{rung}"
         self._store.set(f"{place}/{self._rank}", failure or "")
@@ -61,7 +61,9 @@ class Ranks:
         else:
             heard = self._wait(f"{place}/decision", wait_s + 2 * SLACK_S)
             if heard is None:
-                raise RankError(f"rank 0 did not say how the ranks compile ({rung}); is it alive?")
+                raise RankError(
+                    f"no decision from rank 0 on the compile mode ({rung}); check that rank 0 is alive"
+                )
             decided = heard
         return decided or None
 
@@ -70,7 +72,7 @@ class Ranks:
         for rank in range(self._size):
             said = self._wait(f"{place}/{rank}", until - time.monotonic())
             if said is None:
-                failed.append(f"rank {rank}: said nothing within {wait_s:.0f} s")
+                failed.append(f"rank {rank}: no answer within {wait_s:.0f} s")
             elif said:
                 failed.append(f"rank {rank}: {said}")
         return "; ".join(failed)
@@ -86,15 +88,15 @@ class Ranks:
 
 
 def peers() -> Peers:
-    """The ranks of the launch that this process belongs to, by torchrun's variables; `Alone` where it is the only one.
+    """The ranks of this process's launch, from torchrun's variables; `Alone` if it is the only one.
 
     Raises:
-        RankError: the variables speak of other ranks and their store cannot be reached.
+        RankError: the variables name other ranks, but their store cannot be reached.
     """
     try:
         size = int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError as error:
-        raise RankError(f"WORLD_SIZE is no number: {os.environ['WORLD_SIZE']!r}") from error
+        raise RankError(f"WORLD_SIZE is not a number: {os.environ['WORLD_SIZE']!r}") from error
     if size <= 1:
         return Alone()
     from torch.distributed.rendezvous import rendezvous
@@ -103,7 +105,7 @@ def peers() -> Peers:
         store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=SLACK_S))))
     except (ValueError, RuntimeError) as error:
         raise RankError(
-            f"WORLD_SIZE={size} speaks of other ranks, and they cannot be reached ({error}); start all of them, or "
+            f"WORLD_SIZE={size}, but the other ranks cannot be reached ({error}); start all of them, or "
             "unset WORLD_SIZE"
         ) from error
     return Ranks(store, rank, size)

@@ -14,12 +14,12 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile-mode",
         choices=tuple(LADDERS),
         default="smart",
-        help="smart: whole model, else by block, else with one compile thread, else eager, under a deadline (default)",
+        help="smart (default): under a deadline, whole model, else per block, else one compile thread, else eager",
     )
     parser.add_argument(
         "--skip-compile",
         dest="compile_mode",
         action="store_const",
         const="eager",
-        help="do not compile at all: the model runs in eager",
+        help="do not compile; run the model in eager mode",
     )

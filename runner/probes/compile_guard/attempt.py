@@ -1,4 +1,4 @@
-"""One rung of the ladder: a child that compiles and answers, watched, and ended when its time is up."""
+"""One rung of the ladder: a monitored child process that compiles and runs the model, killed at its deadline."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.command import OUTPUT, environment
 from runner.probes.compile_guard.spec import Mode, Spec
-from runner.probes.compile_guard.stacks import Verdict, culprit, in_words
+from runner.probes.compile_guard.stacks import Verdict, in_words, innermost_frame
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 from runner.programs import kill
 
@@ -29,21 +29,21 @@ Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one rung went.
+    """The result of one rung.
 
     Attributes:
-        outcome: `finished`: it compiled and its answer equals eager's; `deadline`: ended on the deadline;
-            `raised`: the compiler or the model raised; `memory`: it raised for want of memory; `died`: killed by a
-            signal, or left without a word;
-            `wrong`: it compiled, and its answer differs from eager's by more than the tolerance.
+        outcome: `finished`: it compiled and its output equals eager's; `deadline`: killed at the deadline;
+            `raised`: the compiler or the model raised; `memory`: it raised because it ran out of memory; `died`:
+            killed by a signal, or exited without a message;
+            `wrong`: it compiled, but its output differs from eager's by more than the tolerance.
         reason: one sentence, None when finished.
-        verdict: for `deadline`: `slow`, `stuck-busy` or `stuck-idle`; None where it could not be told.
-        start_s: seconds until the compile began, or until the end where it never did.
-        compile_s: seconds of the compile with its first forward; on the deadline, how long it was given.
-        cpu_share: CPU seconds per second of the compile, all its processes together; 1 is one pegged core.
-        ended: processes alive when the child was ended.
-        left: processes of this attempt alive after it; anything but 0 is a fault of the guard.
-        facts: what the child said of itself: versions, parameters, cache hits, graph breaks, difference.
+        verdict: for `deadline`: `slow`, `stuck-busy` or `stuck-idle`; None if unknown.
+        start_s: seconds until the compile began, or until the end if it never did.
+        compile_s: seconds of the compile with its first forward; at the deadline, the time that it had.
+        cpu_share: CPU seconds per second of the compile, all its processes together; 1 is one fully busy core.
+        ended: processes alive when the child was killed.
+        left: processes of this attempt alive after it; anything but 0 is a bug in the guard.
+        facts: what the child reported: versions, parameters, cache hits, graph breaks, difference.
         folder: events.jsonl, output.log, stacks/ (a file for each Python process), trace/ and cache/.
     """
 
@@ -66,36 +66,36 @@ class Attempt:
 
     @property
     def compile_ended(self) -> bool:
-        """Whether the compile came to an end, with whatever answer."""
+        """Whether the compile finished, with any output."""
         return self.outcome in {"finished", "wrong"}
 
     @property
     def answered_in_eager(self) -> bool:
-        """Whether the whole model has answered in eager, which every child has it do before it compiles."""
+        """Whether the whole model ran in eager mode, as every child does before it compiles."""
         return "build_s" in self.facts and not self.facts["alone"]
 
     @property
     def graph_breaks(self) -> int | None:
-        """Graph breaks of the compile; None where it did not end."""
+        """Graph breaks of the compile; None if it did not finish."""
         return self.facts.get("graph_breaks")
 
     @property
     def recompiles(self) -> int | None:
-        """Compiles of code that had been compiled before; None where the compile did not end."""
+        """Compiles of code that had been compiled before; None if the compile did not finish."""
         return self.facts.get("recompiles")
 
 
 def attempt(
     spec: Spec, folder: Path, *, time_for: TimeFor, tolerance: float, start_from: Path | None = None
 ) -> Attempt:
-    """Compile and answer in a child of its own session; whatever happens, nothing of it is left running.
+    """Compile and run in a child with its own session; no process of it is left running.
 
     Args:
         spec: what to build and how to compile it.
-        folder: an empty folder for what the child leaves.
-        time_for: how long the child may take to start, and then for the compile and its first forward.
-        tolerance: largest allowed difference from eager, relative to the largest magnitude of eager's answer.
-        start_from: a compile cache to start from; from an empty one when None.
+        folder: an empty folder for the child's files.
+        time_for: time limits of the child's start, and of the compile with its first forward.
+        tolerance: largest allowed difference from eager, relative to the largest magnitude of eager's output.
+        start_from: a compile cache to start from; None for an empty one.
     """
     (folder / "cache").mkdir(parents=True)
     (folder / "events.jsonl").touch()
@@ -133,7 +133,7 @@ def _environment(token: str, folder: Path) -> dict[str, str]:
 
 
 def _of_launch(name: str) -> bool:
-    """Whether a variable would let a child join the ranks of its parent; LOCAL_RANK, which names a device, stays."""
+    """Whether a variable would let a child join its parent's ranks; LOCAL_RANK, which selects a device, stays."""
     return name in {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} or name.startswith("TORCHELASTIC_")
 
 
@@ -175,28 +175,30 @@ def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tu
             return "memory", f"ran out of memory: {facts['error']}"
         return "raised", str(facts["error"])
     if watch.stage != "finished":
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"left with status {status}"
+        how = (
+            f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        )
         if status == -signal.SIGKILL:
-            how += " (as the kernel does when memory runs out)"
+            how += " (possibly by the kernel's OOM killer)"
         words = last_words_in(watch.folder / OUTPUT, host_secrets())
-        said = f"its last words: {words}" if words else "it printed nothing"
-        return "died", f"the child {how} while {watch.stage}; {said}"
+        said = f"last output: {words}" if words else "no output"
+        return "died", f"the child {how} at stage {watch.stage}; {said}"
     difference = facts.get("difference")
     if difference is None:
-        return "wrong", "the model's answer is not finite"
+        return "wrong", "the model's output is not finite"
     if difference > tolerance:
         return (
             "wrong",
-            f"the compiled answer differs from eager's by {difference:.2g}, allowed is {tolerance:g}",
+            f"the compiled output differs from eager's by {difference:.2g}, tolerance {tolerance:g}",
         )
     return "finished", None
 
 
 def _why_deadline(watch: Watch) -> str:
     if watch.stage != "compiling":
-        return f"no compile within {watch.now():.0f} s of the start: still at stage {watch.stage!r}"
+        return f"the compile had not started after {watch.now():.0f} s: still at stage {watch.stage!r}"
     last = watch.looks[-1] if watch.looks else None
-    where = culprit(last.frames) if last else None
+    where = innermost_frame(last.frames) if last else None
     told = in_words(watch.verdict)
     spent = f"{last.at_s:.1f} s" if last else "its deadline"
-    return f"did not end within {spent}, {told}{f' (in {where})' if where else ''}"
+    return f"did not finish within {spent}, {told}{f' (in {where})' if where else ''}"

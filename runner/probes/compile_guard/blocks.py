@@ -1,9 +1,9 @@
-"""The repeated blocks of a model by themselves: compiled without a second copy of the model's weights.
+"""The repeated blocks of a model alone, for compiling without a second copy of the model's weights.
 
-The model is built and run once under torch's fake tensors, which have shapes and no memory, so that a model of tens
-of gigabytes costs a second and some kilobytes. What reaches each block is noted on the way. Then one block of each
-kind gets real memory with random numbers in it, and an input of the noted shape. Compiling it fills the cache with
-what the whole model needs: the graph of a block does not depend on the values of its weights.
+The model is built and run once with torch's fake tensors, which have shapes but no memory, so a model of tens of
+gigabytes costs a second and some kilobytes. The inputs of each block are recorded. Then one block of each kind gets
+real memory with random values, and an input of the recorded shape. Compiling it fills the cache for the whole model,
+because the graph of a block does not depend on the values of its weights.
 """
 
 import copy
@@ -18,26 +18,26 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 """A module, and the arguments and keyword arguments to call it with."""
 
 _PLAIN = (bool, int, float, str, type(None))
-# random numbers cannot be drawn in other types (FP8, say); those are drawn in float32 and converted
+# random numbers cannot be drawn in other types (such as FP8); those are drawn in float32 and converted
 _DRAWN = ("float64", "float32", "bfloat16", "float16")
 
 
 def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool) -> tuple[list[Call], int]:
-    """Find the kinds of blocks that a model repeats, and give one of each memory.
+    """Find the kinds of blocks that a model repeats, and allocate one of each.
 
-    Blocks are of one kind where their parameters and what reaches them have equal shapes, strides, types and devices.
-    An object among the arguments, such as a KV cache, is as the first block of the kind got it, its tensors made.
+    Blocks are of one kind if their parameters and inputs have equal shapes, strides, types and devices. An object among
+    the arguments, such as a KV cache, is copied as the first block of the kind received it, with real tensors.
 
     Args:
-        build: builds the model and its inputs; it runs under fake tensors, so it may not read values out of them.
-        backward: whether gradients are wanted.
+        build: builds the model and its inputs; it runs with fake tensors, so it may not read their values.
+        backward: whether gradients are needed.
 
     Returns:
         A call for each kind, in the order in which the model runs them, and the parameters of the whole model. No
-        call where the model repeats no blocks.
+        call if the model has no repeated blocks.
 
     Raises:
-        InputError: the model runs none of its blocks, or gives them a module.
+        InputError: the model does not call its blocks, or passes a module to them.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -45,7 +45,7 @@ def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool)
     seen: dict[Any, Call] = {}
 
     def note(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        # Copied at once: a cache that is handed from block to block is another one by the end.
+        # Copied now: a cache that is passed from block to block changes on the way.
         kind = _kind(block, inputs, named)
         if kind not in seen:
             seen[kind] = (block, _mapped(inputs, _same), _mapped(named, _same))
@@ -59,14 +59,14 @@ def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool)
     for hook in hooks:
         hook.remove()
     if hooks and not seen:
-        raise InputError(f"{type(model).__name__} repeats blocks and its forward calls none of them")
+        raise InputError(f"{type(model).__name__} has repeated blocks, but its forward does not call them")
     total = sum(parameter.numel() for parameter in model.parameters())
     torch.manual_seed(0)
     return [_real_call(*call) for call in seen.values()], total
 
 
 def _converted(module: Any, convert: Callable[[Any], Any], recurse: bool = True) -> Any:
-    """What `nn.Module.to` and its kin do, by new parameters: torch would swap tensors, and cannot swap fake ones."""
+    """As `nn.Module.to`, but with new parameters: torch would swap tensors, and fake tensors cannot be swapped."""
     from torch import nn
 
     if recurse:
@@ -87,7 +87,7 @@ def _kind(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[A
 
 
 def _plain_tensors(module: Any) -> list[tuple[str, Any]]:
-    """Tensors that a module holds as plain attributes, such as quantised weights, which `Module.to` leaves alone."""
+    """Tensors held as plain attributes, such as quantised weights, which `Module.to` does not move."""
     import torch
 
     return [(name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
@@ -122,7 +122,7 @@ def _real_call(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Ca
 
 
 def _random(tensor: Any) -> Any:
-    """Memory of the tensor's shape and strides: random numbers of a size that keeps sums near 1, or zeros."""
+    """A tensor of this shape and strides: random numbers scaled to keep sums near 1, or zeros."""
     import torch
 
     made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
@@ -137,10 +137,10 @@ def _random(tensor: Any) -> Any:
 
 
 def _mapped(value: Any, change: Callable[[Any], Any], done: dict[int, Any] | None = None) -> Any:
-    """A copy of an argument with every tensor in it changed: in sequences, mappings, and objects such as a KV cache.
+    """A copy of an argument with every tensor in it mapped: in sequences, mappings, and objects such as a KV cache.
 
     Raises:
-        InputError: a module is among it.
+        InputError: it contains a module.
     """
     import torch
 
@@ -148,7 +148,7 @@ def _mapped(value: Any, change: Callable[[Any], Any], done: dict[int, Any] | Non
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, torch.nn.Module):
-        raise InputError(f"a block takes a {type(value).__name__}, which cannot be made without the model")
+        raise InputError(f"a block takes a {type(value).__name__}, which cannot be built without the model")
     if id(value) in done:
         return done[id(value)]
     if type(value) in {tuple, list}:
@@ -164,7 +164,7 @@ def _mapped(value: Any, change: Callable[[Any], Any], done: dict[int, Any] | Non
 
 
 def _described(value: Any) -> Any:
-    """What tells arguments apart: of tensors their shape, of objects their type, since their state moves on."""
+    """The key that distinguishes arguments: the shape of a tensor, the type of an object, since its state changes."""
     import torch
 
     if isinstance(value, torch.Tensor):

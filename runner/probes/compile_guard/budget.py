@@ -1,20 +1,20 @@
-"""How the guard's time is shared among the rungs of its ladder. Pure."""
+"""Shares the guard's time among the rungs of its ladder. Pure."""
 
-# A compile is looked at twice to tell slow from stuck; less time than this tells nothing.
+# Two observations of a compile tell slow from stuck; that needs at least this much time.
 LEAST_S = 2.0
-# Importing torch and building a model is no compile; on a loaded host it takes a while all the same.
+# Importing torch and building a model is not part of the compile, but takes time on a loaded host.
 START_S = 60.0
 
 
 def allotment(left_s: float, start_s: float, later: int) -> float:
     """Seconds for the compile of a rung that begins now.
 
-    A rung leaves half of what is left to those after it, if one of them could then start and compile for a while; else
-    it gets all. It gets `LEAST_S` in any case.
+    A rung leaves half of the remaining time to later rungs if one of them could then start and compile; else it gets
+    all. It always gets at least `LEAST_S`.
 
     Args:
         left_s: seconds until the guard's deadline.
-        start_s: seconds that this rung's child took to start; the next one's will take as long.
+        start_s: seconds that this rung's child took to start; the next is assumed to take the same.
         later: how many rungs after this one compile.
     """
     half = left_s / 2
@@ -24,10 +24,10 @@ def allotment(left_s: float, start_s: float, later: int) -> float:
 
 
 def worth_trying(left_s: float, start_s: float) -> bool:
-    """Whether a child that starts now still gets to compile; `start_s` is what the last one took to start."""
+    """Whether a child started now would still have time to compile; `start_s`: start time of the last one."""
     return left_s >= start_s + LEAST_S
 
 
 def start_limit(left_s: float) -> float:
-    """Seconds within which a child must have begun to compile: until the deadline, a minute at the least."""
+    """Seconds within which a child must begin to compile: until the deadline, at least a minute."""
     return max(left_s, START_S)

@@ -1,7 +1,7 @@
-"""A compile cache as a folder: its size, and how one process hands it to another.
+"""A compile cache as a folder: its size, and how to copy it to another process.
 
-The whole folder is handed over. `torch.compiler.save_cache_artifacts()` leaves the shared objects of Inductor's C++
-kernels out, so on a CPU a start from it is a hit that runs the C++ compiler all over again; the folder has them.
+The whole folder is copied. `torch.compiler.save_cache_artifacts()` omits the shared objects of Inductor's C++ kernels,
+so on a CPU a start from it is a cache hit that still runs the C++ compiler; the folder contains them.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files below a folder; files that vanish while it counts are not counted."""
+    """Bytes of the files below a folder; files that disappear meanwhile are not counted."""
     return sum(file_sizes(folder))
 
 
 def file_sizes(folder: Path) -> Iterator[int]:
-    """The size of each file below a folder, and 0 for each folder, one by one: the caller may stop."""
+    """The size of each file below a folder, and 0 for each folder. A generator, so that the caller may stop early."""
     for parent, _, names in os.walk(folder):
         yield 0
         for name in names:
@@ -27,10 +27,10 @@ def file_sizes(folder: Path) -> Iterator[int]:
 
 
 def merge(source: Path, target: Path) -> int:
-    """Copy the files of one cache into another that may be in use, and return how many were new there.
+    """Copy the files of one cache into another that may be in use; return the number of new files.
 
-    A file that exists is left alone: names are digests of contents, and another process may have it mapped. A new one
-    appears whole, by a rename.
+    An existing file is kept: names are digests of contents, and another process may have it mapped. A new file appears
+    atomically, by a rename.
 
     Raises:
         OSError: the target cannot be written.

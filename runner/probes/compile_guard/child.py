@@ -1,8 +1,8 @@
-"""The guard's child: build, answer in eager, compile, answer again, and say so line by line.
+"""The guard's child: builds the model, runs it in eager, compiles it, runs it again, and logs each stage.
 
-Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, PARENT being the guard's process id. It reads
-FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the parent knows how far a child came that
-never ends. Its stacks are had by the hook of `dumps`, also while native code holds the GIL.
+Started as `python -m runner.probes.compile_guard.child FOLDER PARENT`, where PARENT is the guard's process id. It reads
+FOLDER/spec.json and appends JSON lines to FOLDER/events.jsonl, so that the parent knows the last stage of a child that
+hangs. The hook of `dumps` dumps its stacks, also while native code holds the GIL.
 """
 
 import copy
@@ -38,14 +38,14 @@ from runner.probes.compile_guard.spec import Mode, Spec, resolve
 
 _PR_SET_PDEATHSIG = 1
 _ERROR_LINE = re.compile(r"\berror: ")
-# What says that memory ran out: torch's allocators, C++, and the compilers that Inductor starts.
+# Out-of-memory messages of torch's allocators, C++, and the compilers that Inductor starts.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
 
 
 def main() -> int:
-    """Do what FOLDER/spec.json asks; 0 when the model answered, 1 when something raised."""
+    """Run FOLDER/spec.json; 0 if the model ran, 1 if something raised."""
     folder = Path(sys.argv[1])
-    if not end_with(int(sys.argv[2])):
+    if not die_with_parent(int(sys.argv[2])):
         return 1
     with (folder / "events.jsonl").open("a") as events:
 
@@ -56,30 +56,30 @@ def main() -> int:
         tell("started")
         try:
             _work(Spec.read(folder / "spec.json"), tell)
-        except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
+        except Exception as error:  # noqa: BLE001 - any error of the compiler is a result, not a crash
             tell("raised", error=in_one_line(error), memory=ran_out_of_memory(error))
             return 1
     return 0
 
 
-def end_with(parent: int) -> bool:
-    """Have this process end with its parent; False where that has ended already.
+def die_with_parent(parent: int) -> bool:
+    """Make the kernel kill this process when its parent ends; False if the parent has already ended.
 
-    A guard that is killed must not leave a compile behind that nobody will end.
+    A killed guard must not leave a compile running.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == parent
 
 
 def in_one_line(error: Exception) -> str:
-    """What an exception says: the first line of its message and, of a compiler's output below it, the first error."""
+    """An exception in one line: the first line of its message and the first error of a compiler's output in it."""
     first, *below = str(error).strip().splitlines() or [""]
     of_compiler = next((line.strip() for line in below if _ERROR_LINE.search(line)), None)
     return ": ".join(filter(None, (type(error).__name__, first, of_compiler)))[:500]
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out."""
+    """Whether an exception means out of memory."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
@@ -90,7 +90,7 @@ def _work(spec: Spec, tell: Any) -> None:
     mode, began = Mode(spec.mode), time.monotonic()
     importlib.import_module("torch")
     if mode is not Mode.EAGER:
-        # The compiler is imported on its first use; its import is no part of a compile.
+        # The compiler is imported on first use; the import is not part of the compile.
         importlib.import_module("torch._dynamo")
         importlib.import_module("torch._inductor.compile_fx")
     imported = time.monotonic()
@@ -136,7 +136,7 @@ def _work(spec: Spec, tell: Any) -> None:
 
 
 def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:
-    """What to compile and call, the parameters of the whole model, and whether blocks stand for it."""
+    """What to compile and call, the parameters of the whole model, and whether only its blocks are compiled."""
     build = resolve(spec.builder)
     if spec.alone:
         calls, parameters = lay_out(lambda: build(**spec.arguments), backward=spec.backward)
@@ -149,19 +149,19 @@ def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:
 
 
 def _answers(calls: Sequence[Call], *, alone: bool, backward: bool) -> list[Any]:
-    """What the modules answer, and with `backward` the gradients of their parameters too."""
+    """Outputs of the modules and, with `backward`, the gradients of their parameters."""
     import torch
 
     found: list[Any] = []
     with torch.set_grad_enabled(backward):
         for module, inputs, named in calls:
-            # What a block alone is given may hold state that it changes, such as a KV cache; asked twice, it must
-            # start twice from the same.
+            # The inputs of a block may hold state that it changes, such as a KV cache; both runs must start from the
+            # same state.
             inputs_now, named_now = copy.deepcopy((inputs, named)) if alone else (inputs, named)
             output = module(*inputs_now, **named_now)
             found += [one.detach() for one in tensors(output)]
             if backward:
-                # The sum of squares: a plain sum has gradients that hide a wrong sign less well.
+                # The sum of squares, not a plain sum, so that gradients depend on the outputs' values and signs.
                 sum(one.float().square().sum() for one in tensors(output)).backward()
                 found += [one.grad for one in module.parameters() if one.grad is not None]
                 module.zero_grad(set_to_none=True)
@@ -171,7 +171,7 @@ def _answers(calls: Sequence[Call], *, alone: bool, backward: bool) -> list[Any]
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process and what it starts take so much more address space than it has now."""
+    """Limit the address space of this process and its children to the current size plus this much."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

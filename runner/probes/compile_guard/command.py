@@ -1,4 +1,4 @@
-"""Any command under the guard's eyes: traced, watched, and ended on a deadline with all that it has started."""
+"""Any command under the guard: traced, monitored, and killed at a deadline with all its processes."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import psutil
 
 from runner.errors import InputError
 from runner.probes.compile_guard import dumps, processes
-from runner.probes.compile_guard.stacks import Verdict, culprit
+from runner.probes.compile_guard.stacks import Verdict, innermost_frame
 from runner.probes.compile_guard.watch import Sample, TimeFor, Watch, watch_child
 from runner.programs import kill
 
@@ -23,14 +23,14 @@ STACKS = "stacks"
 
 @dataclass(frozen=True)
 class Watched:
-    """What was seen of a command.
+    """The observations of a command.
 
     Attributes:
-        ended: whether it ended by itself before the deadline.
-        status: its exit status, as `subprocess` has it; None where it was ended.
-        verdict: `slow`, `stuck-busy` or `stuck-idle` where it was ended; None where it could not be told.
+        ended: whether it exited before the deadline.
+        status: its exit status, as in `subprocess`; None if it was killed.
+        verdict: `slow`, `stuck-busy` or `stuck-idle` if it was killed; None if unknown.
         where: the innermost frame of the compile at the deadline.
-        left: its processes that are alive after it.
+        left: its processes that are still alive.
         folder: output.log, stacks/, trace/ and cache/.
     """
 
@@ -49,13 +49,13 @@ class Watched:
 def watch_command(
     command: Sequence[str], folder: Path, deadline_s: float, extra: Mapping[str, str] | None = None
 ) -> Watched:
-    """Run a command with torch's trace on, an empty compile cache, and Pythons that tell their stacks when asked.
+    """Run a command with torch's trace on, an empty compile cache, and Python processes that dump stacks on SIGUSR1.
 
     Args:
         command: program and arguments.
-        folder: an empty folder for what is seen.
+        folder: an empty folder for the observations.
         deadline_s: seconds for the whole command, or from the last `compiling` that it appended to events.jsonl.
-        extra: variables on top, as of `environment`.
+        extra: additional variables, as in `environment`.
 
     Raises:
         InputError: the command cannot be started.
@@ -86,7 +86,7 @@ def watch_command(
         ended=not late,
         status=None if late else child.returncode,
         verdict=watch.verdict if late else None,
-        where=culprit(watch.looks[-1].frames) if late and watch.looks else None,
+        where=innermost_frame(watch.looks[-1].frames) if late and watch.looks else None,
         wall_s=watch.now(),
         cpu_share=watch.cpu_share,
         samples=tuple(watch.samples),
@@ -96,14 +96,14 @@ def watch_command(
 
 
 def environment(token: str, folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process whose compile is watched.
+    """The environment of a process whose compile is monitored.
 
     Args:
-        token: marks it and all that it starts.
-        folder: where its trace, its cache and its stacks go.
-        extra: variables on top; a PYTHONPATH among them comes before the caller's.
+        token: marks it and all its descendants.
+        folder: for its trace, cache and stacks.
+        extra: additional variables; a PYTHONPATH among them is prepended to the caller's.
     """
-    # Inductor puts Triton's cache under its own where nobody has named another; so one folder holds all.
+    # Inductor puts Triton's cache below its own unless another is set, so one folder holds both.
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR"}
     asked = dumps.environment(folder / STACKS)
     paths = [asked["PYTHONPATH"], (extra or {}).get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
@@ -116,7 +116,7 @@ def environment(token: str, folder: Path, extra: Mapping[str, str] | None = None
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "TORCHINDUCTOR_CACHE_DIR": str(folder.resolve() / "cache"),
         "TORCH_TRACE": str(folder.resolve() / TRACE),
-        # A compile that is timed must not wait for a cache on another host.
+        # A timed compile must not wait for a remote cache.
         "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE": "0",
         "TORCHINDUCTOR_AUTOTUNE_REMOTE_CACHE": "0",
     }

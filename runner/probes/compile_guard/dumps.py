@@ -1,4 +1,4 @@
-"""Stacks of the Python processes of a compile, asked for by SIGUSR1 while they run."""
+"""Stack dumps of the Python processes of a compile, requested by SIGUSR1 while they run."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from runner.probes.compile_guard.stacks import frames_of
 # A stack dump takes milliseconds; a process that is stopped or in the kernel gives none.
 _DUMP_S = 1.0
 _POLL_S = 0.05
-# Of a process with hundreds of threads, each some hundred frames deep.
+# Enough for hundreds of threads, each some hundred frames deep.
 _MOST_BYTES, _FIRST_LINE_BYTES = 16 << 20, 200
 _CAUGHT = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 _COMPILER = re.compile(r"/torch/_(?:dynamo|inductor|functorch)/")
@@ -25,9 +25,9 @@ _MAIN = re.compile(r"^main thread 0x([0-9a-f]+)$", re.MULTILINE)
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables under which every Python answers SIGUSR1 into this folder, and a crash on its standard error.
+    """Variables that make every Python process dump its stacks into this folder on SIGUSR1, and to stderr on a crash.
 
-    The folder is made if it is missing. PYTHONPATH must be put before the caller's own.
+    The folder is created if missing. PYTHONPATH must be prepended to the caller's.
     """
     folder.mkdir(exist_ok=True)
     return {
@@ -38,14 +38,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def ask(processes: Iterable[psutil.Process], folder: Path) -> Mapping[str, str]:
-    """Ask processes for their stacks and return what they wrote, by file name; those that do not listen are left alone.
+    """Request stacks from processes and return the dumps by file name; processes without a handler are skipped.
 
-    A process that does not catch the signal would die of it: its mask in /proc tells.
+    The signal would kill a process that does not catch it; its signal mask in /proc shows whether it does.
     """
     before = _sizes(folder)
     asked = False
     for process in processes:
-        if _listens(process.pid):
+        if _has_handler(process.pid):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGUSR1)
                 asked = True
@@ -61,9 +61,9 @@ def ask(processes: Iterable[psutil.Process], folder: Path) -> Mapping[str, str]:
 
 
 def main_frames(dumps: Mapping[str, str], folder: Path) -> tuple[str, ...]:
-    """The main threads' functions of several dumps, innermost first, one process after the other.
+    """The functions on the main threads of several dumps, innermost first, one process after the other.
 
-    Processes that are in the compiler come first, then the older ones.
+    Processes in the compiler come first, then older processes.
     """
     stacks = []
     for name in sorted(dumps, key=lambda name: int(Path(name).stem)):
@@ -74,7 +74,7 @@ def main_frames(dumps: Mapping[str, str], folder: Path) -> tuple[str, ...]:
     return tuple(frame for frames in stacks for frame in frames)
 
 
-def _listens(pid: int) -> bool:
+def _has_handler(pid: int) -> bool:
     try:
         caught = _CAUGHT.search(Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -1,4 +1,4 @@
-"""What a process that compiles can say of itself: CPU seconds, memory, counts of graphs, versions."""
+"""Figures that a compiling process reports about itself: CPU seconds, memory, graph counts, versions."""
 
 import contextlib
 import importlib.metadata
@@ -12,10 +12,10 @@ from typing import Any, Self
 
 @dataclass
 class CompilerTime:
-    """CPU seconds between the compiler's own start and end signals: what is left of a first call is the model's work.
+    """CPU seconds between the compiler's start and end callbacks; the rest of a first call is the model's own work.
 
     Attributes:
-        cpu_s: so far, of all compiles of this process.
+        cpu_s: total so far, over all compiles of this process.
     """
 
     cpu_s: float = 0.0
@@ -23,7 +23,7 @@ class CompilerTime:
 
     @classmethod
     def watched(cls) -> Self:
-        """One that follows every compile of this process from now on."""
+        """An instance that follows every compile of this process from now on."""
         from torch._dynamo.callback import on_compile_end, on_compile_start
 
         made = cls()
@@ -39,7 +39,7 @@ class CompilerTime:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process, of the children it has waited for, and of those still at work."""
+    """CPU seconds of this process, of the children it has waited for, and of running children."""
     import psutil
 
     total = 0.0
@@ -83,7 +83,7 @@ def counters() -> dict[str, object]:
 
 
 def versions() -> dict[str, object]:
-    """Versions that a compile depends on, and how many threads may compile."""
+    """Versions that a compile depends on, and the number of compile threads."""
     import torch
     import torch._inductor.config as inductor
 

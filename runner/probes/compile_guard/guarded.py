@@ -1,4 +1,4 @@
-"""What the guard found out, and the start of the caller's own model by it."""
+"""The guard's result, and how to start the caller's own model from it."""
 
 import time
 import warnings
@@ -15,7 +15,7 @@ from runner.probes.compile_guard.spec import Mode
 
 
 class CacheMissWarning(UserWarning):
-    """The caller's own model had to be compiled although the guard's child had handed over its cache."""
+    """The caller's own model had to be compiled although the guard's child had provided its cache."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Start:
     """The first forward of the caller's own model.
 
     Attributes:
-        answer: what the model answered.
-        seconds: from before the cache was handed over until the answer was there.
-        cache_hits, cache_misses: graphs found in the handed-over cache, and graphs compiled anew.
+        answer: the output of the model.
+        seconds: from before the cache was copied until the output was available.
+        cache_hits, cache_misses: graphs found in the copied cache, and graphs compiled again.
     """
 
     answer: Any
@@ -36,16 +36,16 @@ class Start:
 
 @dataclass(frozen=True)
 class Guarded:
-    """What the guard found out.
+    """The guard's result.
 
     Attributes:
         requested: `smart`, `whole`, `per-block`, `one-thread` or `eager`.
-        effective: the rung that works; None where none of the requested did.
-        reason: why `effective` is not the first rung; None where it is.
-        attempts: every child that was tried, in order. There is none for eager where an earlier child, before it
-            compiled, had answered in eager.
-        warm: a second child in the effective mode that started from the first one's cache; None where none was asked
-            for, or nothing was compiled.
+        effective: the rung that works; None if no requested rung did.
+        reason: why `effective` is not the first rung; None if it is.
+        attempts: every child that was tried, in order. There is none for eager if an earlier child ran in eager before
+            it compiled.
+        warm: a second child in the effective mode that started from the first one's cache; None if not requested, or
+            if nothing was compiled.
     """
 
     requested: str
@@ -56,20 +56,20 @@ class Guarded:
 
     @property
     def fallback_asked(self) -> bool:
-        """Whether the caller asked for a ladder, so that a lower rung is no failure."""
+        """Whether the caller requested a ladder, so that a lower rung is not a failure."""
         return self.requested == "smart"
 
     @property
     def compiled(self) -> Attempt | None:
-        """The child that compiled as `effective` says; None where nothing was compiled."""
+        """The child that compiled in the effective mode; None if nothing was compiled."""
         return next((one for one in self.attempts if one.mode is self.effective), None)
 
     def apply(self, model: Any) -> Any:
-        """Compile the caller's own model in place as the guard found it to work, and return it.
+        """Compile the caller's own model in place in the effective mode, and return it.
 
-        The child's compile cache is copied into this process's own first. It serves only the same torch, Triton and
-        device, and a first forward under the same gradient mode (`torch.no_grad()`, unless the guard was told
-        `backward`). `start` does this and says whether the cache served.
+        First, the child's compile cache is copied into this process's cache. It is valid only for the same torch,
+        Triton and device, and for a first forward in the same gradient mode (`torch.no_grad()`, unless the guard was
+        called with `backward`). `start` does this and reports whether the cache was used.
 
         Raises:
             InputError: no rung worked.
@@ -85,9 +85,9 @@ class Guarded:
         return model
 
     def start(self, model: Any, *inputs: Any, **named: Any) -> Start:
-        """Apply, run the first forward, and count what the handed-over cache was good for.
+        """Apply, run the first forward, and count the hits of the copied cache.
 
-        A graph that had to be compiled all the same is warned of (`CacheMissWarning`): that compile was not guarded.
+        A graph that still had to be compiled gives a `CacheMissWarning`: that compile was not guarded.
 
         Raises:
             InputError: no rung worked.
@@ -104,8 +104,8 @@ class Guarded:
         hits, misses = (now - before for now, before in zip(cache_counts(), (hits, misses), strict=True))
         if misses:
             warnings.warn(
-                f"{misses} graph(s) were not in the cache that the guard handed over and were compiled here, "
-                "unguarded: is torch, the device, the gradient mode or a shape another one?",
+                f"{misses} graph(s) were not in the guard's cache and were compiled here without a guard: "
+                "check for a different torch, device, gradient mode or shape",
                 CacheMissWarning,
                 stacklevel=2,
             )

@@ -25,7 +25,7 @@ LADDERS: Mapping[str, tuple[Mode, ...]] = {
 }
 """Requested mode -> rungs to try, best first. Only `smart` asks for a ladder."""
 
-# Compilers fuse and reorder sums, so answers differ by rounding: a few thousand ulps of the output's type.
+# Compilers fuse and reorder sums, so outputs differ by rounding: a few thousand ulps of the output's type.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 
 
@@ -44,38 +44,37 @@ def safe_compile(
     warm_start: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Guarded:
-    """Find out, where it can be ended, how a model may be compiled.
+    """Find the compile mode that works for a model, in child processes that can be killed.
 
-    Each rung is tried in a fresh child: it builds the model, answers in eager, compiles, answers again, and the two
-    answers are compared. Below the whole model, the child builds the repeated blocks alone, with random weights: no
-    second copy of the model is needed there. Under torchrun, every rank calls this; a rung is taken only if it worked
-    on all of them.
+    Each rung is tried in a new child: it builds the model, runs it in eager, compiles it, runs it again, and compares
+    the two outputs. Below the whole model, the child builds only the repeated blocks, with random weights, so no second
+    copy of the model is needed. Under torchrun, every rank calls this; a rung is used only if it worked on all of them.
 
     Args:
         build: a top-level function that returns `(module, inputs)`. It may not open a process group.
-        arguments: its keyword arguments, in JSON: they cross into another process.
-        mode: `smart` for the ladder; `whole`, `per-block`, `one-thread` or `eager` for that one alone.
-        deadline_s: seconds from the call until compiling is over, for all rungs together. A rung leaves half of what
-            is left to the next ones if they could use it.
+        arguments: its keyword arguments; JSON, because they are passed to another process.
+        mode: `smart` for the ladder; `whole`, `per-block`, `one-thread` or `eager` for that mode only.
+        deadline_s: seconds from the call until the end of compiling, for all rungs together. A rung leaves half of the
+            remaining time to the next ones if they could use it.
         folder: where each child's stacks, log and cache are kept; a new temporary folder when None.
         tolerance: largest allowed difference from eager, relative to eager's largest magnitude.
         backward: also run a backward pass, compile it, and compare the gradients.
-        memory_bytes: address space that a child may take beyond what it has once torch is imported. Not for a child
-            that uses a GPU: the driver reserves far more address space than it ever uses.
+        memory_bytes: address space that a child may use beyond what it has after importing torch. Not for a child that
+            uses a GPU: the driver reserves far more address space than it uses.
         stall: a stall to inject into the compiler, for drills.
-        start_from: a compile cache that every child starts from a copy of; an empty one when None.
-        warm_start: also start a second child, with the whole model, from the first one's cache: what a restart costs.
-        report: is told, a line each, what is being tried and how it ended.
+        start_from: a compile cache; every child starts from a copy of it. None for an empty one.
+        warm_start: also start a second child, with the whole model, from the first one's cache, as a restart would.
+        report: called with one line for each attempt and each result.
 
     Returns:
-        What worked, and all that was seen on the way.
+        The mode that worked, and all attempts.
 
     Raises:
         InputError: an unknown mode, a deadline that is not positive, or a builder that a child cannot import.
         RankError: the other ranks of this launch cannot be reached.
     """
     if mode not in LADDERS:
-        raise InputError(f"unknown compile mode {mode!r}; known are {', '.join(LADDERS)}")
+        raise InputError(f"unknown compile mode {mode!r}; use one of {', '.join(LADDERS)}")
     if not deadline_s > 0:
         raise InputError(f"the deadline must be above 0 s, not {deadline_s:g}")
     if memory_bytes is not None and memory_bytes <= 0:
@@ -86,13 +85,13 @@ def safe_compile(
     )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
     descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
-    # Nothing is compiled in eager, so nothing needs to be agreed on.
+    # Eager compiles nothing, so the ranks need not agree.
     ranks = Alone() if mode == Mode.EAGER else peers()
     return descent.go(LADDERS[mode], ranks, warm_start=warm_start)
 
 
 class _Descent:
-    """One way down the ladder."""
+    """One pass down the ladder."""
 
     def __init__(
         self,
@@ -122,30 +121,30 @@ class _Descent:
         return Guarded(self._asked.mode, None, "; ".join(failures), tuple(self._tried))
 
     def _try(self, rung: Mode, later: int) -> str | None:
-        """Try one rung here: None where it worked, else why not."""
+        """Try one rung on this rank: None if it worked, else why not."""
         if rung is Mode.EAGER and any(one.answered_in_eager for one in self._tried):
             return None
         if rung is not Mode.EAGER and self._tried:
             left = self._left()
             if not budget.worth_trying(left, self._tried[-1].start_s):
-                return f"not tried, {max(0.0, left):.1f} s were left"
-        self._report(f"{rung}: compiling and answering in a child")
+                return f"not tried: only {max(0.0, left):.1f} s left"
+        self._report(f"{rung}: compiling in a child process")
         alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD}
         name = f"{len(self._tried) + 1}-{rung}"
         done = self._attempt(rung, name, later, alone=alone, start_from=self._start_from)
         self._tried.append(done)
-        self._report(f"{rung}: {done.reason or 'the model answered'}")
+        self._report(f"{rung}: {done.reason or 'finished'}")
         return done.reason
 
     def _warm(self) -> Attempt:
-        """Start once more, with the whole model, from the cache of the rung that worked."""
+        """Start again, with the whole model, from the cache of the rung that worked."""
         cold = self._tried[-1]
-        self._report(f"{cold.mode}: once more, from the cache")
-        # The guard's own deadline is about the compile; a start that is merely measured has one of the same length.
+        self._report(f"{cold.mode}: starting again from the cache")
+        # The guard's deadline covers the compile; this start, which is only measured, gets a deadline of that length.
         self._until = time.monotonic() + self._deadline_s
         name, cache = f"{cold.folder.name}-warm", cold.folder / "cache"
         warm = self._attempt(cold.mode, name, 0, alone=False, start_from=cache)
-        self._report(f"{cold.mode}, from the cache: {warm.reason or 'the model answered'}")
+        self._report(f"{cold.mode}, from the cache: {warm.reason or 'finished'}")
         return warm
 
     def _attempt(self, rung: Mode, name: str, later: int, *, alone: bool, start_from: Path | None) -> Attempt:

@@ -1,4 +1,4 @@
-"""The rungs, as they are applied to a model in the process that holds it. torch is imported inside functions."""
+"""Applies the rungs to a model in the current process. torch is imported inside functions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,15 +8,15 @@ from runner.probes.compile_guard.spec import Mode
 
 
 def compile_in_place(model: Any, mode: Mode) -> None:
-    """Make a model compile itself at its next forward.
+    """Make a model compile at its next forward.
 
     `nn.Module.compile` changes only how the module is called: names in its state dict stay. In `per-block` mode each
-    of the repeated blocks is compiled; they share one code object, so the first one's compile serves all.
-    `one-thread` turns Inductor's pool of workers off in this process.
+    repeated block is compiled; they share one code object, so the first compile serves all. `one-thread` disables
+    Inductor's worker pool in this process.
 
     Args:
         model: an `nn.Module`.
-        mode: `eager` leaves the model as it is.
+        mode: `eager` does not change the model.
 
     Raises:
         InputError: `per-block` on a model without repeated blocks.
@@ -33,28 +33,30 @@ def compile_in_place(model: Any, mode: Mode) -> None:
 
 
 def one_thread() -> None:
-    """Have this process compile by itself, without a pool of workers."""
+    """Make this process compile without a worker pool."""
     import torch._inductor.config as inductor
 
     inductor.compile_threads = 1
 
 
 def repeated_blocks(model: Any) -> tuple[Any, ...]:
-    """The blocks that a model repeats, as `blocks_of` has them.
+    """The repeated blocks of a model, as returned by `blocks_of`.
 
     Raises:
         InputError: there are none.
     """
     found = blocks_of(model)
     if not found:
-        raise InputError(f"{type(model).__name__} has no nn.ModuleList of equal blocks to compile one by one")
+        raise InputError(
+            f"{type(model).__name__} has no nn.ModuleList of equal blocks; per-block mode needs one"
+        )
     return found
 
 
 def blocks_of(model: Any) -> tuple[Any, ...]:
-    """The blocks that a model repeats: members of those `nn.ModuleList`s whose members are all of one class.
+    """The repeated blocks of a model: members of the `nn.ModuleList`s whose members are all of one class.
 
-    Lists inside such a block are part of the block and are not looked into. Empty where there are none.
+    Lists inside such a block are part of the block and are not searched. Empty if there are none.
     """
     from torch import nn
 
@@ -72,7 +74,7 @@ def blocks_of(model: Any) -> tuple[Any, ...]:
 
 
 def output_difference(answer: Any, expected: Any) -> float | None:
-    """Largest difference of two outputs over the largest magnitude expected; None where that is not finite.
+    """Largest difference of two outputs ÷ largest expected magnitude; None if not finite.
 
     max |a − e| ÷ max |e|, over the tensors of both outputs in order.
     """

@@ -1,7 +1,7 @@
 """Processes of one guarded compile: found by a token in their environment, counted, ended.
 
-Inductor's workers and the C++ or Triton compilers are grandchildren, and some start sessions of their own: neither
-a parent's list nor a process group is sure to have them all. The environment is inherited by every one.
+Inductor's workers and the C++ or Triton compilers are grandchildren, and some start their own sessions, so neither the
+list of children nor a process group contains all of them. All of them inherit the environment.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process tree uses at one moment: CPU seconds, resident bytes of its root, and its (pid, name)s."""
+    """Resource usage of a process tree: CPU seconds, resident bytes of its root, and its (pid, name) pairs."""
 
     cpu_s: float
     rss_bytes: int
@@ -30,9 +30,9 @@ class Usage:
 
 
 def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
-    """Every living process (zombies are dead) whose environment has this value of a variable.
+    """Every living process (no zombies) whose environment has this value of a variable.
 
-    `TOKEN` names one child and all that it started; `RUN_ID` the whole run that it belongs to, its caller too.
+    `TOKEN` marks one child and its descendants; `RUN_ID` the whole run that it belongs to, including its caller.
     """
     mark = f"{variable}={value}".encode()
     found = []
@@ -48,9 +48,9 @@ def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
 
 
 def usage(root: psutil.Process) -> Usage | None:
-    """What the tree below and with `root` uses now; None when `root` is gone.
+    """Current usage of `root` and its descendants; None if `root` has ended.
 
-    CPU seconds hold those of children that the tree has already waited for.
+    CPU seconds include those of children that the tree has already waited for.
     """
     try:
         tree = [root, *root.children(recursive=True)]
@@ -67,8 +67,8 @@ def usage(root: psutil.Process) -> Usage | None:
     return Usage(cpu, rss, frozenset(others))
 
 
-def left_of_run() -> list[psutil.Process]:
-    """Processes of this process's run that live beside it and those it was started by; none without a run."""
+def leftover_processes_of_run() -> list[psutil.Process]:
+    """Living processes of this run other than this process and its ancestors; none outside a run."""
     run_id = os.environ.get(RUN_ID)
     if not run_id:
         return []
@@ -78,10 +78,10 @@ def left_of_run() -> list[psutil.Process]:
 
 
 def end(leader: int, token: str) -> int:
-    """End the session's group and every process with the token: SIGTERM, a short grace, SIGKILL.
+    """End the session's process group and every process with the token: SIGTERM, a short grace period, SIGKILL.
 
     Returns:
-        How many processes were alive when it began.
+        The number of processes that were alive at the start.
     """
     found = living(token)
     _signal(leader, found, signal.SIGTERM)
@@ -96,7 +96,7 @@ def end(leader: int, token: str) -> int:
 
 
 def _signal(leader: int, processes: list[psutil.Process], number: signal.Signals) -> None:
-    # Only while a living member is known: an empty group's number may have been given to somebody else.
+    # Only if a living member is known: the id of an empty group may have been reused.
     if any(_group(process.pid) == leader for process in processes):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, number)

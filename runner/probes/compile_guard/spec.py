@@ -1,4 +1,4 @@
-"""What the guard asks of its child, in a form that JSON can carry across."""
+"""The guard's instructions for its child, as JSON."""
 
 import importlib
 import importlib.util
@@ -13,13 +13,13 @@ from typing import Any
 from runner.errors import InputError
 
 Builder = Callable[..., tuple[Any, tuple[Any, ...]]]
-"""A top-level function that returns `(module, inputs)`: an `nn.Module` on its device and the arguments of forward."""
+"""A top-level function that returns `(module, inputs)`: an `nn.Module` on its device, and the inputs of forward."""
 
 
 class Mode(StrEnum):
     """How a model is compiled: one rung of the ladder.
 
-    `one-thread` is by block where the model repeats blocks, else whole, and without Inductor's pool of workers.
+    `one-thread` compiles without Inductor's worker pool: per block if the model has repeated blocks, else whole.
     """
 
     WHOLE = "whole"
@@ -29,16 +29,16 @@ class Mode(StrEnum):
 
 
 class Stall(StrEnum):
-    """A stall injected into Inductor, for drills: it pegs one CPU and never ends by itself.
+    """A stall injected into Inductor, for drills: it keeps one CPU fully busy and never ends.
 
-    `every-graph` stalls any compile, so only eager is left; `whole-model` stalls the first rung alone.
+    `every-graph` stalls any compile, so only eager works; `whole-model` stalls only the first rung.
     """
 
     EVERY_GRAPH = "every-graph"
     WHOLE_MODEL = "whole-model"
 
     def hits(self, mode: Mode) -> bool:
-        """Whether this stall is in the way of a compile in that mode."""
+        """Whether this stall affects a compile in that mode."""
         return mode is Mode.WHOLE or (mode is not Mode.EAGER and self is Stall.EVERY_GRAPH)
 
 
@@ -47,14 +47,14 @@ class Spec:
     """One compile in a child.
 
     Attributes:
-        builder: `module:function`, or `/path/file.py:function` where the caller is a script.
-        arguments: keyword arguments of the builder, in JSON.
+        builder: `module:function`, or `/path/file.py:function` if the caller is a script.
+        arguments: keyword arguments of the builder, as JSON.
         mode: the rung.
-        stall: whether Inductor is made to stall.
-        search: the caller's `sys.path`, so that the child finds what the caller found.
-        backward: whether the answer is one with gradients.
-        alone: whether the repeated blocks are compiled by themselves, the rest of the model never getting memory.
-        memory_bytes: how much more address space the child may take once torch is imported; None for no limit.
+        stall: whether a stall is injected into Inductor.
+        search: the caller's `sys.path`, so that the child finds the same modules.
+        backward: whether gradients are computed.
+        alone: whether only the repeated blocks are compiled, and the rest of the model is never allocated.
+        memory_bytes: additional address space that the child may use after importing torch; None for no limit.
     """
 
     builder: str
@@ -76,7 +76,7 @@ class Spec:
             text = json.dumps(asdict(self), sort_keys=True)
         except TypeError as error:
             raise InputError(
-                f"the builder's arguments must be JSON ({error}); pass names and sizes"
+                f"the builder's arguments must be JSON ({error}); pass only names and sizes"
             ) from error
         path.write_text(text, encoding="utf-8")
 
@@ -91,7 +91,7 @@ def reference(builder: Builder) -> str:
     """Name a builder so that another process can import it.
 
     Raises:
-        InputError: a lambda, a method or a nested function: nothing that another process could import.
+        InputError: a lambda, a method or a nested function, which another process cannot import.
     """
     name, module = getattr(builder, "__qualname__", ""), getattr(builder, "__module__", "")
     if not name.isidentifier() or not module:
@@ -100,7 +100,9 @@ def reference(builder: Builder) -> str:
         return f"{module}:{name}"
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None:
-        raise InputError(f"{name} was typed at a prompt; the child needs it in a file")
+        raise InputError(
+            f"{name} is defined at an interactive prompt; move it into a file for the child to import"
+        )
     return f"{Path(script).resolve()}:{name}"
 
 

@@ -1,7 +1,7 @@
-"""Slow or stuck: two looks at a compile, apart in time. Pure.
+"""Slow or stuck: two observations of a compile at different times. Pure.
 
-A compile that pegs a CPU may be doing honest work. Between two looks an honest one moves on: its cache grows, other
-compiler processes come and go, or its innermost frames change. A stuck one does none of these.
+A compile that keeps a CPU busy may be healthy. Between two observations a healthy one makes progress: its cache grows,
+compiler processes start and end, or its innermost frames change. A stuck one does none of these.
 """
 
 import re
@@ -11,21 +11,21 @@ from typing import Literal
 
 Verdict = Literal["slow", "stuck-busy", "stuck-idle"]
 
-# Below this share of one core a process waits rather than works.
+# Below this share of one core, a process counts as waiting.
 BUSY_SHARE = 0.1
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)")
 _FRAME = re.compile(r'^  File "([^"]*)", line \d+ in (.*)$')
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at a compile.
+class Observation:
+    """One observation of a compile.
 
     Attributes:
         at_s: seconds since the compile began.
         cpu_s: CPU seconds of the process tree so far.
         cache_bytes: size of the compile cache.
-        frames: functions on the compiling thread's stack, innermost first; empty where none could be had.
+        frames: functions on the compiling thread's stack, innermost first; empty if there was no dump.
         others: the tree's other processes as (pid, name).
     """
 
@@ -36,8 +36,8 @@ class Look:
     others: frozenset[tuple[int, str]]
 
 
-def judge(first: Look, second: Look) -> Verdict:
-    """Name what lies between two looks: `slow` (it moves on), `stuck-busy` or `stuck-idle`."""
+def judge(first: Observation, second: Observation) -> Verdict:
+    """Compare two observations: `slow` (it makes progress), `stuck-busy` or `stuck-idle`."""
     if second.cache_bytes != first.cache_bytes or second.others != first.others:
         return "slow"
     if second.frames != first.frames:
@@ -47,19 +47,19 @@ def judge(first: Look, second: Look) -> Verdict:
 
 
 def in_words(verdict: Verdict | None) -> str:
-    """A verdict as the second half of "did not end, …"."""
+    """A verdict as the second half of "did not finish, …"."""
     return {
-        "slow": "slow: it was still moving on",
-        "stuck-busy": "stuck: it burned CPU and got nowhere",
-        "stuck-idle": "stuck: it waited and got nowhere",
-        None: "and could not be told slow from stuck",
+        "slow": "slow: it still made progress",
+        "stuck-busy": "stuck: busy CPU, no progress",
+        "stuck-idle": "stuck: idle CPU, no progress",
+        None: "slow or stuck unknown",
     }[verdict]
 
 
 def frames_of(dump: str, thread: int | None) -> tuple[str, ...]:
     """The functions of one thread in a faulthandler dump, innermost first, as `file:function`.
 
-    Line numbers are left out: a loop moves between its own lines and is stuck all the same.
+    Line numbers are omitted: a stuck loop also moves between its lines.
 
     Args:
         dump: what faulthandler wrote, all threads of one dump.
@@ -77,7 +77,7 @@ def frames_of(dump: str, thread: int | None) -> tuple[str, ...]:
     return tuple(frames)
 
 
-def culprit(frames: Sequence[str]) -> str | None:
+def innermost_frame(frames: Sequence[str]) -> str | None:
     """The innermost frame as `file:function`, the file shortened to its last two parts; None without frames."""
     if not frames:
         return None

@@ -1,4 +1,4 @@
-"""Watching a compile from outside: what its child says, what its processes use, where its stacks stand."""
+"""Monitors a compile from outside: the child's events, the resources of its processes, its stacks."""
 
 import contextlib
 import json
@@ -13,23 +13,23 @@ import psutil
 
 from runner.probes.compile_guard import dumps, processes
 from runner.probes.compile_guard.cache import folder_bytes
-from runner.probes.compile_guard.stacks import Look, Verdict, judge
+from runner.probes.compile_guard.stacks import Observation, Verdict, judge
 
 POLL_S = 0.1
 SAMPLE_S = 0.5
-# A child that has said "finished" and does not leave hangs in its shutdown, a known fault of compile workers.
+# A child that reported "finished" but does not exit hangs in its shutdown, a known fault of compile workers.
 EXIT_S = 15.0
-# Stacks are dumped at this share of the deadline and on it; what changed in between tells slow from stuck.
+# Stacks are dumped at this share of the deadline and at the deadline; the difference tells slow from stuck.
 FIRST_LOOK = 0.6
 
 
 @dataclass(frozen=True)
 class TimeFor:
-    """What a child may take.
+    """Time limits of a child.
 
     Attributes:
-        start: seconds until it must have begun to compile.
-        compile: tells, once it begins, the seconds for the compile; it is given the seconds that the start took.
+        start: seconds until it must begin to compile.
+        compile: called when it begins, with the seconds that the start took; returns the seconds for the compile.
     """
 
     start: float
@@ -38,7 +38,7 @@ class TimeFor:
 
 @dataclass(frozen=True)
 class Sample:
-    """The child at one moment: seconds since its start, CPU seconds, resident and cache bytes, processes."""
+    """The child at one time: seconds since its start, CPU seconds, resident and cache bytes, processes."""
 
     at_s: float
     cpu_s: float
@@ -49,13 +49,13 @@ class Sample:
 
 @dataclass
 class Watch:
-    """What the parent has seen of a child so far.
+    """The parent's observations of a child so far.
 
     Attributes:
         began: `time.monotonic()` at the child's start.
-        facts: what the child said of itself.
+        facts: what the child reported.
         stage: the child's latest event: `starting`, `started`, `built`, `compiling`, `finished` or `raised`.
-        stage_at: seconds from the start to that event, as the parent saw it.
+        stage_at: seconds from the start to that event, as observed by the parent.
         compile_at: seconds from the start to the compile; None before it.
         cpu_at_compile: CPU seconds that the child had used when its compile began.
     """
@@ -68,7 +68,7 @@ class Watch:
     stage_at: float = 0.0
     compile_at: float | None = None
     cpu_at_compile: float = 0.0
-    looks: list[Look] = field(default_factory=list)
+    looks: list[Observation] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     _read: int = 0
 
@@ -78,11 +78,11 @@ class Watch:
 
     @property
     def start_s(self) -> float:
-        """Seconds until the compile began; until now where it has not."""
+        """Seconds until the compile began; until now if it has not."""
         return self.compile_at if self.compile_at is not None else self.now()
 
     def listen(self) -> None:
-        """Take in the lines that the child has completed since the last time."""
+        """Read the lines that the child has completed since the last call."""
         with (self.folder / "events.jsonl").open("rb") as events:
             events.seek(self._read)
             text = events.read()
@@ -97,7 +97,7 @@ class Watch:
             self.facts |= event
 
     def sample(self) -> processes.Usage | None:
-        """Note what the child's tree uses now; None when the child is gone."""
+        """Record the current usage of the child's process tree; None if the child has ended."""
         used = processes.usage(self.root)
         if used is not None:
             cache = folder_bytes(self.folder / "cache")
@@ -105,13 +105,13 @@ class Watch:
         return used
 
     def look(self) -> None:
-        """Have the child and its workers write their stacks, and note how far it is."""
+        """Make the child and its workers dump their stacks, and record its progress."""
         used = self.sample()
         if used is None:
             return
         frames = dumps.main_frames(dumps.ask(self._tree(), self.folder / "stacks"), self.folder / "stacks")
         at_s = self.now() - self.stage_at
-        self.looks.append(Look(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
+        self.looks.append(Observation(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
 
     def _tree(self) -> list[psutil.Process]:
         try:
@@ -121,12 +121,12 @@ class Watch:
 
     @property
     def verdict(self) -> Verdict | None:
-        """Slow or stuck, by the first and the last look; None with fewer than two."""
+        """Slow or stuck, from the first and the last observation; None with fewer than two."""
         return judge(self.looks[0], self.looks[-1]) if len(self.looks) > 1 else None
 
     @property
     def cpu_share(self) -> float | None:
-        """CPU seconds per second from the start of the compile to the last look; None without a look."""
+        """CPU seconds per second from the start of the compile to the last observation; None without one."""
         if not self.looks:
             return None
         last = self.looks[-1]
@@ -134,12 +134,12 @@ class Watch:
 
 
 def watch_child(watch: Watch, child: subprocess.Popen[bytes], time_for: TimeFor) -> bool:
-    """Watch until the child is done or its time is up; True where its time was up first.
+    """Monitor until the child has ended or its time is up; True if its time was up first.
 
     Args:
-        watch: takes in what is seen.
+        watch: receives the observations.
         child: the process, leader of its own session.
-        time_for: how long the child may take to start, and then to compile.
+        time_for: time limits of its start and its compile.
     """
     next_sample, compile_s = 0.0, 0.0
     while True:

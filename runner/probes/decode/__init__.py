@@ -1,1 +1,1 @@
-"""Prefill and decoding of one model, timed: the job, its worker, the report."""
+"""Timing of prefill and decoding of one model: the job, its worker, the report."""

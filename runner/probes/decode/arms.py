@@ -1,9 +1,9 @@
-"""What the turns of `gpt_large_optimized` took, and how two environments compare. Pure.
+"""Times of the turns of `gpt_large_optimized`, and the comparison of two environments. Pure.
 
-Some of what decides a process's speed stays for as long as it lives, where its memory lies above all: of 48 pairs in
-one environment on two idle cores a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns
-of one process are therefore not samples of its environment, however many: the unit is the start, a process that builds
-its model in memory of its own.
+Some conditions (memory placement above all) are fixed when a process starts: of 48 pairs in one environment on two idle
+cores, a third differed by more than 5 % in prefill, turn after turn, and one by 16 %. Turns of one process are
+therefore not independent samples of its environment. The unit is the start: a process that builds its model in its own
+memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +16,19 @@ from runner.probes.decode.run_queue import MOST_WAITED
 from runner.sequential import FEWEST, Answer, answer, repeated_interval
 from runner.stats import Interval
 
-# Of fewer undisturbed pairs the median says little, and the start counts as disturbed.
+# With fewer undisturbed pairs, the median is unreliable, and the start counts as disturbed.
 FEWEST_UNDISTURBED = 4
 
 
 @dataclass
 class Start:
-    """What the turns of one process (or of its ranks: the slowest one's) took, in seconds.
+    """Times of the turns of one process (for ranks: of the slowest rank), in seconds.
 
     Attributes:
         first: prefills.
-        rest: decoding steps, all turns in a row.
+        rest: decoding steps of all turns.
         steps: the median step of each turn.
-        waited: for each turn, the share of its prefill and of its steps that threads waited for a core.
+        waited: for each turn, the share of time that threads waited for a core, in its prefill and in its steps.
     """
 
     first: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Start:
     waited: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, answers: Sequence[Mapping[str, Any]]) -> None:
-        """Take in one turn, as each rank answered it."""
+        """Add one turn, as reported by each rank."""
         self.first.append(max(answer["first"] for answer in answers))
         rest = [max(step) for step in zip(*(answer["rest"] for answer in answers), strict=True)]
         self.rest += rest
@@ -53,9 +53,9 @@ class Arm:
     Attributes:
         starts: its processes, one after another.
         threads: CPU threads of a rank.
-        peak: bytes of the fullest rank.
-        launches: what the steps counted launched, of the rank with the fewest replays.
-        counted_steps: how many those were.
+        peak: peak bytes of the rank with the most.
+        launches: launches of the counted steps, on the rank with the fewest replays.
+        counted_steps: number of counted steps.
     """
 
     starts: list[Start] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Arm:
         return [seconds for start in self.starts for seconds in start.rest]
 
     def samples(self, of: Callable[[Start], Sequence[float]]) -> list[float]:
-        """Each start's median; of a single start, all that it took."""
+        """The median of each start; for a single start, all its samples."""
         if len(self.starts) == 1:
             return list(of(self.starts[0]))
         return [median(of(start)) for start in self.starts]
@@ -83,11 +83,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Speed in the caller's environment over speed in a clean one, a number a start.
+    """Speed in the caller's environment ÷ speed in a clean one, one ratio per start.
 
     Attributes:
-        ratios: of every start, the median of its pairs of turns: the undisturbed ones where there are enough.
-        undisturbed: of those starts that have enough.
+        ratios: for every start, the median of its pairs of turns; only the undisturbed pairs if there are enough.
+        undisturbed: ratios of the starts with enough undisturbed pairs.
     """
 
     ratios: Sequence[float]
@@ -95,22 +95,22 @@ class Comparison:
 
     @property
     def used(self) -> Sequence[float]:
-        """The undisturbed starts; where they are too few to conclude from, the middle one of all.
+        """The ratios of the undisturbed starts; if there are too few, only the median of all.
 
-        One number has no interval, so that a busy machine says "inconclusive": what disturbs turns need not disturb
-        both sides alike (a leftover single thread even wins where a neighbour holds the other core), and many
-        disturbed starts would only look sure.
+        One number has no interval, so a busy machine gives "inconclusive". Disturbance need not affect both sides
+        equally (a leftover single thread even gains if another process uses the other core), so an interval over many
+        disturbed starts would be misleading.
         """
         return self.undisturbed if len(self.undisturbed) >= FEWEST else (median_low(self.ratios),)
 
     @property
     def interval(self) -> Interval:
-        """Where the ratio lies, wherever the starts were stopped."""
+        """Confidence interval of the ratio, valid at any stopping time."""
         return repeated_interval(self.used)
 
 
-def calm_pairs(caller: Start, clean: Start) -> dict[str, list[float]]:
-    """The pairs of turns in which neither side waited for a core, for `prefill` and for `decode`: clean ÷ caller."""
+def undisturbed_pairs(caller: Start, clean: Start) -> dict[str, list[float]]:
+    """Ratios clean ÷ caller of the pairs of turns in which neither side waited for a core, by phase."""
     return {phase: [ratio for ratio, calm in pairs if calm] for phase, pairs in _pairs(caller, clean).items()}
 
 
@@ -132,8 +132,8 @@ def compared(caller: Arm, clean: Arm) -> dict[str, Comparison]:
     return found
 
 
-def settled(comparisons: Mapping[str, Comparison], bound: float) -> bool:
-    """Whether no further start can matter: one phase is surely slower than the bound, or all surely reach it."""
+def decided(comparisons: Mapping[str, Comparison], bound: float) -> bool:
+    """Whether further starts cannot matter: one phase's 95 % CI is below the bound, or all are above it."""
     answers: list[Answer] = [answer(comparison.interval, bound) for comparison in comparisons.values()]
     return "below" in answers or all(found == "above" for found in answers)
 
@@ -145,7 +145,7 @@ _PHASES: Mapping[str, Callable[[Start], Sequence[float]]] = {
 
 
 def _pairs(caller: Start, clean: Start) -> dict[str, list[tuple[float, bool]]]:
-    """Each pair's ratio, and whether it was left in peace. Where the kernel does not count, nothing is disturbed."""
+    """Each pair's ratio, and whether it was undisturbed. If the kernel has no counter, all pairs are undisturbed."""
     waits = list(zip(clean.waited, caller.waited, strict=True))
     return {
         phase: [

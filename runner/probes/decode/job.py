@@ -1,4 +1,4 @@
-"""What `gpt_large_optimized` is to run, and whether it can: every refusal comes before any long work. No torch."""
+"""The job of `gpt_large_optimized`, and whether this machine can run it; checked before any long work. No torch."""
 
 import argparse
 import dataclasses
@@ -25,15 +25,15 @@ _FEWEST_NEW_TOKENS = 2
 
 @dataclass(frozen=True)
 class Job:
-    """One model to decode with.
+    """One decoding job.
 
     Attributes:
-        model: preset, configuration file or folder, as the worker is told.
-        folder: where its weights are; None for random ones.
+        model: preset, configuration file or folder, as passed to the worker.
+        folder: folder of its weights; None for random weights.
         device: `cuda` (bf16) or `cpu` (fp32).
-        ranks: processes that share it by tensor parallelism.
-        batch: sequences at once.
-        prompt, new_tokens: tokens read and tokens decoded a turn; the first new one is prefill's.
+        ranks: tensor-parallel processes.
+        batch: batch size in sequences.
+        prompt, new_tokens: tokens read and tokens decoded per turn; the first new one comes from prefill.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The model by its last name: the way to a folder is nobody's business."""
+        """The model's name, without the path to its folder, which may be private."""
         path = Path(self.model)
         if path.suffix != ".json":
             return path.name
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def length(self) -> int:
-        """Tokens that the static cache has room for."""
+        """Capacity of the static cache in tokens."""
         return self.prompt + self.new_tokens
 
     @property
@@ -72,15 +72,15 @@ class Job:
 
     @property
     def forks(self) -> bool:
-        """Whether a start is a fork of a process that has imported everything, or a process with its own imports.
+        """Whether a start is a fork of a process with all imports done, or a new process.
 
-        No process that has touched a GPU, or joined a group, may fork. What a fork keeps of the process before it is
-        where libraries lie; benchmarks/decode_starts.py measures whether that matters.
+        A process that has used a GPU or joined a process group must not fork. Forks share the addresses of libraries;
+        benchmarks/decode_starts.py measures whether that matters.
         """
         return self.device == "cpu" and self.ranks == 1
 
     def program(self, mode: Mode) -> list[str]:
-        """The worker of one arm."""
+        """The worker's command line for one arm."""
         program = ["-m", "runner.probes.decode.worker", f"--model={self.model}", f"--device={self.device}"]
         program += [f"--batch-size={self.batch}", f"--prompt-length={self.prompt}", f"--mode={mode}"]
         program += [f"--max-length={self.length}", f"--ranks={self.ranks}"]
@@ -90,17 +90,17 @@ class Job:
 def job_of(
     arguments: argparse.Namespace, machine: Machine, preset: str, free_bytes: int, processes: int
 ) -> Job:
-    """Hold what was asked for against the model and the machine.
+    """Check the request against the model and the machine.
 
     Args:
         arguments: of the probe's parser.
         machine: this host.
-        preset: the largest model that may be chosen where none is named.
-        free_bytes: memory of one GPU, or what the host has free where there is none.
-        processes: models that live side by side.
+        preset: the largest model that may be chosen by default.
+        free_bytes: memory of one GPU, or free memory of a host without one.
+        processes: models in memory at the same time.
 
     Raises:
-        InputError: an option, a model or a number of GPUs that cannot be.
+        InputError: an invalid option, model or number of GPUs.
         NotApplicableError: the model does not fit into this machine.
     """
     _check(arguments, machine)
@@ -121,7 +121,7 @@ def job_of(
         )
         if job.length > shape.max_positions:
             raise InputError(
-                f"{job.length} tokens are more than the {shape.max_positions} positions of {shape.name}"
+                f"{job.length} tokens exceed the {shape.max_positions} positions of {shape.name}"
             )
         if processes * job.memory <= room:
             if job.folder is not None:
@@ -129,7 +129,7 @@ def job_of(
             return job
     several = f"{processes} copies of {shape.name}" if processes > 1 else shape.name
     raise NotApplicableError(
-        f"{several} need {format_value(processes * job.memory, 'B')} for weights and KV cache, the {job.device} has"
+        f"{several} need {format_value(processes * job.memory, 'B')} for weights and KV cache; the {job.device} has"
         f" {format_value(room, 'B')}; choose a smaller --model, --batch-size or --prompt-length"
     )
 
@@ -154,44 +154,44 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
             raise InputError(f"{option} must be above zero, not {value}")
     if arguments.new_tokens < _FEWEST_NEW_TOKENS:
         raise InputError(
-            f"--new-tokens must be 2 or more, not {arguments.new_tokens}: the first is prefill's"
+            f"--new-tokens must be 2 or more, not {arguments.new_tokens}: the first comes from prefill"
         )
     asked = arguments.tensor_parallel_gpus
     if asked > 1 and arguments.compare_environment:
         raise InputError(
-            "--compare-environment asks what a launch left behind for one GPU; use it with --tensor-parallel-gpus 1"
+            "--compare-environment checks leftovers on one GPU; use it with --tensor-parallel-gpus 1"
         )
     if arguments.compare_environment and not FEWEST <= arguments.starts <= MOST:
         raise InputError(
-            f"--starts must be from {FEWEST} to {MOST} to compare environments, not {arguments.starts}: of fewer the"
-            " spread is not known, and the rule that decides when to stop holds for no more"
+            f"--starts must be from {FEWEST} to {MOST} with --compare-environment, not {arguments.starts}: fewer give"
+            " no spread, and the stopping rule is not valid for more"
         )
     if machine.gpus and asked > len(machine.gpus):
         raise InputError(
-            f"--tensor-parallel-gpus {asked}: this host has {len(machine.gpus)} GPUs; ask for that many at most"
+            f"--tensor-parallel-gpus {asked}: this host has {len(machine.gpus)} GPUs; use at most that many"
         )
     if not machine.gpus and asked > machine.cores:
         raise InputError(
-            f"--tensor-parallel-gpus {asked}: this host has no GPU, and its {machine.cores} cores can stand in for"
-            " that many at most"
+            f"--tensor-parallel-gpus {asked}: this host has no GPU and runs ranks on its {machine.cores} cores; use"
+            " at most that many"
         )
 
 
 def guard(
     job: Job, mode: str, deadline_s: float, report: Callable[[str], None]
 ) -> tuple[Mode, Guarded | None]:
-    """How the step may be compiled here: the rung asked for; for `smart`, the one that answered in the guard's child.
+    """The compile mode of the step: the requested rung; for `smart`, the one that worked in the guard's child.
 
-    What the guard compiles is what one rank computes, collectives left out.
+    The guard compiles the work of one rank without collectives.
 
     Args:
-        job: what is to run.
+        job: the job.
         mode: of `LADDERS`.
         deadline_s: seconds for each rung.
-        report: is told how each rung went.
+        report: called with the result of each rung.
 
     Raises:
-        RunbookError: no rung answered.
+        RunbookError: no rung worked.
     """
     if mode != "smart":
         return Mode(mode), None
@@ -218,5 +218,5 @@ def guard(
             report=report,
         )
     if guarded.effective is None:
-        raise RunbookError(f"{job.label} does not answer even in eager: {guarded.reason}")
+        raise RunbookError(f"{job.label} fails even in eager mode: {guarded.reason}")
     return guarded.effective, guarded

@@ -1,7 +1,7 @@
-"""CUDA graphs counted, not assumed: PyTorch gives them up without an error, so only the driver's calls can tell.
+"""Counts CUDA graph launches. PyTorch drops CUDA graphs without an error, so only the driver's calls show it.
 
-A step that replays its graph makes one `cudaGraphLaunch` and next to no kernel launches; a step that lost it launches
-every kernel by itself; a step that captures anew, as after a change of shape, pays for it each time.
+A step that replays its graph makes one `cudaGraphLaunch` and almost no kernel launches; a step without its graph
+launches every kernel separately; a step that captures again, as after a change of shape, pays for that each time.
 """
 
 import re
@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"cu(da)?Launch(Cooperative)?Kernel")
 
 @dataclass(frozen=True)
 class Launches:
-    """Calls of the CUDA runtime and driver: graphs captured, graphs replayed, kernels launched one by one."""
+    """Calls of the CUDA runtime and driver: graphs captured, graphs replayed, kernels launched separately."""
 
     captures: int
     replays: int
@@ -23,9 +23,9 @@ class Launches:
 
 
 def count(calls: Iterable[str]) -> Launches | None:
-    """Count the calls by name, as CUPTI spells them; None where none of them launched anything.
+    """Count the calls by name, as CUPTI spells them; None if none of them launched anything.
 
-    A step on a GPU launches something, so none means that the profiler saw nothing: no count, rather than zeros.
+    A step on a GPU launches something, so no launch means that the profiler saw nothing: unknown, not zero.
     """
     captures = replays = plain = 0
     for call in calls:

@@ -1,4 +1,4 @@
-"""Prefill and greedy decoding with a static KV cache, a step at a time."""
+"""Prefill and greedy decoding with a static KV cache, step by step."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 class Decoder:
     """Greedy decoding of a transformers causal model.
 
-    The KV cache has its full size from the start, so that every step has the same shapes: what compilation and CUDA
-    graphs need. Prefill is always eager: its shape is seen once.
+    The KV cache has its full size from the start, so that every step has the same shapes, as compilation and CUDA
+    graphs require. Prefill is always eager: its shape occurs once.
 
     Args:
-        model: a causal language model in eval mode; cut over ranks, each rank caches its own heads.
-        max_length: prompt and new tokens together, at most.
-        mode: how the step is compiled: `whole` (on a GPU with CUDA graphs), `per-block`, or `eager`.
+        model: a causal language model in eval mode; if it is sharded, each rank caches its own heads.
+        max_length: maximum of prompt and new tokens together.
+        mode: compile mode of the step: `whole` (on a GPU with CUDA graphs), `per-block`, or `eager`.
     """
 
     def __init__(self, model: Any, max_length: int, mode: Mode = Mode.EAGER) -> None:
@@ -36,7 +36,7 @@ class Decoder:
             compile_in_place(model, mode)
 
     def prefill(self, prompt: "torch.Tensor") -> "torch.Tensor":
-        """Forget what was decoded, read the prompt [batch, tokens], return the first new token [batch, 1]."""
+        """Reset the cache, read the prompt [batch, tokens], return the first new token [batch, 1]."""
         import torch
 
         self._cache.reset()
@@ -45,7 +45,7 @@ class Decoder:
 
     def step(self, token: "torch.Tensor") -> "torch.Tensor":
         """Append a token [batch, 1] to each sequence and return the next [batch, 1]."""
-        # A graph's output lives in memory that its next replay overwrites.
+        # The next replay of a graph overwrites its output.
         return self._step(token).clone()
 
     def generate(self, prompt: "torch.Tensor", new_tokens: int) -> "torch.Tensor":
@@ -58,7 +58,7 @@ class Decoder:
         return torch.cat(tokens, dim=1)
 
     def cached(self) -> "list[torch.Tensor]":
-        """The cache's tensors, once a prompt has been read: keys and values [batch, kv heads, max_length, head_dim]."""
+        """The cache's tensors after a prefill: keys and values [batch, kv heads, max_length, head_dim]."""
         return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
 
     def _forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
@@ -73,13 +73,13 @@ class Decoder:
 def build_step(
     *, shape: dict[str, Any], device: str, batch_size: int, max_length: int
 ) -> tuple[Any, tuple[Any, ...]]:
-    """One decoding step for the compile guard: a module that answers a token with logits, and the token.
+    """One decoding step for the compile guard: a module that maps a token to logits, and the token.
 
     Args:
         shape: the fields of a `ModelShape`.
         device: `cpu` (fp32) or `cuda` (bf16).
-        batch_size: sequences at once.
-        max_length: of the static cache, in tokens.
+        batch_size: batch size in sequences.
+        max_length: length of the static cache in tokens.
     """
     import torch
     from transformers import StaticCache
@@ -94,7 +94,7 @@ def build_step(
             self.cache: Any = StaticCache(config=self.model.config, max_cache_len=max_length)
 
         def forward(self, token: torch.Tensor) -> torch.Tensor:
-            # Asked twice, it must answer twice the same.
+            # Two calls must return the same output.
             self.cache.reset()
             logits: torch.Tensor = self.model(token, past_key_values=self.cache).logits
             return logits

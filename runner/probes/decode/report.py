@@ -1,4 +1,4 @@
-"""What the turns of `gpt_large_optimized` amount to. Pure."""
+"""Turns the times of `gpt_large_optimized` into measurements and a verdict. Pure."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -8,28 +8,28 @@ from runner.evidence.measured import STOPPED, interval_of
 from runner.evidence.record import Measurement
 from runner.hardware.boards import Board
 from runner.probes.contract import measured, say, single
-from runner.probes.decode.arms import Arm, Comparison, compared, settled
+from runner.probes.decode.arms import Arm, Comparison, compared, decided
 from runner.probes.decode.job import Job
 from runner.sequential import answer
 from runner.sizing.decode import bytes_per_step
 from runner.stats import Interval
 from runner.units import format_value
 
-# Below this share of the clean environment's speed the caller's environment is called the fault.
+# Below this share of the clean environment's speed, the caller's environment is the fault.
 RATIO_FLOOR = 0.9
 
 
 def report(
     arms: Mapping[str, Arm], labels: Mapping[str, Any], job: Job, board: Board | None
 ) -> list[Measurement]:
-    """The measurements of every arm, and of their comparison where there are two."""
+    """The measurements of every arm, and of their comparison if there are two."""
     found: list[Measurement] = []
-    # The caller's arm last: it is the one that speaks for the step.
+    # The caller's arm last: the last number is the headline of the step.
     for name, arm in reversed(list(arms.items())):
         found += _of_arm(arm, {**labels, "arm": name}, job, board)
         say(
             f"{name}: first token {format_value(median(arm.first), 's')},"
-            f" each further one {format_value(median(arm.rest), 's')},"
+            f" further tokens {format_value(median(arm.rest), 's')} each,"
             f" {format_value(job.batch / median(arm.rest), 'token/s')}"
         )
     if "clean" in arms:
@@ -39,7 +39,7 @@ def report(
             low, high = comparison.interval.low, comparison.interval.high
             spread = f" [{low:.3f} … {high:.3f}]" if comparison.interval.bounded else ""
             say(
-                f"{phase}: this environment reaches {ratio.value:.3f}{spread} of a clean one"
+                f"{phase}: speed in this environment is {ratio.value:.3f}{spread} of a clean one"
                 f" ({len(comparison.ratios)} starts, {len(comparison.undisturbed)} undisturbed)"
             )
     return found
@@ -55,12 +55,12 @@ def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> lis
         single("threads", arm.threads, **own),
     ]
     for statistic, fewest in (("p95", 20), ("p99", 100)):
-        # The nth percentile of fewer samples than 100 ÷ (100 − n) would be their maximum under another name.
+        # The nth percentile of fewer samples than 100 ÷ (100 − n) would be their maximum.
         for metric, samples in (("time_per_output_token", arm.rest), ("time_to_first_token", arm.first)):
             if len(samples) >= fewest:
                 found.append(measured(f"{metric}_{statistic}", samples, statistic, **own))
     if board is not None:
-        # The cache is read as far as it is filled: on average the prompt and half of the new tokens.
+        # Only the filled part of the cache is read: on average the prompt and half of the new tokens.
         moved = bytes_per_step(job.shape, job.element, job.prompt + job.new_tokens // 2, job.batch)
         peak = board.memory_bandwidth * job.ranks
         found.append(measured("bandwidth_utilisation", [moved / s / peak for s in rest], **own))
@@ -77,27 +77,27 @@ def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> lis
 
 
 def slow(measurements: Sequence[Measurement]) -> str | None:
-    """Why the caller's environment is surely slower than a clean one, or None."""
+    """Why the caller's environment is slower than a clean one (95 % CI below the bound), or None."""
     for found in measurements:
         interval = interval_of(found) if found.name == "clean_ratio" else None
         if interval is not None and interval.high < RATIO_FLOOR:
             return (
-                f"{found.labels['phase']} reaches {found.value:.0%} of its speed in a clean environment (at most"
-                f" {interval.high:.0%}); python -m runner.probes.stale_env names the leftovers"
+                f"{found.labels['phase']}: speed is {found.value:.0%} of that in a clean environment (at most"
+                f" {interval.high:.0%}); run python -m runner.probes.stale_env to find the leftovers"
             )
     return None
 
 
 def undecided(comparisons: Mapping[str, Comparison], bound: float) -> str | None:
-    """What the starts that there are cannot tell, or None where they tell all."""
-    if settled(comparisons, bound):
+    """What the starts do not decide, or None if they decide everything."""
+    if decided(comparisons, bound):
         return None
     open_ = [
         f"{phase}: {_known(found.interval)} ({len(found.undisturbed)} of {len(found.ratios)} starts undisturbed)"
         for phase, found in comparisons.items()
         if answer(found.interval, bound) == "undecided"
     ]
-    return f"cannot tell whether this environment reaches {bound:g} of a clean one: {', '.join(open_)}"
+    return f"unknown whether this environment reaches {bound:g} of a clean one: {', '.join(open_)}"
 
 
 def _known(interval: Interval) -> str:
@@ -105,17 +105,17 @@ def _known(interval: Interval) -> str:
 
 
 def graphs_lost(arm: Arm) -> str | None:
-    """Why a step that was compiled for CUDA graphs does not re-use them, or None where it does or nobody counted."""
+    """Why a step compiled for CUDA graphs does not replay them, or None if it does or launches were not counted."""
     if arm.launches is None:
         return None
     replays, captures = arm.launches.replays / arm.counted_steps, arm.launches.captures
     if captures:
         return (
-            f"CUDA graphs are captured anew in steady state ({captures} times in {arm.counted_steps} steps)"
+            f"CUDA graphs are captured again in steady state ({captures} times in {arm.counted_steps} steps)"
         )
     if replays < 1:
         return (
-            f"CUDA graphs are not re-used: {replays:g} replays and {arm.launches.plain / arm.counted_steps:g} single"
-            " launches a step; look for 'skipping cudagraphs' with TORCH_LOGS=cudagraphs, and for leftover switches"
+            f"CUDA graphs are not replayed: {replays:g} replays and {arm.launches.plain / arm.counted_steps:g} single"
+            " launches per step; look for 'skipping cudagraphs' with TORCH_LOGS=cudagraphs, and for leftover variables"
         )
     return None

@@ -1,4 +1,4 @@
-"""How `gpt_large_optimized` takes its turns: environments side by side, start by start, until the answer is clear."""
+"""Runs the turns of `gpt_large_optimized`: all environments, start by start, until the comparison is decided."""
 
 import contextlib
 import time
@@ -9,30 +9,30 @@ from typing import Any
 from runner.probes.budget import Budget
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import say
-from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, calm_pairs, compared, settled
+from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, decided, undisturbed_pairs
 from runner.probes.decode.job import Job
 from runner.probes.decode.launches import Launches
 from runner.probes.decode.worker import WARM_STEPS
 from runner.probes.ranks import World
 
 _WARM_UP_TURNS = 2
-# Steps whose launches are counted; the turn has that many, or fewer.
+# Maximum number of steps whose launches are counted.
 _COUNTED_STEPS = 8
 _MOST_REPEATS = 3
-# Starts do not take equally long, and one that came too late would lose all before it.
+# Margin: starts differ in duration, and a start that missed the deadline would lose all earlier ones.
 _SPARE = 1.5
 
 
 @dataclass(frozen=True)
 class Series:
-    """What is to be taken.
+    """The requested turns.
 
     Attributes:
-        starts: of each environment, at most.
-        turns: of each start: a prefill with its decoding.
-        budget: no start is begun that would not end within it.
-        deadline: `time.monotonic()` at which a process that has not answered is given up.
-        bound: of the ratio between two environments; no further start is begun once it is decided.
+        starts: maximum number of starts of each environment.
+        turns: turns of each start: a prefill with its decoding.
+        budget: a start that would not end within it is not begun.
+        deadline: `time.monotonic()` after which a process that has not answered is an error.
+        bound: bound of the ratio between two environments; no further start is begun once it is decided.
     """
 
     starts: int
@@ -44,12 +44,12 @@ class Series:
 
 @dataclass
 class Taken:
-    """What came of it.
+    """The turns that were taken.
 
     Attributes:
         arms: by environment.
-        ready: what the caller's first start said of itself.
-        tokens: that it chose.
+        ready: facts reported by the caller's first start.
+        tokens: the tokens that it generated.
     """
 
     arms: dict[str, Arm]
@@ -58,15 +58,15 @@ class Taken:
 
     @property
     def starts(self) -> int:
-        """How many starts of each environment are complete."""
+        """Number of complete starts of each environment."""
         return len(self.arms["caller"].starts)
 
 
 def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], series: Series) -> Taken:
-    """Decode in every environment, start by start: at least one, and no more than the answer needs.
+    """Decode in every environment, start by start: at least one, and no more than needed for a decision.
 
     Raises:
-        RunbookError: a process died, or gave no answer by the deadline.
+        RunbookError: a process died, or did not answer by the deadline.
     """
     taken = Taken({name: Arm() for name in environments}, {}, [])
     longest, enough = 0.0, False
@@ -81,13 +81,13 @@ def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], se
                 world.ask(None, "loading torch")
             more = True
             while more:
-                # Where one launch gives all starts, what it took comes once and says nothing about the next start.
+                # If one launch serves all starts, its duration occurs once and does not predict the next start.
                 began = time.monotonic() if job.forks else began
                 _start(worlds, taken, job, mode, series)
                 longest = max(longest, time.monotonic() - began)
                 enough = _enough(taken, series, longest)
                 more = job.forks and not enough
-            # All at once, so that they are waited for once.
+            # All together, so that the waits overlap.
             for world in worlds.values():
                 world.dismiss()
     return taken
@@ -98,25 +98,25 @@ def _world(job: Job, mode: Mode, environment: Mapping[str, str], deadline: float
 
 
 def _order(worlds: Mapping[str, World], number: int) -> list[str]:
-    """Neither environment always goes first: ABBA, so that a drift of the machine cancels."""
+    """ABBA order: neither environment is always first, so that drift cancels."""
     return list(worlds)[:: -1 if number % 2 else 1]
 
 
 def _enough(taken: Taken, series: Series, longest: float) -> bool:
-    """Whether no further start is begun: none is asked for, none can matter, or none would end in time."""
+    """Whether to stop: all starts are done, the comparison is decided, or the next would not end in time."""
     if taken.starts == series.starts:
         return True
-    if len(taken.arms) > 1 and settled(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
+    if len(taken.arms) > 1 and decided(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
         say(f"decided after {taken.starts} of at most {series.starts} starts")
         return True
     if not series.budget.has(_SPARE * longest):
-        say(f"{taken.starts} of {series.starts} starts in the time there is")
+        say(f"ran {taken.starts} of {series.starts} starts: time limit")
         return True
     return False
 
 
 def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, series: Series) -> None:
-    """One start of every environment: built, warmed up, timed in interleaved turns; the first one is looked into."""
+    """One start of every environment: build, warm up, time in interleaved turns; inspect the first start."""
     began, starts = time.monotonic(), dict[str, Start]()
     for name in _order(worlds, taken.starts):
         (said, *_) = worlds[name].ask({"start": True}, "building the model")
@@ -142,10 +142,10 @@ def _take_turns(
     first: int,
     start_up: float,
 ) -> None:
-    """Decode in interleaved turns; where other work disturbed them, up to three times as many.
+    """Decode in interleaved turns; up to three times as many if other processes disturbed them.
 
-    Turns are repeated for as long as the start took to come up: beyond that another start says more. Where the budget
-    ends, it ends with the turns that there are, unless they are too few for a median.
+    Turns are repeated for as long as the start took to build: after that, another start gives more information. At the
+    end of the budget it stops with the turns it has, unless they are too few for a median.
     """
     turn, repeats_end = 0, float("inf")
     while turn < series.turns or (
@@ -154,7 +154,7 @@ def _take_turns(
         and _disturbed(starts, series.turns)
     ):
         if series.budget.left < 0 and turn >= FEWEST_UNDISTURBED:
-            say(f"{turn} turns in the time there is")
+            say(f"ran {turn} turns: time limit")
             return
         for name in _order(worlds, first + turn):
             starts[name].add(worlds[name].ask({"new_tokens": job.new_tokens}, "decoding"))
@@ -164,15 +164,15 @@ def _take_turns(
 
 
 def _disturbed(starts: Mapping[str, Start], wanted: int) -> bool:
-    """Whether a comparison still lacks pairs that were left in peace."""
+    """Whether a comparison still lacks undisturbed pairs."""
     if "clean" not in starts:
         return False
-    return any(len(pairs) < wanted for pairs in calm_pairs(starts["caller"], starts["clean"]).values())
+    return any(len(pairs) < wanted for pairs in undisturbed_pairs(starts["caller"], starts["clean"]).values())
 
 
 def _look_inside(world: World, arm: Arm, job: Job, mode: Mode) -> None:
-    """Peak memory and launches, in turns that are not timed: looking costs time."""
-    # Without a device's allocator only an eager model in one process shows its storages.
+    """Peak memory and launches, in untimed turns, because measuring them costs time."""
+    # Without a device allocator, storages can be tracked only in an eager model in one process.
     if job.device == "cuda" or (job.ranks == 1 and mode is Mode.EAGER):
         answers = world.ask({"peak": job.new_tokens}, "measuring memory")
         arm.peak = max(answer["peak"] for answer in answers)

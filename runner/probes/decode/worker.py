@@ -1,13 +1,13 @@
-"""The process in which `gpt_large_optimized` decodes: one environment, or one rank of it.
+"""The worker process of `gpt_large_optimized`: one environment, or one rank of it.
 
-Once torch is loaded it says so. `{"start": true}` builds the model, and answers with its threads, its type and torch's
-version; `{"end": true}` gives it up. With --fork each start is a child of its own, forked from this process once
-everything is imported: it builds the model in memory of its own, in a second less than a process takes to import.
+It reports when torch is loaded. `{"start": true}` builds the model and returns its threads, its type and torch's
+version; `{"end": true}` frees it. With --fork, each start is a separate child, forked from this process after all
+imports: it builds the model in its own memory and saves the import time.
 
-In between each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
-`{"first": seconds, "rest": [seconds of each step], "waited": [share of the prefill, of the steps, that threads waited
-for a core], "tokens": [of the first sequence]}`. `{"peak": n}` answers with the
-peak memory of such a turn, `{"launches": n}` with what n further steps launched on a GPU.
+In between, each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
+`{"first": seconds, "rest": [seconds of each step], "waited": [share of time that threads waited for a core, in the
+prefill, in the steps], "tokens": [of the first sequence]}`. `{"peak": n}` returns the peak memory of such a turn,
+`{"launches": n}` the GPU launches of n further steps.
 """
 
 import argparse
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 
     from runner.probes.decode.loop import Decoder
 
-# Ranks that compile reach their first collective far apart; the deadline of all stands above this one.
+# Ranks that compile reach their first collective at different times; the overall deadline is the real limit.
 _COLLECTIVE_TIMEOUT_S = 600.0
 _SPIN_S = 0.003
 WARM_STEPS = 3
-# Exit status of a process that has told the caller what went wrong.
+# Exit status of a process that has reported its error to the caller.
 _TOLD = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the model, then serve until the line closes."""
+    """Build the model, then serve commands until the connection closes."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     _in_a_child(line, lambda: _serve(line, arguments, None))
                 else:
                     _serve(line, arguments, mesh)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
+    except Exception as error:  # noqa: BLE001 - every error must reach the caller
         _tell(line, error)
         return _TOLD
     return 0
@@ -81,23 +81,23 @@ def _tell(line: RankLine, error: Exception) -> None:
 
 
 def _load() -> None:
-    """Import what every start needs. Nothing may compute here: a pool of threads would not survive a fork."""
+    """Import what every start needs. No computing here: a thread pool would not survive a fork."""
     import torch  # noqa: F401
     from transformers import LlamaForCausalLM, StaticCache  # noqa: F401
 
 
 def _in_a_child(line: RankLine, work: Callable[[], None]) -> None:
-    """Do it in a process forked for it, and wait until that is gone.
+    """Run it in a forked process, and wait for its end.
 
     Raises:
         RuntimeError: it was killed.
-        SystemExit: it failed, and has said why.
+        SystemExit: it failed, and has reported why.
     """
     child = os.fork()
     if child == 0:
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
+        except Exception as error:  # noqa: BLE001 - every error must reach the caller
             _tell(line, error)
             os._exit(_TOLD)
         os._exit(0)
@@ -106,11 +106,11 @@ def _in_a_child(line: RankLine, work: Callable[[], None]) -> None:
     if ended == _TOLD:
         raise SystemExit(_TOLD)
     if ended:
-        raise RuntimeError(f"the process of a start ended with status {ended}")
+        raise RuntimeError(f"the process of a start exited with status {ended}")
 
 
 def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | None") -> None:
-    """One start: build the model, then a turn a command, until it is to end or the line closes."""
+    """One start: build the model, then one turn per command, until `end` or until the connection closes."""
     import torch
 
     from runner.probes.decode.loop import Decoder
@@ -129,7 +129,7 @@ def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | No
     line.send({"threads": torch.get_num_threads(), "dtype": str(dtype), "torch": torch.__version__})
     for command in line.commands():
         if "end" in command:
-            # Answered, so that this process has read its last command before the next start is asked for.
+            # The answer confirms that this process has read its last command before the next start is requested.
             line.send({"ended": True})
             return
         if "peak" in command:
@@ -148,11 +148,11 @@ def _turn(decoder: "Decoder", prompt: "torch.Tensor", new_tokens: int) -> dict[s
     queued.append(waited())
     marks = [_now(cuda=cuda)]
     for _ in range(new_tokens - 1):
-        # A server sends every token out, so every step is waited for.
+        # A server streams every token, so every step is synchronized.
         tokens.append(decoder.step(tokens[-1]))
         marks.append(_now(cuda=cuda))
     queued.append(waited())
-    # OpenMP's threads spin for about a millisecond before they sleep; the next turn is another process's.
+    # OpenMP threads spin for about a millisecond before they sleep; the next turn is in another process.
     time.sleep(_SPIN_S)
     spans = zip(pairwise(queued), (first, marks[-1] - marks[0]), strict=True)
     return {
@@ -172,7 +172,7 @@ def _now(*, cuda: bool) -> float:
 
 
 def _peak(decoder: "Decoder", model: Any, prompt: "torch.Tensor", new_tokens: int) -> int:
-    """Bytes: of the caching allocator on a GPU; on a CPU, where every step is eager, of the storages followed."""
+    """Peak bytes: of the caching allocator on a GPU; of the tracked storages on a CPU, where every step is eager."""
     import torch
 
     if prompt.device.type == "cuda":

@@ -1,1 +1,1 @@
-"""What a multi-GPU launch leaves behind, where to look for it, and what undoes it."""
+"""Leftovers of a multi-GPU launch: where to look for them, and how to remove them."""

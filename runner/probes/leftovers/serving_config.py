@@ -1,8 +1,8 @@
-"""Tensor-parallel sizes in a server's configuration file: sharding that no environment variable shows.
+"""Tensor-parallel sizes in a server's configuration file: sharding that environment variables do not show.
 
-Known are the keys of vLLM (`tensor-parallel-size`), SGLang (`tp-size`), TGI (`num-shard`) and TensorRT-LLM
+Supported are the keys of vLLM (`tensor-parallel-size`), SGLang (`tp-size`), TGI (`num-shard`) and TensorRT-LLM
 (`tensor_parallel_size`, `tp_size`), at any depth of a YAML or JSON file, and the flags of the same names in command
-lines that such a file holds.
+lines within such a file.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _FLAG = re.compile(r"--([a-z][a-z_-]*)(?:[ =]\s*(\d{1,6})\b)?")
 
 @dataclass(frozen=True)
 class Size:
-    """A size above one: where it stands (line from 1), what it is called, its value."""
+    """A size above one: its line (from 1), its key, its value."""
 
     line: int
     key: str
@@ -54,8 +54,8 @@ def parallel_sizes(text: str) -> list[Size]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"line {line}: neither YAML nor JSON ({error.problem})") from error
     except RecursionError as error:
-        raise InputError("nested too deeply for a configuration") from error
-    # A plain ValueError: an escape or a version number that YAML's reader takes and Python does not.
+        raise InputError("nested too deeply for a configuration file") from error
+    # A plain ValueError: an escape or a version number that the YAML reader accepts and Python does not.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise InputError(f"neither YAML nor JSON ({str(error).partition(chr(10))[0]})") from error
     found = [size for document in documents if document is not None for size in _sizes(document)]
@@ -63,7 +63,7 @@ def parallel_sizes(text: str) -> list[Size]:
 
 
 def _sizes(document: yaml.Node) -> Iterator[Size]:
-    """Every size below a node. An alias leads to a node that was seen, and may lead back to one above it."""
+    """Every size below a node. An alias refers to a node that was visited, possibly to an ancestor."""
     waiting, seen = [document], set[int]()
     while waiting:
         node = waiting.pop()

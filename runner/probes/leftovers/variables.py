@@ -1,4 +1,4 @@
-"""What a multi-GPU launch leaves in an environment, and what it does to one process on one GPU. Pure.
+"""Variables that a multi-GPU launch leaves in an environment, and their effect on one process on one GPU. Pure.
 
 Sources: torchrun's own variables (PyTorch, "torchrun (Elastic Launch)"), the CUDA programming guide's environment
 variables, PyTorch's compiler switches, and NCCL's manual through `nccl.settings`.
@@ -15,7 +15,7 @@ from runner.remedy import Remedy
 
 
 class Harm(StrEnum):
-    """How bad a leftover is for a single-GPU server; `low` alone is no symptom."""
+    """Severity of a leftover for a single-GPU server; `low` is not a symptom."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -24,7 +24,7 @@ class Harm(StrEnum):
 
 @dataclass(frozen=True)
 class Leftover:
-    """A variable, what it does to one process on one GPU, and what undoes it."""
+    """A variable, its effect on one process on one GPU, and how to remove it."""
 
     name: str
     value: str
@@ -42,7 +42,7 @@ def _number(value: str) -> int | None:
 
 
 def _above(limit: int, harm: Harm, does: str, otherwise: str) -> _Rule:
-    """Harmful where the number is above a limit or no number; else a low leftover."""
+    """Harmful if the value is above a limit or not a number; else a low leftover."""
 
     def rule(value: str, cores: int) -> _Verdict:
         del cores
@@ -57,17 +57,25 @@ def _always(harm: Harm, does: str) -> _Rule:
 
 
 def _switch(harm: Harm, does: str) -> _Rule:
-    """Harmful where the switch is on."""
+    """Harmful if the switch is on."""
     return lambda value, cores: (  # noqa: ARG005 - a rule has one shape
         (harm, does) if value.strip().lower() not in {"", "0", "false", "off", "no"} else None
     )
+
+
+def _compile_switch(value: str, cores: int) -> _Verdict:
+    """PyTorch compares with `1` exactly (2.13: `torch/_dynamo/config.py`, `eval_frame.py`)."""
+    del cores
+    if value == "1":
+        return Harm.HIGH, "disables torch.compile silently, and with it its CUDA graphs"
+    return (Harm.LOW, "ignored by PyTorch 2.13, which accepts only 1") if value not in {"", "0"} else None
 
 
 def _threads(value: str, cores: int) -> _Verdict:
     if _number(value) == 1 and cores > 1:
         return (
             Harm.MEDIUM,
-            f"one CPU thread for torch on {cores} cores; torchrun sets it and nobody takes it back",
+            f"limits torch to one CPU thread on {cores} cores; torchrun sets it and nothing resets it",
         )
     return None
 
@@ -76,58 +84,54 @@ def _visible(value: str, cores: int) -> _Verdict:
     del cores
     listed = [entry for entry in value.split(",") if entry.strip()]
     if not listed or listed[0].strip() == "-1":
-        return Harm.HIGH, "hides every GPU: CUDA finds none"
+        return Harm.HIGH, "hides every GPU from CUDA"
     if len(listed) > 1:
-        return Harm.MEDIUM, "shows several GPUs: a framework may spread one model over them again"
+        return Harm.MEDIUM, "shows several GPUs, so a framework may split one model over them again"
     return None
 
 
-_GROUP_OF_ONE = "describes a group of one, which is what is wanted; still a leftover"
+_GROUP_OF_ONE = "describes a group of one, as intended; still a leftover"
 _RULES: Mapping[str, _Rule] = MappingProxyType(
     {
         "WORLD_SIZE": _above(
-            1, Harm.HIGH, "waits for ranks that never come: hangs at rendezvous", _GROUP_OF_ONE
+            1, Harm.HIGH, "makes this process wait at rendezvous for ranks that do not exist", _GROUP_OF_ONE
         ),
-        "LOCAL_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that are not there", _GROUP_OF_ONE),
+        "LOCAL_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that do not exist", _GROUP_OF_ONE),
         "RANK": _above(
-            0, Harm.HIGH, "calls this process a later rank, which waits for rank 0", _GROUP_OF_ONE
+            0, Harm.HIGH, "makes this process a rank other than 0, which waits for rank 0", _GROUP_OF_ONE
         ),
-        "LOCAL_RANK": _above(0, Harm.HIGH, "selects a GPU index that need not exist any more", _GROUP_OF_ONE),
-        "GROUP_RANK": _always(Harm.LOW, "torchrun's number of the node"),
-        "GROUP_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts nodes that are not there", _GROUP_OF_ONE),
-        "ROLE_RANK": _always(Harm.LOW, "torchrun's number within a role"),
-        "ROLE_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that are not there", _GROUP_OF_ONE),
-        "ROLE_NAME": _always(Harm.LOW, "torchrun's name of the role"),
+        "LOCAL_RANK": _above(0, Harm.HIGH, "selects a GPU index that may not exist any more", _GROUP_OF_ONE),
+        "GROUP_RANK": _always(Harm.LOW, "is torchrun's number of the node"),
+        "GROUP_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts nodes that do not exist", _GROUP_OF_ONE),
+        "ROLE_RANK": _always(Harm.LOW, "is torchrun's number within a role"),
+        "ROLE_WORLD_SIZE": _above(1, Harm.MEDIUM, "counts processes that do not exist", _GROUP_OF_ONE),
+        "ROLE_NAME": _always(Harm.LOW, "is torchrun's name of the role"),
         "MASTER_ADDR": _always(
-            Harm.MEDIUM, "init_process_group turns to this address, gone or another job's"
+            Harm.MEDIUM, "init_process_group connects to this address, which is stale or another job's"
         ),
-        "MASTER_PORT": _always(Harm.MEDIUM, "init_process_group turns to this port, gone or another job's"),
-        "TORCHELASTIC_RUN_ID": _always(Harm.MEDIUM, "makes torch believe torchrun started this process"),
+        "MASTER_PORT": _always(
+            Harm.MEDIUM, "init_process_group uses this port, which is stale or another job's"
+        ),
+        "TORCHELASTIC_RUN_ID": _always(Harm.MEDIUM, "makes torch assume that torchrun started this process"),
         "TENSOR_PARALLEL_SIZE": _above(
-            1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE
+            1, Harm.HIGH, "requests more GPUs than the fallback has", _GROUP_OF_ONE
         ),
-        "TP_SIZE": _above(1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE),
-        "NUM_SHARD": _above(1, Harm.HIGH, "asks for more GPUs than the fallback has", _GROUP_OF_ONE),
+        "TP_SIZE": _above(1, Harm.HIGH, "requests more GPUs than the fallback has", _GROUP_OF_ONE),
+        "NUM_SHARD": _above(1, Harm.HIGH, "requests more GPUs than the fallback has", _GROUP_OF_ONE),
         "OMP_NUM_THREADS": _threads,
         "MKL_NUM_THREADS": _threads,
         "OPENBLAS_NUM_THREADS": _threads,
-        "CUDA_LAUNCH_BLOCKING": _switch(
-            Harm.HIGH, "waits after every kernel; CUDA graphs cannot be captured"
-        ),
+        "CUDA_LAUNCH_BLOCKING": _switch(Harm.HIGH, "the CPU waits for every kernel launch"),
         "CUDA_DEVICE_MAX_CONNECTIONS": _above(
             1,
             Harm.LOW,
-            "a queue count set for a job",
-            "one hardware queue: copies and kernels no longer overlap",
+            "sets a queue count for another job",
+            "leaves one hardware queue, so copies and kernels no longer overlap",
         ),
         "CUDA_VISIBLE_DEVICES": _visible,
-        "TORCHDYNAMO_DISABLE": _switch(
-            Harm.HIGH, "turns torch.compile off without a word; no CUDA graphs from it"
-        ),
-        "TORCH_COMPILE_DISABLE": _switch(
-            Harm.HIGH, "turns torch.compile off without a word; no CUDA graphs from it"
-        ),
-        "PYTORCH_NO_CUDA_MEMORY_CACHING": _switch(Harm.HIGH, "asks the driver for every allocation"),
+        "TORCHDYNAMO_DISABLE": _compile_switch,
+        "TORCH_COMPILE_DISABLE": _compile_switch,
+        "PYTORCH_NO_CUDA_MEMORY_CACHING": _switch(Harm.HIGH, "calls the driver for every allocation"),
         "TORCH_DISTRIBUTED_DEBUG": lambda value, _: (
             (Harm.LOW, "adds checks to collectives") if value.upper() in {"INFO", "DETAIL"} else None
         ),
@@ -135,20 +139,20 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
 )
 _PREFIXES: Mapping[str, tuple[Harm, str]] = MappingProxyType(
     {
-        "TORCHELASTIC_": (Harm.LOW, "torchrun's own bookkeeping"),
-        "TORCH_NCCL_": (Harm.LOW, "torch's NCCL watchdog; unused by one process"),
-        "GLOO_": (Harm.LOW, "steers gloo; unused by one process"),
+        "TORCHELASTIC_": (Harm.LOW, "is torchrun's own bookkeeping"),
+        "TORCH_NCCL_": (Harm.LOW, "configures torch's NCCL watchdog; unused by one process"),
+        "GLOO_": (Harm.LOW, "configures gloo; unused by one process"),
     }
 )
 
 
 def leftovers(environment: Mapping[str, str], cores: int, process: int | None = None) -> list[Leftover]:
-    """What a launch left behind in this environment, worst first.
+    """The leftovers of a launch in this environment, worst first.
 
     Args:
         environment: of the server, or of the shell that will start it.
-        cores: CPU cores of the host; on one core one thread is right.
-        process: whose environment it is; None for this shell's own.
+        cores: CPU cores of the host; on one core, one thread is correct.
+        process: the process that has this environment; None for this shell.
     """
     found = []
     for name, value in sorted(environment.items()):
@@ -160,7 +164,7 @@ def leftovers(environment: Mapping[str, str], cores: int, process: int | None = 
 
 
 def without_leftovers(environment: Mapping[str, str], cores: int) -> dict[str, str]:
-    """The environment after the clean-up: every leftover gone, one GPU where there were several or none."""
+    """The environment after the clean-up: no leftovers, and one GPU if several or none were visible."""
     clean = dict(environment)
     for leftover in leftovers(environment, cores):
         if leftover.name == "CUDA_VISIBLE_DEVICES":
@@ -176,16 +180,16 @@ def _judge(name: str, value: str, cores: int) -> _Verdict:
     if name.startswith("NCCL_"):
         finding = judge(Setting(name, value, "environment"), 1)
         if finding.judgement is Judgement.HARMFUL:
-            return Harm.MEDIUM, f"for the next job on several GPUs: {finding.why}"
-        return Harm.LOW, "steers NCCL, which one GPU does not use"
+            return Harm.MEDIUM, f"affects the next job on several GPUs ({finding.why})"
+        return Harm.LOW, "configures NCCL, which one GPU does not use"
     return next((verdict for prefix, verdict in _PREFIXES.items() if name.startswith(prefix)), None)
 
 
 def _undo(name: str, process: int | None) -> Remedy:
-    # One GPU, by number: the checklist's pin. It also brings back a GPU that an empty list or -1 had hidden.
+    # One GPU, by number, as in the checklist. This also restores a GPU that an empty list or -1 had hidden.
     pinned = name == "CUDA_VISIBLE_DEVICES"
     if process is None:
         return Remedy.pin() if pinned else Remedy.unset(name)
-    # Nothing can change the environment of a process that runs, least of all a line for this shell.
+    # The environment of a running process cannot be changed.
     how = "restart process {} with {}=0" if pinned else "restart process {} without {}"
-    return Remedy.by_hand(f"{how}: it keeps what it was started with", str(process), name)
+    return Remedy.by_hand(f"{how}: it keeps its initial environment", str(process), name)

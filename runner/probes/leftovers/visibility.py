@@ -1,8 +1,8 @@
-"""Which GPU a single-GPU server is pinned to: by a name that stays, and near the CPUs it may run on.
+"""The GPU that a single-GPU server is pinned to: by a stable name, and close to its CPUs.
 
-CUDA counts visible GPUs from 0 in an order of its own (fastest first, or by PCI bus with CUDA_DEVICE_ORDER), and a
-board that drops out moves the others up: a UUID names one board for good. A GPU on the other socket is reached across
-the link between sockets, which slows copies from host memory and the CPU's launches.
+CUDA numbers visible GPUs from 0 in its own order (fastest first, or by PCI bus with CUDA_DEVICE_ORDER), and a failed
+board shifts the numbers of the others; a UUID is stable. A GPU on the other socket is reached across the link between
+sockets, which slows copies from host memory and kernel launches.
 """
 
 import os
@@ -23,11 +23,11 @@ _PCI = Path("/sys/bus/pci/devices")
 def remarks(
     value: str | None, numa_of: Sequence[int | None], own_nodes: Iterable[int], nodes: int
 ) -> list[Leftover]:
-    """What can be better about the pin; nothing of it alone is the symptom. Pure.
+    """Suggestions for a better pin; they are not the symptom. Pure.
 
     Args:
-        value: of CUDA_VISIBLE_DEVICES; None where it is not set, which makes index 0 the one.
-        numa_of: the NUMA node of every GPU of the host, in PCI order; None where unknown.
+        value: CUDA_VISIBLE_DEVICES; None if not set, which means index 0.
+        numa_of: the NUMA node of every GPU of the host, in PCI order; None if unknown.
         own_nodes: the NUMA nodes whose CPUs the server may run on.
         nodes: NUMA nodes of the host that have CPUs.
     """
@@ -43,21 +43,21 @@ def remarks(
                 NAME,
                 value,
                 Harm.LOW,
-                "pins by number, which moves when a board drops out; a UUID stays",
+                "pins by number, which changes when a board fails; a UUID is stable",
                 Remedy.by_hand("pin with {} and the UUID that nvidia-smi -L shows for this GPU", NAME),
             )
         )
     node = numa_of[int(first)] if int(first) < len(numa_of) else None
     if node is not None and nodes > 1 and set(own_nodes) != {node}:
-        where = "another socket than" if node not in own_nodes else "one of the sockets of"
+        where = "a different socket from" if node not in own_nodes else "one of the sockets of"
         found.append(
             Leftover(
                 NAME,
                 value or "",
                 Harm.LOW,
-                f"GPU {first} is at NUMA node {node}, {where} the CPUs this process may use",
+                f"GPU {first} is on NUMA node {node}, {where} the CPUs that this process may use",
                 Remedy.by_hand(
-                    "start the server with numactl --cpunodebind={0} --membind={0}, or pin a GPU of its own node",
+                    "start the server with numactl --cpunodebind={0} --membind={0}, or pin a GPU on its own NUMA node",
                     str(node),
                 ),
             )
@@ -66,7 +66,7 @@ def remarks(
 
 
 def gpu_nodes(gpus: Path = _GPUS, pci: Path = _PCI) -> list[int | None]:
-    """The NUMA node of every NVIDIA GPU of this host, in PCI order; None where the kernel knows none."""
+    """The NUMA node of every NVIDIA GPU of this host, in PCI order; None if the kernel reports none."""
     found: list[int | None] = []
     for gpu in sorted(gpus.glob("*:*")):
         try:
@@ -78,7 +78,7 @@ def gpu_nodes(gpus: Path = _GPUS, pci: Path = _PCI) -> list[int | None]:
 
 
 def cpu_nodes(allowed: Iterable[int], root: Path = _NODES) -> tuple[set[int], int]:
-    """The NUMA nodes of these CPUs, and how many nodes with CPUs the host has; nothing known is (empty, 0)."""
+    """The NUMA nodes of these CPUs, and the number of nodes with CPUs; (empty, 0) if unknown."""
     own, count, cpus = set(), 0, set(allowed)
     for path in root.glob("node[0-9]*/cpulist"):
         try:
@@ -109,4 +109,4 @@ def own_cpus(pid: int) -> set[int]:
     try:
         return os.sched_getaffinity(pid)
     except OSError as error:
-        raise InputError(f"process {pid} has ended meanwhile; name one that runs") from error
+        raise InputError(f"process {pid} has ended; ps -e lists the running ones") from error

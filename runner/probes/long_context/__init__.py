@@ -1,1 +1,1 @@
-"""What `long_context_validation` is made of: the question, the plan, the work that is measured, and the report."""
+"""The parts of `long_context_validation`: the question, the plan, the measured work, and the report."""

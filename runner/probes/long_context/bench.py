@@ -1,4 +1,4 @@
-"""Runs prompts and training steps on one device and measures each one's peak memory, under a limit that is enforced."""
+"""Runs prompts and training steps on one device and measures the peak memory of each, under an enforced limit."""
 
 import contextlib
 import gc
@@ -24,16 +24,16 @@ _SNAPSHOT_ENTRIES = 100_000
 
 @dataclass(frozen=True)
 class Reached:
-    """How one piece of work went on one device.
+    """The result of one piece of work on one device.
 
     Attributes:
-        peak: most bytes that tensors held at once; 0 where it was not followed.
+        peak: peak bytes held by tensors; 0 if not tracked.
         kv: bytes of the KV cache at the end.
-        seconds: wall time; following memory on a CPU host costs time too.
-        done: share of the work that was done, 1 for all of it.
-        over: what stopped it, None where nothing did.
-        held: where it was stopped, bytes by what held them.
-        reserved, free: of a GPU: bytes that the allocator had reserved at most, and that the device had left.
+        seconds: wall time; tracking memory on a CPU host also takes time.
+        done: share of the work that was complete, 1 for all of it.
+        over: what stopped it, None if nothing did.
+        held: bytes by what held them when it was stopped.
+        reserved, free: on a GPU: peak bytes reserved by the allocator, and free bytes of the device.
     """
 
     peak: int
@@ -47,28 +47,28 @@ class Reached:
 
 
 class Runs(Protocol):
-    """Runs pieces of work of one model: here, or on ranks."""
+    """Runs pieces of work of one model: in this process, or on ranks."""
 
     def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
-        """How it went on each rank; without `followed`, on a CPU host, no peak and no limit."""
+        """The result on each rank; without `followed`, a CPU host has no peak and no limit."""
 
 
 class Bench:
-    """A model with random weights that reads prompts, or takes training steps where the work is one.
+    """A model with random weights that runs prefills or training steps.
 
-    On a GPU the peak is the caching allocator's and the limit is set there; on a CPU host both are kept by following
-    every storage.
+    On a GPU, the caching allocator gives the peak and enforces the limit; on a CPU host, tracking every storage does
+    both.
 
     Args:
         shape: of the model.
-        work: decides types, batch size, and whether it is a prefill or a training step; the rest is given to `run`.
-        budget: bytes that tensors may hold; None for the device's own end.
+        work: gives types, batch size, and prefill or training step; the rest is passed to `run`.
+        budget: bytes that tensors may hold; None for the device's memory.
         gpu: run on this process's GPU.
         mesh: ranks that share the model.
-        snapshot: where a GPU's allocator writes what it held when memory ran out.
+        snapshot: file for the allocator's memory snapshot when a GPU runs out of memory.
 
     Raises:
-        RunbookError: it is to run on a GPU, and torch cannot use one.
+        RunbookError: `gpu` is set, and torch cannot use a GPU.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Bench:
 
         if gpu and not torch.cuda.is_available():
             raise RunbookError(
-                "this host has a GPU that torch cannot use; install a CUDA build, or look at the driver"
+                "this host has a GPU that torch cannot use; install a CUDA build of torch, or check the driver"
             )
         self._budget, self._cuda, self._snapshot = budget, gpu, snapshot if gpu else None
         self.device = "cuda" if gpu else "cpu"
@@ -96,7 +96,7 @@ class Bench:
         self._cache: Any = None
         self._passed = 0
         self._checkpointed = Checkpointed(self._model)
-        # The output matrix counts as a step as well: a prompt can get through all blocks and die at its logits.
+        # The output matrix counts as a step too: a prompt can pass all blocks and run out of memory at its logits.
         self._steps = (*self._model.model.layers, self._model.lm_head)
         for module in self._steps:
             module.register_forward_hook(self._step_done)
@@ -105,7 +105,7 @@ class Bench:
             torch.cuda.memory._record_memory_history(max_entries=_SNAPSHOT_ENTRIES)  # noqa: SLF001 - documented so
 
     def _with_state(self, work: Work) -> Any:
-        """The optimizer, with the state that only a first step gives it."""
+        """The optimizer, with its state allocated, which needs a first step."""
         import torch
 
         self._model.requires_grad_(requires_grad=True)
@@ -120,7 +120,7 @@ class Bench:
         return optimizer
 
     def _step_done(self, module: Any, _: Any, output: Any) -> None:
-        """Count a step forward; in training, its gradient's coming back as another."""
+        """Count a forward step; in training, the arrival of its gradient is another."""
         self._passed += 1
         if self._optimizer is not None and module is not self._model.lm_head:
             output.register_hook(self._gradient_came)
@@ -129,7 +129,7 @@ class Bench:
         self._passed += 1
 
     def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
-        """Do one piece of work; running out of memory is a result. See `Runs`."""
+        """Run one piece of work; out of memory is a result. See `Runs`."""
         import torch
 
         self._passed = 0
@@ -144,7 +144,7 @@ class Bench:
             kv = self._do(work, follower)
         except (OverBudgetError, torch.OutOfMemoryError) as error:
             over = str(error).splitlines()[0]
-            # While the error is held, so is everything that its frames held.
+            # A live error keeps everything alive that its frames hold.
             held = self._held(follower)
             if self._snapshot is not None:
                 self._snapshot.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ class Bench:
         self._optimizer.step()
 
     def _read(self, work: Work) -> int:
-        """Prefill chunk by chunk; the bytes that the cache's tensors hold at the end."""
+        """Prefill chunk by chunk; returns the bytes of the cache's tensors at the end."""
         import torch
 
         prompt = torch.zeros(work.batch, work.tokens, dtype=torch.long, device=self.device)
@@ -202,7 +202,7 @@ class Bench:
         return [value for state in states for value in state.values() if hasattr(value, "untyped_storage")]
 
     def _held(self, follower: Any) -> dict[str, int]:
-        """Bytes by what holds them, at this moment."""
+        """Current bytes by what holds them."""
         import torch
 
         live = torch.cuda.memory_allocated() if follower is None else follower.live
@@ -237,7 +237,7 @@ class Bench:
         return int(torch.cuda.max_memory_reserved()), int(torch.cuda.mem_get_info()[0])
 
     def _clean(self) -> None:
-        """What a failed run left behind must not count for the next one."""
+        """Free what a failed run left, so that it does not count for the next one."""
         import torch
 
         self._cache = None
@@ -249,7 +249,7 @@ class Bench:
 
 
 def _bytes(tensors: list[Any]) -> int:
-    """Bytes of storages, each once; of a tensor that is cut over ranks, this rank's shard."""
+    """Bytes of storages, each counted once; for a sharded tensor, this rank's shard."""
     storages = {}
     for tensor in tensors:
         storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()

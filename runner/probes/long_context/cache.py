@@ -1,4 +1,4 @@
-"""KV caches: of the prompt's length, in the weights' type or in a narrower one that is read through a copy."""
+"""KV caches of the prompt's length, in the weights' type or in a narrower one that is read through a copy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def kv_type(kv_bytes: int) -> "torch.dtype":
-    """The type of a cache's elements by their bytes: FP8 (e4m3), bf16 or fp32."""
+    """The type of a cache element of this many bytes: FP8 (e4m3), bf16 or fp32."""
     import torch
 
     return {1: torch.float8_e4m3fn, 2: torch.bfloat16, 4: torch.float32}[kv_bytes]
@@ -18,7 +18,7 @@ def kv_type(kv_bytes: int) -> "torch.dtype":
 def new_cache(config: Any, work: Work) -> Any:
     """An empty transformers cache for one prompt.
 
-    A cache that grows copies itself; a prompt in chunks has it laid out once, as a server does.
+    A growing cache copies itself; for a prompt in chunks it is allocated once, as in a server.
     """
     from transformers import Cache, DynamicCache, StaticCache
 
@@ -31,7 +31,7 @@ def new_cache(config: Any, work: Work) -> Any:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of a cache's keys and values, as their storages are; layers not reached yet hold none."""
+    """Bytes of the storages of a cache's keys and values; layers that were not reached hold none."""
     return sum(
         tensor.untyped_storage().nbytes()
         for layer in cache.layers
@@ -41,11 +41,11 @@ def cache_bytes(cache: Any) -> int:
 
 
 def _narrow(kind: "torch.dtype", most: int | None) -> Any:
-    """One layer in another type; `most` tokens are laid out at once, or as many as the only prompt has."""
+    """One layer in another type, allocated for `most` tokens, or for the length of the only prompt."""
     import torch
     from transformers import cache_utils
 
-    # The library has types, but not for what makes a subclass.
+    # The library is typed, but not for subclassing.
     dynamic_layer: Any = cache_utils.DynamicLayer
     static_layer: Any = cache_utils.StaticLayer
 
@@ -77,7 +77,7 @@ def _narrow(kind: "torch.dtype", most: int | None) -> Any:
             if not self.is_initialized:
                 self._lay_out(key_states)
             end = self.filled + key_states.shape[-2]
-            # index_copy_ knows no FP8; a slice does.
+            # index_copy_ does not support FP8; slice assignment does.
             self.keys[:, :, self.filled : end].copy_(key_states)
             self.values[:, :, self.filled : end].copy_(value_states)
             self.filled = end

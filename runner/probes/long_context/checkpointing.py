@@ -9,9 +9,9 @@ from runner.sizing import Checkpointing
 class Checkpointed:
     """Wraps the blocks of a transformers model once; `mode` can be changed between runs.
 
-    `full` keeps the input of a block and computes the block once more in the backward. `selective` also keeps the
-    results of matrix products and of the attention kernel, which cost most to compute again. Without gradients nothing
-    is kept either way.
+    `full` keeps the input of a block and recomputes the block in the backward. `selective` also keeps the results of
+    GEMMs and of the attention kernel, which are the most expensive to recompute. Without gradients nothing is kept in
+    either form.
     """
 
     def __init__(self, model: Any) -> None:
@@ -42,7 +42,7 @@ def _contexts(costly: frozenset[Any]) -> Any:
 
 
 def _costly() -> frozenset[Any]:
-    """Matrix products of weights, and every attention kernel that never holds its scores."""
+    """GEMMs with weights, and every attention kernel that does not materialize its scores."""
     import torch
 
     aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""How memory grows with the prompt, from what was measured, and the longest prompt that this leaves room for."""
+"""How memory grows with the prompt, from measurements, and the longest prompt that fits according to it."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from runner.sizing import MARGIN
 from runner.stats import quadratic_fit
 
 _FEWEST_LENGTHS = 3
-# A square term below this share of the growth is the noise of a fit.
+# A quadratic term below this share of the growth is noise of the fit.
 _NO_TERM = 0.05
 
 
@@ -17,7 +17,7 @@ class Growth:
     """Peak bytes ≈ constant + linear × tokens + quadratic × tokens².
 
     Attributes:
-        quadratic_share: of the growth from no tokens to the longest prompt measured, what the square term makes.
+        quadratic_share: share of the quadratic term in the growth from 0 tokens to the longest measured prompt.
     """
 
     constant: float
@@ -27,7 +27,7 @@ class Growth:
 
     @property
     def is_quadratic(self) -> bool:
-        """Whether the square term is more than a fit's noise."""
+        """Whether the quadratic term is more than noise of the fit."""
         return self.quadratic_share > _NO_TERM
 
     def at(self, tokens: int) -> float:
@@ -35,13 +35,13 @@ class Growth:
         return self.constant + self.linear * tokens + self.quadratic * tokens * tokens
 
     def longest(self, budget: int, most: int) -> int:
-        """Tokens that fit, up to `most`, with a margin of what grows left free; 0 if none do."""
+        """Tokens that fit, up to `most`, with a margin of the growing part left free; 0 if none do."""
         allowed = budget - MARGIN * (budget - self.constant)
         return bisect_right(range(1, most + 1), allowed, key=self.at)
 
 
 def growth(peaks: Mapping[int, int]) -> Growth | None:
-    """The growth of peaks (tokens → bytes); None for fewer than three lengths, or for peaks that do not grow."""
+    """The growth of peaks (tokens → bytes); None with fewer than three lengths, or if peaks do not grow."""
     if len(peaks) < _FEWEST_LENGTHS or peaks[max(peaks)] <= peaks[min(peaks)]:
         return None
     constant, linear, quadratic = quadratic_fit(sorted(peaks.items()))

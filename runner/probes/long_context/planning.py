@@ -1,10 +1,10 @@
-"""`--plan`: the answer by arithmetic alone, in milliseconds. No torch, no device."""
+"""`--plan`: the answer by formula alone, in milliseconds. No torch, no device."""
 
 from dataclasses import asdict
 
 from runner.evidence.record import Measurement
 from runner.probes.contract import Findings, say, single
-from runner.probes.long_context.question import Question, said_parts
+from runner.probes.long_context.question import Question, describe_parts
 from runner.sizing import (
     GPU_OVERHEAD_BYTES,
     Remedy,
@@ -19,7 +19,7 @@ from runner.units import format_value
 
 
 def plan(question: Question, budget: int) -> Findings:
-    """What every length takes, whether it fits, and what would make it fit."""
+    """The memory of every length, whether it fits, and what would make it fit."""
     shape = question.shape
     measurements: list[Measurement] = []
     ranked: dict[int, list[Remedy]] = {}
@@ -32,15 +32,15 @@ def plan(question: Question, budget: int) -> Findings:
             single("largest_batch", batch, tokens=tokens),
         ]
         say(
-            f"{tokens} tokens: {said_parts(found)}; budget {format_value(budget, 'B')};"
-            f" a batch of up to {batch} fits"
+            f"{tokens} tokens: {describe_parts(found)}; budget {format_value(budget, 'B')};"
+            f" largest batch that fits: {batch}"
         )
         if found.total > budget:
-            ranked[tokens] = _said_remedies(question, tokens, budget)
+            ranked[tokens] = _print_remedies(question, tokens, budget)
     if question.board is not None:
         say(
-            f"  of {question.board.name}'s memory {format_value(GPU_OVERHEAD_BYTES, 'B')} is left to the allocator, the"
-            " CUDA context and communicators: a rule of thumb"
+            f"  {format_value(GPU_OVERHEAD_BYTES, 'B')} of the {question.board.name}'s memory is reserved for the"
+            " allocator, CUDA context and communicators (rule of thumb)"
         )
     most = longest(shape, question.work, budget)
     measurements += [
@@ -71,18 +71,18 @@ def plan(question: Question, budget: int) -> Findings:
     )
 
 
-def _said_remedies(question: Question, tokens: int, budget: int) -> list[Remedy]:
-    """The changes for one length, said as they are ranked; where no single one is enough, all that it takes as well."""
+def _print_remedies(question: Question, tokens: int, budget: int) -> list[Remedy]:
+    """Print and return the ranked changes for one length; if no single one is enough, also the combination."""
     ranked = remedies(question.shape, question.at(tokens), budget, gpus=question.devices)
     for one in ranked:
-        then = "and then it fits" if one.fits else "not enough alone"
+        then = "fits" if one.fits else "not enough alone"
         saved = format_value(one.saves, "B")
-        say(f"  {one.name} ({one.flags}) saves {saved}, {then}; costs {one.cost}")
+        say(f"  {one.name} ({one.flags}): saves {saved}, {then}; cost: {one.cost}")
     if not any(one.fits for one in ranked):
         every = together(question.shape, question.at(tokens), budget, gpus=question.devices)
         if every is not None:
-            then = "and then it fits" if every.fits else "and still it does not fit"
-            say(f"  together: {every.name} ({every.flags}) saves {format_value(every.saves, 'B')}, {then}")
+            then = "fits" if every.fits else "still does not fit"
+            say(f"  together: {every.name} ({every.flags}): saves {format_value(every.saves, 'B')}, {then}")
             ranked = [*ranked, every]
     return ranked
 
@@ -98,5 +98,5 @@ def _written(remedy: Remedy) -> dict[str, object]:
 
 
 def _reason(tokens: int, budget: int, most: int) -> str:
-    up_to = f"up to {most} do" if most else "no length does"
+    up_to = f"at most {most} fit" if most else "no length fits"
     return f"{tokens} tokens do not fit into {format_value(budget, 'B')}; {up_to}"

@@ -1,4 +1,4 @@
-"""What `long_context_validation` is asked: arguments turned into work, with everything impossible refused. No torch."""
+"""The question for `long_context_validation`: arguments converted to work; invalid input is refused. No torch."""
 
 import argparse
 import math
@@ -27,13 +27,13 @@ from runner.sizing import (
 )
 from runner.units import format_value
 
-# Lengths where none are given, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
+# Default lengths, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
 _LENGTHS = {
     "inference": ((512, 1024, 2048, 4096), (32768, 65536)),
     "comparison": ((512,), (32768,)),
     "training": ((256, 512, 1024), (2048, 4096, 8192)),
 }
-# The share of a device's free memory that a sweep may take.
+# Share of a device's free memory that a sweep may use.
 _USABLE = 0.9
 # Without a GPU ranks are processes on this host's cores.
 _MOST_CPU_RANKS = 8
@@ -41,23 +41,23 @@ _KV_BYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
 # A CPU host computes in fp32: half precision there is emulated and slow.
 _CPU_BYTES, _GPU_BYTES = 4, 2
 
-# Looks at this host: `runner.hardware.machine.look`.
+# Inspects this host: `runner.hardware.machine.look`.
 Looks = Callable[[], Machine]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every length, and on what.
+    """The work for every length, and its device.
 
     Attributes:
         shape: of the model.
-        lengths: in tokens, each once, in the order given.
-        work: of the longest.
-        budget: bytes on each device; None for the device's own end.
+        lengths: in tokens, each once, in the given order.
+        work: the work for the longest length.
+        budget: bytes on each device; None for the device's memory.
         gpu: on a GPU, not on this host's processor.
-        board: that a plan is for.
-        devices: how many a remedy may use.
-        remedy: the plan's first remedy, where it was asked for and needed; it is part of `work`.
+        board: the board of a plan.
+        devices: maximum number of devices that a remedy may use.
+        remedy: the plan's first remedy, if requested and needed; it is part of `work`.
     """
 
     shape: ModelShape
@@ -71,7 +71,7 @@ class Question:
 
     @property
     def model(self) -> str:
-        """The model's name for a record: of a folder, no more than its last part."""
+        """The model's name for a record: the last part of a folder's path."""
         return Path(self.shape.name).name
 
     @property
@@ -88,18 +88,18 @@ def planned(arguments: argparse.Namespace, look: Looks) -> Question:
     """The question of `--plan`: for a board, or for this host.
 
     Raises:
-        InputError: impossible input.
+        InputError: invalid input.
     """
     _check_numbers(arguments)
     for flag in ("find_limit", "compare_remedies", "apply_first_remedy", "snapshot"):
         if getattr(arguments, flag):
             raise InputError(
-                f"--{flag.replace('_', '-')} is for a sweep, which measures; --plan predicts alone"
+                f"--{flag.replace('_', '-')} is for a sweep; omit it, or omit --plan, which only predicts"
             )
     board = _board(arguments)
     if board is None and arguments.budget_gib is None and arguments.budget_share is None:
-        raise InputError("--plan needs --board or --budget-gib: without either there is nothing to fit into")
-    # A share is one of what this host would take; a board computes in half precision.
+        raise InputError("--plan needs --board or --budget-gib to set the available memory")
+    # A share refers to this host's memory use; a board computes in half precision.
     on_host = board is None and arguments.budget_gib is None
     element = _CPU_BYTES if on_host and not look().gpus else _GPU_BYTES
     shape = model_shape(arguments.model or preset_of(arguments))
@@ -123,7 +123,7 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
     """
     _check_numbers(arguments)
     if arguments.board:
-        raise InputError("--board is for --plan: a sweep measures the machine that it runs on")
+        raise InputError("--board is for --plan; add --plan, or omit --board to measure this machine")
     machine = look()
     gpus, ranks = len(machine.gpus), arguments.tensor_parallel_gpus
     if ranks > 1 and arguments.mode == "training":
@@ -132,7 +132,7 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
         )
     if ranks > (gpus or _MOST_CPU_RANKS):
         raise NotApplicableError(
-            f"--tensor-parallel-gpus {ranks} needs as many GPUs, this host has {gpus}; use --plan --board to predict"
+            f"--tensor-parallel-gpus {ranks} needs {ranks} GPUs, this host has {gpus}; use --plan --board to predict"
         )
     memory = machine.gpus[0].memory_bytes if gpus else psutil.virtual_memory().available // ranks
     element = _GPU_BYTES if gpus else _CPU_BYTES
@@ -154,22 +154,23 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
         remedy = first_remedy(shape, work, budget, gpus=gpus or ranks)
         if remedy is None:
             raise InputError(
-                f"no change brings {max(lengths)} tokens within {format_value(budget, 'B')}; give more, or less to do"
+                f"no change makes {max(lengths)} tokens fit into {format_value(budget, 'B')}; raise the budget or"
+                " reduce the work"
             )
         work = remedy.work
     _check_host(shape, work, budget, memory, gpu=bool(gpus))
     return Question(shape, lengths, work, budget, gpu=bool(gpus), remedy=remedy)
 
 
-def said_parts(found: Footprint) -> str:
-    """A footprint in words: the peak and what holds it, parts of nothing left out."""
+def describe_parts(found: Footprint) -> str:
+    """A footprint in words: the peak and its nonzero parts."""
     parts = {
         "weights": found.weights,
         "KV cache": found.kv_cache,
         "optimizer": found.optimizer,
         "gradients": found.gradients,
         "activations": found.activations,
-        "at the logits": found.logits,
+        "logits": found.logits,
     }
     said = ", ".join(f"{name} {format_value(value, 'B')}" for name, value in parts.items() if value)
     return f"{format_value(found.total, 'B')} predicted at {found.moment} ({said})"
@@ -181,14 +182,14 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         ("--budget-share", arguments.budget_share),
     ):
         if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} {value:g}: give a number above zero")
+            raise InputError(f"{name} {value:g}: must be above zero")
     for name, value in (
         ("--batch-size", arguments.batch_size),
         ("--tensor-parallel-gpus", arguments.tensor_parallel_gpus),
         ("--chunk", arguments.chunk),
     ):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: give a whole number of 1 or more")
+            raise InputError(f"{name} {value}: must be a whole number, 1 or more")
     if arguments.mode == "training":
         for name, given in (
             ("--chunk", arguments.chunk is not None),
@@ -210,13 +211,13 @@ def _board(arguments: argparse.Namespace) -> Board | None:
     if board is None:
         known = ", ".join(one.name for one in BOARDS)
         raise InputError(
-            f"--board {arguments.board}: not known; known are {known}; for others give --budget-gib"
+            f"--board {arguments.board}: unknown board; use {known}, or --budget-gib for another board"
         )
     return board
 
 
 def _lengths(arguments: argparse.Namespace, *, gpu: bool) -> tuple[int, ...]:
-    """Each length once, in the order given."""
+    """Each length once, in the given order."""
     kind = "comparison" if arguments.mode == "inference" and arguments.compare_remedies else arguments.mode
     return tuple(dict.fromkeys(arguments.sequence_lengths or _LENGTHS[kind][gpu]))
 
@@ -226,7 +227,7 @@ def _work(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[in
     for length in lengths:
         if not 1 + training <= length <= shape.max_positions:
             raise InputError(
-                f"--sequence-lengths {length}: {shape.name} takes {1 + training} to {shape.max_positions} tokens"
+                f"--sequence-lengths {length}: {shape.name} accepts {1 + training} to {shape.max_positions} tokens"
             )
     split = {"heads": shape.heads, "columns of the MLP": shape.ff}
     for part, count in split.items():
@@ -265,15 +266,15 @@ def _check_budget(shape: ModelShape, work: Work, budget: int) -> None:
         over = f" over {work.tensor_parallel} devices" if work.tensor_parallel > 1 else ""
         raise InputError(
             f"the budget of {format_value(budget, 'B')} is below the {what} of {shape.name}{over},"
-            f" {format_value(fixed, 'B')}; give more, or a smaller --model"
+            f" {format_value(fixed, 'B')}; raise the budget, or choose a smaller --model"
         )
 
 
 def _check_host(shape: ModelShape, work: Work, budget: int | None, memory: int, *, gpu: bool) -> None:
-    """Refuse what would bring this host down.
+    """Refuse work that would exhaust this host's memory.
 
-    On a GPU running out of memory is a result. A CPU host has to hold all of it, or the budget and the allocation that
-    goes over it.
+    On a GPU, out of memory is a result. A CPU host must hold all of it, or the budget plus the allocation that exceeds
+    it.
     """
     found = footprint(shape, work)
     need = found.weights + found.optimizer if gpu else found.total
@@ -281,13 +282,13 @@ def _check_host(shape: ModelShape, work: Work, budget: int | None, memory: int, 
         need = min(need, budget + max(found.activations, found.logits))
     if need > memory * _USABLE:
         raise NotApplicableError(
-            f"{shape.name} would take {format_value(need, 'B')} at {work.tokens} tokens, this host has"
+            f"{shape.name} would need {format_value(need, 'B')} at {work.tokens} tokens, this host has"
             f" {format_value(memory, 'B')}; choose a smaller --model, --batch-size or --sequence-lengths"
         )
 
 
 def _shape(arguments: argparse.Namespace, memory: int, element: int) -> ModelShape:
-    """The model asked for, or the largest up to the preset's whose weights take at most half of the memory."""
+    """The requested model, or the largest, up to the preset's, whose weights need at most half of the memory."""
     if arguments.model:
         return model_shape(arguments.model)
     preset = preset_of(arguments)
@@ -295,4 +296,7 @@ def _shape(arguments: argparse.Namespace, memory: int, element: int) -> ModelSha
         shape = model_shape(name)
         if shape.parameters * element <= memory * _USABLE / 2 * arguments.tensor_parallel_gpus:
             return shape
-    raise NotApplicableError(f"not even the tiny model fits into {format_value(memory, 'B')} of free memory")
+    raise NotApplicableError(
+        f"even the tiny model does not fit into {format_value(memory, 'B')} of free memory; "
+        "free some, or use another host"
+    )

@@ -1,4 +1,4 @@
-"""Turns what a sweep found into the probe's findings. No torch."""
+"""Converts the results of a sweep into the probe's findings. No torch."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,9 +17,9 @@ def report(question: Question, swept: Swept, asked: dict[str, object]) -> Findin
     """The findings of a sweep.
 
     Args:
-        question: what was asked.
-        swept: what was found.
-        asked: the flags as they were given.
+        question: the question.
+        swept: the results.
+        asked: the flags as given.
     """
     rows, limit = swept.rows, swept.limit
     over = [row for row in rows if not row.fits]
@@ -31,7 +31,7 @@ def report(question: Question, swept: Swept, asked: dict[str, object]) -> Findin
         measurements.append(single("memory_headroom", question.budget - max(row.worst.peak for row in rows)))
     if swept.growth is not None:
         measurements.append(single("quadratic_share", swept.growth.quadratic_share))
-        say(_said_growth(question, swept))
+        say(_describe_growth(question, swept))
     if limit is not None:
         measurements += _of_limit(limit)
     measurements += [one for compared in swept.comparisons for one in _of_comparison(compared)]
@@ -102,39 +102,39 @@ def _of_comparison(compared: Comparison) -> Iterator[Measurement]:
         slower = f"; time × {median(compared.time_ratios):.3g}"
     say(
         f"{compared.name} ({compared.flags}) at {compared.plain.tokens} tokens: saves"
-        f" {format_value(plain - changed, 'B')}, {format_value(compared.predicted, 'B')} predicted{slower}"
+        f" {format_value(plain - changed, 'B')} ({format_value(compared.predicted, 'B')} predicted){slower}"
     )
 
 
 def _limit_fault(limit: Limit | None) -> str | None:
     if limit is None or limit.at is None:
-        return None if limit is None else "no prompt fits the budget, by what was predicted"
+        return None if limit is None else "no prompt is predicted to fit the budget"
     if not limit.at.fits:
-        return f"the longest prompt predicted to fit, {limit.at.tokens} tokens, does not"
+        return f"the longest prompt predicted to fit, {limit.at.tokens} tokens, does not fit"
     if limit.beyond is not None and limit.beyond.fits:
-        return f"{limit.beyond.tokens} tokens fit, {BEYOND:g} times the longest prompt predicted: that is too low"
+        return f"{limit.beyond.tokens} tokens fit, {BEYOND:g} times the longest prompt predicted: prediction too low"
     return None
 
 
 def _named_term(question: Question, swept: Swept) -> str | None:
-    """The square term by its name; where the arithmetic knows of none and there is one, so much is said."""
+    """The name of the quadratic term; if the formulas have none but the fit does, a note about that."""
     named = quadratic_term(question.work)
     if named is None and swept.growth is not None and swept.growth.is_quadratic:
-        return "a term that the arithmetic does not know, or a kink between two moments"
+        return "a term missing in the formulas, or a change of the point that has the peak"
     return named
 
 
-def _said_growth(question: Question, swept: Swept) -> str:
+def _describe_growth(question: Question, swept: Swept) -> str:
     assert swept.growth is not None
     grown = swept.growth
     named = _named_term(question, swept)
     square = (
-        f"{grown.quadratic_share:.1%} of the growth goes with the square of the length"
+        f"{grown.quadratic_share:.1%} of the growth is quadratic in the length"
         if named
-        else "no square term"
+        else "no quadratic term"
     )
     return (
-        f"growth: {format_value(grown.constant, 'B')} + {format_value(grown.linear, 'B')} a token; {square}"
+        f"growth: {format_value(grown.constant, 'B')} + {format_value(grown.linear, 'B')} per token; {square}"
         + (f": {named}" if named else "")
     )
 

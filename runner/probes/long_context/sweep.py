@@ -1,4 +1,4 @@
-"""Measures every length, looks for the longest prompt that fits, and compares remedies. What runs is given."""
+"""Measures every length, finds the longest prompt that fits, and compares remedies. The runner is a parameter."""
 
 import sys
 import time
@@ -10,11 +10,11 @@ from runner.probes.budget import Budget
 from runner.probes.contract import say
 from runner.probes.long_context.bench import Reached, Runs
 from runner.probes.long_context.growth import Growth, growth
-from runner.probes.long_context.question import Question, said_parts
+from runner.probes.long_context.question import Question, describe_parts
 from runner.sizing import MARGIN, Work, footprint, longest, remedies
 from runner.units import format_value
 
-# How far beyond the predicted longest prompt one has to run out of memory.
+# A prompt this many times the predicted longest one must run out of memory.
 BEYOND = 1.25
 ACTIVATION_CHECKPOINTING = "full activation checkpointing"
 
@@ -33,23 +33,23 @@ class Row:
 
     @property
     def worst(self) -> Reached:
-        """The rank that ran out of memory, or held the most."""
+        """The rank that ran out of memory, or had the highest peak."""
         return max(self.ranks, key=lambda one: (one.over is not None, one.peak))
 
     @property
     def fits(self) -> bool:
-        """No rank ran out of memory."""
+        """Whether no rank ran out of memory."""
         return self.worst.over is None
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The longest prompt within a budget, and whether that held.
+    """The longest prompt within a budget, and its verification.
 
     Attributes:
         arithmetic: by the formulas, with a margin.
-        fitted: by the growth of what was measured, with the same margin; None where too few lengths fitted.
-        at, beyond: runs at the predicted length and `BEYOND` times it; None where the model ends before.
+        fitted: by the measured growth, with the same margin; None if too few lengths fitted.
+        at, beyond: runs at the predicted length and at `BEYOND` times it; None above the model's maximum.
     """
 
     arithmetic: int
@@ -60,11 +60,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One remedy beside doing without, at one length.
+    """One remedy compared with none, at one length.
 
     Attributes:
-        predicted: bytes that it saves by the formulas.
-        plain, changed: the two measured.
+        predicted: bytes saved according to the formulas.
+        plain, changed: the two measurements.
         time_ratios: seconds with it ÷ without, pair by pair.
     """
 
@@ -78,7 +78,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Swept:
-    """All that a sweep found."""
+    """The results of a sweep."""
 
     rows: tuple[Row, ...]
     growth: Growth | None
@@ -87,14 +87,14 @@ class Swept:
 
 
 def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, compare_rounds: int) -> Swept:
-    """Every length, in the order given; then the limit and the remedies, where asked for.
+    """Run every length, in the given order; then the limit and the remedies, if requested.
 
     Args:
-        question: what is asked.
-        runs: what does the work.
-        within: time for it; where it ends, rounds are left out, and nothing else is.
+        question: the question.
+        runs: runs the work.
+        within: the time limit; when it ends, only rounds of the comparison are left out.
         find_limit: predict the longest prompt within the budget and verify it by two runs.
-        compare_rounds: rounds, at most, in which remedies are interleaved with doing without; 0 for no comparison.
+        compare_rounds: maximum rounds in which each remedy is interleaved with no remedy; 0 for no comparison.
     """
     rows = tuple(_measured(question, runs, tokens) for tokens in question.lengths)
     grown = growth(_alike(question, rows))
@@ -110,7 +110,7 @@ def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, c
 
 
 def _alike(question: Question, rows: tuple[Row, ...]) -> dict[int, int]:
-    """Peaks of the lengths whose fullest moment is the longest one's: where that changes, growth has a kink."""
+    """Peaks of the lengths whose peak is at the same point as the longest one's; if that changes, growth has a kink."""
     moments = {row.tokens: _moment(question, row.work) for row in rows if row.fits}
     last = moments.get(max(moments, default=0))
     return {row.tokens: row.worst.peak for row in rows if moments.get(row.tokens) == last and row.fits}
@@ -125,7 +125,7 @@ def _measured(question: Question, runs: Runs, tokens: int) -> Row:
     row = Row(work, runs.run(work))
     reached = row.worst
     said = f"stopped at {reached.done:.0%}: {reached.over}" if reached.over else "fits"
-    predicted = said_parts(footprint(question.shape, work))
+    predicted = describe_parts(footprint(question.shape, work))
     say(f"{tokens} tokens: peak {format_value(reached.peak, 'B')}, {predicted}; {said}")
     if reached.over is not None:
         held = ", ".join(f"{name} {format_value(size, 'B')}" for name, size in reached.held.items() if size)
@@ -138,9 +138,9 @@ def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int) ->
     by_arithmetic = longest(question.shape, question.work, budget)
     fitted = grown.longest(budget, most) if grown else None
     target = by_arithmetic if fitted is None else fitted
-    by_growth = f", {fitted} by the growth measured" if fitted is not None else ""
+    by_growth = f", {fitted} by the measured growth" if fitted is not None else ""
     say(
-        f"longest that fits: {by_arithmetic} tokens by arithmetic{by_growth}; {MARGIN:.0%} of the room left free"
+        f"longest that fits: {by_arithmetic} tokens by formula{by_growth}; {MARGIN:.0%} of the free memory kept"
     )
     at = _measured(question, runs, target) if target else None
     further = int(target * BEYOND)
@@ -155,7 +155,7 @@ def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int, within: Bu
     took = 0.0
     for number in range(rounds):
         if number and not within.has(took):
-            say(f"{number} of {rounds} rounds in the time there is")
+            say(f"ran {number} of {rounds} rounds: time limit")
             break
         began = time.monotonic()
         turns = [("", plain.work), *((name, work) for name, _, work, _ in arms if changed[name].fits)]
@@ -168,11 +168,11 @@ def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int, within: Bu
 
 
 def _arms(shape: ModelShape, work: Work) -> Iterator[tuple[str, str, Work, int]]:
-    """What can be compared on these devices: no other batch, and no other number of them."""
+    """The remedies that can be compared on these devices: not another batch size or number of devices."""
     for one in remedies(shape, work, sys.maxsize, gpus=work.tensor_parallel):
         if (one.work.batch, one.work.tensor_parallel) == (work.batch, work.tensor_parallel):
             yield one.name, one.flags, one.work, one.saves
     if work.training is None and work.checkpointing == "none":
-        # Often advised for a decode stack; the formulas say that it saves nothing there.
+        # Often recommended for a decode stack; according to the formulas it saves nothing there.
         checkpointed = replace(work, checkpointing="full")
         yield ACTIVATION_CHECKPOINTING, "--activation-checkpointing full", checkpointed, 0

@@ -1,4 +1,4 @@
-"""One rank of a sweep under tensor parallelism: runs the work that it is told, and says how it went on its device."""
+"""One rank of a sweep with tensor parallelism: runs the requested work, and returns the result of its device."""
 
 import argparse
 import json
@@ -15,18 +15,18 @@ from runner.probes.long_context.question import Question
 from runner.probes.ranks import RankLine, World
 from runner.sizing import Work
 
-# How long a rank waits for the others within one collective; a rank that ran out of memory alone leaves them waiting.
+# Timeout of one collective: if one rank runs out of memory, the others wait for it.
 _COLLECTIVE_S = 300.0
 
 
 class Ranks:
-    """Ranks under torchrun that run the same work in step: see `bench.Runs`."""
+    """Ranks under torchrun that run the same work together: see `bench.Runs`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
-        """How it went on each rank.
+        """The result on each rank.
 
         Raises:
             RankError: a rank died or gave no answer.
@@ -40,13 +40,13 @@ class Ranks:
 def ranks(
     question: Question, snapshot: Path | None, environment: Mapping[str, str], deadline: float
 ) -> Iterator[Ranks]:
-    """As many ranks as the work is split over, their model built.
+    """The ranks that the work is split over, with the model built.
 
     Args:
-        question: what is asked.
+        question: the question.
         snapshot: as in `Bench`; each rank adds its number to the name.
         environment: complete environment of the ranks.
-        deadline: `time.monotonic()` after which an answer still missing is an error.
+        deadline: `time.monotonic()` after which a missing answer is an error.
 
     Raises:
         RankError: a rank died or gave no answer.
@@ -70,7 +70,7 @@ def ranks(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build this rank's shards, then serve until the line closes."""
+    """Build this rank's shards, then serve commands until the connection closes."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--work", required=True)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = RankLine()
     try:
         _serve(line, arguments, Work(**json.loads(arguments.work)))
-    except Exception as error:  # noqa: BLE001 - whatever went wrong here must be told to the caller
+    except Exception as error:  # noqa: BLE001 - every error must reach the caller
         line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
         return 1
     return 0

@@ -1,1 +1,1 @@
-"""What steers NCCL and which way it sends: settings, their sources, its own log."""
+"""NCCL's settings, where they come from, and its transports according to its log."""

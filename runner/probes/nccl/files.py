@@ -1,4 +1,4 @@
-"""Reads a small text file that somebody else wrote, or says why not. Never waits and never raises."""
+"""Reads a small text file of unknown origin, or returns why it cannot. Never blocks and never raises."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Content:
-    """A file's text; None where it is missing, no regular file (`special`: and no folder), or closed to this user."""
+    """A file's text; None if it is missing, not a regular file (`special`: nor a folder), or not readable."""
 
     text: str | None = None
     why: str | None = None
@@ -20,11 +20,11 @@ class Content:
 
 
 def read_file(path: Path, root: Path | None = None) -> Content:
-    """What a file holds, as far as it is a file and of a sensible size.
+    """The content of a regular file, up to a maximum size.
 
     Args:
         path: the file.
-        root: the file system that the path belongs to, where that is not this process's.
+        root: the root file system of the path, if it differs from this process's.
     """
     try:
         with placed_file(path, root=root) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:

@@ -1,8 +1,8 @@
-"""Which way NCCL sends data, read from its own debug log, and whether that is the way it should. Pure but for `read_…`.
+"""The transports that NCCL uses, from its debug log, and whether they are the expected ones. Pure but for `read_…`.
 
-With NCCL_DEBUG=INFO each connection is a line (`Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM`): P2P is one GPU writing
-into another's memory, SHM a detour through the host's memory, NET the network. `NVLS comm` says that reduction inside
-the NVLink switch was set up. The log is written once, as connections are made, so it costs a measurement nothing.
+With NCCL_DEBUG=INFO, each connection is a line (`Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM`): P2P is one GPU writing
+into another's memory, SHM goes through host memory, NET is the network. `NVLS comm` means that reduction inside the
+NVLink switch was set up. The log is written once, when connections are made, so it does not affect a measurement.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# Of a file: a log of eight ranks with 32 channels is some 100 kB.
+# Maximum size of a file: a log of eight ranks with 32 channels has about 100 kB.
 _MOST_BYTES = 16 << 20
 _CHANNEL = re.compile(
     r"NCCL INFO (?:Channel|Ring) \d+(?:/\d+)? : \d+\[[0-9a-fx]+\] -> \d+\[[0-9a-fx]+\](?: \[(?P<end>send|receive)\])?"
@@ -23,19 +23,19 @@ _NO_NVLS = re.compile(r"NCCL INFO NVLS multicast support is not available")
 
 @dataclass(frozen=True)
 class Transport:
-    """What a communicator was built on.
+    """The transports of a communicator.
 
     Attributes:
-        channels: connections by way and kind, as `{"P2P/CUMEM": 48}`; a network connection counts at its sender.
-        nvls: whether reduction inside the switch was set up; None where the log does not say.
+        channels: connections by transport, such as `{"P2P/CUMEM": 48}`; a network connection counts at its sender.
+        nvls: whether reduction inside the switch was set up; None if unknown.
     """
 
     channels: Mapping[str, int]
     nvls: bool | None
 
     @property
-    def detours(self) -> tuple[str, ...]:
-        """The ways that do not go straight from GPU to GPU."""
+    def non_p2p_transports(self) -> tuple[str, ...]:
+        """The transports that do not copy directly from GPU to GPU."""
         return tuple(way for way in self.channels if not way.startswith("P2P/"))
 
     def __str__(self) -> str:
@@ -44,9 +44,9 @@ class Transport:
 
 
 def parse_log(text: str) -> Transport | None:
-    """Read NCCL's log; None where no whole line of it names a way.
+    """Read NCCL's log; None if no complete line of it names a transport.
 
-    A last line without its end is cut off, and not read.
+    A last line without a newline is incomplete and ignored.
     """
     lines = text.splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
@@ -62,7 +62,7 @@ def parse_log(text: str) -> Transport | None:
 
 
 def logging_environment(folder: Path) -> dict[str, str]:
-    """Variables with which every rank writes its log into a folder, whatever the caller had set."""
+    """Variables that make every rank write its log into a folder, overriding the caller's."""
     return {
         "NCCL_DEBUG": "INFO",
         "NCCL_DEBUG_SUBSYS": "INIT,ENV,NVLS",
@@ -71,7 +71,7 @@ def logging_environment(folder: Path) -> dict[str, str]:
 
 
 def read_transport(folder: Path) -> Transport | None:
-    """The transport of all ranks that logged into a folder."""
+    """The transports of all ranks that logged into a folder."""
     texts = []
     for path in sorted(folder.glob("nccl.*.log")):
         with path.open("rb") as file:
@@ -80,20 +80,20 @@ def read_transport(folder: Path) -> Transport | None:
 
 
 def fault_of(transports: Mapping[str, Transport | None], nvlinked: bool) -> str | None:
-    """Why the way is the fault, or None.
+    """Why the transports are a fault, or None.
 
     Args:
-        transports: of the arms `caller` and, where there is one, `clean`.
+        transports: of the arms `caller` and, if present, `clean`.
         nvlinked: whether every pair of GPUs has NVLink.
     """
     caller, clean = transports.get("caller"), transports.get("clean")
-    if caller is None or not caller.detours:
+    if caller is None or not caller.non_p2p_transports:
         return None
-    ways = _listed(caller.detours)
-    if clean is not None and not clean.detours:
-        return f"this environment sends NCCL via {ways}, a clean one via {_listed(clean.channels)}"
+    ways = _listed(caller.non_p2p_transports)
+    if clean is not None and not clean.non_p2p_transports:
+        return f"in this environment NCCL uses {ways}, in a clean one {_listed(clean.channels)}"
     if nvlinked:
-        return f"NCCL goes via {ways} although every pair of GPUs has NVLink"
+        return f"NCCL uses {ways} although every pair of GPUs has NVLink"
     return None
 
 

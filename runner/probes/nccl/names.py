@@ -1,7 +1,7 @@
-"""Names of NCCL's environment variables, after its manual's page "Environment Variables" and its sources.
+"""Names of NCCL's environment variables, from its manual's page "Environment Variables" and its sources.
 
-`SYSTEM`: they describe the installation and may stay. `TUNING`: they override a choice of NCCL's.
-`RENAMED`: old names and what took their place.
+`SYSTEM`: describe the installation and may stay. `TUNING`: override NCCL's own choice.
+`RENAMED`: old names and their replacements.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
-"""Where NCCL's settings come from: environments and NCCL's files. Parsing is pure; `read_…` look. Unit files: `units`.
+"""Sources of NCCL's settings: environments and NCCL's files. Parsing is pure; `read_…` do IO. Unit files: `units`.
 
 NCCL takes a setting from the process's environment, else from the user's file ($NCCL_CONF_FILE, else ~/.nccl.conf),
-else from /etc/nccl.conf: a file never overrides what is set before it (NCCL's initEnv). In a file `#` begins a comment
+else from /etc/nccl.conf: a file does not override an earlier source (NCCL's initEnv). In a file, `#` starts a comment
 only as the first character of a line, and spaces belong to names and values. A `~` in $NCCL_CONF_FILE is not expanded,
-and a relative path there starts from the process's working folder.
+and a relative path is relative to the process's working directory.
 
-What should be read and cannot be is never an error here: it is said, one line each, in `Found.unread`.
+A source that cannot be read is not an error: it gets one line in `Found.unread`.
 """
 
 import os
@@ -23,22 +23,22 @@ from runner.probes.nccl.settings import Origin, Setting
 
 PREFIX = "NCCL_"
 _HERE = Path("/")
-# Some 65,000 mappings are the kernel's bound; a process with torch has a few thousand, of 100 bytes each.
+# The kernel's limit is about 65,000 mappings; a process with torch has a few thousand, of 100 bytes each.
 _MOST_MAPS_BYTES = 32 << 20
-# Libraries through which a process that uses NCCL has it: its own, or torch's with NCCL linked in.
+# Libraries that show that a process uses NCCL: libnccl, or torch's library with NCCL linked in.
 _HOLDS_NCCL = re.compile(rb"/lib(?:nccl|torch_cuda)[^/\n]*\.so")
 
 
 @dataclass(frozen=True)
 class Found:
-    """NCCL settings, and the places that could not be read: `PATH: why`, a line each."""
+    """NCCL settings, and the sources that could not be read: `PATH: why`, one line each."""
 
     settings: list[Setting]
     unread: list[str]
 
 
 def parse_conf(text: str, source: str) -> list[Setting]:
-    """Read the text of an NCCL file as NCCL does: `NAME=value` lines, names and values to the letter."""
+    """Read the text of an NCCL file as NCCL does: `NAME=value` lines, names and values verbatim."""
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         name, equals, value = line.partition("=")
@@ -48,7 +48,7 @@ def parse_conf(text: str, source: str) -> list[Setting]:
 
 
 def parse_environment(data: bytes, source: str) -> list[Setting]:
-    """Read a process's environment as the kernel gives it: `NAME=value` between zero bytes."""
+    """Read a process's environment as given by the kernel: `NAME=value` separated by zero bytes."""
     found = []
     for item in data.split(b"\0"):
         name, equals, value = item.decode(errors="replace").partition("=")
@@ -58,7 +58,7 @@ def parse_environment(data: bytes, source: str) -> list[Setting]:
 
 
 def home_of(user: int) -> Path:
-    """A user's home as NCCL finds it: by the user database, whatever HOME says."""
+    """A user's home as NCCL finds it: from the user database, not from HOME."""
     try:
         return Path(pwd.getpwuid(user).pw_dir)
     except KeyError:
@@ -72,14 +72,14 @@ def read_settings(
     root: Path = _HERE,
     working: Path = Path(),
 ) -> Found:
-    """Every NCCL setting that a process would see, the winning one first.
+    """Every NCCL setting that a process would see, the effective one first.
 
     Args:
-        own: what its environment has.
-        home: of its user.
+        own: settings in its environment.
+        home: home of its user.
         system: the system's file.
-        root: the file system that the process sees, such as `/proc/17/root` for one in a container.
-        working: its working folder, within that file system.
+        root: the root file system of the process, such as `/proc/17/root` for one in a container.
+        working: its working directory, within that file system.
     """
     found = list(own)
     unread: list[str] = []
@@ -108,7 +108,7 @@ def read_settings(
 
 
 def read_own(environment: Mapping[str, str], home: Path) -> Found:
-    """What a job started from here would see."""
+    """The settings that a job started from this process would see."""
     own = [
         Setting(name, value, "environment")
         for name, value in sorted(environment.items())
@@ -118,13 +118,13 @@ def read_own(environment: Mapping[str, str], home: Path) -> Found:
 
 
 def read_process(pid: int, proc: Path = Path("/proc")) -> Found:
-    """What a running process sees: the environment it was started with, and the files in its own file system.
+    """The settings of a running process: its initial environment, and the files in its file system.
 
-    What a program sets for itself after its start does not show there.
+    Variables that a program sets after its start are not visible.
 
     Raises:
         InputError: there is no such process.
-        RunbookError: it belongs to somebody else.
+        RunbookError: it belongs to another user.
     """
     folder = proc / str(pid)
     own = parse_environment(read_environ(pid, proc), f"process {pid}")
@@ -133,20 +133,20 @@ def read_process(pid: int, proc: Path = Path("/proc")) -> Found:
         root, working = (folder / "root").readlink(), (folder / "cwd").readlink()
         same = root == Path("/") and (folder / "ns/mnt").readlink() == (proc / "self/ns/mnt").readlink()
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise InputError(f"there is no process {pid}; ps -e lists those that run") from error
+        raise InputError(f"there is no process {pid}; ps -e lists the running ones") from error
     except PermissionError as error:
         raise RunbookError(
-            f"process {pid} is closed to this user; run this as its user or as root"
+            f"no permission to read the environment of process {pid}; run this as its user, or as root"
         ) from error
     if same:
         return read_settings(own, home_of(user), working=folder / "cwd")
-    # As the process itself calls it; a folder outside its root has no name there.
+    # The path as seen by the process; a folder outside its root has none.
     within = Path("/", working.relative_to(root)) if working.is_relative_to(root) else Path("/proc/none")
     return read_settings(own, home_of(user), root=folder / "root", working=within)
 
 
 def running_jobs(proc: Path = Path("/proc")) -> tuple[list[int], int]:
-    """Processes that hold NCCL or torch's CUDA library, this one apart, and how many could not be looked at."""
+    """Other processes that have NCCL or torch's CUDA library loaded, and the number that could not be read."""
     found, closed = [], 0
     for folder in proc.glob("[0-9]*"):
         if folder.name == str(os.getpid()):

@@ -1,4 +1,4 @@
-"""NCCL settings in systemd's units and the environment files that they name. Parsing is pure; `read_units` looks."""
+"""NCCL settings in systemd units and their environment files. Parsing is pure; `read_units` does IO."""
 
 import glob
 import itertools
@@ -19,15 +19,15 @@ UNIT_FOLDERS = (
     Path("/usr/lib/systemd/system"),
     Path("/etc/systemd/user"),
 )
-# A host has some hundred units, and a unit names a file or two.
+# A host has a few hundred units, and a unit names one or two files.
 _MOST_UNITS, _MOST_FILES = 20_000, 1_000
 
 
 def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
     """Read a systemd unit or drop-in: its NCCL settings, and the environment files that it names.
 
-    An empty `Environment=` forgets what stood before, `UnsetEnvironment=` takes names out, and an assignment that
-    does not parse is passed over, all as systemd does (systemd.exec(5)).
+    As in systemd (systemd.exec(5)), an empty `Environment=` resets earlier ones, `UnsetEnvironment=` removes names, and
+    an invalid assignment is ignored.
     """
     settings: list[Setting] = []
     files: list[str] = []
@@ -49,7 +49,7 @@ def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
 
 
 def parse_environment_file(text: str, source: str) -> list[Setting]:
-    """Read a file of `NAME=value` lines such as `EnvironmentFile=` names; values may be quoted."""
+    """Read a file of `NAME=value` lines, as named by `EnvironmentFile=`; values may be quoted."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         name, equals, value = line.partition("=")
@@ -60,7 +60,7 @@ def parse_environment_file(text: str, source: str) -> list[Setting]:
 
 
 def _directives(text: str) -> Iterator[tuple[str, str]]:
-    """`Key=value` lines of a unit, continued lines joined, comments left out."""
+    """`Key=value` lines of a unit, continuation lines joined, comments removed."""
     whole = ""
     for raw in text.splitlines():
         line = raw.strip()
@@ -84,7 +84,7 @@ def _words(value: str) -> list[str]:
 
 
 def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> Found:
-    """NCCL settings of the systemd units in these folders, each file once however many links lead to it."""
+    """NCCL settings of the systemd units in these folders; a file with several links is read once."""
     found: list[Setting] = []
     unread: list[str] = []
     seen: set[str] = set()
@@ -116,35 +116,35 @@ def _unit_files(folder: Path, unread: list[str]) -> list[Path]:
         )
     ]
     if len(found) > _MOST_UNITS:
-        unread.append(f"{folder}: holds more than {_MOST_UNITS} unit files: only so many were read")
+        unread.append(f"{folder}: more than {_MOST_UNITS} unit files; the rest was not read")
     return sorted(found[:_MOST_UNITS])
 
 
 def _environment_files(named: str, unit: Path, unread: list[str]) -> list[Path]:
-    """The files that `EnvironmentFile=` means: an absolute path, wildcards as in glob(7), `-` before it if optional."""
+    """The files of an `EnvironmentFile=`: an absolute path, wildcards as in glob(7), a leading `-` if optional."""
     pattern = named.removeprefix("-")
     if not pattern.startswith("/") or "%" in pattern:
-        why = "has a specifier that only systemd fills in" if "%" in pattern else "is not an absolute path"
+        why = "has a specifier that only systemd expands" if "%" in pattern else "is not an absolute path"
         unread.append(f"{unit}: EnvironmentFile={named} {why}")
         return []
     try:
-        # Path.glob refuses what glob(7) takes.
+        # Path.glob refuses some patterns that glob(7) accepts.
         found = itertools.islice(glob.iglob(pattern), _MOST_FILES + 1)  # noqa: PTH207
         places = sorted(map(Path, found))
     except (OSError, ValueError, re.error) as error:
-        unread.append(f"{unit}: EnvironmentFile={named} cannot be looked for: {error}")
+        unread.append(f"{unit}: EnvironmentFile={named} cannot be searched: {error}")
         return []
     if len(places) > _MOST_FILES:
         unread.append(
-            f"{unit}: EnvironmentFile={named} names more than {_MOST_FILES} files: only so many were read"
+            f"{unit}: EnvironmentFile={named} matches more than {_MOST_FILES} files; the rest was not read"
         )
     if not places and not named.startswith("-"):
-        unread.append(f"{unit}: EnvironmentFile={named} is not there, so systemd does not start this unit")
+        unread.append(f"{unit}: EnvironmentFile={named} does not exist, so systemd does not start this unit")
     return places[:_MOST_FILES]
 
 
 def _read_once(path: Path, seen: set[str], unread: list[str]) -> Content:
-    """The content of a file that was not read before. A link that leads nowhere is passed over, as systemd does."""
+    """The content of a file that was not read before. A dangling link is ignored, as in systemd."""
     real = os.path.realpath(path)
     if real in seen:
         return Content()

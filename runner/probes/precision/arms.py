@@ -1,4 +1,4 @@
-"""One model in several precisions on one device, each ready to read the same tokens."""
+"""One model in several precisions on one device, all with the same input tokens."""
 
 import contextlib
 import importlib.metadata
@@ -29,7 +29,7 @@ TORCHAO, ENGINE = "torchao, dynamic row-wise", "Transformer Engine, its default 
 
 
 class UnavailableError(Exception):
-    """This mode cannot run here; the message says why."""
+    """This mode cannot run on this host; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Arm:
     """A model in one precision.
 
     Attributes:
-        module: takes tokens [batch, tokens] and gives hidden states [batch, tokens, hidden]; what may be compiled.
-        model: the transformers model within.
-        left: layers that did not take the precision, with the reason.
-        implementation: whose layers compute in FP8; None where none do.
+        module: maps tokens [batch, tokens] to hidden states [batch, tokens, hidden]; the part that may be compiled.
+        model: the transformers model inside.
+        left: layers that were not converted to the precision, with the reason.
+        implementation: the implementation of the FP8 layers; None without FP8 layers.
     """
 
     mode: str
@@ -50,7 +50,7 @@ class Arm:
     implementation: str | None
 
     def forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
-        """Hidden states [batch, tokens, hidden] of a prefill of `tokens` [batch, tokens], waited for."""
+        """Hidden states [batch, tokens, hidden] of a prefill of `tokens` [batch, tokens]; synchronizes the device."""
         import torch
 
         with torch.no_grad():
@@ -61,10 +61,10 @@ class Arm:
 
 
 def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None = None) -> Arm:
-    """Build the model in a mode, every mode from the same bf16 weights.
+    """Build the model in a mode; all modes start from the same bf16 weights.
 
-    `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao refuses), it
-    is this project's own layer.
+    `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao does not
+    support), it is this project's own layer.
 
     Args:
         mode: `fp16`, `bf16`, `fp8` or `fp8_te`.
@@ -73,7 +73,7 @@ def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None =
         scales: calibrated input scales for `fp8`; None for dynamic ones.
 
     Raises:
-        UnavailableError: this device or installation cannot do it.
+        UnavailableError: this device or installation does not support it.
         InputError: the scales are stale.
     """
     import torch
@@ -102,7 +102,7 @@ def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None =
 def build_for_guard(
     *, mode: str, model: str, device: str, batch_size: int, tokens: int, scales: str | None
 ) -> tuple[Any, tuple[Any, ...]]:
-    """An arm's module and its tokens, for a compile guard's child: what `build_arm` makes of the same arguments."""
+    """An arm's module and its tokens, for a compile guard's child; same as `build_arm` with these arguments."""
     import torch
 
     torch.set_grad_enabled(False)
@@ -115,7 +115,7 @@ def build_for_guard(
 
 
 def unavailable(mode: str, device: str, *, static: bool = False) -> str | None:
-    """Why a mode cannot run here, or None. `static`: with calibrated scales, which torchao has no part in."""
+    """Why a mode cannot run on this host, or None. `static`: with calibrated scales, which do not use torchao."""
     import torch
 
     if mode.startswith("fp8") and device == "cuda":
@@ -132,32 +132,32 @@ def unavailable(mode: str, device: str, *, static: bool = False) -> str | None:
 
 def _why_no_torchao() -> str | None:
     try:
-        from torchao.quantization import (  # noqa: F401 - whether it is there, and has what is needed
+        from torchao.quantization import (  # noqa: F401 - checks that it is installed and complete
             Float8DynamicActivationFloat8WeightConfig,
             PerRow,
         )
     except (ImportError, OSError) as error:
-        return f"torchao is not usable ({str(error).partition(chr(10))[0]}): install the `fp8` extra, or give --scales"
+        return f"torchao is not usable ({str(error).partition(chr(10))[0]}): install the `fp8` extra, or use --scales"
     return None
 
 
 def _why_no_engine() -> str | None:
     try:
-        import transformer_engine.pytorch  # noqa: F401 - whether it is there, and loads
+        import transformer_engine.pytorch  # noqa: F401 - checks that it is installed and loads
     except (ImportError, OSError) as error:
         return f"Transformer Engine is not usable: {str(error).partition(chr(10))[0]}"
     return None
 
 
 def _torchao(model: Any) -> dict[str, str]:
-    """Quantise the blocks' linear layers with torchao, in place; layers left as they are, with the reason."""
+    """Quantise the blocks' linear layers with torchao, in place; returns layers that were not, with the reason."""
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
     from torchao.quantization.quantize_.common import KernelPreference
 
     left = {name: reason for name, layer in block_linears(model) if (reason := why_not_fp8(name, layer))}
     chosen = {id(layer) for name, layer in block_linears(model) if name not in left}
-    # torch's own kernels are the ones that the proof is calibrated on; and the Inductor settings that torchao would
-    # choose hold for the whole process: they would change the other precisions too.
+    # The proof is calibrated on torch's own kernels. torchao's Inductor settings would apply to the whole process and
+    # change the other precisions too.
     config = Float8DynamicActivationFloat8WeightConfig(
         granularity=PerRow(), kernel_preference=KernelPreference.TORCH, set_inductor_config=False
     )
@@ -166,7 +166,7 @@ def _torchao(model: Any) -> dict[str, str]:
 
 
 def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]:
-    """Put Transformer Engine's linear layers into the blocks; the context in which they compute in FP8."""
+    """Replace the blocks' linear layers by Transformer Engine's; returns the context in which they compute in FP8."""
     import torch
     import transformer_engine.pytorch as engine
 
@@ -189,7 +189,7 @@ def _hidden() -> Any:
     from torch import nn
 
     class Hidden(nn.Module):
-        """A transformer without its output matrix, computing within a context."""
+        """A transformer without its output matrix, run inside a context."""
 
         def __init__(self, model: nn.Module, inside: Callable[[], AbstractContextManager[Any]]) -> None:
             super().__init__()
@@ -204,7 +204,7 @@ def _hidden() -> Any:
 
 
 def reference(shape: ModelShape, device: str, tokens: "torch.Tensor") -> "torch.Tensor":
-    """Hidden states of the same weights computed in fp32; the model is gone when this returns."""
+    """Hidden states of the same weights computed in fp32; the model is freed before this returns."""
     import torch
 
     model = build_model(shape, torch.bfloat16, device).float()
@@ -221,7 +221,7 @@ def signal_to_noise(found: "torch.Tensor", exact: "torch.Tensor") -> float:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what may compute here, of those that are installed."""
+    """Versions of the installed FP8 libraries."""
     found = {}
     for name in ("torch", "triton", "torchao", "transformer_engine", "transformers"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""Which model, on which device, with how many tokens: the choice that both FP8 probes make alike."""
+"""Model, device and number of tokens, chosen in the same way by both FP8 probes."""
 
 import argparse
 from collections.abc import Collection
@@ -19,17 +19,17 @@ from runner.units import format_value
 if TYPE_CHECKING:
     import torch
 
-# Tokens of a prefill that fills the device: products there are bound by compute.
+# Tokens of a prefill that saturates the device: its GEMMs are compute-bound.
 _TOKENS = {"cuda": 4096, "cpu": 128}
-# Activations and workspace are left this share of the memory.
+# Share of the memory for activations and workspace.
 _FOR_WEIGHTS = 0.8
-# Bytes of a weight in each mode; Transformer Engine keeps an FP8 copy beside its bf16 weights.
+# Bytes of a weight in each mode; Transformer Engine keeps an FP8 copy in addition to its bf16 weights.
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp8_te": 3}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A prefill of `tokens` tokens in each of `batch_size` sequences. `name` is the model's without its folder."""
+    """A prefill of `tokens` tokens in each of `batch_size` sequences. `name` is the model's name without its folder."""
 
     shape: ModelShape
     device: str
@@ -45,28 +45,28 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--batch-size`, `--tokens` and `--scales`."""
     parser.add_argument(
         "--model",
-        help="tiny, 8b, 40b, 70b or a model folder (default: the largest up to the preset's that fits)",
+        help="tiny, 8b, 40b, 70b or a model folder (default: the largest that fits, up to the preset)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="sequences at once (default 1)"
+        "--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)"
     )
     parser.add_argument(
-        "--tokens", type=int, metavar="N", help="tokens a sequence (default 4096, on a CPU 128)"
+        "--tokens", type=int, metavar="N", help="tokens per sequence (default 4096, on a CPU 128)"
     )
     parser.add_argument(
         "--scales",
         type=Path,
         metavar="FILE",
-        help="static FP8 scales from fp8_transformer_engine --recalibrate (default: dynamic ones)",
+        help="static FP8 scales from fp8_transformer_engine --recalibrate (default: dynamic scales)",
     )
 
 
 def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
-    """The work asked for, if every mode's copy of the model fits side by side.
+    """The requested work, if the copies of the model for all modes fit together.
 
     Raises:
-        InputError: a number that makes no sense, or an unknown model.
-        NotApplicableError: nothing fits on this device.
+        InputError: an invalid number, or an unknown model.
+        NotApplicableError: it does not fit on this device.
     """
     machine = look()
     device = "cuda" if machine.gpus else "cpu"
@@ -74,23 +74,23 @@ def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
     tokens = _TOKENS[device] if arguments.tokens is None else arguments.tokens
     if arguments.batch_size < 1 or tokens < 1:
         raise InputError("--batch-size and --tokens must be 1 or more")
-    # The fp32 reference comes first and is gone before the modes are built.
+    # The fp32 reference runs first and is freed before the modes are built.
     element = max(_BYTES["fp32"], sum(_BYTES[mode] for mode in set(modes)))
     names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset_of(arguments)) + 1][::-1]
     for shape in map(model_shape, names):
         if tokens > shape.max_positions:
-            raise InputError(f"--tokens {tokens}: {shape.name} takes at most {shape.max_positions}")
+            raise InputError(f"--tokens {tokens}: {shape.name} accepts at most {shape.max_positions}")
         need = shape.parameters * element
         if need <= memory * _FOR_WEIGHTS:
             return Work(shape, device, arguments.batch_size, tokens)
     raise NotApplicableError(
-        f"{names[-1]} in {len(set(modes))} precisions needs {format_value(need, 'B')} for weights, the {device} has"
+        f"{names[-1]} in {len(set(modes))} precisions needs {format_value(need, 'B')} for weights; the {device} has"
         f" {format_value(memory, 'B')}; choose a smaller --model or fewer --modes"
     )
 
 
 def layer_names(shape: ModelShape) -> tuple[str, ...]:
-    """Names of the linear layers in the model's blocks; builds nothing."""
+    """Names of the linear layers in the model's blocks; does not allocate the model."""
     import torch
 
     from runner.probes.precision.linear import block_linears
@@ -100,10 +100,10 @@ def layer_names(shape: ModelShape) -> tuple[str, ...]:
 
 
 def scales_from(arguments: argparse.Namespace, shape: ModelShape) -> Scales | None:
-    """The scales of `--scales`, checked against the model; None for dynamic ones.
+    """The scales of `--scales`, checked against the model; None for dynamic scales.
 
     Raises:
-        InputError: the file is not this model's.
+        InputError: the file is not for this model.
     """
     return None if arguments.scales is None else read_scales(arguments.scales, shape, layer_names(shape))
 

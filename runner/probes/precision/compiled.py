@@ -1,4 +1,4 @@
-"""How each mode's model may be compiled, found out where it can be ended."""
+"""The compile mode that works for each precision, found in child processes that can be killed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ from runner.probes.precision.arms import build_for_guard
 from runner.probes.precision.choice import Work
 
 EAGER = "eager"
-# A rounding to E4M3 that falls the other way moves a number by an eighth; to bf16, by a 256th.
+# Rounding to E4M3 the other way changes a number by an eighth; to bf16, by a 256th.
 _TOLERANCE = {"fp8": 0.25, "fp8_te": 0.25}
 _TOLERANCE_16_BITS = 5e-2
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the guard found for each mode; none where every mode runs in eager as asked."""
+    """The guard's result for each mode; empty if every mode runs in eager as requested."""
 
     requested: str
     guarded: Mapping[str, Guarded]
 
     def rung(self, mode: str) -> str | None:
-        """The rung that works for a mode; None where none does."""
+        """The rung that works for a mode; None if none does."""
         if mode not in self.guarded:
             return EAGER
         effective = self.guarded[mode].effective
         return None if effective is None else str(effective)
 
     def why_not(self, mode: str) -> str | None:
-        """Why a mode cannot run as asked; None where it can."""
+        """Why a mode cannot run as requested; None if it can."""
         found = self.guarded.get(mode)
         return found.reason if found is not None and found.effective is None else None
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why some mode runs on a lower rung than asked for; None where none does."""
+        """Why some mode runs on a lower rung than requested; None if none does."""
         lower = [
             f"{mode}: {one.reason}" for mode, one in self.guarded.items() if one.effective and one.reason
         ]
@@ -49,12 +49,12 @@ class Compiled:
 def find_rungs(
     asked: str | None, modes: list[str], work: Work, scales: str | None, deadline_s: float
 ) -> Compiled:
-    """Try each mode's model on the ladder, one after the other, before any of them is held here.
+    """Try each mode's model on the ladder, one after the other, before any of them is built in this process.
 
     Args:
-        asked: a ladder's name; None for `smart` on a GPU, and on a CPU, where compiling takes longer than it gains,
-            `eager`.
-        modes: those that can run here.
+        asked: a ladder's name; None for `smart` on a GPU, and for `eager` on a CPU, where compiling takes longer than
+            it saves.
+        modes: those that can run on this host.
         work: the model and its tokens.
         scales: path of calibrated scales, for `fp8`.
         deadline_s: seconds for each mode.
@@ -63,7 +63,7 @@ def find_rungs(
     guarded: dict[str, Guarded] = {}
     if requested != EAGER:
         for mode in modes:
-            say(f"{mode}: looking for a way to compile")
+            say(f"{mode}: looking for a compile mode that works")
             guarded[mode] = safe_compile(
                 build_for_guard,
                 {

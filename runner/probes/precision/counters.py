@@ -1,4 +1,4 @@
-"""Hardware's own energy counters, and the sensors that are read beside them."""
+"""The hardware's energy counters, and the sensors that are read with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ RAPL = Path("/sys/class/powercap")
 
 
 class EnergyError(Exception):
-    """The counter is gone or cannot be believed; the message says how."""
+    """The counter is missing or unreliable; the message says why."""
 
 
 class Counter(Protocol):
-    """Joules since some beginning, renewed about every `tick_s` seconds."""
+    """Joules since an arbitrary origin, updated about every `tick_s` seconds."""
 
     name: str
     tick_s: float
@@ -28,7 +28,7 @@ class Counter(Protocol):
 
 @dataclass(frozen=True)
 class Sensors:
-    """What a GPU says of itself at one moment; None where a sensor is missing."""
+    """The sensors of a GPU at one time; None for a missing sensor."""
 
     sm_clock_hz: float | None
     memory_clock_hz: float | None
@@ -48,10 +48,10 @@ class NvmlCounter:
         try:
             return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
         except self._nvml.NVMLError as error:
-            raise EnergyError(f"NVML's energy counter is gone: {error}") from error
+            raise EnergyError(f"cannot read NVML's energy counter: {error}") from error
 
     def sensors(self) -> Sensors:
-        """Clocks, temperature and what holds the GPU back, now."""
+        """Current clocks, temperature and throttle reasons."""
         nvml = self._nvml
 
         def ask(name: str, *arguments: object) -> Any:
@@ -72,7 +72,7 @@ class NvmlCounter:
 
 
 class RaplCounter:
-    """One package domain of Intel's or AMD's RAPL, in microjoules; it starts again from 0 at its own range."""
+    """One package domain of Intel's or AMD's RAPL, in microjoules; it wraps to 0 at its range."""
 
     name, tick_s = "RAPL packages", RAPL_TICK_S
 
@@ -85,7 +85,7 @@ class RaplCounter:
         now = self._now()
         moved = (now - self._last) % self._range
         if moved > self._range / 2:
-            # Read every few milliseconds, it moves by far less: this is a step back, or more than one overflow.
+            # Read every few milliseconds, it changes by far less: this is a step back, or more than one wrap.
             raise EnergyError(f"RAPL's counter jumped from {self._last} to {now} µJ")
         self._total += moved
         self._last = now
@@ -95,7 +95,7 @@ class RaplCounter:
         try:
             return int((self._domain / "energy_uj").read_text())
         except (OSError, ValueError) as error:
-            raise EnergyError(f"RAPL's counter cannot be read: {error}") from error
+            raise EnergyError(f"cannot read RAPL's energy counter: {error}") from error
 
 
 def nvml_counter(uuid: str) -> NvmlCounter:
@@ -110,19 +110,19 @@ def nvml_counter(uuid: str) -> NvmlCounter:
         pynvml.nvmlInit()
         counter = NvmlCounter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
     except pynvml.NVMLError as error:
-        raise EnergyError(f"no energy counter by NVML: {error}") from error
+        raise EnergyError(f"NVML has no energy counter: {error}") from error
     counter.read()
     return counter
 
 
 def rapl_counters(root: Path = RAPL) -> tuple[RaplCounter, ...]:
-    """The counters of this host's CPU packages, one each.
+    """The counters of this host's CPU packages.
 
     Raises:
-        EnergyError: there are none, or they are not readable for this user.
+        EnergyError: there are none, or this user has no permission to read them.
     """
     try:
-        # Other domains lie within a package (core, dram) or around all of them (psys): they would count twice.
+        # Other domains are inside a package (core, dram) or contain all of them (psys) and would count twice.
         packages = [
             path
             for path in sorted(root.glob("intel-rapl:*"))
@@ -130,14 +130,14 @@ def rapl_counters(root: Path = RAPL) -> tuple[RaplCounter, ...]:
         ]
         counters = tuple(map(RaplCounter, packages))
     except (OSError, ValueError, EnergyError) as error:
-        raise EnergyError(f"RAPL's energy counter is not readable for this user: {error}") from error
+        raise EnergyError(f"no permission to read RAPL's energy counter: {error}") from error
     if not counters:
-        raise EnergyError("this host shows no RAPL energy counter (virtual machines seldom do)")
+        raise EnergyError("this host has no RAPL energy counter (most virtual machines have none)")
     return counters
 
 
 def counters_of(device: str) -> tuple[tuple[Counter, ...], Callable[[], Sensors] | None]:
-    """Counters of what works on this device (the current GPU, or all CPU packages), and its sensors.
+    """Counters of the device (the current GPU, or all CPU packages), and its sensors.
 
     Raises:
         EnergyError: there are none.

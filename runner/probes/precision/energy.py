@@ -1,10 +1,10 @@
-"""Joules of work in a window, from counters that add them up in hardware.
+"""Energy of the work in a window, from the hardware's energy counters.
 
-Sampled watts miss most of what happens between samples; a counter misses nothing, but moves in ticks (NVML's about
-every 100 ms), and says nothing about the time between two. So a thread watches it every few milliseconds, and a window
-is cut where a tick was seen: joules between the first and the last tick, divided by the work done between these two
-moments, unfinished iterations counted by the share of their time. What is left is how exactly a tick was timed. A
-window in which the counter stood still, skipped, went back, vanished or was watched too coarsely is refused.
+Power samples miss what happens between samples. A counter accumulates, but is updated in ticks (NVML's about every
+100 ms). So a thread polls it every few milliseconds, and a window is cut at ticks: joules between the first and the
+last tick ÷ work done between these times, with unfinished iterations counted by the share of their time. The remaining
+error is the timing of a tick. A window in which the counter stopped, skipped, went back, disappeared or was polled too
+slowly is refused.
 """
 
 import threading
@@ -19,12 +19,12 @@ from runner.probes.precision.counters import Counter, EnergyError, Sensors
 
 TICKS_IN_A_WINDOW = 50
 POLL_S = 0.004
-# A change is seen up to a poll late; this share of the window may be lost to that.
+# A tick is seen up to one poll late; the largest share of the window that this may cost.
 PRECISION = 0.01
 _STALL_TICKS, _SHORTEST_STALL_S = 3, 0.1
-# The value that was there before, and two ticks to cut a window at.
+# The initial value, and two ticks to cut a window at.
 _FEWEST_VALUES = 3
-# A tick that comes late has to bring the joules of the ones left out; far fewer are joules that were lost.
+# A late tick must carry the joules of the missing ticks; far fewer means that joules were lost.
 _LATE_TICKS, _LOST = 1.5, 0.75
 _SENSORS_S = 0.25
 
@@ -40,14 +40,14 @@ class Tick:
 
 @dataclass
 class Trace:
-    """Everything that was seen of one counter. The first value is older than the watch: only changes are ticks."""
+    """The observations of one counter. The first value is older than the observation: only changes are ticks."""
 
     counter: Counter
     ticks: list[Tick] = field(default_factory=list)
     error: str | None = None
 
     def poll(self, clock: Callable[[], float]) -> None:
-        """Look at the counter once; after an error it is not looked at again."""
+        """Read the counter once; after an error it is not read again."""
         if self.error:
             return
         try:
@@ -59,7 +59,7 @@ class Trace:
         if self.ticks and joules < self.ticks[-1].joules:
             self.error = (
                 f"the energy counter went back from {self.ticks[-1].joules:.6g} to {joules:.6g} J"
-                " (it wrapped, or the driver was loaded anew)"
+                " (it wrapped, or the driver was reloaded)"
             )
         elif self.ticks and joules == self.ticks[-1].joules:
             self.ticks[-1].last = now
@@ -70,7 +70,7 @@ class Trace:
         """The first and the last tick.
 
         Raises:
-            EnergyError: the counter cannot be believed.
+            EnergyError: the counter is unreliable.
         """
         if self.error:
             raise EnergyError(self.error)
@@ -78,24 +78,24 @@ class Trace:
         tick_s = self.counter.tick_s
         if watched < TICKS_IN_A_WINDOW * tick_s * (1 - PRECISION):
             raise EnergyError(
-                f"a window of {watched:.2g} s is too short for a counter that ticks every {tick_s:g} s;"
-                f" give --window {TICKS_IN_A_WINDOW * tick_s:g} or more"
+                f"a window of {watched:.2g} s is too short for a counter with updates every {tick_s:g} s;"
+                f" use --window {TICKS_IN_A_WINDOW * tick_s:g} or more"
             )
         still = max(tick.last - tick.first for tick in self.ticks)
         if still > max(_STALL_TICKS * tick_s, _SHORTEST_STALL_S):
-            raise EnergyError(f"the energy counter stood still for {still:.3g} of {watched:.3g} s of work")
+            raise EnergyError(f"the energy counter did not change for {still:.3g} of {watched:.3g} s of work")
         if len(self.ticks) < _FEWEST_VALUES:
             raise EnergyError(
                 f"the energy counter changed {len(self.ticks) - 1} times in {watched:.3g} s of work"
             )
         self._check_for_loss()
         first, last = self.ticks[1], self.ticks[-1]
-        # The value is at most a tick old, however late it was seen.
+        # The value is at most one tick old, however late it was read.
         edges = (self.ticks[0:2], self.ticks[-2:])
         unsure = max(min(here.first - before.last, tick_s) for before, here in edges)
         if unsure > PRECISION * (last.first - first.first):
             raise EnergyError(
-                f"the energy counter could only be looked at every {unsure:.2g} s: the host is too busy"
+                f"the energy counter could be read only every {unsure:.2g} s: the host is too busy"
             )
         return first, last
 
@@ -107,20 +107,20 @@ class Trace:
             still, moved = tick.last - tick.first, after.joules - tick.joules
             if still > late and moved < _LOST * usual * still:
                 raise EnergyError(
-                    f"the energy counter lost joules: it stood still for {still:.2g} s and then moved by"
+                    f"the energy counter lost joules: it did not change for {still:.2g} s and then rose by"
                     f" {moved:.3g} J, at {usual:.3g} W"
                 )
 
 
 @dataclass(frozen=True)
 class Window:
-    """Work repeated for a while.
+    """Repeated work over a period of time.
 
     Attributes:
-        began: seconds on the window's clock.
-        ends: when each iteration ended.
-        traces: of every counter; none without one.
-        sensors: readings on the way.
+        began: start, in seconds of the window's clock.
+        ends: end of each iteration.
+        traces: one per counter.
+        sensors: readings during the window.
     """
 
     began: float
@@ -137,7 +137,7 @@ class Window:
         return len(self.ends)
 
     def done_at(self, moment: float) -> float:
-        """Iterations done at a moment; the one under way counts by the share of its time that has gone."""
+        """Iterations done at a time; the current one counts by the elapsed share of its time."""
         whole = bisect_right(self.ends, moment)
         if whole == len(self.ends):
             return float(whole)
@@ -169,7 +169,7 @@ def run_window(
     counters: Sequence[Counter] = (),
     sensors: Callable[[], Sensors] | None = None,
 ) -> Window:
-    """Repeat `work` (which ends when the device is done) for at least that long, and at least twice."""
+    """Repeat `work` (which synchronizes the device) for at least that long, and at least twice."""
     clock = time.perf_counter
     traces = tuple(Trace(counter) for counter in counters)
     readings: list[Sensors] = []
@@ -191,7 +191,7 @@ def run_window(
         watcher.start()
     began, ends = clock(), list[float]()
     try:
-        while len(ends) < 2 or ends[-1] - began < seconds:  # noqa: PLR2004 - one iteration has no spread to hide in
+        while len(ends) < 2 or ends[-1] - began < seconds:  # noqa: PLR2004 - one iteration has no spread
             work()
             ends.append(clock())
     finally:

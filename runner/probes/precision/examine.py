@@ -1,4 +1,4 @@
-"""What a model's layers are fed, and how good their FP8 numbers are: calibration, and quality against fp32."""
+"""The inputs of a model's layers (calibration), and the accuracy of their FP8 output against fp32."""
 
 import time
 from collections import defaultdict
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quality:
-    """FP8 numbers of one layer.
+    """FP8 accuracy of one layer.
 
     Attributes:
-        signal_to_noise: dB, of the layer's FP8 output against fp32 from the same input.
-        saturated: share of its inputs beyond what its scale can hold.
-        underflow: share of its nonzero inputs that its scale turns into zero.
+        signal_to_noise: dB, of the layer's FP8 output against fp32 on the same input.
+        saturated: share of its inputs that exceed the range of its scale.
+        underflow: share of its nonzero inputs that its scale rounds to zero.
     """
 
     signal_to_noise: float
@@ -32,13 +32,13 @@ class Quality:
 def magnitudes(
     model: Any, batches: Sequence["torch.Tensor"], percentile: float | None, allowance: Budget
 ) -> dict[str, list[float]]:
-    """History of every linear layer's input in the blocks: one magnitude a batch [batch, tokens].
+    """History of the input of every linear layer in the blocks: one magnitude per batch [batch, tokens].
 
     Args:
-        model: in its own precision.
-        batches: token ids; at least one.
+        model: the model in its own precision.
+        batches: token ids; at least one batch.
         percentile: of the magnitudes, above 0 and up to 100; None for the largest.
-        allowance: after the first batch, none is begun that would not end within it.
+        allowance: after the first batch, a batch that would not end within it is not begun.
     """
     import torch
 
@@ -52,7 +52,7 @@ def magnitudes(
             else:
                 rank = max(1, min(values.numel(), round(values.numel() * percentile / 100)))
                 found = values.kthvalue(rank).values
-            # An input of zeros has no magnitude; the smallest scale that FP8 can be given stands for it.
+            # An input of zeros has no magnitude; it gets the smallest valid scale.
             history[name].append(max(float(found), E4M3_MAX * 1e-12))
 
         return hook
@@ -69,9 +69,9 @@ def magnitudes(
 
 
 def quality(source: Any, fp8: Any, tokens: "torch.Tensor") -> dict[str, Quality]:
-    """Compare each FP8 layer with the layer of `source` that it stands for, on that layer's own input in `source`.
+    """Compare each FP8 layer with its counterpart in `source`, on that layer's input in `source`.
 
-    Every layer is judged by itself: an error in one does not run on into the next.
+    Each layer is compared separately: an error in one does not affect the next.
     """
     import torch
 
@@ -87,10 +87,10 @@ def quality(source: Any, fp8: Any, tokens: "torch.Tensor") -> dict[str, Quality]
             noise = (ours(x).float() - exact).pow(2).mean()
             scale = float(scale_of(x) if ours.input_scale is None else ours.input_scale)
             magnitude = x.float().abs()
-            # E4M3 rounds halfway to even, so up to half of its smallest number becomes zero.
+            # E4M3 rounds half to even, so up to half of its smallest number becomes zero.
             vanishes = (magnitude <= E4M3_TINIEST / 2 * scale) & (magnitude > 0)
             found[name] = Quality(
-                # Beyond 120 dB fp32 itself is at its end; the floor keeps a perfect layer finite.
+                # Above 120 dB fp32 itself is the limit; the floor keeps the ratio of an exact layer finite.
                 float(10 * torch.log10(exact.pow(2).mean() / noise.clamp(min=1e-12 * exact.pow(2).mean()))),
                 float((magnitude > E4M3_MAX * scale * 1.0001).float().mean()),
                 float(vanishes.sum() / (magnitude > 0).sum().clamp(min=1)),
@@ -114,5 +114,5 @@ def _hooked(model: Any, make: Callable[[str], Callable[..., None]]) -> Iterator[
 
 
 def inaccurate(found: Mapping[str, Quality], floor_db: float) -> dict[str, Quality]:
-    """The layers below a signal-to-noise ratio; one that is not a number is below any."""
+    """The layers below a signal-to-noise ratio; NaN counts as below."""
     return {name: one for name, one in found.items() if not one.signal_to_noise >= floor_db}

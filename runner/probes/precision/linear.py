@@ -1,9 +1,8 @@
-"""Linear layers that multiply in FP8 (E4M3), and the model whose blocks are made of them.
+"""Linear layers that multiply in FP8 (E4M3), and the conversion of a model's blocks to them.
 
-Weights are quantised once with one scale a tensor, activations at every call: with the scale of the batch at hand
-(dynamic) or with one found by calibration (static). The product is that of `runner.probes.precision.product`: on a GPU
-the FP8 tensor cores', on a CPU one that computes in higher precision from the same quantised numbers, so that accuracy
-can be studied anywhere and speed cannot.
+Weights are quantised once with one scale per tensor, activations at every call: with the scale of the current batch
+(dynamic) or with a calibrated one (static). The GEMM is that of `runner.probes.precision.product`: FP8 tensor cores on
+a GPU; on a CPU, higher precision with the same quantised numbers, so a CPU shows the accuracy but not the speed.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -24,7 +23,7 @@ COMPUTE_CAPABILITY = (8, 9)
 
 
 def block_linears(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of every linear layer in the model's blocks: what a reader means by "the model runs in FP8"."""
+    """(name, layer) of every linear layer in the model's blocks, the layers of "the model runs in FP8"."""
     from torch import nn
 
     for name, module in model.model.layers.named_modules():
@@ -34,28 +33,28 @@ def block_linears(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def why_not_fp8(name: str, linear: Any, leave_out: Collection[str] = ()) -> str | None:
-    """Why a linear layer has to stay out of FP8, or None."""
+    """Why a linear layer cannot run in FP8, or None."""
     if name in leave_out:
-        return "left out by the layer list"
+        return "excluded by the layer list"
     if linear.bias is not None:
         return "it has a bias"
     if linear.in_features % MULTIPLE or linear.out_features % MULTIPLE:
-        return f"its shape {linear.out_features}×{linear.in_features} is no multiple of {MULTIPLE}"
+        return f"its shape {linear.out_features}×{linear.in_features} is not a multiple of {MULTIPLE}"
     return None
 
 
 def convert(
     model: Any, static: Mapping[str, float] | None = None, leave_out: Collection[str] = ()
 ) -> dict[str, str]:
-    """Put FP8 layers in the place of the linear layers of the model's blocks.
+    """Replace the linear layers of the model's blocks by FP8 layers.
 
     Args:
         model: a transformers causal model; changed in place.
         static: scale of each layer's input by name, or None for dynamic scales.
-        leave_out: names of layers that stay as they are.
+        leave_out: names of layers to keep.
 
     Returns:
-        Layers that stay as they are, each with the reason.
+        The layers that were kept, each with the reason.
     """
     left: dict[str, str] = {}
     for name, linear in list(block_linears(model)):
@@ -70,7 +69,7 @@ def convert(
 
 
 def set_input_scales(model: Any, static: Mapping[str, float] | None) -> None:
-    """Give the model's FP8 layers other input scales, in place; None for dynamic ones."""
+    """Set the input scales of the model's FP8 layers, in place; None for dynamic scales."""
     import torch
 
     for name, layer in block_linears(model):
@@ -81,12 +80,12 @@ def set_input_scales(model: Any, static: Mapping[str, float] | None) -> None:
 
 
 def weight_scales(model: Any) -> dict[str, float]:
-    """Scale of every linear layer's weight, by name: also a fingerprint of the weights."""
+    """Scale of every linear layer's weight, by name; also serves as a fingerprint of the weights."""
     return {name: float(scale_of(layer.weight)) for name, layer in block_linears(model)}
 
 
 def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":
-    """`values / scale` in E4M3; what is beyond its largest number saturates."""
+    """`values / scale` in E4M3, saturating."""
     import torch
 
     # In fp32: rounding to bf16 first would round twice.
@@ -94,7 +93,7 @@ def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":
 
 
 def scale_of(values: "torch.Tensor") -> "torch.Tensor":
-    """The scale, fp32, that maps the largest magnitude onto E4M3's largest number."""
+    """The fp32 scale that maps the largest magnitude to E4M3's largest number."""
     return (values.abs().amax().float() / E4M3_MAX).clamp(min=1e-12)
 
 
@@ -110,7 +109,7 @@ def _fp8_linear() -> Any:
             super().__init__()
             self.in_features, self.out_features = linear.in_features, linear.out_features
             weight = linear.weight.detach()
-            # Never trained and never cast: plain tensors, which `Module.to` leaves alone.
+            # Never trained and never cast: plain tensors, which `Module.to` does not convert.
             self.weight_scale = scale_of(weight)
             self.weight = quantise(weight, self.weight_scale)
             self.input_scale = (

@@ -1,4 +1,4 @@
-"""Windows of work, mode after mode in ABBA order, and what they say about tokens, joules and the GPU meanwhile."""
+"""Windows of work of each mode in ABBA order, and their tokens, joules and GPU sensors."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,8 @@ from runner.probes.precision.counters import Counter, EnergyError, Sensors
 from runner.probes.precision.energy import TICKS_IN_A_WINDOW, Window, run_window
 
 WARM_UP_ITERATIONS = 2
-# Twelve windows a mode let a comparison of energy find a change of 3 % in 1 % of noise; speed on a CPU is noisier than
-# twelve windows would help.
+# With twelve windows per mode, a comparison of energy finds a change of 3 % with 1 % noise; the speed of a CPU is too
+# noisy for twelve windows to help.
 ROUNDS_WITH_ENERGY, ROUNDS = 6, 3
 WINDOW_S = 0.2
 _IDLE_NAP_S = 0.01
@@ -20,12 +20,12 @@ _IDLE_NAP_S = 0.01
 
 @dataclass
 class Taken:
-    """What one mode's windows say, a sample a window. Energy has only the turns in which no window was refused.
+    """The samples of one mode, one per window. Energy includes only the turns in which no window was refused.
 
     Attributes:
         rate: tokens per second.
         per_joule: tokens per joule, idle power included.
-        above_idle: tokens per joule above idle power; empty where idle power is unknown or covers all.
+        above_idle: tokens per joule above idle power; empty if idle power is unknown or not below the total.
         watts: mean power.
         clock_hz: median of the SM clock's readings.
         temperature_c: highest reading.
@@ -45,7 +45,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Energy:
-    """Where joules come from: counters and sensors, or the reason why there are none."""
+    """The source of joules: counters and sensors, or the reason why there are none."""
 
     counters: Sequence[Counter] = ()
     sensors: Callable[[], Sensors] | None = None
@@ -54,7 +54,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Tally:
-    """All modes' samples, the windows whose energy was refused, and why there is no energy at all, if so."""
+    """All modes' samples, the windows whose energy was refused, and, if there is no energy, the reason."""
 
     taken: Mapping[str, Taken]
     refused: Sequence[str]
@@ -63,7 +63,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows as they are asked for: seconds each, and rounds of two a mode; None for what the counter needs."""
+    """The requested windows: seconds each, and rounds of two per mode; None for what the counter needs."""
 
     seconds: float | None
     rounds: int | None
@@ -71,15 +71,15 @@ class Windows:
 
 @dataclass(frozen=True)
 class Timed:
-    """Windows that were taken.
+    """The windows that were taken.
 
     Attributes:
-        tally: what they say.
-        idle: power with nothing running, W; None where it is unknown.
-        no_idle: why it is.
-        counters: names of the energy counters that were watched.
+        tally: their samples.
+        idle: power with nothing running, W; None if unknown.
+        no_idle: why it is unknown.
+        counters: names of the energy counters.
         window_s: seconds of a window.
-        asked, taken: windows of each mode.
+        asked, taken: windows of each mode, requested and taken.
     """
 
     tally: Tally
@@ -94,14 +94,14 @@ class Timed:
 def timed(
     work: Mapping[str, Callable[[], object]], tokens: int, energy: Energy, windows: Windows, allowance: Budget
 ) -> Timed:
-    """Take windows of every mode's work, as many as are asked for and as fit.
+    """Take windows of every mode's work, as many as requested and as fit.
 
     Args:
-        work: one iteration of each mode, which ends when the device is done; perhaps of no mode.
-        tokens: of one iteration.
-        energy: watched meanwhile; left out, with the reason, where the windows that it needs do not fit.
-        windows: what is asked for.
-        allowance: no further round is begun that would not end within it.
+        work: one iteration of each mode, which synchronizes the device; may be empty.
+        tokens: tokens of one iteration.
+        energy: the energy source; omitted, with the reason, if the windows that it needs do not fit.
+        windows: the requested windows.
+        allowance: a round that would not end within it is not begun.
     """
     seconds = windows.seconds
     if seconds is None:
@@ -111,7 +111,7 @@ def timed(
     idle, no_idle = idle_watts(energy, seconds)
     taken = interleaved(work, energy, seconds, rounds, allowance)
     return Timed(
-        tally(taken, tokens, idle, energy.missing) if work else Tally({}, (), "no mode is timed here"),
+        tally(taken, tokens, idle, energy.missing) if work else Tally({}, (), "no mode is timed"),
         idle,
         no_idle,
         sorted({counter.name for counter in energy.counters}),
@@ -127,21 +127,21 @@ def window_seconds(energy: Energy) -> float:
 
 
 def energy_within(energy: Energy, modes: int, seconds: float, allowance: Budget) -> Energy:
-    """The same energy, or none and the reason where idle power and one round of the modes do not fit what is left."""
+    """The same energy source, or none with the reason if idle power and one round do not fit the remaining time."""
     windows = 2 + 2 * modes
     if not energy.counters or allowance.has(windows * seconds):
         return energy
     return Energy(
-        missing=f"{windows} windows of {seconds:g} s are needed for it, and {max(0.0, allowance.left):.0f} s are left"
+        missing=f"it needs {windows} windows of {seconds:g} s; {max(0.0, allowance.left):.0f} s are left"
     )
 
 
 def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None]:
-    """Power with nothing running, or why it is unknown. What the device holds in memory stays there."""
+    """Power with nothing running, or why it is unknown. The device's memory stays allocated."""
     if not energy.counters:
         return None, energy.missing
     try:
-        # Clocks and power fall a while after the last work: the first of two windows is thrown away.
+        # Clocks and power drop some time after the last work, so the first of two windows is discarded.
         for _ in range(2):
             window = run_window(lambda: time.sleep(_IDLE_NAP_S), seconds, energy.counters, energy.sensors)
         return window.watts(), None
@@ -156,9 +156,9 @@ def interleaved(
     rounds: int,
     allowance: Budget,
 ) -> dict[str, list[Window]]:
-    """Two windows a mode and round; no mode always comes first, so that drifts of clock and temperature cancel.
+    """Two windows per mode and round, in ABBA order, so that drifts of clock and temperature cancel.
 
-    After the first round, none is begun that would not end within the allowance: there may be fewer than asked for.
+    After the first round, a round that would not end within the allowance is not begun, so there may be fewer.
     """
     windows: dict[str, list[Window]] = {mode: [] for mode in work}
     for one in work.values():
@@ -178,16 +178,16 @@ def interleaved(
 def tally(
     windows: Mapping[str, Sequence[Window]], tokens: int, idle: float | None, missing: str | None
 ) -> Tally:
-    """Turn windows into samples.
+    """Convert windows to samples.
 
-    A turn with one refused window has no energy in any mode: ratios are taken pair by pair. With more than half of
-    the turns refused there is none at all.
+    A turn with one refused window has no energy in any mode, because ratios are taken pair by pair. If more than half
+    of the turns are refused, there is no energy at all.
 
     Args:
-        windows: of each mode, all with as many; of one mode at least.
-        tokens: of one iteration.
+        windows: windows of each mode, the same number for all; at least one mode.
+        tokens: tokens of one iteration.
         idle: power with nothing running, or None.
-        missing: why no counter was watched, or None where one was.
+        missing: why there was no counter, or None.
     """
     taken = {mode: _without_energy(of_mode, tokens) for mode, of_mode in windows.items()}
     if missing is not None:
@@ -206,10 +206,10 @@ def tally(
                 _add_energy(taken[mode], of_mode[turn], joules[mode], tokens, idle)
     kept = len(next(iter(taken.values())).per_joule)
     if kept < turns / 2:
-        why = f"{turns - kept} of {turns} turns had a window that was refused: {refused[0]}"
+        why = f"{turns - kept} of {turns} turns had a refused window: {refused[0]}"
         return Tally({m: _without_energy(of, tokens) for m, of in windows.items()}, refused, why)
     for one in taken.values():
-        # One sample short is a gap that nobody would notice in a median.
+        # A missing sample would not be visible in a median.
         one.above_idle = one.above_idle if len(one.above_idle) == kept else []
     return Tally(taken, refused, None)
 

@@ -1,13 +1,12 @@
-"""How matrices of E4M3 values are multiplied on a device: by torch itself, or on some CPUs by fp32 in its place.
+"""The GEMM of E4M3 values on a device: torch's own, or on some CPUs an fp32 GEMM of the same values.
 
-On a GPU it is always `torch._scaled_mm`, which runs on the FP8 tensor cores; a GPU that refuses it is an error. On a
-CPU `_scaled_mm` computes in a wider type. In its plain form it converts both factors to fp32 and multiplies, at the
-cost of that fp32 product. Where oneDNN takes the product over without a kernel for it, oneDNN's reference code runs:
-with torch 2.13 on a Xeon with AMX, 0.7 s for 128×256×256, 4.9 s for 128×512×1376 and 16 s for 128×1024×1024, thousands
-of times the fp32 product; limited to AVX-512 it raises. On a CPU, FP8 is studied for its accuracy, and that depends on
-the E4M3 values alone. So there, and only there, the fp32 product of the same values takes the place of a native one
-that is refused or far too slow. Its accuracy is the same to fp32 rounding; its speed says nothing about FP8, and no
-probe reports it as FP8's.
+On a GPU it is always `torch._scaled_mm`, which runs on the FP8 tensor cores; an error there is an error of the probe.
+On a CPU, `_scaled_mm` computes in a wider type. Its plain form converts both operands to fp32 and multiplies, at the
+cost of an fp32 GEMM. If oneDNN takes over without an optimized kernel, its reference code runs: with torch 2.13 on a
+Xeon with AMX, 0.7 s for 128×256×256, 4.9 s for 128×512×1376 and 16 s for 128×1024×1024, thousands of times the fp32
+GEMM; limited to AVX-512 it raises. On a CPU, only the accuracy of FP8 is of interest, and that depends only on the E4M3
+values. So on a CPU, and only there, an fp32 GEMM of the same values replaces a native one that fails or is far too
+slow. Its accuracy is the same up to fp32 rounding; its speed is not that of FP8, and no probe reports it as such.
 """
 
 import math
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
     import torch
 
 NATIVE, IN_FP32 = "torch._scaled_mm", "E4M3 values multiplied in fp32"
-# The operator that profiles show for the fp32 product.
+# The operator that profiles show for the fp32 GEMM.
 OPERATOR = "runbook::e4m3_mm_in_fp32"
-# The plain native product takes about as long as the fp32 one, the reference code thousands of times as long. The bound
-# lies between: far above what a busy machine makes of the best of ten single-threaded runs, and low enough that the few
-# forwards of the small model that a step makes end within it.
+# The plain native GEMM takes about as long as the fp32 one, the reference code thousands of times as long. The bound is
+# between: far above the noise of the best of ten single-threaded runs on a busy machine, and low enough that the few
+# forward passes of a step's small model end in time.
 HOPELESS = 50.0
 _CALIBRATION_S, _REPEATS = 1.0, 10
-# Rows, inner side, columns: each up to 8 times the work of the one before, so that a time is known before it is spent.
+# Rows, inner side, columns: each at most 8 times the work of the one before, so that its time can be estimated first.
 _SHAPES = ((16, 16, 16), (32, 32, 32), (64, 64, 64), (128, 128, 128), (128, 256, 256))
 
 
 class Multiply(Protocol):
-    """The product (a × scale_a) @ (b × scale_b) in `dtype`.
+    """The GEMM (a × scale_a) @ (b × scale_b) in `dtype`.
 
     a [rows, inner] is row-major and b [inner, columns] column-major, both E4M3; the scales are fp32, of one element, or
     [rows, 1] and [1, columns].
@@ -54,11 +53,11 @@ class Multiply(Protocol):
 
 @dataclass(frozen=True)
 class Fp8Product:
-    """The FP8 product of a device.
+    """The FP8 GEMM of a device.
 
     Attributes:
-        multiply: the product; `torch.compile` takes it whole.
-        why_not_native: why it is computed in fp32; None where it is torch's own.
+        multiply: the function; `torch.compile` treats it as one operator.
+        why_not_native: why it is computed in fp32; None if it is torch's own.
     """
 
     multiply: Multiply
@@ -70,18 +69,18 @@ class Fp8Product:
 
     @property
     def name(self) -> str:
-        """What multiplies: `NATIVE` or `IN_FP32`."""
+        """The implementation: `NATIVE` or `IN_FP32`."""
         return NATIVE if self.native else IN_FP32
 
     @property
     def described(self) -> str:
-        """The name, with the reason where it is not torch's own."""
+        """The name, with the reason if it is not torch's own."""
         return NATIVE if self.native else f"{IN_FP32}: {self.why_not_native}"
 
 
 @cache
 def fp8_product(device: str) -> Fp8Product:
-    """The product to use on `cuda` or `cpu`. On a CPU the first call tries torch's own, for about a second at most."""
+    """The GEMM to use on `cuda` or `cpu`. On a CPU the first call times torch's own, for at most about a second."""
     if device != "cpu":
         return Fp8Product(native)
     why_not = why_not_native(native)
@@ -95,23 +94,23 @@ def native(
     scale_b: "torch.Tensor",
     dtype: "torch.dtype",
 ) -> "torch.Tensor":
-    """The FP8 product of torch itself (see `Multiply`). Raises RuntimeError where the device refuses it."""
+    """The FP8 GEMM of torch (see `Multiply`). Raises RuntimeError if the device does not support it."""
     import torch
 
-    # Hopper's and later cards add up faster with fewer bits; CPUs do not know the switch.
-    return torch._scaled_mm(  # noqa: SLF001 - torch's only FP8 product has a private name
+    # Hopper and later GPUs accumulate faster with fewer bits; CPUs do not have this option.
+    return torch._scaled_mm(  # noqa: SLF001 - torch's only FP8 GEMM has a private name
         a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=dtype, use_fast_accum=a.is_cuda
     )
 
 
 def in_fp32() -> Multiply:
-    """The product in fp32 (see `Multiply`), as an operator of its own that profiles and `torch.compile` see whole."""
+    """The GEMM in fp32 (see `Multiply`), as a separate operator, visible in profiles and opaque to `torch.compile`."""
     return _registered()[1]
 
 
 @cache
 def _registered() -> tuple[Any, Multiply]:
-    """The library that the operator lives as long as, and the operator."""
+    """The library object that must outlive the operator, and the operator."""
     import torch
 
     def product(
@@ -120,7 +119,7 @@ def _registered() -> tuple[Any, Multiply]:
         return ((a.float() * scale_a) @ (b.float() * scale_b)).to(dtype)
 
     space, _, name = OPERATOR.partition("::")
-    # `torch.library.custom_op` would do the same, and import the compiler, which takes seconds.
+    # `torch.library.custom_op` would do the same, but imports the compiler, which takes seconds.
     library: Any = torch.library.Library(space, "DEF")  # type: ignore[no-untyped-call]
     library.define(f"{name}(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, ScalarType dtype) -> Tensor")
     library.impl(name, product, "CompositeExplicitAutograd")
@@ -128,23 +127,23 @@ def _registered() -> tuple[Any, Multiply]:
 
 
 def why_not_native(multiply: Multiply) -> str | None:
-    """Why this product of E4M3 matrices is no use on this CPU beside the fp32 one; None where it is.
+    """Why this GEMM of E4M3 matrices is not usable on this CPU, compared with the fp32 one; None if it is.
 
-    Times both on growing shapes, in one thread, which neighbours on a busy machine disturb least. A shape whose time,
-    extrapolated from the one before by the number of multiplications, does not fit what is left of a second is not run;
-    the last one that ran decides.
+    Times both on growing shapes, in one thread, which other processes disturb least. A shape whose time, extrapolated
+    from the one before by the number of multiplications, does not fit the rest of a second is not run; the last shape
+    that ran decides.
     """
     import torch
 
     usual, threads = in_fp32(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # What the first use of a product loads is not counted.
+        # The first call, which loads libraries, is not timed.
         _of_shape(usual, _SHAPES[0])()
         _of_shape(multiply, _SHAPES[0])()
         return _too_slow(multiply, usual, budget(_CALIBRATION_S))
     except RuntimeError as error:
-        return f"{NATIVE} is refused here ({str(error).partition(chr(10))[0]})"
+        return f"{NATIVE} fails on this CPU ({str(error).partition(chr(10))[0]})"
     finally:
         torch.set_num_threads(threads)
 
@@ -155,12 +154,14 @@ def _too_slow(multiply: Multiply, usual: Multiply, allowance: Budget) -> str | N
         work = math.prod(shape)
         if not allowance.has(expected * work / work_before):
             break
-        # The usual product first, since the other may use up the allowance.
+        # The fp32 GEMM first, because the other may use up the allowance.
         fair = _best(_of_shape(usual, shape), allowance)
         expected, work_before = _best(_of_shape(multiply, shape), allowance), work
         times = expected / fair
         sides = "×".join(map(str, shape))
-        said = f"{NATIVE} takes {expected * 1e3:.3g} ms for {sides} here, {times:.0f} times the fp32 product"
+        said = (
+            f"{NATIVE} takes {expected * 1e3:.3g} ms for {sides} on this CPU, {times:.0f} times the fp32 GEMM"
+        )
         found = said if times > HOPELESS else None
     return found
 
@@ -181,7 +182,7 @@ def _values(rows: int, columns: int) -> "torch.Tensor":
 
 
 def _best(run: Callable[[], object], allowance: Budget) -> float:
-    """The shortest of a few runs, seconds; at least one, and no further one that would not fit."""
+    """The shortest of a few runs, in seconds; at least one run, and more if they fit."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < _REPEATS and allowance.has(min(seconds))):
         began = time.perf_counter()

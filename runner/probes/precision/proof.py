@@ -1,10 +1,10 @@
-"""Proof that FP8 ran: which kernels multiplied in each layer, and how long they took.
+"""Proof that FP8 ran: the GEMM kernels of each layer, and their time.
 
-A module may call itself FP8 and multiply in BF16. What ran is what the profiler saw: kernels on a GPU, the outermost
-operators on a CPU (where `_scaled_mm` computes through inner operators that must not be counted twice). Which of their
-names mean FP8 differs by device and library version, so the matcher is calibrated first: a known FP8 product and a
-known BF16 one of the model's own shapes are profiled on this very device. Where a CPU multiplies E4M3 values in fp32,
-that operator is the one that is told from others: which layers are quantised is known, and no FP8 kernel ran.
+A module may be named FP8 and multiply in BF16. The profiler shows what ran: kernels on a GPU, the outermost operators
+on a CPU (where `_scaled_mm` calls inner operators that must not be counted twice). The names of FP8 kernels differ by
+device and library version, so the matcher is calibrated first: a known FP8 GEMM and a known BF16 one with the model's
+shapes are profiled on the same device. If a CPU multiplies E4M3 values in fp32, the matcher recognises that operator:
+it shows which layers are quantised, although no FP8 kernel ran.
 """
 
 import os
@@ -31,12 +31,12 @@ _US = 1e-6
 
 
 class ProofError(RunbookError):
-    """FP8 kernels could not be told from others on this device."""
+    """FP8 kernels cannot be distinguished from others on this device."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One run of a kernel (on a CPU: of an outermost product operator), and the layer that it ran in, or ""."""
+    """One run of a kernel (on a CPU: of an outermost GEMM operator), and the layer that it ran in, or ""."""
 
     name: str
     seconds: float
@@ -45,11 +45,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Matcher:
-    """Tells FP8 products from others by kernel name.
+    """Distinguishes FP8 GEMMs from others by kernel name.
 
     Attributes:
-        fp8, other: what names of known products are reduced to by `rule`; no member is in both.
-        rule: one of `RULES`: how much of a name counts.
+        fp8, other: the names of known GEMMs, reduced by `rule`; no member is in both.
+        rule: one of `RULES`: the part of a name that counts.
     """
 
     fp8: frozenset[str]
@@ -57,7 +57,7 @@ class Matcher:
     rule: str
 
     def is_fp8(self, name: str) -> bool | None:
-        """Whether a kernel multiplies in FP8; None where it is no product that was seen in calibration."""
+        """Whether a kernel multiplies in FP8; None if it is not a GEMM that was seen in calibration."""
         key = RULES[self.rule](name)
         if key in self.fp8:
             return True
@@ -65,7 +65,7 @@ class Matcher:
 
 
 RULES: Mapping[str, Callable[[str], str]] = {
-    # Tile sizes follow the first digit, and change with the shape.
+    # Tile sizes follow the first digit and change with the shape.
     "up to the first digit": lambda name: re.split(r"\d", name, maxsplit=1)[0],
     "without its numbers": lambda name: re.sub(r"\d+", "#", name),
     "whole": lambda name: name,
@@ -73,7 +73,7 @@ RULES: Mapping[str, Callable[[str], str]] = {
 
 
 def matcher(fp8: Collection[str], other: Collection[str]) -> Matcher:
-    """The loosest rule that tells these kernel names apart; names in both (a reduction, a copy) are no evidence.
+    """The loosest rule that separates these kernel names; names in both (a reduction, a copy) are ignored.
 
     Raises:
         ProofError: none does.
@@ -85,19 +85,19 @@ def matcher(fp8: Collection[str], other: Collection[str]) -> Matcher:
             return Matcher(ours, theirs, rule)
     if not fp8:
         raise ProofError(
-            "this device refused every known FP8 product: choose a model whose sides are multiples of 16"
+            "every known FP8 GEMM failed on this device; choose a model whose sides are multiples of 16"
         )
     raise ProofError(
-        f"a known FP8 product and a known BF16 one ran the same kernels here ({', '.join(sorted(common)) or 'none'}):"
-        " this device or this torch multiplies in another type than asked for"
+        f"a known FP8 GEMM and a known BF16 one ran the same kernels ({', '.join(sorted(common)) or 'none'}):"
+        " this device or this torch multiplies in another type than requested"
     )
 
 
 def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
-    """Profile known products of the model's own shapes, `rows` tokens high, on this device.
+    """Profile known GEMMs of the model's shapes, with `rows` tokens, on this device.
 
     Raises:
-        ProofError: FP8 kernels could not be told from others.
+        ProofError: FP8 kernels cannot be distinguished from others.
     """
     import torch
 
@@ -107,7 +107,7 @@ def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
         x = torch.randn(rows, wide, device=device, dtype=torch.bfloat16)
         weight = torch.randn(tall, wide, device=device, dtype=torch.bfloat16)
         for is_fp8, product in _known_products(x, weight):
-            # A shape or a kind of scale that this device refuses in FP8 is nothing to learn from.
+            # A shape or kind of scale that this device does not support in FP8 is skipped.
             with suppress(RuntimeError) if is_fp8 else nullcontext():
                 product()
                 names[is_fp8] |= {kernel.name for kernel in _profiled(product, device)}
@@ -129,7 +129,7 @@ def _known_products(x: "torch.Tensor", weight: "torch.Tensor") -> Iterator[tuple
 
 
 def kernels_of(model: Any, forward: Callable[[], object], device: str) -> list[Kernel]:
-    """Every kernel (on a CPU: every product) of one forward of a model in eager mode, with its layer."""
+    """Every kernel (on a CPU: every GEMM) of one eager forward pass, with its layer."""
     import torch
 
     def wait() -> None:
@@ -144,7 +144,7 @@ def kernels_of(model: Any, forward: Callable[[], object], device: str) -> list[K
 
 @contextmanager
 def _ranges(model: Any, wait: Callable[[], None]) -> Iterator[None]:
-    """While open, each layer runs within a named range of its own, with nothing else on the device meanwhile."""
+    """While open, each layer runs inside its own named range, with nothing else on the device."""
     import torch
 
     open_ranges: list[Any] = []
@@ -175,7 +175,7 @@ def _profiled(run: Callable[[], object], device: str) -> list[Kernel]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    # Kineto tells stderr of every start and stop unless its level is above all of its messages.
+    # Kineto logs every start and stop to stderr unless its log level is above all messages.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
     with profile(activities=activities, acc_events=True) as seen:
@@ -226,13 +226,13 @@ def _layer_at(moment: float, ranges: Iterable[tuple[float, float, str]]) -> str:
 
 @dataclass(frozen=True)
 class Proof:
-    """What ran in one forward.
+    """The GEMMs of one forward pass.
 
     Attributes:
-        share: of the time of recognised matrix products, that of FP8 ones, or of what takes their place on a CPU.
-        by_layer: whether each layer multiplied in FP8 alone; a layer without a recognised product is not among them.
+        share: share of FP8 GEMMs, or of their replacement on a CPU, in the time of all recognised GEMMs.
+        by_layer: whether each layer multiplied only in FP8; layers without a recognised GEMM are missing.
         by_kernel: seconds of each recognised kernel.
-        rule: how names were matched.
+        rule: the rule by which names were matched.
     """
 
     share: float
@@ -242,7 +242,7 @@ class Proof:
 
 
 def prove(kernels: Iterable[Kernel], told_by: Matcher) -> Proof:
-    """Add up recognised products by kernel and by layer."""
+    """Sum the recognised GEMMs by kernel and by layer."""
     seconds: dict[bool, float] = {True: 0.0, False: 0.0}
     by_kernel: dict[str, float] = defaultdict(float)
     by_layer: dict[str, bool] = {}
@@ -259,7 +259,7 @@ def prove(kernels: Iterable[Kernel], told_by: Matcher) -> Proof:
 
 
 def census(model: Any, forward: Callable[[], object]) -> dict[str, int]:
-    """How many layers there are of each make: module, type of its weight, types of its input and output."""
+    """Number of layers of each kind: module, type of its weight, types of its input and output."""
     import torch
 
     found: Counter[str] = Counter()
@@ -291,7 +291,7 @@ def left_out(model: Any, proof: Proof, reasons: Mapping[str, str]) -> dict[str, 
     for name, layer in block_linears(model):
         if proof.by_layer.get(name):
             continue
-        ran = "no product recognised" if name not in proof.by_layer else "not in FP8"
+        ran = "no GEMM recognised" if name not in proof.by_layer else "not in FP8"
         left[name] = f"{ran}: {reasons.get(name) or _why(layer)}"
     return left
 
@@ -303,4 +303,4 @@ def _why(layer: Any) -> str:
         return "outside autocast, where Transformer Engine's layers keep the weight's type"
     if type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor:
         return "filtered out: it is still a plain Linear"
-    return f"its {type(layer).__name__} fell back by itself"
+    return f"unrequested fallback in its {type(layer).__name__}"

@@ -1,4 +1,4 @@
-"""A sweep's samples as measurements: of each mode, against bf16, and in money."""
+"""Converts a sweep's samples to measurements: of each mode, relative to bf16, and cost."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -21,14 +21,14 @@ def of_modes(
     shape: ModelShape,
     labels: Mapping[str, Scalar],
 ) -> list[Measurement]:
-    """Every mode's measurements, and its ratios to bf16; says a line of each mode.
+    """Every mode's measurements, and its ratios to bf16; prints one line per mode.
 
     Args:
-        found: samples of each mode that was timed.
-        accuracy: signal-to-noise ratio of each mode, dB; of those that were not timed too.
-        fp8_share: of the timed modes that have one.
-        shape: the model; gives the operations of a token.
-        labels: of the work.
+        found: samples of each timed mode.
+        accuracy: signal-to-noise ratio of each mode, dB, including modes that were not timed.
+        fp8_share: FP8 share of the timed modes that have one.
+        shape: the model, which defines the operations per token.
+        labels: labels of the work.
     """
     measurements: list[Measurement] = []
     operations = 2 * shape.layers * shape.block_parameters
@@ -77,13 +77,13 @@ def _optional(taken: Taken) -> dict[str, list[float]]:
 
 
 def cost(found: Tally, price: float, pue: float, labels: Mapping[str, Scalar]) -> list[Measurement]:
-    """What the energy of a million tokens costs, idle power included: J/token × 10⁶ ÷ 3.6 × 10⁶ × PUE × price.
+    """Cost of the energy of a million tokens, idle power included: J/token × 10⁶ ÷ 3.6 × 10⁶ × PUE × price.
 
     Args:
         found: samples of each mode.
-        price: of a kWh, in the caller's currency.
-        pue: all of a site's power over what its computers draw.
-        labels: of the work.
+        price: price of a kWh, in the caller's currency.
+        pue: power usage effectiveness: total power of the site ÷ power of its computers.
+        labels: labels of the work.
     """
     stated = {"price_per_kwh": price, "pue": pue}
     costs = []
@@ -91,6 +91,6 @@ def cost(found: Tally, price: float, pue: float, labels: Mapping[str, Scalar]) -
         if taken.per_joule:
             kwh = _MILLION / median(taken.per_joule) / _J_PER_KWH
             costs.append(single("energy_cost", kwh * pue * price, **labels, **stated, mode=mode))
-            said = f"{kwh * pue * price:.3g} at {price:g} a kWh and PUE {pue:g}"
-            say(f"{mode}: the energy of a million tokens costs {said}")
+            said = f"{kwh * pue * price:.3g} at {price:g} per kWh and PUE {pue:g}"
+            say(f"{mode}: energy cost of a million tokens: {said}")
     return costs

@@ -1,4 +1,4 @@
-"""Power sweeps as they were written down: by `precision_power_sweep --output-json`, or as a step of a record."""
+"""Reads stored power sweeps: from `precision_power_sweep --output-json`, or from a step of a record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _SAME_CLOCK, _SAME_TEMPERATURE_C, _SAME_SHARE = 0.02, 5.0, 0.05
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep: where it was read from, what it says of itself, what it measured, and versions beside it."""
+    """One sweep: its source, its metadata, its measurements, and versions."""
 
     name: str
     effective: Mapping[str, Any]
@@ -42,11 +42,11 @@ class Sweep:
         return None if found is None else found.value
 
     def label(self, key: str) -> object:
-        """What the sweep's work was: `model`, `batch_size`, `tokens`."""
+        """A label of the sweep's work: `model`, `batch_size`, `tokens`."""
         return self.measurements[0].labels.get(key)
 
     def said(self, key: str, mode: str) -> object:
-        """What `effective` says of one mode, where it says it of each."""
+        """The value in `effective` for one mode."""
         value = self.effective.get(key)
         return value.get(mode) if isinstance(value, Mapping) else value
 
@@ -57,7 +57,7 @@ class Sweep:
 
     @property
     def untimed(self) -> frozenset[str]:
-        """Modes that have an accuracy alone: a CPU multiplied their FP8 values in fp32."""
+        """Modes with accuracy only: a CPU multiplied their FP8 values in fp32."""
         precision = self.effective.get("precision")
         found = precision.items() if isinstance(precision, Mapping) else ()
         return frozenset(mode for mode, ran in found if ran == IN_FP32)
@@ -71,7 +71,7 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read what the sweep wrote, or the last sweep within a record.
+    """Read a sweep's document, or the last sweep in a record.
 
     Raises:
         InputError: no such file, or no sweep in it.
@@ -88,16 +88,16 @@ def read_sweep(path: Path) -> Sweep:
         except RecordError:
             first = error.errors()[0]
             raise InputError(
-                f"{path}: not what a probe writes ({first['msg']}); write it with --output-json"
+                f"{path}: not a probe's document ({first['msg']}); write it with --output-json"
             ) from error
         found = _of_record(record, str(path))
         if found is None:
-            raise InputError(f"{path}: a record without a finished {SWEEP}") from None
+            raise InputError(f"{path}: a record without a finished {SWEEP} step") from None
         return found
     if document.probe != SWEEP:
         raise InputError(f"{path}: written by {document.probe}, not by {SWEEP}")
     if not document.measurements:
-        raise InputError(f"{path}: measured nothing; sweep modes that run here")
+        raise InputError(f"{path}: no measurements; sweep modes that can run on this host")
     return Sweep(str(path), document.effective, document.measurements)
 
 
@@ -112,24 +112,24 @@ def _of_record(record: Record, name: str) -> Sweep | None:
 
 
 def newest_two(folder: Path) -> tuple[Path, Path]:
-    """The newest two sweeps of a folder, the older one first.
+    """The newest two sweeps in a folder, the older one first.
 
     Raises:
-        InputError: it holds fewer.
+        InputError: there are fewer.
     """
     found = sorted(folder.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     if len(found) < 2:  # noqa: PLR2004 - a comparison has two sides
         raise InputError(
-            f"{folder} holds {len(found)} sweeps; write two with {SWEEP} --output-json, or name them"
+            f"{folder} holds {len(found)} sweeps; write two with {SWEEP} --output-json, or give their paths"
         )
     return found[-2], found[-1]
 
 
 def baseline_and_latest(data: Path) -> tuple[Sweep, Sweep]:
-    """Two sweeps of the data folder: the class of the newest record, its first sweep of that work, and its last.
+    """The first and the last sweep of the same work, of the machine class of the newest record.
 
     Raises:
-        InputError: there are no two.
+        InputError: there are not two.
     """
     try:
         records = sorted(Store(data).records(RUNBOOK), key=lambda record: record.started_at)
@@ -139,7 +139,7 @@ def baseline_and_latest(data: Path) -> tuple[Sweep, Sweep]:
     alike = [one for one in found if _same_work(one, found[-1])]
     if len(alike) < 2:  # noqa: PLR2004 - as above
         raise InputError(
-            f"{data} holds {len(alike)} sweeps of one work on one machine class; run entry {RUNBOOK} again"
+            f"{data} holds {len(alike)} sweeps of the same work and machine class; run entry {RUNBOOK} again"
         )
     return alike[0], alike[-1]
 
@@ -150,7 +150,7 @@ def _same_work(one: Sweep, other: Sweep) -> bool:
 
 
 def explanations(before: Sweep, after: Sweep, mode: str) -> list[str]:
-    """What was not the same for a mode, the likeliest reason first."""
+    """What differed for a mode, the most likely reason first."""
     said = [
         _differs("effective precision", before.said("precision", mode), after.said("precision", mode)),
         _moved("FP8 share", before, after, ("fp8_share", mode), _SAME_SHARE),

@@ -1,4 +1,4 @@
-"""What a sweep found of each precision before any of them was timed."""
+"""The results of a sweep for each precision before timing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from runner.probes.precision.arms import Arm
     from runner.probes.precision.proof import Proof
 
-# Less than this share of the products' time in FP8 is not the precision that was asked for.
+# With less than this share of the GEMM time in FP8, the mode did not run in the requested precision.
 _MOSTLY = 0.5
 
 
 @dataclass
 class Swept:
-    """Everything by mode.
+    """Results by mode.
 
     Attributes:
         arms: those that ran.
         accuracy: signal-to-noise ratio, dB.
-        proofs: which kernels multiplied, of FP8 modes.
+        proofs: GEMM kernels of FP8 modes.
         left: layers outside FP8, with the reason.
-        census: how many layers of each make.
+        census: number of layers of each kind.
         unavailable: why a mode did not run.
-        untimed: what multiplied in place of FP8 where only accuracy is measured: on a CPU whose own FP8 product is no
-            use. That is no fallback: the values are FP8's, which is what a CPU is asked for, and no speed is claimed.
+        untimed: the replacement of the FP8 GEMM if only accuracy is measured, on a CPU whose native FP8 GEMM is not
+            usable. This is not a fallback: the values are FP8, and no speed is reported.
     """
 
     arms: dict[str, "Arm"] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Swept:
     untimed: dict[str, str] = field(default_factory=dict)
 
     def precision(self, mode: str) -> str:
-        """What a mode's products really ran in."""
+        """The precision in which a mode's GEMMs ran."""
         proof = self.proofs.get(mode)
         if proof is not None and proof.share < _MOSTLY:
             return BASELINE
@@ -47,9 +47,9 @@ class Swept:
 
     @property
     def fallback(self) -> str | None:
-        """Which modes multiplied in another precision than asked for; None where none did."""
+        """Modes that multiplied in another precision than requested; None if there are none."""
         said = [
-            f"{mode}: only {proof.share:.0%} of the products' time was in FP8 kernels"
+            f"{mode}: only {proof.share:.0%} of the GEMM time was in FP8 kernels"
             for mode, proof in self.proofs.items()
             if proof.share < _MOSTLY
         ]

@@ -1,1 +1,1 @@
-"""A compile that someone else can repeat: the stack it is tried on, the bundle, live compiles."""
+"""Reproducing a compile: the block stack, the bundle, live compiles."""

@@ -1,4 +1,4 @@
-"""A stack of transformer blocks with random weights: something to compile whose size is set by numbers alone."""
+"""A stack of transformer blocks with random weights, of any size, as a model to compile."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ def build(
 ) -> tuple[Any, tuple[Any, ...]]:
     """Build `blocks` equal pre-norm decoder blocks and an input for them.
 
-    Each block is causal attention and a gated SiLU network (as in Llama, without rotary embedding): its graph has the
-    same operations at any width, so compile time can be set against blocks and against parameters apart.
+    Each block is causal attention and a gated SiLU network (as in Llama, without rotary embedding). Its graph has the
+    same operations at any width, so the effects of blocks and of parameters on compile time can be separated.
 
     Args:
-        blocks: how many blocks.
+        blocks: number of blocks.
         width: model width d.
         heads: attention heads; must divide the width.
         hidden: width of the gated network.

@@ -1,7 +1,7 @@
-"""The bundle for a bug report: one zip that somebody else can open, read and run. No weights are in it.
+"""The bundle for a bug report: one zip file with everything to read and reproduce the compile. It has no weights.
 
-What goes in is put together by `of_guarded` and `of_command`; `write` makes the zip. Every text is redacted as records
-are, and of the environment only variables named here are kept.
+`of_guarded` and `of_command` collect its contents; `write` creates the zip. Every text is redacted like records, and
+only the environment variables listed here are kept.
 """
 
 import json
@@ -57,7 +57,7 @@ KEPT_VARIABLES = (
     "TRITON_INTERPRET",
     "WORLD_SIZE",
 )
-# A compiler that loops can also log in a loop; the start and the end of a log are what a reader needs.
+# A looping compiler may log in a loop; the start and the end of a log are enough.
 LARGEST_TEXT = 32 * 2**20
 _REPORT_S = 60.0
 
@@ -70,27 +70,27 @@ Taken {taken} by torch_compile_repro. {note}
 {rows}
 
 * `reproduce.py` {script}
-* `environment.json` (allow-listed variables), `machine.json`, `versions.json` (of the guard's own child; else the trace
+* `environment.json` (allow-listed variables), `machine.json`, `versions.json` (of the guard's child; else the trace
   has torch's version): where it ran.
-* `<n>-<mode>/stacks/`: stacks of all threads of each Python process, Inductor's workers among them, at {share:.0%} of
-  the deadline and on it. Equal innermost frames, no growth of the cache and CPU burned in between mean stuck; anything
-  that moves means slow.
+* `<n>-<mode>/stacks/`: stacks of all threads of each Python process, including Inductor's workers, at {share:.0%} of
+  the deadline and at the deadline. Equal innermost frames, no growth of the cache and a busy CPU in between mean stuck;
+  any progress means slow.
 * `<n>-<mode>/growth.json`: CPU seconds, resident bytes, cache bytes and process count over time.
 * `<n>-<mode>/trace/`: torch's structured trace, with graphs and generated code. {report}
-* `<n>-<mode>/output.log`, `events.jsonl`: what the compiling process printed, and how far it came.
+* `<n>-<mode>/output.log`, `events.jsonl`: output and stages of the compiling process.
 
-No weights are in here.
+The bundle has no weights.
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """What was asked for, as far as a reader of the bundle needs it.
+    """The request, as needed by a reader of the bundle.
 
     Attributes:
-        arguments: of the block stack; empty where a command was wrapped.
-        environment: the caller's; only allow-listed variables are kept.
-        secrets: words that name this host and its user (`host_secrets`).
+        arguments: arguments of the block stack; empty for a wrapped command.
+        environment: the caller's environment; only allow-listed variables are kept.
+        secrets: words that identify this host and its user (`host_secrets`).
     """
 
     arguments: Mapping[str, Any]
@@ -103,7 +103,7 @@ class Case:
 
 
 def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
-    """What the bundle of a guarded compile holds, redacted, as file name -> text. Reads the attempts' folders."""
+    """The redacted contents of the bundle of a guarded compile, as file name -> text. Reads the attempts' folders."""
     first = guarded.attempts[0]
     files = {
         "reproduce.py": scripts.of_stack(case.arguments, first.mode, case.injected, case.deadline_s),
@@ -111,13 +111,13 @@ def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
     }
     for attempt in guarded.attempts:
         files |= _of_folder(attempt.folder, attempt.folder.name, attempt.samples)
-    drill = f"**The stall was injected ({case.injected}): this is a drill.**"
+    drill = f"**Drill: the stall was injected ({case.injected}).**"
     files["README.md"] = _README.format(
-        what="ended" if first.outcome == "finished" else f"did not work: {first.outcome}",
+        what="finished" if first.outcome == "finished" else f"failed: {first.outcome}",
         taken=f"{case.taken:%Y-%m-%d %H:%M:%S} UTC",
         note=drill if case.injected else "Nothing was injected.",
         rows="\n".join(_row(one.mode, one.outcome, one.compile_s, one.reason) for one in guarded.attempts),
-        script="needs torch alone and does the first rung again; it ends by itself on the deadline.",
+        script="needs only torch and repeats the first rung; it exits at the deadline.",
         share=FIRST_LOOK,
         report=_about_report(files),
     )
@@ -125,7 +125,7 @@ def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
 
 
 def of_command(watched: Watched, case: Case) -> dict[str, str]:
-    """What the bundle of a wrapped command holds, redacted, as file name -> text. Reads the command's folder."""
+    """The redacted contents of the bundle of a wrapped command, as file name -> text. Reads the command's folder."""
     files = _of_folder(watched.folder, "1-command", watched.samples)
     logs = [text for name, text in files.items() if f"/{TRACE}/" in name]
     found = [script for text in logs if (script := scripts.of_trace(text, case.deadline_s))]
@@ -133,16 +133,18 @@ def of_command(watched: Watched, case: Case) -> dict[str, str]:
         files["reproduce.py"] = found[-1]
     files["command.json"] = _json(watched.command)
     outcome = (
-        f"left with status {watched.status}" if watched.ended else f"ended on the deadline, {watched.verdict}"
+        f"exited with status {watched.status}"
+        if watched.ended
+        else f"killed at the deadline, {watched.verdict}"
     )
     files["README.md"] = _README.format(
-        what="ended" if watched.ended else "did not end",
+        what="finished" if watched.ended else "did not finish",
         taken=f"{case.taken:%Y-%m-%d %H:%M:%S} UTC",
-        note="It was found in a command that was run as it is: `command.json`.",
+        note="Taken from a command: see `command.json`.",
         rows=_row("command", outcome, watched.wall_s, watched.where and f"in {watched.where}"),
-        script="compiles the last graph in the trace again, with torch alone and random inputs."
+        script="compiles the last graph in the trace again, with only torch and random inputs."
         if found
-        else "is missing: no graph was traced that stands by itself (the trace has what there is).",
+        else "is missing: the trace has no self-contained graph.",
         share=FIRST_LOOK,
         report=_about_report(files),
     )
@@ -150,7 +152,7 @@ def of_command(watched: Watched, case: Case) -> dict[str, str]:
 
 
 def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
-    """Write the bundle as `torch_compile_repro-<UTC>.zip`, whole or not at all.
+    """Write the bundle as `torch_compile_repro-<UTC>.zip`, atomically.
 
     Raises:
         InputError: the folder cannot be written.
@@ -164,7 +166,7 @@ def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
                 bundle.writestr(f"{path.stem}/{name}", text)
         part.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write the bundle into {folder}: {error.strerror}") from error
+        raise InputError(f"cannot write the bundle to {folder}: {error.strerror}") from error
     return path
 
 
@@ -190,7 +192,7 @@ def _of_folder(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, 
 
 
 def _report(log: Path) -> Iterator[tuple[str, str]]:
-    """Tlparse's pages about a trace, where tlparse is installed and can read it."""
+    """Report pages of tlparse about a trace, if tlparse is installed and can read it."""
     program = shutil.which("tlparse") or shutil.which("tlparse", path=str(Path(sys.executable).parent))
     if program is None:
         return
@@ -208,8 +210,8 @@ def _report(log: Path) -> Iterator[tuple[str, str]]:
 
 def _about_report(files: Mapping[str, str]) -> str:
     if any("/report-" in name for name in files):
-        return "tlparse's report of it: `<n>-<mode>/report-<log>/index.html`."
-    return "`tlparse FILE` makes a report of it; it was not installed here."
+        return "tlparse's report: `<n>-<mode>/report-<log>/index.html`."
+    return "`tlparse FILE` creates a report of it; tlparse was not installed."
 
 
 def _row(what: str, outcome: str, seconds: float | None, reason: str | None) -> str:

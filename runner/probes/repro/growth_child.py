@@ -1,8 +1,8 @@
-"""Compiles one model at one size after another in one process, and says so line by line.
+"""Compiles one model at one size after another in one process, and logs each compile.
 
-Started as `python -m runner.probes.repro.growth_child FOLDER PARENT`, PARENT being the process id of who asks. It reads
-FOLDER/series.json, announces each compile in FOLDER/events.jsonl, where the guard listens, and appends what became of
-it to FOLDER/compiles.jsonl: what a child has done is known although it is ended in the middle of the next compile.
+Started as `python -m runner.probes.repro.growth_child FOLDER PARENT`, where PARENT is the process id of the caller. It
+reads FOLDER/series.json, announces each compile in FOLDER/events.jsonl, which the guard reads, and appends its result
+to FOLDER/compiles.jsonl, so results are kept if the child is killed in the middle of the next compile.
 """
 
 import gc
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.probes.compile_guard.child import end_with, in_one_line, ran_out_of_memory
+from runner.probes.compile_guard.child import die_with_parent, in_one_line, ran_out_of_memory
 from runner.probes.compile_guard.figures import CompilerTime, cpu_seconds
 from runner.probes.compile_guard.modes import compile_in_place, output_difference, tensors
 from runner.probes.compile_guard.spec import Mode, resolve
@@ -25,18 +25,18 @@ SERIES, COMPILES = "series.json", "compiles.jsonl"
 
 @dataclass(frozen=True)
 class Series:
-    """What the child is asked for.
+    """The child's task.
 
     Attributes:
-        builder: `module:function`, as `spec.reference` names it, for every size.
-        first: the same for a small model that is compiled before: it pays for what any first compile pays.
-        device: of both.
-        size: the name of the builder's argument that grows.
+        builder: `module:function`, as named by `spec.reference`, for every size.
+        first: the same for a small model that is compiled first and pays the one-time cost.
+        device: device of both.
+        size: name of the builder's argument that grows.
         sizes: its values, in order.
-        modes: how each is compiled.
-        seconds: after which no further size is begun; counted from the child's start.
-        always: so many sizes are compiled in any case.
-        factors: for each size, how many times as long as the one before it takes at most.
+        modes: compile modes of each size.
+        seconds: time from the child's start after which no further size is begun.
+        always: number of sizes that are always compiled.
+        factors: for each size, its maximum time as a multiple of that of the size before.
     """
 
     builder: str
@@ -50,7 +50,7 @@ class Series:
     factors: tuple[float, ...]
 
     def write(self, path: Path) -> None:
-        """Write it for the child."""
+        """Write the task for the child."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
@@ -62,19 +62,19 @@ class Series:
 
 
 def finished(folder: Path) -> list[dict[str, Any]]:
-    """What a child has written down so far: the small first compile, then each size in each mode."""
+    """The results written so far: the small first compile, then each size in each mode."""
     try:
         text = (folder / COMPILES).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    # A child that was ended may have left half of a line.
+    # A killed child may have left an incomplete line.
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def main() -> int:
-    """Compile the series that FOLDER/series.json asks for; 0, whatever became of each size."""
+    """Compile the series in FOLDER/series.json; returns 0, whether or not each size compiled."""
     began, folder = time.monotonic(), Path(sys.argv[1])
-    if not end_with(int(sys.argv[2])):
+    if not die_with_parent(int(sys.argv[2])):
         return 1
     series = Series.read(folder / SERIES)
     with (folder / "events.jsonl").open("a") as events, (folder / COMPILES).open("a") as compiles:
@@ -119,16 +119,16 @@ def _compile_all(
 
 
 def _warm_torch() -> None:
-    # Imported before the first compile: it is no part of it.
+    # Imported before the first compile, of which the import is not part.
     importlib.import_module("torch._dynamo")
     importlib.import_module("torch._inductor.compile_fx")
 
 
 def _compile_first(series: Series, caches: Path) -> dict[str, object]:
-    """Compile the small model, with the vector instructions that the CPU says it has.
+    """Compile the small model, with the vector instructions that the CPU reports.
 
-    Inductor tries each of them out, in a process that imports torch; that takes longer than all of a curve's smaller
-    compiles. So it does only where the compiler here does not know them.
+    Inductor tests each of them in a process that imports torch, which takes longer than all smaller compiles of a
+    curve. So it does that only if the compiler does not support them.
     """
     import torch._inductor.config as inductor
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
@@ -144,12 +144,12 @@ def _compile_first(series: Series, caches: Path) -> dict[str, object]:
 
 
 def _compile(builder: str, arguments: Mapping[str, object], mode: str, caches: Path) -> dict[str, object]:
-    """What became of one compile, from an empty cache: its figures, or the error."""
+    """The result of one compile from an empty cache: its figures, or the error."""
     import torch
     from torch._inductor.utils import fresh_cache
 
-    # Forgets compiled code, and who watches compiles.
-    torch._dynamo.reset()  # noqa: SLF001 - torch has no public way
+    # Clears compiled code and compile callbacks.
+    torch._dynamo.reset()  # noqa: SLF001 - torch has no public function for it
     compiler = CompilerTime.watched()
     gc.collect()
     try:
@@ -165,7 +165,7 @@ def _compile(builder: str, arguments: Mapping[str, object], mode: str, caches: P
                 "difference": output_difference(answered, expected),
                 "parameters": sum(one.numel() for one in model.parameters()),
             }
-    except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the result, not a crash
+    except Exception as error:  # noqa: BLE001 - any error of the compiler is a result, not a crash
         return {"error": in_one_line(error), "memory": ran_out_of_memory(error)}
 
 

@@ -1,7 +1,7 @@
-"""Compiles that run on this node now: who pegs a CPU, with how many compile workers, and whether a cache grows.
+"""Compiles that are running on this node: processes with a busy core, their compile workers, and cache growth.
 
-Read-only: it reads /proc twice, a few seconds apart, and sends no signal. Processes of other users show only as much
-as their owner lets be seen; run it as root, or as the user of the job.
+Read-only: it reads /proc twice, a few seconds apart, and sends no signals. Processes of other users show only part of
+this; run it as root, or as the user of the job.
 """
 
 import contextlib
@@ -14,20 +14,20 @@ from pathlib import Path
 import psutil
 
 from runner.errors import RunbookError
-from runner.patience import answer_within
 from runner.placed import PlacedFileError, read_placed
 from runner.probes.compile_guard.cache import file_sizes
 from runner.probes.contract import Findings, say, single
 from runner.probes.judged import environment_of
+from runner.time_limit import answer_within
 
-# A process that uses this share of one core is pegged, in the sense of "CPU at 100 %".
+# A process that uses this share of one core counts as "CPU at 100 %".
 PEGGED_SHARE = 0.9
 _WORKER_MARK = b"_inductor/compile_worker/"
-# A compile cache has some ten thousand files; maps and command lines have some megabytes.
+# Limits: a compile cache has tens of thousands of files; maps and command lines have a few megabytes.
 _MOST_FILES, _MOST_BYTES = 200_000, 32 << 20
-# Two looks at every process take a second or two.
+# Reading every process twice takes a second or two.
 _LOOK_S = 40.0
-_COMPILERS = frozenset({"cc1plus", "ptxas", "cicc", "nvcc", "g++", "clang++", "ninja"})
+_COMPILERS = frozenset({"cc1plus", "ptxas", "ptxas-blackwell", "cicc", "nvcc", "g++", "clang++", "ninja"})
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class LiveCompile:
     """One process that has torch loaded.
 
     Attributes:
-        cpu_share: CPU seconds per second of the window; 1 is one pegged core.
+        cpu_share: CPU seconds per second of the window; 1 is one fully busy core.
         workers: its live Inductor compile workers.
-        compilers: C++, PTX and CUDA compilers now running below it.
-        cache: its Inductor cache folder; None where its environment may not be read, or the folder is too large.
+        compilers: C++, PTX and CUDA compilers among its descendants.
+        cache: its Inductor cache folder; None if its environment is not readable, or the folder is too large.
         cache_growth_bytes: growth of that folder in the window.
     """
 
@@ -52,7 +52,7 @@ class LiveCompile:
 
     @property
     def compiling(self) -> bool:
-        """Whether it has compilers at work, or a cache that grows."""
+        """Whether it has running compilers, or a growing cache."""
         return self.compilers > 0 or bool(self.cache_growth_bytes)
 
     @property
@@ -62,10 +62,10 @@ class LiveCompile:
 
 
 def look(window_s: float) -> tuple[LiveCompile, ...]:
-    """Look at every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
+    """Read every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
     before: dict[int, _State] = {}
     for process in psutil.process_iter():
-        # A process may end while it is looked at, in either look.
+        # A process may end while it is read.
         with contextlib.suppress(psutil.Error):
             if _has_torch(process):
                 before[process.pid] = _State.of(process)
@@ -82,16 +82,16 @@ def look(window_s: float) -> tuple[LiveCompile, ...]:
 
 
 def findings(window_s: float) -> Findings:
-    """Look, tell a human a line for each process, and report; never a symptom, as two looks prove none.
+    """Observe, print one line per process, and report; never a symptom, as two observations do not prove one.
 
     Raises:
-        RunbookError: a process, or a mount that one has its cache on, does not answer.
+        RunbookError: a process, or the mount of its cache, does not answer.
     """
     try:
         found = answer_within(window_s + _LOOK_S, lambda: look(window_s))
     except TimeoutError as error:
         raise RunbookError(
-            f"the look at the processes of this node gave {error}: a process or a mount does not answer"
+            f"reading the processes of this node: {error}; a process or a mount does not answer"
         ) from error
     for one in found:
         cache = (
@@ -100,12 +100,12 @@ def findings(window_s: float) -> Findings:
         say(
             f"pid {one.pid} {one.name}: {one.cpu_share:.0%} CPU, {one.workers} compile workers, "
             f"{one.compilers} compilers, {cache} in {window_s:g} s"
-            f"{' - compiling' if one.compiling else ''}{' - pegged' if one.pegged else ''}"
+            f"{', compiling' if one.compiling else ''}{', a core is busy' if one.pegged else ''}"
         )
     if not found:
-        say("no process that can be seen has torch loaded")
+        say("no visible process has torch loaded")
     return Findings(
-        reason=_worth_a_look(found, window_s),
+        reason=_suspect(found, window_s),
         measurements=[
             single("compile_workers", sum(one.workers for one in found)),
             single("pegged_processes", sum(one.pegged for one in found)),
@@ -128,17 +128,17 @@ def findings(window_s: float) -> Findings:
     )
 
 
-def _worth_a_look(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
-    """What a reader should compare with a second look, if anything; it is not the symptom yet."""
+def _suspect(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
+    """What to check again, if anything; it is not the symptom yet."""
     pegged = [one for one in found if one.pegged]
     if not pegged:
         return None
     busiest = pegged[0]
-    moves = "compiling" if busiest.compiling else "no compiler and no growing cache seen"
+    moves = "compiling" if busiest.compiling else "no compiler and no growing cache"
     more = f" (and {len(pegged) - 1} more)" if len(pegged) > 1 else ""
     return (
         f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy for {window_s:g} s, "
-        f"{moves}{more}; if it should be warm by now, take its stacks twice"
+        f"{moves}{more}; if its warm-up should be over, run py-spy dump --pid {busiest.pid} twice"
     )
 
 
@@ -165,7 +165,7 @@ class _State:
 
 
 def _has_torch(process: psutil.Process) -> bool:
-    """Whether libtorch is mapped, and it is not itself one of the workers."""
+    """Whether libtorch is mapped and the process is not a compile worker."""
     try:
         return b"libtorch_cpu" in _proc(process, "maps") and not _is_worker(process)
     except PlacedFileError:
@@ -173,7 +173,7 @@ def _has_torch(process: psutil.Process) -> bool:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    # psutil reads a command line whole, however much of its memory the process calls so.
+    # psutil reads a whole command line, which a process can make arbitrarily large.
     with contextlib.suppress(PlacedFileError):
         return _WORKER_MARK in _proc(process, "cmdline")
     return False
@@ -184,7 +184,7 @@ def _proc(process: psutil.Process, name: str) -> bytes:
 
 
 def _bytes_of(cache: Path) -> int | None:
-    """The size of a cache; None of a folder that is too large to be one: a process may name any."""
+    """The size of a cache; None if the folder is too large to be one, as a process may name any folder."""
     sizes = [*itertools.islice(file_sizes(cache), _MOST_FILES + 1)]
     return None if len(sizes) > _MOST_FILES else sum(sizes)
 

@@ -1,4 +1,4 @@
-"""What a guarded compile reports: its measurements, and an account of each rung."""
+"""The report of a guarded compile: its measurements, and details of each rung."""
 
 import math
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ _CURVE_POINTS = 40
 
 
 def measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
-    """The numbers of one rung, labelled with its mode and the preset."""
+    """The measurements of one rung, labelled with its mode and the preset."""
     labels = {"preset": preset, "mode": attempt.mode.value}
     ended = attempt.compile_ended
     if attempt.mode != "eager" and (ended or attempt.outcome == "deadline"):
         yield single("compile_finished", float(ended), **labels)
         if attempt.cpu_share is not None:
-            # A pegged CPU means one thing in a compile that ended and another in one that did not.
+            # A busy CPU has a different meaning in a compile that finished and in one that did not.
             yield single("compile_cpu_share", attempt.cpu_share, **labels, ended=ended)
     if attempt.outcome != "finished":
         return
@@ -36,28 +36,28 @@ def measurements(attempt: Attempt, preset: str) -> Iterator[Measurement]:
 
 
 def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
-    """The numbers of the start from the cache, where one was asked for.
+    """The measurements of the start from the cache, if requested.
 
     Raises:
-        RunbookError: it did not work, although the compile before it did.
+        RunbookError: it failed, although the compile before it worked.
     """
     warm = guarded.warm
     if warm is None:
         return
     if warm.outcome != "finished" or warm.compile_s is None:
-        raise RunbookError(f"the start from the cache did not work: {warm.reason}")
+        raise RunbookError(f"the start from the cache failed: {warm.reason}")
     labels = {"preset": preset, "mode": warm.mode.value}
     yield single("warm_start_time", warm.compile_s, **labels)
-    # The first child compiled a block alone; this one holds the whole model.
+    # The first child compiled only a block; this one holds the whole model.
     yield single("compiled_difference", warm.facts["difference"], **labels, start="warm")
     yield single("warm_cache_misses", float(warm.facts["cache_misses"]), **labels)
 
 
 def overrun_s(guarded: Guarded, guard_s: float, deadline_s: float) -> float | None:
-    """Seconds between the moment at which compiling had to be over and control being back; None where it was over.
+    """Seconds from the time limit of compiling until the guard returned; None if it was within the limit.
 
-    That moment is the deadline. Where the first child took so long to start that less than `LEAST_S` of compile were
-    left, it is the end of those.
+    The limit is the deadline. If the first child started so late that less than `LEAST_S` of compile time was left, it
+    is the end of that minimum time.
     """
     if all(one.outcome != "deadline" for one in guarded.attempts):
         return None
@@ -65,13 +65,13 @@ def overrun_s(guarded: Guarded, guard_s: float, deadline_s: float) -> float | No
 
 
 def processes_left(guarded: Guarded) -> int:
-    """Processes of the guarded compiles that are alive, by the guard's token and by this run's RUNBOOK_RUN_ID."""
+    """Living processes of the guarded compiles, by the guard's token and by this run's RUNBOOK_RUN_ID."""
     marked = sum(one.left for one in (*guarded.attempts, *filter(None, [guarded.warm])))
-    return max(marked, len(processes.left_of_run()))
+    return max(marked, len(processes.leftover_processes_of_run()))
 
 
 def account(attempt: Attempt) -> dict[str, object]:
-    """What is worth keeping of one rung beside its numbers, in JSON; the growth thinned to a few dozen points."""
+    """Details of one rung other than its measurements, as JSON; the growth is thinned to a few dozen points."""
     step = max(1, math.ceil(len(attempt.samples) / _CURVE_POINTS))
     return {
         "mode": attempt.mode,

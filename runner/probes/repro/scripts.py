@@ -1,6 +1,6 @@
-"""Programs that do a compile again with torch alone: from a block stack's own source, or from a graph in torch's trace.
+"""Scripts that repeat a compile with only torch: from the source of a block stack, or from a graph in torch's trace.
 
-Neither holds weights: the stack draws random ones, and of a traced graph only shapes are known.
+Neither has weights: the stack draws random ones, and a traced graph has only shapes.
 """
 
 import inspect
@@ -32,9 +32,9 @@ _INPUT = re.compile(
     r'(?P<device>[a-z]+(?::\d+)?)?"(?:, |$)'
 )
 
-_HEAD = '''"""Reproduces one torch.compile ({what}). Needs torch alone: python reproduce.py
+_HEAD = '''"""Reproduces one torch.compile ({what}). Needs only torch: python reproduce.py
 
-Ends by itself: after {deadline:g} s it prints the stacks of all threads and leaves with status 1.
+It has a time limit: after {deadline:g} s it prints the stacks of all threads and exits with status 1.
 """
 
 import faulthandler
@@ -64,7 +64,7 @@ def main() -> None:
             answer = model(*inputs)
             faulthandler.cancel_dump_traceback_later()
             print(f"answered in {{time.monotonic() - began:.1f}} s")
-            print(f"largest difference from eager {{(answer - expected).abs().max().item():.3g}}")
+            print(f"largest difference from eager: {{(answer - expected).abs().max().item():.3g}}")
 
 
 main()
@@ -103,13 +103,13 @@ main()
 
 
 def of_stack(arguments: Mapping[str, Any], mode: str, injected: str | None, deadline_s: float) -> str:
-    """A program that builds the block stack and compiles it as a rung did.
+    """A script that builds the block stack and compiles it like a rung.
 
     Args:
-        arguments: of `block_stack.build`.
+        arguments: arguments of `block_stack.build`.
         mode: the rung.
-        injected: the stall that was injected, if any.
-        deadline_s: after which the program ends itself.
+        injected: the injected stall, if any.
+        deadline_s: time limit of the script in seconds.
     """
     sources, setup = [inspect.getsource(block_stack.build).rstrip()], []
     if injected:
@@ -133,14 +133,14 @@ def of_stack(arguments: Mapping[str, Any], mode: str, injected: str | None, dead
 
 
 def of_trace(log: str, deadline_s: float) -> str | None:
-    """A program that compiles the last graph in a torch trace log: the one that was at work when the log ended.
+    """A script that compiles the last graph in a torch trace log: the one being compiled when the log ended.
 
-    None where there is no graph in it, or one that does not stand by itself: with symbolic shapes, with constants or
-    submodules of its own, or with types that torch's trace does not spell out.
+    None if there is no graph in it, or only one that is not self-contained: with symbolic shapes, with constants or
+    submodules, or with types that torch's trace does not name.
 
     Args:
         log: a file of TORCH_TRACE.
-        deadline_s: after which the program ends itself.
+        deadline_s: time limit of the script in seconds.
     """
     graph = _last_graph(log)
     signature = _SIGNATURE.search(graph)
@@ -170,7 +170,7 @@ def _last_graph(log: str) -> str:
     for line in lines:
         if not line.startswith("\t"):
             break
-        # Comments name files of the host on which it was traced.
+        # Comments name files of the host where it was traced.
         if not line.lstrip().startswith("# File:"):
             payload.append(line[1:])
     return textwrap.dedent("\n".join(payload))

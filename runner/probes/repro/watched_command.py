@@ -1,4 +1,4 @@
-"""A command of the reader's own under the guard's eyes, and the bundle of what was seen."""
+"""Runs the reader's own command under the guard, and writes the bundle."""
 
 import argparse
 import os
@@ -21,12 +21,11 @@ _LABELS = {"mode": "command"}
 
 
 def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
-    """Run the command, keep the bundle, and report; the symptom is that it did not end by its deadline.
+    """Run the command, write the bundle, and report; the symptom is that it did not finish by its deadline.
 
     Raises:
         InputError: the command cannot be started, or the bundle cannot be written.
-        RunbookError: the command failed in another way than by not ending; a bundle that was asked for is written all
-            the same.
+        RunbookError: the command failed in another way than by its deadline; a requested bundle is still written.
     """
     with tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
         say(f"running {shlex.join(arguments.command)}")
@@ -53,9 +52,9 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
 
 def _failed(seen: Watched, kept: Path | None) -> str:
     words = last_words_in(seen.folder / OUTPUT, host_secrets())
-    said = f"its last words: {words}" if words else "it printed nothing"
-    where = f"all of its output is in {kept}" if kept else "--output-dir DIR keeps all of its output"
-    return f"the command left with status {seen.status}; {said}; {where}"
+    said = f"last output: {words}" if words else "no output"
+    where = f"all output is in {kept}" if kept else "use --output-dir DIR to keep all output"
+    return f"the command exited with status {seen.status}; {said}; {where}"
 
 
 def _report(seen: Watched, bundle: str | None) -> Findings:
@@ -71,6 +70,6 @@ def _report(seen: Watched, bundle: str | None) -> Findings:
         status="ok" if seen.ended else "symptom",
         reason=None
         if seen.ended
-        else f"the command did not end within {seen.wall_s:.1f} s, {in_words(seen.verdict)}{where}",
+        else f"the command did not finish within {seen.wall_s:.1f} s, {in_words(seen.verdict)}{where}",
         details={"command": list(seen.command), "verdict": seen.verdict, "bundle": bundle},
     )

@@ -1,7 +1,8 @@
-"""Read by every Python that is started with this folder on its path: SIGUSR1 makes it write its stacks.
+"""Loaded by every Python process that has this folder on its path: SIGUSR1 makes it dump its stacks.
 
-The guard's children, Inductor's workers and the processes of a wrapped command cannot be asked beforehand. Their stacks
-go to RUNBOOK_STACKS/<pid>.txt, whose first line names the main thread. A sitecustomize of the host's own still runs.
+The guard's children, Inductor's workers and the processes of a wrapped command cannot install the handler themselves.
+Their stacks go to RUNBOOK_STACKS/<pid>.txt, whose first line names the main thread. The host's own sitecustomize still
+runs.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ FOLDER = "RUNBOOK_STACKS"
 
 def _answer_sigusr1(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
-        # Open for the life of the process: the handler writes to it.
+        # Kept open until the process ends: the handler writes to it.
         file = (folder / f"{os.getpid()}.txt").open("a")
         file.write(f"main thread 0x{threading.main_thread().ident or 0:x}\n")
         file.flush()
@@ -31,15 +32,15 @@ def _run_the_hosts_own() -> None:
     own = sys.modules.pop("sitecustomize")
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")
-    # Whoever imports this file looks for it there afterwards.
+    # The import of this file expects it there afterwards.
     sys.modules.setdefault("sitecustomize", own)
-    # Inductor gives its workers this process's path, this folder included.
+    # Inductor passes this process's path to its workers, including this folder.
     sys.path[:] = places
 
 
 if __name__ == "sitecustomize" and os.environ.get(FOLDER):
     folder = Path(os.environ[FOLDER])
     _answer_sigusr1(folder)
-    # Forked workers would write into their parent's file, all at once.
+    # Without this, forked workers would all write to their parent's file.
     os.register_at_fork(after_in_child=lambda: _answer_sigusr1(folder))
     _run_the_hosts_own()

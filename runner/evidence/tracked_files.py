@@ -1,4 +1,4 @@
-"""What git carries of a data folder that is no plain file: it comes back in every checkout, whatever a disk shows."""
+"""Finds entries of a data folder in git that are not plain files: every checkout would restore them."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ _KEPT = ".gitkeep"
 
 
 def carried(root: Path) -> Iterator[tuple[Path, str]]:
-    """Paths that git has of the data folder and may not have, and why; none where it lies in no repository.
+    """Paths of the data folder that git must not contain, and why; none if the folder is not in a repository.
 
-    A file of git's own (`.gitattributes`, say) could have git store other bytes than those that were checked.
+    A git control file such as `.gitattributes` could make git store other bytes than those that were checked.
     """
     place = root.absolute()
     listed = git(place.parent, "--literal-pathspecs", "ls-files", "--stage", "-z", "--", place.name)
@@ -27,7 +27,7 @@ def carried(root: Path) -> Iterator[tuple[Path, str]]:
         if mode not in _PLAIN:
             yield (
                 path,
-                f"is {_KINDS.get(mode, 'no file')} in git, and records are files; take it out with git rm",
+                f"is {_KINDS.get(mode, 'not a file')} in git, but records are plain files; remove it with git rm",
             )
         elif path.name.startswith(".") and path.name != _KEPT:
-            yield path, "is a hidden file that git carries, and no record; take it out with git rm"
+            yield path, "is a hidden file in git, not a record; remove it with git rm"

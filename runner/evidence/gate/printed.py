@@ -1,4 +1,4 @@
-"""What a probe printed, held against what the record has of it: the last line of its output is its document."""
+"""Checks a record against the printed output of its probes: the last line of a probe's output is its document."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ _LEFT_OUT = re.compile(r"\d+ bytes of details, more than a record holds")
 
 
 def said_by(step: StepResult) -> Mapping[str, Any] | None:
-    """The document that the step's last probe printed; None where its output does not end with one.
+    """The document that the step's last probe printed; None if its output does not end with one.
 
-    Nothing is made of the output of a block that leads its last probe's elsewhere, or the document.
+    The output is ignored if the block redirects its last probe's output or document.
     """
     _, found, last_call = step.command.rpartition("-m runner.probes.")
     if not found or _ELSEWHERE & {*last_call} or "RUNBOOK_RESULT" in step.command:
         return None
     if step.probe is None and step.status.broken:
-        # What it wrote was not believed, or came before it was ended.
+        # Its document was rejected, or written before the step was terminated.
         return None
     last = step.stdout_tail.rstrip().rpartition("\n")[2]
     if not last.startswith("{"):
@@ -32,13 +32,13 @@ def said_by(step: StepResult) -> Mapping[str, Any] | None:
     try:
         found = from_json(last)
     except ValueError:
-        # Cut off at its beginning, or redacted in a way that leaves no JSON.
+        # Its beginning was cut off, or redaction made it invalid JSON.
         return None
     return found if isinstance(found, dict) and {"probe", "measurements"} <= found.keys() else None
 
 
 def said_problems(step: StepResult, said: Mapping[str, Any]) -> Iterator[str]:
-    """In what the record differs from what the probe printed."""
+    """Differences between the record and the probe's printed document."""
     kept: dict[str, Any] = {name: getattr(step, name) for name in _KEPT}
     kept["measurements"] = [_told(one) for one in step.measurements]
     if _LEFT_OUT.fullmatch(str(step.details.get("left_out"))):
@@ -48,16 +48,16 @@ def said_problems(step: StepResult, said: Mapping[str, Any]) -> Iterator[str]:
         kept["reason"] = step.reason
     differing = next((name for name in kept if name in said and not _alike(said[name], kept[name])), None)
     if differing is not None:
-        yield f"printed a document with another {differing} than it has here; {AGAIN}"
+        yield f"printed a document with a different {differing}; {AGAIN}"
 
 
 def _told(measurement: Measurement) -> dict[str, Any]:
-    # As JSON has it; several times quicker than the model's own dump.
+    # As in JSON; several times faster than the model's own dump.
     return {**vars(measurement), "samples": list(measurement.samples)}
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same but for what was redacted in one of them and not in the other."""
+    """Whether two JSON values are equal except for text that is redacted in only one of them."""
     if one == other and isinstance(one, bool) == isinstance(other, bool):
         return True
     if isinstance(one, str) and isinstance(other, str):

@@ -1,4 +1,4 @@
-"""Asks Slurm again while its controller is away."""
+"""Retries Slurm commands while the controller does not answer."""
 
 import time
 from collections.abc import Callable
@@ -14,22 +14,22 @@ _PATIENCE_S = 900.0
 
 
 class FleetObserver(Protocol):
-    """Who wants to know how a campaign is getting on."""
+    """Receives the progress of a campaign."""
 
     def job_changed(self, job: Job, said: str) -> None:
-        """A job was submitted, started, has something new to say, or is over."""
+        """A job was submitted, started, has a new message, or is over."""
 
     def trouble(self, message: str) -> None:
-        """Something is wrong that does not end the campaign."""
+        """A problem occurred that does not end the campaign."""
 
 
 def answered(
     ask: Callable[[], _Answer], observer: FleetObserver, pause: Callable[[float], None] = time.sleep
 ) -> _Answer:
-    """What `ask` returns, which is called again until the controller answers.
+    """Call `ask` until the controller answers; returns its result.
 
     Raises:
-        ControllerAwayError: the controller has not answered for a quarter of an hour.
+        ControllerAwayError: the controller has not answered for 15 minutes.
     """
     poll, away_since = FIRST_POLL_S, None
     while True:
@@ -39,7 +39,7 @@ def answered(
             now = time.monotonic()
             if away_since is None:
                 away_since = now
-                observer.trouble(f"{error}; waiting for it, jobs go on without it")
+                observer.trouble(f"{error}; waiting for the controller, running jobs are not affected")
             if now - away_since > _PATIENCE_S:
                 raise
         pause(poll)

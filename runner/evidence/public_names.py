@@ -1,8 +1,8 @@
-"""What stands where the name of a host could stand and gives none away: loopback, words, public names."""
+"""Words in the place of a host name that do not identify a private host: loopback, plain words, public names."""
 
 import re
 
-# Hosts of documentation, packages and models, with everything below them.
+# Public hosts of documentation, packages and models, with all their subdomains.
 _PUBLIC = frozenset(
     re.findall(
         r"\S+",
@@ -19,7 +19,7 @@ _PUBLIC = frozenset(
         "office.com twilio.com sendgrid.com stripe.com notion.so linear.app",
     )
 )
-# Words of messages and settings that stand where a name could.
+# Words of messages and settings that occur in the place of a host name.
 _WORDS = frozenset(
     re.findall(
         r"\S+",
@@ -49,7 +49,7 @@ _PREFIXES = ("127.", "x86_64", "aarch64", "arm64", "i686", "sm_")
 
 
 def names_no_host(found: str, _before: str) -> bool:
-    """Whether a word, or each of a list with commas, that stands where a host's name could names none."""
+    """Whether a word in the place of a host name, or each word of a comma-separated list, is not a host name."""
     return all(_is_no_host(item.partition(":")[0].lower()) for item in found.split(","))
 
 
@@ -61,12 +61,12 @@ def _is_no_host(name: str) -> bool:
 
 
 def is_public(name: str) -> bool:
-    """Whether a name in lower case is one of the public hosts or lies below one."""
+    """Whether a lower-case name is a public host or a subdomain of one."""
     parts = name.split(".")
     return any(".".join(parts[start:]) in _PUBLIC for start in range(len(parts) - 1))
 
 
-# Directories of shared file systems that belong to no one.
+# Directories of shared file systems that do not identify a user.
 _SHARED_DIRECTORIES = frozenset(
     re.findall(
         r"\S+",
@@ -77,7 +77,7 @@ _SHARED_DIRECTORIES = frozenset(
 )
 
 
-# Below these stands what a thing is called, and seldom whose it is: `/fsx/models/Llama-3.1-8B`.
+# Their subdirectories are named after content, seldom after an owner: `/fsx/models/Llama-3.1-8B`.
 _COLLECTIONS = frozenset(
     {"models", "model", "datasets", "dataset", "hub", "huggingface", "containers", "images"}
 )
@@ -85,7 +85,7 @@ _HOMES = frozenset({"home", "homes", "users", "user", "people"})
 
 
 def names_no_owner(path: str, _before: str) -> bool:
-    """Whether a path is made only of directories that belong to everyone, or begins with a collection of things."""
+    """Whether a path consists only of shared directories, or begins with a content directory."""
     parts = [part.lower() for part in path.split("/")]
     if parts[0] in _COLLECTIONS and not _HOMES.intersection(parts):
         return True

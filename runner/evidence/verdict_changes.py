@@ -1,4 +1,4 @@
-"""Verdicts that turned: an outcome or a deciding expectation that reads otherwise than in the run before. Pure."""
+"""Changed verdicts: an outcome or a deciding expectation that differs from the previous run. Pure."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ UNMEASURED = "unmeasured"
 
 @dataclass(frozen=True)
 class Turn:
-    """One verdict of an entry on a class that turned between two runs of the same scope.
+    """One verdict of an entry on a class that changed between two runs of the same scope.
 
     Attributes:
-        what: `outcome`, or the id of the expectation; both are judged by the entry as it is now.
+        what: `outcome`, or the id of the expectation; both are judged by the current entry.
         before, after: the two verdicts; `unmeasured` before the first run of an entry on a class.
         earlier, later: the two runs; no earlier one for the first.
-        causes: what else differs between them.
+        causes: other differences between them.
     """
 
     what: str
@@ -29,24 +29,27 @@ class Turn:
 
     @property
     def why(self) -> str:
-        """Where a drill passed, what was not measured; else empty."""
+        """For a passed drill, what was not measured; else empty."""
         return self.later.judged.why if self.what == OUTCOME else ""
 
     def __str__(self) -> str:
-        run = f"{self.later.where} {self.later.runbook.id}: {self.what} {self.before} → {self.after}"
+        change = f"{self.before} → {self.after}".replace("_", " ")
+        run = f"{self.later.where} {self.later.runbook.id}: {self.what} {change}"
         said = f"{run} (run {self.later.run_id})" + (f": {self.why}" if self.why else "")
         if self.earlier is None:
-            return f"{said}; the first run there"
+            return f"{said}; first run"
         return said + (
-            f"; also new: {', '.join(self.causes)}" if self.causes else "; nothing else recorded differs"
+            f"; other differences: {', '.join(self.causes)}"
+            if self.causes
+            else "; no other recorded differences"
         )
 
 
 def turns(endings: Iterable[Ending]) -> tuple[Turn, ...]:
-    """Every turn in the whole history, oldest first, and the first run of every entry on every class.
+    """Every changed verdict in the history, oldest first, and the first run of every entry on every class.
 
-    A run is held against the newest earlier one of its class, entry and scope on the same node; where the node has
-    none, against that of any node outside its own campaign: nodes of one campaign are compared on the fleet's page.
+    A run is compared with the newest earlier run of its class, entry and scope on the same node; if the node has none,
+    with that of any node outside its campaign. Nodes of one campaign are compared on the Fleet page.
     """
     by_node: dict[tuple[object, ...], Ending] = {}
     by_class: dict[tuple[object, ...], Ending] = {}

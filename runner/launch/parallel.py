@@ -1,4 +1,4 @@
-"""The same work for several things side by side, of which none is waited for without end."""
+"""Runs the same work for several items in parallel, without unbounded waiting for any of them."""
 
 import queue
 import threading
@@ -10,10 +10,10 @@ _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
 
 
-def side_by_side(work: Callable[[_Item], _Done], items: Sequence[_Item], most: int) -> "list[Future[_Done]]":
-    """Begin the work for each item, for so many at once; a future an item, in their order.
+def in_parallel(work: Callable[[_Item], _Done], items: Sequence[_Item], most: int) -> "list[Future[_Done]]":
+    """Start the work for each item, at most `most` at once; returns one future per item, in order.
 
-    The threads are daemons: where a future does not come, Python ends all the same.
+    The threads are daemons: Python can exit even if a future never completes.
     """
     futures: list[Future[_Done]] = [Future() for _ in items]
     waiting: queue.SimpleQueue[tuple[Future[_Done], _Item]] = queue.SimpleQueue()
@@ -30,7 +30,7 @@ def side_by_side(work: Callable[[_Item], _Done], items: Sequence[_Item], most: i
                 continue
             try:
                 future.set_result(work(item))
-            except BaseException as error:  # noqa: BLE001 - whoever waits for it hears of it
+            except BaseException as error:  # noqa: BLE001 - raised for the caller that waits for the future
                 future.set_exception(error)
 
     for _ in range(min(most, len(items))):
@@ -39,7 +39,7 @@ def side_by_side(work: Callable[[_Item], _Done], items: Sequence[_Item], most: i
 
 
 def give_up(futures: "Sequence[Future[_Done]]", seconds: float) -> None:
-    """Begin none that has not begun, and wait so long for the others."""
+    """Cancel the items that have not started, and wait at most this many seconds for the others."""
     for one in futures:
         one.cancel()
     wait(futures, seconds)

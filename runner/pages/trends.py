@@ -1,112 +1,22 @@
-"""What records prove over and above one step: the fix against its fault, and a number over time. Pure."""
+"""A number over time, with what may explain a change of it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
-from runner.catalogue import METRICS
+from runner.catalogue import label_of
 from runner.entry.digest import current_digest
 from runner.entry.model import Expectation, Phase, Runbook
-from runner.evidence.headline import key_measurement
 from runner.evidence.measured import fits_class, fitting
-from runner.evidence.record import Measurement, Record, StepResult, StepStatus
+from runner.evidence.record import Measurement
 from runner.pages.evidence import Evidence, Point
-from runner.pages.numbers import Number, number, show_interval, show_labels
-from runner.stats import ratio, ratio_interval
-from runner.units import format_value, to_stored
+from runner.pages.numbers import show_labels, show_value
+from runner.units import format_value, scale_of, to_stored
 
-MOST_PAIRS = 8
 MOST_POINTS = 60
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One measurement before and after the fix, in one run: so on one node, with one set of versions.
-
-    Attributes:
-        ratio: after ÷ before with its interval, in words; empty where there is none.
-        good: whether it went in the good direction; None where it stayed.
-    """
-
-    machine_class: str
-    record: Record
-    name: str
-    labels: str
-    before_step: str
-    after_step: str
-    before: Number
-    after: Number
-    ratio: str
-    good: bool | None
-
-
-def before_and_after(runbook: Runbook, evidence: Evidence) -> tuple[Pair, ...]:
-    """What Reproduce (or a Diagnose that found the symptom) and Verify both measured, in each class's run."""
-    found: list[Pair] = []
-    for machine_class in evidence.classes:
-        run = evidence.run(machine_class, runbook.id)
-        if run is not None:
-            found += sorted(_pairs(machine_class, run), key=lambda pair: pair.good is None)[:MOST_PAIRS]
-    return tuple(found)
-
-
-def _pairs(machine_class: str, run: Record) -> list[Pair]:
-    ran = [step for step in run.steps if step.status.finished]
-    faulty = [step for step in ran if step.phase is Phase.REPRODUCE]
-    faulty += [step for step in ran if step.phase is Phase.DIAGNOSE and step.status is StepStatus.SYMPTOM]
-    pairs: list[Pair] = []
-    seen: set[tuple[str, str]] = set()
-    for after_step in (step for step in ran if step.phase is Phase.VERIFY):
-        for after in _telling(after_step):
-            key = (after.name, str(sorted(after.labels.items())))
-            for before_step in faulty:
-                same = [
-                    one
-                    for one in before_step.measurements
-                    if (one.name, one.labels, one.unit) == (after.name, after.labels, after.unit)
-                ]
-                if len(same) == 1 and key not in seen:
-                    seen.add(key)
-                    pairs.append(_pair(machine_class, run, before_step, same[0], after_step, after))
-    return pairs
-
-
-def _telling(step: StepResult) -> list[Measurement]:
-    """The step's measurements that have a good direction, its key one first."""
-    key = key_measurement(step)
-    telling = [one for one in step.measurements if one.name in METRICS and METRICS[one.name].better]
-    return sorted(telling, key=lambda one: key is None or one.name != key.name)
-
-
-def _pair(
-    machine_class: str,
-    run: Record,
-    before_step: StepResult,
-    before: Measurement,
-    after_step: StepResult,
-    after: Measurement,
-) -> Pair:
-    shown = ""
-    times = ratio(after.value, before.value)
-    if times and before.value != after.value:
-        medians = before.statistic == after.statistic == "median"
-        interval = ratio_interval(after.samples, before.samples) if medians else None
-        sure = f" ({show_interval(interval, '1')})" if interval else ""
-        shown = f"× {format_value(times, '1')}{sure}"
-    higher = METRICS[after.name].better == "higher"
-    return Pair(
-        machine_class=machine_class,
-        record=run,
-        name=after.name,
-        labels=show_labels(after.labels),
-        before_step=before_step.id,
-        after_step=after_step.id,
-        before=number(before),
-        after=number(after),
-        ratio=shown,
-        good=None if before.value == after.value else (after.value > before.value) == higher,
-    )
+# The axis begins at 0 unless the least value lies above this share of the greatest.
+_CUT_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,6 +53,38 @@ class Trend:
     stale: bool
 
     @property
+    def label(self) -> str:
+        """The metric's name for a reader."""
+        return label_of(self.name)
+
+    @property
+    def axis(self) -> tuple[float, float]:
+        """Where the vertical axis begins and ends: at 0, unless that would flatten the points to a line."""
+        band = self.band or Band(None, None, "")
+        bounds = [bound for bound in (band.low, band.high) if bound is not None]
+        low = min([*(point.low for point in self.points), *bounds])
+        high = max([*(point.high for point in self.points), *bounds])
+        margin = (high - low or abs(high) or 1.0) * 0.06
+        if low >= 0 and low < _CUT_ABOVE * high:
+            return 0.0, high + margin
+        return (max(low - margin, 0.0) if low >= 0 else low - margin), high + margin
+
+    @property
+    def cut(self) -> bool:
+        """Whether the vertical axis does not begin at 0."""
+        return self.axis[0] > 0
+
+    @property
+    def scale(self) -> tuple[float, str]:
+        """The one unit of the axis: stored units in one of it, and its name."""
+        return scale_of(self.axis[1], self.unit)
+
+    def axis_text(self, value: float) -> str:
+        """A value in the axis's unit."""
+        factor, unit = self.scale
+        return f"{value / factor:,.4g} {unit}".strip()
+
+    @property
     def first(self) -> datetime:
         """When the oldest point was taken."""
         return self.points[0].when
@@ -154,18 +96,18 @@ class Trend:
 
     def show(self, value: float) -> str:
         """A value of the trend for a reader."""
-        return format_value(value, self.unit)
+        return show_value(self.name, value, self.unit)
 
     @property
     def words(self) -> str:
-        """The plot in words, for who cannot see it."""
+        """The plot in words, as its text alternative."""
         least, most = (f(point.value for point in self.points) for f in (min, max))
-        what = f"{self.name}{f' ({self.labels})' if self.labels else ''} of step {self.step}"
+        what = f"{self.label}{f' ({self.labels})' if self.labels else ''} of step {self.step}"
         said = [
             f"{what} on {self.machine_class}",
             f"{len(self.points)} runs from {self.first:%Y-%m-%d} to {self.last:%Y-%m-%d}",
-            f"between {format_value(least, self.unit)} and {format_value(most, self.unit)}",
-            f"the newest {format_value(self.points[-1].value, self.unit)}",
+            f"between {self.show(least)} and {self.show(most)}",
+            f"the newest {self.show(self.points[-1].value)}",
         ]
         said += [f"expected {self.band.text}"] if self.band else []
         said += [f"{self.points[place].when:%Y-%m-%d} {text}" for place, text in self.changed.items()]
@@ -173,7 +115,7 @@ class Trend:
 
 
 def trends(runbook: Runbook, evidence: Evidence) -> tuple[Trend, ...]:
-    """The trend of the number that speaks for the entry, a class each; a class without a record has none."""
+    """The trend of the entry's number, one for each class with records."""
     return tuple(trend for name in evidence.classes if (trend := _trend(runbook, evidence, name)) is not None)
 
 

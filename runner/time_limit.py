@@ -1,4 +1,4 @@
-"""Waits for an answer only so long: a wedged driver or a frozen mount can hold a call for good."""
+"""Runs a call with a time limit: a hung driver or a dead mount can block a call forever."""
 
 import threading
 from collections.abc import Callable
@@ -8,13 +8,13 @@ _Answer = TypeVar("_Answer")
 
 
 def answer_within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
-    """What `work` returns or raises.
+    """Return what `work` returns, or raise what it raises.
 
-    A call that is stuck in the kernel cannot be interrupted, so it is left behind in a thread that keeps nobody from
-    going on, nor from ending. The work must therefore only read.
+    A call that is stuck in the kernel cannot be interrupted, so it is left in a daemon thread, which does not keep the
+    process from continuing or exiting. `work` must therefore only read.
 
     Raises:
-        TimeoutError: there was no answer in time.
+        TimeoutError: `work` did not finish in time.
     """
     answers: list[_Answer] = []
     errors: list[Exception] = []
@@ -22,7 +22,7 @@ def answer_within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
     def run() -> None:
         try:
             answers.append(work())
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        except Exception as error:  # noqa: BLE001 - it is raised in the calling thread
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True, name="answer-within")

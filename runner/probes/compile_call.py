@@ -1,0 +1,103 @@
+"""Where the time of a compile is spent: in the call of torch.compile, or in the first forward.
+
+Physics: torch.compile(model) returns a wrapper and compiles nothing. Dynamo traces and Inductor compiles when that
+wrapper is called for the first time. A timeout around the call of torch.compile alone has therefore ended before the
+compile begins.
+
+One small module is compiled on the first device of this host, from an empty cache, after torch and Inductor have been
+imported: imports would otherwise count as part of the call.
+
+Output: compile_call_time and first_forward_time (s), and compile_call_share, the call's part of their sum. The details
+count the graphs that were compiled by then. There is no symptom.
+
+Example:
+    python -m runner.probes.compile_call
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from runner.errors import RunbookError
+from runner.hardware.machine import look
+from runner.probes.compile_growth import chain
+from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
+from runner.probes.ranks import ended_by_sigterm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_T = TypeVar("_T")
+_TURNS = 1
+_TOLERANCE = 1e-3
+
+
+def _parser() -> argparse.ArgumentParser:
+    return base_parser(__doc__)
+
+
+def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
+    """The result of the work and the wall seconds that it took."""
+    began = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - began
+
+
+def _run(arguments: argparse.Namespace) -> Findings:  # noqa: ARG001 - every probe's signature
+    import torch
+    from torch._inductor import compile_fx  # noqa: F401 - imported here so that the call does not pay for it
+    from torch._inductor.utils import fresh_cache
+
+    device = "cuda" if look().gpus else "cpu"
+    model, inputs = chain(turns=_TURNS, device=device)
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="compile-call-") as caches:
+        torch.compiler.reset()
+        with torch.no_grad(), fresh_cache(dir=caches):
+            compiled, call_s = _timed(lambda: torch.compile(model))
+            graphs_after_call = _graphs()
+            answer, forward_s = _timed(lambda: _forward(compiled, inputs))
+            expected = model(*inputs)
+    if not torch.allclose(answer, expected, atol=_TOLERANCE):
+        raise RunbookError("the compiled output differs from eager's: this compile does not count")
+    say(f"torch.compile(model) returned after {call_s:.3f} s; the first forward took {forward_s:.3f} s")
+    return Findings(
+        measurements=[
+            single("compile_call_share", call_s / (call_s + forward_s)),
+            single("compile_call_time", call_s),
+            single("first_forward_time", forward_s),
+        ],
+        effective={"device": device, "torch": torch.__version__},
+        details={"graphs_after_call": graphs_after_call, "graphs_after_forward": _graphs()},
+    )
+
+
+def _graphs() -> int:
+    """How many graphs Dynamo has handed to a compiler in this process since it was last reset."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _forward(model: Callable[..., "Tensor"], inputs: tuple["Tensor", ...]) -> "Tensor":
+    """One forward; returns when its device has finished."""
+    import torch
+
+    answer = model(*inputs)
+    if answer.is_cuda:
+        torch.cuda.synchronize()
+    return answer
+
+
+PROBE = Probe("compile_call", parser=_parser, run=_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the probe and return its exit status."""
+    return run_probe(PROBE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
