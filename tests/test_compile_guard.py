@@ -294,7 +294,7 @@ def test_a_compile_that_dies_falls_through_to_the_eager_answer_it_had_given(tmp_
     assert [attempt.outcome for attempt in found.attempts] == ["died", "raised", "died"]
     assert found.effective is Mode.EAGER
     assert found.fallback_asked
-    assert "whole: the child was killed by SIGSEGV while compiling" in found.reason
+    assert "whole: the child was killed by SIGSEGV at stage compiling" in found.reason
     assert "per-block: InputError: Dies has no nn.ModuleList" in found.reason
     assert all(attempt.left == 0 for attempt in found.attempts)
     # Where it died is in its output: every child runs with faulthandler on.
