@@ -208,7 +208,7 @@ def test_a_reader_of_a_probe_that_went_away_is_no_bug_of_the_probe(tmp_path: Pat
     )
 
 
-@pytest.mark.parametrize(("command", "said"), [("run", "exit status 7"), ("diagnose", "not looked at")])
+@pytest.mark.parametrize(("command", "said"), [("run", "exit status 7"), ("diagnose", "blocked: small/d")])
 def test_a_step_that_fails_has_not_passed_where_the_caller_ignores_sigchld(
     tmp_path: Path, command: str, said: str
 ) -> None:
