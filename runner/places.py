@@ -74,6 +74,11 @@ class Places:
         return self.work
 
 
+def running_package() -> Path:
+    """The folder of the `runner` package that this process imported."""
+    return Path(str(runner.__file__)).resolve().parent
+
+
 def find_places(
     runbooks: Path | None = None,
     data: Path | None = None,
@@ -90,7 +95,7 @@ def find_places(
         package: the folder of the `runner` package; the running one when left out.
         cwd: the working directory; this process's when left out.
     """
-    package = package or Path(str(runner.__file__)).resolve().parent
+    package = package or running_package()
     shipped = package.parent / SHIPPED
     checkout = _checkout(package.parent, shipped, cwd)
     if checkout is None and runbooks is not None and not shipped.is_dir():
@@ -140,13 +145,13 @@ def _is_of_another_user(home: Path) -> bool:
 
 def shipped_docs() -> Path:
     """The folder of guides that an installed package brings along; it does not exist in a checkout."""
-    return Path(str(runner.__file__)).resolve().parents[1] / SHIPPED / "kb"
+    return running_package().parent / SHIPPED / "kb"
 
 
 def shipped_commit() -> str | None:
     """The commit that an installed package was built from; None where that is unknown."""
     try:
-        path = Path(str(runner.__file__)).resolve().parents[1] / SHIPPED / "commit"
+        path = running_package().parent / SHIPPED / "commit"
         return read_placed(path, _LARGEST_PYPROJECT).decode("ascii", "replace").strip() or None
     except PlacedFileError:
         return None

@@ -142,33 +142,26 @@ def armed(caller: tuple[float, ...], clean: tuple[float, ...]) -> tuple[Measurem
     )
 
 
+def with_clean_arm(clean: tuple[float, float, float]) -> Record:
+    """A run whose control arm read this with the fault; after the fix, both arms read the same."""
+    runbook = broken_entry()
+    after = (2.0e9, 2.02e9, 2.04e9)
+    return run(
+        runbook,
+        result(runbook, "broken", *armed((1.0e9, 1.01e9, 1.02e9), clean), status=StepStatus.SYMPTOM),
+        result(runbook, "again", *armed(after, after), wrong_elements(0)),
+    )
+
+
 def test_a_control_arm_is_no_row_and_its_drift_is_taken_out_of_the_change() -> None:
     runbook = broken_entry()
-    drifted = run(
-        runbook,
-        result(
-            runbook,
-            "broken",
-            *armed((1.0e9, 1.01e9, 1.02e9), (1.0e9, 1.01e9, 1.02e9)),
-            status=StepStatus.SYMPTOM,
-        ),
-        result(runbook, "again", *armed((2.0e9, 2.02e9, 2.04e9), (2.0e9, 2.02e9, 2.04e9)), wrong_elements(0)),
-    )
+    drifted = with_clean_arm((1.0e9, 1.01e9, 1.02e9))
     (pair,) = before_and_after(runbook, gathered([drifted]))
     assert "clean" not in pair.after_labels
     assert pair.change.good is None, "the control doubled as well"
     assert pair.change.text.startswith("× 1 (")
     assert pair.change.drift.startswith("the control changed × 2 (")
-    healed = run(
-        runbook,
-        result(
-            runbook,
-            "broken",
-            *armed((1.0e9, 1.01e9, 1.02e9), (2.0e9, 2.01e9, 2.02e9)),
-            status=StepStatus.SYMPTOM,
-        ),
-        result(runbook, "again", *armed((2.0e9, 2.02e9, 2.04e9), (2.0e9, 2.02e9, 2.04e9)), wrong_elements(0)),
-    )
+    healed = with_clean_arm((2.0e9, 2.01e9, 2.02e9))
     (pair,) = before_and_after(runbook, gathered([healed]))
     assert pair.change.good is True
     assert "relative to the control arm" in changed_words(healed)

@@ -16,7 +16,7 @@ import pytest
 
 from runner.cli.main import main
 from runner.errors import InputError, StoreError
-from runner.evidence.code import code_state, running_package
+from runner.evidence.code import code_state
 from runner.evidence.gate import gate
 from runner.evidence.history import History
 from runner.evidence.record import Code, Record, RunbookRef
@@ -25,6 +25,7 @@ from runner.evidence.stamp import Stamp
 from runner.evidence.store import Store
 from runner.launch.slurm.archive import unpack
 from runner.launch.slurm.campaign import pack_code
+from runner.places import running_package
 from tests.evidence_samples import record
 from tests.evidence_samples import step as a_step
 from tests.test_cli import step, write_entry

@@ -16,7 +16,7 @@ from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.entry.model import Runbook
 from runner.entry.read import find
 from runner.errors import InputError
-from runner.evidence.code import code_state, running_package
+from runner.evidence.code import code_state
 from runner.evidence.fleet import distributions, suspects
 from runner.evidence.redact import host_secrets, redact_json, telling
 from runner.launch.slurm.alias import alias_key
@@ -25,6 +25,7 @@ from runner.launch.slurm.commands import Slurm, Wish
 from runner.launch.slurm.follow import follow, give_up
 from runner.launch.slurm.gathering import Gathered, gather
 from runner.launch.slurm.submit import START_WITHIN_S, Order, again, prepare, submit
+from runner.places import running_package
 from runner.plain import json_text
 from runner.plan import Request, asked_steps
 from runner.screen import Screen

@@ -14,7 +14,7 @@ import runner
 from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
 from runner.errors import InputError
 from runner.failure import UNKNOWN, failed, output_lost
-from runner.places import find_places, shipped_commit
+from runner.places import find_places, running_package, shipped_commit
 from runner.screen import Screen
 
 _STANDARD_ERROR = 2
@@ -94,6 +94,17 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
+class _MainParser(_Parser):
+    """Ends its help with the folders in use, which are looked up only for that."""
+
+    def format_help(self) -> str:
+        """The help, with where entries and records are."""
+        places = find_places()
+        entries = ", ".join(map(str, places.entries)) or "none; name a folder with --runbooks DIR"
+        self.epilog = f"Entries here: {entries}. Records here: {places.data}."
+        return super().format_help()
+
+
 class _Version(argparse.Action):
     """Prints the version and the commit; the commit is looked up only here."""
 
@@ -108,7 +119,7 @@ def version_line() -> str:
     places = find_places()
     commit = shipped_commit()
     if commit is None and places.checkout is not None:
-        state = code.code_state(code.running_package(), places.checkout / "runbooks", root=places.checkout)
+        state = code.code_state(running_package(), places.checkout / "runbooks", root=places.checkout)
         commit = state.commit and state.commit + (" with changes" if state.dirty else "")
     return f"runbook {runner.__version__}" + (f" (commit {commit})" if commit else "")
 
@@ -127,19 +138,16 @@ def _add_places(parser: argparse.ArgumentParser, default: object) -> None:
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    places = find_places()
-    entries = ", ".join(map(str, places.entries)) or "none; name a folder with --runbooks DIR"
-    parser = _Parser(
+    parser = _MainParser(
         prog="runbook",
         description="Runbooks for large-model clusters: diagnose a node, fix it, and verify the fix.",
         allow_abbrev=False,
-        epilog=f"Entries here: {entries}. Records here: {places.data}.",
     )
     parser.add_argument(
         "--version", action=_Version, nargs=0, help="print the version and the commit, and exit"
     )
     _add_places(parser, None)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         _add_places(command, argparse.SUPPRESS)

@@ -21,7 +21,7 @@ from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.read import find
 from runner.errors import BusyError
-from runner.evidence.code import code_at_the_end, code_state, running_package
+from runner.evidence.code import code_at_the_end, code_state
 from runner.evidence.endings import outcome_words
 from runner.evidence.outcomes import drill_sentence
 from runner.evidence.record import Outcome, StepStatus
@@ -34,6 +34,7 @@ from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.launch.slurm.joint import across_nodes
 from runner.pace import Schedule
+from runner.places import running_package
 from runner.plain import one_line
 from runner.plan import Plan, make_plan
 from runner.schedule import work_of

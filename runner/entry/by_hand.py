@@ -4,7 +4,7 @@ from markdown_it import MarkdownIt
 
 from runner.entry.model import Prose, Runbook
 
-SECTION = "By hand"
+BY_HAND = "By hand"
 SHELLS = frozenset({"bash", "sh", "shell", "console"})
 
 
@@ -16,7 +16,7 @@ def is_shell(info: str) -> bool:
 def by_hand_block(runbook: Runbook) -> str:
     """The first shell block of the section `By hand`, to be copied as it is; empty if the entry has none."""
     for section in runbook.sections:
-        for part in section.body if section.title == SECTION else ():
+        for part in section.body if section.title == BY_HAND else ():
             for token in MarkdownIt("commonmark").parse(part.markdown) if isinstance(part, Prose) else ():
                 if token.type == "fence" and is_shell(token.info):
                     return token.content.strip("\n")

@@ -11,16 +11,15 @@ from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
 from runner.entry.attributes import is_id, read_attributes
-from runner.entry.by_hand import is_shell
+from runner.entry.by_hand import BY_HAND, is_shell
 from runner.entry.head import key_lines, parse_head
 from runner.entry.model import FrontMatter, Phase, Prose, Runbook, Section, Step
 from runner.entry.references import reference_faults
 from runner.entry.words import nearest
 from runner.errors import Fault, RunbookFaultsError
 
-SECTIONS = ("Symptom", "By hand", "Root cause", "Diagnose", "Fix", "Reproduce", "Verify", "See also")
-# What needs nothing of this project: commands for a node that has only the system's own programs.
-BY_HAND = "By hand"
+SECTIONS = ("Symptom", BY_HAND, "Root cause", "Diagnose", "Fix", "Reproduce", "Verify", "See also")
+# What By hand must not use: it is for a node that has only the system's own programs.
 _OURS = re.compile(r"\b(runner\.\w+|runbook|nox)\b")
 OPTIONAL = frozenset({"Reproduce", "See also"})
 _PHASES = {phase.value.capitalize(): phase for phase in Phase}

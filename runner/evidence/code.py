@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-import runner
 from runner.errors import InputError
 from runner.evidence.record import Code
 from runner.evidence.source import PACKAGE, commit_digests, compiled_as_written, folder_digest, git
@@ -70,11 +69,6 @@ def code_at_the_end(began: Code, package: Path, entries: Sequence[Path]) -> Code
     if now == (began.package, began.entries):
         return began
     return began.model_copy(update={"dirty": True})
-
-
-def running_package() -> Path:
-    """The folder of the `runner` package that this process imported."""
-    return Path(str(runner.__file__)).resolve().parent
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import runner
+from runner.places import running_package
 
 
 def with_our_programs(
@@ -37,7 +37,7 @@ def with_our_programs(
             (programs / "python").symlink_to(executable)
         folders.insert(0, str(programs))
     path = os.pathsep.join([*folders, environment.get("PATH", os.defpath)])
-    packages = packages or Path(str(runner.__file__)).resolve().parents[1]
+    packages = packages or running_package().parent
     others = environment.get("PYTHONPATH", "")
     if not others or (packages / "torch").exists():
         return {**environment, "PATH": path}

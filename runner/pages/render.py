@@ -13,8 +13,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from runner.catalogue import METRICS, PROBES
+from runner.entry.by_hand import BY_HAND
 from runner.entry.model import Phase, Prose, Runbook, Step
-from runner.entry.parse import BY_HAND
 from runner.evidence.outcomes import Judged
 from runner.evidence.record import Record, record_schema
 from runner.pages.answer import decision_tree, injecting, symptom_line

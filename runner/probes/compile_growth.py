@@ -33,13 +33,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import runner
 from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Measurement
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import look
+from runner.places import running_package
 from runner.probes.budget import budget
 from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command
 from runner.probes.compile_guard.ladder import TOLERANCE
@@ -241,7 +241,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         folder = Path(name) / "child"
         folder.mkdir()
         series = _series(arguments, sizes, device, time_left.left)
-        root = str(Path(runner.__file__).resolve().parents[1])
+        root = str(running_package().parent)
         deadline_s = budget(arguments.deadline).left
         seen = watch_command(_command(series, folder), folder, deadline_s, {"PYTHONPATH": root})
         points = _points(arguments.curve, series, seen)

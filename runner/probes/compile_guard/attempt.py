@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import psutil
 
-import runner
 from runner.evidence.last_words import last_words_in
 from runner.evidence.redact import host_secrets
+from runner.places import running_package
 from runner.probes.compile_guard import processes
 from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.command import OUTPUT, environment
@@ -127,7 +127,7 @@ def attempt(
 
 
 def _environment(token: str, folder: Path) -> dict[str, str]:
-    root = str(Path(runner.__file__).resolve().parents[1])
+    root = str(running_package().parent)
     complete = environment(token, folder, {"PYTHONPATH": root})
     return {name: value for name, value in complete.items() if not _of_launch(name)}
 
