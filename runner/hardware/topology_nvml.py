@@ -97,19 +97,22 @@ class _Reader:
         self._nvml = nvml
 
     def ask(self, name: str, *arguments: object) -> Any:
-        """The result of one query, or None if it is not supported. A lost GPU raises."""
-        unsupported = (
-            self._nvml.NVML_ERROR_NOT_SUPPORTED,
-            self._nvml.NVML_ERROR_INVALID_ARGUMENT,
-            self._nvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-            self._nvml.NVML_ERROR_NO_PERMISSION,
+        """The result of one query, or None if it gave none. Raises if nothing more can be read from this GPU.
+
+        Boards, drivers and sandboxes refuse single queries with many codes, new ones among them.
+        """
+        unreadable = (
+            self._nvml.NVML_ERROR_UNINITIALIZED,
+            self._nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+            self._nvml.NVML_ERROR_GPU_IS_LOST,
+            self._nvml.NVML_ERROR_RESET_REQUIRED,
         )
         try:
             return getattr(self._nvml, name)(*arguments)
         except self._nvml.NVMLError as error:
-            if error.value in unsupported:
-                return None
-            raise
+            if error.value in unreadable:
+                raise
+            return None
 
     def gpu(self, index: int, handle: Any) -> GpuWiring:
         """One GPU's links, fabric, PCIe and NUMA node."""
