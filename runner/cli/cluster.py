@@ -11,10 +11,10 @@ from pathlib import Path
 from pydantic import JsonValue
 from rich.console import Console
 
+from runner.cli.chosen import chosen_entries
 from runner.cli.console import console_on
 from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.entry.model import Runbook
-from runner.entry.read import find
 from runner.errors import InputError
 from runner.evidence.code import code_state
 from runner.evidence.fleet import distributions, suspects
@@ -133,9 +133,7 @@ def campaigns_folder(arguments: argparse.Namespace) -> Path:
 
 def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     """Start a campaign; follow it to its end unless `--detach` was given. Exit status as for `run`."""
-    # The same entry may be given in several ways: by id, by number, by the beginning of its id.
-    found = (find(arguments.runbooks, name) for name in arguments.ids)
-    runbooks = tuple({runbook.id: runbook for runbook in found}.values())
+    runbooks = chosen_entries(arguments.runbooks, arguments.ids, None)
     wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
     across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
     order = replace(

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from rich.markup import escape
 
+from runner.cli.chosen import HELP, chosen_entries
 from runner.cli.console import console_on
 from runner.cli.estimates import expected_times
 from runner.cli.request import add_request_arguments, request_from
-from runner.entry.read import find
 from runner.evidence.redact import host_secrets, redact_text
 from runner.hardware.machine import look
 from runner.pace import Turn, foreseen
@@ -23,9 +23,7 @@ _NARROWEST = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "ids", nargs="+", metavar="ID", help="an entry's id, the beginning of one, or its number"
-    )
+    parser.add_argument("ids", nargs="+", metavar="ID", help=HELP)
     add_request_arguments(parser)
 
 
@@ -33,7 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan of each entry and their runtime together; nothing runs."""
     machine = look()
     request = request_from(arguments)
-    plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
+    plans = [
+        make_plan(runbook, machine, request)
+        for runbook in chosen_entries(arguments.runbooks, arguments.ids, machine)
+    ]
     every = foreseen(plans, expected_times(arguments, plans, machine), request.within)
     console = console_on(sys.stdout)
     # In a pipe nothing is folded.

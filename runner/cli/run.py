@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from runner.cli.chosen import HELP, chosen_entries
 from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
 from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
-from runner.entry.read import find
 from runner.errors import BusyError
 from runner.evidence.code import code_at_the_end, code_state
 from runner.evidence.endings import outcome_words
@@ -46,9 +46,7 @@ _PATIENCE_S = 5.0
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "ids", nargs="+", metavar="ID", help="an entry's id, the beginning of one, or its number"
-    )
+    parser.add_argument("ids", nargs="+", metavar="ID", help=HELP)
     add_request_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the records as a JSON list")
     add_cluster_arguments(parser)
@@ -74,7 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     # Human-readable lines go to standard error if standard output is for a program.
     console = console_of(to_stderr=arguments.json, patience_s=_PATIENCE_S)
     machine = look()
-    plans = [make_plan(find(arguments.runbooks, name), machine, request) for name in arguments.ids]
+    plans = [
+        make_plan(runbook, machine, request)
+        for runbook in chosen_entries(arguments.runbooks, arguments.ids, machine)
+    ]
     root = arguments.places.root()
     code = code_state(running_package(), *arguments.runbooks, root=root)
     if stamp is not None:

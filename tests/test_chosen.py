@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from runner.cli.chosen import chosen_entries, decided_by_gpus
+from runner.entry.read import read_all
+from runner.errors import InputError
+from tests.builders import a_machine, eight_b200
+
+RUNBOOKS = Path(__file__).parents[1] / "runbooks"
+
+
+def chosen(*names: str, gpus: bool = False) -> list[int]:
+    machine = eight_b200() if gpus else a_machine()
+    return [one.head.number for one in chosen_entries((RUNBOOKS,), names, machine)]
+
+
+def test_all_is_every_entry_by_number_on_a_host_without_gpus() -> None:
+    assert chosen("all") == [one.head.number for one in read_all(RUNBOOKS)]
+
+
+def test_all_begins_with_what_only_this_machines_gpus_decide() -> None:
+    decided = [
+        decided_by_gpus(one, eight_b200()) for one in chosen_entries((RUNBOOKS,), ["all"], eight_b200())
+    ]
+    assert decided == sorted(decided, reverse=True)
+    assert decided[0] > 0
+    assert sorted(chosen("all", gpus=True)) == chosen("all")
+
+
+def test_nothing_is_decided_by_gpus_that_are_not_there() -> None:
+    assert {decided_by_gpus(one, a_machine()) for one in read_all(RUNBOOKS)} == {0}
+
+
+def test_all_stands_for_the_entries_that_are_not_named() -> None:
+    assert chosen("5", "all") == [5, 1, 2, 3, 4]
+    assert chosen("all", "1") == [2, 3, 4, 5, 1]
+
+
+def test_an_entry_that_is_named_twice_runs_once() -> None:
+    assert chosen("2", "nvlink-bandwidth", "2") == [2]
+
+
+def test_an_unknown_name_beside_all_is_refused() -> None:
+    with pytest.raises(InputError, match="no entry has number 99"):
+        chosen("all", "99")
