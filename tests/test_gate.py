@@ -126,6 +126,13 @@ def test_each_fault_of_a_step_is_named(store: Store, changes: dict[str, Any], sa
     assert not any("hunter2" in message or "dgx-07" in message for message in found)
 
 
+def test_a_run_that_was_cut_off_is_refused_for_that_alone(store: Store) -> None:
+    later = datetime(2026, 11, 1, 8, 2, tzinfo=UTC)
+    write(store, record(step("a", started_at=later), outcome=None, ended_at=None))
+    (message,) = messages(store)
+    assert message == "has no outcome: its run was cut off; run the entry again"
+
+
 def test_this_hosts_own_name_is_found_wherever_it_stands_alone(tmp_path: Path) -> None:
     store = Store(tmp_path / "data", secrets=("heart-of-gold",))
     write(store, record(step("a", stdout_tail="rank 3 on Heart-of-Gold hung")))
