@@ -25,7 +25,7 @@ from runner.probes.ranks import RankLine
 
 line, number = RankLine(), 0
 seconds, waited = float(os.environ["SECONDS"]), float(os.environ["WAITED"])
-line.send({"loaded": True})
+line.send({"loaded": True, "forks": os.environ["FORKS"] == "1"})
 for command in line.commands():
     if "start" in command:
         number += 1
@@ -58,7 +58,11 @@ def job(tmp_path: Path) -> Job:
 
 
 def environments(caller: float, clean: float, waited: float = 0.0) -> Mapping[str, Mapping[str, str]]:
-    own = dict(os.environ) | {"WAITED": str(waited), "PYTHONPATH": str(Path(__file__).parents[1])}
+    own = dict(os.environ) | {
+        "WAITED": str(waited),
+        "FORKS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     return {
         "caller": own | {"SECONDS": str(caller), "STEP": "2"},
         "clean": own | {"SECONDS": str(clean), "STEP": "3"},
@@ -110,12 +114,12 @@ def test_where_the_time_is_over_the_start_at_work_is_the_last(
 
 
 def test_one_launch_gives_every_start_where_starts_are_forks_and_one_where_they_are_not(
-    job: Job, monkeypatch: pytest.MonkeyPatch
+    job: Job,
 ) -> None:
     launched = taken(job, environments(caller=1.7, clean=1.0))
     assert sorted(start.first[0] for start in launched.arms["caller"].starts) == pytest.approx(
         [1.7 * (1 + 0.01 * step) for step in (1, 2, 3, 4)]
     )
-    monkeypatch.setattr(Told, "forks", property(lambda _: False))
-    apart = taken(job, environments(caller=1.7, clean=1.0))
+    sides = {name: {**own, "FORKS": "0"} for name, own in environments(caller=1.7, clean=1.0).items()}
+    apart = taken(job, sides)
     assert {start.first[0] for start in apart.arms["caller"].starts} == {1.7 * 1.02}

@@ -254,7 +254,7 @@ def start_of(others: set[psutil.Process]) -> psutil.Process:
 
 def worker(model: str) -> list[str]:
     job = Job(model, model_shape(model), None, "cpu", 1, 1, 16, 8)
-    assert job.forks
+    assert job.forks(Mode.EAGER)
     return job.program(Mode.EAGER)
 
 

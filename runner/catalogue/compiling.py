@@ -48,7 +48,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "compile_setup_time": Metric(
             "s",
             "lower",
-            "Seconds to import torch and build the model, before a compile.",
+            "Seconds to import torch, build the model and start the compile workers, before a compile.",
             label="Time before a compile",
         ),
         "compile_cache": Metric(
@@ -138,7 +138,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "deadline_overrun": Metric(
             "s",
             "lower",
-            "Seconds from the guard's deadline, or from the minimum compile time of 2 s if later, until it returned.",
+            "Seconds from the guard's deadline, which counts from the start of the first compile, until it returned.",
             label="Overrun of the deadline",
         ),
         "processes_left": Metric(

@@ -197,7 +197,7 @@ def _profiled(
     kernels = {}
     for operation in work:
         # A separate profile, so that kernels that run after their call returns are assigned to the right operation.
-        with profile(activities=activities) as profiler:
+        with profile(activities=activities, acc_events=True) as profiler:
             for _ in range(iterations):
                 with record_function(operation.name):
                     operation.run()
@@ -207,7 +207,7 @@ def _profiled(
             _on_device(events) if device == "cuda" else _outermost(events, operation.name)
         )
     # Both in one file, so that they can be compared.
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:
         for operation in work:
             for _ in range(iterations):
                 with record_function(operation.name):

@@ -27,6 +27,7 @@ Example:
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -56,8 +57,9 @@ _GUARD_SHARE = 0.25
 _COMPARED_STARTS = 20
 # Ratio that two equal environments must reach. On a CPU starts differ by more, and there is less time.
 _ALIKE = 0.95
-# A comparison on a CPU demonstrates the fault, within half a minute on a slow machine.
-_COMPARED_ON_CPU_S = 26.0
+# A comparison on a CPU demonstrates the fault, within half a minute on a slow machine. On a GPU a start takes a few
+# seconds: 16 GB of weights, the first use of each kernel, and twice so in two environments.
+_COMPARED_ON_CPU_S, _COMPARED_ON_GPU_S = 26.0, 60.0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         type=float,
         metavar="S",
-        help=f"time limit of all starts in seconds (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU, else"
-        " --timeout; at most the time of the step)",
+        help=f"time limit of all starts in seconds (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU,"
+        f" {_COMPARED_ON_GPU_S:g} to compare on a GPU, where {FEWEST} starts are taken in any case, else --timeout; at"
+        " most the time of the step)",
     )
     parser.add_argument(
         "--timeout",
@@ -137,20 +140,24 @@ def _run(arguments: argparse.Namespace) -> Findings:
     environments = {"caller": dict(os.environ)}
     if arguments.compare_environment:
         environments["clean"] = without_leftovers(os.environ, cores)
+    # Fewer starts than that decide nothing, and a GPU is rarely as busy as to need many times as long for them.
+    fewest = FEWEST if arguments.compare_environment and machine.gpus and arguments.budget is None else 1
     if arguments.budget is None:
-        on_cpu = arguments.compare_environment and not machine.gpus
-        arguments.budget = min(arguments.timeout, _COMPARED_ON_CPU_S) if on_cpu else arguments.timeout
+        compared_s = _COMPARED_ON_GPU_S if machine.gpus else _COMPARED_ON_CPU_S
+        arguments.budget = min(arguments.timeout, compared_s if arguments.compare_environment else math.inf)
     if arguments.decide_at is None:
         arguments.decide_at = _ALIKE if machine.gpus else RATIO_FLOOR
     if arguments.starts is None:
         arguments.starts = _COMPARED_STARTS if arguments.compare_environment else 1
-    within = budget(arguments.budget)
+    within, latest = budget(arguments.budget), budget(arguments.timeout)
     free = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
     job = job_of(arguments, machine, preset_of(arguments), free, len(environments))
     board = board_of(machine.gpus[0].name) if machine.gpus else None
     with ended_by_sigterm():
         mode, guarded = guard(job, arguments.compile_mode, arguments.timeout * _GUARD_SHARE, say)
-        series = Series(arguments.starts, arguments.turns, within, deadline, arguments.decide_at)
+        series = Series(
+            arguments.starts, arguments.turns, within, deadline, arguments.decide_at, fewest, latest
+        )
         taken = take(job, mode, environments, series)
     arms = taken.arms
     labels = {

@@ -90,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         "--deadline",
         type=_positive,
         metavar="SECONDS",
-        help="time limit in seconds for all rungs of the ladder together (default: by preset; 900 for a command)",
+        help="time limit in seconds for all rungs of the ladder together, from when the first one begins to compile"
+        " (default: by preset; 900 for a command, from its start)",
     )
     parser.add_argument(
         "--memory-limit",

@@ -38,7 +38,9 @@ class Attempt:
             `wrong`: it compiled, but its output differs from eager's by more than the tolerance.
         reason: one sentence, None when finished.
         verdict: for `deadline`: `slow`, `stuck-busy` or `stuck-idle`; None if unknown.
-        start_s: seconds until the compile began, or until the end if it never did.
+        start_s: seconds until the compile began, or until the end if it never did: importing torch, building the model,
+            running it in eager, and waiting for the compile workers.
+        compile_began: whether the compile began.
         compile_s: seconds of the compile with its first forward; at the deadline, the time that it had.
         cpu_share: CPU seconds per second of the compile, all its processes together; 1 is one fully busy core.
         ended: processes alive when the child was killed.
@@ -52,6 +54,7 @@ class Attempt:
     reason: str | None
     verdict: Verdict | None
     start_s: float
+    compile_began: bool
     compile_s: float | None
     compile_cpu_s: float | None
     cpu_share: float | None
@@ -152,6 +155,7 @@ def _conclude(
         reason=reason,
         verdict=watch.verdict if outcome == "deadline" else None,
         start_s=watch.start_s,
+        compile_began=watch.compile_at is not None,
         compile_s=compile_s,
         compile_cpu_s=compile_cpu_s,
         cpu_share=share,

@@ -2,8 +2,9 @@
 
 # Two observations of a compile tell slow from stuck; that needs at least this much time.
 LEAST_S = 2.0
-# Importing torch and building a model is not part of the compile, but takes time on a loaded host.
-START_S = 60.0
+# Importing torch, building a model and starting the compile workers is not part of the compile, but takes time on a
+# loaded host.
+START_S = 120.0
 
 
 def allotment(left_s: float, start_s: float, later: int) -> float:
@@ -13,7 +14,7 @@ def allotment(left_s: float, start_s: float, later: int) -> float:
     all. It always gets at least `LEAST_S`.
 
     Args:
-        left_s: seconds until the guard's deadline.
+        left_s: seconds until the guard's deadline; for the first rung, whose start does not count, the whole deadline.
         start_s: seconds that this rung's child took to start; the next is assumed to take the same.
         later: how many rungs after this one compile.
     """
@@ -29,5 +30,5 @@ def worth_trying(left_s: float, start_s: float) -> bool:
 
 
 def start_limit(left_s: float) -> float:
-    """Seconds within which a child must begin to compile: until the deadline, at least a minute."""
+    """Seconds within which a child must begin to compile: until the deadline, at least `START_S`."""
     return max(left_s, START_S)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.probes.compile_guard import stall
+from runner.probes.compile_guard import stall, workers
 from runner.probes.compile_guard.blocks import Call, lay_out
 from runner.probes.compile_guard.figures import (
     counters,
@@ -99,14 +99,19 @@ def _work(spec: Spec, tell: Any) -> None:
     if mode is Mode.ONE_THREAD:
         one_thread()
     calls, parameters, alone = _calls(spec, mode)
+    devices = sorted({str(one.device) for module, _, _ in calls for one in module.parameters()})
+    # Started before the model runs in eager, so that both take place at once.
+    ready = None if mode is Mode.EAGER else workers.start(gpu=_on_gpu(devices))
     expected = _answers(calls, alone=alone, backward=spec.backward)
+    build_s = time.monotonic() - imported
     tell(
         "built",
         import_s=imported - began,
-        build_s=time.monotonic() - imported,
+        build_s=build_s,
+        workers_s=ready() if ready else 0.0,
         parameters=parameters,
         alone=alone,
-        devices=sorted({str(one.device) for module, _, _ in calls for one in module.parameters()}),
+        devices=devices,
         versions=versions(),
     )
     if mode is Mode.EAGER:
@@ -133,6 +138,10 @@ def _work(spec: Spec, tell: Any) -> None:
         peak_rss_bytes=peak_rss_bytes(),
         **counters(),
     )
+
+
+def _on_gpu(devices: Sequence[str]) -> bool:
+    return any(device.startswith("cuda") for device in devices)
 
 
 def _calls(spec: Spec, mode: Mode) -> tuple[list[Call], int, bool]:

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from runner.probes.compile_guard.processes import cpu_of
+
 
 @dataclass
 class CompilerTime:
@@ -39,7 +41,10 @@ class CompilerTime:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process, of the children it has waited for, and of running children."""
+    """CPU seconds of this process and of all its descendants, running or waited for.
+
+    Compile workers are running children; they have waited for the assemblers (`ptxas`) that they start.
+    """
     import psutil
 
     total = 0.0
@@ -48,8 +53,7 @@ def cpu_seconds() -> float:
         total += used.ru_utime + used.ru_stime
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
+            total += cpu_of(process)
     return total
 
 

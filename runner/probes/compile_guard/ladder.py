@@ -54,8 +54,9 @@ def safe_compile(
         build: a top-level function that returns `(module, inputs)`. It may not open a process group.
         arguments: its keyword arguments; JSON, because they are passed to another process.
         mode: `smart` for the ladder; `whole`, `per-block`, `one-thread` or `eager` for that mode only.
-        deadline_s: seconds from the call until the end of compiling, for all rungs together. A rung leaves half of the
-            remaining time to the next ones if they could use it.
+        deadline_s: seconds until the end of compiling, for all rungs together, from when the first child begins to
+            compile: importing torch and starting the compile workers, up to half a minute with a GPU, come before. A
+            rung leaves half of the remaining time to the next ones if they could use it.
         folder: where each child's stacks, log and cache are kept; a new temporary folder when None.
         tolerance: largest allowed difference from eager, relative to eager's largest magnitude.
         backward: also run a backward pass, compile it, and compare the gradients.
@@ -105,7 +106,9 @@ class _Descent:
     ) -> None:
         self._asked, self._stall, self._folder = asked, stall, folder
         self._start_from, self._tolerance, self._report = start_from, tolerance, report
-        self._deadline_s, self._until = deadline_s, time.monotonic() + deadline_s
+        self._deadline_s = deadline_s
+        # None until a child begins to compile.
+        self._until: float | None = None
         self._tried: list[Attempt] = []
 
     def go(self, rungs: tuple[Mode, ...], ranks: Peers, *, warm_start: bool) -> Guarded:
@@ -141,7 +144,7 @@ class _Descent:
         cold = self._tried[-1]
         self._report(f"{cold.mode}: starting again from the cache")
         # The guard's deadline covers the compile; this start, which is only measured, gets a deadline of that length.
-        self._until = time.monotonic() + self._deadline_s
+        self._until = None
         name, cache = f"{cold.folder.name}-warm", cold.folder / "cache"
         warm = self._attempt(cold.mode, name, 0, alone=False, start_from=cache)
         self._report(f"{cold.mode}, from the cache: {warm.reason or 'finished'}")
@@ -150,13 +153,22 @@ class _Descent:
     def _attempt(self, rung: Mode, name: str, later: int, *, alone: bool, start_from: Path | None) -> Attempt:
         stalled = self._stall is not None and self._stall.hits(rung)
         spec = replace(self._asked, mode=rung, stall=stalled, alone=alone)
-        time_for = TimeFor(
-            budget.start_limit(self._left()),
-            lambda start_s: budget.allotment(self._left(), start_s, later),
-        )
-        return attempt(
+
+        def time_to_compile(start_s: float) -> float:
+            self._start_clock(time.monotonic())
+            return budget.allotment(self._left(), start_s, later)
+
+        began = time.monotonic()
+        time_for = TimeFor(budget.start_limit(self._left()), time_to_compile)
+        done = attempt(
             spec, self._folder / name, time_for=time_for, tolerance=self._tolerance, start_from=start_from
         )
+        # The time of a child that never compiled counts in full.
+        self._start_clock(began)
+        return done
+
+    def _start_clock(self, at: float) -> None:
+        self._until = at + self._deadline_s if self._until is None else self._until
 
     def _left(self) -> float:
-        return self._until - time.monotonic()
+        return self._deadline_s if self._until is None else self._until - time.monotonic()

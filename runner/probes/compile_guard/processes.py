@@ -8,25 +8,37 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from runner.errors import RunbookError
+from runner.placed import PlacedFileError, read_placed
 from runner.probes.judged import read_environ
 
 TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
 RUN_ID = "RUNBOOK_RUN_ID"
 GRACE_S = 1.0
 _ROUNDS = 5
+_WORKER_MARK = b"_inductor/compile_worker/"
+_MOST_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage of a process tree: CPU seconds, resident bytes of its root, and its (pid, name) pairs."""
+    """Resource usage of a process tree.
+
+    Attributes:
+        cpu_s: CPU seconds of all its processes.
+        rss_bytes: resident bytes of its root.
+        others: its processes other than the root and Inductor's compile workers, as (pid, name).
+        workers: compile workers, with the sidecar that forks them.
+    """
 
     cpu_s: float
     rss_bytes: int
     others: frozenset[tuple[int, str]]
+    workers: int
 
 
 def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
@@ -57,14 +69,32 @@ def usage(root: psutil.Process) -> Usage | None:
         rss = root.memory_info().rss
     except psutil.Error:
         return None
-    cpu, others = 0.0, set()
+    cpu, others, workers = 0.0, set(), 0
     for process in tree:
         with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            cpu += times.user + times.system + times.children_user + times.children_system
-            if process.pid != root.pid:
+            cpu += cpu_of(process)
+            if process.pid == root.pid:
+                continue
+            if is_worker(process):
+                workers += 1
+            else:
                 others.add((process.pid, process.name()))
-    return Usage(cpu, rss, frozenset(others))
+    return Usage(cpu, rss, frozenset(others), workers)
+
+
+def cpu_of(process: psutil.Process) -> float:
+    """CPU seconds of a process and of the children that it has waited for."""
+    times = process.cpu_times()
+    seconds: float = times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process is one of Inductor's compile workers, or the sidecar that forks them; both by command line."""
+    # psutil reads a whole command line, which a process can make arbitrarily large.
+    with contextlib.suppress(PlacedFileError):
+        return _WORKER_MARK in read_placed(Path(f"/proc/{process.pid}/cmdline"), _MOST_BYTES)
+    return False
 
 
 def leftover_processes_of_run() -> list[psutil.Process]:

@@ -26,7 +26,8 @@ class Observation:
         cpu_s: CPU seconds of the process tree so far.
         cache_bytes: size of the compile cache.
         frames: functions on the compiling thread's stack, innermost first; empty if there was no dump.
-        others: the tree's other processes as (pid, name).
+        others: the tree's other processes as (pid, name), such as C++ compilers and assemblers. Not Inductor's own
+            compile workers: they start and end with the pool, whether or not the compile makes progress.
     """
 
     at_s: float

@@ -101,7 +101,8 @@ class Watch:
         used = processes.usage(self.root)
         if used is not None:
             cache = folder_bytes(self.folder / "cache")
-            self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, len(used.others) + 1))
+            living = 1 + len(used.others) + used.workers
+            self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, living))
         return used
 
     def look(self) -> None:

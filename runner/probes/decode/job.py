@@ -70,21 +70,21 @@ class Job:
         cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.length * self.batch
         return self.element * (shape.parameters + cache)
 
-    @property
-    def forks(self) -> bool:
-        """Whether a start is a fork of a process with all imports done, or a new process.
+    def forks(self, mode: Mode) -> bool:
+        """Whether a start may be a fork of a process with all imports done, instead of a new process.
 
-        A process that has used a GPU or joined a process group must not fork. Forks share the addresses of libraries;
-        benchmarks/decode_starts.py measures whether that matters.
+        A process that has used a GPU or joined a process group must not fork; the imports alone do not use a GPU, which
+        the worker checks. Forks share the addresses of libraries; benchmarks/decode_starts.py measures whether that
+        matters. A compile on a GPU has a pool of workers and gets a process of its own.
         """
-        return self.device == "cpu" and self.ranks == 1
+        return self.ranks == 1 and (self.device == "cpu" or mode is Mode.EAGER)
 
     def program(self, mode: Mode) -> list[str]:
         """The worker's command line for one arm."""
         program = ["-m", "runner.probes.decode.worker", f"--model={self.model}", f"--device={self.device}"]
         program += [f"--batch-size={self.batch}", f"--prompt-length={self.prompt}", f"--mode={mode}"]
         program += [f"--max-length={self.length}", f"--ranks={self.ranks}"]
-        return [*program, "--fork"] if self.forks else program
+        return [*program, "--fork"] if self.forks(mode) else program
 
 
 def job_of(

@@ -31,6 +31,8 @@ class Series:
         starts: maximum number of starts of each environment.
         turns: turns of each start: a prefill with its decoding.
         budget: a start that would not end within it is not begun.
+        fewest: starts of each environment that do not depend on `budget`; fewer decide nothing.
+        latest: limit of the time of those.
         deadline: `time.monotonic()` after which a process that has not answered is an error.
         bound: bound of the ratio between two environments; no further start is begun once it is decided.
     """
@@ -40,6 +42,8 @@ class Series:
     budget: Budget
     deadline: float
     bound: float
+    fewest: int = 1
+    latest: Budget | None = None
 
 
 @dataclass
@@ -77,16 +81,15 @@ def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], se
                 name: stack.enter_context(_world(job, mode, environments[name], series.deadline, name))
                 for name in environments
             }
-            for world in worlds.values():
-                world.ask(None, "loading torch")
-            more = True
+            loaded = [said for world in worlds.values() for said in world.ask(None, "loading torch")]
+            forks, more = all(said["forks"] for said in loaded), True
             while more:
                 # If one launch serves all starts, its duration occurs once and does not predict the next start.
-                began = time.monotonic() if job.forks else began
+                began = time.monotonic() if forks else began
                 _start(worlds, taken, job, mode, series)
                 longest = max(longest, time.monotonic() - began)
                 enough = _enough(taken, series, longest)
-                more = job.forks and not enough
+                more = forks and not enough
             # All together, so that the waits overlap.
             for world in worlds.values():
                 world.dismiss()
@@ -109,7 +112,8 @@ def _enough(taken: Taken, series: Series, longest: float) -> bool:
     if len(taken.arms) > 1 and decided(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
         say(f"decided after {taken.starts} of at most {series.starts} starts")
         return True
-    if not series.budget.has(_SPARE * longest):
+    within = series.latest if series.latest and taken.starts < series.fewest else series.budget
+    if not within.has(_SPARE * longest):
         say(f"ran {taken.starts} of {series.starts} starts: time limit")
         return True
     return False

@@ -1,8 +1,9 @@
 """The worker process of `gpt_large_optimized`: one environment, or one rank of it.
 
-It reports when torch is loaded. `{"start": true}` builds the model and returns its threads, its type and torch's
-version; `{"end": true}` frees it. With --fork, each start is a separate child, forked from this process after all
-imports: it builds the model in its own memory and saves the import time.
+It reports when torch is loaded, and whether it forks. `{"start": true}` builds the model and returns its threads, its
+type and torch's version; `{"end": true}` frees it. With --fork, each start is a separate child, forked from this
+process after all imports: it builds the model in its own memory and saves the import time. It does not fork if the
+imports have started the CUDA driver; then this process serves one start.
 
 In between, each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
 `{"first": seconds, "rest": [seconds of each step], "waited": [share of time that threads waited for a core, in the
@@ -12,6 +13,7 @@ prefill, in the steps], "tokens": [of the first sequence]}`. `{"peak": n}` retur
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import os
 import sys
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 _COLLECTIVE_TIMEOUT_S = 600.0
 _SPIN_S = 0.003
 WARM_STEPS = 3
+# CUDA_ERROR_NOT_INITIALIZED of the CUDA driver.
+_NOT_INITIALIZED = 3
 # Exit status of a process that has reported its error to the caller.
 _TOLD = 1
 
@@ -64,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 group = joined(arguments.device, line.rank, arguments.ranks, _COLLECTIVE_TIMEOUT_S)
                 mesh = stack.enter_context(group)
             _load()
-            line.send({"loaded": True})
+            forks = arguments.fork and not driver_started()
+            line.send({"loaded": True, "forks": forks})
             for _ in line.commands():
-                if arguments.fork:
+                if forks:
                     _in_a_child(line, lambda: _serve(line, arguments, None))
                 else:
                     _serve(line, arguments, mesh)
@@ -84,6 +89,16 @@ def _load() -> None:
     """Import what every start needs. No computing here: a thread pool would not survive a fork."""
     import torch  # noqa: F401
     from transformers import LlamaForCausalLM, StaticCache  # noqa: F401
+
+
+def driver_started() -> bool:
+    """Whether this process has initialized the CUDA driver, after which a forked child cannot use a GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    # The call does not initialize the driver. It fails with this error until another call has.
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != _NOT_INITIALIZED)
 
 
 def _in_a_child(line: RankLine, work: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from runner.probes.compile_guard import workers
 from runner.probes.compile_guard.child import die_with_parent, in_one_line, ran_out_of_memory
 from runner.probes.compile_guard.figures import CompilerTime, cpu_seconds
 from runner.probes.compile_guard.modes import compile_in_place, output_difference, tensors
@@ -102,6 +103,7 @@ def _compile_all(
     done: Callable[..., None],
 ) -> None:
     _warm_torch()
+    workers.start(gpu=series.device == "cuda")()
     caches.mkdir()
     about_to_compile()
     done(**_compile_first(series, caches))

@@ -16,18 +16,25 @@ import psutil
 from runner.errors import RunbookError
 from runner.placed import PlacedFileError, read_placed
 from runner.probes.compile_guard.cache import file_sizes
+from runner.probes.compile_guard.processes import is_worker
 from runner.probes.contract import Findings, say, single
 from runner.probes.judged import environment_of
 from runner.time_limit import answer_within
 
 # A process that uses this share of one core counts as "CPU at 100 %".
 PEGGED_SHARE = 0.9
-_WORKER_MARK = b"_inductor/compile_worker/"
-# Limits: a compile cache has tens of thousands of files; maps and command lines have a few megabytes.
+# Limits: a compile cache has tens of thousands of files; maps have a few megabytes.
 _MOST_FILES, _MOST_BYTES = 200_000, 32 << 20
 # Reading every process twice takes a second or two.
 _LOOK_S = 40.0
-_COMPILERS = frozenset({"cc1plus", "ptxas", "ptxas-blackwell", "cicc", "nvcc", "g++", "clang++", "ninja"})
+# Of Inductor's C++ and Triton backends and of CUDA extensions; some installations wrap gcc, which is then `gcc-real`.
+# Not `file`, which Python's `platform` module starts.
+_COMPILERS = frozenset(
+    {
+        *("cc", "c++", "gcc", "g++", "gcc-real", "g++-real", "cc1", "cc1plus", "collect2", "as", "ld"),
+        *("clang", "clang++", "ptxas", "ptxas-blackwell", "cicc", "nvcc", "ninja"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class _State:
         times, workers, compilers = process.cpu_times(), 0, 0
         for child in process.children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                workers += _is_worker(child)
+                workers += is_worker(child)
                 compilers += child.name() in _COMPILERS
         cache = _cache_of(process)
         size = None if cache is None else _bytes_of(cache)
@@ -167,20 +174,10 @@ class _State:
 def _has_torch(process: psutil.Process) -> bool:
     """Whether libtorch is mapped and the process is not a compile worker."""
     try:
-        return b"libtorch_cpu" in _proc(process, "maps") and not _is_worker(process)
+        maps = read_placed(Path(f"/proc/{process.pid}/maps"), _MOST_BYTES)
     except PlacedFileError:
         return False
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    # psutil reads a whole command line, which a process can make arbitrarily large.
-    with contextlib.suppress(PlacedFileError):
-        return _WORKER_MARK in _proc(process, "cmdline")
-    return False
-
-
-def _proc(process: psutil.Process, name: str) -> bytes:
-    return read_placed(Path(f"/proc/{process.pid}/{name}"), _MOST_BYTES)
+    return b"libtorch_cpu" in maps and not is_worker(process)
 
 
 def _bytes_of(cache: Path) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from runner.errors import RunbookError
 from runner.evidence.record import Measurement
 from runner.probes.compile_guard import Attempt, Guarded, processes
-from runner.probes.compile_guard.budget import LEAST_S
+from runner.probes.compile_guard.budget import LEAST_S, start_limit
 from runner.probes.contract import single
 
 _CURVE_POINTS = 40
@@ -56,12 +56,15 @@ def warm_measurements(guarded: Guarded, preset: str) -> Iterator[Measurement]:
 def overrun_s(guarded: Guarded, guard_s: float, deadline_s: float) -> float | None:
     """Seconds from the time limit of compiling until the guard returned; None if it was within the limit.
 
-    The limit is the deadline. If the first child started so late that less than `LEAST_S` of compile time was left, it
-    is the end of that minimum time.
+    The limit is the deadline, `LEAST_S` at least, from when the first child began to compile; if it never did, the
+    limit of its start.
     """
     if all(one.outcome != "deadline" for one in guarded.attempts):
         return None
-    return guard_s - max(deadline_s, guarded.attempts[0].start_s + LEAST_S)
+    first = guarded.attempts[0]
+    if not first.compile_began:
+        return guard_s - start_limit(deadline_s)
+    return guard_s - (first.start_s + max(deadline_s, LEAST_S))
 
 
 def processes_left(guarded: Guarded) -> int:
