@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.probes.precision.counters import EnergyError, rapl_counters
-from runner.probes.precision.energy import Tick, Trace, Window, run_window
+from runner.probes.precision.counters import NVML_TICK_S, EnergyError, Sensors, rapl_counters
+from runner.probes.precision.energy import Tick, Trace, Window, run_window, watch
 from tests import nvml
 
 POLL_S = 0.005
@@ -115,6 +116,78 @@ def test_a_counter_that_goes_back_is_refused() -> None:
 
 def test_a_counter_that_could_seldom_be_looked_at_is_refused() -> None:
     assert "could be read only every" in refused(watched(Curve(100), 2.0, 5.0, 0.01, poll_s=0.09))
+
+
+def watched_on_a_busy_host(call_s: Callable[[int], float], seconds: float = 5.2) -> Window:
+    """A window whose counter takes that long to read (by number of the reading), on a simulated clock."""
+    curve, reads = Curve(650, swing=200, period=1.7, now=7.03), [0]
+    began = curve.now
+    inner = curve.read
+
+    def read() -> float:
+        curve.now += call_s(reads[0]) / 2
+        joules = inner()
+        curve.now += call_s(reads[0]) / 2
+        reads[0] += 1
+        return joules
+
+    def over(wait_s: float) -> bool:
+        curve.now += wait_s
+        return curve.now > began + seconds
+
+    trace = Trace(SlowCounter(read))
+    trace.poll(lambda: curve.now)
+    watch([trace], over, lambda: curve.now)
+    return Window(began, tuple(began + 0.12 * (n + 1) for n in range(int(seconds / 0.12) + 1)), (trace,))
+
+
+@dataclass
+class SlowCounter:
+    read: Callable[[], float]
+    name: str = "NVML total energy"
+    tick_s: float = NVML_TICK_S
+
+
+@pytest.mark.parametrize("slowest_s", [0.0024, 0.0057, 0.015])
+def test_a_counter_that_takes_milliseconds_to_read_still_gives_joules_within_one_percent(
+    slowest_s: float,
+) -> None:
+    # An H200 on a virtual machine: 2.4 to 5.7 ms a reading.
+    window = watched_on_a_busy_host(lambda number: slowest_s * (0.5 + 0.5 * (number % 3 == 0)))
+    first, last = window.traces[0].edges()
+    curve = Curve(650, swing=200, period=1.7)
+    # A tick is seen late, by at most a wait and two readings.
+    truth = (curve.joules(last.first) - curve.joules(first.first)) / (last.first - first.first)
+    assert window.joules_per_iteration() / 0.12 == pytest.approx(truth, rel=0.01)
+
+
+def test_a_counter_that_takes_longer_than_half_a_tick_to_read_is_refused() -> None:
+    assert "could be read only every" in refused(watched_on_a_busy_host(lambda _: 0.06))
+
+
+def test_sensors_that_do_not_answer_do_not_keep_the_counter_from_being_polled() -> None:
+    polled, release = threading.Event(), threading.Event()
+    reads = [0]
+
+    class Counting:
+        name, tick_s = "counting", 0.001
+
+        def read(self) -> float:
+            reads[0] += 1
+            if reads[0] > 20:
+                polled.set()
+            return float(reads[0])
+
+    def sensors() -> Sensors:
+        release.wait()
+        return Sensors(1e9, 1e9, 50.0, ())
+
+    def work() -> None:
+        polled.wait()
+        release.set()
+
+    window = run_window(work, 0.0, [Counting()], sensors)
+    assert len(window.traces[0].ticks) > 20
 
 
 def test_unfinished_iterations_count_by_their_share_of_time() -> None:

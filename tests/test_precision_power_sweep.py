@@ -12,8 +12,7 @@ from runner.errors import InputError
 from runner.models import model_shape
 from runner.probes import budget, fp8_transformer_engine, precision_power_sweep
 from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.precision.choice import Work
-from runner.probes.precision.compiled import find_rungs
+from runner.probes.precision import measuring
 from runner.probes.precision.counters import Sensors
 from runner.probes.precision.energy import Tick, Trace, Window
 from runner.probes.precision.linear import block_linears
@@ -158,6 +157,7 @@ def test_a_sweep_with_a_counter_reports_joules_with_and_without_idle_power_and_t
         cost_of = of(document, "energy_cost")[mode]
         assert (cost_of["labels"]["price_per_kwh"], cost_of["labels"]["pue"]) == (0.1, 1.2)
     assert len(of(document, "energy_ratio")["fp16"]["samples"]) == 4
+    assert of(document, "energy_ratio")["fp16"]["labels"]["compiled"] is False
 
 
 WITH_ENERGY = ("tokens_per_joule", "tokens_per_joule_above_idle", "power", "sm_clock", "temperature")
@@ -245,34 +245,42 @@ def test_energy_whose_windows_do_not_fit_the_time_is_left_out_with_the_reason_an
         time.sleep(0.001)
 
     energy = Energy((Curve(100, tick_s=0.1),))
-    found = timed({"bf16": work}, 10, energy, Windows(None, 1), budget.Budget(time.monotonic() + 15))
+    two = {"bf16": work, "fp8": work}
+    found = timed(two, 10, energy, Windows(None, 1), budget.Budget(time.monotonic() + 15))
     assert found.tally.no_energy is not None
     assert found.tally.no_energy.startswith("it needs 4 windows of 5 s; 1")
+    assert found.no_idle == found.tally.no_energy
     assert (found.counters, found.window_s, found.asked, found.taken) == ([], 0.2, 2, 2)
     assert len(found.tally.taken["bf16"].rate) == 2
 
 
-def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
-    found = find_rungs(None, ["bf16", "fp8"], Work(model_shape("tiny"), "cpu", 1, 8), None, 1.0)
-    assert (found.requested, found.guarded, found.rung("fp8")) == ("eager", {}, "eager")
-    assert (found.fallback_reason, found.fallback_asked) == (None, False)
+@pytest.mark.parametrize(
+    ("fits", "rounds", "idle"),
+    [
+        (4.5, 1, False),
+        (6.5, 1, True),
+        (8.5, 2, False),
+        (10.5, 2, True),
+        (13.0, 2, True),
+        (15.0, 3, True),
+        (99, 6, True),
+    ],
+)
+def test_rounds_of_energy_come_before_idle_power_and_leave_it_time_after_the_second(
+    monkeypatch: pytest.MonkeyPatch, fits: float, rounds: int, idle: bool
+) -> None:
+    """Simulated: a window takes exactly one second, and nothing else takes any time."""
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
+    def one_second(*_: object) -> Window:
+        clock[0] += 1.0
+        return window(500, 0.1)
 
-# Inductor imports a module of torch's own that still uses it.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-@pytest.mark.system
-def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> None:
-    status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--compile-mode", "per-block")
-    assert status == 0
-    assert document["effective"]["compile_mode"] == {"bf16": "per-block", "fp8": "per-block"}
-    assert of(document, "signal_to_noise")["fp8"]["value"] > 10
-    assert document["fallback_reason"] is None
-
-
-@pytest.mark.system
-def test_a_mode_whose_compile_outlasts_its_deadline_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    status, document = sweep(
-        tmp_path, "--modes", "bf16", "--compile-mode", "per-block", "--compile-deadline", "0.5"
-    )
-    assert (status, document["status"]) == (NOT_APPLICABLE, "not_applicable")
-    assert "bf16: per-block:" in document["reason"]
+    monkeypatch.setattr(measuring, "run_window", one_second)
+    energy = Energy((Curve(500, tick_s=0.02),))
+    work = dict.fromkeys(("bf16", "fp8"), lambda: None)
+    found = timed(work, 10, energy, Windows(None, None), budget.Budget(clock[0] + fits))
+    assert (found.tally.no_energy, found.taken) == (None, 2 * rounds)
+    assert (found.idle is not None) == idle
+    assert idle or "it needs 2 windows of 1 s" in str(found.no_idle)

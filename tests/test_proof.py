@@ -1,5 +1,6 @@
 """Telling FP8 kernels from others: by name, calibrated on known products, for real on this device."""
 
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -7,20 +8,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from runner.models import ModelShape, model_shape
+from runner.probes.compile_guard.blocks import lay_out
+from runner.probes.precision import proof as proof_module
 from runner.probes.precision.arms import TORCHAO, build_arm, reference, signal_to_noise, unavailable
+from runner.probes.precision.kernel_names import ProofError, matcher
+from runner.probes.precision.kernels import Kernel, kernels_of
 from runner.probes.precision.linear import block_linears, convert
 from runner.probes.precision.proof import (
-    Kernel,
-    ProofError,
+    Proof,
     calibrated_matcher,
     census,
-    kernels_of,
+    known_products,
     left_out,
-    matcher,
+    proof_of,
     prove,
+    unproved,
 )
+from runner.probes.precision.swept import Swept
 from runner.probes.transformer import build_model
 
 SHAPE = ModelShape("small", 2, 64, 4, 2, 16, 128, 256, 512)
@@ -36,9 +44,52 @@ ADA_BF16 = {"ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_tn", "sm80_xmma_gemm_bf
 CUTLASS = "void cutlass::device_kernel<at::cuda::enable_3x_kernel_for_sm9x<GemmUniversal<{}, tile_{}>>>"
 
 
+# As an H200 ran them, with torch 2.11 and CUDA 13.
+H200_FP8 = {
+    "nvjet_sm90_qqtst_256x128_128x4_1x2_h_bz_coopA_TNT",
+    "nvjet_sm90_qqtst_128x128_128x6_2x1_v_bz_ovscale_TNT",
+}
+H200_OTHER = {
+    "nvjet_sm90_tst_256x128_64x4_1x2_h_bz_coopA_TNT",
+    "nvjet_sm90_hsh_320x128_64x3_1x2_h_bz_coopB_TNT",
+}
+B200_FP8 = {"nvjet_sm100_qqtst_128x256_128x6_2x1_2cta_v_bz_TNT"}
+B200_OTHER = {
+    "nvjet_sm100_tst_128x256_64x6_2x1_2cta_v_bz_TNT",
+    "nvjet_sm100_hsh_128x256_64x6_2x1_2cta_v_bz_TNT",
+}
+
+
+@pytest.mark.parametrize(
+    ("fp8", "other", "unseen_fp8", "unseen_other"),
+    [
+        (
+            H200_FP8,
+            H200_OTHER,
+            "nvjet_sm90_qqtst_144x128_128x6_1x2_h_bz_coopA_algo2_TNN",
+            "nvjet_sm90_tst_64x64_64x13_2x1_v_bz_TNT",
+        ),
+        (
+            B200_FP8,
+            B200_OTHER,
+            "nvjet_sm100_qqtst_256x128_128x4_2x1_2cta_h_bz_Avec32UE8M0_Bvec32UE8M0_TNT",
+            "nvjet_sm100_tst_64x64_64x13_2x1_v_bz_TNT",
+        ),
+    ],
+)
+def test_the_family_before_the_tile_tells_fp8_on_hopper_and_on_blackwell_with_mxfp8(
+    fp8: set[str], other: set[str], unseen_fp8: str, unseen_other: str
+) -> None:
+    told_by = matcher(fp8, other)
+    assert told_by.rule == "up to the tile"
+    assert told_by.is_fp8(unseen_fp8) is True
+    assert told_by.is_fp8(unseen_other) is False
+    assert told_by.is_fp8("cutlass3x_sm100_bstensorop_block_scaled_ue8m0xe4m3_128x128x128_0_tnt") is None
+
+
 def test_a_tile_that_was_not_seen_is_still_recognised_by_its_family() -> None:
     told_by = matcher(HOPPER_FP8, HOPPER_BF16)
-    assert told_by.rule == "up to the first digit"
+    assert told_by.rule == "up to the tile"
     assert told_by.is_fp8("nvjet_qqtst_192x64_128x5_1x2_h_TNT") is True
     assert told_by.is_fp8("nvjet_tst_192x64_64x5_1x2_h_TNT") is False
     assert told_by.is_fp8("splitKreduce_kernel") is None
@@ -85,7 +136,64 @@ def test_a_layer_with_one_product_in_bf16_is_not_in_fp8_and_unknown_kernels_coun
     proof = prove(kernels, matcher(HOPPER_FP8, HOPPER_BF16))
     assert proof.share == 0.4
     assert proof.by_layer == {"a": True, "b": False}
-    assert prove([], matcher(HOPPER_FP8, HOPPER_BF16)).share == 0
+    assert proof.unknown is None
+
+
+def test_where_no_kernel_is_recognised_the_share_is_unknown_with_the_longest_names_and_never_zero() -> None:
+    ran = [Kernel("mystery_gemm<1>", 3.0, "a"), Kernel("copy", 1.0, "a"), Kernel("mystery_gemm<1>", 3.0, "b")]
+    proof = prove(ran, matcher(B200_FP8, B200_OTHER))
+    assert (proof.share, proof.by_layer) == (None, {})
+    assert proof.unknown == "no kernel was recognised as a GEMM; longest: mystery_gemm<1>, copy"
+    swept = Swept(proofs={"fp8": proof})
+    assert (swept.fallback, swept.precision("fp8")) == (None, "unknown")
+    assert swept.unproved == {"fp8": proof.unknown}
+    bf16 = prove([Kernel(name, 1.0, "a") for name in B200_OTHER], matcher(B200_FP8, B200_OTHER))
+    assert (Swept(proofs={"fp8": bf16}).precision("fp8"), bf16.share) == ("bf16", 0)
+
+
+def test_a_layer_without_a_recognised_gemm_is_unproved_and_not_called_bf16() -> None:
+    model = build_model(SHAPE, torch.bfloat16, "cpu")
+    convert(model, leave_out=["layers.1.mlp.up_proj"])
+    ran = [Kernel("nvjet_sm100_qqtst_8x8_1x1", 1.0, "layers.0.mlp.up_proj")]
+    proof = prove(ran, matcher(B200_FP8, B200_OTHER))
+    left = left_out(model, proof, {})
+    assert left == {"layers.1.mlp.up_proj": "no GEMM recognised: filtered out: it is still a plain Linear"}
+    assert len(unproved(model, proof, left)) == 12
+
+
+def on_fake_cuda(monkeypatch: pytest.MonkeyPatch, names: Iterable[Sequence[str]]) -> Proof:
+    """The calibration's own CUDA branch on fake tensors, where the profiler shows these kernels, call by call."""
+    shown = iter(names)
+
+    def profiled(run: Callable[[], Any], device: str) -> list[Kernel]:
+        result = run()
+        assert (device, result.device.type) == ("cuda", "cuda")
+        return [Kernel(name, float(len(name))) for name in next(shown, ())]
+
+    monkeypatch.setattr(proof_module, "profiled", profiled)
+    monkeypatch.setattr(proof_module, "kernels_of", lambda *_: [])
+    model = build_model(SHAPE, torch.bfloat16, "meta")
+    with FakeTensorMode():
+        return proof_of(model, lambda: None, 32, "cuda")
+
+
+def test_a_profiler_that_shows_no_gpu_kernel_is_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = on_fake_cuda(monkeypatch, [])
+    assert (found.share, found.rule) == (None, None)
+    assert "known BF16 GEMM: the profiler showed no GPU kernel" in str(found.unknown)
+    known = [["nvjet_sm90_qqtst_1x1"]] * 3 + [["splitK_reduce", "nvjet_sm90_tst_128x128_64x4"]] * 2
+    found = on_fake_cuda(monkeypatch, known * 4)
+    assert (found.share, found.rule) == (None, "up to the tile")
+    assert str(found.unknown).startswith("the profiler showed no GPU kernel")
+
+
+def test_the_known_gemms_of_a_gpu_are_of_the_right_shapes_and_types_down_to_mxfp8() -> None:
+    with FakeTensorMode():
+        x, weight = (torch.randn(rows, 96, device="cuda", dtype=torch.bfloat16) for rows in (48, 144))
+        made = [(is_fp8, run()) for is_fp8, run in known_products(x, weight)]
+    assert [is_fp8 for is_fp8, _ in made] == [True, True, True, False, False]
+    assert all(tuple(result.shape) == (48, 144) for _, result in made)
+    assert [str(result.dtype) for _, result in made] == ["torch.bfloat16"] * 4 + ["torch.float16"]
 
 
 def examined(model: Any, reasons: dict[str, str]) -> tuple[Any, dict[str, str], dict[str, int]]:
@@ -175,3 +283,47 @@ def test_calibrated_scales_need_no_torchao(monkeypatch: pytest.MonkeyPatch) -> N
     assert unavailable("fp8", "cuda", static=True) is None
     assert "install the `fp8` extra, or use --scales" in str(unavailable("fp8", "cuda"))
     assert model_shape("tiny").layers == 4
+
+
+class TwoParts(torch.nn.Module):
+    """One repeated block whose weight is a tensor of two tensors, as quantised weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = [torch.randn(8, 8) for _ in range(2)]
+        self.weight = torch.nn.Parameter(TwoTensor(*parts), requires_grad=False)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+class Blocks(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([TwoParts()])
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.blocks[0](x)
+
+
+def test_a_block_for_the_compile_guard_keeps_weights_that_are_tensors_of_tensors() -> None:
+    """Else the guard would compile 16-bit blocks and call them torchao's FP8."""
+
+    def built() -> tuple[Any, tuple[Any, ...]]:
+        return Blocks(), (torch.randn(4, 8),)
+
+    [(block, inputs, _)], _ = lay_out(built, backward=False)
+    assert type(block.weight) is TwoTensor
+    assert torch.isfinite(block(*inputs).a).all()
+
+
+def test_fp16_weights_leave_the_rotary_frequencies_in_fp32_as_every_other_mode_does() -> None:
+    buffers = {}
+    for mode in ("bf16", "fp16"):
+        arm = build_arm(mode, SHAPE, "cpu")
+        buffers[mode] = arm.model.model.rotary_emb.inv_freq
+        wanted = {"bf16": torch.bfloat16, "fp16": torch.float16}[mode]
+        assert {parameter.dtype for parameter in arm.model.parameters()} == {wanted}
+        assert arm.forward(torch.arange(32)[None]).dtype == wanted
+    assert buffers["fp16"].dtype == torch.float32
+    assert torch.equal(buffers["fp16"], buffers["bf16"])

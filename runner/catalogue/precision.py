@@ -161,7 +161,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "throttled_share",
             ),
             Compiles(on_cpu_with=("--compile-mode",)),
-            labels=("model", "batch_size", "tokens", "mode", "price_per_kwh", "pue"),
+            labels=("model", "batch_size", "tokens", "mode", "compiled", "price_per_kwh", "pue"),
         ),
         "fp8_transformer_engine": ProbeInfo(
             3,

@@ -38,7 +38,7 @@ from runner.probes.precision.choice import Work, add_work_arguments, choose_work
 from runner.probes.precision.examine import Quality, inaccurate, magnitudes, quality
 from runner.probes.precision.linear import E4M3_MAX
 from runner.probes.precision.product import Fp8Product, fp8_product
-from runner.probes.precision.proof import Proof, calibrated_matcher, census, kernels_of, left_out, prove
+from runner.probes.precision.proof import Proof, census, left_out, proof_of, unproved
 from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
 from runner.units import format_value
 
@@ -93,6 +93,7 @@ class _Examined:
         quality: by FP8 layer.
         before: the same with the scales from before recalibration; None without recalibration.
         left: layers that did not run in FP8, with the reason.
+        unproved: layers of which that is unknown.
         scales: static scales in use; None for dynamic scales.
         batches: number of calibration batches; None without calibration.
         census: number of layers of each kind.
@@ -103,6 +104,7 @@ class _Examined:
     quality: Mapping[str, Quality]
     before: Mapping[str, Quality] | None
     left: Mapping[str, str]
+    unproved: Sequence[str]
     scales: Scales | None
     batches: int | None
     census: Mapping[str, int]
@@ -117,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     return Findings(
         measurements=_report(found, work),
         status="symptom" if reason else "ok",
-        reason=reason,
+        reason=reason or _unknown(found),
         requested={"model": arguments.model, "scales": "static" if scales else "dynamic"},
         effective={
             "model": work.name,
@@ -129,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         details={
             "injected": arguments.inject,
             "layers_not_in_fp8": dict(found.left),
+            "layers_unproved": list(found.unproved),
             "below_floor": {name: one.signal_to_noise for name, one in _wrong(found).items()},
             "census": dict(found.census),
             "kernels": dict(found.proof.by_kernel),
@@ -204,14 +207,15 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
     def forward() -> object:
         return fp8.model(tokens, use_cache=False)
 
-    told_by = calibrated_matcher(source, tokens.numel(), work.device)
-    proof = prove(kernels_of(fp8, forward, work.device), told_by)
+    proof = proof_of(fp8, forward, tokens.numel(), work.device)
+    left = left_out(fp8, proof, reasons)
     return _Examined(
         fp8_product(work.device),
         proof,
         quality(source, fp8, tokens),
         before,
-        left_out(fp8, proof, reasons),
+        left,
+        unproved(fp8, proof, left),
         in_force,
         batches,
         census(fp8, forward),
@@ -258,6 +262,14 @@ def _symptom(found: _Examined) -> str | None:
     return "; ".join(said) or None
 
 
+def _unknown(found: _Examined) -> str | None:
+    """What could not be proved, for the reason of a step that found no symptom."""
+    if not found.unproved:
+        return None
+    why = found.proof.unknown or f"no GEMM recognised in {', '.join(found.unproved[:_NAMED])}"
+    return f"layers in FP8 not measured: {why}"
+
+
 def _some(left: Mapping[str, str]) -> str:
     named = [f"{name} ({why})" for name, why in list(left.items())[:_NAMED]]
     return ", ".join(named) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
@@ -266,14 +278,17 @@ def _some(left: Mapping[str, str]) -> str:
 def _report(found: _Examined, work: Work) -> list[Measurement]:
     labels: dict[str, Scalar] = {"model": work.name, "tokens": work.tokens}
     inside, product = sum(found.proof.by_layer.values()), found.product
-    measurements = [
-        single("layers_in_fp8", inside, **labels, product=product.name),
-        single("layers_not_in_fp8", len(found.left), **labels, product=product.name),
-    ]
-    if product.native:
+    measurements = []
+    # A count without the layers of which it is unknown would say that there are no others.
+    if not found.unproved:
+        measurements = [
+            single("layers_in_fp8", inside, **labels, product=product.name),
+            single("layers_not_in_fp8", len(found.left), **labels, product=product.name),
+        ]
+    if product.native and found.proof.share is not None:
         measurements.insert(0, single("fp8_share", found.proof.share, **labels))
         say(f"{inside} layers in FP8, {format_value(found.proof.share, '1')} of the GEMM time")
-    else:
+    elif not product.native:
         say(f"{inside} layers quantised to FP8; {product.described}")
     for made, count in found.census.items():
         say(f"  {count} × {made}")

@@ -122,9 +122,17 @@ def _real_call(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Ca
 
 
 def _random(tensor: Any) -> Any:
-    """A tensor of this shape and strides: random numbers scaled to keep sums near 1, or zeros."""
-    import torch
+    """A tensor of this shape and strides: random numbers scaled to keep sums near 1, or zeros.
 
+    A quantised weight that is a tensor of tensors keeps its type: its parts are drawn.
+    """
+    import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    if is_traceable_wrapper_subclass(tensor):
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: _random(getattr(tensor, name)) for name in names}
+        return type(tensor).__tensor_unflatten__(parts, context, tensor.shape, tensor.stride())
     made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
     if not tensor.is_floating_point():
         return made.fill_(tensor.dtype is torch.bool)

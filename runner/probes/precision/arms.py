@@ -1,6 +1,7 @@
 """One model in several precisions on one device, all with the same input tokens."""
 
 import contextlib
+import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -60,7 +61,9 @@ class Arm:
         return hidden
 
 
-def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None = None) -> Arm:
+def build_arm(
+    mode: str, shape: ModelShape, device: str, scales: Scales | None = None, *, check: bool = True
+) -> Arm:
     """Build the model in a mode; all modes start from the same bf16 weights.
 
     `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao does not
@@ -71,6 +74,7 @@ def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None =
         shape: the model.
         device: `cuda` or `cpu`.
         scales: calibrated input scales for `fp8`; None for dynamic ones.
+        check: whether to compare the scales with the weights, which reads their values.
 
     Raises:
         UnavailableError: this device or installation does not support it.
@@ -86,17 +90,23 @@ def build_arm(mode: str, shape: ModelShape, device: str, scales: Scales | None =
     inside: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
     implementation = None
     if mode == "fp16":
-        model = model.to(torch.float16)
+        _cast_weights(model, torch.float16)
     elif mode == "fp8" and device == "cuda" and scales is None:
         left, implementation = _torchao(model), TORCHAO
     elif mode == "fp8":
-        if scales is not None:
+        if scales is not None and check:
             scales.check_weights(weight_scales(model))
         left = convert(model, scales.inputs if scales else None)
         implementation = f"{fp8_product(device).name}, per tensor"
     elif mode == "fp8_te":
         inside, implementation = _transformer_engine(model), ENGINE
     return Arm(mode, _hidden()(model.model, inside), model, left, implementation)
+
+
+def _cast_weights(model: Any, dtype: "torch.dtype") -> None:
+    """Convert the parameters only: `Module.to` would round the rotary frequencies, which every mode keeps in fp32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def build_for_guard(
@@ -108,7 +118,8 @@ def build_for_guard(
     torch.set_grad_enabled(False)
     shape = model_shape(model)
     read = None if scales is None else read_scales(Path(scales), shape, layer_names(shape))
-    arm = build_arm(mode, shape, device, read)
+    # The guard builds with fake tensors, which have no values; the caller's own model is checked.
+    arm = build_arm(mode, shape, device, read, check=False)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, shape.vocab, (batch_size, tokens), generator=generator)
     return arm.module, (ids.to(device),)
@@ -151,15 +162,20 @@ def _why_no_engine() -> str | None:
 
 def _torchao(model: Any) -> dict[str, str]:
     """Quantise the blocks' linear layers with torchao, in place; returns layers that were not, with the reason."""
+    from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
     from torchao.quantization.quantize_.common import KernelPreference
 
     left = {name: reason for name, layer in block_linears(model) if (reason := why_not_fp8(name, layer))}
     chosen = {id(layer) for name, layer in block_linears(model) if name not in left}
-    # The proof is calibrated on torch's own kernels. torchao's Inductor settings would apply to the whole process and
-    # change the other precisions too.
+    # The proof is calibrated on torch's own kernels. Fast accumulation is what this project's own layer uses, and what
+    # inference engines use. torchao's Inductor settings would apply to the whole process and change the other
+    # precisions too.
     config = Float8DynamicActivationFloat8WeightConfig(
-        granularity=PerRow(), kernel_preference=KernelPreference.TORCH, set_inductor_config=False
+        granularity=PerRow(),
+        mm_config=Float8MMConfig(use_fast_accum=True),
+        kernel_preference=KernelPreference.TORCH,
+        set_inductor_config=False,
     )
     quantize_(model, config, filter_fn=lambda module, _: id(module) in chosen)
     return left
@@ -178,9 +194,27 @@ def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]
         with torch.no_grad():
             theirs.weight.copy_(linear.weight)
         setattr(model.model.layers.get_submodule(parent), last, theirs)
-    # `fp8_autocast` became `autocast` in version 2.8.
-    context = getattr(engine, "autocast", None) or engine.fp8_autocast
-    return lambda: context(enabled=True)
+    # `fp8_autocast` became `autocast` in version 2.8. A recipe cannot be created inside a compiled region.
+    recipe = _default_recipe()
+    if hasattr(engine, "autocast"):
+        return lambda: engine.autocast(enabled=True, recipe=recipe)
+    return lambda: engine.fp8_autocast(enabled=True, fp8_recipe=recipe)
+
+
+def _default_recipe() -> Any:
+    """Transformer Engine's recipe for this GPU: delayed scaling up to Hopper, MXFP8 on Blackwell. None if unknown."""
+    for name in ("quantization", "fp8"):
+        with contextlib.suppress(ImportError, AttributeError):
+            module = importlib.import_module(f"transformer_engine.pytorch.{name}")
+            return module.get_default_fp8_recipe()
+    return None
+
+
+def why_not_compiled(mode: str) -> str | None:
+    """Why `torch.compile` cannot take a mode on this host; None if it may."""
+    if mode == "fp8_te" and type(_default_recipe()).__name__ == "DelayedScaling":
+        return "not compiled: Transformer Engine refuses delayed scaling, its recipe for this GPU, in torch.compile"
+    return None
 
 
 @cache

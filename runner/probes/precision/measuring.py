@@ -7,13 +7,19 @@ from itertools import chain
 from statistics import median
 
 from runner.probes.budget import Budget
-from runner.probes.precision.counters import Counter, EnergyError, Sensors
+from runner.probes.precision.counters import NVML_TICK_S, Counter, EnergyError, Sensors
 from runner.probes.precision.energy import TICKS_IN_A_WINDOW, Window, run_window
 
 WARM_UP_ITERATIONS = 2
 # With twelve windows per mode, a comparison of energy finds a change of 3 % with 1 % noise; the speed of a CPU is too
 # noisy for twelve windows to help.
 ROUNDS_WITH_ENERGY, ROUNDS = 6, 3
+# Idle power is measured last. Rounds after the second leave time for it.
+_ROUNDS_BEFORE_IDLE = 2
+# Clocks and power drop some time after the last work, so the first window is discarded.
+_IDLE_WINDOWS = 2
+# Building a model of 8b on an H200, profiling its GEMMs, and its first compiled forward.
+_BUILD_S = 10.0
 WINDOW_S = 0.2
 _IDLE_NAP_S = 0.01
 
@@ -108,8 +114,8 @@ def timed(
         energy = energy_within(energy, len(work), window_seconds(energy), allowance)
         seconds = window_seconds(energy)
     rounds = windows.rounds or (ROUNDS_WITH_ENERGY if energy.counters else ROUNDS)
-    idle, no_idle = idle_watts(energy, seconds)
     taken = interleaved(work, energy, seconds, rounds, allowance)
+    idle, no_idle = idle_watts(energy, seconds, allowance)
     return Timed(
         tally(taken, tokens, idle, energy.missing) if work else Tally({}, (), "no mode is timed"),
         idle,
@@ -121,14 +127,22 @@ def timed(
     )
 
 
+def seconds_after_compiling(modes: int, device: str) -> float:
+    """Seconds that a sweep of so many modes needs after compiling; 0 on a CPU.
+
+    On a GPU: to build and check the models, and one round of windows with energy. A compile must leave them.
+    """
+    return modes * (_BUILD_S + 2 * TICKS_IN_A_WINDOW * NVML_TICK_S) if device == "cuda" else 0.0
+
+
 def window_seconds(energy: Energy) -> float:
     """Seconds of a window: as many ticks as the slowest counter needs (NVML's: 5 s), and at least 0.2."""
     return max([WINDOW_S, *(TICKS_IN_A_WINDOW * counter.tick_s for counter in energy.counters)])
 
 
 def energy_within(energy: Energy, modes: int, seconds: float, allowance: Budget) -> Energy:
-    """The same energy source, or none with the reason if idle power and one round do not fit the remaining time."""
-    windows = 2 + 2 * modes
+    """The same energy source, or none with the reason if one round does not fit the remaining time."""
+    windows = 2 * modes
     if not energy.counters or allowance.has(windows * seconds):
         return energy
     return Energy(
@@ -136,13 +150,15 @@ def energy_within(energy: Energy, modes: int, seconds: float, allowance: Budget)
     )
 
 
-def idle_watts(energy: Energy, seconds: float) -> tuple[float | None, str | None]:
+def idle_watts(energy: Energy, seconds: float, allowance: Budget) -> tuple[float | None, str | None]:
     """Power with nothing running, or why it is unknown. The device's memory stays allocated."""
     if not energy.counters:
         return None, energy.missing
+    if not allowance.has(_IDLE_WINDOWS * seconds):
+        left = max(0.0, allowance.left)
+        return None, f"it needs {_IDLE_WINDOWS} windows of {seconds:g} s; {left:.0f} s are left"
     try:
-        # Clocks and power drop some time after the last work, so the first of two windows is discarded.
-        for _ in range(2):
+        for _ in range(_IDLE_WINDOWS):
             window = run_window(lambda: time.sleep(_IDLE_NAP_S), seconds, energy.counters, energy.sensors)
         return window.watts(), None
     except EnergyError as error:
@@ -166,7 +182,8 @@ def interleaved(
             one()
     longest = 0.0
     for number in range(rounds):
-        if number and not allowance.has(longest):
+        later = _IDLE_WINDOWS * seconds if energy.counters and number >= _ROUNDS_BEFORE_IDLE else 0.0
+        if number and not allowance.has(longest + later):
             break
         began = time.monotonic()
         for mode in [*work, *list(work)[::-1]]:

@@ -2,102 +2,37 @@
 
 A module may be named FP8 and multiply in BF16. The profiler shows what ran: kernels on a GPU, the outermost operators
 on a CPU (where `_scaled_mm` calls inner operators that must not be counted twice). The names of FP8 kernels differ by
-device and library version, so the matcher is calibrated first: a known FP8 GEMM and a known BF16 one with the model's
+device and library version, so the matcher is calibrated first: known FP8 GEMMs and known BF16 ones with the model's
 shapes are profiled on the same device. If a CPU multiplies E4M3 values in fp32, the matcher recognises that operator:
 it shows which layers are quantised, although no FP8 kernel ran.
+
+What the profiler does not show, or what is not recognised, is unknown, with a reason. It is never taken for BF16.
 """
 
-import os
-import re
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import RunbookError
+from runner.probes.precision.kernel_names import Matcher, ProofError, matcher
+from runner.probes.precision.kernels import Kernel, kernels_of, profiled
 from runner.probes.precision.linear import block_linears, quantise, scale_of
-from runner.probes.precision.product import OPERATOR, fp8_product
+from runner.probes.precision.product import fp8_product
 
 if TYPE_CHECKING:
     import torch
 
-_CPU_PRODUCTS = frozenset(
-    {OPERATOR, "_scaled_mm", "_scaled_mm_v2", "mm", "addmm", "bmm", "baddbmm", "mkldnn_linear"}
-)
-_RANGE = "layer "
-_US = 1e-6
-
-
-class ProofError(RunbookError):
-    """FP8 kernels cannot be distinguished from others on this device."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One run of a kernel (on a CPU: of an outermost GEMM operator), and the layer that it ran in, or ""."""
-
-    name: str
-    seconds: float
-    layer: str = ""
-
-
-@dataclass(frozen=True)
-class Matcher:
-    """Distinguishes FP8 GEMMs from others by kernel name.
-
-    Attributes:
-        fp8, other: the names of known GEMMs, reduced by `rule`; no member is in both.
-        rule: one of `RULES`: the part of a name that counts.
-    """
-
-    fp8: frozenset[str]
-    other: frozenset[str]
-    rule: str
-
-    def is_fp8(self, name: str) -> bool | None:
-        """Whether a kernel multiplies in FP8; None if it is not a GEMM that was seen in calibration."""
-        key = RULES[self.rule](name)
-        if key in self.fp8:
-            return True
-        return False if key in self.other else None
-
-
-RULES: Mapping[str, Callable[[str], str]] = {
-    # Tile sizes follow the first digit and change with the shape.
-    "up to the first digit": lambda name: re.split(r"\d", name, maxsplit=1)[0],
-    "without its numbers": lambda name: re.sub(r"\d+", "#", name),
-    "whole": lambda name: name,
-}
-
-
-def matcher(fp8: Collection[str], other: Collection[str]) -> Matcher:
-    """The loosest rule that separates these kernel names; names in both (a reduction, a copy) are ignored.
-
-    Raises:
-        ProofError: none does.
-    """
-    common = set(fp8) & set(other)
-    for rule, key in RULES.items():
-        ours, theirs = (frozenset(map(key, set(names) - common)) for names in (fp8, other))
-        if ours and theirs and not ours & theirs:
-            return Matcher(ours, theirs, rule)
-    if not fp8:
-        raise ProofError(
-            "every known FP8 GEMM failed on this device; choose a model whose sides are multiples of 16"
-        )
-    raise ProofError(
-        f"a known FP8 GEMM and a known BF16 one ran the same kernels ({', '.join(sorted(common)) or 'none'}):"
-        " this device or this torch multiplies in another type than requested"
-    )
+_NAMED = 3
 
 
 def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
     """Profile known GEMMs of the model's shapes, with `rows` tokens, on this device.
 
     Raises:
-        ProofError: FP8 kernels cannot be distinguished from others.
+        ProofError: FP8 kernels cannot be distinguished from others, or the profiler shows no kernels.
     """
     import torch
 
@@ -106,15 +41,31 @@ def calibrated_matcher(model: Any, rows: int, device: str) -> Matcher:
     for wide, tall in shapes:
         x = torch.randn(rows, wide, device=device, dtype=torch.bfloat16)
         weight = torch.randn(tall, wide, device=device, dtype=torch.bfloat16)
-        for is_fp8, product in _known_products(x, weight):
+        for is_fp8, product in known_products(x, weight):
             # A shape or kind of scale that this device does not support in FP8 is skipped.
-            with suppress(RuntimeError) if is_fp8 else nullcontext():
+            with suppress(RuntimeError, ValueError) if is_fp8 else nullcontext():
                 product()
-                names[is_fp8] |= {kernel.name for kernel in _profiled(product, device)}
+                ran = profiled(product, device)
+                # The others are helpers (a split-K reduction, a memset): they say nothing of the type.
+                names[is_fp8] |= {max(ran, key=lambda kernel: kernel.seconds).name} if ran else set()
+    if not names[False]:
+        raise ProofError(f"a known BF16 GEMM: {_nothing_seen(device)}")
     return matcher(names[True], names[False])
 
 
-def _known_products(x: "torch.Tensor", weight: "torch.Tensor") -> Iterator[tuple[bool, Callable[[], object]]]:
+def _nothing_seen(device: str) -> str:
+    if device == "cpu":
+        return "the profiler showed no GEMM operator"
+    return "the profiler showed no GPU kernel; end other profilers (nsys, DCGM) or allow this user to profile"
+
+
+def known_products(
+    x: "torch.Tensor", weight: "torch.Tensor"
+) -> Iterator[tuple[bool, Callable[[], "torch.Tensor"]]]:
+    """Known GEMMs of x [rows, inner] with weight [columns, inner], both bf16, each with whether it is in FP8.
+
+    In FP8: one scale per tensor, one per row and, on a GPU, MXFP8's (Blackwell only). Else: bf16 and fp16.
+    """
     import torch
 
     multiply = fp8_product(x.device.type).multiply
@@ -124,104 +75,25 @@ def _known_products(x: "torch.Tensor", weight: "torch.Tensor") -> Iterator[tuple
         a, b = quantise(x, scale_a), quantise(weight, scale_b)
         right_scale = scale_b.t() if scale_b.dim() else scale_b
         yield True, partial(multiply, a, b.t(), scale_a, right_scale, torch.bfloat16)
+    if x.device.type != "cpu":
+        scales = [_mx_scales(values) for values in (x, weight)]
+        yield (
+            True,
+            lambda: torch._scaled_mm(  # noqa: SLF001 - torch's only FP8 GEMM has a private name
+                a, b.t(), scale_a=scales[0], scale_b=scales[1], out_dtype=torch.bfloat16
+            ),
+        )
     for dtype in (torch.bfloat16, torch.float16):
         yield False, partial(torch.nn.functional.linear, x.to(dtype), weight.to(dtype))
 
 
-def kernels_of(model: Any, forward: Callable[[], object], device: str) -> list[Kernel]:
-    """Every kernel (on a CPU: every GEMM) of one eager forward pass, with its layer."""
+def _mx_scales(values: "torch.Tensor") -> "torch.Tensor":
+    """Scales of 1 for every 32 numbers of a row, padded to blocks of 128 rows × 4 scales as cuBLASLt stores them."""
     import torch
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    with torch.no_grad():
-        forward()
-        with _ranges(model, wait):
-            return _profiled(forward, device)
-
-
-@contextmanager
-def _ranges(model: Any, wait: Callable[[], None]) -> Iterator[None]:
-    """While open, each layer runs inside its own named range, with nothing else on the device."""
-    import torch
-
-    open_ranges: list[Any] = []
-    hooks = []
-
-    def enter(name: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            wait()
-            open_ranges.append(torch.profiler.record_function(_RANGE + name))
-            open_ranges[-1].__enter__()
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        wait()
-        open_ranges.pop().__exit__(None, None, None)
-
-    for name, layer in block_linears(model):
-        hooks += [layer.register_forward_pre_hook(enter(name)), layer.register_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _profiled(run: Callable[[], object], device: str) -> list[Kernel]:
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    # Kineto logs every start and stop to stderr unless its log level is above all messages.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    with profile(activities=activities, acc_events=True) as seen:
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    events = list(seen.events())
-    on_cpu = [event for event in events if event.device_type.name == "CPU"]
-    ranges = [
-        (event.time_range.start, event.time_range.end, event.name.removeprefix(_RANGE))
-        for event in on_cpu
-        if event.name.startswith(_RANGE)
-    ]
-    if device == "cuda":
-        ran = [
-            event
-            for event in events
-            if event.device_type.name == "CUDA"
-            and not event.name.startswith((_RANGE, "Memcpy", "Memset", "ProfilerStep"))
-        ]
-    else:
-        ran = [event for event in on_cpu if _is_product(event) and not _within_product(event)]
-    return [
-        Kernel(
-            event.name.removeprefix("aten::"),
-            (event.time_range.end - event.time_range.start) * _US,
-            _layer_at(event.time_range.start, ranges),
-        )
-        for event in ran
-    ]
-
-
-def _is_product(event: Any) -> bool:
-    return event.name.removeprefix("aten::") in _CPU_PRODUCTS
-
-
-def _within_product(event: Any) -> bool:
-    while event.cpu_parent is not None:
-        event = event.cpu_parent
-        if _is_product(event):
-            return True
-    return False
-
-
-def _layer_at(moment: float, ranges: Iterable[tuple[float, float, str]]) -> str:
-    return next((name for start, end, name in ranges if start <= moment <= end), "")
+    rows, inner = values.shape
+    padded = 128 * math.ceil(rows / 128) * 4 * math.ceil(inner / 128)
+    return torch.ones(padded, device=values.device).to(torch.float8_e8m0fnu)
 
 
 @dataclass(frozen=True)
@@ -229,16 +101,36 @@ class Proof:
     """The GEMMs of one forward pass.
 
     Attributes:
-        share: share of FP8 GEMMs, or of their replacement on a CPU, in the time of all recognised GEMMs.
+        share: share of FP8 GEMMs, or of their replacement on a CPU, in the time of all recognised GEMMs; None if none
+            was recognised.
         by_layer: whether each layer multiplied only in FP8; layers without a recognised GEMM are missing.
         by_kernel: seconds of each recognised kernel.
-        rule: the rule by which names were matched.
+        rule: the rule by which names were matched; None without a matcher.
+        unknown: why there is no share; None if there is one.
     """
 
-    share: float
+    share: float | None
     by_layer: Mapping[str, bool]
     by_kernel: Mapping[str, float]
-    rule: str
+    rule: str | None
+    unknown: str | None = None
+
+
+def proof_of(model: Any, forward: Callable[[], object], rows: int, device: str) -> Proof:
+    """Calibrate on this device, and prove what one eager forward pass of the model ran.
+
+    Args:
+        model: a transformers causal model.
+        forward: one forward pass of it.
+        rows: tokens of that pass.
+        device: `cuda` or `cpu`.
+    """
+    try:
+        told_by = calibrated_matcher(model, rows, device)
+    except ProofError as error:
+        return Proof(None, {}, {}, None, str(error))
+    kernels = kernels_of(model, forward, device)
+    return prove(kernels, told_by) if kernels else Proof(None, {}, {}, told_by.rule, _nothing_seen(device))
 
 
 def prove(kernels: Iterable[Kernel], told_by: Matcher) -> Proof:
@@ -246,16 +138,23 @@ def prove(kernels: Iterable[Kernel], told_by: Matcher) -> Proof:
     seconds: dict[bool, float] = {True: 0.0, False: 0.0}
     by_kernel: dict[str, float] = defaultdict(float)
     by_layer: dict[str, bool] = {}
+    others: dict[str, float] = defaultdict(float)
     for kernel in kernels:
         is_fp8 = told_by.is_fp8(kernel.name)
         if is_fp8 is None:
+            others[kernel.name] += kernel.seconds
             continue
         seconds[is_fp8] += kernel.seconds
         by_kernel[kernel.name] += kernel.seconds
         if kernel.layer:
             by_layer[kernel.layer] = by_layer.get(kernel.layer, True) and is_fp8
     total = sum(seconds.values())
-    return Proof(seconds[True] / total if total else 0.0, by_layer, dict(by_kernel), told_by.rule)
+    if not total:
+        named = ", ".join(sorted(others, key=lambda name: -others[name])[:_NAMED]) or "none"
+        return Proof(
+            None, by_layer, {}, told_by.rule, f"no kernel was recognised as a GEMM; longest: {named}"
+        )
+    return Proof(seconds[True] / total, by_layer, dict(by_kernel), told_by.rule)
 
 
 def census(model: Any, forward: Callable[[], object]) -> dict[str, int]:
@@ -291,16 +190,28 @@ def left_out(model: Any, proof: Proof, reasons: Mapping[str, str]) -> dict[str, 
     for name, layer in block_linears(model):
         if proof.by_layer.get(name):
             continue
-        ran = "no GEMM recognised" if name not in proof.by_layer else "not in FP8"
-        left[name] = f"{ran}: {reasons.get(name) or _why(layer)}"
+        reason = reasons.get(name) or _why(layer)
+        if name in proof.by_layer:
+            left[name] = f"not in FP8: {reason or f'unrequested fallback in its {type(layer).__name__}'}"
+        elif reason and not _of_engine(layer):
+            left[name] = f"no GEMM recognised: {reason}"
     return left
 
 
-def _why(layer: Any) -> str:
+def unproved(model: Any, proof: Proof, left: Mapping[str, str]) -> list[str]:
+    """Layers of which it is unknown whether they multiplied in FP8: no GEMM was recognised in them."""
+    return [name for name, _ in block_linears(model) if name not in proof.by_layer and name not in left]
+
+
+def _of_engine(layer: Any) -> bool:
+    return type(layer).__module__.startswith("transformer_engine")
+
+
+def _why(layer: Any) -> str | None:
     import torch
 
-    if type(layer).__module__.startswith("transformer_engine"):
+    if _of_engine(layer):
         return "outside autocast, where Transformer Engine's layers keep the weight's type"
     if type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor:
         return "filtered out: it is still a plain Linear"
-    return f"unrequested fallback in its {type(layer).__name__}"
+    return None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # With less than this share of the GEMM time in FP8, the mode did not run in the requested precision.
 _MOSTLY = 0.5
+UNKNOWN = "unknown"
 
 
 @dataclass
@@ -39,9 +40,11 @@ class Swept:
     untimed: dict[str, str] = field(default_factory=dict)
 
     def precision(self, mode: str) -> str:
-        """The precision in which a mode's GEMMs ran."""
+        """The precision in which a mode's GEMMs ran, or `UNKNOWN`."""
         proof = self.proofs.get(mode)
-        if proof is not None and proof.share < _MOSTLY:
+        if proof is not None and proof.share is None:
+            return UNKNOWN
+        if proof is not None and proof.share is not None and proof.share < _MOSTLY:
             return BASELINE
         return IN_FP32 if mode in self.untimed else mode
 
@@ -51,6 +54,11 @@ class Swept:
         said = [
             f"{mode}: only {proof.share:.0%} of the GEMM time was in FP8 kernels"
             for mode, proof in self.proofs.items()
-            if proof.share < _MOSTLY
+            if proof.share is not None and proof.share < _MOSTLY
         ]
         return "; ".join(said) or None
+
+    @property
+    def unproved(self) -> dict[str, str]:
+        """Why it is unknown in which precision a mode's GEMMs ran, by mode. That is not a fallback."""
+        return {mode: proof.unknown for mode, proof in self.proofs.items() if proof.unknown is not None}

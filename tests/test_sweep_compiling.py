@@ -1,0 +1,117 @@
+"""The compile mode of each precision of a sweep: by default, within the step's time, and where one cannot compile."""
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.models import model_shape
+from runner.probes.compile_guard.guarded import Guarded
+from runner.probes.compile_guard.spec import Mode
+from runner.probes.contract import NOT_APPLICABLE
+from runner.probes.precision import compiled
+from runner.probes.precision.choice import Work
+from runner.probes.precision.compiled import find_rungs, tolerance
+from tests.test_precision_power_sweep import of, sweep
+
+pytest_plugins = ("tests.fp8_products",)
+
+GPU = Work(model_shape("8b"), "cuda", 1, 4096)
+
+
+def answering(effective: Mode | None, asked: dict[str, Any]) -> Callable[..., Guarded]:
+    def safe_compile(build: object, arguments: dict[str, Any], **named: Any) -> Guarded:
+        asked[arguments["mode"]] = named
+        return Guarded(named["mode"], effective, None if effective else "raised: no", ())
+
+    return safe_compile
+
+
+def test_a_gpu_compiles_per_block_by_default_and_runs_eager_where_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(compiled, "safe_compile", answering(Mode.PER_BLOCK, asked))
+    found = find_rungs(None, ["bf16", "fp8"], GPU, None, 240.0, 75.0)
+    assert (found.rung("bf16"), found.rung("fp8"), found.fallback_reason) == ("per-block", "per-block", None)
+    assert {named["mode"] for named in asked.values()} == {"per-block"}
+    assert all(74 < named["deadline_s"] <= 75 for named in asked.values())
+    assert (asked["bf16"]["tolerance"], asked["fp8"]["tolerance"]) == (0.05, 0.25)
+    monkeypatch.setattr(compiled, "safe_compile", answering(None, asked))
+    found = find_rungs(None, ["bf16"], GPU, None, 240.0)
+    assert (found.rung("bf16"), found.why_not("bf16")) == ("eager", None)
+    assert (found.fallback_reason, found.fallback_asked) == ("bf16: raised: no", True)
+    found = find_rungs("per-block", ["bf16"], GPU, None, 240.0)
+    assert (found.rung("bf16"), found.why_not("bf16")) == (None, "raised: no")
+    assert (found.fallback_reason, found.fallback_asked) == (None, False)
+
+
+def test_a_gpu_without_time_to_compile_measures_eager_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(compiled, "safe_compile", answering(Mode.WHOLE, asked))
+    found = find_rungs(None, ["bf16", "fp8"], GPU, None, 240.0, 32.0)
+    assert (asked, found.rung("fp8"), found.fallback_asked) == ({}, "eager", True)
+    assert "bf16: not compiled: 32 s are left for it" in str(found.fallback_reason)
+    # A mode that the caller named is tried in whatever time there is, each in its share.
+    found = find_rungs("whole", ["bf16", "fp8"], GPU, None, 240.0, 32.0)
+    assert 15 < asked["bf16"]["deadline_s"] <= 16
+    assert found.rung("fp8") == "whole"
+
+
+def test_a_whole_model_of_32_blocks_may_differ_more_from_eager_than_one_block() -> None:
+    assert [tolerance("bf16", blocks) for blocks in (1, 8, 32)] == [0.05, 0.05, 0.2]
+    assert [tolerance("fp8", blocks) for blocks in (1, 32, 80)] == [0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rung", "kept"),
+    [
+        ("DelayedScaling", "eager", "fp8_te: not compiled: Transformer Engine refuses delayed scaling"),
+        ("MXFP8BlockScaling", "per-block", None),
+    ],
+)
+def test_delayed_scaling_goes_to_eager_at_once_and_other_recipes_are_tried(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, rung: str, kept: str | None
+) -> None:
+    asked: dict[str, Any] = {}
+    engine = types.ModuleType("transformer_engine.pytorch.quantization")
+    engine.get_default_fp8_recipe = type(recipe, (), {})  # type: ignore[attr-defined]
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, engine.__name__, engine)
+    monkeypatch.setattr(compiled, "safe_compile", answering(Mode.PER_BLOCK, asked))
+    for ladder in (None, "smart"):
+        found = find_rungs(ladder, ["bf16", "fp8_te"], GPU, None, 240.0)
+        assert (found.rung("bf16"), found.rung("fp8_te")) == ("per-block", rung)
+        assert str(found.fallback_reason).startswith(str(kept))
+    found = find_rungs("whole", ["fp8_te"], GPU, None, 240.0)
+    assert (found.why_not("fp8_te") is None) == (kept is None)
+
+
+def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
+    found = find_rungs(None, ["bf16", "fp8"], Work(model_shape("tiny"), "cpu", 1, 8), None, 1.0)
+    assert (found.requested, found.guarded, found.rung("fp8")) == ("eager", {}, "eager")
+    assert (found.fallback_reason, found.fallback_asked) == (None, False)
+
+
+# Inductor imports a module of torch's own that still uses it.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.system
+def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> None:
+    status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--compile-mode", "per-block")
+    assert status == 0
+    assert document["effective"]["compile_mode"] == {"bf16": "per-block", "fp8": "per-block"}
+    assert of(document, "signal_to_noise")["fp8"]["value"] > 10
+    assert document["fallback_reason"] is None
+
+
+@pytest.mark.system
+def test_a_mode_whose_compile_outlasts_its_deadline_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    status, document = sweep(
+        tmp_path, "--modes", "bf16", "--compile-mode", "per-block", "--compile-deadline", "0.5"
+    )
+    assert (status, document["status"]) == (NOT_APPLICABLE, "not_applicable")
+    assert "bf16: per-block:" in document["reason"]
