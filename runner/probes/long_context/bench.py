@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.errors import RunbookError
 from runner.models import ModelShape
 from runner.probes.allocations import OverBudgetError, follow
+from runner.probes.long_context.allocator import refusal, unusable_bytes, used_settings
 from runner.probes.long_context.cache import cache_bytes, kv_type, new_cache
 from runner.probes.long_context.checkpointing import Checkpointed
 from runner.probes.transformer import build_model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 _SNAPSHOT_ENTRIES = 100_000
+GPU = "cuda"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class Reached:
     Attributes:
         peak: peak bytes held by tensors; 0 if not tracked.
         kv: bytes of the KV cache at the end.
-        seconds: wall time; tracking memory on a CPU host also takes time.
+        seconds: wall time; tracking memory on a CPU host, or reserving it on a GPU for the first time, also takes
+            time.
         done: share of the work that was complete, 1 for all of it.
         over: what stopped it, None if nothing did.
         held: bytes by what held them when it was stopped.
         reserved, free: on a GPU: peak bytes reserved by the allocator, and free bytes of the device.
+        reserve: on a GPU: bytes that were reserved and not allocated, where the work was stopped; or the peak of the
+            reserved bytes minus that of the allocated ones.
     """
 
     peak: int
@@ -44,13 +49,26 @@ class Reached:
     held: Mapping[str, int] = field(default_factory=dict)
     reserved: int | None = None
     free: int | None = None
+    reserve: int | None = None
 
 
 class Runs(Protocol):
-    """Runs pieces of work of one model: in this process, or on ranks."""
+    """Runs pieces of work of one model: in this process, or on ranks.
+
+    Attributes:
+        allocator: the settings that a GPU's allocator runs with; empty on a CPU host.
+    """
+
+    @property
+    def allocator(self) -> Mapping[str, object]:
+        """See above."""
 
     def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
-        """The result on each rank; without `followed`, a CPU host has no peak and no limit."""
+        """The result on each rank.
+
+        Without `followed`, a CPU host has no peak and no limit, and a GPU keeps the memory that the last work reserved,
+        so that the time is the work's alone.
+        """
 
 
 class Bench:
@@ -88,11 +106,12 @@ class Bench:
                 "this host has a GPU that torch cannot use; install a CUDA build of torch, or check the driver"
             )
         self._budget, self._cuda, self._snapshot = budget, gpu, snapshot if gpu else None
-        self.device = "cuda" if gpu else "cpu"
+        self.device = GPU if gpu else "cpu"
         if gpu and budget is not None:
             total = torch.cuda.get_device_properties().total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
         self._model = build_model(shape, kv_type(work.weight_bytes), self.device, mesh=mesh)
+        self.allocator: Mapping[str, object] = used_settings() if gpu else {}
         self._cache: Any = None
         self._passed = 0
         self._checkpointed = Checkpointed(self._model)
@@ -136,23 +155,30 @@ class Bench:
         self._checkpointed.mode = work.checkpointing
         self._model.set_attn_implementation(work.attention)
         follower = follow(self._budget) if followed and not self._cuda else None
-        if self._cuda:
+        if self._cuda and followed:
+            # Each peak of the reserved memory starts from the weights alone.
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        self._synchronize()
         began = time.perf_counter()
-        kv, over, held = 0, None, {}
+        kv, over, held, refused = 0, None, {}, None
         try:
             kv = self._do(work, follower)
         except (OverBudgetError, torch.OutOfMemoryError) as error:
-            over = str(error).splitlines()[0]
+            over = refusal(str(error))
             # A live error keeps everything alive that its frames hold.
             held = self._held(follower)
+            refused = unusable_bytes() if self._cuda else None
             if self._snapshot is not None:
                 self._snapshot.parent.mkdir(parents=True, exist_ok=True)
                 dump: Any = torch.cuda.memory._dump_snapshot  # noqa: SLF001 - documented so
                 dump(str(self._snapshot))
-        seconds = self._since(began)
+        self._synchronize()
+        seconds = time.perf_counter() - began
         done = 1.0 if over is None else self._passed / self._all_steps(work)
-        reached = Reached(self._peak(follower), kv, seconds, done, over, held, *self._device())
+        peak, (reserved, free) = self._peak(follower), self._device()
+        reserve = refused if reserved is None or refused is not None else reserved - peak
+        reached = Reached(peak, kv, seconds, done, over, held, reserved, free, reserve)
         self._clean()
         return (reached,)
 
@@ -215,12 +241,11 @@ class Bench:
         }
         return held | {"activations and logits": max(0, int(live) - sum(held.values()))}
 
-    def _since(self, began: float) -> float:
+    def _synchronize(self) -> None:
         import torch
 
         if self._cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - began
 
     def _peak(self, follower: Any) -> int:
         import torch
@@ -237,15 +262,11 @@ class Bench:
         return int(torch.cuda.max_memory_reserved()), int(torch.cuda.mem_get_info()[0])
 
     def _clean(self) -> None:
-        """Free what a failed run left, so that it does not count for the next one."""
-        import torch
-
+        """Free what a run left, so that it does not count for the next one."""
         self._cache = None
         if self._optimizer is not None:
             self._optimizer.zero_grad(set_to_none=True)
         gc.collect()
-        if self._cuda:
-            torch.cuda.empty_cache()
 
 
 def _bytes(tensors: list[Any]) -> int:
@@ -253,5 +274,5 @@ def _bytes(tensors: list[Any]) -> int:
     storages = {}
     for tensor in tensors:
         storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 - the only identity that two views share
     return sum(storages.values())

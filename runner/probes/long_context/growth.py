@@ -34,9 +34,9 @@ class Growth:
         """The peak in bytes at a length."""
         return self.constant + self.linear * tokens + self.quadratic * tokens * tokens
 
-    def longest(self, budget: int, most: int) -> int:
-        """Tokens that fit, up to `most`, with a margin of the growing part left free; 0 if none do."""
-        allowed = budget - MARGIN * (budget - self.constant)
+    def longest(self, budget: int, most: int, margin: float = MARGIN) -> int:
+        """Tokens that fit, up to `most`, with a share `margin` of the growing part left free; 0 if none do."""
+        allowed = budget - margin * (budget - self.constant)
         return bisect_right(range(1, most + 1), allowed, key=self.at)
 
 

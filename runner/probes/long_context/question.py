@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,35 +11,22 @@ import psutil
 from runner.errors import InputError
 from runner.hardware.boards import BOARDS, Board, board_named
 from runner.hardware.machine import Machine
-from runner.models import ModelShape, model_shape
-from runner.presets import PRESETS
-from runner.probes.contract import NotApplicableError, preset_of
-from runner.probes.tensor_parallel import check_degree
-from runner.sizing import (
-    NODE_GPUS,
-    Footprint,
-    Remedy,
-    Work,
-    board_budget,
-    first_remedy,
-    footprint,
-    optimizer_bytes,
+from runner.models import ModelShape
+from runner.probes.contract import NotApplicableError
+from runner.probes.long_context.fitting import (
+    Device,
+    budget_of,
+    check_device,
+    chosen_shape,
+    lengths_of,
+    work_of,
 )
+from runner.probes.tensor_parallel import check_degree
+from runner.sizing import NODE_GPUS, Footprint, Remedy, Work, board_budget, first_remedy, footprint
 from runner.units import format_value
 
-# Default lengths, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
-_LENGTHS = {
-    "inference": ((512, 1024, 2048, 4096), (32768, 65536)),
-    "comparison": ((512,), (32768,)),
-    "training": ((256, 512, 1024), (2048, 4096, 8192)),
-}
-# Share of a device's free memory that a sweep may use.
-_USABLE = 0.9
 # Without a GPU ranks are processes on this host's cores.
 _MOST_CPU_RANKS = 8
-_KV_BYTES = {"fp8": 1, "bf16": 2, "fp32": 4}
-# A CPU host computes in fp32: half precision there is emulated and slow.
-_CPU_BYTES, _GPU_BYTES = 4, 2
 
 # Inspects this host: `runner.hardware.machine.look`.
 Looks = Callable[[], Machine]
@@ -58,6 +45,7 @@ class Question:
         board: the board of a plan.
         devices: maximum number of devices that a remedy may use.
         remedy: the plan's first remedy, if requested and needed; it is part of `work`.
+        beyond_device: bytes of the budget asked for, if the GPU has less; `budget` is then what the GPU has.
     """
 
     shape: ModelShape
@@ -68,6 +56,7 @@ class Question:
     board: Board | None = None
     devices: int = NODE_GPUS
     remedy: Remedy | None = None
+    beyond_device: int | None = None
 
     @property
     def model(self) -> str:
@@ -101,17 +90,15 @@ def planned(arguments: argparse.Namespace, look: Looks) -> Question:
         raise InputError("--plan needs --board or --budget-gib to set the available memory")
     # A share refers to this host's memory use; a board computes in half precision.
     on_host = board is None and arguments.budget_gib is None
-    element = _CPU_BYTES if on_host and not look().gpus else _GPU_BYTES
-    shape = model_shape(arguments.model or preset_of(arguments))
-    lengths = _lengths(arguments, gpu=element == _GPU_BYTES)
-    work = _work(arguments, shape, lengths, element)
-    budget = _budget(arguments, shape, work)
-    if budget is not None:
-        _check_budget(shape, work, budget)
-    elif board is not None:
+    device = _device(arguments, look()) if on_host else Device(gpu=True)
+    shape = chosen_shape(arguments, device)
+    lengths = lengths_of(arguments, shape, device)
+    work = work_of(arguments, shape, lengths, device)
+    budget, beyond = budget_of(arguments, shape, work, device)
+    if budget is None and board is not None:
         budget = board_budget(board)
     devices = max(len(look().gpus), work.tensor_parallel) if on_host else NODE_GPUS
-    return Question(shape, lengths, work, budget, board=board, devices=devices)
+    return Question(shape, lengths, work, budget, board=board, devices=devices, beyond_device=beyond)
 
 
 def swept(arguments: argparse.Namespace, look: Looks) -> Question:
@@ -134,21 +121,18 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
         raise NotApplicableError(
             f"--tensor-parallel-gpus {ranks} needs {ranks} GPUs, this host has {gpus}; use --plan --board to predict"
         )
-    memory = machine.gpus[0].memory_bytes if gpus else psutil.virtual_memory().available // ranks
-    element = _GPU_BYTES if gpus else _CPU_BYTES
-    shape = _shape(arguments, memory, element)
+    device = _device(arguments, machine)
+    shape = chosen_shape(arguments, device)
     check_degree(shape, ranks)
-    lengths = _lengths(arguments, gpu=bool(gpus))
-    work = _work(arguments, shape, lengths, element)
-    budget = _budget(arguments, shape, work)
-    if budget is not None:
-        _check_budget(shape, work, budget)
-    elif arguments.find_limit or arguments.apply_first_remedy:
+    lengths = lengths_of(arguments, shape, device)
+    work = work_of(arguments, shape, lengths, device)
+    budget, beyond = budget_of(arguments, shape, work, device)
+    if budget is None and (arguments.find_limit or arguments.apply_first_remedy):
         if not gpus:
             raise InputError(
                 "--find-limit and --apply-first-remedy need --budget-gib or --budget-share on a host without a GPU"
             )
-        budget = int(memory * _USABLE)
+        budget = device.usable
     remedy = None
     if arguments.apply_first_remedy and budget is not None and footprint(shape, work).total > budget:
         remedy = first_remedy(shape, work, budget, gpus=gpus or ranks)
@@ -158,8 +142,8 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
                 " reduce the work"
             )
         work = remedy.work
-    _check_host(shape, work, budget, memory, gpu=bool(gpus))
-    return Question(shape, lengths, work, budget, gpu=bool(gpus), remedy=remedy)
+    check_device(shape, work, budget, device)
+    return Question(shape, lengths, work, budget, gpu=device.gpu, remedy=remedy, beyond_device=beyond)
 
 
 def describe_parts(found: Footprint) -> str:
@@ -204,6 +188,13 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise InputError("--optimizer is for --mode training")
 
 
+def _device(arguments: argparse.Namespace, machine: Machine) -> Device:
+    """One device of this host; ranks without a GPU share the free memory."""
+    if machine.gpus:
+        return Device(gpu=True, memory=machine.gpus[0].memory_bytes)
+    return Device(gpu=False, memory=psutil.virtual_memory().available // arguments.tensor_parallel_gpus)
+
+
 def _board(arguments: argparse.Namespace) -> Board | None:
     if not arguments.board:
         return None
@@ -214,89 +205,3 @@ def _board(arguments: argparse.Namespace) -> Board | None:
             f"--board {arguments.board}: unknown board; use {known}, or --budget-gib for another board"
         )
     return board
-
-
-def _lengths(arguments: argparse.Namespace, *, gpu: bool) -> tuple[int, ...]:
-    """Each length once, in the given order."""
-    kind = "comparison" if arguments.mode == "inference" and arguments.compare_remedies else arguments.mode
-    return tuple(dict.fromkeys(arguments.sequence_lengths or _LENGTHS[kind][gpu]))
-
-
-def _work(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[int], element: int) -> Work:
-    training = arguments.mode == "training"
-    for length in lengths:
-        if not 1 + training <= length <= shape.max_positions:
-            raise InputError(
-                f"--sequence-lengths {length}: {shape.name} accepts {1 + training} to {shape.max_positions} tokens"
-            )
-    split = {"heads": shape.heads, "columns of the MLP": shape.ff}
-    for part, count in split.items():
-        if count % arguments.tensor_parallel_gpus:
-            raise InputError(
-                f"--tensor-parallel-gpus {arguments.tensor_parallel_gpus} does not divide {count} {part}"
-                f" of {shape.name}"
-            )
-    return Work(
-        tokens=max(lengths),
-        batch=arguments.batch_size,
-        weight_bytes=element,
-        kv_bytes=_KV_BYTES.get(arguments.kv_dtype, element),
-        all_logits=arguments.logits == "all",
-        chunk=arguments.chunk,
-        tensor_parallel=arguments.tensor_parallel_gpus,
-        attention=arguments.attention,
-        checkpointing=arguments.activation_checkpointing,
-        training=(arguments.optimizer or "adamw") if training else None,
-    )
-
-
-def _budget(arguments: argparse.Namespace, shape: ModelShape, work: Work) -> int | None:
-    if arguments.budget_gib is not None:
-        return int(arguments.budget_gib * 2**30)
-    if arguments.budget_share is None:
-        return None
-    naive = replace(work, all_logits=True, chunk=None, kv_bytes=work.weight_bytes, checkpointing="none")
-    return int(arguments.budget_share * footprint(shape, naive).total)
-
-
-def _check_budget(shape: ModelShape, work: Work, budget: int) -> None:
-    fixed = footprint(shape, work).weights + optimizer_bytes(shape, work)
-    if budget < fixed:
-        what = "weights and optimizer state" if work.training else "weights"
-        over = f" over {work.tensor_parallel} devices" if work.tensor_parallel > 1 else ""
-        raise InputError(
-            f"the budget of {format_value(budget, 'B')} is below the {what} of {shape.name}{over},"
-            f" {format_value(fixed, 'B')}; raise the budget, or choose a smaller --model"
-        )
-
-
-def _check_host(shape: ModelShape, work: Work, budget: int | None, memory: int, *, gpu: bool) -> None:
-    """Refuse work that would exhaust this host's memory.
-
-    On a GPU, out of memory is a result. A CPU host must hold all of it, or the budget plus the allocation that exceeds
-    it.
-    """
-    found = footprint(shape, work)
-    need = found.weights + found.optimizer if gpu else found.total
-    if budget is not None:
-        need = min(need, budget + max(found.activations, found.logits))
-    if need > memory * _USABLE:
-        raise NotApplicableError(
-            f"{shape.name} would need {format_value(need, 'B')} at {work.tokens} tokens, this host has"
-            f" {format_value(memory, 'B')}; choose a smaller --model, --batch-size or --sequence-lengths"
-        )
-
-
-def _shape(arguments: argparse.Namespace, memory: int, element: int) -> ModelShape:
-    """The requested model, or the largest, up to the preset's, whose weights need at most half of the memory."""
-    if arguments.model:
-        return model_shape(arguments.model)
-    preset = preset_of(arguments)
-    for name in reversed(PRESETS[: PRESETS.index(preset) + 1]):
-        shape = model_shape(name)
-        if shape.parameters * element <= memory * _USABLE / 2 * arguments.tensor_parallel_gpus:
-            return shape
-    raise NotApplicableError(
-        f"even the tiny model does not fit into {format_value(memory, 'B')} of free memory; "
-        "free some, or use another host"
-    )

@@ -1,6 +1,6 @@
 """Converts the results of a sweep into the probe's findings. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from statistics import median
 
@@ -8,18 +8,21 @@ from runner.entry.model import Scalar
 from runner.evidence.record import Measurement
 from runner.probes.contract import Findings, measured, say, single
 from runner.probes.long_context.question import Question
-from runner.probes.long_context.sweep import BEYOND, Comparison, Limit, Row, Swept
+from runner.probes.long_context.sweep import BEYOND, Comparison, Limit, Row, Swept, reserve_share
 from runner.sizing import footprint, kv_cache_bytes, quadratic_term
 from runner.units import format_value
 
 
-def report(question: Question, swept: Swept, asked: dict[str, object]) -> Findings:
+def report(
+    question: Question, swept: Swept, asked: dict[str, object], allocator: Mapping[str, object]
+) -> Findings:
     """The findings of a sweep.
 
     Args:
         question: the question.
         swept: the results.
         asked: the flags as given.
+        allocator: the settings that a GPU's allocator ran with; empty on a CPU host.
     """
     rows, limit = swept.rows, swept.limit
     over = [row for row in rows if not row.fits]
@@ -50,8 +53,21 @@ def report(question: Question, swept: Swept, asked: dict[str, object]) -> Findin
             "growth": asdict(swept.growth) if swept.growth else None,
             "quadratic_term": _named_term(question, swept),
             "remedy": question.remedy.flags if question.remedy else None,
+            **_of_allocator(question, rows, allocator),
         },
     )
+
+
+def _of_allocator(
+    question: Question, rows: tuple[Row, ...], allocator: Mapping[str, object]
+) -> dict[str, object]:
+    if not allocator:
+        return {}
+    return {
+        "allocator": dict(allocator),
+        "allocator_reserve_bytes": {str(row.tokens): row.worst.reserve for row in rows},
+        "allocator_reserve_share": reserve_share(question, rows),
+    }
 
 
 def _of_row(question: Question, row: Row) -> Iterator[Measurement]:
@@ -75,9 +91,9 @@ def _of_row(question: Question, row: Row) -> Iterator[Measurement]:
         yield single("kv_cache", reached.kv, tokens=tokens)
         difference = reached.kv - kv_cache_bytes(question.shape, row.work)
         yield single("kv_cache_difference", difference, tokens=tokens)
-        yield measured("prefill_time", [reached.seconds], tokens=tokens)
-    else:
-        yield measured("step_time", [reached.seconds], tokens=tokens)
+    if row.seconds is not None:
+        name = "prefill_time" if question.work.training is None else "step_time"
+        yield measured(name, [row.seconds], tokens=tokens)
 
 
 def _of_limit(limit: Limit) -> Iterator[Measurement]:

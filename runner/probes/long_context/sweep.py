@@ -16,15 +16,23 @@ from runner.units import format_value
 
 # A prompt this many times the predicted longest one must run out of memory.
 BEYOND = 1.25
+# A change of a training step is compared where it is predicted to save this share of the peak, or more.
+_WORTH = 0.05
 ACTIVATION_CHECKPOINTING = "full activation checkpointing"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One length, on every rank."""
+    """One length, on every rank.
+
+    Attributes:
+        seconds: wall time; on a GPU of a second run, whose kernels are loaded and whose memory is reserved. None where
+            there was no time for it.
+    """
 
     work: Work
     ranks: tuple[Reached, ...]
+    seconds: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -47,7 +55,7 @@ class Limit:
     """The longest prompt within a budget, and its verification.
 
     Attributes:
-        arithmetic: by the formulas, with a margin.
+        arithmetic: by the formulas, with a margin and the allocator's reserve.
         fitted: by the measured growth, with the same margin; None if too few lengths fitted.
         at, beyond: runs at the predicted length and at `BEYOND` times it; None above the model's maximum.
     """
@@ -92,21 +100,39 @@ def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, c
     Args:
         question: the question.
         runs: runs the work.
-        within: the time limit; when it ends, only rounds of the comparison are left out.
+        within: the time limit; when it ends, only the timed runs of a GPU and rounds of the comparison are left out.
         find_limit: predict the longest prompt within the budget and verify it by two runs.
         compare_rounds: maximum rounds in which each remedy is interleaved with no remedy; 0 for no comparison.
     """
-    rows = tuple(_measured(question, runs, tokens) for tokens in question.lengths)
+    rows = tuple(_timed(question, runs, tokens, within) for tokens in question.lengths)
     grown = growth(_alike(question, rows))
     limit = None
     if find_limit and question.budget is not None:
-        limit = _limit(question, runs, grown, question.budget)
+        limit = _limit(question, runs, grown, question.budget, reserve_share(question, rows))
     fitting = [row for row in rows if row.fits]
     compared: tuple[Comparison, ...] = ()
     if compare_rounds and fitting:
         longest_row = max(fitting, key=lambda row: row.tokens)
-        compared = tuple(_compared(question.shape, runs, longest_row, compare_rounds, within))
+        compared = tuple(_compared(question, runs, longest_row, compare_rounds, within))
     return Swept(rows, grown, limit, compared)
+
+
+def reserve_share(question: Question, rows: tuple[Row, ...]) -> float:
+    """Bytes that a GPU's allocator takes beyond those of tensors, as a share of all that grow with the prompt.
+
+    Taken from runs that filled the budget. Another run has given nothing back, so what it reserved says nothing; 0
+    without a telling run, or without a GPU.
+    """
+    return max((_share(question, row, one) for row in rows for one in row.ranks), default=0.0)
+
+
+def _share(question: Question, row: Row, one: Reached) -> float:
+    if one.reserve is None or one.reserved is None:
+        return 0.0
+    if one.over is None and (question.budget is None or one.reserved + one.reserve <= question.budget):
+        return 0.0
+    found = footprint(question.shape, row.work)
+    return one.reserve / (found.total - found.weights - found.optimizer + one.reserve)
 
 
 def _alike(question: Question, rows: tuple[Row, ...]) -> dict[int, int]:
@@ -118,6 +144,20 @@ def _alike(question: Question, rows: tuple[Row, ...]) -> dict[int, int]:
 
 def _moment(question: Question, work: Work) -> tuple[str, bool]:
     return footprint(question.shape, work).moment, work.chunk is None or work.tokens > work.chunk
+
+
+def _timed(question: Question, runs: Runs, tokens: int, within: Budget) -> Row:
+    """A measured length with its time; on a GPU that takes a second run."""
+    row = _measured(question, runs, tokens)
+    first = max(one.seconds for one in row.ranks)
+    if not question.gpu or not row.fits:
+        return replace(row, seconds=first)
+    return replace(row, seconds=_seconds(runs, row.work)) if within.has(first) else row
+
+
+def _seconds(runs: Runs, work: Work) -> float:
+    """Wall time of the slowest rank, without the tracking of memory."""
+    return max(one.seconds for one in runs.run(work, followed=False))
 
 
 def _measured(question: Question, runs: Runs, tokens: int) -> Row:
@@ -133,14 +173,16 @@ def _measured(question: Question, runs: Runs, tokens: int) -> Row:
     return row
 
 
-def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int) -> Limit:
-    most = question.shape.max_positions
-    by_arithmetic = longest(question.shape, question.work, budget)
-    fitted = grown.longest(budget, most) if grown else None
+def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int, reserve: float) -> Limit:
+    most, margin = question.shape.max_positions, MARGIN + reserve
+    by_arithmetic = longest(question.shape, question.work, budget, margin)
+    fitted = grown.longest(budget, most, margin) if grown else None
     target = by_arithmetic if fitted is None else fitted
     by_growth = f", {fitted} by the measured growth" if fitted is not None else ""
+    whose = f", {reserve:.1%} of it for the allocator's reserve" if reserve else ""
     say(
-        f"longest that fits: {by_arithmetic} tokens by formula{by_growth}; {MARGIN:.0%} of the free memory kept"
+        f"longest that fits: {by_arithmetic} tokens by formula{by_growth};"
+        f" {margin:.1%} of the free memory kept{whose}"
     )
     at = _measured(question, runs, target) if target else None
     further = int(target * BEYOND)
@@ -148,19 +190,24 @@ def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int) ->
     return Limit(by_arithmetic, fitted, at, beyond)
 
 
-def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int, within: Budget) -> Iterator[Comparison]:
-    arms = list(_arms(shape, plain.work))
+def _compared(
+    question: Question, runs: Runs, plain: Row, rounds: int, within: Budget
+) -> Iterator[Comparison]:
+    arms = list(_arms(question.shape, plain.work))
     changed = {name: Row(work, runs.run(work)) for name, _, work, _ in arms}
+    if question.gpu and arms:
+        # It takes the most memory. What it reserves here is reserved in every round.
+        runs.run(plain.work, followed=False)
     seconds: dict[str, list[float]] = {"": [], **{name: [] for name, *_ in arms}}
     took = 0.0
-    for number in range(rounds):
+    for number in range(rounds if arms else 0):
         if number and not within.has(took):
             say(f"ran {number} of {rounds} rounds: time limit")
             break
         began = time.monotonic()
         turns = [("", plain.work), *((name, work) for name, _, work, _ in arms if changed[name].fits)]
         for name, work in turns if number % 2 else reversed(turns):
-            seconds[name].append(max(one.seconds for one in runs.run(work, followed=False)))
+            seconds[name].append(_seconds(runs, work))
         took = time.monotonic() - began
     for name, flags, _, predicted in arms:
         ratios = tuple(after / before for before, after in zip(seconds[""], seconds[name], strict=False))
@@ -168,10 +215,21 @@ def _compared(shape: ModelShape, runs: Runs, plain: Row, rounds: int, within: Bu
 
 
 def _arms(shape: ModelShape, work: Work) -> Iterator[tuple[str, str, Work, int]]:
-    """The remedies that can be compared on these devices: not another batch size or number of devices."""
+    """The remedies that can be compared on these devices: not another batch size or number of devices.
+
+    Of a training step, only those that the formulas predict to matter: where gradients have the peak, activations do
+    not.
+    """
+    peak = footprint(shape, work).total
     for one in remedies(shape, work, sys.maxsize, gpus=work.tensor_parallel):
-        if (one.work.batch, one.work.tensor_parallel) == (work.batch, work.tensor_parallel):
+        if (one.work.batch, one.work.tensor_parallel) != (work.batch, work.tensor_parallel):
+            continue
+        if work.training is None or one.saves >= _WORTH * peak:
             yield one.name, one.flags, one.work, one.saves
+        else:
+            say(
+                f"{one.name} not compared: it saves {one.saves / peak:.1%} of {work.tokens} tokens' peak by formula"
+            )
     if work.training is None and work.checkpointing == "none":
         # Often recommended for a decode stack; according to the formulas it saves nothing there.
         checkpointed = replace(work, checkpointing="full")

@@ -22,8 +22,8 @@ _COLLECTIVE_S = 300.0
 class Ranks:
     """Ranks under torchrun that run the same work together: see `bench.Runs`."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, allocator: Mapping[str, object]) -> None:
+        self._world, self.allocator = world, allocator
 
     def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
         """The result on each rank.
@@ -65,8 +65,8 @@ def ranks(
     program += ["--snapshot", str(snapshot)] if snapshot is not None else []
     own = dict(environment) if gpu else {**environment, "OMP_NUM_THREADS": "1"}
     with World(program, work.tensor_parallel, own, deadline) as world:
-        world.ask(None, "building the model")
-        yield Ranks(world)
+        first, *_ = world.ask(None, "building the model")
+        yield Ranks(world, first["allocator"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +97,7 @@ def _serve(line: RankLine, arguments: argparse.Namespace, work: Work) -> None:
         if snapshot is not None:
             snapshot = snapshot.with_name(f"{snapshot.stem}-{line.rank}{snapshot.suffix}")
         bench = Bench(shape, work, arguments.budget, gpu=arguments.gpu, mesh=mesh, snapshot=snapshot)
-        line.send({"ready": True})
+        line.send({"allocator": dict(bench.allocator)})
         for command in line.commands():
             line.send(_answer(bench, command))
 

@@ -1,0 +1,67 @@
+"""A GPU's caching allocator: the settings of a run, the bytes that it cannot use, and what it says when it is full.
+
+The limit of a run holds for the bytes that the allocator has reserved, the formulas give the bytes that tensors take.
+With segments of fixed size, a free part of a segment can be too small for the next request and still counts.
+Expandable segments can be given back page by page (20 MiB) when a request is refused, so the two numbers meet.
+"""
+
+import re
+from collections.abc import Mapping, MutableMapping
+
+# torch 2.9 to 2.13 reads the first of these that is set; the other one is then ignored.
+_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+_SETTINGS = "expandable_segments:True"
+_LONGEST_TEXT = 200
+# The parts of torch's message that a reader needs, in their order; other processes and advice are left out.
+_PARTS = (
+    (r"Tried to allocate ([\d.]+ \w+)", "asked for {}"),
+    (r"([\d.]+ \w+) is allocated by PyTorch", "{} allocated"),
+    (r"([\d.]+ \w+) is reserved by PyTorch but unallocated", "{} reserved but unallocated"),
+    (r"([\d.]+ \w+) allowed", "{} allowed"),
+)
+_FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
+
+
+def expand_segments(environment: MutableMapping[str, str]) -> None:
+    """Set expandable segments for a torch that is imported later; settings of the caller stay as they are."""
+    if asked_settings(environment) is None:
+        environment[_VARIABLES[-1]] = _SETTINGS
+
+
+def asked_settings(environment: Mapping[str, str]) -> str | None:
+    """The allocator settings that torch takes from an environment, None without any."""
+    return next((environment[name] for name in _VARIABLES if name in environment), None)
+
+
+def used_settings() -> dict[str, object]:
+    """The settings that the allocator of this process runs with. CUDA must have started."""
+    import torch
+
+    found = torch.cuda.memory._snapshot().get("allocator_settings", {})  # noqa: SLF001 - no public reading
+    names = {"expandable_segments": "expandable_segments", "PYTORCH_CUDA_ALLOC_CONF": "settings"}
+    return {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
+
+
+def unusable_bytes() -> int:
+    """Bytes that are reserved and not allocated on this process's GPU.
+
+    Where a request was refused, these are the bytes that the allocator could not give back.
+    """
+    import torch
+
+    return int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+
+
+def refusal(text: str) -> str:
+    """One line from torch's message of a GPU out of memory: what was asked for, and what was taken.
+
+    A message of another form gives its first line, cut to 200 characters.
+    """
+    found = [(re.search(pattern, text), words) for pattern, words in _PARTS]
+    parts = [words.format(match[1]) for match, words in found if match is not None]
+    if found[0][0] is None:
+        return text.partition("\n")[0][:_LONGEST_TEXT]
+    free = _FREE.search(text)
+    if found[-1][0] is None and free is not None:
+        parts.append(f"{free[2]} of {free[1]} free")
+    return f"out of memory: {', '.join(parts)}"
