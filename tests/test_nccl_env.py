@@ -19,7 +19,8 @@ from tests.test_nccl_sources import job
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("NCCL_", "RUNBOOK_"))]:
         monkeypatch.delenv(name)
-    # NCCL asks the user database, not HOME.
+    # NCCL asks the user database up to 2.29, then HOME.
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(nccl_env, "home_of", lambda user: tmp_path)
     monkeypatch.setattr(nccl_env, "UNIT_FOLDERS", ())
 

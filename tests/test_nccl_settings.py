@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.nccl.settings import Judgement, Origin, Setting, judge, number_of
+from runner.probes.nccl.settings import Origin, Setting, judge
+from runner.probes.nccl.values import Judgement, number_of
 
 FIVE_EXPORTS = {
     "NCCL_P2P_LEVEL": "NVL",

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import InputError
-from runner.probes.nccl.settings import Origin, Setting, judge, number_of
+from runner.probes.nccl.settings import Origin, Setting, judge
 from runner.probes.nccl.sources import (
     parse_conf,
     parse_environment,
@@ -22,6 +22,7 @@ from runner.probes.nccl.sources import (
     running_jobs,
 )
 from runner.probes.nccl.units import parse_environment_file, parse_unit, read_units
+from runner.probes.nccl.values import number_of
 
 UNIT = """\
 [Unit]
@@ -72,7 +73,9 @@ def test_the_environment_wins_over_the_users_file_and_that_over_the_systems(tmp_
     (tmp_path / ".nccl.conf").write_text("NCCL_P2P_DISABLE=1\nNCCL_ALGO=Ring\n", encoding="utf-8")
     system = tmp_path / "nccl.conf"
     system.write_text("NCCL_ALGO=Tree\nNCCL_IB_DISABLE=1\n", encoding="utf-8")
-    settings = read_settings([Setting("NCCL_P2P_DISABLE", "0", "environment")], tmp_path, system).settings
+    settings = read_settings(
+        [Setting("NCCL_P2P_DISABLE", "0", "environment")], [tmp_path], system, tilde=tmp_path
+    ).settings
     winning = {setting.name: (setting.value, setting.source) for setting in settings if not setting.shadowed}
     assert winning == {
         "NCCL_P2P_DISABLE": ("0", "environment"),
@@ -206,7 +209,7 @@ def test_a_named_device_or_pipe_is_not_read_and_not_called_missing(tmp_path: Pat
 def test_a_relative_path_starts_from_the_working_folder_of_the_process(tmp_path: Path) -> None:
     (tmp_path / "own.conf").write_text("NCCL_ALGO=Ring\n", encoding="utf-8")
     named = Setting("NCCL_CONF_FILE", "own.conf", "process 7", Origin.PROCESS)
-    found = read_settings([named], Path("/nonexistent"), working=tmp_path)
+    found = read_settings([named], [Path("/nonexistent")], working=tmp_path)
     assert of(found.settings)["NCCL_ALGO"] == "Ring"
 
 
@@ -242,9 +245,9 @@ def test_a_number_of_any_length_is_read_as_c_reads_it(text: str) -> None:
 
 
 @contextmanager
-def job(folder: Path, **environment: str) -> Iterator[int]:
+def job(folder: Path, name: str = "libnccl.so.2", **environment: str) -> Iterator[int]:
     """A process of another program that has a library with NCCL's name in its memory, as a job with NCCL has."""
-    library = folder / "libnccl.so.2"
+    library = folder / name
     library.write_bytes(b"\0" * mmap.PAGESIZE)
     program = (
         "import mmap, sys; file = open(sys.argv[1]); held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ);"

@@ -48,8 +48,9 @@ from runner.probes.contract import (
     single,
 )
 from runner.probes.nccl.log import Transport, fault_of, logging_environment, read_transport
-from runner.probes.nccl.settings import Judgement, Origin, Setting, judge
+from runner.probes.nccl.settings import Origin, Setting, judge
 from runner.probes.nccl.sources import home_of, read_own
+from runner.probes.nccl.values import Judgement
 from runner.probes.ranks import World, ended_by_sigterm
 from runner.probes.usable import wiring_with_fabric
 from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval

@@ -3,7 +3,8 @@
 Reads the environment, NCCL's files ($NCCL_CONF_FILE, else ~/.nccl.conf, and /etc/nccl.conf) and systemd's units; with
 --running also the initial environment of every process that has NCCL loaded, with --pid only of that process. Nothing
 is run and no GPU is accessed. A setting is the default, part of the system's description, harmless, tuning, a legacy
-spelling, unknown, misspelt (no effect), or harmful for a job on `--nodes N` nodes.
+spelling, unknown, misspelt (no effect), or harmful for a job on `--nodes N` nodes. A name is misspelt if no known NCCL
+version reads it and it is nearly a name that one reads; with a newer NCCL it is unknown, which is no symptom.
 
 Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, its effect and how to
 remove it, details.unread what could not be read. Symptom: a setting is harmful or misspelt.
@@ -26,7 +27,8 @@ from runner.errors import InputError, RunbookError
 from runner.plain import visible_line
 from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.judged import judged_pid
-from runner.probes.nccl.settings import Finding, Judgement, Setting, judge
+from runner.probes.nccl.names import Version, format_version
+from runner.probes.nccl.settings import Finding, Setting, judge
 from runner.probes.nccl.sources import (
     Found,
     home_of,
@@ -35,6 +37,8 @@ from runner.probes.nccl.sources import (
     running_jobs,
 )
 from runner.probes.nccl.units import UNIT_FOLDERS, read_units
+from runner.probes.nccl.values import Judgement
+from runner.probes.nccl.version import installed_version
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
 from runner.time_limit import answer_within
 
@@ -74,9 +78,16 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Read:
-    """Settings, sources that could not be read, processes that were read, and the number without permission."""
+    """What was read.
 
-    settings: list[Setting]
+    Attributes:
+        settings: each with the NCCL version that reads it, None if unknown.
+        unread: sources that could not be read.
+        processes: processes that were read.
+        closed: number of processes that were not read for lack of permission.
+    """
+
+    settings: dict[Setting, Version | None]
     unread: list[str]
     processes: list[int]
     closed: int = 0
@@ -86,8 +97,7 @@ def _read(arguments: argparse.Namespace) -> _Read:
     if arguments.pid:
         return _joined([read_process(pid) for pid in arguments.pid], arguments.pid)
     judged = judged_pid()
-    own = read_own(os.environ, home_of(os.getuid())) if judged is None else read_process(judged)
-    found = [own, read_units(arguments.units)]
+    found = [_own() if judged is None else read_process(judged), read_units(arguments.units)]
     looked_at = [] if judged is None else [judged]
     if not arguments.running:
         return _joined(found, looked_at)
@@ -106,9 +116,16 @@ def _read(arguments: argparse.Namespace) -> _Read:
     return _joined(found, looked_at, closed)
 
 
+def _own() -> Found:
+    return read_own(os.environ, home_of(os.getuid()), installed_version())
+
+
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
-    # A file that several processes use is one source.
-    settings = list(dict.fromkeys(setting for one in found for setting in one.settings))
+    settings: dict[Setting, Version | None] = {}
+    for one in found:
+        for setting in one.settings:
+            # A file that several processes use is one source.
+            settings[setting] = settings.get(setting) or one.version
     unread = list(dict.fromkeys(visible_line(line) for one in found for line in one.unread))
     return _Read(settings, unread, processes, closed)
 
@@ -123,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
             f"a process or a mount does not answer ({error}); use --pid, or --units without"
             " folders, to skip the others"
         ) from error
-    findings = [judge(setting, arguments.nodes) for setting in read.settings]
+    findings = [judge(setting, arguments.nodes, version) for setting, version in read.settings.items()]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
@@ -147,6 +164,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         requested={"nodes": arguments.nodes, "pid": arguments.pid, "running": arguments.running},
         details={
             "findings": [_as_dict(finding) for finding in findings],
+            "nccl": sorted({format_version(version) for version in read.settings.values() if version}),
             "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from runner.probes.nccl.settings import Judgement, Setting, judge
+from runner.probes.nccl.settings import Setting, judge
+from runner.probes.nccl.values import Judgement
 from runner.remedy import Remedy
 
 

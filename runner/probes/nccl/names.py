@@ -1,43 +1,110 @@
-"""Names of NCCL's environment variables, from its manual's page "Environment Variables" and its sources.
+"""Names of NCCL's environment variables: of each version, from its library, and what its manual says of them.
 
-`SYSTEM`: describe the installation and may stay. `TUNING`: override NCCL's own choice.
-`RENAMED`: old names and their replacements.
+`KNOWN`: every name and the versions that read it. `SYSTEM`: describe the installation and may stay (two of them for the
+tools around NCCL, such as the `NCCL_VERSION` of its container images); every other known name overrides NCCL's own
+choice. `RENAMED`: old names and their replacements. `RETIRED`: in old manuals, and read by no version since 2.18.
 """
 
+import difflib
+import re
 from collections.abc import Mapping
+from importlib import resources
 from types import MappingProxyType
 
+Version = tuple[int, int]
+"""Major and minor version."""
+
+PREFIX = "NCCL_"
+# As many single-character mistakes as a misspelt name may have.
+_MOST_MISTAKES = 2
+_SIMILAR = 0.85
+
+
+def parse_names(text: str) -> dict[str, tuple[Version, Version]]:
+    """Read the table: `FIRST-LAST: NAME NAME …`, continuation lines indented, comments with `#`.
+
+    Raises:
+        ValueError: a line is of another form.
+    """
+    found: dict[str, tuple[Version, Version]] = {}
+    versions: tuple[Version, Version] | None = None
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        names = line
+        if not line.startswith(" "):
+            span, _, names = line.partition(":")
+            first, _, last = span.partition("-")
+            versions = (parse_version(first), parse_version(last))
+        if versions is None:
+            raise ValueError(f"no version before the names {line.strip()[:80]!r}")
+        found |= dict.fromkeys((PREFIX + name for name in names.split()), versions)
+    return found
+
+
+def parse_version(text: str) -> Version:
+    """Major and minor version of `2.28` or `2.28.9`.
+
+    Raises:
+        ValueError: it does not begin with two numbers.
+    """
+    major, minor, *_ = [*text.split("."), ""]
+    return int(major), int(minor)
+
+
+def format_version(version: Version) -> str:
+    """A version as in NCCL's releases: `2.28`."""
+    return ".".join(map(str, version))
+
+
+def misspelt(name: str) -> str | None:
+    """The known name of which this one is a misspelling, or None.
+
+    A misspelling has at most two characters left out, added, replaced or exchanged with their neighbour, not counting
+    small letters and characters that no name of NCCL has.
+    """
+    name = re.sub(r"[^A-Z0-9_]", "", name.upper())
+    for near in difflib.get_close_matches(name, KNOWN, n=5, cutoff=_SIMILAR):
+        if _mistakes(name, near) <= _MOST_MISTAKES:
+            return near
+    return None
+
+
+def _mistakes(one: str, other: str) -> int:
+    """Edits between two words, an exchange of neighbours counted as one (optimal string alignment)."""
+    before: list[int] = []
+    above = list(range(len(other) + 1))
+    for row, left in enumerate(one, start=1):
+        line = [row]
+        for column, right in enumerate(other, start=1):
+            cost = min(above[column] + 1, line[-1] + 1, above[column - 1] + (left != right))
+            if row > 1 and column > 1 and left == other[column - 2] and one[row - 2] == right:
+                cost = min(cost, before[column - 2] + 1)
+            line.append(cost)
+        before, above = above, line
+    return above[-1]
+
+
+KNOWN: Mapping[str, tuple[Version, Version]] = MappingProxyType(
+    parse_names((resources.files(__package__) / "names.txt").read_text(encoding="utf-8"))
+)
+OLDEST = min(first for first, _ in KNOWN.values())
+NEWEST = max(last for _, last in KNOWN.values())
 SYSTEM = frozenset(
     """
     NCCL_SOCKET_IFNAME NCCL_SOCKET_FAMILY NCCL_SOCKET_RETRY_CNT NCCL_SOCKET_RETRY_SLEEP_MSEC NCCL_SOCKET_NTHREADS
-    NCCL_NSOCKS_PERTHREAD NCCL_SOCKET_POLL_TIMEOUT_MSEC NCCL_CROSS_NIC NCCL_IB_HCA NCCL_IB_TIMEOUT NCCL_IB_RETRY_CNT
-    NCCL_IB_GID_INDEX NCCL_IB_ADDR_FAMILY NCCL_IB_ADDR_RANGE NCCL_IB_ROCE_VERSION_NUM NCCL_IB_SL NCCL_IB_TC
-    NCCL_IB_FIFO_TC NCCL_IB_RETURN_ASYNC_EVENTS NCCL_OOB_NET_ENABLE NCCL_OOB_NET_IFNAME NCCL_UID_STAGGER_THRESHOLD
-    NCCL_UID_STAGGER_RATE NCCL_NET_PLUGIN NCCL_TUNER_PLUGIN NCCL_PROFILER_PLUGIN NCCL_ENV_PLUGIN NCCL_GIN_PLUGIN
-    NCCL_RAS_ENABLE NCCL_RAS_ADDR NCCL_RAS_TIMEOUT_FACTOR NCCL_HOSTID NCCL_COMM_ID NCCL_MNNVL_UUID NCCL_MNNVL_CLIQUE_ID
-    NCCL_CONF_FILE NCCL_NET_GDR_C2C NCCL_SET_THREAD_NAME NCCL_IB_MERGE_NICS NCCL_IB_MERGE_VFS NCCL_LIBRARY_PATH
-    NCCL_DEBUG_FILE NCCL_DEBUG_TIMESTAMP_FORMAT NCCL_DEBUG_TIMESTAMP_LEVELS NCCL_VERSION
+    NCCL_NSOCKS_PERTHREAD NCCL_SOCKET_POLL_TIMEOUT_MSEC NCCL_SOCKET_MAGIC NCCL_CROSS_NIC NCCL_IB_HCA NCCL_IB_TIMEOUT
+    NCCL_IB_RETRY_CNT NCCL_IB_GID_INDEX NCCL_IB_ADDR_FAMILY NCCL_IB_ADDR_RANGE NCCL_IB_ROCE_VERSION_NUM NCCL_IB_SL
+    NCCL_IB_TC NCCL_IB_FIFO_TC NCCL_IB_PKEY NCCL_IB_RAIL_POLICY NCCL_IB_RETURN_ASYNC_EVENTS NCCL_OOB_NET_ENABLE
+    NCCL_OOB_NET_IFNAME NCCL_UID_STAGGER_THRESHOLD NCCL_UID_STAGGER_RATE NCCL_NET_PLUGIN NCCL_TUNER_PLUGIN
+    NCCL_PROFILER_PLUGIN NCCL_ENV_PLUGIN NCCL_GIN_PLUGIN NCCL_RMA_PLUGIN NCCL_RAS_ENABLE NCCL_RAS_ADDR
+    NCCL_RAS_TIMEOUT_FACTOR NCCL_HOSTID NCCL_COMM_ID NCCL_MNNVL_UUID NCCL_MNNVL_CLIQUE_ID NCCL_CONF_FILE
+    NCCL_NET_GDR_C2C NCCL_SET_THREAD_NAME NCCL_IB_MERGE_NICS NCCL_IB_MERGE_VFS NCCL_DEBUG_FILE
+    NCCL_DEBUG_TIMESTAMP_FORMAT NCCL_DEBUG_TIMESTAMP_LEVELS NCCL_LIBRARY_PATH NCCL_VERSION
     """.split()  # noqa: SIM905 - as a list it would be one name a line
 )
-TUNING = frozenset(
-    """
-    NCCL_P2P_DIRECT_DISABLE NCCL_BUFFSIZE NCCL_NTHREADS NCCL_MAX_NCHANNELS NCCL_MIN_NCHANNELS NCCL_MAX_CTAS
-    NCCL_MIN_CTAS NCCL_CHECKS_DISABLE NCCL_CHECK_POINTERS NCCL_LAUNCH_MODE NCCL_LAUNCH_ORDER_IMPLICIT
-    NCCL_IB_AR_THRESHOLD NCCL_IB_QPS_PER_CONNECTION NCCL_IB_SPLIT_DATA_ON_QPS NCCL_IB_CUDA_SUPPORT
-    NCCL_IB_PCI_RELAXED_ORDERING NCCL_IB_ADAPTIVE_ROUTING NCCL_IB_ECE_ENABLE NCCL_MEM_SYNC_DOMAIN NCCL_CUMEM_ENABLE
-    NCCL_CUMEM_HOST_ENABLE NCCL_NET_GDR_READ NCCL_NET_SHARED_BUFFERS NCCL_NET_SHARED_COMMS NCCL_SINGLE_RING_THRESHOLD
-    NCCL_LL_THRESHOLD NCCL_TREE_THRESHOLD NCCL_ALGO NCCL_PROTO NCCL_IGNORE_CPU_AFFINITY NCCL_DEBUG_SUBSYS
-    NCCL_COLLNET_ENABLE NCCL_COLLNET_NODE_THRESHOLD NCCL_CTA_POLICY NCCL_NETDEVS_POLICY NCCL_TOPO_FILE
-    NCCL_TOPO_DUMP_FILE NCCL_GRAPH_FILE NCCL_GRAPH_DUMP_FILE NCCL_NVB_DISABLE NCCL_PXN_DISABLE NCCL_P2P_PXN_LEVEL
-    NCCL_PXN_C2C NCCL_RUNTIME_CONNECT NCCL_GRAPH_REGISTER NCCL_LOCAL_REGISTER NCCL_LEGACY_CUDA_REGISTER
-    NCCL_WIN_ENABLE NCCL_WIN_STRIDE NCCL_SINGLE_PROC_MEM_REG_ENABLE NCCL_SET_STACK_SIZE NCCL_GRAPH_MIXING_SUPPORT
-    NCCL_DMABUF_ENABLE NCCL_P2P_NET_CHUNKSIZE NCCL_P2P_PCI_CHUNKSIZE NCCL_P2P_NVL_CHUNKSIZE NCCL_P2P_LL_THRESHOLD
-    NCCL_P2P_READ_ENABLE NCCL_P2P_USE_CUDA_MEMCPY NCCL_ALLOC_P2P_NET_LL_BUFFERS NCCL_COMM_BLOCKING
-    NCCL_CGA_CLUSTER_SIZE NCCL_MAX_P2P_NCHANNELS NCCL_MIN_P2P_NCHANNELS NCCL_NCHANNELS_PER_NET_PEER
-    NCCL_NVLS_CHUNKSIZE NCCL_NVLSTREE_MAX_CHUNKSIZE NCCL_NVLS_NCHANNELS NCCL_MNNVL_ENABLE NCCL_NET_FORCE_FLUSH
-    NCCL_GDR_FLUSH_DISABLE NCCL_GDRCOPY_ENABLE NCCL_NET_DISABLE_INTRA NCCL_CREATE_THREAD_CONTEXT NCCL_NO_CACHE
-    NCCL_WORK_FIFO_BYTES NCCL_SHM_USE_CUDA_MEMCPY NCCL_SHM_LOCALITY NCCL_SYM_CTAS NCCL_SYM_KERNEL
-    """.split()  # noqa: SIM905 - as a list it would be one name a line
+RETIRED = frozenset(
+    "NCCL_CHECKS_DISABLE NCCL_IB_CUDA_SUPPORT NCCL_LL_THRESHOLD NCCL_SINGLE_RING_THRESHOLD NCCL_TREE_THRESHOLD".split()  # noqa: SIM905 - as above
 )
 RENAMED: Mapping[str, str] = MappingProxyType(
     {

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runner.probes.nccl.files import Content, read_file
+from runner.probes.nccl.names import PREFIX
 from runner.probes.nccl.settings import Origin, Setting
-from runner.probes.nccl.sources import PREFIX, Found
+from runner.probes.nccl.sources import Found
 
 UNIT_FOLDERS = (
     Path("/etc/systemd/system"),
