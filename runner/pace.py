@@ -30,6 +30,8 @@ class Turn:
         measured: whether `about_s` comes from records; else it is a guess.
         left_out: why it is not started; None if it is started.
         cut: the reason to record if this deadline ends it; None if the deadline is the step's own.
+        share_s: seconds by which the step may size its work; the deadline if None. It is shorter than the deadline
+            where later steps of the entry count on the time: a step that takes all that it is given would leave none.
     """
 
     deadline_s: float
@@ -37,6 +39,12 @@ class Turn:
     measured: bool = False
     left_out: str | None = None
     cut: str | None = None
+    share_s: float | None = None
+
+    @property
+    def work_s(self) -> float:
+        """Seconds by which the step may size its work."""
+        return self.deadline_s if self.share_s is None else self.share_s
 
 
 class Pace(Protocol):
@@ -116,7 +124,9 @@ class EntryPace:
         about, measured = work.about(factor), work.expected.measured
         if step.id in fitting and mine - first >= work.to_start(factor):
             deadline = min(step.timeout, mine - first)
-            return Turn(deadline, about, measured, cut=self._cut(deadline, step))
+            others = sum(one.to_start(factor) for one in ahead if one.id in fitting and one is not work)
+            share = min(deadline, max(work.room(factor), mine - others))
+            return Turn(deadline, about, measured, cut=self._cut(deadline, step), share_s=share)
         missing = sorted(work.after & self._left_out)
         self._left_out.add(step.id)
         if missing:

@@ -206,6 +206,20 @@ def test_a_hanging_optional_step_leaves_the_proof_of_its_entry_what_it_is_expect
     assert not {"inject", "undo", "see", "clean"} & {*run.left_out()}
 
 
+def test_steps_that_use_all_the_time_they_may_leave_the_later_ones_theirs() -> None:
+    plan = a_plan(*PROVED)
+    works = [work_of(plan, {step.id: Expected(10, measured=False) for step in PROVED})]
+    now = 0.0
+    pace = Schedule(130, works, lambda: now).entry(0)
+    for planned in plan.steps:
+        turn = pace.turn(planned.step)
+        assert turn.left_out is None
+        assert works[0][0].expected.seconds <= turn.work_s <= turn.deadline_s
+        now += turn.work_s
+        pace.ended(a_result(planned.step, turn, turn.work_s))
+    assert 110 < now <= 130, "and the time is used"
+
+
 def test_what_an_entry_does_not_use_goes_to_the_later_ones() -> None:
     plan = a_plan(*PROVED)
     entries = [(plan, durations(plan))] * 2

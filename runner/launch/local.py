@@ -23,7 +23,7 @@ from runner.launch.programs import with_our_programs
 from runner.pace import NoTimeLimit, Pace, Turn
 from runner.plan import Plan
 
-# The variable with a step's deadline in seconds; probes size their work by it (`runner.probes.budget`).
+# The variable with the seconds that a step may use; probes size their work by it (`runner.probes.budget`).
 SECONDS = "RUNBOOK_SECONDS"
 
 
@@ -159,7 +159,7 @@ def _run_step(
             environment={
                 **environments.of(step.phase),
                 "RUNBOOK_RESULT": str(result_file),
-                SECONDS: f"{turn.deadline_s:.6g}",
+                SECONDS: f"{turn.work_s:.6g}",
             },
             timeout=turn.deadline_s,
             cwd=root,
