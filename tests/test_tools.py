@@ -15,7 +15,12 @@ from runner.evidence.record import Document
 from runner.evidence.tools import tool_document
 
 TOOLS = Path(__file__).parent / "tools"
-ALL = ("nccl_tests_v3.json", "nccl_tests_v2_per_iteration.json", "nvbandwidth.json")
+ALL = (
+    "nccl_tests_v3.json",
+    "nccl_tests_v2_per_iteration.json",
+    "nvbandwidth.json",
+    "nvbandwidth_bidirectional.json",
+)
 
 
 def data(name: str) -> Any:
@@ -65,6 +70,105 @@ def test_wrong_elements_are_the_symptom() -> None:
     document = tool_document(broken, "f")
     assert document is not None
     assert (document.status, document.reason) == ("symptom", "all_reduce: 17 wrong elements")
+
+
+def test_results_that_the_tool_calls_out_of_bounds_are_the_symptom() -> None:
+    broken = data("nccl_tests_v3.json")
+    broken["out_of_bounds"] = {"count": 2, "okay": "false"}
+    document = tool_document(broken, "f")
+    assert document is not None
+    assert (document.status, document.reason) == (
+        "symptom",
+        "all_reduce: nccl-tests calls results out of bounds",
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "all_reduce_perf",
+        "/usr/local/bin/all_reduce_perf_mpi",
+        "./all_reduce_perf.bin",
+        "all_reduce_perf-2.18",
+    ],
+)
+def test_the_program_may_be_that_of_a_container_with_mpi(program: str) -> None:
+    run = data("nccl_tests_v3.json")
+    run["args"][0] = program
+    document = tool_document(run, "f")
+    assert document is not None
+    assert document.effective["op"] == "all_reduce"
+
+
+def test_a_run_with_every_operator_and_type_gives_each_its_own_labels(tmp_path: Path) -> None:
+    run = data("nccl_tests_v3.json")
+    (row,) = run["results"][:1]
+    both = [(kind, redop) for kind in ("float", "half") for redop in ("sum", "prod", "max", "min", "avg")]
+    run["results"] = [{**row, "type": kind, "redop": redop} for kind, redop in both]
+    document = written(tmp_path, run)
+    found = [one for one in document.measurements if one.name == "bus_bandwidth"]
+    places = ("out_of_place", "in_place")
+    assert [(one.labels["type"], one.labels["redop"], one.labels["place"]) for one in found] == [
+        (*one, place) for one in both for place in places
+    ]
+
+
+def test_a_broadcast_from_every_root_gives_each_its_own_labels(tmp_path: Path) -> None:
+    run = data("nccl_tests_v2_per_iteration.json")
+    (row,) = run["results"][:1]
+    run["results"] = [{**row, "redop": "none", "root": f"{root:6d}"} for root in range(3)]
+    document = written(tmp_path, run)
+    found = [one.labels for one in document.measurements if one.name == "bus_bandwidth"]
+    assert {labels["root"] for labels in found} == {0, 1, 2}
+    assert all("redop" not in labels for labels in found)
+
+
+def test_results_that_differ_in_no_label_are_numbered(tmp_path: Path) -> None:
+    run = data("nccl_tests_v3.json")
+    run["results"] = [run["results"][0], run["results"][1], run["results"][0]]
+    found = [one.labels for one in written(tmp_path, run).measurements if one.name == "bus_bandwidth"]
+    assert [labels.get("run") for labels in found] == [1, 1, None, None, 2, 2]
+
+
+def test_ranks_are_those_of_one_communicator() -> None:
+    run = data("nccl_tests_v3.json")
+    run["config"] |= {"nthreads": 1, "ngpus": 4, "devices": [{"group": place % 2} for place in range(4)]}
+    document = tool_document(run, "f")
+    assert document is not None
+    assert document.effective["ranks"] == 8
+
+
+def test_the_matrices_of_a_bidirectional_test_are_told_apart(tmp_path: Path) -> None:
+    document = read("nvbandwidth_bidirectional.json")
+    test = {"test": "device_to_device_bidirectional_memcpy_write_ce"}
+    for part, bandwidths in (
+        ("first", [370e9, 371e9]),
+        ("second", [372e9, 373e9]),
+        ("total", [742e9, 744e9]),
+    ):
+        assert values(document, "copy_bandwidth", **test, part=part) == bandwidths
+    assert {(one.labels["row"], one.labels["column"]) for one in document.measurements} == {(0, 1), (1, 0)}
+    # Of the host there is one matrix, of one row.
+    run = data("nvbandwidth_bidirectional.json")
+    run["nvbandwidth"]["testcases"][0] |= {
+        "name": "host_to_device_bidirectional_memcpy_ce",
+        "bandwidth_matrix": [["5.5", "6.5"]],
+    }
+    assert [one.labels.get("part") for one in written(tmp_path, run).measurements] == [None, None]
+
+
+def test_a_test_of_nvbandwidth_that_ran_twice_is_numbered(tmp_path: Path) -> None:
+    run = data("nvbandwidth.json")
+    run["nvbandwidth"]["testcases"] = [run["nvbandwidth"]["testcases"][1]] * 2
+    assert [one.labels["run"] for one in written(tmp_path, run).measurements] == [1, 1, 2, 2]
+
+
+def written(folder: Path, content: Any) -> Document:
+    path = folder / "result.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    document = read_document(path)
+    assert document is not None
+    return document
 
 
 def test_hosts_and_environments_stay_behind() -> None:

@@ -182,7 +182,7 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             labels=("operation", "kernel"),
         ),
         "nccl_tests": ProbeInfo(
-            1,
+            2,
             "Collective bandwidth as nccl-tests measures it",
             (
                 "bus_bandwidth",
@@ -191,10 +191,13 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "collective_time_p95",
                 "wrong_elements",
             ),
-            labels=("op", "bytes", "place", "ranks"),
+            labels=("op", "bytes", "place", "ranks", "type", "redop", "root", "run"),
         ),
         "nvbandwidth": ProbeInfo(
-            1, "Copies as nvbandwidth measures them", ("copy_bandwidth",), labels=("test", "row", "column")
+            2,
+            "Copies as nvbandwidth measures them",
+            ("copy_bandwidth",),
+            labels=("test", "part", "row", "column", "run"),
         ),
         "nccl_env": ProbeInfo(
             2,

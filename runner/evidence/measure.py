@@ -1,8 +1,8 @@
 """Reads and validates the result document of a step.
 
 A result must pass four checks in this order: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of
-a document, and the catalogue (known probe and metrics, stored units). The JSON of a known tool (`tools`) is converted
-to a document between the second and the third check.
+a document, and the catalogue (known probe and metrics, stored units). The output of a known tool (`tools`) is converted
+to a document: its JSON between the second and the third check, its printed table instead of them.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.errors import DocumentError
 from runner.evidence.record import Document, Measurement
-from runner.evidence.tools import tool_document
+from runner.evidence.tools import text_document, tool_document
 from runner.evidence.writing import results_bytes, stored_bytes
 from runner.placed import PlacedFileError, read_placed
 from runner.units import format_bytes
@@ -51,8 +51,7 @@ def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
     if text is None:
         return None
     try:
-        data = parse_json(text, path.name)
-        document = _of_tool(data, path.name) or _shape(text, data, path.name)
+        document = _document(text, path.name)
         check_against_catalogue(document, path.name)
     except DocumentError as error:
         raise DocumentError(" ".join(str(error)[:_LONGEST].split())) from error
@@ -66,11 +65,17 @@ def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
     return document
 
 
-def _of_tool(data: Any, name: str) -> Document | None:
+def _document(text: str, name: str) -> Document:
     try:
-        return tool_document(data, name)
+        if not text.lstrip().startswith(("{", "[")):
+            printed = text_document(text, name)
+            if printed is not None:
+                return printed
+        data = parse_json(text, name)
+        converted = tool_document(data, name)
     except ValidationError as error:
         raise DocumentError(f"{name} exceeds the limits of a record: {error.errors()[0]['msg']}") from error
+    return converted or _shape(text, data, name)
 
 
 def _bounded(details: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -73,6 +73,12 @@ class Probe:
     parser: Callable[[], argparse.ArgumentParser]
     run: Work
 
+    def arguments(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """Parse its arguments, under the name by which it is called; `--help` and bad arguments end the program."""
+        parser = self.parser()
+        parser.prog = f"python -m runner.probes.{self.name}"
+        return parser.parse_args(argv)
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports bad arguments like other bad input: in one line, with exit status 2."""
@@ -168,9 +174,7 @@ def _lasting_streams() -> Iterator[Screen]:
 
 
 def _run(probe: Probe, argv: Sequence[str] | None) -> int:
-    parser = probe.parser()
-    parser.prog = f"python -m runner.probes.{probe.name}"
-    arguments = parser.parse_args(argv)
+    arguments = probe.arguments(argv)
     try:
         try:
             _require_compiler(probe, sys.argv[1:] if argv is None else argv)

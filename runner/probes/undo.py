@@ -37,7 +37,7 @@ def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
 
     Lines in `details.by_hand` are printed as comments. The document still goes to RUNBOOK_RESULT and `--output-json`.
     """
-    if not probe.parser().parse_args(argv).shell:
+    if not probe.arguments(argv).shell:
         return run_probe(probe, argv)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = run_probe(probe, argv)
