@@ -27,12 +27,13 @@ class MetaGpu(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leave
         self.allocator = CachingAllocator(expandable=expandable)
         self.emptied = 0
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._paused = False
+        self._paused = self._answer = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
-            # Two questions of transformers about values: is this the prompt's start, and is it a single sequence.
-            return True
+            return self._answer
+        # Two questions of transformers about values: is this the prompt's start, and is it a single sequence.
+        self._answer = func is not torch.ops.aten.eq.Scalar
         result = func(*args, **(kwargs or {}))
         if not self._paused:
             for value in tree_leaves(result):
