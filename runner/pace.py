@@ -124,8 +124,9 @@ class EntryPace:
         about, measured = work.about(factor), work.expected.measured
         if step.id in fitting and mine - first >= work.to_start(factor):
             deadline = min(step.timeout, mine - first)
-            others = sum(one.to_start(factor) for one in ahead if one.id in fitting and one is not work)
-            share = min(deadline, max(work.room(factor), mine - others))
+            share = min(
+                deadline, max(work.room(factor), self._free(now, factor, ids[ids.index(step.id) + 1 :]))
+            )
             return Turn(deadline, about, measured, cut=self._cut(deadline, step), share_s=share)
         missing = sorted(work.after & self._left_out)
         self._left_out.add(step.id)
@@ -134,6 +135,13 @@ class EntryPace:
         else:
             why = self._too_little(work, about, max(0.0, mine - SPARE_S - first))
         return Turn(0.0, about, measured, left_out=why)
+
+    def _free(self, now: float, factor: float, later: Sequence[str]) -> float:
+        """Seconds of this entry's time that these later steps do not need, as far as they fit, whatever their tier."""
+        left = self._ends(now, factor, max(Tier)) - now
+        steps = [work for work in map(self._works.__getitem__, later) if not work.after & self._left_out]
+        (fitting,) = share_out(max(0.0, left), [steps], factor)
+        return left - sum(work.to_start(factor) for work in steps if work.id in fitting)
 
     def _ends(self, now: float, factor: float, tier: Tier) -> float:
         """When the time of this entry's steps of a tier ends: later steps up to that tier keep their share.
