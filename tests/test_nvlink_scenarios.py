@@ -132,6 +132,7 @@ def test_the_claim_that_a_variable_moves_the_matrix_is_decided_by_running_the_to
     ("step", "tool", "fixture", "metric"),
     [
         ("nccl-tests", "all_reduce_perf", "nccl_tests_v3.json", "bus_bandwidth"),
+        ("nccl-tests", "all_reduce_perf_mpi", "nccl_tests_v3.json", "bus_bandwidth"),
         ("nvbandwidth", "nvbandwidth", "nvbandwidth.json", "copy_bandwidth"),
     ],
 )

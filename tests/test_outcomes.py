@@ -280,13 +280,16 @@ def nvlink(*bandwidths: Measurement, slow: tuple[Measurement, ...] = ()) -> Outc
 
 
 def test_nvlink_is_proved_by_ranks_over_nccl_and_not_by_processes_over_gloo_or_one_gpu() -> None:
-    labels: dict[str, Any] = {"op": "broadcast", "bytes": 2**28, "arm": "caller", "ranks": 2}
-    fast = bandwidth(**labels)
-    slow = (fast.model_copy(update={"value": fast.value / 10}),)
-    assert nvlink(fast, slow=slow) is Outcome.FIX_PROVED
+    labels: dict[str, Any] = {"bytes": 2**28, "arm": "caller", "ranks": 2}
+    # Not all_reduce, which NVLS can keep fast without peer access.
+    ops = ("broadcast", "all_to_all")
+    fast = tuple(bandwidth(op=op, **labels) for op in ops)
+    slow = tuple(one.model_copy(update={"value": one.value / 10}) for one in fast)
+    assert nvlink(*fast, slow=slow) is Outcome.FIX_PROVED
     # Without the bandwidth that the fault left, nothing says that the fix gained any.
-    assert nvlink(fast) is Outcome.DRILL_PASSED
-    assert nvlink(bandwidth("gloo", **labels), slow=slow) is Outcome.DRILL_PASSED
+    assert nvlink(*fast) is Outcome.DRILL_PASSED
+    assert nvlink(*fast, slow=slow[:1]) is nvlink(*fast, slow=slow[1:]) is Outcome.DRILL_PASSED
+    assert nvlink(*(bandwidth("gloo", op=op, **labels) for op in ops), slow=slow) is Outcome.DRILL_PASSED
     # One GPU: the probe ends as not applicable, with no number at all.
     assert nvlink() is Outcome.DRILL_PASSED
 

@@ -29,10 +29,11 @@ class Stamp(BaseModel):
     def code_here(self, found: Code) -> Code:
         """The submitting host's code if the code found here is the same; else the code found here.
 
-        A node runs an unpacked copy without a repository: its two digests prove that it is the submitted code.
+        A node runs a copy without a repository, or beside the repository of another commit: its two digests prove
+        that it is the submitted code.
         """
         same = (self.code.package, self.code.entries) == (found.package, found.entries)
-        return self.code if same and found.commit is None else found
+        return self.code if same and found.dirty is not False else found
 
 
 def read_stamp(path: Path) -> Stamp:

@@ -7,7 +7,8 @@ spelling, unknown, misspelt (no effect), or harmful for a job on `--nodes N` nod
 version reads it and it is nearly a name that one reads; with a newer NCCL it is unknown, which is no symptom.
 
 Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, its effect and how to
-remove it, details.unread what could not be read. Symptom: a setting is harmful or misspelt.
+remove it, details.nccl the NCCL versions that were found, details.unread what could not be read. Symptom: a setting is
+harmful or misspelt.
 
 Example:
     NCCL_P2P_DISABLE=1 python -m runner.probes.nccl_env
