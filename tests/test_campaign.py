@@ -473,6 +473,10 @@ def test_a_node_takes_the_commit_from_home_only_with_the_same_code(tmp_path: Pat
     # A checkout of its own speaks for itself.
     own = CODE.model_copy(update={"dirty": True})
     assert stamp.code_here(own) == own
+    assert stamp.code_here(clean := CODE.model_copy(update={"commit": "e" * 40})) == clean
+    # A copy of the files beside a repository that is at another commit.
+    beside_another_commit = own.model_copy(update={"commit": "e" * 40})
+    assert stamp.code_here(beside_another_commit) == CODE
     for changed in ("package", "entries"):
         other = same.model_copy(update={changed: "f" * 64})
         assert stamp.code_here(other) == other

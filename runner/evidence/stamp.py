@@ -29,11 +29,13 @@ class Stamp(BaseModel):
     def code_here(self, found: Code) -> Code:
         """The submitting host's code if the code found here is the same; else the code found here.
 
-        A node runs a copy without a repository, or beside the repository of another commit: its two digests prove
-        that it is the submitted code.
+        A node runs a copy without a repository, or beside a repository that is at another commit: its two digests
+        prove that it is the submitted code. A checkout that is as its commit, or at the submitted one, speaks for
+        itself.
         """
         same = (self.code.package, self.code.entries) == (found.package, found.entries)
-        return self.code if same and found.dirty is not False else found
+        other = found.commit != self.code.commit and found.dirty is not False
+        return self.code if same and other else found
 
 
 def read_stamp(path: Path) -> Stamp:
