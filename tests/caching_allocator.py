@@ -115,7 +115,10 @@ class CachingAllocator:
                     self.reserved -= segment[0].size
                 continue
             for block in [one for one in segment if one.state == "free"]:
-                first, last = -(-block.start // segment.page) * segment.page, block.end // segment.page * segment.page
+                first, last = (
+                    -(-block.start // segment.page) * segment.page,
+                    block.end // segment.page * segment.page,
+                )
                 if first < last:
                     segment.cut(block, first - block.start) if first > block.start else None
                     inner = next(one for one in segment if one.start == first)
@@ -137,7 +140,9 @@ class CachingAllocator:
         return None if best is None else (best[2], best[3])
 
     def _new_block(self, size: int, small: bool) -> tuple[_Segment, Block] | None:
-        asked = _SMALL_SEGMENT if small else _MEDIUM_SEGMENT if size < _MEDIUM else -(-size // _ROUND) * _ROUND
+        asked = (
+            _SMALL_SEGMENT if small else _MEDIUM_SEGMENT if size < _MEDIUM else -(-size // _ROUND) * _ROUND
+        )
         if self.limit is not None and self.reserved + asked > self.limit:
             return None
         if self.expandable:

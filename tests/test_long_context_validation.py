@@ -317,6 +317,15 @@ def test_checkpointing_pays_in_training(probing: Probing) -> None:
     assert full < selective < 0.9
 
 
+def test_checkpointing_is_not_compared_where_gradients_have_the_peak(
+    probing: Probing,
+) -> None:
+    arguments = ("--mode", "training", "--sequence-lengths", "4", "--compare-remedies", "1")
+    status, document = probing(*arguments)
+    assert status == OK
+    assert not [one for one in document["measurements"] if one["name"].startswith("remedy_")]
+
+
 def test_where_the_time_is_over_one_round_is_compared_and_every_length_measured(
     probing: Probing, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,13 +60,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "prefill_time": Metric(
             "s",
             "lower",
-            "Wall seconds of one prefill, cache allocation included, with memory tracking on.",
-            label="Prefill time with memory tracking",
+            "Wall seconds of one prefill, cache allocation included. On a GPU of a second run, else tracked.",
+            label="Time of one prefill",
         ),
         "step_time": Metric(
             "s",
             "lower",
-            "Wall seconds of one training step (forward, backward, optimizer), with memory tracking on.",
+            "Wall seconds of one training step, optimizer included. On a GPU of a second run, else tracked.",
             label="Training step time",
         ),
         "rank_peak_memory": Metric(
@@ -100,7 +100,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "predicted_longest": Metric(
             "1",
             "higher",
-            "Longest prompt in tokens predicted to fit: by formula, or by the measured growth with a margin of 5 %.",
+            "Longest prompt in tokens predicted to fit: by formula, or by the measured growth; a margin is kept.",
             kind="count",
             label="Predicted longest prompt",
         ),

@@ -2,13 +2,15 @@
 
 The limit of a run holds for the bytes that the allocator has reserved, the formulas give the bytes that tensors take.
 With segments of fixed size, a free part of a segment can be too small for the next request and still counts.
-Expandable segments can be given back page by page (20 MiB) when a request is refused, so the two numbers meet.
+Expandable segments can be given back page by page (20 MiB) when a request is refused, so the two numbers meet. The
+limit is checked for a whole request before a segment's free end counts, so near the limit the cache is often given
+back.
 """
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
-# torch 2.9 to 2.13 reads the first of these that is set; the other one is then ignored.
+# Torch 2.9 and newer reads both names; with both set, 2.11 and 2.13 ignore the second.
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _SETTINGS = "expandable_segments:True"
 _LONGEST_TEXT = 200
@@ -24,13 +26,8 @@ _FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is fre
 
 def expand_segments(environment: MutableMapping[str, str]) -> None:
     """Set expandable segments for a torch that is imported later; settings of the caller stay as they are."""
-    if asked_settings(environment) is None:
+    if not any(name in environment for name in _VARIABLES):
         environment[_VARIABLES[-1]] = _SETTINGS
-
-
-def asked_settings(environment: Mapping[str, str]) -> str | None:
-    """The allocator settings that torch takes from an environment, None without any."""
-    return next((environment[name] for name in _VARIABLES if name in environment), None)
 
 
 def used_settings() -> dict[str, object]:

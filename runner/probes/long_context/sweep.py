@@ -27,7 +27,7 @@ class Row:
 
     Attributes:
         seconds: wall time; on a GPU of a second run, whose kernels are loaded and whose memory is reserved. None where
-            there was no time for it.
+            there was no time or no memory for it.
     """
 
     work: Work
@@ -155,9 +155,13 @@ def _timed(question: Question, runs: Runs, tokens: int, within: Budget) -> Row:
     return replace(row, seconds=_seconds(runs, row.work)) if within.has(first) else row
 
 
-def _seconds(runs: Runs, work: Work) -> float:
-    """Wall time of the slowest rank, without the tracking of memory."""
-    return max(one.seconds for one in runs.run(work, followed=False))
+def _seconds(runs: Runs, work: Work) -> float | None:
+    """Wall time of the slowest rank, without the tracking of memory; None if one ran out of memory.
+
+    What an earlier run left reserved can be of the wrong sizes for a work that fitted from the weights alone.
+    """
+    ranks = runs.run(work, followed=False)
+    return max(one.seconds for one in ranks) if all(one.over is None for one in ranks) else None
 
 
 def _measured(question: Question, runs: Runs, tokens: int) -> Row:
@@ -198,7 +202,7 @@ def _compared(
     if question.gpu and arms:
         # It takes the most memory. What it reserves here is reserved in every round.
         runs.run(plain.work, followed=False)
-    seconds: dict[str, list[float]] = {"": [], **{name: [] for name, *_ in arms}}
+    seconds: dict[str, list[float | None]] = {"": [], **{name: [] for name, *_ in arms}}
     took = 0.0
     for number in range(rounds if arms else 0):
         if number and not within.has(took):
@@ -210,7 +214,8 @@ def _compared(
             seconds[name].append(_seconds(runs, work))
         took = time.monotonic() - began
     for name, flags, _, predicted in arms:
-        ratios = tuple(after / before for before, after in zip(seconds[""], seconds[name], strict=False))
+        pairs = zip(seconds[""], seconds[name], strict=False)
+        ratios = tuple(after / before for before, after in pairs if before is not None and after is not None)
         yield Comparison(name, flags, predicted, plain, changed[name], ratios)
 
 
