@@ -32,7 +32,7 @@ def answer(command: dict[str, Any], mesh: Any) -> dict[str, Any]:
         "logits": logits.tolist(),
         "tokens": tokens.tolist(),
         "held": sum(tensor.untyped_storage().nbytes() for tensor in held),
-        "kv_heads": decoder._cache.layers[0].keys.shape[1],
+        "kv_heads": decoder.cached()[0].shape[1],
     }
 
 

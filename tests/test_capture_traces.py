@@ -1,15 +1,19 @@
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from runner.errors import InputError
+from runner.errors import InputError, RunbookError
+from runner.presets import PRESETS
 from runner.probes.budget import Budget
 from runner.probes.capture_fp8_flexattention_traces import (
     PROBE,
@@ -17,10 +21,13 @@ from runner.probes.capture_fp8_flexattention_traces import (
     _largest,
     _on_device,
     _outermost,
+    _timed,
     main,
+    signal_to_noise,
 )
+from runner.probes.nsys import under_nsys
 from runner.probes.precision.product import NATIVE
-from runner.probes.traced_work import Operation
+from runner.probes.traced_work import SHAPES, Operation
 
 ROOT = Path(__file__).parents[1]
 # Does what nsys does as far as its caller can tell: runs the program, and leaves a report where it was told to.
@@ -162,3 +169,46 @@ def test_the_parser_needs_no_torch() -> None:
     program = f"import sys, {name} as c; c.PROBE.parser(); sys.exit('torch' in sys.modules)"
     assert PROBE.parser().parse_args([]).top == 5
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+SLOW_NSYS = """#!/bin/bash
+setsid sleep 300 &
+echo $! > "$0.child"
+wait
+"""
+
+
+def test_what_a_late_nsys_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nsys = tmp_path / "nsys"
+    nsys.write_text(SLOW_NSYS, encoding="utf-8")
+    nsys.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    # The work never ends, so any deadline passes; it starts its child before that.
+    said, waited = "", 1.0
+    while not (tmp_path / "nsys.child").exists() or not (tmp_path / "nsys.child").read_text():
+        said, waited = under_nsys(tmp_path / "report", [], waited), 2 * waited
+    assert said.startswith("no report: nsys did not end within")
+    child = int((tmp_path / "nsys.child").read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_signal_to_noise_of_equal_results_and_of_zeros_is_unknown() -> None:
+    ones = torch.ones(4)
+    assert signal_to_noise(ones, ones) is None
+    assert signal_to_noise(ones, torch.zeros(4)) is None
+    assert signal_to_noise(ones * 1.1, ones) == pytest.approx(20.0, abs=0.01)
+
+
+def test_a_result_that_is_not_finite_is_an_error_and_a_clock_that_stands_still_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.0)
+    good = Operation("product", lambda: torch.ones(2), lambda: torch.ones(2), 8.0)
+    assert [one.name for one in _timed(good, "cpu", 2)] == ["operation_time", "operation_rate"]
+    bad = Operation("product", lambda: torch.tensor([math.nan]), lambda: torch.ones(1), 8.0)
+    with pytest.raises(RunbookError, match="product: its result is not finite"):
+        _timed(bad, "cpu", 1)
+
+
+def test_every_preset_has_a_shape() -> None:
+    assert set(SHAPES) == set(PRESETS)

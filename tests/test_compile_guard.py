@@ -8,6 +8,7 @@ import threading
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 
 from runner.errors import InputError, RankError
 from runner.probes import compile_growth
-from runner.probes.compile_guard import Builder, Guarded, Stall, dumps, processes, safe_compile
+from runner.probes.compile_guard import (
+    Builder,
+    Guarded,
+    Stall,
+    dumps,
+    ladder,
+    processes,
+    safe_compile,
+)
 from runner.probes.compile_guard.agreement import Alone, peers
 from runner.probes.compile_guard.blocks import lay_out
 from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
@@ -25,6 +34,7 @@ from runner.probes.compile_guard.cache import folder_bytes, merge
 from runner.probes.compile_guard.child import in_one_line
 from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
 from runner.probes.compile_guard.stacks import Observation, frames_of, innermost_frame, judge
+from runner.probes.compile_guard.watch import TimeFor
 from runner.probes.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
@@ -151,6 +161,56 @@ def test_a_rung_leaves_half_to_the_next_ones_only_where_they_can_use_it(
 def test_no_rung_starts_that_could_not_compile() -> None:
     assert not worth_trying(left_s=5.0, start_s=3.5)
     assert worth_trying(left_s=6.0, start_s=3.5)
+
+
+class Slow:
+    """Children that take a time to start and never end their compile, on a clock of their own."""
+
+    def __init__(self, start_s: float, *, compiles: bool = True) -> None:
+        self.now, self.given, self.limits = 1000.0, list[float](), list[float]()
+        self._start_s, self._compiles = start_s, compiles
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def attempt(self, spec: Spec, folder: Path, *, time_for: TimeFor, **_: Any) -> Any:
+        self.limits.append(time_for.start)
+        if not self._compiles:
+            self.now += time_for.start
+            return SimpleNamespace(start_s=time_for.start, reason="never started", answered_in_eager=True)
+        self.now += self._start_s
+        self.given.append(time_for.compile(self._start_s))
+        self.now += self.given[-1]
+        return SimpleNamespace(start_s=self._start_s, reason="too slow", answered_in_eager=True)
+
+    def guard(self, monkeypatch: pytest.MonkeyPatch, folder: Path, deadline_s: float) -> Guarded:
+        monkeypatch.setattr(ladder, "time", self)
+        monkeypatch.setattr(ladder, "attempt", self.attempt)
+        return safe_compile(block_stack.build, STACK, deadline_s=deadline_s, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("start_s", "given"),
+    [(20.0, [10.0]), (1.0, [5.0, 4.0])],
+    ids=["a GPU node that imports for 20 s", "a quick host"],
+)
+def test_the_deadline_counts_from_the_first_compile_and_later_starts_are_part_of_it(
+    start_s: float, given: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = Slow(start_s)
+    found = slow.guard(monkeypatch, tmp_path, deadline_s=10.0)
+    assert slow.given[: len(given)] == given
+    assert found.effective is Mode.EAGER
+    assert slow.now <= 1000 + start_s + 10 + LEAST_S
+
+
+def test_a_first_child_that_never_compiles_uses_up_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    slow = Slow(0.0, compiles=False)
+    found = slow.guard(monkeypatch, tmp_path, deadline_s=300.0)
+    assert slow.limits == [300.0]
+    assert "per-block: not tried: only 0.0 s left" in (found.reason or "")
 
 
 def test_a_python_under_the_hook_tells_its_stacks_and_another_program_is_left_alone(tmp_path: Path) -> None:

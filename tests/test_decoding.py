@@ -1,11 +1,19 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runner.models import ModelShape
+from runner.probes.compile_guard import safe_compile
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.loop import Decoder
+from runner.probes.decode.loop import Decoder, build_step, step_of
 from runner.probes.transformer import build_model
 from tests.greedy import assert_same_choices
 
@@ -51,6 +59,104 @@ def test_compiled_steps_choose_the_tokens_that_generate_chooses(mode: Mode) -> N
     assert eager.tolist() == expected.tolist()
     compiled = Decoder(model_of(SHAPE), 64, mode).generate(prompt, 16)
     assert_same_choices(model, prompt, compiled)
+
+
+class Captured:
+    """A backend that compiles nothing and keeps what it was asked to compile."""
+
+    def __init__(self) -> None:
+        self.graphs: list[tuple[torch.fx.GraphModule, list[Any]]] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        self.graphs.append((graph, inputs))
+        return graph.forward
+
+    def moving(self) -> list[str]:
+        """Tensor inputs of the only graph that are not at a fixed address: a CUDA graph copies those at each replay."""
+        ((graph, inputs),) = self.graphs
+        names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+        return [
+            name
+            for name, given in zip(names, inputs, strict=True)
+            if isinstance(given, torch.Tensor) and not hasattr(given, "_dynamo_static_input_type")
+        ]
+
+    def devices(self) -> set[str]:
+        """The kinds of device of every tensor in the only graph."""
+        ((graph, _),) = self.graphs
+        values = (node.meta.get("example_value") for node in graph.graph.nodes)
+        return {value.device.type for value in values if isinstance(value, torch.Tensor)}
+
+
+@torch.no_grad()
+def stepped(step: Any, prompt: torch.Tensor) -> Captured:
+    """A prefill in eager and three steps under a capturing backend."""
+    torch.compiler.reset()
+    captured = Captured()
+    token, _ = step.forward(prompt)
+    step.compile(backend=captured, fullgraph=True, dynamic=False)
+    for _ in range(3):
+        token = step(token)[0].clone()
+    return captured
+
+
+def test_a_step_is_one_graph_whose_only_input_at_no_fixed_address_is_the_token() -> None:
+    # Inductor skips CUDA graphs without an error if a step changes an input whose address may change.
+    captured = stepped(step_of(model_of(SHAPE), 64), prompts(1))
+    assert captured.moving() == ["l_tokens_"]
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="fake GPU tensors need a torch with CUDA")
+def test_a_step_on_a_gpu_has_no_tensor_on_the_cpu() -> None:
+    # Inductor skips CUDA graphs without an error if any tensor of the graph is on the CPU.
+    model = build_model(SHAPE, torch.bfloat16, "meta")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        for module in model.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                made = torch.empty(weight.shape, dtype=weight.dtype)
+                setattr(module, name, torch.nn.Parameter(made, requires_grad=False))
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+        captured = stepped(step_of(model, 64), torch.zeros(1, 16, dtype=torch.long))
+    assert captured.devices() == {"cuda"}
+    assert captured.moving() == ["l_tokens_"]
+
+
+SECOND = """
+import json, sys
+import torch
+from runner.models import ModelShape
+from runner.probes.compile_guard.figures import cache_counts
+from runner.probes.compile_guard.spec import Mode
+from runner.probes.decode.loop import Decoder
+from runner.probes.transformer import build_model
+
+shape, mode = json.loads(sys.argv[1]), Mode(sys.argv[2])
+decoder = Decoder(build_model(ModelShape(**shape), torch.float32, "cpu"), 24, mode)
+decoder.generate(torch.zeros(1, 16, dtype=torch.long), 6)
+print(*cache_counts())
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("mode", [Mode.WHOLE, Mode.PER_BLOCK])
+def test_the_decoder_finds_every_graph_of_its_step_in_the_cache_of_the_guard(
+    mode: Mode, tmp_path: Path
+) -> None:
+    shape = dataclasses.asdict(SHAPE)
+    arguments = {"shape": shape, "device": "cpu", "batch_size": 1, "max_length": 24}
+    guarded = safe_compile(build_step, arguments, mode=mode.value, folder=tmp_path, deadline_s=240)
+    assert guarded.compiled is not None, guarded.reason
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND, json.dumps(shape), mode.value],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(guarded.compiled.folder / "cache")},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    hits, misses = map(int, done.stdout.split())
+    assert hits >= 1
+    assert misses == 0
 
 
 def test_a_wrong_token_is_no_same_choice() -> None:

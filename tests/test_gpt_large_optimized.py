@@ -268,6 +268,8 @@ def test_the_smart_ladder_compiles_the_step_and_says_which_rung_it_stands_on(sma
     assert document["requested"]["compile_mode"] == "smart"
     assert document["effective"]["compile_mode"] == "whole"
     assert document["fallback_reason"] is None
+    # The guard's child compiled the same step, so nothing was compiled without it.
+    assert document["details"]["compile_cache"] == {"hits": 1, "misses": 0}
 
 
 def test_the_flags_of_the_faq_are_known_without_torch() -> None:

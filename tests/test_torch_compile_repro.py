@@ -13,15 +13,18 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
+from runner.hardware.machine import Gpu, look
 from runner.probes import torch_compile_repro
 from runner.probes.compile_guard.budget import LEAST_S
-from runner.probes.repro import live_compiles, scripts
+from runner.probes.repro import block_stack, live_compiles, scripts
 from runner.probes.repro.bundle import KEPT_VARIABLES
-from runner.probes.torch_compile_repro import SIZES, main, parameters
+from runner.probes.repro.stack_size import SIZES, memory, parameters
+from runner.probes.torch_compile_repro import main
 
 MODULE = "runner.probes.torch_compile_repro"
 SECRET = "hf_" + "a1B2" * 9
@@ -115,6 +118,49 @@ def test_the_two_large_stacks_lie_above_40b_parameters() -> None:
         size = SIZES[preset]
         shape: dict[str, int | str] = {"blocks": size.blocks, "width": size.width, "hidden": size.hidden}
         assert parameters(shape) > 40e9
+
+
+def test_with_a_backward_pass_the_memory_is_that_of_three_times_the_weights_and_the_kept_activations() -> (
+    None
+):
+    sizes = {"blocks": 2, "width": 128, "heads": 4, "hidden": 448, "tokens": 96}
+    model, inputs = block_stack.build(**sizes, device="cpu")
+    weights = {weight.untyped_storage().data_ptr(): weight.nbytes for weight in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        answer = model(*inputs)
+    shape: dict[str, int | str] = {**sizes, "device": "cpu"}
+    assert answer.requires_grad
+    assert memory(shape, backward=False) == pytest.approx(1.1 * sum(weights.values()))
+    expected = 1.1 * (3 * sum(weights.values()) + sum(kept.values()))
+    assert memory(shape, backward=True) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_limit_of_address_space_is_refused_where_a_gpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = Gpu(index=0, name="NVIDIA H100 80GB HBM3", memory_bytes=80 << 30)
+    host = look().model_copy(update={"gpus": (one,), "cuda": "13.0"})
+    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+    assert main(["--preset", "8b", "--memory-limit", "1GiB"]) == 2
+    assert "omit it on a host with GPUs" in capsys.readouterr().err
+
+
+def test_a_stack_whose_gradients_do_not_fit_is_not_applicable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = Gpu(index=0, name="NVIDIA L4", memory_bytes=24 << 30)
+    host = look().model_copy(update={"gpus": (one,), "cuda": "13.0"})
+    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+    assert main(["--preset", "8b", "--compile-mode", "whole", "--backward"]) == 80
+    assert "with a backward pass need" in json.loads(capsys.readouterr().out)["reason"]
 
 
 @pytest.mark.skipif(psutil.virtual_memory().total > 2**40, reason="this host could hold the model")

@@ -21,14 +21,12 @@ Example:
 
 import argparse
 import math
-import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Measurement
@@ -43,11 +41,14 @@ from runner.probes.contract import (
     say,
     single,
 )
+from runner.probes.nsys import under_nsys
 from runner.probes.precision.product import fp8_product
 from runner.probes.traced_work import SHAPES, Operation, operations
 from runner.probes.usable import usable_gpus
-from runner.programs import run_program
 from runner.units import format_value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NSYS_DEADLINE_S, _NSYS_WHEN_SHORT_S = 120.0, 12.0
 _LONGEST_NAME = 100
@@ -55,6 +56,7 @@ _ITERATIONS, _WARM_UP_ITERATIONS = 5, 3
 _ON_CPU_S = 8.0
 # Every iteration is timed, profiled separately, and profiled together with the other operation.
 _PASSES = 3
+_TICK_S = 1e-9
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,7 +113,8 @@ def _run(arguments: argparse.Namespace) -> Findings:
     say(f"trace: {trace} (open in https://ui.perfetto.dev)")
     deadline_s = min(_NSYS_WHEN_SHORT_S if short else _NSYS_DEADLINE_S, whole.left)
     again = [f"--preset={preset}", f"--iterations={iterations}", *(["--compiled"] if compiled else [])]
-    nsys = _under_nsys(arguments, again, deadline_s)
+    report = arguments.output_dir / trace.stem
+    nsys = "skipped" if arguments.skip_nsys else under_nsys(report, again, deadline_s)
     say(f"nsys: {nsys}")
     return Findings(
         measurements=found,
@@ -167,24 +170,36 @@ def _fitting(work: Sequence[Operation], device: str, asked: int, allowance: Budg
 
 
 def _timed(operation: Operation, device: str, iterations: int) -> list[Measurement]:
-    """Seconds and rate of one operation without a profiler, and the accuracy of its result."""
-    import torch
+    """Seconds and rate of one operation without a profiler, and the accuracy of its result.
 
-    result, exact = operation.run().float(), operation.exact()
-    noise = float((result - exact).square().sum())
-    exactness = float(exact.square().sum()) / noise if noise else None
+    Raises:
+        RunbookError: its result is not finite.
+    """
+    result = operation.run().float()
+    if not bool(result.isfinite().all()):
+        raise RunbookError(
+            f"{operation.name}: its result is not finite; check the driver and the GPU's memory"
+        )
+    decibel = signal_to_noise(result, operation.exact())
     for _ in range(min(_WARM_UP_ITERATIONS, iterations)):
         operation.run()
-    seconds = [_seconds(operation, device) for _ in range(iterations)]
+    # The clock has ticks; an operation shorter than one would have no rate.
+    seconds = [max(_seconds(operation, device), _TICK_S) for _ in range(iterations)]
     label = {"operation": operation.name}
     found = [
         measured("operation_time", seconds, **label),
         measured("operation_rate", [operation.flops / second for second in seconds], **label),
     ]
-    if exactness is not None:
-        found.append(single("signal_to_noise", 10 * float(torch.tensor(exactness).log10()), **label))
+    if decibel is not None:
+        found.append(single("signal_to_noise", decibel, **label))
     say(f"{operation.name}: " + ", ".join(format_value(one.value, one.unit) for one in found))
     return found
+
+
+def signal_to_noise(result: "Tensor", exact: "Tensor") -> float | None:
+    """Decibels of the exact values above the difference; None if they are equal, or if the exact values are zero."""
+    noise, signal = float((result - exact).square().sum()), float(exact.square().sum())
+    return 10 * math.log10(signal / noise) if noise and signal else None
 
 
 def _profiled(
@@ -203,9 +218,12 @@ def _profiled(
                     operation.run()
             _wait(device)
         events: Any = profiler.events()
-        kernels[operation.name] = (
-            _on_device(events) if device == "cuda" else _outermost(events, operation.name)
-        )
+        found = _on_device(events) if device == "cuda" else _outermost(events, operation.name)
+        if not found:
+            say(
+                f"{operation.name}: the profiler recorded no kernel; on a GPU, CUPTI may be missing or in use"
+            )
+        kernels[operation.name] = found
     # Both in one file, so that they can be compared.
     with profile(activities=activities, acc_events=True) as profiler:
         for operation in work:
@@ -254,33 +272,6 @@ def _largest(operation: str, times: Mapping[str, float], iterations: int, top: i
         found.append(single("kernel_share", share, **labels))
         say(f"  {share:6.1%} {format_value(seconds / iterations, 's'):>9} {kernel[:_LONGEST_NAME]}")
     return found
-
-
-def _under_nsys(arguments: argparse.Namespace, work: Sequence[str], deadline_s: float) -> str:
-    """Run the same work under nsys; return the path of its report, or why there is none."""
-    nsys = shutil.which("nsys")
-    if arguments.skip_nsys or nsys is None:
-        return "skipped" if arguments.skip_nsys else "not on PATH"
-    report = arguments.output_dir / "fp8_flexattention"
-    command = [
-        nsys,
-        "profile",
-        "--trace=cuda,nvtx,osrt",
-        "--force-overwrite=true",
-        f"--output={report}",
-        sys.executable,
-        "-m",
-        "runner.probes.traced_work",
-        *work,
-    ]
-    try:
-        done = run_program(command, text=True, timeout=max(0.0, deadline_s))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"no report: {error}".partition("\n")[0]
-    if done.returncode or not report.with_suffix(".nsys-rep").exists():
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        return f"no report: nsys exited with status {done.returncode}: {last[0][:200]}"
-    return f"{report}.nsys-rep"
 
 
 PROBE = Probe("capture_fp8_flexattention_traces", parser=_parser, run=_run)

@@ -30,8 +30,10 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -52,7 +54,7 @@ from runner.probes.ranks import ended_by_sigterm
 from runner.sequential import FEWEST, MOST
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
-# Share of --timeout for each rung of the guard.
+# Share of --timeout in which the guard compiles.
 _GUARD_SHARE = 0.25
 _COMPARED_STARTS = 20
 # Ratio that two equal environments must reach. On a CPU starts differ by more, and there is less time.
@@ -137,9 +139,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         arguments.timeout = _EAGER_S if arguments.compile_mode == "eager" else _COMPILED_S
     machine, deadline = look(), time.monotonic() + arguments.timeout
     cores = os.cpu_count() or 1
-    environments = {"caller": dict(os.environ)}
+    environments: Mapping[str, Mapping[str, str]] = {"caller": dict(os.environ)}
     if arguments.compare_environment:
-        environments["clean"] = without_leftovers(os.environ, cores)
+        environments = {**environments, "clean": without_leftovers(os.environ, cores)}
     # Fewer starts than that decide nothing, and a GPU is rarely as busy as to need many times as long for them.
     fewest = FEWEST if arguments.compare_environment and machine.gpus and arguments.budget is None else 1
     if arguments.budget is None:
@@ -153,8 +155,10 @@ def _run(arguments: argparse.Namespace) -> Findings:
     free = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
     job = job_of(arguments, machine, preset_of(arguments), free, len(environments))
     board = board_of(machine.gpus[0].name) if machine.gpus else None
-    with ended_by_sigterm():
-        mode, guarded = guard(job, arguments.compile_mode, arguments.timeout * _GUARD_SHARE, say)
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="decode-guard-") as folder:
+        guard_s = arguments.timeout * _GUARD_SHARE
+        mode, guarded = guard(job, arguments.compile_mode, guard_s, Path(folder), say)
+        environments = _from_the_guards_cache(environments, guarded)
         series = Series(
             arguments.starts, arguments.turns, within, deadline, arguments.decide_at, fewest, latest
         )
@@ -197,9 +201,20 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "tokens": taken.tokens,
             "starts": _starts(arms),
             "cuda_graphs": _graphs(arms["caller"], job),
+            "compile_cache": dict(arms["caller"].cache),
         },
         **_fallback(guarded),
     )
+
+
+def _from_the_guards_cache(
+    environments: Mapping[str, Mapping[str, str]], guarded: Guarded | None
+) -> Mapping[str, Mapping[str, str]]:
+    """The environments, in which processes compile from the guard's cache if the guard compiled anything."""
+    if guarded is None or guarded.compiled is None:
+        return environments
+    cache = str(guarded.compiled.folder / "cache")
+    return {name: {**own, "TORCHINDUCTOR_CACHE_DIR": cache} for name, own in environments.items()}
 
 
 def _fallback(guarded: Guarded | None) -> dict[str, Any]:

@@ -28,7 +28,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,30 +50,8 @@ from runner.probes.contract import (
 )
 from runner.probes.ranks import ended_by_sigterm
 from runner.probes.repro import block_stack, bundle, live_compiles, report, watched_command
+from runner.probes.repro.stack_size import SIZES, check_memory, parameters
 from runner.units import parse_bytes
-
-
-@dataclass(frozen=True)
-class Size:
-    """The stack of a preset. `deadline_s`: seconds, well above the time of a healthy cold compile."""
-
-    blocks: int
-    width: int
-    heads: int
-    hidden: int
-    tokens: int
-    deadline_s: float
-
-
-# 40b and 70b are above the 40e9 parameters that the entry mentions (40.4e9 and 70.0e9).
-SIZES = {
-    "tiny": Size(2, 64, 4, 128, 32, 180),
-    "8b": Size(32, 4096, 32, 14336, 2048, 900),
-    "40b": Size(50, 8192, 64, 22016, 2048, 1800),
-    "70b": Size(72, 8192, 64, 28672, 2048, 1800),
-}
-# Activations, the compiler's allocations and the CUDA context add to the weights.
-_HEADROOM = 1.1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-limit",
         type=_bytes,
         metavar="SIZE",
-        help="limit on the additional address space of a compiling process (default: none)",
+        help="limit on the additional address space of a compiling process, on a host without GPUs (default: none)",
     )
     parser.add_argument(
         "--backward", action="store_true", help="also compile and run a backward pass, and compare gradients"
@@ -165,7 +142,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
         "tokens": size.tokens,
         "device": _device(machine),
     }
-    _check_memory(machine, shape, alone=_alone(arguments))
+    if arguments.memory_limit is not None and shape["device"] == "cuda":
+        raise InputError(
+            "--memory-limit limits address space, of which the CUDA driver reserves far more than it uses; omit it on a"
+            " host with GPUs"
+        )
+    check_memory(machine, shape, alone=_alone(arguments), backward=arguments.backward)
     deadline_s = arguments.deadline or size.deadline_s
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="torch-compile-repro-") as folder:
         began = time.monotonic()
@@ -204,23 +186,6 @@ def _device(machine: Machine) -> str:
             f"this host has GPUs, but torch {machine.torch} has no CUDA; use the Python of the job"
         )
     return "cuda"
-
-
-def parameters(shape: dict[str, int | str]) -> int:
-    """Parameters of the stack: per block 4·width² for attention, 3·width·hidden for the network, 2·width for norms."""
-    width, hidden, blocks = (int(shape[key]) for key in ("width", "hidden", "blocks"))
-    return blocks * (4 * width**2 + 3 * width * hidden + 2 * width)
-
-
-def _check_memory(machine: Machine, shape: dict[str, int | str], *, alone: bool) -> None:
-    held = parameters(shape | {"blocks": 1} if alone else shape)
-    needed = held * (2 if shape["device"] == "cuda" else 4) * _HEADROOM
-    there = machine.gpus[0].memory_bytes if shape["device"] == "cuda" else machine.memory_bytes
-    if needed > there:
-        raise NotApplicableError(
-            f"{held / 1e9:.1f}e9 parameters need {needed / 2**30:.0f} GiB on one device, which has "
-            f"{there / 2**30:.0f}; choose a smaller --preset or --blocks, or --compile-mode per-block"
-        )
 
 
 def _bundle(

@@ -39,6 +39,7 @@ class Shape:
 SHAPES: Mapping[str, Shape] = {
     "tiny": Shape(256, 256, 4),
     "8b": Shape(4096, 4096, 32),
+    "40b": Shape(4096, 8192, 64),
     "70b": Shape(4096, 8192, 64),
 }
 

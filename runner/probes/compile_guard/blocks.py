@@ -108,7 +108,7 @@ def _real_call(block: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Ca
 
     def real(tensor: Any) -> Any:
         if id(tensor) not in memory:
-            memory[id(tensor)] = _random(tensor)
+            memory[id(tensor)] = _as_static_as(tensor, _random(tensor))
         return memory[id(tensor)]
 
     for module in block.modules():
@@ -142,6 +142,15 @@ def _random(tensor: Any) -> Any:
     else:
         made.copy_(torch.randn(tensor.shape, device=tensor.device) * spread)
     return made.requires_grad_(tensor.requires_grad)
+
+
+def _as_static_as(tensor: Any, made: Any) -> Any:
+    """Mark it as being at a fixed address, as a KV cache is, if the tensor is: its graph is another one then."""
+    import torch
+
+    if hasattr(tensor, "_dynamo_static_input_type"):
+        torch._dynamo.mark_static_address(made)  # noqa: SLF001 - torch's function for it has no public name
+    return made
 
 
 def _mapped(value: Any, change: Callable[[Any], Any], done: dict[int, Any] | None = None) -> Any:

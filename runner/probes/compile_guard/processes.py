@@ -20,6 +20,7 @@ TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not
 RUN_ID = "RUNBOOK_RUN_ID"
 GRACE_S = 1.0
 _ROUNDS = 5
+_NO_GROUP = -1
 _WORKER_MARK = b"_inductor/compile_worker/"
 _MOST_BYTES = 32 << 20
 
@@ -105,6 +106,11 @@ def leftover_processes_of_run() -> list[psutil.Process]:
     here = psutil.Process()
     own = {here.pid, *(parent.pid for parent in here.parents())}
     return [process for process in living(run_id, RUN_ID) if process.pid not in own]
+
+
+def end_marked(token: str) -> int:
+    """End every process with the token, as `end` does, without a process group."""
+    return end(_NO_GROUP, token)
 
 
 def end(leader: int, token: str) -> int:

@@ -56,6 +56,7 @@ class Arm:
         peak: peak bytes of the rank with the most.
         launches: launches of the counted steps, on the rank with the fewest replays.
         counted_steps: number of counted steps.
+        cache: of a compiled step, the graphs found in the compile cache (`hits`) and compiled (`misses`); else empty.
     """
 
     starts: list[Start] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Arm:
     peak: int | None = None
     launches: Launches | None = None
     counted_steps: int = 0
+    cache: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def first(self) -> list[float]:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,16 +177,17 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
 
 
 def guard(
-    job: Job, mode: str, deadline_s: float, report: Callable[[str], None]
+    job: Job, mode: str, deadline_s: float, folder: Path, report: Callable[[str], None]
 ) -> tuple[Mode, Guarded | None]:
     """The compile mode of the step: the requested rung; for `smart`, the one that worked in the guard's child.
 
-    The guard compiles the work of one rank without collectives.
+    The guard compiles the work of one rank without collectives. For a single rank, that is what the worker compiles.
 
     Args:
         job: the job.
         mode: of `LADDERS`.
-        deadline_s: seconds for each rung.
+        deadline_s: seconds of compiling for all rungs.
+        folder: an empty folder; the guard's compile cache stays there.
         report: called with the result of each rung.
 
     Raises:
@@ -207,16 +207,15 @@ def guard(
         "batch_size": job.batch,
         "max_length": job.length,
     }
-    with tempfile.TemporaryDirectory(prefix="decode-guard-") as folder:
-        guarded = safe_compile(
-            build_step,
-            step,
-            mode=mode,
-            deadline_s=deadline_s,
-            folder=Path(folder),
-            tolerance=TOLERANCE["float32" if job.device == "cpu" else "bfloat16"],
-            report=report,
-        )
+    guarded = safe_compile(
+        build_step,
+        step,
+        mode=mode,
+        deadline_s=deadline_s,
+        folder=folder,
+        tolerance=TOLERANCE["float32" if job.device == "cpu" else "bfloat16"],
+        report=report,
+    )
     if guarded.effective is None:
         raise RunbookError(f"{job.label} fails even in eager mode: {guarded.reason}")
     return guarded.effective, guarded

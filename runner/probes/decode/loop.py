@@ -23,15 +23,9 @@ class Decoder:
     """
 
     def __init__(self, model: Any, max_length: int, mode: Mode = Mode.EAGER) -> None:
-        import torch
-        from transformers import StaticCache
-
-        self._model = model
-        self._cache: Any = StaticCache(config=model.config, max_cache_len=max_length)
-        self._step = self._forward
+        self._step = step_of(model, max_length)
         if mode is Mode.WHOLE:
-            graphs = "reduce-overhead" if model.device.type == "cuda" else "default"
-            self._step = torch.compile(self._forward, mode=graphs, fullgraph=True, dynamic=False)
+            compile_whole(self._step)
         else:
             compile_in_place(model, mode)
 
@@ -39,14 +33,19 @@ class Decoder:
         """Reset the cache, read the prompt [batch, tokens], return the first new token [batch, 1]."""
         import torch
 
-        self._cache.reset()
-        with torch.compiler.set_stance("force_eager"):
-            return self._forward(prompt)
+        self._step.cache.reset()
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            token: torch.Tensor = self._step.forward(prompt)[0]
+        return token
 
     def step(self, token: "torch.Tensor") -> "torch.Tensor":
         """Append a token [batch, 1] to each sequence and return the next [batch, 1]."""
+        import torch
+
+        with torch.no_grad():
+            chosen: torch.Tensor = self._step(token)[0]
         # The next replay of a graph overwrites its output.
-        return self._step(token).clone()
+        return chosen.clone()
 
     def generate(self, prompt: "torch.Tensor", new_tokens: int) -> "torch.Tensor":
         """The new tokens [batch, new_tokens] that follow the prompt."""
@@ -59,21 +58,45 @@ class Decoder:
 
     def cached(self) -> "list[torch.Tensor]":
         """The cache's tensors after a prefill: keys and values [batch, kv heads, max_length, head_dim]."""
-        return [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
+        return [tensor for layer in self._step.cache.layers for tensor in (layer.keys, layer.values)]
 
-    def _forward(self, tokens: "torch.Tensor") -> "torch.Tensor":
-        import torch
 
-        with torch.no_grad():
-            output = self._model(tokens, past_key_values=self._cache, logits_to_keep=1)
-        chosen: torch.Tensor = output.logits[:, -1:].argmax(dim=-1)
-        return chosen
+def step_of(model: Any, max_length: int) -> Any:
+    """A module that appends tokens [batch, n] to its KV cache; returns the next [batch, 1] and its logits.
+
+    One class for the decoder and for the compile guard, so that both compile the same graph, and the second compile
+    finds it in the cache of the first. It has the attributes `model` and `cache`.
+
+    Args:
+        model: a causal language model in eval mode.
+        max_length: length of the static cache in tokens.
+    """
+    import torch
+    from transformers import StaticCache
+
+    class Step(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            self.cache: Any = StaticCache(config=model.config, max_cache_len=max_length)
+
+        def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits: torch.Tensor = self.model(tokens, past_key_values=self.cache, logits_to_keep=1).logits
+            return logits[:, -1:].argmax(dim=-1), logits
+
+    return Step().eval()
+
+
+def compile_whole(step: Any) -> None:
+    """Make a step compile as one graph at its next call, on a GPU with CUDA graphs."""
+    graphs = "reduce-overhead" if step.model.device.type == "cuda" else "default"
+    step.compile(mode=graphs, fullgraph=True, dynamic=False)
 
 
 def build_step(
     *, shape: dict[str, Any], device: str, batch_size: int, max_length: int
 ) -> tuple[Any, tuple[Any, ...]]:
-    """One decoding step for the compile guard: a module that maps a token to logits, and the token.
+    """One decoding step for the compile guard: a module that maps a token to the next and its logits, and the token.
 
     Args:
         shape: the fields of a `ModelShape`.
@@ -82,21 +105,30 @@ def build_step(
         max_length: length of the static cache in tokens.
     """
     import torch
-    from transformers import StaticCache
 
     from runner.probes.transformer import build_model
 
-    class Step(torch.nn.Module):
+    # With CUDA graphs, the second call captures and the third replays.
+    calls = 3 if device == "cuda" else 1
+
+    class Repeated(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             dtype = torch.float32 if device == "cpu" else torch.bfloat16
-            self.model = build_model(ModelShape(**shape), dtype, device)
-            self.cache: Any = StaticCache(config=self.model.config, max_cache_len=max_length)
+            self.step = step_of(build_model(ModelShape(**shape), dtype, device), max_length)
 
-        def forward(self, token: torch.Tensor) -> torch.Tensor:
-            # Two calls must return the same output.
-            self.cache.reset()
-            logits: torch.Tensor = self.model(token, past_key_values=self.cache).logits
-            return logits
+        def compile(self, *_: Any, **__: Any) -> None:
+            compile_whole(self.step)
 
-    return Step().eval(), (torch.zeros(batch_size, 1, dtype=torch.long, device=device),)
+        def forward(self, token: torch.Tensor) -> Any:
+            for _ in range(calls):
+                # Every call must return the same output.
+                self.step.cache.reset()
+                output = self.step(token)
+            return output
+
+    module, token = Repeated().eval(), torch.zeros(batch_size, 1, dtype=torch.long, device=device)
+    with torch.no_grad():
+        # The cache gets its tensors in the first call, which in the decoder is an eager prefill.
+        module.step(token)
+    return module, (token,)

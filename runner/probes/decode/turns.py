@@ -180,6 +180,8 @@ def _look_inside(world: World, arm: Arm, job: Job, mode: Mode) -> None:
     if job.device == "cuda" or (job.ranks == 1 and mode is Mode.EAGER):
         answers = world.ask({"peak": job.new_tokens}, "measuring memory")
         arm.peak = max(answer["peak"] for answer in answers)
+    if mode is not Mode.EAGER:
+        (arm.cache, *_) = world.ask({"cache": True}, "reading the compile cache's counters")
     steps = min(_COUNTED_STEPS, job.new_tokens - 1 - WARM_STEPS)
     if job.device == "cuda" and steps > 0:
         counts = [answer["launches"] for answer in world.ask({"launches": steps}, "counting launches")]

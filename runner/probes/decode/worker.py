@@ -8,7 +8,8 @@ imports have started the CUDA driver; then this process serves one start.
 In between, each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
 `{"first": seconds, "rest": [seconds of each step], "waited": [share of time that threads waited for a core, in the
 prefill, in the steps], "tokens": [of the first sequence]}`. `{"peak": n}` returns the peak memory of such a turn,
-`{"launches": n}` the GPU launches of n further steps.
+`{"launches": n}` the GPU launches of n further steps, `{"cache": true}` the graphs of the step that were found in the
+compile cache, and those that were compiled.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from runner.models import model_shape
 from runner.presets import PRESETS
 from runner.probes.allocations import follow
+from runner.probes.compile_guard.figures import cache_counts
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.decode.launches import launches_of
 from runner.probes.decode.run_queue import share, waited
@@ -151,6 +153,8 @@ def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | No
             line.send({"peak": _peak(decoder, model, prompt, command["peak"])})
         elif "launches" in command:
             line.send({"launches": _launches(decoder, prompt, command["launches"])})
+        elif "cache" in command:
+            line.send(dict(zip(("hits", "misses"), cache_counts(), strict=True)))
         else:
             line.send(_turn(decoder, prompt, command["new_tokens"]))
 
