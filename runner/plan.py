@@ -1,5 +1,6 @@
 """Decides which steps of a runbook run on a machine with the caller's options, with a reason for each skipped step."""
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,11 +8,16 @@ from runner.catalogue import PROBES
 from runner.entry.model import Phase, Runbook, Safety, Step
 from runner.entry.shell import calls_of
 from runner.errors import InputError
+from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
 from runner.prerequisites import Missing, missing_to_compile
 from runner.presets import PRESETS, default_preset
 
 ALLOWANCES = ("changes-host", "busy")
+_HIDDEN = re.compile(
+    r"needs ([0-9]{1,4}) GPUs?, this run can use ([0-9]{1,4}) of ([0-9]{1,4})"
+    r" \((?:CUDA_VISIBLE_DEVICES|MIG|compute mode)\)"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Request:
         slow: whether steps marked `slow` run.
         nodes: number of nodes that a step may use.
         within: time limit of the whole run with all its entries, in seconds; None for no limit.
+        visible: the GPUs that CUDA shows to the caller; None: all of the machine's.
     """
 
     phases: tuple[Phase, ...] = ()
@@ -36,6 +43,11 @@ class Request:
     slow: bool = True
     nodes: int = 1
     within: float | None = None
+    visible: Visible | None = None
+
+    def gpus(self, machine: Machine) -> int:
+        """Number of the machine's GPUs that a step can use."""
+        return len(machine.gpus if self.visible is None else self.visible.gpus)
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,17 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run, in order. `longest_s` is the sum of the deadlines of the steps that run, in seconds."""
+    """The steps of a run, in order.
+
+    `gpus` is the number of GPUs that its steps can use, `longest_s` the sum of the deadlines of the steps that run, in
+    seconds.
+    """
 
     runbook: Runbook
     preset: str
     steps: tuple[PlannedStep, ...]
     phases: tuple[Phase, ...]
+    gpus: int
 
     @property
     def longest_s(self) -> float:
@@ -82,11 +99,13 @@ def make_plan(
     Raises:
         InputError: a step or preset that does not exist, or a step asked for outside the asked phases.
     """
-    preset = request.preset or default_preset(len(machine.gpus))
+    preset = request.preset or default_preset(request.gpus(machine))
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
     planned = tuple(
-        PlannedStep(step, why_not(step, machine, request) or _missing(step, machine, to_compile))
+        PlannedStep(
+            step, why_not(step, machine, request) or _missing(step, to_compile, gpu=request.gpus(machine) > 0)
+        )
         for step in asked_steps(runbook, request)
     )
     return Plan(
@@ -94,6 +113,7 @@ def make_plan(
         preset,
         planned,
         tuple(phase for phase in Phase if phase in request.phases or not request.phases),
+        request.gpus(machine),
     )
 
 
@@ -131,12 +151,15 @@ def why_not(step: Step, machine: Machine, request: Request) -> str | None:
         return f"needs {_count(step.gpus, 'GPU')}; the GPUs of this host cannot be read ({machine.gpu_error})"
     if step.gpus > len(machine.gpus):
         return f"needs {_count(step.gpus, 'GPU')}, this host has {len(machine.gpus) or 'none'}"
+    hidden = None if request.visible is None else _hidden(step, len(machine.gpus), request.visible)
+    if hidden is not None:
+        return hidden
     if step.nodes > request.nodes:
         return f"needs {_count(step.nodes, 'node')}, this run has {request.nodes}"
     if step.safety is Safety.CHANGES_HOST and "changes-host" not in request.allow:
         return "changes the host; run with --allow changes-host to permit it"
     if step.safety is Safety.LOADS_DEVICE and "busy" not in request.allow:
-        busy = [gpu.index for gpu in machine.gpus if gpu.busy]
+        busy = [gpu.index for gpu in (request.visible or machine).gpus if gpu.busy]
         if busy:
             named = ", ".join(str(index) for index in busy)
             return f"would load GPUs in use by other processes (index {named}); --allow busy runs it anyway"
@@ -145,8 +168,32 @@ def why_not(step: Step, machine: Machine, request: Request) -> str | None:
     return None
 
 
-def _missing(step: Step, machine: Machine, to_compile: ToCompile) -> str | None:
-    gpu = bool(machine.gpus)
+def explained_by_visibility(reason: str | None, step: Step, installed: int) -> bool:
+    """Whether a step was skipped because its run could use fewer GPUs than are installed and than the step needs."""
+    found = _HIDDEN.fullmatch(reason or "")
+    if found is None or step.safety is Safety.READ_ONLY:
+        return False
+    needed, usable, known = (int(number) for number in found.groups())
+    return usable < needed == step.gpus <= known == installed
+
+
+def _hidden(step: Step, installed: int, visible: Visible) -> str | None:
+    """Why a step cannot use the GPUs that it needs, although they are installed."""
+    # A step that only reads asks the driver, which shows all of them.
+    if step.safety is Safety.READ_ONLY:
+        return None
+    if step.gpus > len(visible.gpus):
+        usable = f"{len(visible.gpus)} of {installed}"
+        return f"needs {_count(step.gpus, 'GPU')}, this run can use {usable} ({visible.hidden_by})"
+    if visible.held:
+        named = ", ".join(map(str, visible.held))
+        return (
+            f"the compute mode of GPUs excludes this run (index {named}); list others in CUDA_VISIBLE_DEVICES"
+        )
+    return None
+
+
+def _missing(step: Step, to_compile: ToCompile, *, gpu: bool) -> str | None:
     for call in calls_of(step.command):
         info = PROBES.get(call.probe or "")
         if info and info.compiles and info.compiles.by(call.words, gpu=gpu):

@@ -5,7 +5,7 @@ _FULL_NODE = 8
 
 
 def default_preset(gpus: int) -> str:
-    """The default preset for a number of GPUs: `tiny` for none, `8b` for one to seven, `70b` for eight or more."""
+    """The default preset for so many usable GPUs: `tiny` for none, `8b` for one to seven, `70b` for eight or more."""
     if gpus == 0:
         return "tiny"
     return "70b" if gpus >= _FULL_NODE else "8b"

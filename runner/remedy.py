@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from runner.hardware.visible import PLAIN
 from runner.plain import visible_line
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
-_PIN = "export CUDA_VISIBLE_DEVICES=0"
-_CODE = re.compile(rf"unset {_NAME.pattern}|{re.escape(_PIN)}")
+_PIN = "export CUDA_VISIBLE_DEVICES="
+_CODE = re.compile(rf"unset {_NAME.pattern}|{_PIN}(?:{PLAIN.pattern})")
 
 
 def is_plain(name: str) -> bool:
@@ -81,9 +82,9 @@ class Remedy:
         )
 
     @classmethod
-    def pin(cls) -> Self:
-        """Pin this shell to GPU 0."""
-        return cls(_PIN, is_code=True)
+    def pin(cls, gpu: str) -> Self:
+        """Pin this shell to one GPU: an entry of CUDA_VISIBLE_DEVICES as `visible.one_of` returns it."""
+        return cls(f"{_PIN}{gpu}", is_code=True)
 
     @classmethod
     def by_hand(cls, sentence: str, *words: str) -> Self:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from runner.entry.model import FrontMatter, Phase, ProofItem, Runbook, Section, Step
-from runner.hardware.machine import Gpu, Machine, machine_class
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import Machine, machine_class
 from runner.hardware.processor import Processor
 
 MEMORY_B200 = 183_359 * 2**20

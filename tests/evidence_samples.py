@@ -15,7 +15,8 @@ from runner.evidence.record import (
     StepResult,
     StepStatus,
 )
-from runner.hardware.machine import Gpu, Machine, machine_class
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import Machine, machine_class
 from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"

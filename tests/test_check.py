@@ -134,7 +134,7 @@ def test_duplicate_numbers_and_dead_links_between_entries_are_found(folder: Path
             "58: runner.probes.topology: unrecognized arguments: --form",
         ),
         (
-            "true &&\\\n  python3 -m runner.probes.topology \\\n  --board B300",
+            "true &&\\\n  python3 -m runner.probes.topology \\\n  --board B3000",
             "58: runner.probes.topology: argument --board",
         ),
         (

@@ -15,7 +15,7 @@ import pytest
 from runner.errors import InputError
 from runner.probes import collectives
 from runner.probes.budget import VARIABLE
-from runner.probes.collectives import OPS, PROBE, _turns, _visible_gpus, _whole, bus_factor, main, scrubbed
+from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, main, scrubbed
 from runner.probes.contract import CRASHED, NOT_APPLICABLE
 from runner.probes.nccl.log import Transport
 from runner.probes.nccl.settings import Origin, Setting
@@ -257,7 +257,7 @@ def test_the_systems_file_is_overruled_in_a_clean_environment_but_for_what_descr
     assert clean == {"NCCL_P2P_DISABLE": "", "NCCL_CONF_FILE": os.devnull}
 
 
-@pytest.mark.parametrize("fabric", ["fabric 1 0 0", "fabric_gpu 6 3 802 0"])
+@pytest.mark.parametrize("fabric", ["fabric 1 0 0", "fabric_gpu 6 2 0 0"])
 def test_bandwidth_is_not_asked_for_before_the_fabric_is_up(fabric: str, tmp_path: Path) -> None:
     done = run(environment=nvml_environment(tmp_path, f"{EIGHT_B200}{fabric}\n"))
     assert done.returncode == NOT_APPLICABLE
@@ -299,14 +299,6 @@ def test_the_transport_of_each_arm_is_a_measurement() -> None:
 def test_scrubbing_takes_only_what_steers_transport() -> None:
     clean = scrubbed({"NCCL_P2P_DISABLE": "1", "GLOO_X": "1", "TORCH_NCCL_X": "1", "PATH": "/bin"})
     assert clean == {"PATH": "/bin", "NCCL_CONF_FILE": os.devnull}
-
-
-@pytest.mark.parametrize(
-    ("visible", "count"),
-    [(None, 8), ("", 0), ("-1", 0), ("0", 1), ("0,1,2", 3), ("0,-1,2", 1), ("GPU-a,GPU-b", 2)],
-)
-def test_visible_gpus_are_counted_as_cuda_counts_them(visible: str | None, count: int) -> None:
-    assert _visible_gpus(visible, 8) == count
 
 
 def test_turns_add_up_to_the_iterations_asked_for() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 import runner.probes.long_context_validation as probe
 from runner.errors import InputError
-from runner.hardware.machine import Gpu, Machine, look
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import Machine, look
 from runner.probes.long_context.question import Question, planned, swept
 from runner.sizing import GPU_OVERHEAD_BYTES, footprint
 from runner.sizing.limits import longest

@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from runner.catalogue import METRICS
 from runner.cli.main import main
+from runner.entry.model import Phase, Safety, Step
 from runner.evidence.ceilings import CEILINGS, ceiling
 from runner.evidence.gate import gate
+from runner.evidence.gate.entry import _may_be_skipped
 from runner.evidence.leaks import leaks
 from runner.evidence.record import Code, Measurement, Options, Record, RunbookRef
 from runner.evidence.redact import redact_record
 from runner.evidence.store import Store
-from runner.hardware.machine import Gpu
+from runner.hardware.gpus import Gpu
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)
@@ -48,6 +50,17 @@ def test_good_records_pass(store: Store) -> None:
     store.save(record(step("busbw", measurement(3e10, 3e10, bytes=1))))
     store.save(record(step("busbw", measurement(838e9, 838e9)), run_id="b" * 12, machine=EIGHT))
     assert messages(store) == []
+
+
+def test_a_step_may_be_skipped_if_its_run_could_not_use_the_gpus_that_it_needs() -> None:
+    needing = Step(
+        id="pairs", phase=Phase.DIAGNOSE, command="true", line=1, gpus=2, safety=Safety.LOADS_DEVICE
+    )
+    seen = record(machine=EIGHT)
+    hidden = "needs 2 GPUs, this run can use 1 of 8 (CUDA_VISIBLE_DEVICES)"
+    assert _may_be_skipped(seen, needing, hidden, ())
+    assert not _may_be_skipped(seen, needing, hidden.replace("8", "4"), ())
+    assert not _may_be_skipped(seen, needing, None, ())
 
 
 def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:

@@ -21,7 +21,7 @@ from runner.evidence.history import NO_HISTORY, History
 from runner.evidence.reading import parse_record
 from runner.evidence.record import Code, Measurement, Outcome, Record
 from runner.evidence.store import Store
-from runner.hardware.machine import Gpu
+from runner.hardware.gpus import Gpu
 from tests.evidence_samples import machine, record, step
 from tests.lies import LIES, UNKNOWABLE, Json
 

@@ -171,11 +171,12 @@ def test_an_environment_too_large_to_carry_is_an_error_and_not_an_empty_one(tmp_
 
 
 def test_every_step_finds_the_run_its_preset_the_gpus_and_a_place_for_its_result(tmp_path: Path) -> None:
-    show = 'echo $RUNBOOK_RUN_ID $RUNBOOK_PRESET $RUNBOOK_GPUS; [ -d "$(dirname $RUNBOOK_RESULT)" ]'
+    named = "$RUNBOOK_RUN_ID $RUNBOOK_PRESET $RUNBOOK_GPUS $RUNBOOK_INSTALLED_GPUS"
+    show = f'echo {named}; [ -d "$(dirname $RUNBOOK_RESULT)" ]'
     clear = f"{show}; unset RUNBOOK_RUN_ID RUNBOOK_PRESET RUNBOOK_GPUS RUNBOOK_RESULT"
     steps = [a_step(f"{phase.value}-{n}", clear, phase) for phase in Phase for n in (1, 2)]
     results = run(tmp_path, *steps, machine=eight_b200())
-    assert {printed(results, step.id) for step in steps} == {"run-1 70b 8"}
+    assert {printed(results, step.id) for step in steps} == {"run-1 70b 8 8"}
 
 
 def test_the_programs_of_this_installation_come_first_on_the_path(tmp_path: Path) -> None:

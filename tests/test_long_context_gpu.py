@@ -17,7 +17,8 @@ import torch
 
 import runner.probes.long_context_validation as probe
 from runner.entry.read import read_runbook
-from runner.hardware.machine import Gpu, look
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import look
 from runner.models import model_shape
 from runner.probes.contract import OK, SYMPTOM
 from runner.probes.long_context.allocator import expand_segments, refusal

@@ -519,7 +519,10 @@ def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports(
         (["--batch-size", "-1"], "--batch-size -1: must be a whole number, 1 or more"),
         (["--chunk", "0"], "--chunk 0: must be a whole number, 1 or more"),
         (["--sequence-lengths", "1", "--mode", "training"], "tiny accepts 2 to 131072 tokens"),
-        (["--plan", "--board", "A100"], "--board A100: unknown board; use H100, H200, B200"),
+        (
+            ["--plan", "--board", "A100"],
+            "--board A100: unknown board; use H100, H100-PCIe, H100-NVL, H200, B200, B300",
+        ),
         (["--tensor-parallel-gpus", "2", "--mode", "training"], "is measured on one device"),
         (["--tensor-parallel-gpus", "3"], "3 does not divide its 8 attention heads"),
         (["--tensor-parallel-gpus", "8"], "8 does not divide its 4 key/value heads; choose one of 1, 2, 4"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.hardware import machine as machine_module
+from runner.hardware import gpus as gpus_module
 from runner.hardware.boards import BOARDS, board_named, board_of
+from runner.hardware.gpus import nvml_deadline
 from runner.hardware.machine import Machine, look, machine_class
 from runner.hardware.processor import Processor
 from tests.builders import a_gpu
@@ -20,6 +21,10 @@ EPYC = Processor("AMD EPYC", "x86_64", 2, "v4")
         (["NVIDIA B200"] * 8, 183_359, "8xB200-180GB"),
         (["NVIDIA H100 80GB HBM3"], 81_559, "1xH100-80GB"),
         (["NVIDIA H200"], 143_771, "1xH200-141GB"),
+        (["NVIDIA H100 PCIe"], 81_559, "1xH100-PCIe-80GB"),
+        (["NVIDIA H100 NVL"] * 2, 95_830, "2xH100-NVL-94GB"),
+        (["NVIDIA B300 SXM6 AC"] * 8, 275_040, "8xB300-288GB"),
+        (["NVIDIA GB200"] * 4, 189_471, "4xGB200-185GB"),
         (["NVIDIA Something New 9000"], 98_304, "1xSomething-New-9000-96GB"),
         (["NVIDIA B200", "NVIDIA B200", "NVIDIA H200"], 183_359, "2xB200-180GB+1xH200-141GB"),
     ],
@@ -47,13 +52,58 @@ def test_an_unknown_board_has_no_peak() -> None:
     assert board_named("A100") is None
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA H100 96GB HBM3",
+        "NVIDIA H100 64GB HBM2",
+        "NVIDIA H100",
+        "NVIDIA GH200 480GB",
+        "NVIDIA H200 NVL",
+        "NVIDIA GB300",
+    ],
+)
+def test_a_board_of_another_size_or_memory_is_not_taken_for_a_known_one(name: str) -> None:
+    assert board_of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nvml_mib", "product"),
+    [
+        ("H100", 81_559, "NVIDIA H100 80GB HBM3"),
+        ("H100-PCIe", 81_559, "NVIDIA H100 80GB HBM2e"),
+        ("H100-NVL", 95_830, "NVIDIA H100 NVL"),
+        ("H200", 143_771, "NVIDIA H200"),
+        ("B200", 183_359, "NVIDIA B200"),
+        ("B300", 275_040, "NVIDIA B300 SXM6 AC"),
+    ],
+)
+def test_torch_can_use_a_little_less_than_the_driver_shows(name: str, nvml_mib: int, product: str) -> None:
+    board = board_named(name)
+    assert board is not None
+    assert board_of(product) is board
+    assert 0.985 < board.memory_usable_bytes / (nvml_mib * 2**20) < 1
+    # A machine of that size passes the check of a record.
+    assert abs(nvml_mib * 2**20 - board.memory_label_gb * 1e9) < 0.25 * board.memory_label_gb * 1e9
+
+
 def test_each_board_is_found_by_its_own_short_name_and_names_its_source() -> None:
     for board in BOARDS:
         assert board_named(board.name.lower()) is board
         assert board.source
 
 
-@pytest.mark.parametrize(("name", "terabytes"), [("H100", 3.352), ("H200", 4.917), ("B200", 7.672)])
+@pytest.mark.parametrize(
+    ("name", "terabytes"),
+    [
+        ("H100", 3.352),
+        ("H100-PCIe", 2.039),
+        ("H100-NVL", 3.939),
+        ("H200", 4.917),
+        ("B200", 7.672),
+        ("B300", 7.672),
+    ],
+)
 def test_the_memory_bandwidth_of_a_board_follows_from_its_bus_and_its_clock(
     name: str, terabytes: float
 ) -> None:
@@ -65,7 +115,14 @@ def test_the_memory_bandwidth_of_a_board_follows_from_its_bus_and_its_clock(
 
 
 def test_the_link_count_and_bandwidth_of_each_board_agree_with_its_total() -> None:
-    totals = {"H100": 450e9, "H200": 450e9, "B200": 900e9}
+    totals = {
+        "H100": 450e9,
+        "H100-PCIe": 300e9,
+        "H100-NVL": 300e9,
+        "H200": 450e9,
+        "B200": 900e9,
+        "B300": 900e9,
+    }
     for board in BOARDS:
         assert board.nvlinks * board.nvlink_bandwidth == totals[board.name]
 
@@ -86,12 +143,32 @@ def test_looking_does_not_import_torch() -> None:
 
 def test_a_wedged_driver_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(machine_module, "NVML_DEADLINE_S", 0.05)
-    monkeypatch.setattr(machine_module, "_read_nvml", release.wait)
+    monkeypatch.setattr(gpus_module, "nvml_deadline", lambda: 0.05)
+    monkeypatch.setattr(gpus_module, "_read", lambda nvml: release.wait())
     found = look()
     release.set()
     assert found.gpu_error is not None
     assert "hung" in found.gpu_error
+    assert found.machine_class.startswith("unreadable-gpu-")
+
+
+def test_nvml_gets_more_time_where_more_gpus_may_have_to_be_started(tmp_path: Path) -> None:
+    alone = nvml_deadline(tmp_path)
+    for index in range(8):
+        (tmp_path / f"nvidia{index}").touch()
+    (tmp_path / "nvidiactl").touch()
+    assert nvml_deadline(tmp_path) == alone + 40
+
+
+def test_a_library_that_fails_in_any_way_is_an_error_of_its_own_and_not_a_hung_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(nvml: object) -> None:
+        raise OSError("bad file")
+
+    monkeypatch.setattr(gpus_module, "_read", broken)
+    found = look()
+    assert found.gpu_error == "NVML: OSError: bad file"
     assert found.machine_class.startswith("unreadable-gpu-")
 
 
@@ -101,9 +178,9 @@ def test_signs_of_gpus_are_device_nodes_or_nvidia_display_controllers(tmp_path: 
     dev.mkdir()
     (pci / "0000:01:00.0" / "vendor").write_text("0x8086\n")
     (pci / "0000:01:00.0" / "class").write_text("0x030000\n")
-    assert not machine_module._signs_of_gpus(pci, dev)
+    assert not gpus_module._signs_of_gpus(pci, dev)
     (pci / "0000:01:00.0" / "vendor").write_text("0x10de\n")
-    assert machine_module._signs_of_gpus(pci, dev)
+    assert gpus_module._signs_of_gpus(pci, dev)
     (pci / "0000:01:00.0" / "vendor").write_text("0x8086\n")
     (dev / "nvidia0").touch()
-    assert machine_module._signs_of_gpus(pci, dev)
+    assert gpus_module._signs_of_gpus(pci, dev)

@@ -9,7 +9,8 @@ from runner.entry.model import Condition, Hardware
 from runner.evidence.measured import evaluate, fits, fits_class
 from runner.evidence.record import StepStatus, Verdict
 from runner.hardware.boards import BOARDS, Board, board_of
-from runner.hardware.machine import Gpu, joint_class, machine_class
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import joint_class, machine_class
 from runner.hardware.processor import Processor
 from runner.sequential import repeated_interval
 from tests.evidence_samples import B200, machine, measurement, step
@@ -282,6 +283,7 @@ PRODUCTS = {
     "NVIDIA GH200 480GB": 97_871,
     "NVIDIA B200": 183_359,
     "NVIDIA GB200": 189_471,
+    "NVIDIA B300 SXM6 AC": 275_040,
     "NVIDIA A100-SXM4-80GB": 81_920,
     "NVIDIA GeForce RTX 4090": 24_564,
 }

@@ -2,8 +2,9 @@ import pytest
 
 from runner.entry.model import Phase, Runbook, Safety, Step
 from runner.errors import InputError
+from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
-from runner.plan import Plan, Request, make_plan
+from runner.plan import Plan, Request, explained_by_visibility, make_plan
 from runner.prerequisites import Missing
 from tests.builders import a_machine, a_runbook, eight_b200
 
@@ -49,6 +50,55 @@ def test_a_busy_gpu_is_not_loaded_unless_allowed() -> None:
     machine = eight_b200(busy=(3,))
     assert "index 3" in (skips(make_plan(entry(), machine, Request()))["pairs"] or "")
     assert skips(make_plan(entry(), machine, Request(allow=("busy",))))["pairs"] is None
+
+
+ONE_OF_EIGHT = Visible(gpus=(eight_b200().gpus[5],), hidden_by="CUDA_VISIBLE_DEVICES")
+
+
+def test_a_one_gpu_job_on_a_full_node_is_planned_for_its_one_gpu() -> None:
+    plan = make_plan(entry(), eight_b200(), Request(visible=ONE_OF_EIGHT))
+    assert (plan.preset, plan.gpus) == ("8b", 1)
+    assert skips(plan)["pairs"] == "needs 2 GPUs, this run can use 1 of 8 (CUDA_VISIBLE_DEVICES)"
+    assert explained_by_visibility(skips(plan)["pairs"], entry().steps[1], 8)
+
+
+def test_a_step_that_only_reads_sees_all_installed_gpus() -> None:
+    reading = a_runbook(Step(id="wiring", phase=Phase.DIAGNOSE, command="true", line=1, gpus=8))
+    assert skips(make_plan(reading, eight_b200(), Request(visible=ONE_OF_EIGHT)))["wiring"] is None
+
+
+def test_a_job_without_a_visible_gpu_is_sized_for_the_processor() -> None:
+    plan = make_plan(entry(), eight_b200(), Request(visible=Visible(hidden_by="CUDA_VISIBLE_DEVICES")))
+    assert (plan.preset, plan.gpus) == ("tiny", 0)
+    assert skips(plan)["pairs"] == "needs 2 GPUs, this run can use 0 of 8 (CUDA_VISIBLE_DEVICES)"
+
+
+def test_only_visible_gpus_have_to_be_idle() -> None:
+    machine = eight_b200(busy=(3,))
+    shown = Visible(gpus=machine.gpus[4:], hidden_by="CUDA_VISIBLE_DEVICES")
+    assert skips(make_plan(entry(), machine, Request(visible=shown)))["pairs"] is None
+
+
+def test_gpus_that_accept_no_further_process_are_not_loaded_even_if_busy_ones_are_allowed() -> None:
+    machine = eight_b200()
+    shown = Visible(gpus=machine.gpus[1:], hidden_by="compute mode", held=(0,))
+    why = skips(make_plan(entry(), machine, Request(visible=shown, allow=("busy",))))["pairs"]
+    assert why == "the compute mode of GPUs excludes this run (index 0); list others in CUDA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        None,
+        "needs 2 GPUs, this host has none",
+        "needs 2 GPUs, this run can use 2 of 8 (CUDA_VISIBLE_DEVICES)",
+        "needs 2 GPUs, this run can use 1 of 4 (CUDA_VISIBLE_DEVICES)",
+        "needs 8 GPUs, this run can use 1 of 8 (CUDA_VISIBLE_DEVICES)",
+        "needs 2 GPUs, this run can use 1 of 8 (a whim)",
+    ],
+)
+def test_no_other_reason_counts_as_hidden_gpus(reason: str | None) -> None:
+    assert not explained_by_visibility(reason, entry().steps[1], 8)
 
 
 def test_a_step_that_changes_the_host_never_runs_unasked() -> None:

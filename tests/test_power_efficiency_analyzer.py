@@ -156,7 +156,6 @@ SAYS = {
         ({"temperature": 84.0}, {}, 1, "temperature 60.0 °C → 84.0 °C"),
         ({"fp8_share": 0.4}, {}, 1, "FP8 share 1 → 0.400"),
         ({}, {"precision": {"fp8": "bf16"}}, 1, "effective precision fp8 → bf16"),
-        ({}, {"compile_mode": {"fp8": "eager"}}, 1, "compile mode whole → eager"),
         ({}, {"scales": {"fp8": "static, max"}}, 1, "scales dynamic → static, max"),
         ({}, {"versions": {"torch": "2.14.0", "driver": "580"}}, 1, "torch 2.13.0 → 2.14.0"),
         ({}, {}, 8, "batch size 1 → 8"),
@@ -183,6 +182,32 @@ def test_the_change_that_explains_a_regression_is_named(
     assert document["details"]["explanations"] == {"fp8": [named]}
     assert document["reason"].startswith("fp8 lost 2")
     assert document["reason"].endswith(f"of its tokens per joule: other differences: {named}")
+
+
+@pytest.mark.parametrize(
+    ("effective", "named"),
+    [
+        ({"implementation": {"fp8": "torch._scaled_mm, per tensor"}}, "layers torchao, dynamic row-wise →"),
+        ({"compile_mode": {"fp8": "eager"}}, "compile mode whole → eager"),
+    ],
+)
+def test_a_mode_that_did_other_work_is_shown_and_not_judged_while_the_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], effective: dict[str, Any], named: str
+) -> None:
+    says = {**SAYS, "implementation": {"fp8": "torchao, dynamic row-wise", "bf16": None}}
+    before = made(tmp_path / "a.json", noisy(1), **says)
+    after = made(tmp_path / "b.json", noisy(2, fp8=0.7), **(says | effective))
+    status, document = compared(capsys, before, after)
+    assert (status, document["details"]["verdicts"]["fp8"]) == (OK, "not judged")
+    assert document["reason"].startswith(f"fp8 not judged: {named}")
+    changes = {
+        one["labels"]["mode"]: one["value"] for one in document["measurements"] if "change" in one["name"]
+    }
+    assert changes["fp8"] == pytest.approx(0.7, rel=0.02)
+    worse = made(tmp_path / "c.json", noisy(3, fp8=0.7, bf16=0.8), **(says | effective))
+    status, document = compared(capsys, before, worse)
+    assert (status, document["details"]["verdicts"]["bf16"]) == (SYMPTOM, "regression")
+    assert document["reason"].startswith("bf16 lost 2")
 
 
 def test_a_regression_that_nothing_explains_says_so(

@@ -183,7 +183,10 @@ def test_labels_that_fit_several_measurements_give_no_number_and_a_fault_for_the
         ('measured_table([("a",)])', "('a',) is not a row of a table"),
         ("board_peaks(3)", "board_peaks: too many positional arguments"),
         ('memory_plan("13b", "B200", [4096])', "memory_plan: no preset '13b'"),
-        ('memory_plan("8b", "A100", [4096])', "memory_plan: no board 'A100'; use one of H100, H200, B200"),
+        (
+            'memory_plan("8b", "A100", [4096])',
+            "memory_plan: no board 'A100'; use one of H100, H100-PCIe, H100-NVL, H200, B200, B300",
+        ),
         ('memory_plan("8b", "B200", [])', "memory_plan: lengths of 8b are 2 to 131072 tokens"),
         ('memory_plan("8b", "B200", 4096)', "memory_plan: lengths is a list of whole numbers"),
         ('memory_plan("8b", "B200", [4096], 3)', "memory_plan: 8b cannot run over 3 GPUs at batch 1"),

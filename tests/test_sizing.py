@@ -196,7 +196,10 @@ def test_a_chunk_as_long_as_the_prompt_is_no_chunk(shape: ModelShape, work: Work
     assert footprint(shape, replace(work, chunk=work.tokens + 1)) == whole
 
 
-@pytest.mark.parametrize(("name", "gib"), [("B200", 176.35), ("H200", 129.32), ("H100", 72.51)])
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("B200", 176.35), ("H200", 137.80), ("H100", 77.20), ("H100-NVL", 91.02), ("B300", 265.69)],
+)
 def test_a_model_gets_what_a_board_shows_less_the_overhead(name: str, gib: float) -> None:
     board = board_named(name)
     assert board is not None

@@ -38,7 +38,7 @@ def test_what_does_not_fit_has_no_ceiling() -> None:
 
 def test_the_table_has_every_large_preset_in_each_precision_and_every_board() -> None:
     table = decode_ceilings()
-    assert table.head == ("", "H100", "H200", "B200")
+    assert table.head == ("", "H100", "H100-PCIe", "H100-NVL", "H200", "B200", "B300")
     assert [row[0] for row in table.rows] == [
         f"{preset}, {precision}" for preset in ("8b", "40b", "70b") for precision in ("bf16", "fp8")
     ]

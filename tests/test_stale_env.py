@@ -53,6 +53,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CUDA_VISIBLE_DEVICES", "GPU-8f3a", None),
         ("CUDA_VISIBLE_DEVICES", "0,1,2,3", Harm.MEDIUM),
         ("CUDA_VISIBLE_DEVICES", "-1", Harm.HIGH),
+        ("CUDA_VISIBLE_DEVICES", "all", Harm.HIGH),
+        ("CUDA_VISIBLE_DEVICES", "3,3", Harm.HIGH),
+        ("CUDA_VISIBLE_DEVICES", "3,-1,4", None),
+        ("CUDA_VISIBLE_DEVICES", "MIG-1a,MIG-2b", None),
         ("MASTER_ADDR", "10.0.0.1", Harm.MEDIUM),
         ("NCCL_DEBUG", "WARN", Harm.LOW),
         ("NCCL_P2P_DISABLE", "1", Harm.MEDIUM),
@@ -78,6 +82,26 @@ def test_the_worst_comes_first() -> None:
 def test_a_cleaned_environment_has_no_leftovers_and_keeps_the_rest() -> None:
     clean = without_leftovers(TORCHRUN | {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0,1"}, 2)
     assert clean == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"}
+
+
+@pytest.mark.parametrize(
+    ("held", "left"),
+    [
+        ("2,3", "2"),
+        (" 5 ,6", "5"),
+        ("GPU-1a2b,GPU-3c", "GPU-1a2b"),
+        ("", "0"),
+        ("-1", "0"),
+        ("GPU-$(x),GPU-y", "0"),
+    ],
+)
+def test_a_cleaned_environment_keeps_one_of_the_gpus_that_the_caller_held(held: str, left: str) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": held}
+    assert without_leftovers(environment, 2) == {"CUDA_VISIBLE_DEVICES": left}
+    (found,) = leftovers(environment, 2)
+    assert (found.undo.text, found.undo.is_code) == (f"export CUDA_VISIBLE_DEVICES={left}", True)
+    (found,) = leftovers(environment, 2, process=7)
+    assert found.undo.text.startswith(f"restart process 7 with CUDA_VISIBLE_DEVICES={left}: ")
 
 
 def test_leftovers_are_the_symptom_and_a_clean_environment_is_healthy(

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from runner.models import model_shape
+from runner.probes import fp8_transformer_engine
 from runner.probes.compile_guard.guarded import Guarded
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NOT_APPLICABLE
 from runner.probes.precision import compiled
 from runner.probes.precision.choice import Work
 from runner.probes.precision.compiled import find_rungs, tolerance
+from tests.test_precision import folder_of
 from tests.test_precision_power_sweep import of, sweep
 
 pytest_plugins = ("tests.fp8_products",)
@@ -106,6 +108,20 @@ def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> N
     assert document["effective"]["compile_mode"] == {"bf16": "per-block", "fp8": "per-block"}
     assert of(document, "signal_to_noise")["fp8"]["value"] > 10
     assert document["fallback_reason"] is None
+
+
+@pytest.mark.system
+def test_calibrated_scales_compile_per_block_although_the_guards_models_have_no_values(
+    tmp_path: Path,
+) -> None:
+    scales = tmp_path / "scales.json"
+    words = ["--model", folder_of(tmp_path), "--tokens", "32", "--recalibrate", "--output-json", str(scales)]
+    assert fp8_transformer_engine.main(words) == 0
+    status, document = sweep(
+        tmp_path, "--modes", "fp8", "--compile-mode", "per-block", "--scales", str(scales)
+    )
+    assert (status, document["effective"]["compile_mode"]) == (0, {"fp8": "per-block"})
+    assert document["effective"]["scales"] == {"fp8": "static, max"}
 
 
 @pytest.mark.system

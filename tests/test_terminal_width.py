@@ -173,7 +173,7 @@ def test_the_end_of_a_run_shows_the_id_whole_and_the_steps_that_healthy_is_limit
     entry = runbook()
     head = entry.head.model_copy(update={"id": LONG_ID})
     plan = Plan(
-        entry.model_copy(update={"head": head}), "tiny", (PlannedStep(a_step("a"), None),), tuple(Phase)
+        entry.model_copy(update={"head": head}), "tiny", (PlannedStep(a_step("a"), None),), tuple(Phase), 0
     )
     options = Options(preset="tiny", phases=tuple(Phase), steps=("wiring",))
     ref = {"id": LONG_ID, "number": 1, "title": "t"}

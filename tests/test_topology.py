@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from runner.errors import InputError
 from runner.hardware.boards import board_named
-from runner.hardware.topology import judge
+from runner.hardware.topology import Topology
 from runner.hardware.topology_text import parse_topology
+from runner.hardware.wiring import expected_link, judge
 from tests.nvml import EIGHT_B200, environment
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,65 @@ def test_counts_that_no_driver_gives_are_not_called_zero(tmp_path: Path) -> None
     assert "nvlink_errors" not in {one["name"] for one in found}
 
 
+LINK_QUERIES = [
+    "nvmlDeviceGetNvLinkState",
+    "nvmlDeviceGetP2PStatus",
+    "nvmlDeviceGetGpuFabricInfoV",
+    "nvmlDeviceGetNvLinkRemoteDeviceType",
+    "nvmlDeviceGetNvLinkErrorCounter",
+    "nvmlDeviceGetFieldValues",
+    "nvmlDeviceGetTopologyCommonAncestor",
+    "nvmlDeviceGetMemoryAffinity",
+    "nvmlDeviceGetMaxPcieLinkWidth",
+    "nvmlDeviceGetMigMode",
+]
+
+
+def read_with(tmp_path: Path, board: str) -> subprocess.CompletedProcess[str]:
+    program = "from runner.hardware.topology_nvml import read_topology; print(read_topology())"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment(tmp_path, board)},
+    )
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 7, 13, 17, 25, 26, 27, 999])
+def test_a_query_that_is_refused_in_any_way_is_a_missing_reading(code: int, tmp_path: Path) -> None:
+    refused = "".join(f"fail {query} {code}\n" for query in LINK_QUERIES)
+    done = read_with(tmp_path, EIGHT_B200 + refused)
+    assert done.returncode == 0, done.stderr
+    assert "GpuWiring(index=7, links_active=None" in done.stdout
+    done, document = probe(tmp_path, EIGHT_B200 + refused)
+    assert (done.returncode, document["status"]) == (80, "not_applicable"), done.stderr
+
+
+@pytest.mark.parametrize("query", LINK_QUERIES)
+def test_one_refused_query_is_never_a_wiring_fault(query: str, tmp_path: Path) -> None:
+    done, document = probe(tmp_path, f"{EIGHT_B200}fail {query} 17\n")
+    assert document["status"] != "symptom", done.stderr
+
+
+@pytest.mark.parametrize("code", [1, 9, 15, 16])
+@pytest.mark.parametrize("query", ["nvmlDeviceGetNvLinkState", "nvmlDeviceGetGpuFabricInfoV"])
+def test_a_gpu_or_driver_that_is_gone_ends_the_reading(query: str, code: int, tmp_path: Path) -> None:
+    done = read_with(tmp_path, f"{EIGHT_B200}fail {query} {code}\n")
+    assert done.returncode != 0
+    assert "RunbookError: NVML cannot read the GPUs" in done.stderr
+
+
+def test_of_a_single_gpu_only_the_fabric_is_read(tmp_path: Path) -> None:
+    lost = "".join(
+        f"fail {query} 15\n" for query in LINK_QUERIES if "Fabric" not in query and "Mig" not in query
+    )
+    done = read_with(tmp_path, EIGHT_B200 + "count 1\nfabric 2 0 0\n" + lost)
+    assert done.returncode == 0, done.stderr
+    assert "fabric_state='in progress'" in done.stdout
+
+
 @pytest.mark.parametrize("code", [1, 3, 15, 999])
 def test_errors_from_every_call_never_read_as_healthy(code: int, tmp_path: Path) -> None:
     done, document = probe(tmp_path, f"{EIGHT_B200}fail * {code}\n")
@@ -137,8 +197,10 @@ def test_a_pasted_matrix_is_judged_from_a_file_and_from_standard_input(tmp_path:
     done, document = probe(
         tmp_path, None, "--from", "-", stdin=(TEXTS / "four_phb_old_driver.txt").read_text()
     )
-    assert document["status"] == "symptom"
-    assert "no uniform NVLink mesh (PHB × 3, SYS × 3)" in done.stderr
+    assert (done.returncode, document["status"]) == (80, "not_applicable")
+    assert "name the board with --board to judge it" in done.stderr
+    done, document = probe(tmp_path, None, "--from", str(TEXTS / "eight_b200_one_lost.txt"))
+    assert (done.returncode, document["status"]) == (1, "symptom")
     assert "the same NVLink count for all pairs" in done.stderr
 
 
@@ -147,23 +209,108 @@ def test_links_to_network_cards_are_not_held_against_the_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "healthy", "gpus", "node"),
+    ("name", "links", "gpus", "node"),
     [
-        ("four_phb_old_driver", False, 4, None),
-        ("eight_v100_driver_470", False, 8, 0),
-        ("eight_a100_driver_525", True, 8, 3),
-        ("four_h100_pairs_driver_550", False, 4, None),
-        ("two_pcie_driver_565", False, 2, 1),
-        ("eight_b200_with_nics", True, 8, 0),
+        ("four_phb_old_driver", {"PHB", "SYS"}, 4, None),
+        ("eight_v100_driver_470", {"NV1", "NV2", "SYS"}, 8, 0),
+        ("eight_a100_driver_525", {"NV12"}, 8, 3),
+        ("four_h100_pairs_driver_550", {"NV6", "SYS"}, 4, None),
+        ("two_pcie_driver_565", {"NODE"}, 2, 1),
+        ("eight_b200_with_nics", {"NV18"}, 8, 0),
+        ("eight_h200_glued_nics", {"NV18"}, 8, 0),
+        ("two_5090_with_p2p_below", {"PHB"}, 2, 0),
+        ("eight_h100_p2p_first", {"NV18"}, 8, 0),
     ],
 )
 def test_the_text_of_each_driver_generation_is_read(
-    name: str, healthy: bool, gpus: int, node: int | None
+    name: str, links: set[str], gpus: int, node: int | None
 ) -> None:
-    found = parse_topology((TEXTS / f"{name}.txt").read_text(encoding="utf-8"))
-    verdict = judge(found, None)
-    assert (verdict.healthy, len(found.gpus), found.gpus[0].numa_node) == (healthy, gpus, node)
-    assert healthy or "no uniform NVLink mesh" in str(verdict.faults[0])
+    found = pasted(name)
+    assert ({pair.link for pair in found.pairs}, len(found.gpus)) == (links, gpus)
+    assert found.gpus[0].numa_node == node
+
+
+def pasted(name: str) -> Topology:
+    return parse_topology((TEXTS / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eight_l40s_pcie",
+        "two_4090_phb",
+        "four_a4000_pix",
+        "four_p40_old",
+        "four_phb_old_driver",
+        "two_pcie_driver_565",
+        "two_5090_with_p2p_below",
+    ],
+)
+def test_a_node_without_nvlink_on_an_unknown_board_is_not_judged(name: str) -> None:
+    verdict = judge(pasted(name), None)
+    assert (verdict.symptom, verdict.healthy) == (False, False)
+    assert verdict.unknown == (
+        "no pair of GPUs has NVLink, as on boards without it or with it down; name the board with --board to judge it"
+    )
+    assert judge(pasted(name), board_named("B200")).symptom
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eight_v100_cube_mesh",
+        "eight_v100_driver_470",
+        "four_of_a_cube_mesh",
+        "four_v100_power9",
+        "four_a6000_bridged",
+        "four_h100_pairs_driver_550",
+    ],
+)
+def test_links_from_gpu_to_gpu_differ_by_pair_without_being_a_fault(name: str) -> None:
+    verdict = judge(pasted(name), None)
+    assert not verdict.symptom
+    assert (verdict.unknown or "").startswith("pairs of GPUs differ, as they do without NVLink switches (NV")
+
+
+@pytest.mark.parametrize("board", ["H100", "H200", None])
+def test_four_gpus_without_switches_share_a_third_of_their_links_with_each_other(board: str | None) -> None:
+    named = None if board is None else board_named(board)
+    assert judge(pasted("four_h100_hgx"), named).healthy
+    assert expected_link(pasted("four_h100_hgx"), named) == "NV6"
+    text = HEALTHY.replace("NV18", "NV6")
+    assert judge(parse_topology(text), board_named("H100")).symptom
+
+
+@pytest.mark.parametrize("board", ["B200", None])
+def test_one_gpu_that_lost_its_links_is_the_symptom_and_is_named(board: str | None) -> None:
+    verdict = judge(pasted("eight_b200_one_lost"), None if board is None else board_named(board))
+    (fault,) = verdict.faults
+    assert fault.symptom
+    assert fault.found == "no uniform NVLink mesh (NODE × 3, NV18 × 21, SYS × 4), and none at all at GPU 3"
+
+
+def test_the_view_of_pcie_paths_alone_and_the_status_of_peer_access_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="is from nvidia-smi topo -mp, which does not show NVLink"):
+        pasted("eight_h800_pcie_view")
+    with pytest.raises(InputError, match="is the status of peer access, from nvidia-smi topo -p2p"):
+        pasted("four_p2p_alone")
+    without_legend = (TEXTS / "eight_l40s_pcie.txt").read_text(encoding="utf-8").partition("\nLegend")[0]
+    with pytest.raises(InputError, match="topo -mp"):
+        parse_topology(f"$ nvidia-smi topo -mp\n{without_legend}")
+
+
+def test_a_full_view_after_one_of_pcie_paths_is_the_one_that_is_read() -> None:
+    text = (TEXTS / "eight_h800_pcie_view.txt").read_text(encoding="utf-8")
+    assert {pair.link for pair in parse_topology(f"{text}\n{HEALTHY}").pairs} == {"NV18"}
+
+
+@given(st.integers(min_value=1, max_value=7))
+def test_columns_of_nics_are_never_read(width: int) -> None:
+    text = (TEXTS / "eight_h200_glued_nics.txt").read_text(encoding="utf-8")
+    lines = [
+        line if line.startswith(" ") else line[:72] + "#" * width + line[72:] for line in text.splitlines()
+    ]
+    assert {pair.link for pair in parse_topology("\n".join(lines)).pairs} == {"NV18"}
 
 
 def test_one_uniform_mesh_is_healthy_when_no_board_is_named() -> None:

@@ -18,7 +18,8 @@ import torch
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
 from runner.evidence.redact import host_secrets, redact_text
-from runner.hardware.machine import Gpu, look
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import look
 from runner.probes import torch_compile_repro
 from runner.probes.compile_guard.budget import LEAST_S
 from runner.probes.repro import block_stack, live_compiles, scripts

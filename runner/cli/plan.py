@@ -4,6 +4,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from rich.markup import escape
 
@@ -12,7 +13,7 @@ from runner.cli.console import console_on
 from runner.cli.estimates import expected_times
 from runner.cli.request import add_request_arguments, request_from
 from runner.evidence.redact import host_secrets, redact_text
-from runner.hardware.machine import look
+from runner.hardware.machine import look_both
 from runner.pace import Turn, foreseen
 from runner.plain import one_line
 from runner.plan import Plan, PlannedStep, make_plan
@@ -29,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan of each entry and their runtime together; nothing runs."""
-    machine = look()
-    request = request_from(arguments)
+    machine, visible = look_both()
+    request = replace(request_from(arguments), visible=visible)
     plans = [
         make_plan(runbook, machine, request)
         for runbook in chosen_entries(arguments.runbooks, arguments.ids, machine)

@@ -29,7 +29,7 @@ from runner.evidence.redact import host_secrets, redact_text
 from runner.evidence.stamp import read_stamp
 from runner.evidence.store import Store
 from runner.failure import INTERRUPTED
-from runner.hardware.machine import look
+from runner.hardware.machine import look_both
 from runner.launch.command import run_block
 from runner.launch.recording import Bench, Kept, run_and_record
 from runner.launch.slurm.joint import across_nodes
@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         request = replace(request, nodes=len(stamp.members))
     # Human-readable lines go to standard error if standard output is for a program.
     console = console_of(to_stderr=arguments.json, patience_s=_PATIENCE_S)
-    machine = look()
+    machine, visible = look_both()
+    request = replace(request, visible=visible)
     plans = [
         make_plan(runbook, machine, request)
         for runbook in chosen_entries(arguments.runbooks, arguments.ids, machine)

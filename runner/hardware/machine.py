@@ -1,7 +1,6 @@
 """The facts about this host. Only this module inspects the host; all other code receives a `Machine`."""
 
 import contextlib
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -9,34 +8,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.hardware.boards import BOARDS, board_of
+from runner.hardware.gpus import Gpu, Visible, look_at_gpus
 from runner.hardware.processor import Processor, read_processor
-from runner.time_limit import answer_within
-
-NVML_DEADLINE_S = 20.0
-
-
-class Gpu(BaseModel):
-    """One installed GPU. Identifiers (UUID, serial number) are never read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    index: Count
-    name: Fact
-    memory_bytes: Count
-    compute_capability: Name | None = None
-    sm_clock_hz: Reading | None = None
-    memory_clock_hz: Reading | None = None
-    power_limit_w: Reading | None = None
-    throttle_reasons: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
-    mig: bool = False
-    busy: bool | None = None
 
 
 class Machine(BaseModel):
@@ -77,13 +57,6 @@ class Machine(BaseModel):
         return Processor(self.cpu, self.arch, self.cores, self.cpu_level, self.cpu_matrix)
 
 
-class _Nvml(BaseModel):
-    gpus: tuple[Gpu, ...] = ()
-    driver: str | None = None
-    error: str | None = None
-    simulated: bool = False
-
-
 def machine_class(gpus: Sequence[Gpu], gpu_error: str | None, processor: Processor) -> str:
     """Name the class of installed hardware: `8xB200-180GB`, `1xH100-80GB`, `cpu-amd-epyc-x86_64-v4-2c`.
 
@@ -116,14 +89,19 @@ def _gpu_kind(gpu: Gpu) -> str:
 
 def look() -> Machine:
     """Inspect this host. Does not raise on a faulty host; does not import torch."""
-    nvml = _look_at_gpus()
+    return look_both()[0]
+
+
+def look_both() -> tuple[Machine, Visible]:
+    """This host, and the GPUs of it that CUDA programs started from this process can use. Reads NVML once."""
+    seen = look_at_gpus()
     processor = read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
     torch, cuda = _torch_versions()
-    return Machine(
-        machine_class=machine_class(nvml.gpus, nvml.error, processor),
-        gpus=nvml.gpus,
-        gpu_error=nvml.error,
-        driver=nvml.driver,
+    machine = Machine(
+        machine_class=machine_class(seen.gpus, seen.error, processor),
+        gpus=seen.gpus,
+        gpu_error=seen.error,
+        driver=seen.driver,
         cpu=processor.name and processor.name[:FACT_CHARACTERS],
         cpu_level=processor.level,
         cpu_matrix=processor.matrix,
@@ -137,118 +115,18 @@ def look() -> Machine:
         cuda=cuda,
         nccl=_nccl_version(),
         load=os.getloadavg()[0],
-        simulated=nvml.simulated,
+        simulated=seen.simulated,
     )
+    return machine, seen.visible
 
 
-def gpu_count() -> int:
-    """Number of GPUs that NVML reports; 0 if there are none or they cannot be read."""
-    return len(_look_at_gpus().gpus)
+def look_visible() -> Machine:
+    """This host as CUDA shows it to this process: `gpus` are those that it can use, in CUDA's order.
 
-
-def _look_at_gpus() -> _Nvml:
-    try:
-        return answer_within(NVML_DEADLINE_S, _read_nvml)
-    except TimeoutError as error:
-        return _Nvml(error=f"NVML: {error}; the driver may be hung")
-
-
-def _read_nvml() -> _Nvml:
-    import pynvml  # noqa: PLC0415 - not needed on a host without GPUs
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return _Nvml(error=_why_unreadable(str(error)))
-    try:
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        count = pynvml.nvmlDeviceGetCount()
-        gpus = tuple(_read_gpu(pynvml, index) for index in range(count))
-    except pynvml.NVMLError as error:
-        return _Nvml(error=f"NVML: {error}"[:FACT_CHARACTERS])
-    finally:
-        pynvml.nvmlShutdown()
-    return _Nvml(gpus=gpus, driver=driver, simulated=_is_stand_in(count))
-
-
-def _why_unreadable(message: str) -> str | None:
-    """The error if the host shows signs of NVIDIA GPUs; None on a host without GPUs."""
-    return f"NVML: {message}" if _signs_of_gpus() else None
-
-
-def _signs_of_gpus(pci: Path = Path("/sys/bus/pci/devices"), dev: Path = Path("/dev")) -> bool:
-    if any(dev.glob("nvidia[0-9]*")):
-        return True
-    for device in pci.glob("*"):
-        try:
-            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
-        except OSError:
-            continue
-        # PCI vendor 10de is NVIDIA, base class 03 a display or 3D controller.
-        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
-            return True
-    return False
-
-
-def _is_stand_in(count: int) -> bool:
-    """GPUs without device nodes are not real; a stub library has a marker symbol."""
-    if count and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
-        return True
-    try:
-        return hasattr(ctypes.CDLL("libnvidia-ml.so.1"), "runbook_stand_in_nvml")
-    except OSError:
-        return False
-
-
-def _read_gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-
-    def ask(name: str, *arguments: object) -> Any:
-        """One reading; None if this board or driver does not support it."""
-        try:
-            return getattr(nvml, name)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
-
-    capability = ask("nvmlDeviceGetCudaComputeCapability")
-    sm = ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)
-    memory = ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)
-    limit = ask("nvmlDeviceGetEnforcedPowerLimit")
-    mig = ask("nvmlDeviceGetMigMode")
-    reasons = ask("nvmlDeviceGetCurrentClocksEventReasons")
-    processes = ask("nvmlDeviceGetComputeRunningProcesses")
-    return Gpu(
-        index=index,
-        name=_text(nvml.nvmlDeviceGetName(handle)),
-        memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
-        compute_capability=None if capability is None else f"{capability[0]}.{capability[1]}",
-        sm_clock_hz=None if sm is None else sm * 1e6,
-        memory_clock_hz=None if memory is None else memory * 1e6,
-        power_limit_w=None if limit is None else limit / 1e3,
-        throttle_reasons=() if reasons is None else throttle_reasons(reasons),
-        mig=mig is not None and bool(mig[0]),
-        busy=None if processes is None else bool(processes),
-    )
-
-
-# Bits of nvmlClocksEventReasons that mean throttling; idle and user-set clocks are not among them.
-_HELD_BACK = {
-    0x0000000000000004: "software power cap",
-    0x0000000000000008: "hardware slowdown",
-    0x0000000000000010: "sync boost",
-    0x0000000000000020: "software thermal slowdown",
-    0x0000000000000040: "hardware thermal slowdown",
-    0x0000000000000080: "hardware power brake",
-}
-
-
-def throttle_reasons(bits: int) -> tuple[str, ...]:
-    """Names of the throttle reasons in the bits of nvmlClocksEventReasons."""
-    return tuple(name for bit, name in _HELD_BACK.items() if bits & bit)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    The machine class is still that of the installed hardware.
+    """
+    machine, visible = look_both()
+    return machine.model_copy(update={"gpus": visible.gpus})
 
 
 def _cpuinfo() -> str:

@@ -5,8 +5,8 @@ from itertools import combinations
 from typing import Any
 
 from runner.errors import RunbookError
-from runner.hardware.machine import NVML_DEADLINE_S
-from runner.hardware.topology import FABRIC_STATES, GpuWiring, Pair, Topology
+from runner.hardware.gpus import nvml_deadline
+from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuWiring, Pair, Topology
 from runner.time_limit import answer_within
 
 # NVML's nvmlGpuTopologyLevel_t, as `nvidia-smi topo -m` shows it.
@@ -20,7 +20,7 @@ _P2P = {
     4: "disabled by a registry key",
     5: "not supported",
 }
-_REMOTE_IS_GPU = 0
+_REMOTE_IS_GPU, _REMOTE_IS_SWITCH = 0, 2
 # Error counters of a link, without single-symbol errors, which a healthy link corrects.
 _FIELDS = (
     "EFFECTIVE_ERRORS",
@@ -56,11 +56,13 @@ class _Fabric:
 def read_topology() -> Topology | None:
     """The wiring as reported by NVML; None on a host without an NVIDIA library or driver.
 
+    With fewer than two GPUs there is no wiring between them: only the fabric state is read, which CUDA depends on.
+
     Raises:
         RunbookError: the host has GPUs that cannot be read, or the driver does not answer.
     """
     try:
-        return answer_within(NVML_DEADLINE_S, _read)
+        return answer_within(nvml_deadline(), _read)
     except TimeoutError as error:
         raise RunbookError(f"NVML: {error}; the driver may be hung; check dmesg for Xid messages") from error
 
@@ -77,7 +79,8 @@ def _read() -> Topology | None:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         reader = _Reader(pynvml)
-        gpus = tuple(reader.gpu(index, handle) for index, handle in enumerate(handles))
+        read = reader.gpu if len(handles) > 1 else reader.alone
+        gpus = tuple(read(index, handle) for index, handle in enumerate(handles))
         pairs = tuple(
             reader.pair(gpus[a], gpus[b], handles[a], handles[b])
             for a, b in combinations(range(len(handles)), 2)
@@ -95,6 +98,8 @@ class _Reader:
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
+        # Numbers of the active links of each GPU.
+        self._active: dict[int, list[int]] = {}
 
     def ask(self, name: str, *arguments: object) -> Any:
         """The result of one query, or None if it gave none. Raises if nothing more can be read from this GPU.
@@ -114,6 +119,17 @@ class _Reader:
                 raise
             return None
 
+    def alone(self, index: int, handle: Any) -> GpuWiring:
+        """The fabric state of the only GPU."""
+        fabric = self._fabric(handle)
+        return GpuWiring(
+            index=index,
+            fabric_state=fabric.state,
+            fabric_error=fabric.error,
+            fabric_clique=fabric.clique,
+            fabric_complaints=fabric.complaints,
+        )
+
     def gpu(self, index: int, handle: Any) -> GpuWiring:
         """One GPU's links, fabric, PCIe and NUMA node."""
         states = [
@@ -121,10 +137,11 @@ class _Reader:
             for link in range(self._nvml.NVML_NVLINK_MAX_LINKS)
         ]
         known = [(link, state) for link, state in enumerate(states) if state is not None]
+        self._active[index] = [link for link, state in known if state]
         fabric = self._fabric(handle)
         return GpuWiring(
             index=index,
-            links_active=sum(bool(state) for _, state in known),
+            links_active=len(self._active[index]) if known else None,
             links_down=tuple(link for link, state in known if not state),
             link_errors=self._errors(handle, [link for link, _ in known]),
             fabric_state=fabric.state,
@@ -159,7 +176,11 @@ class _Reader:
             for kind in counters
         ]
         found = [value for value in read if value is not None]
-        return sum(found) if found else self._error_fields(handle, links)
+        # Blackwell answers 0 to these calls, whatever the fields say.
+        if any(found):
+            return int(sum(found))
+        fields = self._error_fields(handle, links)
+        return 0 if fields is None and found else fields
 
     def _error_fields(self, handle: Any, links: list[int]) -> int | None:
         """The same for boards whose driver keeps the counters as fields (Blackwell), link by link."""
@@ -191,27 +212,34 @@ class _Reader:
 
     def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> Pair:
         """How two GPUs are connected: NVLinks if the driver reports any, else the PCIe path."""
-        status = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, self._nvml.NVML_P2P_CAPS_INDEX_NVLINK)
-        links = (
-            self._links_between(a, b, handle_a, handle_b) if status == self._nvml.NVML_P2P_STATUS_OK else 0
-        )
         readable = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, 0)  # 0: NVML_P2P_CAPS_INDEX_READ
         p2p = None if readable is None else _P2P.get(readable, "unknown")
+        links = self._links_between(a, b, handle_a, handle_b)
+        if links is None:
+            return Pair(a.index, b.index, UNKNOWN, p2p)
         if links:
             return Pair(a.index, b.index, f"NV{links}", p2p)
         level = self.ask("nvmlDeviceGetTopologyCommonAncestor", handle_a, handle_b)
-        return Pair(a.index, b.index, _LEVELS.get(level, "unknown"), p2p)
+        return Pair(a.index, b.index, _LEVELS.get(level, UNKNOWN), p2p)
 
-    def _links_between(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> int:
-        """With switches, every active link reaches every GPU; without, only the links to this peer are counted."""
-        remote = [
-            self.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle_a, link)
-            for link in range(a.links_active or 0)
-        ]
-        if any(kind == _REMOTE_IS_GPU for kind in remote):
+    def _links_between(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> int | None:
+        """With switches, every active link reaches every GPU; without, only the links to this peer are counted.
+
+        None if the driver does not tell.
+        """
+        status = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, self._nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        if status != self._nvml.NVML_P2P_STATUS_OK:
+            return None if status is None else 0
+        if a.links_active is None or b.links_active is None:
+            return None
+        links = self._active[a.index]
+        remote = [self.ask("nvmlDeviceGetNvLinkRemoteDeviceType", handle_a, link) for link in links]
+        if _REMOTE_IS_GPU in remote:
             peer = self.ask("nvmlDeviceGetPciInfo", handle_b)
-            ends = [
-                self.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle_a, link) for link in range(len(remote))
-            ]
-            return sum(end is not None and peer is not None and end.busId == peer.busId for end in ends)
-        return min(a.links_active or 0, b.links_active or 0)
+            ends = [self.ask("nvmlDeviceGetNvLinkRemotePciInfo", handle_a, link) for link in links]
+            if peer is None or None in ends:
+                return None
+            return [end.busId for end in ends].count(peer.busId)
+        if links and _REMOTE_IS_SWITCH not in remote and a.fabric_state != "completed":
+            return None
+        return min(a.links_active, b.links_active)

@@ -18,6 +18,7 @@ from runner.evidence.record import Document, StepResult, StepStatus
 from runner.evidence.redact import host_secrets, redact_step
 from runner.evidence.writing import results_bytes
 from runner.hardware.machine import Machine
+from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
 from runner.launch.command import CommandResult, Ending, not_started, run_block
 from runner.launch.programs import with_our_programs
 from runner.pace import NoTimeLimit, Pace, Turn
@@ -83,7 +84,8 @@ def run_plan(
     always = {
         "RUNBOOK_RUN_ID": run_id,
         "RUNBOOK_PRESET": plan.preset,
-        "RUNBOOK_GPUS": str(len(machine.gpus)),
+        USABLE_GPUS: str(plan.gpus),
+        INSTALLED_GPUS: str(len(machine.gpus)),
     }
     environments = _Environments(with_our_programs(environment, scratch), always)
     pace = pace or NoTimeLimit()

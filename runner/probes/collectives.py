@@ -34,7 +34,7 @@ from typing import Any
 
 from runner.errors import InputError
 from runner.evidence.record import Measurement
-from runner.hardware.machine import gpu_count
+from runner.hardware.gpus import visible_count
 from runner.hardware.topology import Topology
 from runner.probes.budget import Budget, budget
 from runner.probes.contract import (
@@ -52,7 +52,7 @@ from runner.probes.nccl.settings import Origin, Setting, judge
 from runner.probes.nccl.sources import home_of, read_own
 from runner.probes.nccl.values import Judgement
 from runner.probes.ranks import World, ended_by_sigterm
-from runner.probes.usable import wiring_with_fabric
+from runner.probes.usable import require_sharing, wiring_with_fabric
 from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval
 from runner.units import format_bytes, format_value, parse_bytes
 
@@ -171,6 +171,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         say("no NCCL or gloo setting found: there is no second environment to compare with")
     environments = {"caller": dict(os.environ)}
     if compare:
+        require_sharing("--compare-environment")
         environments["clean"] = scrubbed(os.environ, in_files)
     deadline = time.monotonic() + job.timeout
     measurements: list[Measurement] = []
@@ -243,7 +244,7 @@ def _channels(transports: Mapping[str, Transport | None], job: _Job) -> list[Mea
 
 
 def _job(arguments: argparse.Namespace) -> _Job:
-    gpus = _visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), gpu_count())
+    gpus = visible_count()
     backend = arguments.backend
     if backend == "auto":
         backend = "nccl" if gpus else "gloo"
@@ -270,15 +271,6 @@ def _job(arguments: argparse.Namespace) -> _Job:
         arguments.timeout,
         arguments.port,
     )
-
-
-def _visible_gpus(visible: str | None, installed: int) -> int:
-    """GPUs visible to CUDA: the installed ones, or those listed in CUDA_VISIBLE_DEVICES (up to the first -1)."""
-    if visible is None:
-        return installed
-    listed = [entry.strip() for entry in visible.split(",")]
-    shown = listed[: listed.index("-1")] if "-1" in listed else listed
-    return min(installed, len([entry for entry in shown if entry]))
 
 
 def _whole(op: str, size: int, ranks: int) -> int:

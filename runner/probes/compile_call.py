@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import RunbookError
-from runner.hardware.machine import look
+from runner.hardware.machine import look_visible as look
 from runner.probes.compile_growth import chain
 from runner.probes.compile_guard import workers
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single

@@ -38,7 +38,7 @@ from runner.errors import InputError, RunbookError
 from runner.evidence.last_words import last_words_in
 from runner.evidence.record import Measurement
 from runner.evidence.redact import host_secrets
-from runner.hardware.machine import look
+from runner.hardware.machine import look_visible as look
 from runner.places import running_package
 from runner.probes.budget import budget
 from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command

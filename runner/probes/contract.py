@@ -30,6 +30,7 @@ from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.errors import InputError, RunbookError
 from runner.evidence.record import Document, Measurement
+from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
 from runner.prerequisites import missing_to_compile
 from runner.presets import PRESETS, default_preset
 from runner.screen import Screen
@@ -105,10 +106,10 @@ def base_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def preset_of(arguments: argparse.Namespace) -> str:
-    """The requested preset, or the default of the device."""
-    from runner.hardware.machine import gpu_count
+    """The requested preset, or the default for the GPUs that this process can use."""
+    from runner.hardware.gpus import visible_count
 
-    return str(arguments.preset or default_preset(gpu_count()))
+    return str(arguments.preset or default_preset(visible_count()))
 
 
 def measured(
@@ -213,12 +214,12 @@ def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
     Raises:
         NotApplicableError: a prerequisite of a compile is not installed.
     """
-    from runner.hardware.machine import gpu_count
+    from runner.hardware.gpus import visible_count
 
     compiles = PROBES[probe.name].compiles
     if compiles is None or not compiles.by(words, gpu=True):
         return
-    gpu = gpu_count() > 0
+    gpu = visible_count() > 0
     missing = missing_to_compile(gpu=gpu) if compiles.by(words, gpu=gpu) else None
     if missing is not None:
         raise NotApplicableError(missing.reason)
@@ -247,13 +248,21 @@ def _document(probe: Probe, findings: Findings) -> Document:
             "status": findings.status,
             "reason": findings.reason,
             "requested": dict(findings.requested),
-            "effective": dict(findings.effective),
+            "effective": {**findings.effective, **_some_gpus_only()},
             "fallback_reason": findings.fallback_reason,
             "fallback_asked": findings.fallback_asked,
             "details": dict(findings.details),
             "measurements": tuple(findings.measurements),
         }
     )
+
+
+def _some_gpus_only() -> dict[str, int]:
+    """How many GPUs the run could use, and of how many, if these differ: a record names its node by the latter."""
+    usable, installed = (os.environ.get(name, "") for name in (USABLE_GPUS, INSTALLED_GPUS))
+    if usable == installed or not (usable.isdecimal() and installed.isdecimal()):
+        return {}
+    return {"gpus_usable": int(usable), "gpus_installed": int(installed)}
 
 
 def publish(document: Document, output: Path | None) -> None:

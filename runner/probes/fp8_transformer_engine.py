@@ -25,31 +25,25 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from statistics import median
+from dataclasses import replace
 from typing import Any
 
-from runner.entry.model import Scalar
 from runner.errors import InputError
-from runner.evidence.record import Measurement
 from runner.probes.budget import budget
-from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say
 from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
-from runner.probes.precision.examine import Quality, inaccurate, magnitudes, quality
+from runner.probes.precision.examine import magnitudes, quality
+from runner.probes.precision.layers import Examined, by_layer, report, symptom, unknown, wrong
 from runner.probes.precision.linear import E4M3_MAX
-from runner.probes.precision.product import Fp8Product, fp8_product
-from runner.probes.precision.proof import Proof, census, left_out, proof_of, unproved
+from runner.probes.precision.product import fp8_product
+from runner.probes.precision.proof import census, left_out, proof_of, unproved
 from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
-from runner.units import format_value
 
 FAULTS = ("corrupted-scales", "bf16-layers")
-# Far below the about 28 dB of E4M3 with good scales, far above the result of a wrong scale.
-FLOOR_DB = 20.0
 # Factor of --inject corrupted-scales: one scale, as if calibrated on inputs 64 times smaller.
 _CORRUPTION = 1 / 64
 _CALIBRATION_SEED, _TEST_SEED = 1000, 0
 _CALIBRATION_BATCHES, _CALIBRATION_ON_CPU_S = 4, 10.0
-_NAMED = 4
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,43 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class _Examined:
-    """The findings.
-
-    Attributes:
-        product: implementation of the FP8 GEMM.
-        proof: which kernels ran.
-        quality: by FP8 layer.
-        before: the same with the scales from before recalibration; None without recalibration.
-        left: layers that did not run in FP8, with the reason.
-        unproved: layers of which that is unknown.
-        scales: static scales in use; None for dynamic scales.
-        batches: number of calibration batches; None without calibration.
-        census: number of layers of each kind.
-    """
-
-    product: Fp8Product
-    proof: Proof
-    quality: Mapping[str, Quality]
-    before: Mapping[str, Quality] | None
-    left: Mapping[str, str]
-    unproved: Sequence[str]
-    scales: Scales | None
-    batches: int | None
-    census: Mapping[str, int]
-
-
 def _run(arguments: argparse.Namespace) -> Findings:
     _check(arguments)
     work = choose_work(arguments, modes=("bf16", "fp8"))
     found = _examine(arguments, work, scales_from(arguments, work.shape))
-    reason = _symptom(found)
+    reason = symptom(found)
     scales = found.scales
     return Findings(
-        measurements=_report(found, work),
+        measurements=report(found, work),
         status="symptom" if reason else "ok",
-        reason=reason or _unknown(found),
+        reason=reason or unknown(found),
         requested={"model": arguments.model, "scales": "static" if scales else "dynamic"},
         effective={
             "model": work.name,
@@ -132,11 +99,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "injected": arguments.inject,
             "layers_not_in_fp8": dict(found.left),
             "layers_unproved": list(found.unproved),
-            "below_floor": {name: one.signal_to_noise for name, one in _wrong(found).items()},
+            "below_floor": {name: one.signal_to_noise for name, one in wrong(found).items()},
             "census": dict(found.census),
             "kernels": dict(found.proof.by_kernel),
             "kernels_matched_by": found.proof.rule,
-            "layers": _by_layer(found),
+            "layers": by_layer(found),
             "nothing_to_recalibrate": dict(NOTHING_TO_RECALIBRATE),
             "scales": scales.to_json() if scales and arguments.recalibrate else None,
         },
@@ -156,15 +123,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _by_layer(found: _Examined) -> dict[str, Any]:
-    return {
-        name: {"after" if found.before else "now": asdict(one)}
-        | ({"before": asdict(found.before[name])} if found.before else {})
-        for name, one in found.quality.items()
-    }
-
-
-def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -> _Examined:
+def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -> Examined:
     import torch
 
     from runner.probes.precision.arms import unavailable
@@ -209,7 +168,7 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
 
     proof = proof_of(fp8, forward, tokens.numel(), work.device)
     left = left_out(fp8, proof, reasons)
-    return _Examined(
+    return Examined(
         fp8_product(work.device),
         proof,
         quality(source, fp8, tokens),
@@ -243,73 +202,6 @@ def _calibrated(
         weights,
     )
     return scales, taken
-
-
-def _wrong(found: _Examined) -> dict[str, Quality]:
-    return inaccurate(found.quality, FLOOR_DB)
-
-
-def _symptom(found: _Examined) -> str | None:
-    said = []
-    if found.left:
-        total = len(found.left) + len(found.quality)
-        said.append(f"{len(found.left)} of {total} layers are not in FP8: {_some(found.left)}")
-    for name, one in list(_wrong(found).items())[:_NAMED]:
-        said.append(
-            f"{name} has {one.signal_to_noise:.1f} dB ({one.saturated:.0%} of its inputs saturate,"
-            f" {one.underflow:.0%} underflow): its scale is wrong"
-        )
-    return "; ".join(said) or None
-
-
-def _unknown(found: _Examined) -> str | None:
-    """What could not be proved, for the reason of a step that found no symptom."""
-    if not found.unproved:
-        return None
-    why = found.proof.unknown or f"no GEMM recognised in {', '.join(found.unproved[:_NAMED])}"
-    return f"layers in FP8 not measured: {why}"
-
-
-def _some(left: Mapping[str, str]) -> str:
-    named = [f"{name} ({why})" for name, why in list(left.items())[:_NAMED]]
-    return ", ".join(named) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
-
-
-def _report(found: _Examined, work: Work) -> list[Measurement]:
-    labels: dict[str, Scalar] = {"model": work.name, "tokens": work.tokens}
-    inside, product = sum(found.proof.by_layer.values()), found.product
-    measurements = []
-    # A count without the layers of which it is unknown would say that there are no others.
-    if not found.unproved:
-        measurements = [
-            single("layers_in_fp8", inside, **labels, product=product.name),
-            single("layers_not_in_fp8", len(found.left), **labels, product=product.name),
-        ]
-    if product.native and found.proof.share is not None:
-        measurements.insert(0, single("fp8_share", found.proof.share, **labels))
-        say(f"{inside} layers in FP8, {format_value(found.proof.share, '1')} of the GEMM time")
-    elif not product.native:
-        say(f"{inside} layers quantised to FP8; {product.described}")
-    for made, count in found.census.items():
-        say(f"  {count} × {made}")
-    for which, of_layers in (("", found.quality), (", before", found.before)):
-        if not of_layers:
-            continue
-        worst = min(of_layers, key=lambda name: of_layers[name].signal_to_noise)
-        values = [one.signal_to_noise for one in of_layers.values()]
-        measurements += [
-            single("signal_to_noise", median(values), **labels, of=f"median layer{which}"),
-            single("signal_to_noise", min(values), **labels, of=f"worst layer{which}"),
-        ]
-        say(
-            f"signal-to-noise ratio{which}: median {median(values):.1f} dB, worst {min(values):.1f} dB in {worst}"
-        )
-    if found.quality:
-        measurements += [
-            single("saturated_share", max(one.saturated for one in found.quality.values()), **labels),
-            single("underflow_share", max(one.underflow for one in found.quality.values()), **labels),
-        ]
-    return measurements
 
 
 PROBE = Probe("fp8_transformer_engine", parser=_parser, run=_run)

@@ -40,7 +40,7 @@ import psutil
 
 from runner.evidence.record import Measurement
 from runner.hardware.boards import board_of
-from runner.hardware.machine import look
+from runner.hardware.machine import look_visible as look
 from runner.probes.budget import budget
 from runner.probes.compile_guard import Guarded, add_compile_arguments
 from runner.probes.compile_guard.spec import Mode
@@ -51,6 +51,7 @@ from runner.probes.decode.report import RATIO_FLOOR, graphs_lost, report, slow, 
 from runner.probes.decode.turns import Series, take
 from runner.probes.leftovers.variables import leftovers, without_leftovers
 from runner.probes.ranks import ended_by_sigterm
+from runner.probes.usable import require_sharing
 from runner.sequential import FEWEST, MOST
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
@@ -141,6 +142,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     cores = os.cpu_count() or 1
     environments: Mapping[str, Mapping[str, str]] = {"caller": dict(os.environ)}
     if arguments.compare_environment:
+        require_sharing("--compare-environment")
         environments = {**environments, "clean": without_leftovers(os.environ, cores)}
     # Fewer starts than that decide nothing, and a GPU is rarely as busy as to need many times as long for them.
     fewest = FEWEST if arguments.compare_environment and machine.gpus and arguments.budget is None else 1

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from runner.hardware.machine import look
+from runner.hardware.machine import look_visible as look
 from runner.probes.budget import budget
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say
 from runner.probes.long_context.allocator import expand_segments

@@ -7,7 +7,8 @@ Test. Welch's t of the logarithms of a mode's windows; windows are then permuted
 together, and the largest |t| of 999 permutations gives the null distribution. The probability of any false report is
 1 % over all modes of a sweep. With 12 windows per mode (the default of a sweep with energy) and 1 % noise, a change of
 3 % is found in more than 95 of 100 comparisons; with fewer than four windows, no change is found. A significant change
-below `--tolerance` gives no verdict.
+below `--tolerance` gives no verdict. A mode whose FP8 layers are of another library, or that was compiled in one sweep
+only, did other work: its change is shown and not judged.
 
     python -m runner.probes.power_efficiency_analyzer before.json after.json
     python -m runner.probes.power_efficiency_analyzer                   # the newest two of artifacts/power
@@ -32,6 +33,7 @@ from runner.probes.precision.sweeps import (
     baseline_and_latest,
     explanations,
     newest_two,
+    other_work,
     read_sweep,
 )
 from runner.stats import FALSE_REPORTS, Change, changes, spread
@@ -39,6 +41,7 @@ from runner.units import format_value
 
 FOLDER = Path("artifacts/power")
 ENERGY, SPEED = "tokens_per_joule", "speed_ratio"
+NOT_JUDGED = "not judged"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class _Compared:
-    """One mode: samples of `metric` before and after, the change, the verdict, and possible causes."""
+    """One mode: samples of `metric` before and after, the change, the verdict, and possible causes.
+
+    `unjudged` is the reason of the verdict `not judged`, else None.
+    """
 
     mode: str
     metric: str
@@ -80,6 +86,7 @@ class _Compared:
     change: Change
     verdict: str
     because: Sequence[str]
+    unjudged: str | None = None
 
     @property
     def said(self) -> str:
@@ -139,9 +146,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
 
 
 def _not_judged(compared: Sequence[_Compared]) -> str | None:
-    if all(one.verdict != "not judged" for one in compared):
-        return None
-    return "no verdict on speeds of a CPU: two processes with the same work may differ as much"
+    by_reason: dict[str, list[str]] = {}
+    for one in compared:
+        if one.unjudged is not None:
+            by_reason.setdefault(one.unjudged, []).append(one.mode)
+    said = [f"{', '.join(modes)} not judged: {why}" for why, modes in by_reason.items()]
+    return "; ".join(said) or None
 
 
 def _because(one: _Compared) -> str:
@@ -187,9 +197,6 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
         found = changes({mode: old[mode] for mode in both}, {mode: new[mode] for mode in both})
     except ValueError as error:
         raise InputError(f"{before.name}, {after.name}: {error}; sweep again") from error
-    # A sweep is one process, and its windows do not show how much two processes on a CPU differ: 19 % was measured
-    # between two sweeps of the same host.
-    alone = metric == SPEED and (before.on_cpu or after.on_cpu)
     return [
         _Compared(
             mode,
@@ -197,11 +204,20 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
             old[mode],
             new[mode],
             found[mode],
-            "not judged" if alone else _verdict(found[mode], tolerance),
+            NOT_JUDGED if unjudged else _verdict(found[mode], tolerance),
             explanations(before, after, mode),
+            unjudged,
         )
-        for mode in both
+        for mode, unjudged in ((mode, _why_unjudged(before, after, mode, metric)) for mode in both)
     ]
+
+
+def _why_unjudged(before: Sweep, after: Sweep, mode: str, metric: str) -> str | None:
+    # A sweep is one process, and its windows do not show how much two processes on a CPU differ: 19 % was measured
+    # between two sweeps of the same host.
+    if metric == SPEED and (before.on_cpu or after.on_cpu):
+        return "no verdict on speeds of a CPU: two processes with the same work may differ as much"
+    return other_work(before, after, mode)
 
 
 def _untimed(before: Sweep, after: Sweep) -> str | None:

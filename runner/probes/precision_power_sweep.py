@@ -105,9 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="power usage effectiveness, for the cost (default 1)",
     )
-    add_compile_arguments(parser)
     # On a CPU, compiling takes longer than it saves, so by default only a GPU compiles.
-    parser.set_defaults(compile_mode=None)
+    add_compile_arguments(parser, default="on a GPU per-block, else eager; on a CPU eager")
     parser.add_argument(
         "--compile-deadline",
         type=float,

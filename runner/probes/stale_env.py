@@ -22,12 +22,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from runner.hardware.visible import NAME
 from runner.plain import visible_line
 from runner.probes.contract import Findings, Probe, base_parser, say, single
 from runner.probes.judged import environment_of, judged_pid
 from runner.probes.leftovers.serving_config import read_sizes
 from runner.probes.leftovers.variables import Harm, Leftover, leftovers
-from runner.probes.leftovers.visibility import NAME, cpu_nodes, gpu_nodes, own_cpus, remarks
+from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.probes.undo import add_shell_option, remedies, run_or_undo
 from runner.remedy import Remedy
 

@@ -9,8 +9,11 @@ it.
     python -m runner.probes.topology --from pasted.txt --board B200
     nvidia-smi topo -m | python -m runner.probes.topology --from -
 
-The text does not name the board: without `--board`, a uniform NVLink mesh is healthy and anything else is the symptom.
-Exit status: 0 as expected, 1 wiring fault, 2 bad input, 80 not applicable: no pair of GPUs.
+The text does not name the board. Without `--board`, a uniform NVLink mesh is healthy, an uneven one whose links end at
+switches is the symptom, and other wirings cannot be judged: they are healthy on boards without NVLink, with bridges, or
+with links from GPU to GPU.
+Exit status: 0 as expected, 1 wiring fault, 2 bad input, 80 not applicable: no pair of GPUs, or a wiring that cannot be
+judged.
 """
 
 import argparse
@@ -18,14 +21,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from runner.errors import InputError
 from runner.evidence.record import Measurement
 from runner.hardware.boards import BOARDS, Board, board_named, board_of
 from runner.hardware.machine import look
-from runner.hardware.topology import GpuWiring, Pair, Topology, Verdict, expected_link, judge
+from runner.hardware.topology import GpuWiring, Pair, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
+from runner.hardware.wiring import Verdict, expected_link, judge
 from runner.placed import PlacedFileError, read_placed
 from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
 
@@ -53,11 +58,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
     verdict, expected = judge(topology, board), expected_link(topology, board)
     for fault in verdict.faults:
         say(f"{'SYMPTOM' if fault.symptom else 'note'}: {fault}")
-    if not verdict.faults:
-        say(f"wiring as expected: {len(topology.gpus)} GPUs, all pairs {topology.pairs[0].link}")
+    if not verdict.faults and verdict.unknown is None:
+        say(f"wiring as expected: {len(topology.gpus)} GPUs, {_pairs(topology)}")
     return Findings(
         measurements=_measurements(topology),
-        status="ok" if verdict.healthy else "symptom",
+        status=_status(verdict),
         reason=_reason(verdict),
         requested={"source": "text" if arguments.source else "nvml", "board": arguments.board},
         effective={"source": topology.source, "board": board.name if board else None},
@@ -70,9 +75,20 @@ def _run(arguments: argparse.Namespace) -> Findings:
     )
 
 
+def _status(verdict: Verdict) -> Literal["ok", "symptom", "not_applicable"]:
+    if verdict.symptom:
+        return "symptom"
+    return "ok" if verdict.healthy else "not_applicable"
+
+
+def _pairs(topology: Topology) -> str:
+    kinds = sorted({pair.link for pair in topology.pairs})
+    return f"all pairs {kinds[0]}" if len(kinds) == 1 else f"pairs {', '.join(kinds)}"
+
+
 def _as_dict(pair: Pair, expected: str | None) -> dict[str, object]:
-    """A pair's verdict; `as_expected` is None without an expectation."""
-    good = None if expected is None else pair.link == expected and pair.p2p in {None, "ok"}
+    """A pair's verdict; `as_expected` is None without an expectation or a reading."""
+    good = None if expected is None or not pair.known else pair.link == expected and pair.p2p in {None, "ok"}
     return {"link": pair.link, "expected": expected, "p2p": pair.p2p, "as_expected": good}
 
 
@@ -85,7 +101,7 @@ def _shown(gpu: GpuWiring) -> dict[str, object]:
 def _reason(verdict: Verdict) -> str | None:
     symptoms = [fault for fault in verdict.faults if fault.symptom]
     if not symptoms:
-        return None
+        return verdict.unknown
     more = f" (and {len(symptoms) - 1} more)" if len(symptoms) > 1 else ""
     return f"{symptoms[0]}{more}"
 

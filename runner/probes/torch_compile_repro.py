@@ -34,7 +34,7 @@ from pathlib import Path
 from runner.errors import InputError, RunbookError
 from runner.evidence.redact import host_secrets
 from runner.hardware.machine import Machine
-from runner.hardware.machine import look as look_at_machine
+from runner.hardware.machine import look_visible as look_at_machine
 from runner.presets import default_preset
 from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.probes.compile_guard.ladder import TOLERANCE

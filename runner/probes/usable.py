@@ -1,25 +1,34 @@
 """Whether torch can use the GPUs that the driver reports: a probe must not measure the host instead of them."""
 
-import os
-
 from runner.errors import RunbookError
-from runner.hardware.machine import gpu_count
-from runner.hardware.topology import Topology, judge
+from runner.hardware.gpus import Sight, look_at_gpus
+from runner.hardware.topology import Topology
 from runner.hardware.topology_nvml import read_topology
+from runner.hardware.wiring import not_started
 from runner.probes.contract import NotApplicableError
 
 
 def wiring_with_fabric() -> Topology | None:
-    """How the GPUs are wired; None on a host without GPUs.
+    """How the GPUs are wired; None on a host without GPUs. With one GPU, only its fabric state is known.
 
     Raises:
-        NotApplicableError: the fabric is not up, and CUDA does not start without it.
+        NotApplicableError: CUDA does not start, because the fabric of a visible GPU is not up.
         RunbookError: they cannot be read.
     """
+    return _wiring(look_at_gpus())
+
+
+def _wiring(seen: Sight) -> Topology | None:
     topology = read_topology()
-    for fault in judge(topology, None).faults if topology else ():
-        if fault.kind == "fabric":
-            raise NotApplicableError(f"CUDA does not start until the fabric is up: {fault}")
+    if topology is None:
+        return None
+    if seen.error is not None:
+        raise RunbookError(
+            f"the GPUs of this host cannot be read ({seen.error}); check the driver with nvidia-smi"
+        )
+    shown = {gpu.index for gpu in seen.visible.gpus}
+    for fault in not_started([gpu for gpu in topology.gpus if gpu.index in shown]):
+        raise NotApplicableError(f"CUDA does not start until the fabric is up: {fault}")
     return topology
 
 
@@ -27,15 +36,40 @@ def usable_gpus() -> int:
     """GPUs that torch can use; 0 on a host without GPUs, or if CUDA_VISIBLE_DEVICES hides them.
 
     Raises:
-        NotApplicableError: the fabric is not up.
+        NotApplicableError: the fabric is not up, or the compute mode of a visible GPU excludes this process.
         RunbookError: the driver reports GPUs, but torch cannot use any.
     """
-    wiring_with_fabric()
+    seen = look_at_gpus()
+    _wiring(seen)
+    visible = seen.visible
+    if visible.held:
+        raise NotApplicableError(
+            f"GPU {visible.held[0]} is in a compute mode that excludes this process: Prohibited, or Exclusive_Process"
+            " and in use; list other GPUs in CUDA_VISIBLE_DEVICES"
+        )
     import torch
 
-    usable, installed = torch.cuda.device_count(), gpu_count()
-    if installed and not usable and "CUDA_VISIBLE_DEVICES" not in os.environ:
+    usable = torch.cuda.device_count()
+    if visible.gpus and not usable:
+        count = f"{len(seen.gpus)} GPUs" if visible.hidden_by is None else f"{len(visible.gpus)} visible GPUs"
         raise RunbookError(
-            f"NVML reports {installed} GPUs, but this torch cannot use any; run python -m torch.utils.collect_env"
+            f"NVML reports {count}, but this torch cannot use any; run python -m torch.utils.collect_env"
         )
     return usable
+
+
+def require_sharing(option: str) -> None:
+    """Refuse to start two processes on a GPU that accepts only one.
+
+    Args:
+        option: the caller's option that needs both, for the message.
+
+    Raises:
+        NotApplicableError: a visible GPU is in compute mode Exclusive_Process.
+    """
+    exclusive = look_at_gpus().visible.exclusive
+    if exclusive:
+        raise NotApplicableError(
+            f"{option} runs two processes on each GPU, and GPU {exclusive[0]} accepts only one (compute mode"
+            f" Exclusive_Process); omit it, or run nvidia-smi -i {exclusive[0]} -c DEFAULT as root"
+        )

@@ -78,5 +78,4 @@ def quadratic_term(work: Work) -> str | None:
 
 def board_budget(board: Board) -> int:
     """Bytes that a model may use on a board: the memory that torch reports, minus the overhead."""
-    usable = board.memory_usable_bytes or int(board.memory_label_gb * 1e9)
-    return usable - GPU_OVERHEAD_BYTES
+    return board.memory_usable_bytes - GPU_OVERHEAD_BYTES

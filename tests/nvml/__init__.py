@@ -23,22 +23,9 @@ fabric 3 0 0
 def library_folder() -> Path:
     """Compile the stand-in once; the folder that LD_LIBRARY_PATH has to name."""
     folder = Path(tempfile.mkdtemp(prefix="stand-in-nvml-"))
-    source = Path(__file__).with_name("stand_in.c")
-    subprocess.run(
-        [
-            "cc",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-shared",
-            "-fPIC",
-            "-o",
-            folder / "libnvidia-ml.so.1",
-            source,
-            "-lm",
-        ],
-        check=True,
-    )
+    sources = sorted(Path(__file__).parent.glob("*.c"))
+    flags = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, "-o", folder / "libnvidia-ml.so.1", *sources, "-lm"], check=True)
     return folder
 
 

@@ -11,7 +11,7 @@ from runner.evidence.judge import failed_by_expectation
 from runner.evidence.outcomes import judge_run
 from runner.evidence.record import Outcome, Record, StepResult, StepStatus, StoredVerdict
 from runner.evidence.redact import redact_text
-from runner.plan import Request, asked_steps, why_not
+from runner.plan import Request, asked_steps, explained_by_visibility, why_not
 
 # The first schema whose entries name a proof; in earlier schemas Verify alone proved a fix.
 _WITH_PROOF = 3
@@ -97,7 +97,7 @@ def _step_problems(
         if blocked or unmet:
             yield f"has run, but was blocked ({blocked or 'a step that it needs has not passed'}); {AGAIN}"
         yield from _bound_problems(record, runbook, result, earlier)
-    elif not (unmet or result.left_out or _may_be_skipped(record, step, earlier)):
+    elif not (unmet or result.left_out or _may_be_skipped(record, step, result.reason, earlier)):
         yield f"was skipped, but was not blocked; {AGAIN}"
 
 
@@ -105,9 +105,11 @@ def _request(record: Record, nodes: int) -> Request:
     return Request(allow=record.options.allow, slow=record.options.slow, nodes=nodes)
 
 
-def _may_be_skipped(record: Record, step: Step, earlier: Sequence[StepResult]) -> bool:
+def _may_be_skipped(record: Record, step: Step, reason: str | None, earlier: Sequence[StepResult]) -> bool:
     """Whether the record, or a missing compile prerequisite on its host, can explain why the step was skipped."""
     if why_not(step, record.machine, _request(record, max(1, len(record.members)))):
+        return True
+    if explained_by_visibility(reason, step, len(record.machine.gpus)):
         return True
     compiles = any(PROBES[name].compiles is not None for name in step.probes if name in PROBES)
     return compiles or any(one.status.broken for one in earlier)

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from runner.evidence.gate.words import AGAIN, shown
 from runner.evidence.record import Record
 from runner.hardware.boards import Board, board_of
-from runner.hardware.machine import Gpu, Machine, joint_class, machine_class
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import Machine, joint_class, machine_class
 from runner.units import format_value
 
 # Numbers that are meaningless without the version of torch.

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from runner.hardware.visible import NAME as VISIBLE
+from runner.hardware.visible import listed, one_of
 from runner.probes.nccl.settings import Setting, judge
 from runner.probes.nccl.values import Judgement
 from runner.remedy import Remedy
@@ -83,10 +85,11 @@ def _threads(value: str, cores: int) -> _Verdict:
 
 def _visible(value: str, cores: int) -> _Verdict:
     del cores
-    listed = [entry for entry in value.split(",") if entry.strip()]
-    if not listed or listed[0].strip() == "-1":
+    shown = listed(value)
+    if not shown:
         return Harm.HIGH, "hides every GPU from CUDA"
-    if len(listed) > 1:
+    # Of several MIG instances, CUDA shows one.
+    if len(shown) > 1 and not shown[0].startswith("MIG-"):
         return Harm.MEDIUM, "shows several GPUs, so a framework may split one model over them again"
     return None
 
@@ -129,7 +132,7 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
             "sets a queue count for another job",
             "leaves one hardware queue, so copies and kernels no longer overlap",
         ),
-        "CUDA_VISIBLE_DEVICES": _visible,
+        VISIBLE: _visible,
         "TORCHDYNAMO_DISABLE": _compile_switch,
         "TORCH_COMPILE_DISABLE": _compile_switch,
         "PYTORCH_NO_CUDA_MEMORY_CACHING": _switch(Harm.HIGH, "calls the driver for every allocation"),
@@ -159,17 +162,20 @@ def leftovers(environment: Mapping[str, str], cores: int, process: int | None = 
     for name, value in sorted(environment.items()):
         verdict = _judge(name, value, cores)
         if verdict is not None:
-            found.append(Leftover(name, value, *verdict, undo=_undo(name, process)))
+            found.append(Leftover(name, value, *verdict, undo=_undo(name, value, process)))
     order = [Harm.HIGH, Harm.MEDIUM, Harm.LOW]
     return sorted(found, key=lambda leftover: order.index(leftover.harm))
 
 
 def without_leftovers(environment: Mapping[str, str], cores: int) -> dict[str, str]:
-    """The environment after the clean-up: no leftovers, and one GPU if several or none were visible."""
+    """The environment after the clean-up: no leftovers, and one GPU if several or none were visible.
+
+    That is the first of the caller's own GPUs: another one may belong to another job.
+    """
     clean = dict(environment)
     for leftover in leftovers(environment, cores):
-        if leftover.name == "CUDA_VISIBLE_DEVICES":
-            clean[leftover.name] = "0"
+        if leftover.name == VISIBLE:
+            clean[leftover.name] = one_of(leftover.value)
         else:
             del clean[leftover.name]
     return clean
@@ -186,11 +192,11 @@ def _judge(name: str, value: str, cores: int) -> _Verdict:
     return next((verdict for prefix, verdict in _PREFIXES.items() if name.startswith(prefix)), None)
 
 
-def _undo(name: str, process: int | None) -> Remedy:
-    # One GPU, by number, as in the checklist. This also restores a GPU that an empty list or -1 had hidden.
-    pinned = name == "CUDA_VISIBLE_DEVICES"
+def _undo(name: str, value: str, process: int | None) -> Remedy:
+    # One of the caller's GPUs, as in the checklist. This also restores a GPU that an empty list or -1 had hidden.
+    gpu = one_of(value) if name == VISIBLE else None
     if process is None:
-        return Remedy.pin() if pinned else Remedy.unset(name)
+        return Remedy.unset(name) if gpu is None else Remedy.pin(gpu)
     # The environment of a running process cannot be changed.
-    how = "restart process {} with {}=0" if pinned else "restart process {} without {}"
+    how = "restart process {} without {}" if gpu is None else f"restart process {{}} with {{}}={gpu}"
     return Remedy.by_hand(f"{how}: it keeps its initial environment", str(process), name)

@@ -6,15 +6,14 @@ sockets, which slows copies from host memory and kernel launches.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from runner.errors import InputError
+from runner.hardware.visible import NAME, listed
 from runner.probes.leftovers.variables import Harm, Leftover
 from runner.remedy import Remedy
 
-NAME = "CUDA_VISIBLE_DEVICES"
 _NODES = Path("/sys/devices/system/node")
 _GPUS = Path("/proc/driver/nvidia/gpus")
 _PCI = Path("/sys/bus/pci/devices")
@@ -33,8 +32,8 @@ def remarks(
     """
     if not numa_of:
         return []
-    first = (value if value is not None else "0").split(",")[0].strip()
-    if not re.fullmatch(r"\d{1,6}", first):
+    first = "0" if value is None else next(iter(listed(value)), "")
+    if not first.isdecimal():
         return []
     found = []
     if len(numa_of) > 1 and value is not None:

@@ -70,7 +70,7 @@ def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tup
             # A library's FP8 may fail on a GPU that it was not built for; the other modes are still measured.
             if work.device == "cpu" or mode == BASELINE:
                 raise
-            swept.unavailable[mode] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            swept.drop(mode, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     for mode, why_not in swept.unavailable.items():
         say(f"{mode}: skipped, {why_not}")
     for mode, instead in swept.untimed.items():

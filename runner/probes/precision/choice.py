@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from runner.errors import InputError
-from runner.hardware.machine import look
+from runner.errors import InputError, RunbookError
 from runner.models import ModelShape, model_shape
-from runner.presets import PRESETS
-from runner.probes.contract import NotApplicableError, preset_of
+from runner.presets import PRESETS, default_preset
+from runner.probes.contract import NotApplicableError
 from runner.probes.precision.scales import Scales, read_scales
+from runner.probes.usable import usable_gpus
 from runner.units import format_value
 
 if TYPE_CHECKING:
@@ -66,17 +66,19 @@ def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
 
     Raises:
         InputError: an invalid number, or an unknown model.
-        NotApplicableError: it does not fit on this device.
+        NotApplicableError: it does not fit on this device, or CUDA does not start yet.
+        RunbookError: torch cannot use the GPUs of this host.
     """
-    machine = look()
-    device = "cuda" if machine.gpus else "cpu"
-    memory = machine.gpus[0].memory_bytes if machine.gpus else psutil.virtual_memory().available
+    gpus = usable_gpus()
+    device = "cuda" if gpus else "cpu"
+    memory = free_bytes(device)
     tokens = _TOKENS[device] if arguments.tokens is None else arguments.tokens
     if arguments.batch_size < 1 or tokens < 1:
         raise InputError("--batch-size and --tokens must be 1 or more")
     # The fp32 reference runs first and is freed before the modes are built.
     element = max(_BYTES["fp32"], sum(_BYTES[mode] for mode in set(modes)))
-    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset_of(arguments)) + 1][::-1]
+    preset = arguments.preset or default_preset(gpus)
+    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset) + 1][::-1]
     for shape in map(model_shape, names):
         if tokens > shape.max_positions:
             raise InputError(f"--tokens {tokens}: {shape.name} accepts at most {shape.max_positions}")
@@ -85,8 +87,27 @@ def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
             return Work(shape, device, arguments.batch_size, tokens)
     raise NotApplicableError(
         f"{names[-1]} in {len(set(modes))} precisions needs {format_value(need, 'B')} for weights; the {device} has"
-        f" {format_value(memory, 'B')}; choose a smaller --model or fewer --modes"
+        f" {format_value(memory, 'B')} free; choose a smaller --model or fewer --modes"
     )
+
+
+def free_bytes(device: str) -> int:
+    """Free memory of the GPU that torch uses first, or of the host.
+
+    Raises:
+        RunbookError: CUDA does not start on that GPU.
+    """
+    if device == "cpu":
+        return int(psutil.virtual_memory().available)
+    import torch
+
+    try:
+        return int(torch.cuda.mem_get_info(0)[0])
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise RunbookError(
+            f"CUDA does not start on the first visible GPU ({first}); check it with nvidia-smi"
+        ) from error
 
 
 def layer_names(shape: ModelShape) -> tuple[str, ...]:

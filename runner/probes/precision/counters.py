@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.hardware.machine import throttle_reasons
+from runner.hardware.gpus import throttle_reasons
 
 NVML_TICK_S = 0.1
 RAPL_TICK_S = 0.001

@@ -149,6 +149,19 @@ def _same_work(one: Sweep, other: Sweep) -> bool:
     return one.machine_class == other.machine_class and all(one.label(k) == other.label(k) for k in keys)
 
 
+def other_work(before: Sweep, after: Sweep, mode: str) -> str | None:
+    """Why a mode's numbers are not of the same work, so that a change says nothing of this node; None if they are.
+
+    FP8 layers of another library quantise otherwise (per row, per tensor), and eager quantises in passes of its own.
+    What a sweep does not say is taken as equal.
+    """
+    for name, key in (("layers", "implementation"), ("compile mode", "compile_mode")):
+        old, new = before.said(key, mode), after.said(key, mode)
+        if old is not None and new is not None and old != new:
+            return _differs(name, old, new)
+    return None
+
+
 def explanations(before: Sweep, after: Sweep, mode: str) -> list[str]:
     """What differed for a mode, the most likely reason first."""
     said = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.probes.precision.product import IN_FP32
 from runner.probes.precision.reporting import BASELINE
@@ -38,6 +38,20 @@ class Swept:
     census: dict[str, Mapping[str, int]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     untimed: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, mode: str, why_not: str) -> None:
+        """Forget what was found of a mode that then failed."""
+        of_mode: list[dict[str, Any]] = [
+            self.arms,
+            self.accuracy,
+            self.proofs,
+            self.left,
+            self.census,
+            self.untimed,
+        ]
+        for one in of_mode:
+            one.pop(mode, None)
+        self.unavailable[mode] = why_not
 
     def precision(self, mode: str) -> str:
         """The precision in which a mode's GEMMs ran, or `UNKNOWN`."""
