@@ -40,7 +40,7 @@ def test_a_gpu_compiles_per_block_by_default_and_runs_eager_where_that_fails(
     found = find_rungs(None, ["bf16", "fp8"], GPU, None, 240.0, 75.0)
     assert (found.rung("bf16"), found.rung("fp8"), found.fallback_reason) == ("per-block", "per-block", None)
     assert {named["mode"] for named in asked.values()} == {"per-block"}
-    assert all(74 < named["deadline_s"] <= 75 for named in asked.values())
+    assert all(44 < named["deadline_s"] <= 45 for named in asked.values())
     assert (asked["bf16"]["tolerance"], asked["fp8"]["tolerance"]) == (0.05, 0.25)
     monkeypatch.setattr(compiled, "safe_compile", answering(None, asked))
     found = find_rungs(None, ["bf16"], GPU, None, 240.0)
@@ -56,7 +56,7 @@ def test_a_gpu_without_time_to_compile_measures_eager_and_says_so(monkeypatch: p
     monkeypatch.setattr(compiled, "safe_compile", answering(Mode.WHOLE, asked))
     found = find_rungs(None, ["bf16", "fp8"], GPU, None, 240.0, 32.0)
     assert (asked, found.rung("fp8"), found.fallback_asked) == ({}, "eager", True)
-    assert "bf16: not compiled: 32 s are left for it" in str(found.fallback_reason)
+    assert "bf16: not compiled: 32 s are left for it, and it takes about 45 s" in str(found.fallback_reason)
     # A mode that the caller named is tried in whatever time there is, each in its share.
     found = find_rungs("whole", ["bf16", "fp8"], GPU, None, 240.0, 32.0)
     assert 15 < asked["bf16"]["deadline_s"] <= 16

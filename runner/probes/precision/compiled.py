@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.probes.compile_guard import Guarded, safe_compile
-from runner.probes.compile_guard.budget import START_S
 from runner.probes.contract import say
 from runner.probes.precision.arms import build_for_guard, why_not_compiled
 from runner.probes.precision.choice import Work
@@ -20,6 +19,9 @@ _TOLERANCE_16_BITS = 5e-2
 # A whole model with random weights amplifies rounding from block to block: 32 blocks on an H200 kept 23 dB in bf16 and
 # 3.7 dB in FP8. Unrelated outputs differ by about 1.4.
 _BLOCKS_OF_TOLERANCE, _MOST_TOLERANCE = 8, 1.0
+# On the host of an H200, with 16 cores: importing torch, transformers, torchao and the compiler, and compiling a block.
+# The guard's deadline does not include the start.
+_START_S, _COMPILE_S = 30.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,20 @@ def find_rungs(
         work: the model and its tokens.
         scales: path of calibrated scales, for `fp8`.
         deadline_s: seconds for each mode.
-        left_s: seconds for all modes. A ladder is not tried if a child may not even start within it.
+        left_s: seconds for all modes. Where the mode is chosen here, or for `smart`, nothing is compiled if that takes
+            longer.
     """
     requested = asked or (PER_BLOCK if work.device == "cuda" else EAGER)
     if requested == EAGER:
         return Compiled(EAGER)
     falls_back = asked is None or asked == LADDER
-    if falls_back and left_s < START_S:
-        why = f"not compiled: {max(0.0, left_s):.0f} s are left for it, and it may take {START_S:.0f} s to start"
+    if falls_back and left_s < _START_S + _COMPILE_S:
+        takes = f"it takes about {_START_S + _COMPILE_S:.0f} s"
+        why = f"not compiled: {max(0.0, left_s):.0f} s are left for it, and {takes}"
         return Compiled(requested, eager=dict.fromkeys(modes, why), chosen=asked is None)
     eager = {mode: reason for mode in modes if (reason := why_not_compiled(mode)) is not None}
     others = [mode for mode in modes if mode not in eager]
-    until = time.monotonic() + left_s
+    until = time.monotonic() + left_s - (_START_S if falls_back else 0.0)
 
     def one(mode: str, sharing: int) -> Guarded:
         say(f"{mode}: looking for a compile mode that works")
