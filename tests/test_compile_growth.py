@@ -147,8 +147,8 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
     monkeypatch.setattr(growth_child, "_warm_torch", lambda: None)
     monkeypatch.setattr(growth_child, "_compile_first", lambda *_: {})
     monkeypatch.setattr(growth_child, "_compile", compile_)
-    series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), 0.0, 2, (1.0,) * 4)
-    growth_child._compile_all(series, tmp_path / "caches", -1.0, lambda: None, lambda **_: None)
+    series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), -1.0, 2, (1.0,) * 4)
+    growth_child._compile_all(series, tmp_path / "caches", lambda: None, lambda **_: None)
     assert compiled == [("chain", 1), ("chain", 2)]
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from runner.models import model_shape
+from runner.probes import ranks
 from runner.probes.budget import Budget
 from runner.probes.compile_guard.spec import Mode
+from runner.probes.decode import turns
 from runner.probes.decode.arms import compared
 from runner.probes.decode.job import Job
+from runner.probes.decode.launches import Launches
 from runner.probes.decode.report import undecided
 from runner.probes.decode.turns import Series, Taken, take
 from runner.sequential import FEWEST
@@ -20,6 +23,7 @@ from runner.sequential import FEWEST
 HANG_S = 120.0
 WORKER = """
 import os
+import time
 
 from runner.probes.ranks import RankLine
 
@@ -30,6 +34,14 @@ for command in line.commands():
     if "start" in command:
         number += 1
         line.send({"threads": 2, "dtype": "float32", "torch": "2", "number": number})
+    elif "cache" in command:
+        line.send({"hits": 1, "misses": 0})
+    elif "replays" in command:
+        line.send({"replays": command["replays"]})
+    elif "launches" in command and os.environ["PROFILER"] == "hangs":
+        time.sleep(600)
+    elif "launches" in command:
+        line.send({"launches": {"captures": 0, "replays": command["launches"], "plain": 3}})
     elif "peak" in command:
         line.send({"peak": 1})
     elif "end" in command:
@@ -61,6 +73,7 @@ def environments(caller: float, clean: float, waited: float = 0.0) -> Mapping[st
     own = dict(os.environ) | {
         "WAITED": str(waited),
         "FORKS": "1",
+        "PROFILER": "works",
         "PYTHONPATH": str(Path(__file__).parents[1]),
     }
     return {
@@ -123,3 +136,42 @@ def test_one_launch_gives_every_start_where_starts_are_forks_and_one_where_they_
     sides = {name: {**own, "FORKS": "0"} for name, own in environments(caller=1.7, clean=1.0).items()}
     apart = taken(job, sides)
     assert {start.first[0] for start in apart.arms["caller"].starts} == {1.7 * 1.02}
+
+
+@pytest.fixture
+def on_gpu(job: Job) -> Job:
+    # With enough tokens to count launches.
+    return Told(job.model, job.shape, None, "cuda", 1, 1, 16, 16)
+
+
+def test_launches_of_a_step_on_a_gpu_are_counted_with_the_profiler(on_gpu: Job) -> None:
+    sides = environments(caller=1.0, clean=1.0)
+    now = time.monotonic()
+    series = Series(1, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
+    (arm,) = take(on_gpu, Mode.WHOLE, {"caller": sides["caller"]}, series).arms.values()
+    assert (arm.launches, arm.counted_steps, arm.stuck) == (Launches(0, 8, 3), 8, False)
+    assert arm.cache == {"hits": 1, "misses": 0}
+
+
+def test_a_profiler_that_does_not_return_leaves_the_replays(
+    on_gpu: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(turns, "_PROFILED_S", 0.5)
+    monkeypatch.setattr(ranks, "_END_GRACE_S", 0.1)
+    caller = {**environments(caller=1.0, clean=1.0)["caller"], "PROFILER": "hangs"}
+    now = time.monotonic()
+    series = Series(2, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
+    taken = take(on_gpu, Mode.WHOLE, {"caller": caller}, series)
+    assert taken.starts == 2
+    assert (taken.arms["caller"].launches, taken.arms["caller"].stuck) == (Launches(None, 8, None), True)
+    assert "launches are not counted: the profiler did not return" in capsys.readouterr().err
+
+
+def test_on_a_gpu_the_fewest_starts_that_decide_are_taken_whatever_the_budget(on_gpu: Job) -> None:
+    now = time.monotonic()
+    spent, enough = Budget(now), Budget(now + HANG_S)
+    sides = environments(caller=1.0, clean=1.0)
+    series = Series(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=enough)
+    assert take(on_gpu, Mode.EAGER, sides, series).starts == FEWEST
+    series = Series(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=spent)
+    assert take(on_gpu, Mode.EAGER, sides, series).starts == 1

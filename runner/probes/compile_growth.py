@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=_WITHIN_S,
         metavar="SECONDS",
-        help=f"time limit; larger sizes that would exceed it are left out, the {_ALWAYS} smallest always run"
+        help=f"time limit of compiling; sizes that would exceed it are left out, the {_ALWAYS} smallest always run"
         f" (default: {_WITHIN_S:g}, or the time of the step)",
     )
     parser.add_argument(

@@ -246,7 +246,9 @@ def _starts(arms: Mapping[str, Arm]) -> dict[str, dict[str, int]]:
 def _graphs(arm: Arm, job: Job) -> str:
     if job.device == "cpu":
         return "not applicable: no CUDA graphs on a CPU"
-    return "not counted: too few new tokens, or no profiler" if arm.launches is None else "counted"
+    if arm.launches is None:
+        return "not counted: too few new tokens"
+    return "counted" if arm.launches.plain is not None else "replays counted, launches not: no profiler"
 
 
 PROBE = Probe("gpt_large_optimized", parser=_parser, run=_run)

@@ -56,6 +56,7 @@ class Arm:
         peak: peak bytes of the rank with the most.
         launches: launches of the counted steps, on the rank with the fewest replays.
         counted_steps: number of counted steps.
+        stuck: whether the process of its first start did not answer from within the profiler.
         cache: of a compiled step, the graphs found in the compile cache (`hits`) and compiled (`misses`); else empty.
     """
 
@@ -64,6 +65,7 @@ class Arm:
     peak: int | None = None
     launches: Launches | None = None
     counted_steps: int = 0
+    stuck: bool = False
     cache: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -72,7 +72,8 @@ def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> lis
             ("graph_captures", arm.launches.captures),
             ("plain_launches", arm.launches.plain),
         ):
-            found.append(single(metric, calls / arm.counted_steps, **own))
+            if calls is not None:
+                found.append(single(metric, calls / arm.counted_steps, **own))
     return found
 
 
@@ -114,8 +115,10 @@ def graphs_lost(arm: Arm) -> str | None:
             f"CUDA graphs are captured again in steady state ({captures} times in {arm.counted_steps} steps)"
         )
     if replays < 1:
+        plain = arm.launches.plain
+        alone = "" if plain is None else f" and {plain / arm.counted_steps:g} single launches"
         return (
-            f"CUDA graphs are not replayed: {replays:g} replays and {arm.launches.plain / arm.counted_steps:g} single"
-            " launches per step; look for 'skipping cudagraphs' with TORCH_LOGS=cudagraphs, and for leftover variables"
+            f"CUDA graphs are not replayed: {replays:g} replays{alone} per step; look for 'skipping cudagraphs' with"
+            " TORCH_LOGS=cudagraphs, and for leftover variables"
         )
     return None

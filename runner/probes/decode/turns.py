@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runner.errors import LateRankError
 from runner.probes.budget import Budget
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import say
@@ -18,6 +19,8 @@ from runner.probes.ranks import World
 _WARM_UP_TURNS = 2
 # Maximum number of steps whose launches are counted.
 _COUNTED_STEPS = 8
+# Eight profiled steps take a few seconds.
+_PROFILED_S = 45.0
 _MOST_REPEATS = 3
 # Margin: starts differ in duration, and a start that missed the deadline would lose all earlier ones.
 _SPARE = 1.5
@@ -89,7 +92,7 @@ def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], se
                 _start(worlds, taken, job, mode, series)
                 longest = max(longest, time.monotonic() - began)
                 enough = _enough(taken, series, longest)
-                more = forks and not enough
+                more = forks and not enough and not any(arm.stuck for arm in taken.arms.values())
             # All together, so that the waits overlap.
             for world in worlds.values():
                 world.dismiss()
@@ -135,7 +138,8 @@ def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, seri
         if not taken.arms[name].starts:
             _look_inside(worlds[name], taken.arms[name], job, mode)
         taken.arms[name].starts.append(start)
-        worlds[name].ask({"end": True}, "ending the start")
+        if not taken.arms[name].stuck or taken.starts > 1:
+            worlds[name].ask({"end": True}, "ending the start")
 
 
 def _take_turns(
@@ -184,7 +188,21 @@ def _look_inside(world: World, arm: Arm, job: Job, mode: Mode) -> None:
         (arm.cache, *_) = world.ask({"cache": True}, "reading the compile cache's counters")
     steps = min(_COUNTED_STEPS, job.new_tokens - 1 - WARM_STEPS)
     if job.device == "cuda" and steps > 0:
-        counts = [answer["launches"] for answer in world.ask({"launches": steps}, "counting launches")]
-        if all(counts):
-            arm.launches = min((Launches(**found) for found in counts), key=lambda found: found.replays)
-            arm.counted_steps = steps
+        _count(world, arm, steps)
+
+
+def _count(world: World, arm: Arm, steps: int) -> None:
+    """Count graph replays, then all launches under the profiler; the replays remain if the profiler does not return."""
+    replays = min(answer["replays"] for answer in world.ask({"replays": steps}, "counting replays"))
+    arm.counted_steps, arm.launches = steps, Launches(None, replays, None)
+    latest = time.monotonic() + _PROFILED_S
+    try:
+        counts = [
+            answer["launches"] for answer in world.ask({"launches": steps}, "counting launches", latest)
+        ]
+    except LateRankError:
+        arm.stuck = True
+        say(f"launches are not counted: the profiler did not return within {_PROFILED_S:.0f} s")
+        return
+    if all(counts):
+        arm.launches = min((Launches(**found) for found in counts), key=lambda found: found.replays)

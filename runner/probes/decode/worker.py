@@ -8,8 +8,8 @@ imports have started the CUDA driver; then this process serves one start.
 In between, each command is one turn, `{"new_tokens": n}`: a prefill, then n−1 steps. The answer is
 `{"first": seconds, "rest": [seconds of each step], "waited": [share of time that threads waited for a core, in the
 prefill, in the steps], "tokens": [of the first sequence]}`. `{"peak": n}` returns the peak memory of such a turn,
-`{"launches": n}` the GPU launches of n further steps, `{"cache": true}` the graphs of the step that were found in the
-compile cache, and those that were compiled.
+`{"replays": n}` the graph replays of n further steps, `{"launches": n}` their GPU launches under the profiler,
+`{"cache": true}` the graphs of the step that were found in the compile cache, and those that were compiled.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from runner.presets import PRESETS
 from runner.probes.allocations import follow
 from runner.probes.compile_guard.figures import cache_counts
 from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.launches import launches_of
+from runner.probes.decode.launches import launches_of, replays_of
 from runner.probes.decode.run_queue import share, waited
 from runner.probes.ranks import RankLine
 from runner.probes.tensor_parallel import joined
@@ -151,8 +151,11 @@ def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | No
             return
         if "peak" in command:
             line.send({"peak": _peak(decoder, model, prompt, command["peak"])})
+        elif "replays" in command:
+            line.send({"replays": replays_of(_steps(decoder, prompt, command["replays"]))})
         elif "launches" in command:
-            line.send({"launches": _launches(decoder, prompt, command["launches"])})
+            found = launches_of(_steps(decoder, prompt, command["launches"]))
+            line.send({"launches": None if found is None else dataclasses.asdict(found)})
         elif "cache" in command:
             line.send(dict(zip(("hits", "misses"), cache_counts(), strict=True)))
         else:
@@ -205,7 +208,8 @@ def _peak(decoder: "Decoder", model: Any, prompt: "torch.Tensor", new_tokens: in
         return int(follower.peak)
 
 
-def _launches(decoder: "Decoder", prompt: "torch.Tensor", steps: int) -> dict[str, int] | None:
+def _steps(decoder: "Decoder", prompt: "torch.Tensor", steps: int) -> Callable[[], None]:
+    """Decode until the steps are in steady state; the returned function decodes that many more."""
     tokens = [decoder.prefill(prompt)]
     for _ in range(WARM_STEPS):
         tokens.append(decoder.step(tokens[-1]))
@@ -214,8 +218,7 @@ def _launches(decoder: "Decoder", prompt: "torch.Tensor", steps: int) -> dict[st
         for _ in range(steps):
             tokens.append(decoder.step(tokens[-1]))
 
-    found = launches_of(work)
-    return None if found is None else dataclasses.asdict(found)
+    return work
 
 
 if __name__ == "__main__":

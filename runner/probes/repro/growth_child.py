@@ -35,7 +35,7 @@ class Series:
         size: name of the builder's argument that grows.
         sizes: its values, in order.
         modes: compile modes of each size.
-        seconds: time from the child's start after which no further size is begun.
+        seconds: time from the first compile after which no further size is begun.
         always: number of sizes that are always compiled.
         factors: for each size, its maximum time as a multiple of that of the size before.
     """
@@ -74,7 +74,7 @@ def finished(folder: Path) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Compile the series in FOLDER/series.json; returns 0, whether or not each size compiled."""
-    began, folder = time.monotonic(), Path(sys.argv[1])
+    folder = Path(sys.argv[1])
     if not die_with_parent(int(sys.argv[2])):
         return 1
     series = Series.read(folder / SERIES)
@@ -86,7 +86,7 @@ def main() -> int:
         def done(**facts: object) -> None:
             _append(compiles, facts)
 
-        _compile_all(series, folder / "caches", began, about_to_compile, done)
+        _compile_all(series, folder / "caches", about_to_compile, done)
     return 0
 
 
@@ -98,7 +98,6 @@ def _append(file: TextIO, facts: Mapping[str, object]) -> None:
 def _compile_all(
     series: Series,
     caches: Path,
-    began: float,
     about_to_compile: Callable[[], None],
     done: Callable[..., None],
 ) -> None:
@@ -106,8 +105,8 @@ def _compile_all(
     workers.start(gpu=series.device == "cuda")()
     caches.mkdir()
     about_to_compile()
+    began, last_s = time.monotonic(), 0.0
     done(**_compile_first(series, caches))
-    last_s = 0.0
     for place, size in enumerate(series.sizes):
         left_s = series.seconds - (time.monotonic() - began)
         if place >= series.always and last_s * series.factors[place] > left_s:
