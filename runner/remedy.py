@@ -11,17 +11,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from runner.hardware.visible import PLAIN
 from runner.plain import visible_line
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_GPU = re.compile(r"[0-9]{1,9}|(?:GPU|MIG)-[0-9A-Za-z-]{1,80}(?:/[0-9]{1,4}){0,2}")
 _PIN = "export CUDA_VISIBLE_DEVICES="
-_CODE = re.compile(rf"unset {_NAME.pattern}|{_PIN}(?:{PLAIN.pattern})")
+_CODE = re.compile(rf"unset {_NAME.pattern}|{_PIN}(?:{_GPU.pattern})")
 
 
 def is_plain(name: str) -> bool:
     """Whether a variable's name can be code: capital letters, digits and `_`, not a digit first."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_plain_gpu(entry: str) -> bool:
+    """Whether an entry of CUDA_VISIBLE_DEVICES can be code: a number, or the UUID of a GPU or an instance."""
+    return _GPU.fullmatch(entry) is not None
 
 
 def word(text: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from runner.entry.model import Phase, Runbook, Step
 from runner.evidence.measure import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.evidence.record import StepResult
+from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
 from runner.launch.local import run_plan
 from runner.pace import Pace, Turn
@@ -177,6 +178,14 @@ def test_every_step_finds_the_run_its_preset_the_gpus_and_a_place_for_its_result
     steps = [a_step(f"{phase.value}-{n}", clear, phase) for phase in Phase for n in (1, 2)]
     results = run(tmp_path, *steps, machine=eight_b200())
     assert {printed(results, step.id) for step in steps} == {"run-1 70b 8 8"}
+
+
+def test_a_step_is_told_the_gpus_that_it_can_use_and_those_that_are_installed(tmp_path: Path) -> None:
+    node = eight_b200()
+    one = Visible(gpus=node.gpus[5:6], hidden_by="CUDA_VISIBLE_DEVICES")
+    show = a_step("sees", "echo $RUNBOOK_PRESET $RUNBOOK_GPUS $RUNBOOK_INSTALLED_GPUS")
+    results = run(tmp_path, show, machine=node, request=Request(visible=one))
+    assert printed(results, "sees") == "8b 1 8"
 
 
 def test_the_programs_of_this_installation_come_first_on_the_path(tmp_path: Path) -> None:

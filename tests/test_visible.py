@@ -192,3 +192,18 @@ def test_a_document_tells_if_its_run_could_use_only_some_of_the_gpus(
     )
     assert run_probe(probe, []) == 0
     assert json.loads(capsys.readouterr().out)["effective"] == {"a": 1} | told
+
+
+def test_a_plan_in_a_one_gpu_job_names_what_hides_the_other_gpus(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.cli.main", "plan", "nvlink-bandwidth", "--reproduce"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **environment(tmp_path, EIGHT_B200), "CUDA_VISIBLE_DEVICES": "GPU-stand-in-5"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "nvlink-bandwidth on 8xB200-180GB, preset 8b" in done.stdout
+    assert "skipped: needs 8 GPUs, this run can use 1 of 8 (CUDA_VISIBLE_DEVICES)" in done.stdout
+    wiring = next(line for line in done.stdout.splitlines() if " wiring " in line)
+    assert "runs: " in wiring

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from runner.remedy import is_plain_gpu
+
 NAME = "CUDA_VISIBLE_DEVICES"
 # Set for each step of a run: number of GPUs that it can use, and of installed ones.
 USABLE_GPUS, INSTALLED_GPUS = "RUNBOOK_GPUS", "RUNBOOK_INSTALLED_GPUS"
@@ -18,8 +20,6 @@ _One = TypeVar("_One")
 _GPU, _MIG = "GPU-", "MIG-"
 # Like strtol: leading digits count, and what follows them is ignored.
 _NUMBER = re.compile(r"\s*([+-]?[0-9]{1,9})(?![0-9])")
-# An entry that can be one word of a shell.
-PLAIN = re.compile(r"[0-9]{1,9}|(?:GPU|MIG)-[0-9A-Za-z-]{1,80}(?:/[0-9]{1,4}){0,2}")
 # The name of an instance before driver 470: the GPU, its GPU instance and its compute instance.
 _OLD_INSTANCE = re.compile(r"MIG-(GPU-[^/]+)/(\d{1,4})/(\d{1,4})")
 
@@ -73,7 +73,7 @@ def listed(value: str) -> list[str]:
 def one_of(value: str) -> str:
     """The entry of a list that leaves one GPU visible: its first, or `0` if the list shows none."""
     first = next(iter(listed(value)), "")
-    return first if PLAIN.fullmatch(first) else "0"
+    return first if is_plain_gpu(first) else "0"
 
 
 def _number(entry: str) -> str | None:
