@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -243,6 +244,55 @@ def test_a_start_that_is_killed_is_an_error_at_once(small: str) -> None:
         start_of(others).kill()
         with pytest.raises(RankError, match="the process of a start exited with status -9"):
             world.ask({"new_tokens": 4}, "decoding")
+
+
+DRIVER = """
+static int started;
+int cuInit(unsigned flags) { started = 1; return flags; }
+int cuDeviceGetCount(int *count) { *count = 1; return started ? 0 : 3; }
+"""
+ASKS = """
+import ctypes
+from runner.probes.decode.worker import _load, driver_started
+_load()
+print(driver_started())
+ctypes.CDLL("libcuda.so.1").cuInit(0)
+print(driver_started())
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the driver's stand-in is compiled")
+def test_a_worker_sees_that_the_driver_was_started_and_its_imports_do_not_start_it(tmp_path: Path) -> None:
+    (tmp_path / "driver.c").write_text(DRIVER, encoding="utf-8")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "driver.c")], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ASKS],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "mode", "forks"),
+    [
+        ("cpu", 1, Mode.WHOLE, True),
+        ("cuda", 1, Mode.EAGER, True),
+        ("cuda", 1, Mode.WHOLE, False),
+        ("cpu", 2, Mode.EAGER, False),
+        ("cuda", 2, Mode.EAGER, False),
+    ],
+)
+def test_starts_are_forks_where_neither_ranks_nor_compile_workers_are_at_work(
+    device: str, ranks: int, mode: Mode, *, forks: bool
+) -> None:
+    job = Job("tiny", model_shape("tiny"), None, device, ranks, 1, 16, 8)
+    assert job.forks(mode) is forks
+    assert ("--fork" in job.program(mode)) is forks
 
 
 def start_of(others: set[psutil.Process]) -> psutil.Process:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,39 @@ def test_a_look_sees_a_process_with_torch_loaded() -> None:
     assert len(seen) == 1
     assert seen[0].cpu_share > 0.1
     assert not seen[0].compiling
+
+
+COMPILES = """
+import subprocess, sys
+import torch
+children = [subprocess.Popen([name, "600"]) for name in sys.argv[1:]]
+print("up", flush=True)
+sys.stdin.read()
+for child in children:
+    child.kill()
+    child.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "compiles"), [("ptxas-blackwell", True), ("cc1", True), ("gcc-real", True), ("file", False)]
+)
+def test_a_look_knows_the_compilers_of_every_gpu_by_their_names(
+    name: str, *, compiles: bool, tmp_path: Path
+) -> None:
+    program = tmp_path / name
+    shutil.copy2(shutil.which("sleep") or "", program)
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPILES, str(program)],
+        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        (seen,) = [one for one in live_compiles.look(0.1) if one.pid == process.pid]
+        process.communicate()
+    assert (seen.compilers, seen.compiling) == (int(compiles), compiles)
 
 
 @pytest.fixture(scope="module")
