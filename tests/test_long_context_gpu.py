@@ -21,7 +21,7 @@ from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
 from runner.models import model_shape
 from runner.probes.contract import OK, SYMPTOM
-from runner.probes.long_context.allocator import expand_segments, refusal
+from runner.probes.long_context.allocator import expand_segments, refusal, refused_reserve
 from runner.probes.long_context.bench import Bench, Reached
 from runner.sizing import Work, footprint, remedies
 from tests.meta_gpu import MetaGpu, meta_gpu
@@ -107,6 +107,14 @@ def only(reached: tuple[Reached, ...]) -> Reached:
     return one
 
 
+def test_the_reserve_of_a_refused_request_is_what_torch_said_then() -> None:
+    # On an H200, 3.7 GiB more were free by the time that the error arrived.
+    said = "Of the allocated memory 25.52 GiB is allocated by PyTorch, and 250.49 MiB is reserved by PyTorch but unallocated."
+    assert refused_reserve(said) == int(250.49 * 2**20)
+    assert refused_reserve("0 bytes is reserved by PyTorch but unallocated") == 0
+    assert refused_reserve("HIP has none left.") is None
+
+
 @pytest.mark.parametrize("expandable", [True, False], ids=["expandable", "fixed"])
 @pytest.mark.parametrize("logits", ["all", "last"])
 def test_the_modelled_allocator_holds_what_a_real_one_held_to_the_byte(
@@ -123,6 +131,7 @@ def test_the_modelled_allocator_holds_what_a_real_one_held_to_the_byte(
             assert (reached.over is not None) == (key == REFUSED)
             if reached.over is not None:
                 assert "23.49 GiB allocated, 2.63 GiB reserved but unallocated, 41.07 GiB" in reached.over
+                assert reached.reserve == int(2.63 * 2**30)
                 assert reached.done == pytest.approx(0.97, abs=0.001)
                 assert sum(reached.held.values()) < reached.peak
 

@@ -21,6 +21,8 @@ _PARTS = (
     (r"([\d.]+ \w+) is reserved by PyTorch but unallocated", "{} reserved but unallocated"),
     (r"([\d.]+ \w+) allowed", "{} allowed"),
 )
+_RESERVE = re.compile(r"([\d.]+) (bytes|KiB|MiB|GiB) is reserved by PyTorch but unallocated")
+_BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
 
 
@@ -39,14 +41,13 @@ def used_settings() -> dict[str, object]:
     return {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
 
 
-def unusable_bytes() -> int:
-    """Bytes that are reserved and not allocated on this process's GPU.
+def refused_reserve(text: str) -> int | None:
+    """Bytes that were reserved and not allocated when a request was refused, by torch's message; None without them.
 
-    Where a request was refused, these are the bytes that the allocator could not give back.
+    Only the message has them: before the error arrives, tensors are freed.
     """
-    import torch
-
-    return int(torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    found = _RESERVE.search(text)
+    return int(float(found[1]) * _BYTES[found[2]]) if found else None
 
 
 def refusal(text: str) -> str:

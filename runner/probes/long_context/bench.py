@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runner.errors import RunbookError
 from runner.models import ModelShape
 from runner.probes.allocations import OverBudgetError, follow
-from runner.probes.long_context.allocator import refusal, unusable_bytes, used_settings
+from runner.probes.long_context.allocator import refusal, refused_reserve, used_settings
 from runner.probes.long_context.cache import cache_bytes, kv_type, new_cache
 from runner.probes.long_context.checkpointing import Checkpointed
 from runner.probes.transformer import build_model
@@ -168,7 +168,7 @@ class Bench:
             over = refusal(str(error))
             # A live error keeps everything alive that its frames hold.
             held = self._held(follower)
-            refused = unusable_bytes() if self._cuda else None
+            refused = refused_reserve(str(error)) if self._cuda else None
             if self._snapshot is not None:
                 self._snapshot.parent.mkdir(parents=True, exist_ok=True)
                 dump: Any = torch.cuda.memory._dump_snapshot  # noqa: SLF001 - documented so
