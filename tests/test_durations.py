@@ -42,6 +42,12 @@ def test_a_run_that_did_not_finish_says_nothing() -> None:
     assert expected(ran(10, 2), *broken) == Expected(10, measured=True)
 
 
+def test_a_step_that_is_not_applicable_on_this_class_takes_as_long_as_it_took_to_find_out() -> None:
+    skipped = ran(0.7, 4, status=StepStatus.SKIPPED)
+    assert expected(skipped) == Expected(0.7, measured=True)
+    assert not expected(ran(0.7, 4, status=StepStatus.SKIPPED, machine=OTHER_CPU)).measured
+
+
 @pytest.mark.parametrize(
     ("better", "worse"),
     [

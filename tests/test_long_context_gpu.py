@@ -109,7 +109,7 @@ def only(reached: tuple[Reached, ...]) -> Reached:
 
 def test_the_reserve_of_a_refused_request_is_what_torch_said_then() -> None:
     # On an H200, 3.7 GiB more were free by the time that the error arrived.
-    said = "Of the allocated memory 25.52 GiB is allocated by PyTorch, and 250.49 MiB is reserved by PyTorch but unallocated."
+    said = "25.52 GiB is allocated by PyTorch, and 250.49 MiB is reserved by PyTorch but unallocated. If"
     assert refused_reserve(said) == int(250.49 * 2**20)
     assert refused_reserve("0 bytes is reserved by PyTorch but unallocated") == 0
     assert refused_reserve("HIP has none left.") is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.entry.digest import current_digest
 from runner.entry.model import Runbook, Step
 from runner.errors import RecordError, StoreError
-from runner.evidence.record import Record
+from runner.evidence.record import Record, StepStatus
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine
 
@@ -49,7 +49,8 @@ def expected_durations(
 
     It is the duration of the newest finished run of the step at this preset, on hardware of the same kind (with or
     without GPUs). Records with the step's current digest are preferred, then records of this machine's class, then
-    runs without a time limit.
+    runs without a time limit. A step that only ever found itself not applicable on this class has the time that it
+    took to say so.
     """
     digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
     best: dict[str, tuple[tuple[object, ...], float]] = {}
@@ -57,11 +58,15 @@ def expected_durations(
         if not _speaks_of(record, runbook, preset, machine):
             continue
         for result in record.steps:
-            if result.id not in digests or not result.status.finished or result.duration_s is None:
+            if result.id not in digests or result.duration_s is None:
+                continue
+            here = record.machine.machine_class == machine.machine_class
+            if not (result.status.finished or (here and result.status is StepStatus.SKIPPED)):
                 continue
             rank = (
+                result.status.finished,
                 result.digest == digests[result.id],
-                record.machine.machine_class == machine.machine_class,
+                here,
                 record.options.within is None,
                 record.moment,
             )
