@@ -442,7 +442,7 @@ def test_ctrl_c_while_nothing_runs_yet_ends_with_130_or_before(tmp_path: Path) -
     entry(tmp_path, diagnose=step("d", "true"))
     program = (
         "import os, signal, sys\nfrom runner.cli import main, run\n"
-        "run.look = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
+        "run.look_both = lambda: os.kill(os.getpid(), signal.SIGINT)\n"
         f"sys.exit(main.main({command(tmp_path, 'run', 'small')[3:]!r}))"
     )
     done = subprocess.run(

@@ -222,8 +222,8 @@ def test_a_driver_that_never_answers_is_said_by_the_topology_probe_alone(
     # What is answered is waited for, however busy the machine is.
     wiring_s = 300 if function == "nvmlDeviceGetName" else 0.5
     program = (
-        "import sys; from runner.hardware import machine, topology_nvml as t; from runner.probes import topology;"
-        f" machine.NVML_DEADLINE_S, t.NVML_DEADLINE_S = 0.5, {wiring_s}; sys.exit(topology.main([]))"
+        "import sys; from runner.hardware import gpus, topology_nvml as t; from runner.probes import topology;"
+        f" gpus.nvml_deadline = lambda: 0.5; t.nvml_deadline = lambda: {wiring_s}; sys.exit(topology.main([]))"
     )
     board = nvml.environment(tmp_path, f"{nvml.EIGHT_B200}fail {function} 9999\n")
     with python("-c", program, variables=board) as done:

@@ -20,6 +20,7 @@ UNKNOWABLE = {
     "version_of_kernel": "the kernel",
     "version_of_os": "the name of the system",
     "memory_of_host": "the memory and the load of a host",
+    "processor_of_a_gpu_node": "the processor of a host with GPUs",
     "load_changed": "the memory and the load of a host",
     "node_alias_of_another": "which node of the class it was",
     "campaign_named": "which campaign it belongs to",

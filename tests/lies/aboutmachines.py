@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.lies.told import Json, NoPlaceError, lie
+from tests.lies.told import Json, NoPlaceError, lie, numbers
 
 
-def _fact(name: str, fact: str, value: Any, *, gpus: bool = False) -> None:
+def _fact(name: str, fact: str, value: Any, *, gpus: bool | None = None, backend: str | None = None) -> None:
+    """A lie about a fact, of machines with or without GPUs, and of records with numbers of such a backend."""
+
     def told(record: Json) -> None:
-        if gpus and not record["machine"]["gpus"]:
+        if gpus is not None and gpus != bool(record["machine"]["gpus"]):
+            raise NoPlaceError
+        if backend and all(one["labels"].get("backend") != backend for _, one in numbers(record)):
             raise NoPlaceError
         record["machine"][fact] = value
 
@@ -20,16 +24,11 @@ for _name, _what, _value in (
     ("class_of_eight_b200", "machine_class", "8xB200-180GB"),
     ("class_of_another_cpu", "machine_class", "cpu-intel-xeon-x86_64-v4-2c"),
     ("class_of_several_nodes", "machine_class", "4-nodes-of-cpu-amd-epyc-x86_64-2c"),
-    ("cores_more", "cores", 128),
     ("cores_none", "cores", 0),
     ("memory_none", "memory_bytes", 0),
     ("memory_below_zero", "memory_bytes", -1),
     ("memory_of_host", "memory_bytes", 25 * 10**9),
-    ("cpu_of_another", "cpu", "Intel(R) Xeon(R) Platinum 8480C"),
     ("cpu_missing", "cpu", None),
-    ("level_of_another", "cpu_level", "v3"),
-    ("matrix_of_another", "cpu_matrix", "amx"),
-    ("architecture_of_another", "arch", "aarch64"),
     ("os_missing", "os", ""),
     ("version_of_os", "os", "Ubuntu 24.04.1 LTS"),
     ("kernel_missing", "kernel", ""),
@@ -51,18 +50,29 @@ for _name, _what, _value in (
 ):
     _fact(_name, _what, _value)
 
+# The class of a machine with GPUs does not name its processor.
+for _name, _what, _value in (
+    ("cores_more", "cores", 128),
+    ("cpu_of_another", "cpu", "Intel(R) Xeon(R) Platinum 8480C"),
+    ("level_of_another", "cpu_level", "v3"),
+    ("matrix_of_another", "cpu_matrix", "amx"),
+    ("architecture_of_another", "arch", "aarch64"),
+):
+    _fact(_name, _what, _value, gpus=False)
+_fact("processor_of_a_gpu_node", "cpu", "AMD EPYC 9654 96-Core Processor", gpus=True)
+
 for _name, _what, _value in (
     ("driver_banana", "driver", "banana"),
     ("driver_missing", "driver", None),
     ("driver_without_a_point", "driver", "580"),
-    ("driver_too_old_for_its_board", "driver", "535.183.06"),
+    ("driver_too_old_for_its_board", "driver", "470.82.01"),
     ("class_of_fewer_gpus", "machine_class", "4xB200-180GB"),
     ("class_of_other_gpus", "machine_class", "8xH100-80GB"),
-    ("nccl_missing", "nccl", None),
     ("cuda_missing", "cuda", None),
     ("torch_missing", "torch", None),
 ):
     _fact(_name, _what, _value, gpus=True)
+_fact("nccl_missing", "nccl", None, gpus=True, backend="nccl")
 
 
 def _gpu(name: str, change: Callable[[list[Json]], object]) -> None:
@@ -76,7 +86,7 @@ def _gpu(name: str, change: Callable[[list[Json]], object]) -> None:
 
 
 _gpu("gpus_dropped", lambda gpus: gpus.clear())
-_gpu("gpu_twice", lambda gpus: gpus.__setitem__(1, gpus[0]))
+_gpu("gpu_twice", lambda gpus: gpus.insert(1, gpus[0]))
 _gpu("gpu_dropped", lambda gpus: gpus.pop())
 _gpu("gpu_added", lambda gpus: gpus.append(gpus[-1] | {"index": len(gpus)}))
 _gpu("gpu_of_another_index", lambda gpus: gpus[0].update(index=17))

@@ -146,6 +146,9 @@ def phases_none(record: Json) -> None:
 
 @lie
 def reproduce_not_asked_for(record: Json) -> None:
+    # A step that is asked for by name runs without it.
+    if record["options"]["steps"]:
+        raise NoPlaceError
     record["options"]["reproduce"] = False
 
 

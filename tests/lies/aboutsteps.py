@@ -56,7 +56,9 @@ def _change(name: str, where: Json, **changes: Any) -> None:
 
 PASSED: Json = {"status": "passed", "numbers": True}
 SYMPTOM: Json = {"status": "symptom"}
-SKIPPED: Json = {"status": "skipped"}
+# It never ran; and it ran and found itself not applicable.
+SKIPPED: Json = {"status": "skipped", "exit_status": None}
+NOT_APPLICABLE: Json = {"status": "skipped", "exit_status": 80}
 
 _change("passed_called_symptom", PASSED, status="symptom", reason="it is there")
 _change("passed_called_failed", PASSED, status="failed", reason="expectation x missed")
@@ -91,6 +93,7 @@ _change("gpus_of_a_host_without", PASSED, gpus_used=8)
 _change("gpus_below_zero", PASSED, gpus_used=-1)
 _change("left_out_though_it_ran", PASSED, left_out=True)
 _change("left_out_without_a_limit", SKIPPED, left_out=True)
+_change("left_out_though_it_was_not_applicable", NOT_APPLICABLE, left_out=True)
 _change("dropped_bytes_below_zero", PASSED, stdout_dropped_bytes=-1)
 _change("processes_below_zero", PASSED, processes_ended=-3)
 _change("probe_missing", PASSED, probe=None)

@@ -12,7 +12,7 @@ from runner.hardware.machine import Machine, joint_class, machine_class
 from runner.units import format_value
 
 # Numbers that are meaningless without the version of torch.
-_NEEDS_TORCH = frozenset({"B/s", "FLOP/s", "token/s", "token/J", "W"})
+_NEEDS_TORCH = frozenset({"B/s", "FLOP/s", "token/s", "token/J", "W", "s", "dB"})
 _ALIAS = re.compile(r"node-[0-9a-f]{6}")
 # Tolerance between a known board's reported memory and its nominal size: GB or GiB, minus reserved memory.
 _MEMORY_TOLERANCE = 0.25
@@ -70,7 +70,7 @@ def _missing(record: Record) -> list[str]:
     facts |= {"driver": machine.driver} if machine.gpus else {}
     measured = [one for step in record.steps for one in step.measurements]
     if any(one.unit in _NEEDS_TORCH for one in measured):
-        facts |= {"torch": machine.torch}
+        facts |= {"torch": machine.torch} | ({"cuda": machine.cuda} if machine.gpus else {})
     if any(one.labels.get("backend") == "nccl" for one in measured):
         facts |= {"cuda": machine.cuda, "nccl": machine.nccl}
     missing = [name for name, fact in facts.items() if not fact]

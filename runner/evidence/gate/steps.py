@@ -23,8 +23,11 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
         yield from _skipped_problems(step)
     else:
         yield from _ended_problems(step, record, said)
+    skipped_itself = step.status is StepStatus.SKIPPED and step.exit_status is not None
     if step.left_out and (
-        record.options.within is None or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
+        record.options.within is None
+        or step.status not in {StepStatus.SKIPPED, StepStatus.TIMEOUT}
+        or skipped_itself
     ):
         yield f"was left out for lack of time, but had enough time; {AGAIN}"
     if min(step.stdout_dropped_bytes, step.stderr_dropped_bytes, step.processes_ended) < 0:
