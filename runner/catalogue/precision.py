@@ -143,6 +143,8 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
             3,
             "Speed, energy and accuracy of a prefill in each precision, interleaved",
             (
+                # The entry's question is one of energy; without a counter, speed is what is left.
+                "energy_ratio",
                 "speed_ratio",
                 "prefill_tokens_per_second",
                 "flop_rate",
@@ -154,7 +156,6 @@ PROBES: Mapping[str, ProbeInfo] = MappingProxyType(
                 "joules_per_token_above_idle",
                 "power",
                 "idle_power",
-                "energy_ratio",
                 "energy_cost",
                 "sm_clock",
                 "temperature",

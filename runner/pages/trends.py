@@ -105,7 +105,9 @@ class Trend:
         what = f"{self.label}{f' ({self.labels})' if self.labels else ''} of step {self.step}"
         said = [
             f"{what} on {self.machine_class}",
-            f"{len(self.points)} runs from {self.first:%Y-%m-%d} to {self.last:%Y-%m-%d}",
+            f"one run, {self.first:%Y-%m-%d}"
+            if len(self.points) == 1
+            else f"{len(self.points)} runs from {self.first:%Y-%m-%d} to {self.last:%Y-%m-%d}",
             f"between {self.show(least)} and {self.show(most)}",
             f"the newest {self.show(self.points[-1].value)}",
         ]
