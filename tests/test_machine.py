@@ -184,3 +184,14 @@ def test_signs_of_gpus_are_device_nodes_or_nvidia_display_controllers(tmp_path: 
     (pci / "0000:01:00.0" / "vendor").write_text("0x8086\n")
     (dev / "nvidia0").touch()
     assert gpus_module._signs_of_gpus(pci, dev)
+
+
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [("H100", 79.10), ("H100-PCIe", 79.11), ("H100-NVL", 93.02), ("H200", 139.72), ("B200", 178.35)],
+)
+def test_a_plan_counts_no_memory_that_the_driver_of_some_nodes_keeps(name: str, gib: float) -> None:
+    # The least that torch's messages of that board give as its total.
+    board = board_named(name)
+    assert board is not None
+    assert board.memory_usable_bytes <= gib * 2**30

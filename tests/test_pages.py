@@ -146,6 +146,24 @@ def test_a_step_that_broke_in_the_newest_run_still_shows_its_newest_number() -> 
     assert "incomplete" in read_html(found["index.md"].text).one("table").words
 
 
+def test_a_number_of_other_work_than_was_asked_for_is_marked_wherever_it_stands() -> None:
+    runbook = entry()
+    why = "bf16: not compiled: 0 s are left for it"
+    cpu, gpus = records(runbook)
+    fell = [one.model_copy(update={"fallback_reason": why, "fallback_asked": True}) for one in cpu.steps]
+    found = pages(cpu.model_copy(update={"steps": tuple(fell)}), gpus)
+    rows = table(found["entries/small.md"].text, "busbw")
+    assert "410 MB/s with a fallback" in rows[CPU].words
+    assert f"fallback: {why}" in rows[CPU].words
+    assert "fallback" not in rows[H100].words
+    plain = [found[path].text for path in ("index.md.txt", "entries/small.md.txt", "index.md")]
+    text = read_html(found["entries/small.md"].text)
+    folded = [one.words for one in text.all("span", **{"class": "rb-seen"})]
+    standing = [one.words for one in text.all("section", **{"class": "rb-standing"})]
+    for said in (*plain, " ".join(folded), " ".join(standing)):
+        assert "with a fallback" in said
+
+
 def test_a_stale_number_is_marked_and_a_fresh_one_is_not() -> None:
     text = page(*records(entry()))
     assert "stale" in table(text, "wiring")[H100].words

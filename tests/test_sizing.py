@@ -150,7 +150,8 @@ def test_more_tokens_or_more_sequences_never_take_less_memory(
 def test_splitting_over_more_gpus_never_raises_a_part_but_the_gathered_logits(
     shape: ModelShape, work: Work, data: st.DataObject
 ) -> None:
-    divisors = [n for n in range(1, shape.heads + 1) if shape.heads % n == 0]
+    # A vocabulary that the GPUs do not divide is not split at all.
+    divisors = [n for n in range(1, shape.heads + 1) if shape.heads % n == 0 and shape.vocab % n == 0]
     few, many = sorted((data.draw(st.sampled_from(divisors)), data.draw(st.sampled_from(divisors))))
     found = [
         parts(replace(footprint(shape, replace(work, tensor_parallel=gpus)), logits=0))
@@ -198,7 +199,7 @@ def test_a_chunk_as_long_as_the_prompt_is_no_chunk(shape: ModelShape, work: Work
 
 @pytest.mark.parametrize(
     ("name", "gib"),
-    [("B200", 176.35), ("H200", 137.80), ("H100", 77.20), ("H100-NVL", 91.02), ("B300", 265.69)],
+    [("B200", 176.35), ("H200", 137.72), ("H100", 77.10), ("H100-NVL", 91.02), ("B300", 265.69)],
 )
 def test_a_model_gets_what_a_board_shows_less_the_overhead(name: str, gib: float) -> None:
     board = board_named(name)

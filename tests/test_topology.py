@@ -272,6 +272,16 @@ def test_links_from_gpu_to_gpu_differ_by_pair_without_being_a_fault(name: str) -
     assert (verdict.unknown or "").startswith("pairs of GPUs differ, as they do without NVLink switches (NV")
 
 
+def test_a_bridge_that_is_missing_between_two_boards_is_the_symptom() -> None:
+    text = (TEXTS / "four_h100_pairs_driver_550.txt").read_text(encoding="utf-8")
+    for board in ("H100-NVL", "H100-PCIe"):
+        assert judge(parse_topology(text.replace("NV6", "NV12")), board_named(board)).healthy
+        # One of three bridges, each of four links.
+        verdict = judge(parse_topology(text.replace("NV6", "NV4")), board_named(board))
+        assert verdict.symptom
+        assert f"NV12 where {board} is bridged" in verdict.faults[0].expected
+
+
 @pytest.mark.parametrize("board", ["H100", "H200", None])
 def test_four_gpus_without_switches_share_a_third_of_their_links_with_each_other(board: str | None) -> None:
     named = None if board is None else board_named(board)

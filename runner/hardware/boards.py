@@ -18,8 +18,8 @@ class Board:
 
     Attributes:
         memory_label_gb: the nominal size, as in the product name.
-        bridged: NVLinks end at a bridge to one neighbour or three, which is optional, and not at switches.
-        memory_usable_bytes: the total memory that torch reports, less than NVML's; the lowest of several drivers.
+        bridged: NVLinks end at bridges to one neighbour, which are optional, and not at switches.
+        memory_usable_bytes: the lowest total found that torch reports; it differs by driver, and NVML's is higher.
         memory_bus_bits, memory_clock_hz: width and highest clock of the memory interface, as the driver reports them.
         memory_source: the source of those two.
         peak_bf16, peak_fp8: of the data sheet, in FLOP/s without sparsity.
@@ -62,8 +62,8 @@ BOARDS = (
         # Others have less bandwidth or other sizes: `H100 PCIe`, `H100 80GB HBM2e`, `H100 NVL`, boards of 64 to 96 GB.
         pattern=r"\bH100 80GB HBM3\b|\bH100[ -]SXM5?[ -]80GB\b",
         memory_label_gb=80,
-        # 81,106 MiB of NVML's 81,559: the CUDA samples' deviceQuery with driver 565 (thamada/nvidia-smi).
-        memory_usable_bytes=85_045_477_376,
+        # Of NVML's 81,559 MiB; torch's messages give 79.10 to 79.21 GiB, by driver.
+        memory_usable_bytes=int(79.10 * 2**30),
         memory_bus_bits=5120,
         memory_clock_hz=2619e6,
         # 3.352 TB/s; NVIDIA's data sheet of the H100 SXM states 3.35.
@@ -81,8 +81,8 @@ BOARDS = (
         name="H100-PCIe",
         pattern=r"\bH100 PCIe\b|\bH100 80GB HBM2e\b",
         memory_label_gb=80,
-        # Of NVML's 81,559 MiB; public tables of devices give 79.0 GiB.
-        memory_usable_bytes=79 * 2**30,
+        # Of NVML's 81,559 MiB; torch's messages give 79.11 to 79.19 GiB.
+        memory_usable_bytes=int(79.10 * 2**30),
         memory_bus_bits=5120,
         memory_clock_hz=1593e6,
         # 2.039 TB/s; NVIDIA's data sheet states 2.
@@ -123,8 +123,8 @@ BOARDS = (
         name="H200",
         pattern=r"\bH200\b(?!.*NVL)",
         memory_label_gb=141,
-        # 143,156 MiB of NVML's 143,771: torch.cuda.mem_get_info, driver 580.159.04, torch 2.11, 2026-11.
-        memory_usable_bytes=150_109_880_320,
+        # Of NVML's 143,771 MiB; torch's messages give 139.72 to 139.81 GiB, by driver.
+        memory_usable_bytes=int(139.72 * 2**30),
         memory_bus_bits=6144,
         memory_clock_hz=3201e6,
         # 4.917 TB/s; NVIDIA's data sheet states 4.8, less than the interface can do.

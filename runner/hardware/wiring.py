@@ -69,8 +69,12 @@ def expected_link(topology: Topology, board: Board | None) -> str | None:
 
 
 def _allowed(board: Board, gpus: int) -> list[str]:
-    """Links of a healthy pair: all links of the GPU, or among four GPUs without switches a third of them."""
-    return [f"NV{board.nvlinks}"] + [f"NV{board.nvlinks // 3}"] * (gpus == 4 or board.bridged)  # noqa: PLR2004
+    """Links of a healthy pair: all links of the GPU, or among four GPUs without switches a third of them.
+
+    Bridges join two GPUs: with fewer links between them, a bridge is missing or has failed.
+    """
+    third = gpus == 4 and not board.bridged  # noqa: PLR2004
+    return [f"NV{board.nvlinks}"] + [f"NV{board.nvlinks // 3}"] * third
 
 
 def judge(topology: Topology, board: Board | None) -> Verdict:

@@ -22,6 +22,7 @@ class Number:
         spread: the interval beneath it, or the range over nodes, in words; empty for one reading.
         taken: from what the value comes: `median of 5 samples`, `median of 3 nodes`, `one reading`.
         better: higher, lower, or None where neither is.
+        fallback: why its step did other work than was asked for (eager instead of compiled); empty if it did not.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Number:
     taken: str
     meaning: str
     better: str | None
+    fallback: str = ""
 
 
 def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Number:

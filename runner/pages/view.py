@@ -1,7 +1,7 @@
 """What entry pages and the matrix show, worked out before any template sees it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from runner.catalogue import METRICS, label_of
@@ -11,13 +11,7 @@ from runner.evidence.endings import scope_words
 from runner.evidence.headline import key_measurement
 from runner.evidence.judge import evaluate, judge_claims
 from runner.evidence.measured import Evaluated, fits, fits_class
-from runner.evidence.record import (
-    ClaimState,
-    Outcome,
-    Record,
-    StepResult,
-    Verdict,
-)
+from runner.evidence.record import ClaimState, Outcome, Record, StepResult, Verdict
 from runner.pages.evidence import Evidence, Found
 from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
 from runner.units import format_value
@@ -104,7 +98,8 @@ def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_cl
 
 def _key(result: StepResult, nodes: Sequence[Found]) -> Number | None:
     key = key_measurement(result)
-    return number(key, across_nodes(nodes, key)) if key else None
+    shown = number(key, across_nodes(nodes, key)) if key else None
+    return replace(shown, fallback=result.fallback_reason or "") if shown else None
 
 
 def _bound(expectation: Expectation, judged: Evaluated | None) -> Bound:

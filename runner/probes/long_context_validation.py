@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runner.hardware.boards import BOARDS
 from runner.hardware.machine import look_visible as look
 from runner.probes.budget import budget
 from runner.probes.contract import Findings, Probe, base_parser, run_probe, say
@@ -42,8 +43,7 @@ from runner.units import format_value
 
 _RANKS_DEADLINE_S = 3000.0
 # A comparison shows the saving of each remedy; more rounds than end within this time from the start of the probe only
-# narrow its time ratio. On a GPU, the imports and the model take about 15 s of it, and one round of the 8b model at
-# 32,768 tokens about 10 s.
+# narrow its time ratio. On a GPU, importing torch and building the model are part of it.
 _ROUNDS_ON_CPU_S, _ROUNDS_ON_GPU_S = 15.0, 45.0
 
 
@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         help="file for the GPU allocator's memory snapshot when it runs out of memory",
     )
     parser.add_argument("--plan", action="store_true", help="only predict, for --board or a budget")
-    parser.add_argument("--board", metavar="NAME", help="board for --plan: B200, H200, H100")
+    names = ", ".join(board.name for board in BOARDS)
+    parser.add_argument("--board", metavar="NAME", help=f"board for --plan: {names}")
     return parser
 
 

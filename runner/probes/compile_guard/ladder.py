@@ -55,7 +55,7 @@ def safe_compile(
         arguments: its keyword arguments; JSON, because they are passed to another process.
         mode: `smart` for the ladder; `whole`, `per-block`, `one-thread` or `eager` for that mode only.
         deadline_s: seconds until the end of compiling, for all rungs together, from when the first child begins to
-            compile: importing torch and starting the compile workers, up to half a minute with a GPU, come before. A
+            compile: importing torch and starting the compile workers come before, tens of seconds with a GPU. A
             rung leaves half of the remaining time to the next ones if they could use it.
         folder: where each child's stacks, log and cache are kept; a new temporary folder when None.
         tolerance: largest allowed difference from eager, relative to eager's largest magnitude.

@@ -1,7 +1,7 @@
 """Inductor's pool of compile workers: started and ready before a compile is timed.
 
-With Triton installed, the first compile of a process starts a sidecar that imports torch (5 to 12 CPU seconds), and
-the sidecar forks the workers. None of that is part of a compile: it happens once per process, whatever is compiled.
+With Triton installed, the first compile of a process starts a sidecar that imports torch, for several CPU seconds,
+and the sidecar forks the workers. None of that is part of a compile: it happens once per process, whatever is compiled.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ back.
 import re
 from collections.abc import MutableMapping
 
-# Torch 2.9 and newer reads both names; with both set, 2.11 and 2.13 ignore the second.
+# Torch 2.9 and newer reads both names; with both set, 2.11 and 2.13 ignore PYTORCH_ALLOC_CONF.
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _SETTINGS = "expandable_segments:True"
 _LONGEST_TEXT = 200

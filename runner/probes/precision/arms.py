@@ -194,7 +194,7 @@ def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]
         with torch.no_grad():
             theirs.weight.copy_(linear.weight)
         setattr(model.model.layers.get_submodule(parent), last, theirs)
-    # `fp8_autocast` became `autocast` in version 2.8. A recipe cannot be created inside a compiled region.
+    # Newer versions have `autocast` in place of `fp8_autocast`. No recipe can be created inside a compiled region.
     recipe = _default_recipe()
     if hasattr(engine, "autocast"):
         return lambda: engine.autocast(enabled=True, recipe=recipe)

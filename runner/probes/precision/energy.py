@@ -6,8 +6,8 @@ last tick ÷ work done between these times, with unfinished iterations counted b
 error is the timing of a tick. A window in which the counter stopped, skipped, went back, disappeared or was polled too
 slowly is refused.
 
-One reading of NVML's counter takes 2.4 to 7.4 ms on a virtual machine with an H200 (driver 580), so it is polled about
-every 8 ms there. The sensors are read in a thread of their own, because four slow readings would hide a tick.
+One reading of NVML's counter can itself take several milliseconds, in a virtual machine for example. The sensors are
+read in a thread of their own, because four slow readings would hide a tick.
 """
 
 import threading
