@@ -124,9 +124,10 @@ class EntryPace:
         about, measured = work.about(factor), work.expected.measured
         if step.id in fitting and mine - first >= work.to_start(factor):
             deadline = min(step.timeout, mine - first)
-            share = min(
-                deadline, max(work.room(factor), self._free(now, factor, ids[ids.index(step.id) + 1 :]))
-            )
+            # The number that represents the entry may take time that optional steps could have used.
+            least = work.tier if work.headline else max(Tier)
+            free = self._free(now, factor, ids[ids.index(step.id) + 1 :], least)
+            share = min(deadline, max(work.room(factor), free))
             return Turn(deadline, about, measured, cut=self._cut(deadline, step), share_s=share)
         missing = sorted(work.after & self._left_out)
         self._left_out.add(step.id)
@@ -136,10 +137,14 @@ class EntryPace:
             why = self._too_little(work, about, max(0.0, mine - SPARE_S - first))
         return Turn(0.0, about, measured, left_out=why)
 
-    def _free(self, now: float, factor: float, later: Sequence[str]) -> float:
-        """Seconds of this entry's time that these later steps do not need, as far as they fit, whatever their tier."""
-        left = self._ends(now, factor, max(Tier)) - now
-        steps = [work for work in map(self._works.__getitem__, later) if not work.after & self._left_out]
+    def _free(self, now: float, factor: float, later: Sequence[str], least: Tier) -> float:
+        """Seconds of this entry's time that these later steps do not need, as far as they fit, down to a tier."""
+        left = self._ends(now, factor, least) - now
+        steps = [
+            work
+            for work in map(self._works.__getitem__, later)
+            if work.tier <= least and not work.after & self._left_out
+        ]
         (fitting,) = share_out(max(0.0, left), [steps], factor)
         return left - sum(work.to_start(factor) for work in steps if work.id in fitting)
 

@@ -5,6 +5,8 @@ The rules:
 * A step is started only if its expected duration fits, with a margin; it is terminated when its time is over.
 * Every entry has its share of the time left. The shares of later entries are reserved, so a slow entry cannot use
   them; time that an entry does not use goes to the later ones.
+* A step that sizes its work by its time leaves all later ones theirs; an entry's headline leaves it only to the steps
+  of its own tier.
 * If not all steps fit, the steps that decide the outcome of an entry come first (`Tier`), those of every entry before
   the optional ones of any. A step that overruns may take time from steps of a lower tier, never from others.
 
@@ -51,6 +53,7 @@ class Work:
         expected: from records or a guess; not scaled for this machine.
         longest_s: its own deadline, in seconds.
         after: ids of steps without which it is useless.
+        headline: whether its number represents the entry.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Work:
     longest_s: float
     tier: Tier
     after: frozenset[str] = frozenset()
+    headline: bool = False
 
     def about(self, factor: float) -> float:
         """Its expected duration on this machine, in seconds."""
@@ -88,6 +92,7 @@ def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
             step.timeout,
             tiers[step.id],
             frozenset(step.needs) | (fixes if step.phase is Phase.VERIFY else frozenset()),
+            step.id == plan.runbook.head.headline,
         )
         for step in runs.values()
     )

@@ -2,18 +2,23 @@
 
 import functools
 import importlib.util
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
 from torch._inductor import async_compile
 from torch.utils import _triton
 
-from runner.probes.compile_guard import Stall, processes, safe_compile, workers
+from runner.probes.compile_guard import Stall, dumps, processes, safe_compile, workers
 from runner.probes.compile_guard.figures import cpu_seconds
+from runner.probes.compile_guard.watch import Watch
 from runner.probes.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
@@ -56,6 +61,55 @@ def test_the_cpu_time_of_a_worker_includes_the_assemblers_that_it_waited_for(wor
     assert cpu_seconds() >= 0.5
 
 
+A_COMPILE = """
+import os, subprocess, sys
+def compiles(pool):
+    pool.wait()
+compiles(subprocess.Popen([sys.executable, os.environ["POOL"]]))
+"""
+
+
+def test_what_compile_workers_do_is_dumped_and_is_not_taken_for_progress(tmp_path: Path) -> None:
+    program, stacks = tmp_path / "torch/_inductor/compile_worker/__main__.py", tmp_path / "stacks"
+    program.parent.mkdir(parents=True)
+    program.write_text("import time\ndef idles():\n    time.sleep(600)\nidles()\n", encoding="utf-8")
+    (tmp_path / "cache").mkdir()
+    # Named where it is not part of the command line, by which workers are known.
+    environment = os.environ | dumps.environment(stacks) | {"POOL": str(program)}
+    with subprocess.Popen([sys.executable, "-c", A_COMPILE], env=environment) as root:
+        watch = Watch(tmp_path, psutil.Process(root.pid), time.monotonic())
+        try:
+            # The functions are entered some time after the handlers are installed.
+            while not all(f":{name}" in _dumped(watch, stacks) for name in ("compiles", "idles")):
+                assert root.poll() is None
+            watch.look()
+        finally:
+            for child in watch.root.children():
+                child.kill()
+    (seen,) = watch.looks
+    assert any(frame.endswith(":compiles") for frame in seen.frames)
+    assert not any("compile_worker" in frame for frame in seen.frames)
+
+
+def test_a_process_that_dumps_its_stacks_late_is_awaited_and_one_with_a_handler_of_its_own_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dumps, "_has_handler", lambda pid: True)
+    monkeypatch.setattr(dumps, "_since", lambda path, offset: f"{path.name} from {offset}")
+    late, done = {"1.txt": 90, "2.txt": 10}, {"1.txt": 90, "2.txt": 70}
+    sizes = iter([{"1.txt": 10, "2.txt": 10}, late, late, late, done, done])
+    monkeypatch.setattr(dumps, "_sizes", lambda folder: next(sizes))
+    asked = [SimpleNamespace(pid=pid, send_signal=lambda number: None) for pid in (1, 2, 3)]
+    told = dumps.ask(cast("list[psutil.Process]", asked), tmp_path)
+    assert told == {"1.txt": "1.txt from 10", "2.txt": "2.txt from 10"}
+    assert next(sizes, None) is None, "and not a moment longer"
+
+
+def _dumped(watch: Watch, stacks: Path) -> str:
+    told = dumps.ask([watch.root, *watch.root.children()], stacks)
+    return "\n".join(dumps.main_frames(told, stacks)) + "\n"
+
+
 def test_a_pool_of_workers_is_ready_before_the_compile_and_starts_only_where_triton_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -68,6 +122,35 @@ def test_a_pool_of_workers_is_ready_before_the_compile_and_starts_only_where_tri
     monkeypatch.setattr(_triton, "has_triton_package", lambda: True)
     workers.start(gpu=True)()
     assert pool.done == ["warm", "wakeup", "wait"]
+
+
+def test_a_pool_begins_before_the_compiler_is_imported_and_is_the_same_that_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = FakePool()
+    monkeypatch.setattr(async_compile, "AsyncCompile", pool)
+    monkeypatch.setattr(async_compile, "maybe_warm_pool", pool.warm)
+    monkeypatch.setattr(_triton, "has_triton_package", lambda: False)
+    workers.begin()
+    assert pool.done == []
+    monkeypatch.setattr(_triton, "has_triton_package", lambda: True)
+    workers.begin()
+    workers.start(gpu=True)()
+    assert (pool.done, pool.started) == (["warm", "warm", "wakeup", "wait"], 1)
+
+
+# In a process of its own: in this one, the compiler is imported.
+BEGINS = """
+import sys
+from runner.probes.compile_guard import workers
+workers.begin()
+print("torch._inductor.async_compile" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
+"""
+
+
+def test_to_begin_a_pool_does_not_import_the_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", BEGINS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("SubprocPool closed")])
@@ -100,7 +183,12 @@ class FakePool:
         self.done: list[str] = []
         self._error = error
         # As torch's, cached, so that its statistics say whether there is a pool.
-        self.process_pool = functools.cache(lambda: "pool")
+        self.process_pool = functools.cache(self._begun)
+        self.started = 0
+
+    def _begun(self) -> str:
+        self.started += 1
+        return "pool"
 
     def warm(self) -> None:
         self.done.append("warm")

@@ -11,6 +11,7 @@ from runner.evidence.durations import Expected, expected_durations, newest_recor
 from runner.evidence.record import Options, Record, StepStatus
 from runner.evidence.store import Store
 from runner.hardware.machine import Machine
+from tests.builders import a_gpu, a_machine, eight_b200
 from tests.evidence_samples import B200, machine, record, runbook, step
 
 ENTRY = runbook(busbw="diagnose")
@@ -42,10 +43,16 @@ def test_a_run_that_did_not_finish_says_nothing() -> None:
     assert expected(ran(10, 2), *broken) == Expected(10, measured=True)
 
 
-def test_a_step_that_is_not_applicable_on_this_class_takes_as_long_as_it_took_to_find_out() -> None:
+def test_a_step_that_is_not_applicable_on_this_class_or_count_of_gpus_takes_as_long_as_it_took_to_find_out() -> (
+    None
+):
     skipped = ran(0.7, 4, status=StepStatus.SKIPPED)
     assert expected(skipped) == Expected(0.7, measured=True)
     assert not expected(ran(0.7, 4, status=StepStatus.SKIPPED, machine=OTHER_CPU)).measured
+    other_gpu = a_machine((a_gpu(name="NVIDIA H200"),))
+    of_one_gpu = ran(0.7, 4, status=StepStatus.SKIPPED, machine=other_gpu)
+    assert expected(of_one_gpu, here=a_machine((a_gpu(),))) == Expected(0.7, measured=True)
+    assert not expected(of_one_gpu, here=eight_b200()).measured
 
 
 @pytest.mark.parametrize(

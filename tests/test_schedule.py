@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -218,6 +218,51 @@ def test_steps_that_use_all_the_time_they_may_leave_the_later_ones_theirs() -> N
         now += turn.work_s
         pace.ended(a_result(planned.step, turn, turn.work_s))
     assert 110 < now <= 130, "and the time is used"
+
+
+def with_headline(plan: Plan, step_id: str | None) -> Plan:
+    head = plan.runbook.head.model_copy(update={"headline": step_id})
+    return replace(plan, runbook=plan.runbook.model_copy(update={"head": head}))
+
+
+def share_of(step_id: str, entries: list[Plan], within: float) -> tuple[Turn, float]:
+    """The turn of a step of the first entry, whose steps before it take what is expected, and its start."""
+    works, now = [work_of(plan, durations(plan)) for plan in entries], 0.0
+    pace = Schedule(within, works, lambda: now).entry(0)
+    for planned in entries[0].steps:
+        turn = pace.turn(planned.step)
+        if planned.step.id == step_id:
+            return turn, now
+        now += turn.about_s if turn.left_out is None else 0.0
+        pace.ended(a_result(planned.step, turn, turn.about_s))
+    raise AssertionError(step_id)
+
+
+def test_the_headline_of_an_entry_may_take_the_time_of_optional_steps_and_not_that_of_a_proof() -> None:
+    first, later = a_plan(*PROVED), a_plan(*PROVED)
+    optional = 3 * MARGIN * 10
+    plain, _ = share_of("see", [with_headline(first, None), later], 200)
+    headline, began = share_of("see", [with_headline(first, "see"), later], 200)
+    assert headline.work_s == pytest.approx(plain.work_s + optional)
+    proofs = 4 * MARGIN * 10
+    assert began + headline.work_s <= 200 - CLOSING_S - proofs - MARGIN * 10
+    other, _ = share_of("see", [with_headline(first, "clean"), later], 200)
+    assert other.work_s == plain.work_s
+
+
+def test_after_a_headline_that_uses_all_its_time_the_rest_of_the_proof_is_still_started() -> None:
+    plan = with_headline(a_plan(*PROVED), "see")
+    entries = [(plan, durations(plan)), (plan, durations(plan))]
+    works, now = [work_of(*entry) for entry in entries], 0.0
+    schedule = Schedule(200, works, lambda: now)
+    for number in range(2):
+        pace = schedule.entry(number)
+        for planned in plan.steps:
+            turn = pace.turn(planned.step)
+            took = turn.work_s if planned.step.id == "see" else turn.about_s
+            assert turn.left_out is None or planned.step.id in {"look", "more", "again"}
+            now += took if turn.left_out is None else 0.0
+            pace.ended(a_result(planned.step, turn, took))
 
 
 def test_what_an_entry_does_not_use_goes_to_the_later_ones() -> None:

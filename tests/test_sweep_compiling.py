@@ -1,6 +1,8 @@
 """The compile mode of each precision of a sweep: by default, within the step's time, and where one cannot compile."""
 
+import math
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +12,20 @@ import pytest
 
 from runner.models import model_shape
 from runner.probes import fp8_transformer_engine
+from runner.probes.budget import Budget
 from runner.probes.compile_guard.guarded import Guarded
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.precision import compiled
+from runner.probes.precision import building, compiled
 from runner.probes.precision.choice import Work
-from runner.probes.precision.compiled import find_rungs, tolerance
+from runner.probes.precision.compiled import find_rungs, tolerance, within_time
+from runner.probes.precision.measuring import seconds_after_compiling
 from tests.test_precision import folder_of
 from tests.test_precision_power_sweep import of, sweep
 
 pytest_plugins = ("tests.fp8_products",)
+# Inductor imports a module of torch's own that still uses it.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
 GPU = Work(model_shape("8b"), "cuda", 1, 4096)
 
@@ -99,8 +105,6 @@ def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
     assert (found.fallback_reason, found.fallback_asked) == (None, False)
 
 
-# Inductor imports a module of torch's own that still uses it.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.system
 def test_a_compile_mode_goes_through_the_guard_mode_by_mode(tmp_path: Path) -> None:
     status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--compile-mode", "per-block")
@@ -131,3 +135,31 @@ def test_a_mode_whose_compile_outlasts_its_deadline_is_left_out_with_the_reason(
     )
     assert (status, document["status"]) == (NOT_APPLICABLE, "not_applicable")
     assert "bf16: per-block:" in document["reason"]
+
+
+@pytest.mark.parametrize(("seconds", "modes"), [(95.0, ["bf16", "fp8"]), (math.inf, ["fp16", "bf16", "fp8"])])
+def test_a_sweep_that_leaves_fp16_out_says_why(
+    seconds: float, modes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(compiled, "safe_compile", answering(Mode.PER_BLOCK, asked))
+    for name in ("unavailable", "reference", "sample_tokens", "_add"):
+        monkeypatch.setattr(building, name, lambda *_, **__: None)
+    wanted = building.Asked(("fp16", "bf16", "fp8"), None, 240.0, None)
+    swept, _ = building.build(wanted, GPU, None, Budget(time.monotonic() + seconds))
+    assert sorted(asked) == sorted(modes)
+    assert ("fp16" in swept.unavailable) == ("fp16" not in modes)
+
+
+def test_fp16_gives_way_where_only_without_it_there_is_time_to_compile_and_in_no_other_case() -> None:
+    modes = ("fp16", "bf16", "fp8")
+
+    def left(seconds: float) -> Callable[[int], float]:
+        return lambda count: seconds - seconds_after_compiling(count, "cuda")
+
+    enough_for = {count: 45.0 + seconds_after_compiling(count, "cuda") for count in (2, 3)}
+    assert within_time(modes, left(enough_for[3])) == modes
+    assert within_time(modes, left(enough_for[3] - 1)) == ("bf16", "fp8")
+    assert within_time(modes, left(enough_for[2])) == ("bf16", "fp8")
+    assert within_time(modes, left(enough_for[2] - 1)) == modes, "all in eager"
+    assert within_time(("fp16",), left(0.0)) == ("fp16",)

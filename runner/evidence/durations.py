@@ -49,8 +49,8 @@ def expected_durations(
 
     It is the duration of the newest finished run of the step at this preset, on hardware of the same kind (with or
     without GPUs). Records with the step's current digest are preferred, then records of this machine's class, then
-    runs without a time limit. A step that only ever found itself not applicable on this class has the time that it
-    took to say so.
+    runs without a time limit. A step that only ever found itself not applicable on this class, or on one with as many
+    GPUs, has the time that it took to say so.
     """
     digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
     best: dict[str, tuple[tuple[object, ...], float]] = {}
@@ -61,7 +61,8 @@ def expected_durations(
             if result.id not in digests or result.duration_s is None:
                 continue
             here = record.machine.machine_class == machine.machine_class
-            if not (result.status.finished or (here and result.status is StepStatus.SKIPPED)):
+            alike = here or (0 < len(machine.gpus) == len(record.machine.gpus))
+            if not (result.status.finished or (alike and result.status is StepStatus.SKIPPED)):
                 continue
             rank = (
                 result.status.finished,

@@ -50,6 +50,8 @@ def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
 
 def _run(arguments: argparse.Namespace) -> Findings:  # noqa: ARG001 - every probe's signature
     import torch
+
+    workers.begin()
     from torch._inductor import compile_fx  # noqa: F401 - imported here so that the call does not pay for it
     from torch._inductor.utils import fresh_cache
 

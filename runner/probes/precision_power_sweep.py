@@ -24,8 +24,8 @@ bound applies to it; `fp8_transformer_engine` judges each layer.
 
 The number of windows is reduced on a CPU to fit about 12 s by default, and everywhere to fit the step's time; see
 `effective.windows`. On a GPU, windows with energy come first: idle power is measured after them, and models are not
-compiled if that would leave no time for the windows. `energy_ratio` states whether both models were compiled, because
-FP8 in eager is not FP8 as it is served.
+compiled if that would leave no time for the windows; fp16 is left out if only that leaves it. `energy_ratio` states
+whether both models were compiled, because FP8 in eager is not FP8 as it is served.
 Exit status: 0 measured, 2 bad input, 3 measurement failed, 80 not applicable.
 """
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import InputError
 from runner.models import weight_files
+from runner.probes.model_library import import_models
 from runner.probes.tensor_parallel import copy_shard, shard
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def llama_config(shape: "ModelShape") -> Any:
     """The transformers `LlamaConfig` of a shape, with SDPA attention and no special tokens."""
+    import_models()
     from transformers import LlamaConfig
 
     config = LlamaConfig(
@@ -63,6 +65,8 @@ def build_model(
     """
     import torch
     from torch import nn
+
+    import_models()
     from transformers import LlamaForCausalLM
 
     config, device = llama_config(shape), torch.device(device)
@@ -105,6 +109,8 @@ def load_model(
     """
     import torch
     from safetensors import SafetensorError, safe_open
+
+    import_models()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     device = torch.device(device)

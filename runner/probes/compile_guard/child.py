@@ -89,15 +89,18 @@ def _work(spec: Spec, tell: Any) -> None:
             sys.path.append(place)
     mode, began = Mode(spec.mode), time.monotonic()
     importlib.import_module("torch")
+    if mode is Mode.ONE_THREAD:
+        one_thread()
     if mode is not Mode.EAGER:
+        # A limit of memory must come before the processes that it is to hold for.
+        if spec.memory_bytes is None:
+            workers.begin()
         # The compiler is imported on first use; the import is not part of the compile.
         importlib.import_module("torch._dynamo")
         importlib.import_module("torch._inductor.compile_fx")
     imported = time.monotonic()
     if spec.memory_bytes is not None:
         _limit_memory(spec.memory_bytes)
-    if mode is Mode.ONE_THREAD:
-        one_thread()
     calls, parameters, alone = _calls(spec, mode)
     devices = sorted({str(one.device) for module, _, _ in calls for one in module.parameters()})
     # Started before the model runs in eager, so that both take place at once.

@@ -40,20 +40,22 @@ def environment(folder: Path) -> dict[str, str]:
 def ask(processes: Iterable[psutil.Process], folder: Path) -> Mapping[str, str]:
     """Request stacks from processes and return the dumps by file name; processes without a handler are skipped.
 
-    The signal would kill a process that does not catch it; its signal mask in /proc shows whether it does.
+    The signal would kill a process that does not catch it; its signal mask in /proc shows whether it does. On a busy
+    host the first dump may be complete before another one begins, so all of them are awaited.
     """
     before = _sizes(folder)
-    asked = False
+    awaited: set[str] | None = None
     for process in processes:
         if _has_handler(process.pid):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGUSR1)
-                asked = True
+                # A handler of the process's own writes no file here.
+                awaited = (awaited or set()) | ({f"{process.pid}.txt"} & before.keys())
     until, last = time.monotonic() + _DUMP_S, before
-    while asked and time.monotonic() < until:
+    while awaited is not None and time.monotonic() < until:
         time.sleep(_POLL_S)
         now = _sizes(folder)
-        if now != before and now == last:
+        if now != before and now == last and all(now.get(name) != before[name] for name in awaited):
             break
         last = now
     grown = {name: before.get(name, 0) for name, size in last.items() if size > before.get(name, 0)}

@@ -107,10 +107,14 @@ class Watch:
 
     def look(self) -> None:
         """Make the child and its workers dump their stacks, and record its progress."""
-        used = self.sample()
+        used, tree = self.sample(), self._tree()
         if used is None:
             return
-        frames = dumps.main_frames(dumps.ask(self._tree(), self.folder / "stacks"), self.folder / "stacks")
+        # What compile workers do says nothing of progress, and one of many may answer late.
+        others = {f"{one.pid}.txt" for one in tree if processes.is_worker(one)}
+        found = dumps.ask(tree, self.folder / "stacks")
+        told = {name: text for name, text in found.items() if name not in others}
+        frames = dumps.main_frames(told, self.folder / "stacks")
         at_s = self.now() - self.stage_at
         self.looks.append(Observation(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
 

@@ -12,6 +12,18 @@ from collections.abc import Callable
 READY_S = 45.0
 
 
+def begin() -> None:
+    """Start the pool while the rest of the compiler is still to be imported, as far as Inductor itself would start it.
+
+    The sidecar's imports take as long as those, so both take place at once. `start` does the rest, and gives the wait.
+    """
+    from torch._inductor import async_compile
+    from torch.utils._triton import has_triton_package
+
+    if hasattr(async_compile, "maybe_warm_pool") and has_triton_package():
+        async_compile.maybe_warm_pool()
+
+
 def start(*, gpu: bool) -> Callable[[], float]:
     """Start the pool that a compile in this process would start; the returned function waits until it is ready.
 

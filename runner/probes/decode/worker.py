@@ -31,6 +31,7 @@ from runner.probes.compile_guard.figures import cache_counts
 from runner.probes.compile_guard.spec import Mode
 from runner.probes.decode.launches import launches_of, replays_of
 from runner.probes.decode.run_queue import share, waited
+from runner.probes.model_library import import_models
 from runner.probes.ranks import RankLine
 from runner.probes.tensor_parallel import joined
 
@@ -90,6 +91,8 @@ def _tell(line: RankLine, error: Exception) -> None:
 def _load() -> None:
     """Import what every start needs. No computing here: a thread pool would not survive a fork."""
     import torch  # noqa: F401
+
+    import_models()
     from transformers import LlamaForCausalLM, StaticCache  # noqa: F401
 
 

@@ -10,7 +10,7 @@ from runner.probes.budget import Budget
 from runner.probes.contract import say
 from runner.probes.precision.arms import Arm, build_arm, reference, signal_to_noise, unavailable
 from runner.probes.precision.choice import Work, sample_tokens
-from runner.probes.precision.compiled import Compiled, find_rungs
+from runner.probes.precision.compiled import Compiled, find_rungs, within_time
 from runner.probes.precision.measuring import seconds_after_compiling
 from runner.probes.precision.product import fp8_product
 from runner.probes.precision.proof import census, left_out, proof_of
@@ -53,8 +53,15 @@ def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tup
         else:
             swept.unavailable[mode] = why_not
     path = str(asked.scales.resolve()) if asked.scales else None
-    left_s = whole.left - seconds_after_compiling(len(runnable), work.device)
-    compiled = find_rungs(asked.compile_mode, runnable, work, path, asked.deadline_s, left_s)
+
+    def left_s(modes: int) -> float:
+        return whole.left - seconds_after_compiling(modes, work.device)
+
+    if work.device == "cuda" and asked.compile_mode is None:
+        spare = set(runnable) - set(within_time(runnable, left_s))
+        swept.unavailable |= dict.fromkeys(spare, "left out: with it, there is no time to compile the others")
+        runnable = [mode for mode in runnable if mode not in spare]
+    compiled = find_rungs(asked.compile_mode, runnable, work, path, asked.deadline_s, left_s(len(runnable)))
     tokens = sample_tokens(work)
     exact = reference(work.shape, work.device, tokens)
     for mode in runnable:

@@ -1,5 +1,7 @@
 """The compile mode that works for each precision, found in child processes that can be killed."""
 
+import contextlib
+import importlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +24,8 @@ _BLOCKS_OF_TOLERANCE, _MOST_TOLERANCE = 8, 1.0
 # Chosen for a GPU's host with 16 cores: importing torch, transformers, torchao and the compiler, and compiling a block.
 # The guard's deadline does not include the start.
 _START_S, _COMPILE_S = 30.0, 15.0
+# Modes to measure last: the entry's bounds and claims are about FP8 relative to bf16.
+_SPARE = ("fp16",)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,21 @@ class Compiled:
     @property
     def fallback_asked(self) -> bool:
         return self.fallback_reason is not None and self._may_fall_back
+
+
+def within_time(modes: Sequence[str], left_s: Callable[[int], float]) -> tuple[str, ...]:
+    """The modes that can be compiled and measured: all, or without the spare ones where that is what it takes.
+
+    If not even the others can, all of them are measured in eager.
+
+    Args:
+        modes: those that can run on this host.
+        left_s: seconds that are left for compiling, with a number of modes to measure.
+    """
+    needed = [mode for mode in modes if mode not in _SPARE]
+    affordable = left_s(len(modes)) >= _START_S + _COMPILE_S
+    fewer = needed and left_s(len(needed)) >= _START_S + _COMPILE_S
+    return tuple(needed if fewer and not affordable else modes)
 
 
 def find_rungs(
@@ -136,7 +155,12 @@ def find_rungs(
 
 def _at_once(one: Callable[[str, int], Guarded], modes: Sequence[str]) -> dict[str, Guarded]:
     with ThreadPoolExecutor(max(1, len(modes))) as pool:
-        return dict(zip(modes, pool.map(lambda mode: one(mode, 1), modes), strict=True))
+        guarded = pool.map(lambda mode: one(mode, 1), modes)
+        # The first compiled forward of this process needs it; the import takes about as long as a guard's start. That
+        # a compiler cannot be imported is for the guards to say.
+        with contextlib.suppress(ImportError, OSError):
+            importlib.import_module("torch._inductor.compile_fx")
+        return dict(zip(modes, guarded, strict=True))
 
 
 def _in_turn(one: Callable[[str, int], Guarded], modes: Sequence[str]) -> dict[str, Guarded]:

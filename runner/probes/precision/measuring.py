@@ -18,8 +18,8 @@ ROUNDS_WITH_ENERGY, ROUNDS = 6, 3
 _ROUNDS_BEFORE_IDLE = 2
 # Clocks and power drop some time after the last work, so the first window is discarded.
 _IDLE_WINDOWS = 2
-# Chosen for 8b on a GPU: building the model, profiling its GEMMs, importing the compiler, the first compiled forward.
-_BUILD_S = 18.0
+# Chosen for 8b on a GPU: building the model, profiling its GEMMs, and the first compiled forward.
+_BUILD_S = 12.0
 WINDOW_S = 0.2
 _IDLE_NAP_S = 0.01
 

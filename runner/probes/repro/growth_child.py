@@ -120,6 +120,7 @@ def _compile_all(
 
 
 def _warm_torch() -> None:
+    workers.begin()
     # Imported before the first compile, of which the import is not part.
     importlib.import_module("torch._dynamo")
     importlib.import_module("torch._inductor.compile_fx")
