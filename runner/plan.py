@@ -168,13 +168,20 @@ def why_not(step: Step, machine: Machine, request: Request) -> str | None:
     return None
 
 
-def explained_by_visibility(reason: str | None, step: Step, installed: int) -> bool:
-    """Whether a step was skipped because its run could use fewer GPUs than are installed and than the step needs."""
+def explained_by_visibility(reason: str | None, step: Step, installed: int, used: int = 0) -> bool:
+    """Whether a step was skipped because its run could use fewer GPUs than are installed and than the step needs.
+
+    Args:
+        reason: why it was skipped.
+        step: the step.
+        installed: GPUs of the machine.
+        used: GPUs that another step of the same run used; a run that used them could use them.
+    """
     found = _HIDDEN.fullmatch(reason or "")
     if found is None or step.safety is Safety.READ_ONLY:
         return False
     needed, usable, known = (int(number) for number in found.groups())
-    return usable < needed == step.gpus <= known == installed
+    return used <= usable < needed == step.gpus <= known == installed
 
 
 def _hidden(step: Step, installed: int, visible: Visible) -> str | None:

@@ -86,7 +86,9 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if not 0 < seconds <= _LONGEST_S:
+    if seconds > _LONGEST_S:
+        raise InputError(f"{text[:50]!r} is more than a year; write 90s, 5m or 1h")
+    if not seconds > 0:
         raise InputError(f"{text[:50]!r} is not a time above zero; write 90s, 5m or 1h")
     return seconds
 

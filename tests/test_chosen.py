@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 
 from runner.cli.chosen import chosen_entries, decided_by_gpus
+from runner.cli.main import main
+from runner.entry.attributes import entry_id_fault
+from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.errors import InputError
+from runner.errors import InputError, RunbookFaultsError
 from tests.builders import a_machine, eight_b200
 
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"
@@ -44,3 +47,14 @@ def test_an_entry_that_is_named_twice_runs_once() -> None:
 def test_an_unknown_name_beside_all_is_refused() -> None:
     with pytest.raises(InputError, match="no entry has number 99"):
         chosen("all", "99")
+
+
+def test_an_entry_cannot_have_the_name_that_stands_for_every_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry_id_fault("all-reduce") is None
+    assert "stands for every entry" in str(entry_id_fault("all"))
+    assert main(["--runbooks", str(tmp_path), "new", "all"]) == InputError.exit_status
+    assert "stands for every entry" in capsys.readouterr().err
+    with pytest.raises(RunbookFaultsError, match="stands for every entry"):
+        parse("---\nid: all\nnumber: 9\ntitle: A\n---\n", tmp_path / "all.md")

@@ -306,6 +306,12 @@ def test_a_run_within_a_time_leaves_out_what_took_longer_before_and_gives_no_tic
     )
 
 
+def test_a_time_of_years_is_called_too_long(tmp_path: Path) -> None:
+    done = runbook(tmp_path, "run", "all", "--within=99999h")
+    assert done.returncode == 2
+    assert "'99999h' is more than a year" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["5", "0s", "-5m", "m", "5 minutes", "nan"])
 def test_a_time_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     write_entry(tmp_path / "runbooks", step("look", f"touch {tmp_path}/ran"))

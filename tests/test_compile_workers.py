@@ -14,6 +14,7 @@ from typing import cast
 import psutil
 import pytest
 from torch._inductor import async_compile
+from torch._inductor.compile_worker import subproc_pool
 from torch.utils import _triton
 
 from runner.probes.compile_guard import Stall, dumps, processes, safe_compile, workers
@@ -153,7 +154,15 @@ def test_to_begin_a_pool_does_not_import_the_compiler() -> None:
     assert done.stdout.split() == ["True", "False"]
 
 
-@pytest.mark.parametrize("error", [TimeoutError(), RuntimeError("SubprocPool closed")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError(),
+        RuntimeError("SubprocPool closed"),
+        subproc_pool.SubprocException("fork failed"),
+        BrokenPipeError(),
+    ],
+)
 def test_a_pool_that_is_never_ready_is_left_to_the_compile(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

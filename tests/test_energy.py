@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.probes.precision import energy
 from runner.probes.precision.counters import NVML_TICK_S, EnergyError, Sensors, rapl_counters
 from runner.probes.precision.energy import Tick, Trace, Window, run_window, watch
 from tests import nvml
@@ -347,3 +348,46 @@ def test_a_counter_that_was_seen_at_one_or_two_values_is_refused(seen: list[floa
 
 def test_a_counter_that_was_never_seen_is_refused() -> None:
     assert "too short" in refused(Window(0.0, (0.05, 0.09), (Trace(Curve(100)),)))
+
+
+@pytest.mark.parametrize("silent_from", [1, 3])
+def test_a_counter_that_does_not_answer_ends_neither_the_work_nor_the_probe(
+    silent_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy, "ANSWER_S", 0.2)
+    reads, silent, release = [0], threading.Event(), threading.Event()
+
+    class Hanging:
+        name, tick_s = "hanging", 0.001
+
+        def read(self) -> float:
+            reads[0] += 1
+            if reads[0] >= silent_from:
+                silent.set()
+                release.wait()
+            return float(reads[0])
+
+    window = run_window(silent.wait, 0.0, [Hanging()])
+    release.set()
+    assert window.iterations == 2
+    assert refused(window) == "the energy counter does not answer"
+
+
+def test_sensors_that_never_answer_are_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "ANSWER_S", 0.2)
+    asked, release = threading.Event(), threading.Event()
+
+    class Counting:
+        name, tick_s = "counting", 0.001
+
+        def read(self) -> float:
+            return time.monotonic()
+
+    def sensors() -> Sensors:
+        asked.set()
+        release.wait()
+        return Sensors(1e9, 1e9, 50.0, ())
+
+    window = run_window(asked.wait, 0.0, [Counting()], sensors)
+    assert window.sensors == ()
+    release.set()

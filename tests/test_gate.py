@@ -20,7 +20,7 @@ from runner.hardware.gpus import Gpu
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)
-EIGHT = machine(*[B200] * 8)
+EIGHT = machine(*[B200] * 8).model_copy(update={"cuda": "13.0"})
 SMALL = Gpu(index=0, name=B200, memory_bytes=16 * 10**9)
 
 
@@ -61,6 +61,8 @@ def test_a_step_may_be_skipped_if_its_run_could_not_use_the_gpus_that_it_needs()
     assert _may_be_skipped(seen, needing, hidden, ())
     assert not _may_be_skipped(seen, needing, hidden.replace("8", "4"), ())
     assert not _may_be_skipped(seen, needing, None, ())
+    # Another step of the same run used more.
+    assert not _may_be_skipped(seen, needing, hidden, (), used=8)
 
 
 def test_an_empty_folder_has_nothing_to_publish(store: Store) -> None:

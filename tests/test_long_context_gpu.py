@@ -17,11 +17,18 @@ import torch
 
 import runner.probes.long_context_validation as probe
 from runner.entry.read import read_runbook
+from runner.errors import InputError
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
 from runner.models import model_shape
 from runner.probes.contract import OK, SYMPTOM
-from runner.probes.long_context.allocator import expand_segments, refusal, refused_reserve
+from runner.probes.long_context.allocator import (
+    BACKEND,
+    expand_segments,
+    refusal,
+    refused_reserve,
+    used_settings,
+)
 from runner.probes.long_context.bench import Bench, Reached
 from runner.sizing import Work, footprint, remedies
 from tests.meta_gpu import MetaGpu, meta_gpu
@@ -111,6 +118,7 @@ def test_the_reserve_of_a_refused_request_is_what_torch_said_then() -> None:
     # On an H200, 3.7 GiB more were free by the time that the error arrived.
     said = "25.52 GiB is allocated by PyTorch, and 250.49 MiB is reserved by PyTorch but unallocated. If"
     assert refused_reserve(said) == int(250.49 * 2**20)
+    assert refused_reserve("1.2.3 GiB is reserved by PyTorch but unallocated") is None
     assert refused_reserve("0 bytes is reserved by PyTorch but unallocated") == 0
     assert refused_reserve("HIP has none left.") is None
 
@@ -302,3 +310,28 @@ def test_torch_reads_expandable_segments_unless_the_caller_chose_settings(
         capture_output=True, text=True, check=True, timeout=HANG_S, env=environment,
     )  # fmt: skip
     assert done.stdout.strip() == expected
+
+
+def of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch answers with `backend:cudaMallocAsync`."""
+
+    def refuse() -> None:
+        raise RuntimeError("Calling snapshot with backend:cudaMallocAsync is not meaningful.")
+
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", refuse)
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+
+
+def test_an_allocator_without_a_list_of_blocks_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_cuda(monkeypatch)
+    assert used_settings() == {BACKEND: "cudaMallocAsync"}
+
+
+def test_a_snapshot_is_refused_where_the_allocator_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with meta_gpu(monkeypatch, H200, expandable=True):
+        of_cuda(monkeypatch)
+        Bench(model_shape("tiny"), Work(64), None, gpu=True)
+        with pytest.raises(InputError, match="--snapshot: the allocator cudaMallocAsync has none"):
+            Bench(model_shape("tiny"), Work(64), None, gpu=True, snapshot=tmp_path / "snapshot")

@@ -145,3 +145,8 @@ def test_one_mistake_in_a_name_gives_a_name_near_it(word: str, data: st.DataObje
 @given(st.text(max_size=60))
 def test_any_name_is_judged(name: str) -> None:
     judge(Setting(f"NCCL_{name}", "1", "environment"), 1)
+
+
+@pytest.mark.parametrize("name", ["NCCL_IB_ENABLE", "NCCL_P2P_ENABLE", "NCCL_NET_ENABLE"])
+def test_a_name_with_another_word_in_it_is_not_a_misspelling_of_one(name: str) -> None:
+    assert misspelt(name) is None

@@ -142,3 +142,9 @@ def test_the_version_of_this_python_is_that_of_its_package(
 
     monkeypatch.setattr(metadata, "version", held)
     assert installed_version() == version
+
+
+def test_a_package_without_a_version_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As importlib answers for a package whose metadata were lost.
+    monkeypatch.setattr(metadata, "version", lambda _: None)
+    assert installed_version() is None

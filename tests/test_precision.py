@@ -220,7 +220,7 @@ def test_scales_of_other_weights_are_stale_and_refused_by_layer(
     [
         (["--calibration-batches", "0"], "--calibration-batches must be 1 or more"),
         (["--percentile", "0"], "--percentile must be above 0"),
-        (["--percentile", "nan"], "--percentile must be above 0"),
+        (["--percentile", "nan"], "--percentile nan: must be a number"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(

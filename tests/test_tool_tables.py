@@ -309,3 +309,16 @@ def test_a_table_is_read_where_a_step_writes_its_result(name: str, tmp_path: Pat
     place = tmp_path / "result.json"
     place.write_text(text(name), encoding="utf-8")
     assert read_document(place) == read(name)
+
+
+def test_a_header_whose_columns_differ_in_place_is_refused_and_gives_no_wrong_elements() -> None:
+    content = re.sub(r"(?m)^(#.*busbw  #wrong) *$", r"\1   other", text(NCCL[0]))
+    with pytest.raises(DocumentError, match="other columns in place than out of place"):
+        of(content)
+
+
+def test_a_waived_test_and_an_error_are_seen_in_an_indented_block() -> None:
+    indented = "".join(f"    {line}\n" for line in text("nvbandwidth_tables.txt").splitlines())
+    assert of(indented).details["waived"] == ["one of its tests"]
+    with pytest.raises(DocumentError, match="ended with an error: out of memory"):
+        of(indented.replace("    Waived:", "    ERROR: out of memory"))

@@ -369,3 +369,48 @@ def test_a_matrix_with_any_number_in_it_is_read_or_refused(where: str, number: s
     letters = "".join(character for character in where if not character.isdigit()).rstrip("\t")
     with suppress(InputError):
         parse_topology(HEALTHY.replace(where, letters + number))
+
+
+def two_gpus(link: str) -> str:
+    return f"\tGPU0\tGPU1\nGPU0\t X \t{link}\nGPU1\t{link}\t X \n"
+
+
+def side_by_side(one: str, other: str) -> str:
+    """As srun -l gives the output of two nodes."""
+    return "".join(f"0: {a}\n1: {b}\n" for a, b in zip(one.splitlines(), other.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (two_gpus("NV18") + two_gpus("PHB"), "several matrices that differ; give the output of one node"),
+        (side_by_side(two_gpus("NV18"), two_gpus("PHB")), "line 4: a second row for GPU0 differs"),
+        ("\n".join(line[:38] for line in HEALTHY.splitlines()), "the header has no column for GPU"),
+        ("GPU0 GPU1\nGPU0 X " + "x" * 9000, f"line 2: '{'x' * 40}' is not a cell"),
+    ],
+)
+def test_a_text_of_which_a_part_would_be_passed_over_is_refused(text: str, says: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse_topology(text)
+    assert says in str(refused.value)
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GPU0 is slow on this node:\n" + two_gpus("NV18"),
+        two_gpus("NV18") + "\nGPU0 is slow\n",
+        two_gpus("NV18") * 2,
+        side_by_side(two_gpus("NV18"), two_gpus("NV18")),
+        "| | GPU0 | GPU1 |\n|---|---|---|\n| GPU0 | X | NV18 |\n| GPU1 | NV18 | X |\n",
+    ],
+)
+def test_a_sentence_about_a_gpu_and_the_same_matrix_again_do_not_matter(text: str) -> None:
+    assert [pair.link for pair in parse_topology(text).pairs] == ["NV18"]
+
+
+def test_a_text_that_is_too_long_is_refused_as_such_from_a_pipe_too(tmp_path: Path) -> None:
+    done, _ = probe(tmp_path, None, "--from", "-", stdin="x" * (1 << 20) + "\n" + HEALTHY)
+    assert done.returncode == InputError.exit_status
+    assert done.stderr == "topology: standard input has more than 1 MiB; give the matrix alone\n"

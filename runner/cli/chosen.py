@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.entry.attributes import ALL
 from runner.entry.model import Condition, Runbook
 from runner.entry.read import find, read_all
 from runner.evidence.measured import fits
 from runner.hardware.machine import Machine
 
-ALL = "all"
 HELP = f"an entry's id, the beginning of one, or its number; {ALL!r} for every entry"
 
 

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.entry.attributes import is_id
+from runner.entry.attributes import entry_id_fault
 from runner.entry.parse import parse
 from runner.entry.read import read_paths
 from runner.entry.skeleton import skeleton
@@ -41,8 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         StoreError: the file cannot be written.
     """
     entry_id = arguments.id
-    if not is_id(entry_id):
-        raise InputError(f"{entry_id!r} is not a valid id; use lower-case letters, digits and hyphens")
+    fault = entry_id_fault(entry_id)
+    if fault is not None:
+        raise InputError(fault)
     title = arguments.title if arguments.title is not None else entry_id.replace("-", " ").capitalize()
     if not title.strip() or not title.isprintable():
         raise InputError("a title must be one line of text; omit --title to derive it from the id")

@@ -10,6 +10,8 @@ from runner.entry.words import nearest
 
 _BRACES = re.compile(r"(?P<language>[^\s{]*)\s*\{(?P<inside>[^{}]*)\}\s*")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
+# On the command line, this names every entry.
+ALL = "all"
 KNOWN = ("gpus", "needs", "nodes", "safety", "slow", "timeout")
 LONGEST_S = 24 * 3600.0
 
@@ -27,6 +29,17 @@ class Attributes:
 def is_id(text: str) -> bool:
     """Whether a text is a valid id: lower-case letters, digits and hyphens, not beginning with a hyphen."""
     return _ID.fullmatch(text) is not None
+
+
+def entry_id_fault(text: str) -> str | None:
+    """Why a text cannot be the id of an entry; None if it can."""
+    if not is_id(text):
+        return f"{text!r} is not a valid id; use lower-case letters, digits and hyphens"
+    return (
+        f"the id {text!r} stands for every entry in runbook run and plan; choose another"
+        if text == ALL
+        else None
+    )
 
 
 def read_attributes(info: str) -> Attributes:

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
-from runner.entry.attributes import is_id, read_attributes
+from runner.entry.attributes import entry_id_fault, read_attributes
 from runner.entry.by_hand import BY_HAND, is_shell
 from runner.entry.head import key_lines, parse_head
 from runner.entry.model import FrontMatter, Phase, Prose, Runbook, Section, Step
@@ -74,8 +74,9 @@ def _head(tokens: Sequence[Token], draft: _Draft) -> FrontMatter | None:
         draft.faults.extend(error.faults)
         return None
     line = key_lines(tokens[0].content, 2, draft.path).get(("id",), 2)
-    if not is_id(head.id):
-        draft.fault(line, f"{head.id!r} is not a valid id; use lower-case letters, digits and hyphens")
+    fault = entry_id_fault(head.id)
+    if fault is not None:
+        draft.fault(line, fault)
     elif head.id != draft.path.stem:
         draft.fault(line, f"the id {head.id!r} differs from the file name; rename the file to {head.id}.md")
     return head

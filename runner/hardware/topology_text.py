@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from runner.errors import InputError
 from runner.hardware.topology import GpuWiring, Pair, Topology
+from runner.pasted import pasted
 
 _CELL = re.compile(r"X|NV\d{1,4}|PIX|PXB|PHB|NODE|SYS|SOC")
 _CELLS = re.compile(rf"(?:{_CELL.pattern})+")
 # Cells of `topo -p2p`, the status of peer access.
 _P2P_CELL = re.compile(r"OK|CNS|GNS|TNS|NS|DR|U")
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _GPU = re.compile(r"GPU(\d{1,4})")
 # Columns after the matrix that drivers have added over the years; each holds one word.
 _TRAILING = ("CPU Affinity", "NUMA Affinity", "GPU NUMA ID")
@@ -23,6 +23,8 @@ _NUMA = "NUMA Affinity"
 # What they hold: `0-55,112-167`, `0`, `N/A`.
 _AFTER_THE_MATRIX = re.compile(r"[0-9,-]+|N/A")
 _LEGEND = re.compile(r"\s*Legend\b")
+# Where a line begins behind what a launcher or a ticket put before it: `0: `, `[1,0]<stdout>:`, `> `.
+_BEHIND_PREFIX = re.compile(r"GPU\d{1,4}(?!\S)|Legend\b|(?<!\S)\S{1,5}\s+=\s")
 _WHOLE = "paste the whole output of nvidia-smi topo -m"
 _PEER_ACCESS = (
     "the text is the status of peer access, from nvidia-smi topo -p2p; paste that of nvidia-smi topo -m"
@@ -49,11 +51,25 @@ def parse_topology(text: str) -> Topology:
     paths on a healthy node too.
 
     Raises:
-        InputError: no GPU header, a row that is cut off or missing, an unknown cell, a matrix that is not symmetric, or
-            the output of `topo -mp` or `topo -p2p` alone.
+        InputError: no GPU header, a row or a header that is cut off, a row that is missing, an unknown cell, a matrix
+            that is not symmetric, several matrices that differ, or the output of `topo -mp` or `topo -p2p` alone.
     """
-    lines = [_ESCAPES.sub("", line).rstrip() for line in text.splitlines()]
-    matrix = _wanted(lines)
+    lines = [line.rstrip() for line in pasted(text).split("\n")]
+    if not any(map(_is_header, lines)):
+        # Cells of a table in Markdown have bars between them.
+        lines = [_behind_prefix(line.replace("|", " ")) for line in lines]
+    first, *others = (_read(lines, matrix) for matrix in _wanted(lines))
+    if any(other.pairs != first.pairs for other in others):
+        raise InputError("the text has several matrices that differ; give the output of one node")
+    return first
+
+
+def _behind_prefix(line: str) -> str:
+    found = _BEHIND_PREFIX.search(line)
+    return line[found.start() :] if found else line
+
+
+def _read(lines: Sequence[str], matrix: _Matrix) -> Topology:
     rows: dict[int, list[str]] = {}
     nodes: dict[int, int | None] = {}
     for number, line in enumerate(lines[matrix.at + 1 : matrix.end], start=matrix.at + 2):
@@ -61,8 +77,14 @@ def parse_topology(text: str) -> Topology:
         match = _GPU.fullmatch(words[0]) if words else None
         if match is None:
             continue
-        rows[int(match[1])] = _cells(words[1:], len(matrix.gpus), number)
-        nodes[int(match[1])] = _numa_node(words[1:], matrix.trailing)
+        gpu, cells = int(match[1]), _cells(words[1:], len(matrix.gpus), number)
+        if gpu not in matrix.gpus:
+            raise InputError(
+                f"line {number}: the header has no column for GPU{gpu}; paste the whole header line"
+            )
+        if rows.setdefault(gpu, cells) != cells:
+            raise InputError(f"line {number}: a second row for GPU{gpu} differs; give the output of one node")
+        nodes[gpu] = _numa_node(words[1:], matrix.trailing)
     columns = {gpu: place for place, gpu in enumerate(matrix.gpus)}
     missing = sorted(set(columns) - set(rows))
     if missing:
@@ -72,12 +94,12 @@ def parse_topology(text: str) -> Topology:
     return Topology("text", gpus, pairs)
 
 
-def _wanted(lines: Sequence[str]) -> _Matrix:
-    """The first matrix that shows all connections."""
+def _wanted(lines: Sequence[str]) -> list[_Matrix]:
+    """The matrices that show all connections."""
     headers = [at for at, line in enumerate(lines) if _is_header(line)]
     if not headers:
         raise InputError(f"no header line with GPU0; {_WHOLE}, including its first line")
-    others = []
+    found, others = [], []
     for before, at, after in zip([0, *headers], headers, [*headers[1:], len(lines)], strict=False):
         legend = (at + place for place, line in enumerate(lines[at:after]) if _LEGEND.match(line))
         matrix = _matrix(lines[at], at, next(legend, after))
@@ -87,8 +109,11 @@ def _wanted(lines: Sequence[str]) -> _Matrix:
         elif _is_pcie_only(lines[before:at], lines[matrix.end : after], cells):
             others.append(_PCIE_ONLY)
         else:
-            return matrix
-    raise InputError(others[0])
+            found.append(matrix)
+    if not found:
+        raise InputError(others[0])
+    # A sentence may begin with the name of a GPU.
+    return [matrix for matrix in found if _words(lines, matrix)] or found[:1]
 
 
 def _is_header(line: str) -> bool:
@@ -141,7 +166,7 @@ def _cells(words: Sequence[str], count: int, line: int) -> list[str]:
             if _AFTER_THE_MATRIX.fullmatch(word):
                 break
             raise InputError(
-                f"line {line}: {word!r} is not a cell of nvidia-smi topo -m (NV18, PIX, PXB, PHB, NODE, SYS)"
+                f"line {line}: {word[:40]!r} is not a cell of nvidia-smi topo -m (NV18, PIX, PXB, PHB, NODE, SYS)"
             )
         found += _CELL.findall(word)
     if len(found) < count:

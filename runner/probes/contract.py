@@ -33,6 +33,7 @@ from runner.evidence.record import Document, Measurement
 from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
 from runner.prerequisites import missing_to_compile
 from runner.presets import PRESETS, default_preset
+from runner.probes.numeric import check_numbers
 from runner.screen import Screen
 from runner.summaries import SINGLE, STATISTICS
 
@@ -178,6 +179,7 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
     arguments = probe.arguments(argv)
     try:
         try:
+            check_numbers(arguments)
             _require_compiler(probe, sys.argv[1:] if argv is None else argv)
             findings = probe.run(arguments)
         except NotApplicableError as error:

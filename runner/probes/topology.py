@@ -116,7 +116,11 @@ def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
 def _read(source: str) -> str:
     try:
         if source == "-":
-            data = sys.stdin.buffer.read(LARGEST_TEXT)
+            data = sys.stdin.buffer.read(LARGEST_TEXT + 1)
+            if len(data) > LARGEST_TEXT:
+                raise InputError(
+                    f"standard input has more than {LARGEST_TEXT >> 20} MiB; give the matrix alone"
+                )
         else:
             # The path may be a pipe, as in --from <(nvidia-smi topo -m).
             data = read_placed(Path(source), LARGEST_TEXT, pipes=True)
@@ -133,7 +137,8 @@ def _from_nvml(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
             "this host has no NVIDIA driver; use --from FILE with a node's nvidia-smi topo -m output"
         )
     if len(topology.gpus) < 2:  # noqa: PLR2004 - a pair
-        raise NotApplicableError(f"this host has {len(topology.gpus)} GPU; wiring between GPUs needs two")
+        count = "1 GPU" if topology.gpus else "no GPU"
+        raise NotApplicableError(f"this host has {count}; wiring between GPUs needs two")
     if arguments.board:
         return topology, board_named(arguments.board)
     boards = {board_of(gpu.name) for gpu in look().gpus}

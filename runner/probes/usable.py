@@ -51,7 +51,8 @@ def usable_gpus() -> int:
 
     usable = torch.cuda.device_count()
     if visible.gpus and not usable:
-        count = f"{len(seen.gpus)} GPUs" if visible.hidden_by is None else f"{len(visible.gpus)} visible GPUs"
+        gpus, kind = (seen.gpus, "") if visible.hidden_by is None else (visible.gpus, "visible ")
+        count = f"{len(gpus)} {kind}GPU{'s' * (len(gpus) != 1)}"
         raise RunbookError(
             f"NVML reports {count}, but this torch cannot use any; run python -m torch.utils.collect_env"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from runner.catalogue import PROBES
-from runner.entry.model import Runbook, Step
+from runner.entry.model import Runbook, Safety, Step
 from runner.errors import InputError
 from runner.evidence.gate.words import AGAIN, shown
 from runner.evidence.history import Commit
@@ -97,7 +97,11 @@ def _step_problems(
         if blocked or unmet:
             yield f"has run, but was blocked ({blocked or 'a step that it needs has not passed'}); {AGAIN}"
         yield from _bound_problems(record, runbook, result, earlier)
-    elif not (unmet or result.left_out or _may_be_skipped(record, step, result.reason, earlier)):
+    elif not (
+        unmet
+        or result.left_out
+        or _may_be_skipped(record, step, result.reason, earlier, _used(record, runbook))
+    ):
         yield f"was skipped, but was not blocked; {AGAIN}"
 
 
@@ -105,11 +109,19 @@ def _request(record: Record, nodes: int) -> Request:
     return Request(allow=record.options.allow, slow=record.options.slow, nodes=nodes)
 
 
-def _may_be_skipped(record: Record, step: Step, reason: str | None, earlier: Sequence[StepResult]) -> bool:
+def _used(record: Record, runbook: Runbook) -> int:
+    """The most GPUs that a step of the run used through CUDA; a step that only reads asks the driver."""
+    through_cuda = {step.id for step in runbook.steps if step.safety is not Safety.READ_ONLY}
+    return max((one.gpus_used for one in record.steps if one.id in through_cuda), default=0)
+
+
+def _may_be_skipped(
+    record: Record, step: Step, reason: str | None, earlier: Sequence[StepResult], used: int = 0
+) -> bool:
     """Whether the record, or a missing compile prerequisite on its host, can explain why the step was skipped."""
     if why_not(step, record.machine, _request(record, max(1, len(record.members)))):
         return True
-    if explained_by_visibility(reason, step, len(record.machine.gpus)):
+    if explained_by_visibility(reason, step, len(record.machine.gpus), used):
         return True
     compiles = any(PROBES[name].compiles is not None for name in step.probes if name in PROBES)
     return compiles or any(one.status.broken for one in earlier)

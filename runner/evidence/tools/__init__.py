@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.evidence.record import Document
 from runner.evidence.tools import nccl_tests, nccl_tests_text, nvbandwidth, nvbandwidth_text
+from runner.pasted import pasted
 
 
 def tool_document(data: Any, name: str) -> Document | None:
@@ -33,6 +34,7 @@ def text_document(text: str, name: str) -> Document | None:
     Raises:
         DocumentError: the table is from a known tool, but truncated, of an unknown form, or reports an error.
     """
+    text = pasted(text)
     if nccl_tests_text.is_table(text):
         return nccl_tests.document(nccl_tests_text.parse(text, name))
     if nvbandwidth_text.is_table(text):

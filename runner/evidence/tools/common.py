@@ -44,8 +44,13 @@ def numbered(measurements: Iterable[Measurement]) -> Iterator[Measurement]:
 
 def without_prefix(lines: Iterable[str], prefix: str) -> Iterator[str]:
     """Lines without the prefix that a launcher puts before each, such as `0: ` (srun) or `[1,0]<stdout>:` (mpirun)."""
+    short = prefix.rstrip()
     for line in lines:
-        yield line.removeprefix(prefix) if prefix.strip() else line
+        rest = line.removeprefix(prefix)
+        # An editor drops the space at the end of an empty line, or puts a tab for several.
+        if rest == line and short and not line.removeprefix(short)[:1].strip():
+            rest = line.removeprefix(short)
+        yield rest if short else line
 
 
 def refuse(name: str, what: str) -> NoReturn:

@@ -57,6 +57,9 @@ def parse(text: str, name: str) -> Run:
     columns = header[0].removeprefix(header["prefix"]).lstrip("#").split()
     if not {"algbw", "busbw"} <= set(columns) or not set(_TIMES) & set(columns):
         refuse(name, "the header of nccl-tests' table lacks a column: time, algbw or busbw")
+    starts = [place for place, column in enumerate(columns) if column in _TIMES]
+    if len(starts) > 1 and columns[starts[0] : starts[1]] != _without_stamp(columns)[starts[1] :]:
+        refuse(name, "the header of nccl-tests' table has other columns in place than out of place")
     rows = tuple(row for line in lines if _ROW.match(line) for row in _rows(line, columns, name))
     if not rows:
         refuse(name, "nccl-tests has no row of results")
@@ -94,10 +97,14 @@ def _version(text: str) -> int | None:
     return int(found[1]) * 10_000 + int(found[2]) * 100 + int(found[3]) if found else None
 
 
+def _without_stamp(columns: Sequence[str]) -> list[str]:
+    return [column for column in columns if column != "timestamp"]
+
+
 def _rows(line: str, columns: Sequence[str], name: str) -> Iterator[Row]:
     starts = [place for place, column in enumerate(columns) if column in _TIMES]
     if "timestamp" in columns:
-        columns = [column for column in columns if column != "timestamp"]
+        columns = _without_stamp(columns)
         line = _STAMP.sub("", line)
     cells = line.split()
     places = dict(zip(("out_of_place", "in_place"), starts, strict=False))

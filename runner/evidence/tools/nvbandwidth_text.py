@@ -19,8 +19,8 @@ _RUNNING = re.compile(
 _VERSION = re.compile(r"^.{0,200}?\bnvbandwidth Version:", re.MULTILINE)
 _DESCRIPTION = re.compile(r"(?:bandwidth|latency)\b.*\((?P<unit>GB/s|ns)\)\s*$")
 _PART = re.compile(r"\b(?:(?:Read|Write)(?P<direction>[12])|Total)\b")
-_WAIVED = re.compile(r"Waived\b")
-_ERROR = re.compile(r"(?:ERROR|Error): (?P<why>.*)|\[(?P<code>CUDA_ERROR_\w+|NVML_ERROR_\w+)\]")
+_WAIVED = re.compile(r"\s*Waived\b")
+_ERROR = re.compile(r"\s*(?:ERROR|Error): (?P<why>.*)|\[(?P<code>CUDA_ERROR_\w+|NVML_ERROR_\w+)\]")
 
 
 def is_table(text: str) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import MutableMapping
 # Torch 2.9 and newer reads both names; with both set, 2.11 and 2.13 ignore PYTORCH_ALLOC_CONF.
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _SETTINGS = "expandable_segments:True"
+BACKEND = "backend"
 _LONGEST_TEXT = 200
 # The parts of torch's message that a reader needs, in their order; other processes and advice are left out.
 _PARTS = (
@@ -21,7 +22,7 @@ _PARTS = (
     (r"([\d.]+ \w+) is reserved by PyTorch but unallocated", "{} reserved but unallocated"),
     (r"([\d.]+ \w+) allowed", "{} allowed"),
 )
-_RESERVE = re.compile(r"([\d.]+) (bytes|KiB|MiB|GiB) is reserved by PyTorch but unallocated")
+_RESERVE = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?) (bytes|KiB|MiB|GiB) is reserved by PyTorch but unallocated")
 _BYTES = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FREE = re.compile(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free")
 
@@ -33,10 +34,17 @@ def expand_segments(environment: MutableMapping[str, str]) -> None:
 
 
 def used_settings() -> dict[str, object]:
-    """The settings that the allocator of this process runs with. CUDA must have started."""
+    """The settings that the allocator of this process runs with; its `backend`, if it is not torch's own allocator.
+
+    CUDA must have started.
+    """
     import torch
 
-    found = torch.cuda.memory._snapshot().get("allocator_settings", {})  # noqa: SLF001 - no public reading
+    try:
+        found = torch.cuda.memory._snapshot().get("allocator_settings", {})  # noqa: SLF001 - no public reading
+    except RuntimeError:
+        # cudaMallocAsync keeps no list of blocks.
+        return {BACKEND: torch.cuda.get_allocator_backend()}
     names = {"expandable_segments": "expandable_segments", "PYTORCH_CUDA_ALLOC_CONF": "settings"}
     return {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.errors import RunbookError
+from runner.errors import InputError, RunbookError
 from runner.models import ModelShape
 from runner.probes.allocations import OverBudgetError, follow
-from runner.probes.long_context.allocator import refusal, refused_reserve, used_settings
+from runner.probes.long_context.allocator import BACKEND, refusal, refused_reserve, used_settings
 from runner.probes.long_context.cache import cache_bytes, kv_type, new_cache
 from runner.probes.long_context.checkpointing import Checkpointed
 from runner.probes.transformer import build_model
@@ -112,6 +112,11 @@ class Bench:
             torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total))
         self._model = build_model(shape, kv_type(work.weight_bytes), self.device, mesh=mesh)
         self.allocator: Mapping[str, object] = used_settings() if gpu else {}
+        if self._snapshot is not None and BACKEND in self.allocator:
+            raise InputError(
+                f"--snapshot: the allocator {self.allocator[BACKEND]} has none; omit it, or set PYTORCH_ALLOC_CONF"
+                " without backend"
+            )
         self._cache: Any = None
         self._passed = 0
         self._checkpointed = Checkpointed(self._model)

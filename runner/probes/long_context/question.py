@@ -1,7 +1,6 @@
 """The question for `long_context_validation`: arguments converted to work; invalid input is refused. No torch."""
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,8 @@ from runner.units import format_value
 
 # Without a GPU ranks are processes on this host's cores.
 _MOST_CPU_RANKS = 8
+# Far more than any device has or any run needs, and small enough that all byte counts fit into 64 bits.
+_MOST_GIB, _MOST_SHARES, _MOST_SEQUENCES = 1_000_000, 1_000, 65_536
 
 # Inspects this host: `runner.hardware.machine.look`.
 Looks = Callable[[], Machine]
@@ -161,12 +162,12 @@ def describe_parts(found: Footprint) -> str:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, value in (
-        ("--budget-gib", arguments.budget_gib),
-        ("--budget-share", arguments.budget_share),
+    for name, value, most in (
+        ("--budget-gib", arguments.budget_gib, _MOST_GIB),
+        ("--budget-share", arguments.budget_share, _MOST_SHARES),
     ):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name} {value:g}: must be above zero")
+        if value is not None and not 0 < value <= most:
+            raise InputError(f"{name} {value:g}: must be above zero, and at most {most:,}")
     for name, value in (
         ("--batch-size", arguments.batch_size),
         ("--tensor-parallel-gpus", arguments.tensor_parallel_gpus),
@@ -174,6 +175,10 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
     ):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: must be a whole number, 1 or more")
+    if arguments.batch_size > _MOST_SEQUENCES:
+        raise InputError(f"--batch-size {arguments.batch_size}: must be at most {_MOST_SEQUENCES:,}")
+    if arguments.compare_remedies < 0:
+        raise InputError(f"--compare-remedies {arguments.compare_remedies}: must be 0 or more rounds")
     if arguments.mode == "training":
         for name, given in (
             ("--chunk", arguments.chunk is not None),

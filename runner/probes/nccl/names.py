@@ -61,13 +61,22 @@ def misspelt(name: str) -> str | None:
     """The known name of which this one is a misspelling, or None.
 
     A misspelling has at most two characters left out, added, replaced or exchanged with their neighbour, not counting
-    small letters and characters that no name of NCCL has.
+    small letters and characters that no name of NCCL has, and at most half of the characters of each word.
     """
     name = re.sub(r"[^A-Z0-9_]", "", name.upper())
     for near in difflib.get_close_matches(name, KNOWN, n=5, cutoff=_SIMILAR):
-        if _mistakes(name, near) <= _MOST_MISTAKES:
+        if _mistakes(name, near) <= _MOST_MISTAKES and _has_its_words(name, near):
             return near
     return None
+
+
+def _has_its_words(name: str, near: str) -> bool:
+    """Whether no word between underscores is another one: NCCL_IB_ENABLE is not NCCL_WIN_ENABLE."""
+    ours, theirs = name.split("_"), near.split("_")
+    return len(ours) != len(theirs) or all(
+        2 * _mistakes(one, other) <= max(len(one), len(other))
+        for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def _mistakes(one: str, other: str) -> int:

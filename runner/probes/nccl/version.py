@@ -22,7 +22,8 @@ def installed_version() -> Version | None:
     found = set()
     for name in _PACKAGES:
         try:
-            found.add(parse_version(metadata.version(name)))
+            # A broken package has no version, whatever the type says.
+            found.add(parse_version(metadata.version(name) or ""))
         except (metadata.PackageNotFoundError, ValueError):
             continue
     return found.pop() if len(found) == 1 else None

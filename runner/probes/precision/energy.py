@@ -15,10 +15,12 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
 from runner.probes.precision.counters import Counter, EnergyError, Sensors
+from runner.time_limit import answer_within
 
 TICKS_IN_A_WINDOW = 50
 POLL_S = 0.004
@@ -30,6 +32,9 @@ _FEWEST_VALUES = 3
 # A late tick must carry the joules of the missing ticks; far fewer means that joules were lost.
 _LATE_TICKS, _LOST = 1.5, 0.75
 _SENSORS_S = 0.25
+# Seconds after which a reading that does not return is left behind: a hung driver must not keep the caller.
+ANSWER_S = 10.0
+_SILENT = "the energy counter does not answer"
 
 
 @dataclass
@@ -179,11 +184,13 @@ def run_window(
     over = threading.Event()
     watchers = []
     if traces:
-        watchers.append(threading.Thread(target=watch, args=(traces, over.wait, clock), name="energy"))
-        for trace in traces:
-            trace.poll(clock)
+        watchers.append(
+            threading.Thread(target=watch, args=(traces, over.wait, clock), name="energy", daemon=True)
+        )
+        _first_values(traces, clock)
     if traces and sensors is not None:
-        watchers.append(threading.Thread(target=_sense, args=(sensors, readings, over.wait), name="sensors"))
+        reading = (sensors, readings, over.wait)
+        watchers.append(threading.Thread(target=_sense, args=reading, name="sensors", daemon=True))
     for watcher in watchers:
         watcher.start()
     began, ends = clock(), list[float]()
@@ -194,8 +201,19 @@ def run_window(
     finally:
         over.set()
         for watcher in watchers:
-            watcher.join()
+            watcher.join(ANSWER_S)
+    if watchers and watchers[0].is_alive():
+        for trace in traces:
+            trace.error = trace.error or _SILENT
     return Window(began, tuple(ends), traces, tuple(readings))
+
+
+def _first_values(traces: Sequence[Trace], clock: Callable[[], float]) -> None:
+    for trace in traces:
+        try:
+            answer_within(ANSWER_S, partial(trace.poll, clock))
+        except TimeoutError:
+            trace.error = _SILENT
 
 
 def watch(traces: Sequence[Trace], over: Callable[[float], bool], clock: Callable[[], float]) -> None:
