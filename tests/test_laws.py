@@ -19,7 +19,7 @@ ROOMS = (
     ("failure",),
     ("uncaught",),
     ("units", "catalogue", "stats", "presets", "remedy"),
-    ("sequential", "summaries", "placed", "bounds"),
+    ("sequential", "summaries", "placed", "pasted", "bounds"),
     ("places",),
     ("hardware", "prerequisites"),
     ("models",),
