@@ -114,9 +114,7 @@ def _dumped(watch: Watch, stacks: Path) -> str:
 def test_a_pool_of_workers_is_ready_before_the_compile_and_starts_only_where_triton_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = FakePool()
-    monkeypatch.setattr(async_compile, "AsyncCompile", pool)
-    monkeypatch.setattr(async_compile, "maybe_warm_pool", pool.warm)
+    pool = FakePool().installed(monkeypatch)
     monkeypatch.setattr(_triton, "has_triton_package", lambda: False)
     assert workers.start(gpu=True)() == 0.0
     assert pool.done == []
@@ -128,9 +126,7 @@ def test_a_pool_of_workers_is_ready_before_the_compile_and_starts_only_where_tri
 def test_a_pool_begins_before_the_compiler_is_imported_and_is_the_same_that_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool = FakePool()
-    monkeypatch.setattr(async_compile, "AsyncCompile", pool)
-    monkeypatch.setattr(async_compile, "maybe_warm_pool", pool.warm)
+    pool = FakePool().installed(monkeypatch)
     monkeypatch.setattr(_triton, "has_triton_package", lambda: False)
     workers.begin()
     assert pool.done == []
@@ -166,9 +162,7 @@ def test_to_begin_a_pool_does_not_import_the_compiler() -> None:
 def test_a_pool_that_is_never_ready_is_left_to_the_compile(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = FakePool(error)
-    monkeypatch.setattr(async_compile, "AsyncCompile", pool)
-    monkeypatch.setattr(async_compile, "maybe_warm_pool", pool.warm)
+    pool = FakePool(error).installed(monkeypatch)
     monkeypatch.setattr(_triton, "has_triton_package", lambda: True)
     assert workers.start(gpu=False)() >= 0.0
     assert pool.done == ["warm", "wait"]
@@ -194,6 +188,12 @@ class FakePool:
         # As torch's, cached, so that its statistics say whether there is a pool.
         self.process_pool = functools.cache(self._begun)
         self.started = 0
+
+    def installed(self, monkeypatch: pytest.MonkeyPatch) -> "FakePool":
+        """This pool, in place of Inductor's."""
+        monkeypatch.setattr(async_compile, "AsyncCompile", self)
+        monkeypatch.setattr(async_compile, "maybe_warm_pool", self.warm)
+        return self
 
     def _begun(self) -> str:
         self.started += 1

@@ -53,7 +53,7 @@ def test_a_matrix_is_the_same_however_it_was_pasted(text: Path, through: str) ->
 @pytest.mark.parametrize("text", TABLES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("through", THROUGH)
 def test_a_table_is_the_same_however_it_was_pasted(text: Path, through: str) -> None:
-    # A launcher's rank before each line of the one that has ranks already is no paste of it.
+    # One table has a launcher's rank before each line; a second rank before it would not be a paste of that table.
     plain = re.sub(r"(?m)^\d: ", "", text.read_text(encoding="utf-8"))
     assert text_document(THROUGH[through](plain), "f") == text_document(plain, "f")
 

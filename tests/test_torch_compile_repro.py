@@ -145,12 +145,15 @@ def test_with_a_backward_pass_the_memory_is_that_of_three_times_the_weights_and_
     assert memory(shape, backward=True) == pytest.approx(expected, rel=0.02)
 
 
+def on_a_host_with(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = look().model_copy(update={"gpus": (gpu,), "cuda": "13.0"})
+    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+
+
 def test_a_limit_of_address_space_is_refused_where_a_gpu_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = Gpu(index=0, name="NVIDIA H100 80GB HBM3", memory_bytes=80 << 30)
-    host = look().model_copy(update={"gpus": (one,), "cuda": "13.0"})
-    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+    on_a_host_with(Gpu(index=0, name="NVIDIA H100 80GB HBM3", memory_bytes=80 << 30), monkeypatch)
     assert main(["--preset", "8b", "--memory-limit", "1GiB"]) == 2
     assert "omit it on a host with GPUs" in capsys.readouterr().err
 
@@ -158,9 +161,7 @@ def test_a_limit_of_address_space_is_refused_where_a_gpu_is_used(
 def test_a_stack_whose_gradients_do_not_fit_is_not_applicable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = Gpu(index=0, name="NVIDIA L4", memory_bytes=24 << 30)
-    host = look().model_copy(update={"gpus": (one,), "cuda": "13.0"})
-    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+    on_a_host_with(Gpu(index=0, name="NVIDIA L4", memory_bytes=24 << 30), monkeypatch)
     assert main(["--preset", "8b", "--compile-mode", "whole", "--backward"]) == 80
     assert "with a backward pass need" in json.loads(capsys.readouterr().out)["reason"]
 

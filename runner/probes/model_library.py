@@ -13,7 +13,7 @@ def import_models() -> None:
     """
     if "torchao" in sys.modules or "transformers.modeling_utils" in sys.modules:
         return
-    # Python's own way to say that there is no such module.
+    # None makes Python treat the module as not installed (ModuleNotFoundError).
     sys.modules["torchao"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("transformers.modeling_utils")

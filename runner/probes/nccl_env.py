@@ -4,7 +4,8 @@ Reads the environment, NCCL's files ($NCCL_CONF_FILE, else ~/.nccl.conf, and /et
 --running also the initial environment of every process that has NCCL loaded, with --pid only of that process. Nothing
 is run and no GPU is accessed. A setting is the default, part of the system's description, harmless, tuning, a legacy
 spelling, unknown, misspelt (no effect), or harmful for a job on `--nodes N` nodes. A name is misspelt if no known NCCL
-version reads it and it is nearly a name that one reads; with a newer NCCL it is unknown, which is no symptom.
+version reads it and it is close to a name that one reads. If the NCCL in use is newer than the table, the name is
+unknown; that is not a symptom.
 
 Output: nccl_settings and harmful_settings (label nodes); details.findings has each setting, its effect and how to
 remove it, details.nccl the NCCL versions that were found, details.unread what could not be read. Symptom: a setting is

@@ -112,7 +112,7 @@ def _next(now: _Open, line: str, name: str) -> Sequence[Matrix]:
 
 
 def _is_note(cells: Sequence[str], width: int) -> bool:
-    """Whether a line after an empty one is no further row."""
+    """Whether a line after an empty line is a note, not another row of the table."""
     return len(cells) <= width or any(cell != NO_VALUE and finite(cell) is None for cell in cells[-width:])
 
 

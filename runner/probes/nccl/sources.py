@@ -107,7 +107,7 @@ def read_settings(
         root: the root file system of the process, such as `/proc/17/root` for one in a container.
         working: its working directory, within that file system.
         version: the NCCL version of the process, if known.
-        tilde: what `~` is in the shell of the reader, to whom a file in it is shown as `~/…`.
+        tilde: the folder that `~` means in the reader's shell; files in it are shown as `~/…`.
     """
     found = list(own)
     unread: list[str] = []
