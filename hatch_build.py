@@ -7,7 +7,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# As `runner.places` looks for it.
+# As `runner.base.places` looks for it.
 SHIPPED = "llm_runbooks_data"
 _FOLDERS = ("runner", "runbooks", "kb")
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from runner.models import model_shape
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.loop import Decoder
-from runner.probes.decode.run_queue import MOST_WAITED, share, waited
-from runner.probes.transformer import build_model
-from runner.stats import median_interval, spread
+from runner.base.stats import median_interval, spread
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.loop import Decoder
+from runner.kit.decode.run_queue import MOST_WAITED, share, waited
+from runner.kit.transformer import build_model
+from runner.sizing.models import model_shape
 
 PAIRS, FEWEST_PAIRS = 60, 20
 PROMPT, NEW_TOKENS = 64, 64

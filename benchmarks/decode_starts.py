@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from statistics import fmean, stdev, variance
 
-from runner.models import model_shape
-from runner.probes.budget import Budget
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.arms import compared
-from runner.probes.decode.job import Job
-from runner.probes.decode.turns import Series, take
-from runner.units import format_value
+from runner.base.units import format_value
+from runner.kit.budget import Budget
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.arms import compared
+from runner.kit.decode.job import Job
+from runner.kit.decode.turns import Series, take
+from runner.sizing.models import model_shape
 
 LAUNCHES, STARTS, TURNS = 8, 8, 4
 SHUFFLES = 2000

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 from statistics import fmean, median
 
+from runner.base.stats import median_interval
+from runner.base.units import format_bytes, format_value, parse_bytes
+from runner.kit.ranks import RankLine, World
 from runner.probes.collectives import bus_factor
-from runner.probes.ranks import RankLine, World
-from runner.stats import median_interval
-from runner.units import format_bytes, format_value, parse_bytes
 
 RANKS, ITERATIONS, DEADLINE_S = 2, 20, 170.0
 WORTH = 0.9
@@ -66,7 +66,7 @@ def main() -> None:
     size = parse_bytes(arguments.size)
     environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(os.environ)
     deadline = time.monotonic() + DEADLINE_S
-    worker = ("-m", "runner.probes.collectives_worker", "--backend=gloo", f"--timeout={DEADLINE_S:g}")
+    worker = ("-m", "runner.kit.collectives_worker", "--backend=gloo", f"--timeout={DEADLINE_S:g}")
     script = (str(Path(__file__).resolve()), "--rank")
     with (
         World(worker, RANKS, environment, deadline, "probe") as probe,

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.stats import median_interval, spread
+from runner.base.stats import median_interval, spread
 
 ROOT = Path(__file__).parents[1]
 STEPS = 100

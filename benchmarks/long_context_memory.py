@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import torch
 
-from runner.models import ModelShape, model_shape
-from runner.probes.long_context.bench import Bench, Reached
+from runner.base.units import format_value
+from runner.kit.long_context.bench import Bench, Reached
 from runner.sizing import Work, footprint, kv_cache_bytes, longest
-from runner.units import format_value
+from runner.sizing.models import ModelShape, model_shape
 
 # The second one as the 40B preset is: no grouped heads, two matrices in the MLP.
 MODELS = (model_shape("tiny"), ModelShape("ungated", 6, 256, 8, 8, 32, 1024, 8192, 131072, gated_mlp=False))

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.stats import median_interval, percentile
+from runner.base.stats import median_interval, percentile
 
 ROOT = Path(__file__).parents[1]
 BYTES, RUNS, BOUND_S = 100_000_000, 7, 5.0

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from runner.stats import median_interval, spread
+from runner.base.stats import median_interval, spread
 from tests.cluster import Cluster, cluster
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from runner.stats import median_interval, spread
+from runner.base.stats import median_interval, spread
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 15

@@ -31,13 +31,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from runner.base.stats import median_interval, spread
 from runner.catalogue import PROBES
 from runner.entry.model import step_digest
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.evidence.store import Store
 from runner.pages.render import render
-from runner.stats import median_interval, spread
+from runner.record.store import Store
 
 ROOT = Path(__file__).parents[1]
 RATIO, MEMORY, PAGE, RECORD = 1.5, 2 * 2**30, 300_000, 8_000

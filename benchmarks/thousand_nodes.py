@@ -17,15 +17,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from runner.base.stats import median_interval
 from runner.cli.fleet_view import fleet_report
 from runner.entry.read import read_all
-from runner.evidence.fleet import distributions, sentence
-from runner.evidence.record import Record
-from runner.evidence.store import Store
-from runner.launch.slurm.campaign import Campaign, Folder, Job, Progress
-from runner.launch.slurm.gathering import gather
+from runner.fleet.campaign import Campaign, Folder, Job, Progress
+from runner.fleet.gathering import gather
+from runner.history.campaigns import distributions, sentence
 from runner.pages.render import render
-from runner.stats import median_interval
+from runner.record.model import Record
+from runner.record.store import Store
 
 ROOT = Path(__file__).parents[1]
 SLOW, PASSES = 10, 3

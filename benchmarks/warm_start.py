@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.probes.compile_guard import Attempt, safe_compile
-from runner.probes.repro import block_stack
-from runner.stats import median_interval, spread
+from runner.base.stats import median_interval, spread
+from runner.kit.compile_guard import Attempt, safe_compile
+from runner.kit.repro import block_stack
 
 PAIRS = 5
 STACK = {"blocks": 2, "width": 64, "heads": 4, "hidden": 128, "tokens": 32, "device": "cpu"}

@@ -12,10 +12,10 @@ import mkdocs_gen_files
 from mkdocs.exceptions import PluginError
 from mkdocs_gen_files.editor import FilesEditor
 
+from runner.base.errors import RunbookError
 from runner.entry.read import read_all
-from runner.errors import RunbookError
-from runner.evidence.store import Problem, Store
 from runner.pages.render import Page, render
+from runner.record.store import Problem, Store
 
 ROOT = Path(__file__).parents[1]
 # Made by `nox -s bundle`; published beside the pages where it is there.

@@ -6,7 +6,7 @@ writes records; the pages read runbooks and records and never execute anything.
 
 import sys
 
-from runner.uncaught import is_program, report_and_exit
+from runner.base.uncaught import is_program, report_and_exit
 
 __version__ = "0.1.0"
 

@@ -16,8 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
-from runner.launch.interrupts import ENDING
-from runner.launch.lock import PLACE_VARIABLE
+from runner.run.interrupts import ENDING
+from runner.run.lock import PLACE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 # Each worker imports torch and transformers, half a gigabyte, and most of its tests start programs of their own.

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.entry.model import Claim, Expectation, FrontMatter, Phase, ProofItem, Runbook, Section, Step
-from runner.evidence.record import (
+from runner.hardware.gpus import Gpu
+from runner.hardware.machine import Machine, machine_class
+from runner.hardware.processor import Processor
+from runner.record.model import (
     Code,
     Measurement,
     Options,
@@ -15,9 +18,6 @@ from runner.evidence.record import (
     StepResult,
     StepStatus,
 )
-from runner.hardware.gpus import Gpu
-from runner.hardware.machine import Machine, machine_class
-from runner.hardware.processor import Processor
 
 B200 = "NVIDIA B200"
 STARTED = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from runner.probes.precision import product
+from runner.kit.precision import product
 
 
 @pytest.fixture

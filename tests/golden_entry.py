@@ -6,7 +6,7 @@ from pathlib import Path
 from runner.catalogue import PROBES
 from runner.entry.model import Phase, Runbook, step_digest
 from runner.entry.parse import parse
-from runner.evidence.record import (
+from runner.record.model import (
     Measurement,
     Options,
     Outcome,

@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from runner.probes.long_context import bench
-from runner.probes.transformer import build_model
+from runner.kit.long_context import bench
+from runner.kit.transformer import build_model
 from tests.caching_allocator import CachingAllocator, RefusedError
 
 GIB = 2**30

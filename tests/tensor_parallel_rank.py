@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from runner.models import parse_shape
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.loop import Decoder
-from runner.probes.ranks import RankLine
-from runner.probes.tensor_parallel import joined, shard
-from runner.probes.transformer import build_model
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.loop import Decoder
+from runner.kit.ranks import RankLine
+from runner.kit.tensor_parallel import joined, shard
+from runner.kit.transformer import build_model
+from runner.sizing.models import parse_shape
 
 
 def answer(command: dict[str, Any], mesh: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.probes.allocations import OverBudgetError, follow
+from runner.kit.allocations import OverBudgetError, follow
 
 KIB = 1024
 # 256 × 4 bytes: one KiB, so that sizes below read as KiB.

@@ -19,24 +19,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.bounds import LINE_CHARACTERS, RECORD_BYTES
+from runner.base.bounds import LINE_CHARACTERS, RECORD_BYTES
+from runner.base.errors import InputError, RecordError
 from runner.cli.fleet_view import fleet_report
 from runner.cli.main import main
 from runner.cli.trend import change_line
 from runner.entry.read import read_all
-from runner.errors import InputError, RecordError
-from runner.evidence.compare import compare_records
-from runner.evidence.fleet import distributions, suspects
-from runner.evidence.gate import gate
-from runner.evidence.prune import needed
-from runner.evidence.reading import parse_record
-from runner.evidence.record import Record
-from runner.evidence.stamp import read_stamp
-from runner.evidence.store import Store
-from runner.evidence.trend import trend
-from runner.launch.slurm.gathering import Gathered
+from runner.fleet.gathering import Gathered
+from runner.history.campaigns import distributions, suspects
+from runner.history.compare import compare_records
+from runner.history.prune import needed
+from runner.history.trend import trend
+from runner.kit.precision.sweeps import read_sweep
 from runner.pages.render import Page, render
-from runner.probes.precision.sweeps import read_sweep
+from runner.record.gate import gate
+from runner.record.model import Record
+from runner.record.reading import parse_record
+from runner.record.stamp import read_stamp
+from runner.record.store import Store
 from tests.hostile import EVERYTHING, HOSTILE
 from tests.html_reader import read_html
 

@@ -25,8 +25,8 @@ from runner.entry.log_forms import Log
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.entry.signatures import match_log
-from runner.evidence.record import Outcome, StepStatus
-from runner.evidence.store import Store
+from runner.record.model import Outcome, StepStatus
+from runner.record.store import Store
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, result, run
 from tests.test_site import ROOT, Site, build

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from runner.probes.budget import VARIABLE, Budget, budget
+from runner.kit.budget import VARIABLE, Budget, budget
 
 
 def test_a_probe_run_by_hand_has_its_own_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,14 +18,10 @@ from typing import Any
 
 import pytest
 
-from runner.errors import BusyError, InputError, StoreError
-from runner.evidence.record import Code, Outcome, Record
-from runner.evidence.source import folder_digest
-from runner.evidence.stamp import Stamp, read_stamp
-from runner.evidence.store import Store
-from runner.launch.slurm.alias import alias_key, cluster_alias
-from runner.launch.slurm.archive import unpack
-from runner.launch.slurm.campaign import (
+from runner.base.errors import BusyError, InputError, StoreError
+from runner.fleet.alias import alias_key, cluster_alias
+from runner.fleet.archive import unpack
+from runner.fleet.campaign import (
     Campaign,
     Folder,
     Job,
@@ -35,13 +31,17 @@ from runner.launch.slurm.campaign import (
     new_campaign_id,
     pack_code,
 )
-from runner.launch.slurm.commands import Done, Slurm, SlurmError, Wish, run_command
-from runner.launch.slurm.follow import follow, give_up, refresh, why_no_answer
-from runner.launch.slurm.gathering import gather
-from runner.launch.slurm.joint import joint_block
-from runner.launch.slurm.script import NO_FOLDER, NO_PYTHON, Task, batch_script
-from runner.launch.slurm.submit import Order, again, choose_nodes, prepare, submit
-from runner.launch.slurm.text import JobEnd
+from runner.fleet.commands import Done, Slurm, SlurmError, Wish, run_command
+from runner.fleet.follow import follow, give_up, refresh, why_no_answer
+from runner.fleet.gathering import gather
+from runner.fleet.joint import joint_block
+from runner.fleet.script import NO_FOLDER, NO_PYTHON, Task, batch_script
+from runner.fleet.submit import Order, again, choose_nodes, prepare, submit
+from runner.fleet.text import JobEnd
+from runner.record.model import Code, Outcome, Record
+from runner.record.source import folder_digest
+from runner.record.stamp import Stamp, read_stamp
+from runner.record.store import Store
 from tests.builders import a_runbook
 from tests.evidence_samples import record, step
 from tests.test_cli import ROOT, command, write_entry

@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 
-from runner.errors import InputError, RunbookError
-from runner.presets import PRESETS
-from runner.probes.budget import Budget
+from runner.base.errors import InputError, RunbookError
+from runner.kit.budget import Budget
+from runner.kit.nsys import under_nsys
+from runner.kit.precision.product import NATIVE
+from runner.kit.traced_work import SHAPES, Operation
 from runner.probes.capture_fp8_flexattention_traces import (
     PROBE,
     _fitting,
@@ -25,9 +27,7 @@ from runner.probes.capture_fp8_flexattention_traces import (
     main,
     signal_to_noise,
 )
-from runner.probes.nsys import under_nsys
-from runner.probes.precision.product import NATIVE
-from runner.probes.traced_work import SHAPES, Operation
+from runner.sizing.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 # Does what nsys does as far as its caller can tell: runs the program, and leaves a report where it was told to.
@@ -107,7 +107,7 @@ def test_nsys_watches_the_same_work_where_it_is_there(captured: tuple[Path, dict
     folder, document = captured
     report = folder / "fp8_flexattention.nsys-rep"
     assert document["details"]["nsys"] == str(report)
-    assert "-m runner.probes.traced_work --preset=tiny" in report.read_text(encoding="utf-8")
+    assert "-m runner.kit.traced_work --preset=tiny" in report.read_text(encoding="utf-8")
 
 
 def event(

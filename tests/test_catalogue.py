@@ -2,6 +2,7 @@
 
 import pytest
 
+from runner.base.summaries import SINGLE, STATISTICS
 from runner.catalogue import (
     METRICS,
     PROBES,
@@ -15,9 +16,8 @@ from runner.catalogue import (
     precision,
     serving,
 )
-from runner.evidence.record import Measurement
-from runner.probes.contract import CRASHED, Findings, Probe, base_parser, run_probe
-from runner.summaries import SINGLE, STATISTICS
+from runner.kit.probe import CRASHED, Findings, Probe, base_parser, run_probe
+from runner.record.model import Measurement
 from tests.evidence_samples import measurement
 
 LONGEST_LABEL = 40

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.commands import command_faults
+from runner.check.commands import command_faults
 from tests.test_parse import GOOD
 
 ROOT = Path(__file__).parents[1]

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.base.errors import InputError, RunbookFaultsError
 from runner.cli.chosen import chosen_entries, decided_by_gpus
 from runner.cli.main import main
 from runner.entry.attributes import entry_id_fault
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.errors import InputError, RunbookFaultsError
 from tests.builders import a_machine, eight_b200
 
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"

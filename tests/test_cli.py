@@ -15,8 +15,8 @@ import pytest
 
 from runner.cli import cluster
 from runner.cli.main import main
-from runner.evidence.record import Record
-from runner.launch.slurm.submit import Order
+from runner.fleet.submit import Order
+from runner.record.model import Record
 from tests.cluster import until
 
 ROOT = Path(__file__).parents[1]

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.evidence.code import new_run_id, node_alias
-from runner.evidence.redact import redact_text
+from runner.record.code import new_run_id, node_alias
+from runner.record.redaction.redact import redact_text
 
 
 def test_an_alias_is_stable_and_does_not_show_the_machine_id(tmp_path: Path) -> None:

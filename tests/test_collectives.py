@@ -12,14 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.base.stats import FEWEST_FOR_BOOTSTRAP
+from runner.kit.budget import VARIABLE
+from runner.kit.nccl.log import Transport
+from runner.kit.nccl.settings import Origin, Setting
+from runner.kit.probe import CRASHED, NOT_APPLICABLE
 from runner.probes import collectives
-from runner.probes.budget import VARIABLE
 from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, main, scrubbed
-from runner.probes.contract import CRASHED, NOT_APPLICABLE
-from runner.probes.nccl.log import Transport
-from runner.probes.nccl.settings import Origin, Setting
-from runner.stats import FEWEST_FOR_BOOTSTRAP
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
 
@@ -191,7 +191,7 @@ def test_sigterm_ends_the_ranks_too() -> None:
 def test_a_missing_element_is_counted(tmp_path: Path) -> None:
     program = f"""
 import torch, torch.distributed as dist
-from runner.probes.collectives_worker import Collective
+from runner.kit.collectives_worker import Collective
 dist.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=0, world_size=1)
 class Broken(Collective):
     def run(self):

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.launch import watchdog
-from runner.launch.command import CommandResult, Ending, run_block
-from runner.launch.output import HEAD_BYTES, TAIL_BYTES, Window
+from runner.run import watchdog
+from runner.run.command import CommandResult, Ending, run_block
+from runner.run.output import HEAD_BYTES, TAIL_BYTES, Window
 
 ROOT = Path(__file__).parents[1]
 BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
@@ -210,7 +210,7 @@ def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_pat
 def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(
     tmp_path: Path, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.launch.block.GRACE_S", 600.0)
+    monkeypatch.setattr("runner.run.block.GRACE_S", 600.0)
     cleans = f"trap 'sleep 0.3; touch {tmp_path}/clean; exit' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
     wait = f"while [ ! -e {tmp_path}/on ]; do sleep 0.01; done"
     for _ in range(5):
@@ -263,7 +263,7 @@ def test_a_block_that_cannot_start_says_why(tmp_path: Path) -> None:
 INTERRUPTED = """
 import json, os, sys
 from pathlib import Path
-from runner.launch.command import run_block
+from runner.run.command import run_block
 done = run_block(sys.argv[1], environment=dict(os.environ), timeout=100, cwd=Path.cwd())
 print(json.dumps([done.ending.value, done.stdout.text]))
 """
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_the_block_and_so_does_an_impatient_second_one(
     # What it is asked by the first one it says, and does not heed; a second one then finds it in its grace.
     heard = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on"
     block = f"echo early; {heard}; while true; do bash -c 'exec -a {mark} sleep 0.2' || true; done"
-    grace = f"import runner.launch.block as b\nb.GRACE_S = {2.0 if signals == 1 else 600.0}"
+    grace = f"import runner.run.block as b\nb.GRACE_S = {2.0 if signals == 1 else 600.0}"
     runner = subprocess.Popen(
         [sys.executable, "-c", f"{grace}\n{INTERRUPTED}", block],
         cwd=ROOT,
@@ -301,7 +301,7 @@ def test_ctrl_c_while_what_a_block_left_behind_is_ended_is_an_interrupt_too(
     stubborn = f"trap 'touch {tmp_path}/asked' TERM; touch {tmp_path}/on; while true; do sleep 0.05; done"
     block = f'(exec -a {mark} bash -c "{stubborn}") & while [ ! -e {tmp_path}/on ]; do sleep 0.01; done'
     with subprocess.Popen(
-        [sys.executable, "-c", f"import runner.launch.block as b\nb.GRACE_S = 600.0\n{INTERRUPTED}", block],
+        [sys.executable, "-c", f"import runner.run.block as b\nb.GRACE_S = 600.0\n{INTERRUPTED}", block],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -356,7 +356,7 @@ def test_a_watchdog_that_a_block_stopped_goes_on_and_is_waited_for_by_nobody(tmp
 
 def test_a_block_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     program = (
-        "import os; from pathlib import Path; from runner.launch.command import run_block\n"
+        "import os; from pathlib import Path; from runner.run.command import run_block\n"
         "done = run_block('echo \\u00e9', environment=dict(os.environ), timeout=100, cwd=Path.cwd())\n"
         "print(done.problem, ascii(done.stdout.text))"
     )

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import RunbookError
+from runner.base.errors import RunbookError
+from runner.kit.compile_guard.command import OUTPUT, Watched
+from runner.kit.compile_guard.spec import reference
+from runner.kit.growth_law import exponential
+from runner.kit.repro import growth_child
+from runner.kit.repro.growth_child import COMPILES, Series, finished
 from runner.probes import compile_growth
 from runner.probes.compile_growth import Point, chain, growth, main, one_sum
-from runner.probes.compile_guard.command import OUTPUT, Watched
-from runner.probes.compile_guard.spec import reference
-from runner.probes.growth_law import exponential
-from runner.probes.repro import growth_child
-from runner.probes.repro.growth_child import COMPILES, Series, finished
 
 
 def a_point(turns: int, cpu_s: float | None, mode: str = "whole", **changes: Any) -> Point:

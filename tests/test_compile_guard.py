@@ -16,26 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import InputError, RankError
+from runner.base.errors import InputError, RankError
+from runner.kit.compile_guard import Builder, Guarded, Stall, dumps, ladder, processes, safe_compile
+from runner.kit.compile_guard.agreement import Alone, peers
+from runner.kit.compile_guard.blocks import lay_out
+from runner.kit.compile_guard.budget import LEAST_S, allotment, worth_trying
+from runner.kit.compile_guard.cache import folder_bytes, merge
+from runner.kit.compile_guard.child import in_one_line
+from runner.kit.compile_guard.spec import Mode, Spec, reference, resolve
+from runner.kit.compile_guard.stacks import Observation, frames_of, innermost_frame, judge
+from runner.kit.compile_guard.watch import TimeFor
+from runner.kit.repro import block_stack
 from runner.probes import compile_growth
-from runner.probes.compile_guard import (
-    Builder,
-    Guarded,
-    Stall,
-    dumps,
-    ladder,
-    processes,
-    safe_compile,
-)
-from runner.probes.compile_guard.agreement import Alone, peers
-from runner.probes.compile_guard.blocks import lay_out
-from runner.probes.compile_guard.budget import LEAST_S, allotment, worth_trying
-from runner.probes.compile_guard.cache import folder_bytes, merge
-from runner.probes.compile_guard.child import in_one_line
-from runner.probes.compile_guard.spec import Mode, Spec, reference, resolve
-from runner.probes.compile_guard.stacks import Observation, frames_of, innermost_frame, judge
-from runner.probes.compile_guard.watch import TimeFor
-from runner.probes.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
 
@@ -239,8 +231,8 @@ def test_blocks_are_laid_out_without_the_models_memory() -> None:
     shape = {"blocks": 72, "width": 8192, "heads": 64, "hidden": 28672, "tokens": 8, "device": "cpu"}
     code = (
         "import resource, torch\n"
-        "from runner.probes.repro import block_stack\n"
-        "from runner.probes.compile_guard import blocks\n"
+        "from runner.kit.repro import block_stack\n"
+        "from runner.kit.compile_guard import blocks\n"
         "blocks._real_call = lambda *call: call\n"
         f"calls, parameters = blocks.lay_out(lambda: block_stack.build(**{shape}), backward=False)\n"
         "print(len(calls), parameters, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -460,7 +452,7 @@ def test_ranks_fall_back_together_and_no_collective_is_left_waiting(tmp_path: Pa
 import os, signal, sys
 import torch, torch.distributed as dist
 from pathlib import Path
-from runner.probes.compile_guard import safe_compile
+from runner.kit.compile_guard import safe_compile
 
 class Fails(torch.nn.Module):
     def forward(self, x):
@@ -507,8 +499,8 @@ def test_the_caller_starts_from_the_childs_cache_and_hears_of_a_miss(tmp_path: P
         f"""
 import torch, warnings
 from pathlib import Path
-from runner.probes.repro import block_stack
-from runner.probes.compile_guard import CacheMissWarning, safe_compile
+from runner.kit.repro import block_stack
+from runner.kit.compile_guard import CacheMissWarning, safe_compile
 
 def build(width):
     return block_stack.build(**({STACK!r} | {{"width": width, "blocks": 2}}))

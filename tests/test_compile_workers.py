@@ -17,10 +17,10 @@ from torch._inductor import async_compile
 from torch._inductor.compile_worker import subproc_pool
 from torch.utils import _triton
 
-from runner.probes.compile_guard import Stall, dumps, processes, safe_compile, workers
-from runner.probes.compile_guard.figures import cpu_seconds
-from runner.probes.compile_guard.watch import Watch
-from runner.probes.repro import block_stack
+from runner.kit.compile_guard import Stall, dumps, processes, safe_compile, workers
+from runner.kit.compile_guard.figures import cpu_seconds
+from runner.kit.compile_guard.watch import Watch
+from runner.kit.repro import block_stack
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
 # Stands for a compile worker: Inductor's are known by the path of the program that they run.
@@ -139,7 +139,7 @@ def test_a_pool_begins_before_the_compiler_is_imported_and_is_the_same_that_is_w
 # In a process of its own: in this one, the compiler is imported.
 BEGINS = """
 import sys
-from runner.probes.compile_guard import workers
+from runner.kit.compile_guard import workers
 workers.begin()
 print("torch._inductor.async_compile" in sys.modules, "torch._inductor.compile_fx" in sys.modules)
 """

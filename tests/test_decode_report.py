@@ -3,18 +3,18 @@ from typing import Any
 
 import pytest
 
+from runner.base.sequential import FEWEST
+from runner.base.sequential import answer as answered
 from runner.entry.model import Condition, Phase
-from runner.evidence.measured import evaluate, interval_of
-from runner.evidence.record import Measurement, Verdict
 from runner.hardware.boards import board_named
-from runner.models import model_shape
-from runner.probes.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, decided
-from runner.probes.decode.job import Job
-from runner.probes.decode.launches import Launches
-from runner.probes.decode.report import report, slow, undecided
-from runner.sequential import FEWEST
-from runner.sequential import answer as answered
+from runner.kit.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, decided
+from runner.kit.decode.job import Job
+from runner.kit.decode.launches import Launches
+from runner.kit.decode.report import report, slow, undecided
+from runner.record.bounds_checked import evaluate, interval_of
+from runner.record.model import Measurement, Verdict
 from runner.sizing.decode import bytes_per_step
+from runner.sizing.models import model_shape
 from tests.builders import a_machine
 from tests.evidence_samples import step as a_result
 

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from runner.models import model_shape
-from runner.probes import ranks
-from runner.probes.budget import Budget
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode import turns
-from runner.probes.decode.arms import compared
-from runner.probes.decode.job import Job
-from runner.probes.decode.launches import Launches
-from runner.probes.decode.report import undecided
-from runner.probes.decode.turns import Series, Taken, take
-from runner.sequential import FEWEST
+from runner.base.sequential import FEWEST
+from runner.kit import ranks
+from runner.kit.budget import Budget
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode import turns
+from runner.kit.decode.arms import compared
+from runner.kit.decode.job import Job
+from runner.kit.decode.launches import Launches
+from runner.kit.decode.report import undecided
+from runner.kit.decode.turns import Series, Taken, take
+from runner.sizing.models import model_shape
 
 HANG_S = 120.0
 WORKER = """
 import os
 import time
 
-from runner.probes.ranks import RankLine
+from runner.kit.ranks import RankLine
 
 line, number = RankLine(), 0
 seconds, waited = float(os.environ["SECONDS"]), float(os.environ["WAITED"])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from runner.models import ModelShape
-from runner.probes.compile_guard import safe_compile
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.loop import Decoder, build_step, step_of
-from runner.probes.transformer import build_model
+from runner.kit.compile_guard import safe_compile
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.loop import Decoder, build_step, step_of
+from runner.kit.transformer import build_model
+from runner.sizing.models import ModelShape
 from tests.greedy import assert_same_choices
 
 SHAPE = ModelShape("test", 2, 64, 4, 2, 16, 128, 512, 1024)
@@ -124,11 +124,11 @@ def test_a_step_on_a_gpu_has_no_tensor_on_the_cpu() -> None:
 SECOND = """
 import json, sys
 import torch
-from runner.models import ModelShape
-from runner.probes.compile_guard.figures import cache_counts
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.loop import Decoder
-from runner.probes.transformer import build_model
+from runner.sizing.models import ModelShape
+from runner.kit.compile_guard.figures import cache_counts
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.loop import Decoder
+from runner.kit.transformer import build_model
 
 shape, mode = json.loads(sys.argv[1]), Mode(sys.argv[2])
 decoder = Decoder(build_model(ModelShape(**shape), torch.float32, "cpu"), 24, mode)

@@ -7,7 +7,7 @@ import pytest
 
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.model import Phase, Safety, Severity, Step
-from runner.evidence.diagnosis import (
+from runner.record.diagnosis import (
     Diagnosis,
     Kind,
     State,
@@ -17,7 +17,7 @@ from runner.evidence.diagnosis import (
     grave,
     rank,
 )
-from runner.evidence.record import StepResult, StepStatus
+from runner.record.model import StepResult, StepStatus
 from tests.builders import a_runbook
 from tests.evidence_samples import step
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from runner.entry.digest import current_digest
-from runner.evidence.durations import Expected, expected_durations, newest_records
-from runner.evidence.record import Options, Record, StepStatus
-from runner.evidence.store import Store
 from runner.hardware.machine import Machine
+from runner.record.durations import Expected, expected_durations, newest_records
+from runner.record.model import Options, Record, StepStatus
+from runner.record.store import Store
 from tests.builders import a_gpu, a_machine, eight_b200
 from tests.evidence_samples import B200, machine, record, runbook, step
 

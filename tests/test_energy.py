@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.probes.precision import energy
-from runner.probes.precision.counters import NVML_TICK_S, EnergyError, Sensors, rapl_counters
-from runner.probes.precision.energy import Tick, Trace, Window, run_window, watch
+from runner.kit.precision import energy
+from runner.kit.precision.counters import NVML_TICK_S, EnergyError, Sensors, rapl_counters
+from runner.kit.precision.energy import Tick, Trace, Window, run_window, watch
 from tests import nvml
 
 POLL_S = 0.005
@@ -209,8 +209,8 @@ def test_without_a_counter_a_window_still_has_its_iterations() -> None:
 NVML_PROGRAM = """
 import json, time
 from concurrent.futures import ThreadPoolExecutor
-from runner.probes.precision.counters import EnergyError, nvml_counter
-from runner.probes.precision.energy import run_window
+from runner.kit.precision.counters import EnergyError, nvml_counter
+from runner.kit.precision.energy import run_window
 def one(counter):
     window = run_window(lambda: time.sleep(0.03), 5.2, [counter], counter.sensors)
     try:
@@ -262,7 +262,7 @@ def test_a_real_watch_of_nvml_is_right_within_one_percent_or_refuses(tmp_path: P
 
 def test_a_gpu_without_an_energy_counter_says_so_at_once(tmp_path: Path) -> None:
     program = (
-        "from runner.probes.precision.counters import EnergyError, nvml_counter\n"
+        "from runner.kit.precision.counters import EnergyError, nvml_counter\n"
         "try: nvml_counter('GPU-stand-in-0')\n"
         "except EnergyError as error: print(error)"
     )

@@ -315,7 +315,7 @@ def test_what_a_json_reader_gets_is_json_or_nothing(tmp_path: Path) -> None:
 
 def test_a_python_without_torch_is_no_bug_of_a_probe(tmp_path: Path) -> None:
     program = (
-        "import sys\nsys.modules['torch'] = None\nfrom runner.probes.contract import Probe, base_parser, run_probe\n"
+        "import sys\nsys.modules['torch'] = None\nfrom runner.kit.probe import Probe, base_parser, run_probe\n"
         "def work(_):\n    import torch.distributed\n"
         "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=work)\n"
         "sys.exit(run_probe(probe, []))"
@@ -350,7 +350,7 @@ def test_bad_arguments_of_a_probe_are_refused_in_one_line_that_names_its_help(tm
 
 def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom runner.probes.contract import Probe, base_parser, run_probe\n"
+        "import sys\nfrom runner.kit.probe import Probe, base_parser, run_probe\n"
         "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=lambda _: 1 / 0)\n"
         "sys.exit(run_probe(probe, []))"
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from runner.evidence.measure import MAX_DOCUMENT_BYTES
-from runner.evidence.record import Record
-from runner.launch.output import HEAD_BYTES, TAIL_BYTES
+from runner.record.documents import MAX_DOCUMENT_BYTES
+from runner.record.model import Record
+from runner.run.output import HEAD_BYTES, TAIL_BYTES
 from tests.cluster import until as eventually
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
 from tests.test_command import DAEMON, alive

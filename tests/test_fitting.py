@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import runner.probes.long_context_validation as probe
-from runner.errors import InputError
+from runner.base.errors import InputError
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import Machine, look
-from runner.probes.long_context.question import Question, planned, swept
+from runner.kit.long_context.question import Question, planned, swept
 from runner.sizing import GPU_OVERHEAD_BYTES, footprint
 from runner.sizing.limits import longest
 

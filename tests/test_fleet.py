@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.stats import OUTLYING_SHARE, fence
 from runner.entry.model import Phase
-from runner.evidence.fleet import Distribution, distributions, sentence, suspects
-from runner.evidence.record import Record, StepStatus
-from runner.stats import OUTLYING_SHARE, fence
+from runner.history.campaigns import Distribution, distributions, sentence, suspects
+from runner.record.model import Record, StepStatus
 from tests.evidence_samples import machine, measurement, record, step
 
 BEGAN = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from runner.entry.model import Phase
-from runner.evidence.record import Record, StepStatus
 from runner.pages.evidence import gather
 from runner.pages.fleet import CampaignView, campaign_views
 from runner.pages.render import render
+from runner.record.model import Record, StepStatus
 from tests.evidence_samples import runbook, step
 from tests.html_reader import read_html
 from tests.test_fleet import a_run, sound

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from runner.cli.fleet_view import FleetProgress, fleet_report
-from runner.evidence.fleet import Row, distributions
-from runner.evidence.record import Outcome
-from runner.launch.slurm.campaign import Job, Progress
-from runner.launch.slurm.gathering import Gathered
+from runner.fleet.campaign import Job, Progress
+from runner.fleet.gathering import Gathered
+from runner.history.campaigns import Row, distributions
+from runner.record.model import Outcome
 from tests.test_fleet import a_run, sound
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes import judged
+from runner.kit import judged
 from tests.test_cli import ROOT, step
 from tests.test_diagnose import CLEAN, diagnose, small
 from tests.test_foreign_files import waiting

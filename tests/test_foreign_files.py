@@ -13,24 +13,24 @@ from types import MappingProxyType
 
 import pytest
 
-from runner.check import check
+from runner.base.confined import open_within
+from runner.base.errors import InputError, RunbookError, RunbookFaultsError
+from runner.base.placed import PlacedFileError, read_placed
+from runner.base.time_limit import answer_within
+from runner.check.faults import check
 from runner.cli.main import main as runbook
-from runner.confined import open_within
 from runner.entry.read import read_runbook
-from runner.errors import InputError, RunbookError, RunbookFaultsError
-from runner.evidence.last_words import last_words_in
-from runner.evidence.stamp import read_stamp
-from runner.models import model_shape, weight_files
-from runner.placed import PlacedFileError, read_placed
+from runner.kit.judged import read_environ
+from runner.kit.leftovers.serving_config import parallel_sizes, read_sizes
+from runner.kit.nccl.sources import read_own, read_process, running_jobs
+from runner.kit.nccl.units import read_units
+from runner.kit.precision.scales import read_scales
+from runner.kit.precision.sweeps import read_sweep
+from runner.kit.repro import bundle, live_compiles
 from runner.probes import nccl_env
-from runner.probes.judged import read_environ
-from runner.probes.leftovers.serving_config import parallel_sizes, read_sizes
-from runner.probes.nccl.sources import read_own, read_process, running_jobs
-from runner.probes.nccl.units import read_units
-from runner.probes.precision.scales import read_scales
-from runner.probes.precision.sweeps import read_sweep
-from runner.probes.repro import bundle, live_compiles
-from runner.time_limit import answer_within
+from runner.record.last_words import last_words_in
+from runner.record.stamp import read_stamp
+from runner.sizing.models import model_shape, weight_files
 from tests import nvml
 from tests.test_cli import ROOT, step, write_entry
 from tests.test_diagnose import CLEAN
@@ -275,7 +275,7 @@ def test_a_unit_that_names_a_thousand_files_and_a_folder_of_pipes_are_read_in_pa
         f"{units}/a.service: EnvironmentFile={named}/*.env matches more than 1000 files; the rest was not read",
         f"{named}/0000.env.fifo: is a pipe, not a regular file",
     ]
-    monkeypatch.setattr("runner.probes.nccl.units._MOST_UNITS", 3)
+    monkeypatch.setattr("runner.kit.nccl.units._MOST_UNITS", 3)
     assert f"{named}: more than 3 unit files; the rest was not read" in _unread(named)
 
 

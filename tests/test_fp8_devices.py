@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from runner.errors import RunbookError
-from runner.models import model_shape
-from runner.probes.budget import Budget
-from runner.probes.compile_guard.blocks import _converted
-from runner.probes.contract import CRASHED, NOT_APPLICABLE, OK, NotApplicableError
-from runner.probes.precision import building, choice
-from runner.probes.precision.arms import build_arm
-from runner.probes.precision.choice import choose_work, free_bytes, layer_names
-from runner.probes.precision.compiled import Compiled
-from runner.probes.precision.linear import block_linears
-from runner.probes.precision.proof import Proof
-from runner.probes.precision.scales import Scales, digest_of
-from runner.probes.precision.swept import Swept
+from runner.base.errors import RunbookError
+from runner.kit.budget import Budget
+from runner.kit.compile_guard.blocks import _converted
+from runner.kit.precision import building, choice
+from runner.kit.precision.arms import build_arm
+from runner.kit.precision.choice import choose_work, free_bytes, layer_names
+from runner.kit.precision.compiled import Compiled
+from runner.kit.precision.linear import block_linears
+from runner.kit.precision.proof import Proof
+from runner.kit.precision.scales import Scales, digest_of
+from runner.kit.precision.swept import Swept
+from runner.kit.probe import CRASHED, NOT_APPLICABLE, OK, NotApplicableError
+from runner.sizing.models import model_shape
 from tests.nvml import EIGHT_B200, environment
 
 ROOT = Path(__file__).parents[1]

@@ -13,14 +13,14 @@ import torch
 
 from runner.entry.model import Phase
 from runner.entry.read import read_runbook
-from runner.evidence.judge import judge_claims, judge_expectations
-from runner.evidence.record import ClaimState, StepResult, StepStatus, Verdict
+from runner.kit.precision import product
+from runner.kit.precision.linear import convert, quantise, scale_of
+from runner.kit.precision.product import IN_FP32, NATIVE, fp8_product, in_fp32, native, why_not_native
+from runner.kit.probe import NOT_APPLICABLE
+from runner.kit.transformer import build_model
 from runner.probes import fp8_transformer_engine, power_efficiency_analyzer, precision_power_sweep
-from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.precision import product
-from runner.probes.precision.linear import convert, quantise, scale_of
-from runner.probes.precision.product import IN_FP32, NATIVE, fp8_product, in_fp32, native, why_not_native
-from runner.probes.transformer import build_model
+from runner.record.judge import judge_claims, judge_expectations
+from runner.record.model import ClaimState, StepResult, StepStatus, Verdict
 from tests import evidence_samples
 from tests.test_precision import TINY, folder_of, value
 from tests.test_precision_power_sweep import of

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from runner.catalogue import METRICS
 from runner.cli.main import main
 from runner.entry.model import Phase, Safety, Step
-from runner.evidence.ceilings import CEILINGS, ceiling
-from runner.evidence.gate import gate
-from runner.evidence.gate.entry import _may_be_skipped
-from runner.evidence.leaks import leaks
-from runner.evidence.record import Code, Measurement, Options, Record, RunbookRef
-from runner.evidence.redact import redact_record
-from runner.evidence.store import Store
 from runner.hardware.gpus import Gpu
+from runner.record.ceilings import CEILINGS, ceiling
+from runner.record.gate import gate
+from runner.record.gate.entry import _may_be_skipped
+from runner.record.model import Code, Measurement, Options, Record, RunbookRef
+from runner.record.redaction.leaks import leaks
+from runner.record.redaction.redact import redact_record
+from runner.record.store import Store
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import RecordError
-from runner.evidence.gate import identities, record_problems
-from runner.evidence.history import NO_HISTORY, History
-from runner.evidence.reading import parse_record
-from runner.evidence.record import Code, Measurement, Outcome, Record
-from runner.evidence.store import Store
+from runner.base.errors import RecordError
 from runner.hardware.gpus import Gpu
+from runner.record.commits import NO_HISTORY, History
+from runner.record.gate import identities, record_problems
+from runner.record.model import Code, Measurement, Outcome, Record
+from runner.record.reading import parse_record
+from runner.record.store import Store
 from tests.evidence_samples import machine, record, step
 from tests.lies import LIES, UNKNOWABLE, Json
 

@@ -12,17 +12,17 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.errors import InputError, RankError
-from runner.evidence.measured import interval_of
-from runner.evidence.record import Measurement
-from runner.models import model_shape
-from runner.probes.budget import VARIABLE
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.decode.job import Job
+from runner.base.errors import InputError, RankError
+from runner.base.stats import Interval
+from runner.kit.budget import VARIABLE
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.job import Job
+from runner.kit.probe import NOT_APPLICABLE
+from runner.kit.ranks import World
 from runner.probes.gpt_large_optimized import PROBE, main
-from runner.probes.ranks import World
-from runner.stats import Interval
+from runner.record.bounds_checked import interval_of
+from runner.record.model import Measurement
+from runner.sizing.models import model_shape
 from tests import nvml
 
 HANG_S = 230
@@ -253,7 +253,7 @@ int cuDeviceGetCount(int *count) { *count = 1; return started ? 0 : 3; }
 """
 ASKS = """
 import ctypes
-from runner.probes.decode.worker import _load, driver_started
+from runner.kit.decode.worker import _load, driver_started
 _load()
 print(driver_started())
 ctypes.CDLL("libcuda.so.1").cuInit(0)

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError
-from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
+from runner.base.errors import InputError
+from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 
 TWO_SOCKETS = [0, 0, 0, 0, 1, 1, 1, 1]
 

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from runner.probes.decode.arms import Arm
-from runner.probes.decode.launches import Launches, count, replays_of
-from runner.probes.decode.report import graphs_lost
+from runner.kit.decode.arms import Arm
+from runner.kit.decode.launches import Launches, count, replays_of
+from runner.kit.decode.report import graphs_lost
 
 
 @pytest.mark.parametrize(

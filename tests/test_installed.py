@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.evidence.store import Store
-from runner.launch.lock import PLACE_VARIABLE
+from runner.record.store import Store
+from runner.run.lock import PLACE_VARIABLE
 from tests.test_bundle import BASE
 from tests.test_cli import step, write_entry
 from tests.test_nox import WRAPPER

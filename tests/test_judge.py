@@ -6,14 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.entry.model import Claim, Evidence, Phase
-from runner.evidence.judge import (
+from runner.record.judge import (
     failed_by_expectation,
     judge_claims,
     judge_expectations,
     judge_step,
 )
-from runner.evidence.outcomes import outcome
-from runner.evidence.record import (
+from runner.record.model import (
     ClaimState,
     Document,
     Outcome,
@@ -22,6 +21,7 @@ from runner.evidence.record import (
     StoredVerdict,
     Verdict,
 )
+from runner.record.outcomes import outcome
 from tests.evidence_samples import B200, expectation, machine, measurement, runbook, step
 
 CPU = machine()

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.launch import watchdog
-from runner.launch.processes import stat_of
-from runner.launch.watchdog import NAME
+from runner.base.processes import stat_of
+from runner.run import watchdog
+from runner.run.watchdog import NAME
 from tests.cluster import until
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
 from tests.test_command import DAEMON, alive, mark

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.evidence.last_words import LONGEST, last_words, last_words_in
+from runner.record.last_words import LONGEST, last_words, last_words_in
 
 TRACEBACK = """Traceback (most recent call last):
   File "/x/serve.py", line 3, in <module>

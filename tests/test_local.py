@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from runner.entry.model import Phase, Runbook, Step
-from runner.evidence.measure import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
-from runner.evidence.record import StepResult
+from runner.entry.plan import Request, make_plan
 from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
-from runner.launch.local import run_plan
-from runner.pace import Pace, Turn
-from runner.plan import Request, make_plan
+from runner.record.documents import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
+from runner.record.model import StepResult
+from runner.run.local import run_plan
+from runner.run.pace import Pace, Turn
 from tests.builders import a_machine, a_runbook, eight_b200
 
 BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}

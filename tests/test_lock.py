@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import BusyError, RunbookError
-from runner.launch import lock
-from runner.launch.lock import node_lock
+from runner.base.errors import BusyError, RunbookError
+from runner.run import lock
+from runner.run.lock import node_lock
 
 ROOT = Path(__file__).parents[1]
 HOLDS = """
 import sys
-from runner.launch.lock import node_lock
+from runner.run.lock import node_lock
 with node_lock("first"):
     print("held", flush=True)
     sys.stdin.read()

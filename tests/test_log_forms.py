@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.errors import InputError
 from runner.entry import log_forms
 from runner.entry.log_forms import UNREADABLE, Log
-from runner.errors import InputError
 
 NOT_AS_IT_IS = (b"\x1f\x8b", b"\xef\xbb\xbf", b"BZh", b"\xfd7zXZ\x00")
 TEXT = "NCCL INFO NCCL_P2P_DISABLE set by environment to 1\r\n… é\n" * 300

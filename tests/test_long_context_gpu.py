@@ -16,21 +16,21 @@ import pytest
 import torch
 
 import runner.probes.long_context_validation as probe
+from runner.base.errors import InputError
 from runner.entry.read import read_runbook
-from runner.errors import InputError
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
-from runner.models import model_shape
-from runner.probes.contract import OK, SYMPTOM
-from runner.probes.long_context.allocator import (
+from runner.kit.long_context.allocator import (
     BACKEND,
     expand_segments,
     refusal,
     refused_reserve,
     used_settings,
 )
-from runner.probes.long_context.bench import Bench, Reached
+from runner.kit.long_context.bench import Bench, Reached
+from runner.kit.probe import OK, SYMPTOM
 from runner.sizing import Work, footprint, remedies
+from runner.sizing.models import model_shape
 from tests.meta_gpu import MetaGpu, meta_gpu
 
 ROOT = Path(__file__).parents[1]

@@ -11,23 +11,15 @@ import pytest
 import torch
 
 import runner.probes.long_context_validation as probe
-from runner.errors import InputError
+from runner.base.errors import InputError
 from runner.hardware.machine import look
-from runner.models import ModelShape
-from runner.probes.budget import VARIABLE
-from runner.probes.contract import NOT_APPLICABLE, OK, SYMPTOM
-from runner.probes.long_context.bench import Bench, Reached
-from runner.probes.long_context.cache import new_cache
-from runner.probes.transformer import build_model
-from runner.sizing import (
-    Attention,
-    Checkpointing,
-    Optimizer,
-    Work,
-    footprint,
-    kv_cache_bytes,
-    largest_batch,
-)
+from runner.kit.budget import VARIABLE
+from runner.kit.long_context.bench import Bench, Reached
+from runner.kit.long_context.cache import new_cache
+from runner.kit.probe import NOT_APPLICABLE, OK, SYMPTOM
+from runner.kit.transformer import build_model
+from runner.sizing import Attention, Checkpointing, Optimizer, Work, footprint, kv_cache_bytes, largest_batch
+from runner.sizing.models import ModelShape
 
 HANG_S = 400
 GIB = 2**30

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from runner.errors import DocumentError
-from runner.evidence.measure import MAX_DOCUMENT_BYTES, read_document
+from runner.base.errors import DocumentError
+from runner.record.documents import MAX_DOCUMENT_BYTES, read_document
 
 GOOD: dict[str, Any] = {
     "probe": "collectives",
@@ -101,7 +101,7 @@ def test_each_fault_is_one_line_that_names_it(tmp_path: Path, content: object, s
 
 def test_a_metric_of_another_probe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from runner import catalogue  # noqa: PLC0415 - its table is narrowed below
-    from runner.evidence import measure  # noqa: PLC0415 - and this module reads it
+    from runner.record import documents as measure  # noqa: PLC0415 - and this module reads it
 
     narrowed = catalogue.ProbeInfo(1, "latency only", ("algorithm_bandwidth",))
     monkeypatch.setattr(measure, "PROBES", {"collectives": narrowed})

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.sequential import repeated_interval
 from runner.entry.model import Condition, Hardware
-from runner.evidence.measured import evaluate, fits, fits_class
-from runner.evidence.record import StepStatus, Verdict
 from runner.hardware.boards import BOARDS, Board, board_of
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import joint_class, machine_class
 from runner.hardware.processor import Processor
-from runner.sequential import repeated_interval
+from runner.record.bounds_checked import evaluate, fits, fits_class
+from runner.record.model import StepStatus, Verdict
 from tests.evidence_samples import B200, machine, measurement, step
 
 CPU = machine()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from runner.errors import InputError
-from runner.evidence.record import Measurement
+from runner.base.errors import InputError
+from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.hardware.boards import board_named
-from runner.probes.budget import VARIABLE
-from runner.probes.contract import OK, measured
+from runner.kit.budget import VARIABLE
+from runner.kit.probe import OK, measured
 from runner.probes.memory_bandwidth import Copy, copies, main, peak_of, weak_pairs
-from runner.stats import FEWEST_FOR_BOOTSTRAP
+from runner.record.model import Measurement
 from tests.nvml import EIGHT_B200, environment
 
 B200 = board_named("B200")

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from runner.base.units import format_value
 from runner.hardware.boards import board_named
-from runner.models import model_shape
 from runner.pages.calls import find_calls
 from runner.pages.memory_plan import memory_plan
 from runner.pages.prose import NAMES
 from runner.sizing import Work, board_budget, first_remedy, footprint
-from runner.units import format_value
+from runner.sizing.models import model_shape
 
 ROOT = Path(__file__).parents[1]
 

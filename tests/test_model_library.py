@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 FAKE = "import pathlib\npathlib.Path(__file__).with_name('imported').touch()\n__version__ = '99.0'\n"
 OURS = """
 import sys
-from runner.probes.transformer import llama_config
-from runner.models import model_shape
+from runner.kit.transformer import llama_config
+from runner.sizing.models import model_shape
 llama_config(model_shape("tiny"))
 from transformers import LlamaForCausalLM, StaticCache
 """

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError
-from runner.models import model_shape, parse_shape
-from runner.presets import PRESETS
+from runner.base.errors import InputError
+from runner.sizing.models import model_shape, parse_shape
+from runner.sizing.presets import PRESETS
 
 LLAMA: dict[str, object] = {
     "model_type": "llama",

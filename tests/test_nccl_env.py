@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError
-from runner.evidence.measure import read_document
+from runner.base.errors import InputError
+from runner.kit.probe import OK, SYMPTOM
 from runner.probes import nccl_env
-from runner.probes.contract import OK, SYMPTOM
 from runner.probes.nccl_env import main
+from runner.record.documents import read_document
 from tests.test_cli import ROOT
 from tests.test_nccl_sources import job
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.probes.nccl.log import Transport, fault_of, logging_environment, parse_log, read_transport
+from runner.kit.nccl.log import Transport, fault_of, logging_environment, parse_log, read_transport
 
 LOGS = Path(__file__).parent / "nccl_log"
 P2P, SHM = Transport({"P2P/CUMEM": 3}, True), Transport({"SHM/direct": 3}, False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.probes.nccl.names import (
+from runner.kit.nccl.names import (
     KNOWN,
     NEWEST,
     OLDEST,
@@ -19,8 +19,8 @@ from runner.probes.nccl.names import (
     parse_names,
     parse_version,
 )
-from runner.probes.nccl.settings import Setting, judge
-from runner.probes.nccl.values import RULES, Judgement
+from runner.kit.nccl.settings import Setting, judge
+from runner.kit.nccl.values import RULES, Judgement
 
 # Of NCCL 2.18 to 2.30, near other names; each was called misspelt once.
 REAL = (
@@ -95,7 +95,7 @@ def test_every_name_that_is_judged_is_in_the_table() -> None:
 
 
 def test_the_table_holds_every_version_that_it_says_it_was_read_from() -> None:
-    text = (resources.files("runner.probes.nccl") / "names.txt").read_text(encoding="utf-8")
+    text = (resources.files("runner.kit.nccl") / "names.txt").read_text(encoding="utf-8")
     comment = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("#"))
     read = [parse_version(found) for found in re.findall(r"\b2\.\d+\.\d+", comment)]
     assert read == list(versions())

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.probes.nccl.values import Judgement, number_of
+from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.values import Judgement, number_of
 
 FIVE_EXPORTS = {
     "NCCL_P2P_LEVEL": "NVL",

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import InputError
-from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.probes.nccl.sources import (
+from runner.base.errors import InputError
+from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.sources import (
     parse_conf,
     parse_environment,
     read_own,
@@ -21,8 +21,8 @@ from runner.probes.nccl.sources import (
     read_settings,
     running_jobs,
 )
-from runner.probes.nccl.units import parse_environment_file, parse_unit, read_units
-from runner.probes.nccl.values import number_of
+from runner.kit.nccl.units import parse_environment_file, parse_unit, read_units
+from runner.kit.nccl.values import number_of
 
 UNIT = """\
 [Unit]

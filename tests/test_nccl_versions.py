@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.nccl.names import Version
-from runner.probes.nccl.settings import judge
-from runner.probes.nccl.sources import Found, homes, parse_conf, read_own, read_process
-from runner.probes.nccl.version import installed_version, loaded_version
+from runner.kit.nccl.names import Version
+from runner.kit.nccl.settings import judge
+from runner.kit.nccl.sources import Found, homes, parse_conf, read_own, read_process
+from runner.kit.nccl.version import installed_version, loaded_version
 from tests.test_nccl_sources import job, of
 
 NAMED_BY_HOME, OF_THE_USER = "NCCL_ALGO", "NCCL_PROTO"

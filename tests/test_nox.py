@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from runner.launch.lock import PLACE_VARIABLE, node_lock
+from runner.run.lock import PLACE_VARIABLE, node_lock
 
 ROOT = Path(__file__).parents[1]
 

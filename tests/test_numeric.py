@@ -2,9 +2,9 @@
 
 import pytest
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.kit.probe import Probe, run_probe
 from runner.probes import collectives, gpt_large_optimized, nccl_env, rendezvous, torch_compile_repro
-from runner.probes.contract import Probe, run_probe
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e300"])

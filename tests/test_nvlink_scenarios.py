@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from runner.entry.read import read_runbook
-from runner.evidence.judge import judge_claims
-from runner.evidence.record import ClaimState, Record, StepStatus
+from runner.record.judge import judge_claims
+from runner.record.model import ClaimState, Record, StepStatus
 from tests.nvml import EIGHT_B200, environment
 from tests.test_nccl_sources import job
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from runner.entry.model import Expectation, Phase, ProofItem, Runbook, Scalar
 from runner.entry.read import read_all
-from runner.evidence.endings import ending_of
-from runner.evidence.judge import judge_expectations
-from runner.evidence.outcomes import Judged, judge_run, outcome
-from runner.evidence.proof import unproved
-from runner.evidence.record import Measurement, Outcome, Record, StepResult, StepStatus
-from runner.evidence.store import Store
+from runner.history.endings import ending_of
+from runner.record.judge import judge_expectations
+from runner.record.model import Measurement, Outcome, Record, StepResult, StepStatus
+from runner.record.outcomes import Judged, judge_run, outcome
+from runner.record.proof import unproved
+from runner.record.store import Store
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,6 @@ import pytest
 from runner.entry.model import Phase, Runbook
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.evidence.record import Measurement, Outcome, Record, StepStatus
 from runner.pages.answer import ELSE, decision_tree, injecting, sample_line, symptom_line
 from runner.pages.before_after import before_and_after
 from runner.pages.change import change
@@ -19,6 +18,7 @@ from runner.pages.evidence import Evidence, gather
 from runner.pages.plot import trend_plot
 from runner.pages.render import render
 from runner.pages.trends import trends
+from runner.record.model import Measurement, Outcome, Record, StepStatus
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, entry, result, run, wrong_elements
 from tests.hostile import EVERYTHING

@@ -21,10 +21,10 @@ from mkdocs.config import load_config
 from runner.catalogue import METRICS
 from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
-from runner.evidence.record import Outcome, Record, StepStatus, record_schema
 from runner.pages.render import Page, record_path, render
 from runner.pages.text import age, cell, day, inert, plain
 from runner.pages.view import condition_text
+from runner.record.model import Outcome, Record, StepStatus, record_schema
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, drilled, ended_as, entry, records, result, run
 from tests.hostile import EVERYTHING, HOSTILE

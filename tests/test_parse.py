@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.errors import RunbookFaultsError
 from runner.entry.attributes import read_attributes
 from runner.entry.model import Phase, Prose, Runbook, Safety, Step
 from runner.entry.parse import parse
-from runner.errors import RunbookFaultsError
 
 GOOD = """\
 ---

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError
-from runner.evidence.tools import text_document
+from runner.base.errors import InputError
+from runner.base.pasted import pasted
 from runner.hardware.topology_text import parse_topology
-from runner.pasted import pasted
+from runner.record.tools import text_document
 
 TESTS = Path(__file__).parent
 TOPOLOGIES = sorted((TESTS / "topo").glob("*.txt"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.placed import PlacedFileError, read_placed
+from runner.base.placed import PlacedFileError, read_placed
 
 
 def _kind(path: Path, most: int = 100, *, pipes: bool = False, links: bool = True) -> str:

@@ -14,14 +14,14 @@ from typing import NoReturn
 
 import pytest
 
+from runner.base.errors import InputError, RunbookFaultsError
+from runner.base.places import PROJECT, SHIPPED, Places, find_places
 from runner.cli import check as check_command
 from runner.cli import new
 from runner.cli.main import main
 from runner.entry.read import find, read_all
-from runner.errors import InputError, RunbookFaultsError
-from runner.evidence.source import folder_digest
-from runner.launch.programs import with_our_programs
-from runner.places import PROJECT, SHIPPED, Places, find_places
+from runner.record.source import folder_digest
+from runner.run.programs import with_our_programs
 from tests.test_cli import step, write_entry
 
 ROOT = Path(__file__).parents[1]

@@ -1,11 +1,11 @@
 import pytest
 
+from runner.base.errors import InputError
 from runner.entry.model import Phase, Runbook, Safety, Step
-from runner.errors import InputError
+from runner.entry.plan import Plan, Request, explained_by_visibility, make_plan
 from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
-from runner.plan import Plan, Request, explained_by_visibility, make_plan
-from runner.prerequisites import Missing
+from runner.hardware.prerequisites import Missing
 from tests.builders import a_machine, a_runbook, eight_b200
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from runner.errors import InputError
-from runner.evidence.record import Document, RunbookRef
-from runner.evidence.store import Store
+from runner.base.errors import InputError
+from runner.kit.probe import OK, SYMPTOM
 from runner.probes import power_efficiency_analyzer
-from runner.probes.contract import OK, SYMPTOM
+from runner.record.model import Document, RunbookRef
+from runner.record.store import Store
 from tests.evidence_samples import record, step
 from tests.test_precision_power_sweep import sweep
 

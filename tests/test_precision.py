@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from runner.errors import InputError
-from runner.models import model_shape
-from runner.probes import budget, precision_power_sweep
-from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.fp8_transformer_engine import main
-from runner.probes.precision.choice import layer_names
-from runner.probes.precision.linear import convert, quantise, scale_of
-from runner.probes.precision.scales import (
+from runner.base.errors import InputError
+from runner.kit import budget
+from runner.kit.precision.choice import layer_names
+from runner.kit.precision.linear import convert, quantise, scale_of
+from runner.kit.precision.scales import (
     NOTHING_TO_RECALIBRATE,
     RECIPES,
     Scales,
@@ -23,7 +20,11 @@ from runner.probes.precision.scales import (
     read_scales,
     scale_by,
 )
-from runner.probes.transformer import build_model
+from runner.kit.probe import NOT_APPLICABLE
+from runner.kit.transformer import build_model
+from runner.probes import precision_power_sweep
+from runner.probes.fp8_transformer_engine import main
+from runner.sizing.models import model_shape
 
 pytest_plugins = ("tests.fp8_products",)
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from runner.errors import InputError
-from runner.models import model_shape
-from runner.probes import budget, fp8_transformer_engine, precision_power_sweep
-from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.precision import measuring
-from runner.probes.precision.counters import Sensors
-from runner.probes.precision.energy import Tick, Trace, Window
-from runner.probes.precision.linear import block_linears
-from runner.probes.precision.measuring import Energy, Windows, tally, timed, window_seconds
-from runner.probes.precision.reporting import cost, of_modes
+from runner.base.errors import InputError
+from runner.kit import budget
+from runner.kit.precision import measuring
+from runner.kit.precision.counters import Sensors
+from runner.kit.precision.energy import Tick, Trace, Window
+from runner.kit.precision.linear import block_linears
+from runner.kit.precision.measuring import Energy, Windows, tally, timed, window_seconds
+from runner.kit.precision.reporting import cost, of_modes
+from runner.kit.probe import NOT_APPLICABLE
+from runner.probes import fp8_transformer_engine, precision_power_sweep
+from runner.sizing.models import model_shape
 from tests.test_energy import Curve
 from tests.test_precision import folder_of
 
@@ -109,7 +110,7 @@ def test_an_fp8_mode_that_multiplied_in_bf16_is_a_fallback_that_nobody_asked_for
     def none(model: Any, static: object) -> dict[str, str]:
         return {name: "excluded by the layer list" for name, _ in block_linears(model)}
 
-    monkeypatch.setattr("runner.probes.precision.arms.convert", none)
+    monkeypatch.setattr("runner.kit.precision.arms.convert", none)
     status, document = sweep(tmp_path, "--modes", "bf16", "fp8")
     assert status == 0
     assert document["effective"]["precision"]["fp8"] == "bf16"

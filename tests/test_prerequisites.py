@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runner import prerequisites
 from runner.catalogue import PROBES, Compiles
-from runner.prerequisites import Missing, Python, Trial, missing, missing_in, missing_to_compile
+from runner.hardware import prerequisites
+from runner.hardware.prerequisites import Missing, Python, Trial, missing, missing_in, missing_to_compile
+from runner.kit.probe import NOT_APPLICABLE
 from runner.probes import compile_growth, torch_compile_repro
-from runner.probes.contract import NOT_APPLICABLE
 
 OURS = Python("3.12", distributions=False, prefix="/opt/python")
 DEBIANS = Python("3.11", distributions=True, prefix="/usr")

@@ -25,12 +25,12 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from runner.base.screen import Screen
 from runner.cli.console import console_on
-from runner.evidence.record import Record, StepStatus, StoredVerdict
-from runner.evidence.redact import host_secrets
 from runner.hardware.machine import look
-from runner.launch.lock import PLACE_VARIABLE
-from runner.screen import Screen
+from runner.record.model import Record, StepStatus, StoredVerdict
+from runner.record.redaction.redact import host_secrets
+from runner.run.lock import PLACE_VARIABLE
 from tests.evidence_samples import machine, measurement, record, step
 from tests.test_cli import ROOT, write_entry
 from tests.test_cli import step as block

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from runner.commands import probe_options
+from runner.check.commands import probe_options
 from tests.test_cli import ROOT
 
 OPTIONS = probe_options()

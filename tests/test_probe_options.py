@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.catalogue import PROBES
-from runner.commands import probe_options
+from runner.check.commands import probe_options
 
 ROOT = Path(__file__).parents[1]
 STORED = ROOT / "kb" / "data" / "probe_options.json"

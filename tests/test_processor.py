@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.evidence.redact import redact_text
 from runner.hardware.processor import Processor, read_processor
+from runner.record.redaction.redact import redact_text
 
 CLASS = re.compile(r"cpu-[a-z0-9_-]*[a-z0-9]-\d+c")
 V2 = "fpu cx16 lahf_lm pni popcnt sse4_1 sse4_2 ssse3"

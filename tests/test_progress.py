@@ -11,10 +11,10 @@ from rich.console import Console
 from runner.cli.progress import Progress
 from runner.cli.summary import Ended, left_out, look_at, print_summary
 from runner.entry.model import Evidence, Phase, Step
-from runner.evidence.record import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
-from runner.launch.command import run_block
-from runner.pace import Turn
-from runner.plan import Plan, Request, make_plan
+from runner.entry.plan import Plan, Request, make_plan
+from runner.record.model import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
+from runner.run.command import run_block
+from runner.run.pace import Turn
 from tests.builders import a_machine, a_runbook
 from tests.evidence_samples import record, step
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
-from runner.models import ModelShape, model_shape
-from runner.probes.compile_guard.blocks import lay_out
-from runner.probes.precision import proof as proof_module
-from runner.probes.precision.arms import TORCHAO, build_arm, reference, signal_to_noise, unavailable
-from runner.probes.precision.kernel_names import ProofError, matcher
-from runner.probes.precision.kernels import Kernel, kernels_of
-from runner.probes.precision.linear import block_linears, convert
-from runner.probes.precision.proof import (
+from runner.kit.compile_guard.blocks import lay_out
+from runner.kit.precision import proof as proof_module
+from runner.kit.precision.arms import TORCHAO, build_arm, reference, signal_to_noise, unavailable
+from runner.kit.precision.kernel_names import ProofError, matcher
+from runner.kit.precision.kernels import Kernel, kernels_of
+from runner.kit.precision.linear import block_linears, convert
+from runner.kit.precision.proof import (
     Proof,
     calibrated_matcher,
     census,
@@ -28,8 +27,9 @@ from runner.probes.precision.proof import (
     prove,
     unproved,
 )
-from runner.probes.precision.swept import Swept
-from runner.probes.transformer import build_model
+from runner.kit.precision.swept import Swept
+from runner.kit.transformer import build_model
+from runner.sizing.models import ModelShape, model_shape
 
 SHAPE = ModelShape("small", 2, 64, 4, 2, 16, 128, 256, 512)
 # As cuBLASLt and CUTLASS name them on Hopper and Ada: the tile is in the name, and a reduction is common to both.
@@ -237,10 +237,10 @@ def test_torchao_quantises_every_layer_that_it_can_take_and_they_multiply_in_fp8
     """The real torchao on the real kernels; only its own check for a GPU is lifted."""
     odd = ModelShape("odd", 2, 64, 4, 2, 16, 136, 256, 512)
     pytest.importorskip("torchao", reason="torchao is installed beside GPUs only: the `fp8` extra")
-    monkeypatch.setattr("runner.probes.precision.arms.unavailable", lambda *_, **__: None)
+    monkeypatch.setattr("runner.kit.precision.arms.unavailable", lambda *_, **__: None)
     monkeypatch.setattr("torchao.quantization.quant_api._check_hardware_support", lambda _: None)
     monkeypatch.setattr(
-        "runner.probes.precision.arms.build_model", lambda *_: build_model(odd, torch.bfloat16, "cpu")
+        "runner.kit.precision.arms.build_model", lambda *_: build_model(odd, torch.bfloat16, "cpu")
     )
     arm = build_arm("fp8", odd, "cuda")
     assert arm.implementation == TORCHAO

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.errors import InputError, RunbookFaultsError
 from runner.entry.parse import parse
-from runner.errors import InputError, RunbookFaultsError
-from runner.evidence.record import Record
 from runner.pages import prose
 from runner.pages.calls import find_calls
 from runner.pages.evidence import gather
@@ -18,6 +17,7 @@ from runner.pages.prose import NAMES, as_html, as_markdown, expand, prose_faults
 from runner.pages.readings import Known
 from runner.pages.render import render
 from runner.pages.tables import Table
+from runner.record.model import Record
 from tests.evidence_samples import measurement
 from tests.golden_entry import NOW, TEXT, entry, records, result, run
 from tests.hostile import HOSTILE

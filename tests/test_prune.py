@@ -5,13 +5,13 @@ from random import Random
 import pytest
 
 from runner.cli.main import main
-from runner.evidence.endings import endings
-from runner.evidence.prune import needed
-from runner.evidence.record import Outcome, Record
-from runner.evidence.store import Store, latest
-from runner.evidence.trend import RECENT, WINDOW, trend
-from runner.evidence.verdict_changes import turns
+from runner.history.endings import endings
+from runner.history.prune import needed
+from runner.history.trend import RECENT, WINDOW, trend
+from runner.history.verdict_changes import turns
 from runner.pages.evidence import gather
+from runner.record.model import Outcome, Record
+from runner.record.store import Store, latest
 from tests.evidence_samples import expectation, measurement, record, runbook, step
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

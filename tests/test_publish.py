@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from runner.base.errors import InputError, StoreError
 from runner.cli.main import main
-from runner.errors import InputError, StoreError
-from runner.evidence.checkout import git_in
-from runner.evidence.gate import gate, record_problems
-from runner.evidence.publish import Incoming, Published, publish
-from runner.evidence.record import Outcome, Record, StepStatus
-from runner.evidence.store import Store
+from runner.record.checkout import git_in
+from runner.record.gate import gate, record_problems
+from runner.record.model import Outcome, Record, StepStatus
+from runner.record.publish import Incoming, Published, publish
+from runner.record.store import Store
 from tests.conftest import IDENTITY
 from tests.evidence_samples import record, step
 
@@ -513,7 +513,7 @@ def test_a_file_that_changes_after_it_was_checked_is_published_as_it_was_checked
         file.write_text("{}")
         yield from record_problems(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runner.evidence.publish.record_problems", meanwhile)
+    monkeypatch.setattr("runner.record.publish.record_problems", meanwhile)
     (one,) = publish_all(clone("one"), here).records
     assert one == a_run(1)
     name = git(origin, "ls-tree", "-r", "--name-only", "main", "site_data").splitlines()[-1]

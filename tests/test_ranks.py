@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import InputError, RankError
-from runner.probes import ranks
-from runner.probes.ranks import World
+from runner.base.errors import InputError, RankError
+from runner.kit import ranks
+from runner.kit.ranks import World
 from tests.cluster import free_ports
 
 # Guards against a hang only; nothing is judged by it.
 HANG_S = 400
 RANK = """
 import os, signal
-from runner.probes.ranks import RankLine
+from runner.kit.ranks import RankLine
 {before}
 line = RankLine()
 {after}

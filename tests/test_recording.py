@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from runner.base.errors import BusyError, RunbookError, StoreError
 from runner.entry.model import Phase, Safety, Step
-from runner.errors import BusyError, RunbookError, StoreError
-from runner.evidence import store as store_module
-from runner.evidence.record import Code, Outcome, Record, StepResult, StepStatus
-from runner.evidence.store import Store
+from runner.entry.plan import Request, make_plan
 from runner.hardware.machine import Machine
-from runner.launch.lock import node_lock
-from runner.launch.recording import Bench, Kept, run_and_record
-from runner.pace import Turn
-from runner.plan import Request, make_plan
+from runner.record import store as store_module
+from runner.record.model import Code, Outcome, Record, StepResult, StepStatus
+from runner.record.store import Store
+from runner.run.lock import node_lock
+from runner.run.pace import Turn
+from runner.run.recording import Bench, Kept, run_and_record
 from tests.builders import a_machine, a_runbook, eight_b200
 
 FULL = OSError(28, "No space left on device")

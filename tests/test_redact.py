@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from runner.evidence.record import StepStatus, StoredVerdict
-from runner.evidence.redact import host_secrets, redact_json, redact_record, redact_text
+from runner.record.model import StepStatus, StoredVerdict
+from runner.record.redaction.redact import host_secrets, redact_json, redact_record, redact_text
 from tests.evidence_samples import machine, measurement, record, step
 
 CORPUS = Path(__file__).parent / "redact"
@@ -238,7 +238,7 @@ def test_the_names_of_host_and_user_are_taken_from_where_they_stand(tmp_path: Pa
     home = tmp_path / "people" / "zaphodb"
     home.mkdir(parents=True)
     names = {"USER": "trillian9", "LOGNAME": "user", "HOSTNAME": "heart-of-gold.example", "HOME": str(home)}
-    code = "from runner.evidence.redact import host_secrets; print(*host_secrets(), sep='\\n')"
+    code = "from runner.record.redaction.redact import host_secrets; print(*host_secrets(), sep='\\n')"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | names, capture_output=True, text=True, check=True
     )

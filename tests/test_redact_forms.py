@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.evidence.last_words import last_words
-from runner.evidence.leaks import leaks
-from runner.evidence.redact import redact_json, redact_record, redact_step, redact_text
-from runner.evidence.views import read
-from runner.plain import json_text, marked, one_line, plain
+from runner.base.plain import json_text, marked, one_line, plain
+from runner.record.last_words import last_words
+from runner.record.redaction.leaks import leaks
+from runner.record.redaction.redact import redact_json, redact_record, redact_step, redact_text
+from runner.record.redaction.views import read
 from tests.evidence_samples import record, step
 
 ESC, BEL = "\x1b", "\x07"

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from runner.evidence.host_forms import NAMES_OF_HOSTS
-from runner.evidence.patterns import RULES, SPEAKING_NAME
-from runner.evidence.redact import redact_json, redact_text
-from runner.evidence.rule import Group
-from runner.evidence.secret_formats import FORMATS, Format, reads_as_words
+from runner.record.redaction.host_forms import NAMES_OF_HOSTS
+from runner.record.redaction.patterns import RULES, SPEAKING_NAME
+from runner.record.redaction.redact import redact_json, redact_text
+from runner.record.redaction.rule import Group
+from runner.record.redaction.secret_formats import FORMATS, Format, reads_as_words
 from tests import test_redact_forms
 from tests.planted import HOST_PHRASES, SECRETS_BY_NAME, TOKENS, Planted, filled, planted
 

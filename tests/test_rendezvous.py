@@ -4,10 +4,10 @@ import os
 import psutil
 import pytest
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.kit.leftovers.variables import leftovers
+from runner.kit.probe import OK, SYMPTOM
 from runner.probes import rendezvous
-from runner.probes.contract import OK, SYMPTOM
-from runner.probes.leftovers.variables import leftovers
 from runner.probes.rendezvous import main
 from tests.cluster import free_ports
 

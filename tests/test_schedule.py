@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.entry.model import Phase, Step
-from runner.evidence.durations import Expected
-from runner.evidence.record import StepResult, StepStatus
-from runner.pace import CLOSING_S, Schedule, Turn, foreseen
-from runner.plan import Plan, Request, make_plan
-from runner.schedule import MARGIN, SPARE_S, Tier, Work, correction, share_out, work_of
+from runner.entry.plan import Plan, Request, make_plan
+from runner.record.durations import Expected
+from runner.record.model import StepResult, StepStatus
+from runner.run.pace import CLOSING_S, Schedule, Turn, foreseen
+from runner.run.schedule import MARGIN, SPARE_S, Tier, Work, correction, share_out, work_of
 from tests.builders import a_machine, a_runbook
 from tests.evidence_samples import step as a_stored_step
 

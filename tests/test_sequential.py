@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.sequential import FEWEST, MOST, answer, repeated_interval, student_quantile
-from runner.stats import Interval
+from runner.base.sequential import FEWEST, MOST, answer, repeated_interval, student_quantile
+from runner.base.stats import Interval
 
 Noise = Callable[[random.Random], float]
 # As seen in prefill: of the logarithm of the ratio of two processes in one environment.

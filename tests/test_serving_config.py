@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import InputError
-from runner.probes.leftovers.serving_config import Size, parallel_sizes, read_sizes
+from runner.base.errors import InputError
+from runner.kit.leftovers.serving_config import Size, parallel_sizes, read_sizes
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from runner.base.plain import visible_line
+from runner.base.remedy import Remedy, is_plain, shell_lines, word
 from runner.cli.diagnosis_formats import as_text
-from runner.evidence.diagnosis import diagnose_entry
-from runner.plain import visible_line
+from runner.kit.leftovers.variables import leftovers
+from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.probe import OK
 from runner.probes import nccl_env, stale_env
-from runner.probes.contract import OK
-from runner.probes.leftovers.variables import leftovers
-from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.remedy import Remedy, is_plain, shell_lines, word
+from runner.record.diagnosis import diagnose_entry
 from tests.builders import a_runbook
 from tests.evaluated import Evaluated, evaluate
 from tests.test_cli import ROOT

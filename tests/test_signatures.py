@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.errors import RunbookFaultsError
 from runner.entry.anchors import anchors
 from runner.entry.by_hand import by_hand_block
 from runner.entry.log_lines import OVERLAP, WINDOW
@@ -18,7 +19,6 @@ from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines, match_log, portable
-from runner.errors import RunbookFaultsError
 from tests.builders import a_runbook
 from tests.test_parse import GOOD
 

@@ -15,9 +15,9 @@ import pytest
 
 from runner.entry.model import Runbook, Step
 from runner.entry.read import read_all, read_runbook
-from runner.evidence.record import SCHEMA_VERSION, Code, Measurement, Record
-from runner.evidence.store import Store
 from runner.pages.text import plain
+from runner.record.model import SCHEMA_VERSION, Code, Measurement, Record
+from runner.record.store import Store
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import TEXT, result, run
 from tests.hostile import EVERYTHING, HOSTILE

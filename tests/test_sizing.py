@@ -5,8 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.hardware.boards import board_named
-from runner.models import ModelShape, model_shape
-from runner.presets import PRESETS
 from runner.sizing import (
     Attention,
     Checkpointing,
@@ -26,6 +24,8 @@ from runner.sizing import (
     together,
     weight_bytes,
 )
+from runner.sizing.models import ModelShape, model_shape
+from runner.sizing.presets import PRESETS
 
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 CHECKPOINTINGS: tuple[Checkpointing, ...] = ("none", "full", "selective")

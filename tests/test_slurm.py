@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from runner.evidence.record import Record
-from runner.launch.slurm.script import MEANINGS, NOT_OURS
+from runner.fleet.script import MEANINGS, NOT_OURS
+from runner.record.model import Record
 from tests.cluster import Cluster, cluster, installed, until
 from tests.test_cli import ROOT, step, write_entry
 from tests.test_nox import WRAPPER

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.launch.slurm import retry
-from runner.launch.slurm.campaign import Campaign, Folder, Progress
-from runner.launch.slurm.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish
-from runner.launch.slurm.follow import follow, give_up, refresh
-from runner.launch.slurm.submit import prepare, submit
+from runner.fleet import retry
+from runner.fleet.campaign import Campaign, Folder, Progress
+from runner.fleet.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish
+from runner.fleet.follow import follow, give_up, refresh
+from runner.fleet.submit import prepare, submit
 from tests.test_campaign import Notes, Play, an_order, started
 
 # As a real slurmctld of version 22.05 that was stopped, killed and started again under load made its commands end.
@@ -348,7 +348,7 @@ def test_jobs_that_could_not_be_cancelled_are_named_and_not_waited_for_without_e
 
 def test_a_wait_begins_anew_after_each_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("runner.launch.slurm.retry.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("runner.fleet.retry.time.monotonic", lambda: clock[0])
     play, notes = Play(n1="IDLE"), Notes()
     folder, campaign, slurm = started(tmp_path, play, notes)
     play.queue = {"1": "RUNNING|None"}

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from runner.launch.slurm.archive import unpack
-from runner.launch.slurm.script import (
+from runner.fleet.archive import unpack
+from runner.fleet.script import (
     MEANINGS,
     NO_PORT,
     NOT_OURS,

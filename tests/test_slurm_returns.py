@@ -13,17 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.errors import InputError, StoreError
-from runner.evidence.record import Code
-from runner.evidence.store import Store
-from runner.launch.slurm import commands
-from runner.launch.slurm.alias import alias_key
-from runner.launch.slurm.archive import unpack
-from runner.launch.slurm.campaign import Campaign, Folder, Job, find_folder
-from runner.launch.slurm.commands import Done, SlurmError, run_command
-from runner.launch.slurm.follow import refresh
-from runner.launch.slurm.gathering import gather, gather_diagnoses
-from runner.launch.slurm.script import MEANINGS, NOT_OURS
+from runner.base.errors import InputError, StoreError
+from runner.fleet import commands
+from runner.fleet.alias import alias_key
+from runner.fleet.archive import unpack
+from runner.fleet.campaign import Campaign, Folder, Job, find_folder
+from runner.fleet.commands import Done, SlurmError, run_command
+from runner.fleet.follow import refresh
+from runner.fleet.gathering import gather, gather_diagnoses
+from runner.fleet.script import MEANINGS, NOT_OURS
+from runner.record.model import Code
+from runner.record.store import Store
 from tests.test_campaign import Notes, Play, a_return, over, started
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to play other users")

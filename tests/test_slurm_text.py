@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.launch.slurm.text import (
+from runner.fleet.text import (
     LIVE,
     parse_fields,
     parse_job_end,

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from runner.base.errors import InputError, StoreError
+from runner.base.places import running_package
 from runner.cli.main import main
-from runner.errors import InputError, StoreError
-from runner.evidence.code import code_state
-from runner.evidence.gate import gate
-from runner.evidence.history import History
-from runner.evidence.record import Code, Record, RunbookRef
-from runner.evidence.source import commit_digests, compiled_as_written, folder_digest
-from runner.evidence.stamp import Stamp
-from runner.evidence.store import Store
-from runner.launch.slurm.archive import unpack
-from runner.launch.slurm.campaign import pack_code
-from runner.places import running_package
+from runner.fleet.archive import unpack
+from runner.fleet.campaign import pack_code
+from runner.record.code import code_state
+from runner.record.commits import History
+from runner.record.gate import gate
+from runner.record.model import Code, Record, RunbookRef
+from runner.record.source import commit_digests, compiled_as_written, folder_digest
+from runner.record.stamp import Stamp
+from runner.record.store import Store
 from tests.evidence_samples import record
 from tests.evidence_samples import step as a_step
 from tests.test_cli import step, write_entry
@@ -643,7 +643,7 @@ def test_code_that_changed_while_it_ran_is_not_that_of_the_commit(clean: Path) -
     git(clean, "commit", "-qm", "With the package")
     (entry,) = (clean / "runbooks").glob("*.md")
     # The step changes the package that runs it, as somebody may who edits while an entry runs.
-    edits = "```bash {#edit}\necho '# later' >> runner/units.py\n```\n\n```bash {#"
+    edits = "```bash {#edit}\necho '# later' >> runner/base/units.py\n```\n\n```bash {#"
     entry.write_text(entry.read_text().replace("```bash {#", edits, 1))
     git(clean, "commit", "-qam", "With a step that edits")
     assert run(clean, clean / "runbooks", clean / "site_data").returncode == 0
@@ -660,7 +660,7 @@ def test_the_commit_of_a_clean_checkout_passes_its_own_gate(clean: Path) -> None
     assert messages(Store(clean / "site_data")) == []
 
 
-@pytest.mark.parametrize("changed", ["", "runner/presets.py", "runbooks/notes.txt"])
+@pytest.mark.parametrize("changed", ["", "runner/sizing/presets.py", "runbooks/notes.txt"])
 def test_a_campaigns_copy_on_a_node_has_the_commit_of_home_only_while_both_folders_are_the_same(
     clean: Path, tmp_path: Path, changed: str
 ) -> None:

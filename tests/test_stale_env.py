@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.errors import InputError
-from runner.probes.contract import OK, SYMPTOM
-from runner.probes.leftovers.variables import Harm, leftovers, without_leftovers
+from runner.base.errors import InputError
+from runner.kit.leftovers.variables import Harm, leftovers, without_leftovers
+from runner.kit.probe import OK, SYMPTOM
 from runner.probes.stale_env import main
 from tests.test_foreign_files import waiting
 

@@ -9,11 +9,11 @@ import pytest
 
 from runner.cli.main import main
 from runner.entry.model import Phase
-from runner.evidence.endings import ending_of, scope_words, width
-from runner.evidence.record import Options, Outcome, Record
-from runner.evidence.standing import Standing, standing
-from runner.evidence.store import Store
+from runner.history.endings import ending_of, scope_words, width
+from runner.history.standing import Standing, standing
 from runner.pages.render import render
+from runner.record.model import Options, Outcome, Record
+from runner.record.store import Store
 from tests.evidence_samples import machine
 from tests.golden_entry import NOW, START, TEXT, ended_as, entry, run
 from tests.html_reader import read_html

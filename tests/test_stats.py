@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.stats import changes, median_interval, percentile, quadratic_fit, ratio, ratio_interval, spread
+from runner.base.stats import (
+    changes,
+    median_interval,
+    percentile,
+    quadratic_fit,
+    ratio,
+    ratio_interval,
+    spread,
+)
 
 SAMPLES = st.lists(st.floats(min_value=1e-3, max_value=1e6), min_size=1, max_size=40)
 

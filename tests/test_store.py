@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from runner.bounds import RECORD_BYTES
-from runner.errors import RecordError, StoreError
-from runner.evidence.record import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
-from runner.evidence.redact import redact_record, redact_step
-from runner.evidence.store import Store, latest
+from runner.base.bounds import RECORD_BYTES
+from runner.base.errors import RecordError, StoreError
+from runner.record.model import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
+from runner.record.redaction.redact import redact_record, redact_step
+from runner.record.store import Store, latest
 from tests.evidence_samples import B200, machine, measurement, record, step
 
 
@@ -88,7 +88,7 @@ def test_a_step_is_redacted_once_however_often_its_record_is_saved(
         seen.append(found.id)
         return redact_step(found, secrets)
 
-    monkeypatch.setattr("runner.evidence.writing.redact_step", counting)
+    monkeypatch.setattr("runner.record.writing.redact_step", counting)
     steps = [step(f"s{number}") for number in range(20)]
     for count in range(21):
         store.save(record(*steps[:count]))
@@ -137,10 +137,10 @@ def test_a_full_disk_leaves_the_earlier_file_as_it_was(store: Store, monkeypatch
     before = path.read_bytes()
     # Linux answers every write to /dev/full as a full disk does.
     monkeypatch.setattr(
-        "runner.evidence.store.tempfile.mkstemp",
+        "runner.record.store.tempfile.mkstemp",
         lambda **_: (os.open("/dev/full", os.O_WRONLY), str(path.parent / ".full.tmp")),
     )
-    monkeypatch.setattr("runner.evidence.store.os.fchmod", lambda *_: None)
+    monkeypatch.setattr("runner.record.store.os.fchmod", lambda *_: None)
     with pytest.raises(StoreError, match=os.strerror(errno.ENOSPC)) as raised:
         store.save(record(step("a"), step("b")))
     assert "\n" not in str(raised.value)
@@ -151,8 +151,8 @@ def test_a_file_size_limit_leaves_the_earlier_file_and_no_litter(tmp_path: Path)
     code = """
 import resource, signal, sys
 from pathlib import Path
-from runner.errors import StoreError
-from runner.evidence.store import Store
+from runner.base.errors import StoreError
+from runner.record.store import Store
 from tests.evidence_samples import record, step
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store(Path(sys.argv[1]))
@@ -328,7 +328,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_record(tmp_path: Path) -> 
     code = """
 import sys
 from pathlib import Path
-from runner.evidence.store import Store
+from runner.record.store import Store
 from tests.evidence_samples import record, step
 store = Store(Path(sys.argv[1]))
 steps = ()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.evidence.store import Store
+from runner.record.store import Store
 from tests.test_nox import noxfile
 from tests.test_publish import Clone, a_run, clone, git, measured, origin, run_ids
 from tests.test_workflows import PATHS, ROOT, jobs

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from runner.models import model_shape
+from runner.kit.budget import Budget
+from runner.kit.compile_guard.guarded import Guarded
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.precision import building, compiled
+from runner.kit.precision.choice import Work
+from runner.kit.precision.compiled import find_rungs, tolerance, within_time
+from runner.kit.precision.measuring import seconds_after_compiling
+from runner.kit.probe import NOT_APPLICABLE
 from runner.probes import fp8_transformer_engine
-from runner.probes.budget import Budget
-from runner.probes.compile_guard.guarded import Guarded
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.contract import NOT_APPLICABLE
-from runner.probes.precision import building, compiled
-from runner.probes.precision.choice import Work
-from runner.probes.precision.compiled import find_rungs, tolerance, within_time
-from runner.probes.precision.measuring import seconds_after_compiling
+from runner.sizing.models import model_shape
 from tests.test_precision import folder_of
 from tests.test_precision_power_sweep import of, sweep
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from runner.errors import InputError
-from runner.models import ModelShape, model_shape, parse_shape
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.ranks import World
-from runner.probes.tensor_parallel import check_degree, degrees, shard
-from runner.probes.transformer import build_model
+from runner.base.errors import InputError
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.ranks import World
+from runner.kit.tensor_parallel import check_degree, degrees, shard
+from runner.kit.transformer import build_model
+from runner.sizing.models import ModelShape, model_shape, parse_shape
 from tests.greedy import TOLERANCE, assert_same_choices
 
 RANK = Path(__file__).with_name("tensor_parallel_rank.py")

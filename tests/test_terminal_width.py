@@ -11,9 +11,9 @@ from rich.console import Console
 
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
-from runner.evidence.endings import outcome_words
-from runner.evidence.record import Options, Outcome, StepStatus
-from runner.plan import Plan, PlannedStep
+from runner.entry.plan import Plan, PlannedStep
+from runner.history.endings import outcome_words
+from runner.record.model import Options, Outcome, StepStatus
 from tests.builders import a_machine
 from tests.evidence_samples import record, runbook
 from tests.evidence_samples import step as a_result

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import DocumentError
-from runner.evidence.measure import read_document
-from runner.evidence.record import Document
-from runner.evidence.tools import nccl_tests_text, nvbandwidth_text, text_document
-from runner.evidence.tools.nccl_tests import Row
-from runner.evidence.tools.nvbandwidth import PARTS, Matrix
+from runner.base.errors import DocumentError
+from runner.record.documents import read_document
+from runner.record.model import Document
+from runner.record.tools import nccl_tests_text, nvbandwidth_text, text_document
+from runner.record.tools.nccl_tests import Row
+from runner.record.tools.nvbandwidth import PARTS, Matrix
 from tests.test_tools import TOOLS, read, values
 
 NCCL = (

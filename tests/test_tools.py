@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import DocumentError
-from runner.evidence.measure import parse_json, read_document
-from runner.evidence.record import Document
-from runner.evidence.tools import tool_document
+from runner.base.errors import DocumentError
+from runner.record.documents import parse_json, read_document
+from runner.record.model import Document
+from runner.record.tools import tool_document
 
 TOOLS = Path(__file__).parent / "tools"
 ALL = (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import InputError
+from runner.base.errors import InputError
 from runner.hardware.boards import board_named
 from runner.hardware.topology import Topology
 from runner.hardware.topology_text import parse_topology

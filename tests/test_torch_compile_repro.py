@@ -18,15 +18,15 @@ import torch
 
 from runner.entry.read import read_all
 from runner.entry.signatures import match_lines
-from runner.evidence.redact import host_secrets, redact_text
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
+from runner.kit.compile_guard.budget import LEAST_S
+from runner.kit.repro import block_stack, live_compiles, scripts
+from runner.kit.repro.bundle import KEPT_VARIABLES
+from runner.kit.repro.stack_size import SIZES, memory, parameters
 from runner.probes import torch_compile_repro
-from runner.probes.compile_guard.budget import LEAST_S
-from runner.probes.repro import block_stack, live_compiles, scripts
-from runner.probes.repro.bundle import KEPT_VARIABLES
-from runner.probes.repro.stack_size import SIZES, memory, parameters
 from runner.probes.torch_compile_repro import main
+from runner.record.redaction.redact import host_secrets, redact_text
 
 MODULE = "runner.probes.torch_compile_repro"
 SECRET = "hf_" + "a1B2" * 9
@@ -381,7 +381,7 @@ def test_the_bundles_script_does_the_stall_again_elsewhere(bundle: dict[str, str
 
 STALLED_JOB = """
 import torch
-from runner.probes.compile_guard import stall
+from runner.kit.compile_guard import stall
 
 class Model(torch.nn.Module):
     def __init__(self):

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.base.stats import rank_shift
 from runner.cli.main import main
 from runner.entry.model import Phase
-from runner.evidence.compare import compare_classes, compare_records
-from runner.evidence.endings import endings
-from runner.evidence.record import Measurement, Outcome, Record, StepStatus
-from runner.evidence.store import Store, latest
-from runner.evidence.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
-from runner.evidence.verdict_changes import Turn, turns
-from runner.stats import rank_shift
+from runner.history.compare import compare_classes, compare_records
+from runner.history.endings import endings
+from runner.history.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
+from runner.history.verdict_changes import Turn, turns
+from runner.record.model import Measurement, Outcome, Record, StepStatus
+from runner.record.store import Store, latest
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

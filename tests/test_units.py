@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import InputError
-from runner.units import (
+from runner.base.errors import InputError
+from runner.base.units import (
     STORED_UNITS,
     format_bytes,
     format_duration,

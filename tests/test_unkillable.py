@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.errors import BusyError
-from runner.launch import leftovers
-from runner.launch.command import CommandResult, Ending, run_block
-from runner.launch.lock import node_lock
+from runner.base.errors import BusyError
+from runner.run import leftovers
+from runner.run.command import CommandResult, Ending, run_block
+from runner.run.lock import node_lock
 from tests.cluster import until
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
 from tests.test_command import BASE, alive, mark, run
@@ -145,7 +145,7 @@ def test_no_step_follows_one_whose_processes_could_not_be_ended(tmp_path: Path, 
     write_entry(tmp_path / "runbooks", step("other", f"touch {tmp_path}/ran"), entry_id="other", number=2)
     program = (
         "import os, sys\nfrom functools import partial\nfrom runner.cli import main, run\n"
-        "from runner.launch import leftovers\n"
+        "from runner.run import leftovers\n"
         "leftovers._signal = lambda *_: None\nos.killpg = lambda *_: None\n"
         "run.run_block = partial(run.run_block, patience=0.3)\n"
         f"sys.exit(main.main({command(tmp_path, 'run', 'small', 'other')[3:]!r}))"
@@ -303,7 +303,7 @@ def test_another_users_process_that_may_not_be_ended_is_named(tmp_path: Path) ->
             f"{become} --ruid 0 sleep 1000 & echo $! > pid; until grep -qs sleep /proc/$!/comm; do :; done"
         )
         program = (
-            "import os, sys; from pathlib import Path; from runner.launch.command import run_block\n"
+            "import os, sys; from pathlib import Path; from runner.run.command import run_block\n"
             f"done = run_block('{block}', environment=dict(os.environ),"
             " timeout=100, cwd=Path.cwd(), patience=0.3)\n"
             "print(done.ending.value, done.problem)"

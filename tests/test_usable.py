@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from runner.probes.contract import CRASHED, NOT_APPLICABLE
+from runner.kit.probe import CRASHED, NOT_APPLICABLE
 from tests.nvml import EIGHT_B200, environment
 
 USE = """
 import sys, torch
-from runner.errors import RunbookError
-from runner.probes.contract import NotApplicableError
-from runner.probes.usable import require_sharing, usable_gpus
+from runner.base.errors import RunbookError
+from runner.kit.probe import NotApplicableError
+from runner.kit.usable import require_sharing, usable_gpus
 torch.cuda.device_count = lambda: int(sys.argv[1])
 try:
     print(usable_gpus())

@@ -19,7 +19,7 @@ from runner.hardware.visible import (
     one_of,
     shown,
 )
-from runner.probes.contract import Findings, Probe, base_parser, run_probe
+from runner.kit.probe import Findings, Probe, base_parser, run_probe
 from tests.nvml import EIGHT_B200, environment
 
 FOUR = tuple(Device(uuid) for uuid in ("GPU-aa01", "GPU-ab02", "GPU-ab13", "GPU-cc03"))
@@ -29,7 +29,7 @@ LOOK = """
 import json
 from runner.hardware.machine import look_both
 from runner.hardware.gpus import visible_count
-from runner.presets import default_preset
+from runner.sizing.presets import default_preset
 machine, visible = look_both()
 print(json.dumps({
     "class": machine.machine_class, "error": machine.gpu_error, "hidden_by": visible.hidden_by,

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from runner.errors import InputError
-from runner.models import model_shape, weight_files
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.decode.job import Job
-from runner.probes.decode.loop import Decoder
-from runner.probes.ranks import World
-from runner.probes.transformer import load_model
+from runner.base.errors import InputError
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.job import Job
+from runner.kit.decode.loop import Decoder
+from runner.kit.ranks import World
+from runner.kit.transformer import load_model
+from runner.sizing.models import model_shape, weight_files
 
 
 @pytest.fixture(scope="module")

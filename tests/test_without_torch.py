@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from runner.probes.contract import CRASHED
+from runner.kit.probe import CRASHED
 
 PROBES = {
     "collectives": ["--backend", "gloo", "--ranks", "2"],

@@ -14,7 +14,7 @@ class Metric:
     """One kind of measurement.
 
     Attributes:
-        unit: the stored unit (`runner.units.STORED_UNITS`).
+        unit: the stored unit (`runner.base.units.STORED_UNITS`).
         better: the direction of improvement; `None` if there is none.
         label: the human name, as in a table heading: `Longest prompt that fits`.
         meaning: one sentence, with the formula if there is one.
@@ -32,7 +32,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Compiles:
-    """Which calls of a probe compile with Inductor, and so need what `runner.prerequisites` checks for.
+    """Which calls of a probe compile with Inductor, and so need what `runner.hardware.prerequisites` checks for.
 
     Attributes:
         unless: arguments with which a call does not compile; `--option=value` for an option with one value.

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from runner.check import check
+from runner.base.errors import InputError
+from runner.base.words import counted
+from runner.check.faults import check
 from runner.entry.read import read_paths, runbook_paths
-from runner.entry.words import counted
-from runner.errors import InputError
 
 BAD_INPUT = 2
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from runner.entry.attributes import ALL
 from runner.entry.model import Condition, Runbook
 from runner.entry.read import find, read_all
-from runner.evidence.measured import fits
 from runner.hardware.machine import Machine
+from runner.record.bounds_checked import fits
 
 HELP = f"an entry's id, the beginning of one, or its number; {ALL!r} for every entry"
 

@@ -11,24 +11,24 @@ from pathlib import Path
 from pydantic import JsonValue
 from rich.console import Console
 
+from runner.base.errors import InputError
+from runner.base.places import running_package
+from runner.base.plain import json_text
+from runner.base.screen import Screen
 from runner.cli.chosen import chosen_entries
 from runner.cli.console import console_on
 from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.entry.model import Runbook
-from runner.errors import InputError
-from runner.evidence.code import code_state
-from runner.evidence.fleet import distributions, suspects
-from runner.evidence.redact import host_secrets, redact_json, telling
-from runner.launch.slurm.alias import alias_key
-from runner.launch.slurm.campaign import Campaign, Folder, JointSteps, pack_code
-from runner.launch.slurm.commands import Slurm, Wish
-from runner.launch.slurm.follow import follow, give_up
-from runner.launch.slurm.gathering import Gathered, gather
-from runner.launch.slurm.submit import START_WITHIN_S, Order, again, prepare, submit
-from runner.places import running_package
-from runner.plain import json_text
-from runner.plan import Request, asked_steps
-from runner.screen import Screen
+from runner.entry.plan import Request, asked_steps
+from runner.fleet.alias import alias_key
+from runner.fleet.campaign import Campaign, Folder, JointSteps, pack_code
+from runner.fleet.commands import Slurm, Wish
+from runner.fleet.follow import follow, give_up
+from runner.fleet.gathering import Gathered, gather
+from runner.fleet.submit import START_WITHIN_S, Order, again, prepare, submit
+from runner.history.campaigns import distributions, suspects
+from runner.record.code import code_state
+from runner.record.redaction.redact import host_secrets, redact_json, telling
 
 # A log has no width; at 80 columns every table cell would wrap.
 LOG_WIDTH = 150

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from runner.base.plain import json_text, one_line
 from runner.cli.cluster import console_of, launch, order_of
 from runner.entry.read import read_all
-from runner.evidence.redact import host_secrets, redact_json, telling
-from runner.launch.slurm.campaign import Job
-from runner.launch.slurm.gathering import NodeDiagnosis, gather_diagnoses
-from runner.launch.slurm.submit import Order
-from runner.plain import json_text, one_line
+from runner.fleet.campaign import Job
+from runner.fleet.gathering import NodeDiagnosis, gather_diagnoses
+from runner.fleet.submit import Order
+from runner.record.redaction.redact import host_secrets, redact_json, telling
 
 _FOUND, _UNKNOWN = 1, 3
 _Row = tuple[Job, NodeDiagnosis | None, str | None]

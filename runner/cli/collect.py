@@ -2,12 +2,12 @@
 
 import argparse
 
+from runner.base.errors import InputError
 from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, console_of, see_through
 from runner.cli.fleet_view import FleetProgress
-from runner.errors import InputError
-from runner.launch.slurm.campaign import find_folder
-from runner.launch.slurm.commands import Slurm
-from runner.launch.slurm.follow import refresh
+from runner.fleet.campaign import find_folder
+from runner.fleet.commands import Slurm
+from runner.fleet.follow import refresh
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

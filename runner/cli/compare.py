@@ -10,19 +10,19 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from runner.bounds import RECORD_BYTES
+from runner.base.bounds import RECORD_BYTES
+from runner.base.errors import InputError
+from runner.base.placed import read_placed
+from runner.base.plain import json_text, one_line
+from runner.base.stats import Interval
+from runner.base.units import format_value
+from runner.base.words import counted, nearest
 from runner.catalogue import label_of
 from runner.cli.console import console_on
-from runner.entry.words import counted, nearest
-from runner.errors import InputError
-from runner.evidence.compare import Comparison, Row, compare_classes, compare_records
-from runner.evidence.reading import parse_record
-from runner.evidence.record import Record
-from runner.evidence.store import Store, latest
-from runner.placed import read_placed
-from runner.plain import json_text, one_line
-from runner.stats import Interval
-from runner.units import format_value
+from runner.history.compare import Comparison, Row, compare_classes, compare_records
+from runner.record.model import Record
+from runner.record.reading import parse_record
+from runner.record.store import Store, latest
 
 _NOTE = (
     "The interval covers only the spread of samples within the two runs; runs on the same node differ by more. "

@@ -8,8 +8,8 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
-from runner.plain import plain
-from runner.screen import Screen
+from runner.base.plain import plain
+from runner.base.screen import Screen
 
 
 class _Styled:

@@ -7,16 +7,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.base.errors import InputError
+from runner.base.plain import json_text
 from runner.cli.cluster import add_cluster_arguments, on_slurm
 from runner.cli.cluster_diagnose import diagnose_on_slurm
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.read import read_all
-from runner.errors import InputError
-from runner.evidence.code import node_alias
-from runner.evidence.diagnosis import Diagnosis, as_json, exit_status, grave
 from runner.hardware.machine import Machine, look
-from runner.launch.diagnosing import Look, diagnose, judging
-from runner.plain import json_text
+from runner.record.code import node_alias
+from runner.record.diagnosis import Diagnosis, as_json, exit_status, grave
+from runner.run.diagnosing import Look, diagnose, judging
 
 FORMATS = ("text", "json", "nagios", "prometheus")
 DEADLINE_S = 60.0

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from runner.evidence.diagnosis import Diagnosis, Kind, State, exit_status, grave
-from runner.plain import one_line, plain
+from runner.base.plain import one_line, plain
+from runner.record.diagnosis import Diagnosis, Kind, State, exit_status, grave
 
 NAGIOS_OK, NAGIOS_WARNING, NAGIOS_CRITICAL, NAGIOS_UNKNOWN = range(4)
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")

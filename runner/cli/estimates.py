@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Mapping, Sequence
 
-from runner.evidence.durations import Expected, expected_durations, newest_records
+from runner.entry.plan import Plan
 from runner.hardware.machine import Machine
-from runner.plan import Plan
+from runner.record.durations import Expected, expected_durations, newest_records
 
 
 def expected_times(

@@ -9,13 +9,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from runner.evidence.fleet import Distribution, Row, sentence
-from runner.launch.slurm.campaign import Job, Progress
-from runner.launch.slurm.gathering import DONE, ERROR, Gathered
-from runner.plain import one_line
-from runner.screen import tell_trouble
-from runner.stats import OUTLYING_SCORE, OUTLYING_SHARE
-from runner.units import format_bytes, format_value
+from runner.base.plain import one_line
+from runner.base.screen import tell_trouble
+from runner.base.stats import OUTLYING_SCORE, OUTLYING_SHARE
+from runner.base.units import format_bytes, format_value
+from runner.fleet.campaign import Job, Progress
+from runner.fleet.gathering import DONE, ERROR, Gathered
+from runner.history.campaigns import Distribution, Row, sentence
 
 # More lines than the terminal has would flicker; above this number, only unfinished jobs are listed.
 _MOST_LINES = 40

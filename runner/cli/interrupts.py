@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-from runner.launch.interrupts import ENDING
+from runner.run.interrupts import ENDING
 
 _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 

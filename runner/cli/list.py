@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 
 from rich.text import Text
 
+from runner.base.plain import json_text, one_line
+from runner.base.words import counted
 from runner.cli.console import console_on
 from runner.cli.rows import aligned
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
-from runner.entry.words import counted
-from runner.evidence.endings import by_any_id, outcome_words, scope_words
-from runner.evidence.standing import Standing
-from runner.evidence.store import Store
 from runner.hardware.machine import look
+from runner.history.endings import by_any_id, outcome_words, scope_words
+from runner.history.standing import Standing
 from runner.pages.evidence import gather
-from runner.plain import json_text, one_line
+from runner.record.store import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 import runner
+from runner.base.errors import InputError
+from runner.base.failure import UNKNOWN, failed, output_lost
+from runner.base.places import find_places, running_package, shipped_commit
+from runner.base.screen import Screen
 from runner.cli.interrupts import interrupts_ignored, terminate_like_interrupt
-from runner.errors import InputError
-from runner.failure import UNKNOWN, failed, output_lost
-from runner.places import find_places, running_package, shipped_commit
-from runner.screen import Screen
 
 _STANDARD_ERROR = 2
 # Command -> one line of help. `runner.cli.<command>` (with `_` for `-`) has `arguments(parser)` and
@@ -115,7 +115,7 @@ class _Version(argparse.Action):
 
 def version_line() -> str:
     """`runbook 0.1.0 (commit 1a2b3c…)`; without the commit where it is unknown."""
-    code = importlib.import_module("runner.evidence.code")
+    code = importlib.import_module("runner.record.code")
     places = find_places()
     commit = shipped_commit()
     if commit is None and places.checkout is not None:

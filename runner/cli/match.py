@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from runner.base.errors import InputError
+from runner.base.placed import PlacedFileError, placed_file
+from runner.base.plain import json_text, one_line
+from runner.base.screen import tell_trouble
+from runner.base.units import format_bytes
 from runner.entry.by_hand import by_hand_block
 from runner.entry.log_forms import Log
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.entry.signatures import Hit, Match, match_log
-from runner.errors import InputError
-from runner.placed import PlacedFileError, placed_file
-from runner.plain import json_text, one_line
-from runner.screen import tell_trouble
-from runner.units import format_bytes
 
 NO_MATCH = 1
 _BLOCK = 1 << 20

@@ -5,11 +5,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.base.errors import InputError, RunbookFaultsError, StoreError
 from runner.entry.attributes import entry_id_fault
 from runner.entry.parse import parse
 from runner.entry.read import read_paths
 from runner.entry.skeleton import skeleton
-from runner.errors import InputError, RunbookFaultsError, StoreError
 
 NEXT = """\
 {path} is entry {number}. Next:

@@ -6,11 +6,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+from runner.base.errors import InputError, StoreError
+from runner.base.words import counted
 from runner.entry.read import read_all
-from runner.entry.words import counted
-from runner.errors import InputError, StoreError
-from runner.evidence.store import Problem, Store
 from runner.pages.render import render
+from runner.record.store import Problem, Store
 
 # Files for this site's own generator, not for readers of the pages.
 _NOT_PAGES = ("_", "gen_pages.py", "hooks.py")

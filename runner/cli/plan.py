@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from rich.markup import escape
 
+from runner.base.plain import one_line
+from runner.base.units import format_duration
 from runner.cli.chosen import HELP, chosen_entries
 from runner.cli.console import console_on
 from runner.cli.estimates import expected_times
 from runner.cli.request import add_request_arguments, request_from
-from runner.evidence.redact import host_secrets, redact_text
+from runner.entry.plan import Plan, PlannedStep, make_plan
 from runner.hardware.machine import look_both
-from runner.pace import Turn, foreseen
-from runner.plain import one_line
-from runner.plan import Plan, PlannedStep, make_plan
-from runner.units import format_duration
+from runner.record.redaction.redact import host_secrets, redact_text
+from runner.run.pace import Turn, foreseen
 
 _NARROWEST = 20
 

@@ -2,12 +2,12 @@
 
 import argparse
 
+from runner.base.errors import RecordError, StoreError
+from runner.base.plain import one_line
+from runner.base.words import counted
 from runner.entry.read import read_all
-from runner.entry.words import counted
-from runner.errors import RecordError, StoreError
-from runner.evidence.prune import needed
-from runner.evidence.store import Store
-from runner.plain import one_line
+from runner.history.prune import needed
+from runner.record.store import Store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,16 +5,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.base.errors import InputError, StoreError
+from runner.base.plain import one_line
+from runner.base.words import counted
 from runner.entry.read import read_all
-from runner.entry.words import counted
-from runner.errors import InputError, StoreError
-from runner.evidence.checkout import git_in
-from runner.evidence.endings import endings
-from runner.evidence.publish import Incoming, artifacts, publish
-from runner.evidence.redact import host_secrets, redact_text
-from runner.evidence.store import Store
-from runner.evidence.verdict_changes import Turn, turns
-from runner.plain import one_line
+from runner.history.endings import endings
+from runner.history.verdict_changes import Turn, turns
+from runner.record.checkout import git_in
+from runner.record.publish import Incoming, artifacts, publish
+from runner.record.redaction.redact import host_secrets, redact_text
+from runner.record.store import Store
 
 REFUSED = 1
 

@@ -2,11 +2,11 @@
 
 import argparse
 
+from runner.base.errors import InputError
+from runner.base.units import parse_duration
 from runner.entry.model import Phase
-from runner.errors import InputError
-from runner.plan import ALLOWANCES, Request
-from runner.presets import PRESETS
-from runner.units import parse_duration
+from runner.entry.plan import ALLOWANCES, Request
+from runner.sizing.presets import PRESETS
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from runner.base.errors import BusyError
+from runner.base.failure import INTERRUPTED
+from runner.base.places import running_package
+from runner.base.plain import one_line
+from runner.base.screen import Screen, tell_trouble
 from runner.cli.chosen import HELP, chosen_entries
 from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
 from runner.cli.estimates import expected_times
@@ -20,25 +25,20 @@ from runner.cli.progress import Progress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
-from runner.errors import BusyError
-from runner.evidence.code import code_at_the_end, code_state
-from runner.evidence.endings import outcome_words
-from runner.evidence.outcomes import drill_sentence
-from runner.evidence.record import Outcome, StepStatus
-from runner.evidence.redact import host_secrets, redact_text
-from runner.evidence.stamp import read_stamp
-from runner.evidence.store import Store
-from runner.failure import INTERRUPTED
+from runner.entry.plan import Plan, make_plan
+from runner.fleet.joint import across_nodes
 from runner.hardware.machine import look_both
-from runner.launch.command import run_block
-from runner.launch.recording import Bench, Kept, run_and_record
-from runner.launch.slurm.joint import across_nodes
-from runner.pace import Schedule
-from runner.places import running_package
-from runner.plain import one_line
-from runner.plan import Plan, make_plan
-from runner.schedule import work_of
-from runner.screen import Screen, tell_trouble
+from runner.history.endings import outcome_words
+from runner.record.code import code_at_the_end, code_state
+from runner.record.model import Outcome, StepStatus
+from runner.record.outcomes import drill_sentence
+from runner.record.redaction.redact import host_secrets, redact_text
+from runner.record.stamp import read_stamp
+from runner.record.store import Store
+from runner.run.command import run_block
+from runner.run.pace import Schedule
+from runner.run.recording import Bench, Kept, run_and_record
+from runner.run.schedule import work_of
 
 # How long output may wait for a reader that does not read, in seconds; step deadlines are not extended.
 _PATIENCE_S = 5.0

@@ -5,16 +5,16 @@ import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from runner.base.errors import InputError
+from runner.base.plain import json_text, one_line
+from runner.base.units import format_value
+from runner.base.words import counted
 from runner.catalogue import label_of
 from runner.entry.read import read_all
-from runner.entry.words import counted
-from runner.errors import InputError
-from runner.evidence.endings import endings
-from runner.evidence.store import Store
-from runner.evidence.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
-from runner.evidence.verdict_changes import Turn, turns
-from runner.plain import json_text, one_line
-from runner.units import format_value
+from runner.history.endings import endings
+from runner.history.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
+from runner.history.verdict_changes import Turn, turns
+from runner.record.store import Store
 
 CHANGED = 1
 

@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from runner.entry.words import counted
-from runner.errors import InputError
-from runner.evidence.gate import gate
-from runner.evidence.history import History
-from runner.evidence.store import Store
-from runner.plain import one_line
+from runner.base.errors import InputError
+from runner.base.plain import one_line
+from runner.base.words import counted
+from runner.record.commits import History
+from runner.record.gate import gate
+from runner.record.store import Store
 
 REFUSED = 1
 

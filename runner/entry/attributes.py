@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from runner.base.words import nearest
 from runner.entry.model import Safety
-from runner.entry.words import nearest
 
 _BRACES = re.compile(r"(?P<language>[^\s{]*)\s*\{(?P<inside>[^{}]*)\}\s*")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -10,10 +10,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from runner.bounded_yaml import BoundedLoader
+from runner.base.bounded_yaml import BoundedLoader
+from runner.base.errors import Fault, RunbookFaultsError
+from runner.base.words import nearest
 from runner.entry.model import FrontMatter
-from runner.entry.words import nearest
-from runner.errors import Fault, RunbookFaultsError
 
 DEEPEST = 8
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from runner.errors import InputError
-from runner.units import format_bytes
+from runner.base.errors import InputError
+from runner.base.units import format_bytes
 
 SAMPLE_BYTES = 4096
 """How much of the beginning decides the form."""

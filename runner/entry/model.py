@@ -91,7 +91,7 @@ class Condition(_Strict):
         over: the other metric when the bound is on the ratio `metric / over`.
         over_at: labels of the other metric; default: those of `at`.
         min, max: the bound, in `unit`; at least one of them.
-        unit: a unit known to `runner.units`; default: the stored unit of the metric (`1` for a ratio).
+        unit: a unit known to `runner.base.units`; default: the stored unit of the metric (`1` for a ratio).
         on: the hardware to which the bound applies; default: any.
     """
 

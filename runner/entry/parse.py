@@ -10,13 +10,13 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.front_matter import front_matter_plugin
 
+from runner.base.errors import Fault, RunbookFaultsError
+from runner.base.words import nearest
 from runner.entry.attributes import entry_id_fault, read_attributes
 from runner.entry.by_hand import BY_HAND, is_shell
 from runner.entry.head import key_lines, parse_head
 from runner.entry.model import FrontMatter, Phase, Prose, Runbook, Section, Step
 from runner.entry.references import reference_faults
-from runner.entry.words import nearest
-from runner.errors import Fault, RunbookFaultsError
 
 SECTIONS = ("Symptom", BY_HAND, "Root cause", "Diagnose", "Fix", "Reproduce", "Verify", "See also")
 # What By hand must not use: it is for a node that has only the system's own programs.

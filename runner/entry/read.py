@@ -6,12 +6,12 @@ Where several folders are given, an entry of a later one replaces the entry with
 from collections.abc import Sequence
 from pathlib import Path
 
+from runner.base.errors import Fault, InputError, RunbookFaultsError
+from runner.base.placed import PlacedFileError, read_placed
+from runner.base.places import SHIPPED, shipped_docs
+from runner.base.words import nearest
 from runner.entry.model import Runbook
 from runner.entry.parse import parse
-from runner.entry.words import nearest
-from runner.errors import Fault, InputError, RunbookFaultsError
-from runner.placed import PlacedFileError, read_placed
-from runner.places import SHIPPED, shipped_docs
 
 LARGEST = 1 << 20
 # A slip of one key must not start an entry, and no entry has a number of so many digits.

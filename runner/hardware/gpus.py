@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
+from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
+from runner.base.time_limit import answer_within
 from runner.hardware import visible
 from runner.hardware.visible import Device, Instance
-from runner.time_limit import answer_within
 
 _DEADLINE_S = 20.0
 # Without persistence mode, the driver starts each GPU anew for every program that opens it.

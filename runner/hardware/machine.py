@@ -13,7 +13,7 @@ from typing import Annotated
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
+from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.hardware.boards import BOARDS, board_of
 from runner.hardware.gpus import Gpu, Visible, look_at_gpus
 from runner.hardware.processor import Processor, read_processor

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from runner.errors import RunbookError
+from runner.base.errors import RunbookError
+from runner.base.time_limit import answer_within
 from runner.hardware.gpus import nvml_deadline
 from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuWiring, Pair, Topology
-from runner.time_limit import answer_within
 
 # NVML's nvmlGpuTopologyLevel_t, as `nvidia-smi topo -m` shows it.
 _LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}

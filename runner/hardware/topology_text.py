@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.base.pasted import pasted
 from runner.hardware.topology import GpuWiring, Pair, Topology
-from runner.pasted import pasted
 
 _CELL = re.compile(r"X|NV\d{1,4}|PIX|PXB|PHB|NODE|SYS|SOC")
 _CELLS = re.compile(rf"(?:{_CELL.pattern})+")

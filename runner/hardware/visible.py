@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from runner.remedy import is_plain_gpu
+from runner.base.remedy import is_plain_gpu
 
 NAME = "CUDA_VISIBLE_DEVICES"
 # Set for each step of a run: number of GPUs that it can use, and of installed ones.

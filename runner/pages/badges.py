@@ -3,8 +3,8 @@
 import re
 
 from runner.entry.model import Runbook
-from runner.evidence.record import Outcome
 from runner.hardware.boards import board_named
+from runner.record.model import Outcome
 
 METHOD_CHECKED = "method_checked"
 _WORDS = {METHOD_CHECKED: "method checked on CPU"}

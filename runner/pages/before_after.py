@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from runner.catalogue import METRICS
 from runner.entry.model import Condition, Phase, Runbook, Scalar
-from runner.evidence.headline import key_measurement
-from runner.evidence.measured import fitting
-from runner.evidence.record import Measurement, Record, StepResult, StepStatus
 from runner.pages.change import Change, change
 from runner.pages.evidence import Evidence
 from runner.pages.numbers import Number, number, show_labels
+from runner.record.bounds_checked import fitting
+from runner.record.headline import key_measurement
+from runner.record.model import Measurement, Record, StepResult, StepStatus
 
 MOST_PAIRS = 6
 # A step that compares environments measures the caller's, which has the fault, and a clean one as its control.

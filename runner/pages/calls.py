@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from markdown_it import MarkdownIt
 
-from runner.entry.words import nearest
+from runner.base.words import nearest
 
 # What a scan of inline Markdown may not look into (an escaped character, a code span), and what it looks for.
 _TOKEN = re.compile(r"\\.|(?<!`)(?P<ticks>`+)(?!`)|\{\{\s*(?P<name>[A-Za-z_]\w*)\s*\(", re.DOTALL)

@@ -1,12 +1,12 @@
 """Upper limits of decoding on one board, as tables for prose."""
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.base.units import format_value
 from runner.hardware.boards import BOARDS
-from runner.models import model_shape
 from runner.pages.tables import Table
-from runner.presets import PRESETS
 from runner.sizing.decode import decode_ceiling
-from runner.units import format_value
+from runner.sizing.models import model_shape
+from runner.sizing.presets import PRESETS
 
 # Bytes of a weight and of a cached value.
 _PRECISIONS = {"bf16": 2.0, "fp8": 1.0}

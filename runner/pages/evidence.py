@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from runner.entry.model import Runbook, Scalar
-from runner.evidence.endings import Ending, by_any_id, ending_of, home_preset
-from runner.evidence.headline import key_measurement
-from runner.evidence.outcomes import Judged
-from runner.evidence.record import Measurement, Options, Record, StepResult
-from runner.evidence.standing import Run, Standing, standing
-from runner.evidence.verdict_changes import Turn, turns
 from runner.hardware.machine import Machine
+from runner.history.endings import Ending, by_any_id, ending_of, home_preset
+from runner.history.standing import Run, Standing, standing
+from runner.history.verdict_changes import Turn, turns
+from runner.record.headline import key_measurement
+from runner.record.model import Measurement, Options, Record, StepResult
+from runner.record.outcomes import Judged
 
 # The machines that this knowledge base is for: always shown, and unmeasured until a record exists.
 HEADLINE_CLASSES = ("8xB200-180GB",)

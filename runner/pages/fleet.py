@@ -6,12 +6,12 @@ from datetime import datetime
 
 from jinja2 import Environment
 
+from runner.base.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
+from runner.base.units import format_bytes, format_value
 from runner.catalogue import label_of
-from runner.evidence.fleet import Distribution, distributions, sentence
-from runner.evidence.outcomes import Judged, drill_sentence
-from runner.evidence.record import Outcome, Record
-from runner.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
-from runner.units import format_bytes, format_value
+from runner.history.campaigns import Distribution, distributions, sentence
+from runner.record.model import Outcome, Record
+from runner.record.outcomes import Judged, drill_sentence
 
 # A record of a campaign, judged; None if its run was interrupted.
 Ran = tuple[Record, Judged | None]

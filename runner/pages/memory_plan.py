@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from runner.errors import InputError
+from runner.base.errors import InputError
+from runner.base.units import format_value
 from runner.hardware.boards import BOARDS, board_named
-from runner.models import ModelShape, model_shape
 from runner.pages.tables import Table
-from runner.presets import PRESETS
 from runner.sizing import Work, board_budget, first_remedy, footprint, longest
-from runner.units import format_value
+from runner.sizing.models import ModelShape, model_shape
+from runner.sizing.presets import PRESETS
 
 _MODES = ("inference", "training")
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from runner.base.stats import Interval, percentile
+from runner.base.units import format_bytes, format_value
 from runner.catalogue import label_of, metric_of
 from runner.entry.model import Scalar
-from runner.evidence.measured import interval_of
-from runner.evidence.record import Measurement
 from runner.pages.evidence import Found
-from runner.stats import Interval, percentile
-from runner.units import format_bytes, format_value
+from runner.record.bounds_checked import interval_of
+from runner.record.model import Measurement
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 
 from runner.entry.model import Runbook
 from runner.entry.signatures import signature_table
-from runner.evidence.endings import scope_words
-from runner.evidence.outcomes import Judged
-from runner.evidence.record import Record
-from runner.evidence.verdict_changes import OUTCOME, Turn
+from runner.history.endings import scope_words
+from runner.history.verdict_changes import OUTCOME, Turn
 from runner.pages.badges import shown_outcome, state_words
 from runner.pages.evidence import Evidence
+from runner.record.model import Record
+from runner.record.outcomes import Judged
 
 MOST_FEED_ENTRIES = 100
 _ATOM = "http://www.w3.org/2005/Atom"

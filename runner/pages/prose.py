@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from markupsafe import Markup
 
-from runner.errors import Fault, InputError, RunbookFaultsError
+from runner.base.errors import Fault, InputError, RunbookFaultsError
 from runner.pages.calls import Call, CallError, find_calls
 from runner.pages.decode_tables import decode_ceilings
 from runner.pages.memory_plan import memory_plan

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from runner.base.words import nearest
 from runner.entry.digest import current_digest
 from runner.entry.model import Condition, Runbook, Scalar
 from runner.entry.references import metric_fault
-from runner.entry.words import nearest
-from runner.evidence.measured import differing, fitting
-from runner.evidence.record import Measurement
 from runner.hardware.boards import BOARDS
 from runner.pages.calls import CallError
 from runner.pages.evidence import HEADLINE_CLASSES, Evidence
 from runner.pages.numbers import across_nodes, number, show_labels
 from runner.pages.tables import Reading, Table
+from runner.record.bounds_checked import differing, fitting
+from runner.record.model import Measurement
 
 _GPU_CLASS = re.compile(rf"\d+x({'|'.join(one.kind for one in BOARDS)})(-mig)?")
 _CPU_CLASS = re.compile(r"cpu-[a-z0-9]+(-[a-z0-9_]+)+-\d+c")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from runner.evidence.verdict_changes import Turn
+from runner.history.verdict_changes import Turn
 from runner.pages.evidence import Evidence
 
 # Runs that started within this time before the newest one belong to the same refresh.

@@ -15,11 +15,8 @@ from markupsafe import Markup
 from runner.catalogue import METRICS, PROBES
 from runner.entry.by_hand import BY_HAND
 from runner.entry.model import Phase, Prose, Runbook, Step
-from runner.evidence.outcomes import Judged
-from runner.evidence.record import Record, record_schema
 from runner.pages.answer import decision_tree, injecting, symptom_line
 from runner.pages.before_after import before_and_after
-from runner.pages.environment import environment
 from runner.pages.evidence import Evidence, gather
 from runner.pages.fleet import fleet_page
 from runner.pages.guides import FAQ, guide_pages, html_at, replaced_in
@@ -30,6 +27,7 @@ from runner.pages.prose import Shown, as_markdown, expand
 from runner.pages.readings import Known
 from runner.pages.refresh import last_refresh
 from runner.pages.schema import schema_models
+from runner.pages.templates import environment
 from runner.pages.trends import trends
 from runner.pages.view import (
     Bound,
@@ -41,6 +39,8 @@ from runner.pages.view import (
     shown_records,
     step_evidence,
 )
+from runner.record.model import Record, record_schema
+from runner.record.outcomes import Judged
 
 __all__ = ["Page", "record_path", "render"]
 
@@ -95,7 +95,7 @@ def render(
         templates: the folder of Jinja templates.
         unreadable: the files that are no records, so that the start page says how many; counted after the last record.
         guides: the hand-written pages, path under the docs folder → Markdown.
-        options: what each probe's parser takes (`runner.commands.probe_options`).
+        options: what each probe's parser takes (`runner.check.commands.probe_options`).
         site_url: the site's address, for the feed's links; empty if it is unknown.
         bundle: the site has `runbook.pyz`, the tool as one file, at its root; pages then link to it.
 
@@ -178,7 +178,7 @@ class _Site:
         values: tuple[tuple[str, Mapping[str, object], str], ...] = (
             ("measurements", metrics, "runner/catalogue/__init__.py"),
             ("probes", {"probes": PROBES, "options": options}, "runner/catalogue/__init__.py"),
-            ("record", {"models": schema_models(record_schema())}, "runner/evidence/record.py"),
+            ("record", {"models": schema_models(record_schema())}, "runner/record/model.py"),
         )
         pages: dict[str, Page] = {}
         for name, shown, source in values:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from runner.base.units import format_value
 from runner.hardware.boards import BOARDS
 from runner.pages.numbers import Number
-from runner.units import format_value
 
 
 @dataclass(frozen=True)

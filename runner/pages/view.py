@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from runner.base.units import format_value
 from runner.catalogue import METRICS, label_of
 from runner.entry.digest import current_digest
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
-from runner.evidence.endings import scope_words
-from runner.evidence.headline import key_measurement
-from runner.evidence.judge import evaluate, judge_claims
-from runner.evidence.measured import Evaluated, fits, fits_class
-from runner.evidence.record import ClaimState, Outcome, Record, StepResult, Verdict
+from runner.history.endings import scope_words
 from runner.pages.evidence import Evidence, Found
 from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
-from runner.units import format_value
+from runner.record.bounds_checked import Evaluated, fits, fits_class
+from runner.record.headline import key_measurement
+from runner.record.judge import evaluate, judge_claims
+from runner.record.model import ClaimState, Outcome, Record, StepResult, Verdict
 
 
 @dataclass(frozen=True)

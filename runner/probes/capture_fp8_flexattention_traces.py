@@ -28,10 +28,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import InputError, RunbookError
-from runner.evidence.record import Measurement
-from runner.probes.budget import Budget, budget
-from runner.probes.contract import (
+from runner.base.errors import InputError, RunbookError
+from runner.base.units import format_value
+from runner.kit.budget import Budget, budget
+from runner.kit.nsys import under_nsys
+from runner.kit.precision.product import fp8_product
+from runner.kit.probe import (
     Findings,
     Probe,
     base_parser,
@@ -41,11 +43,9 @@ from runner.probes.contract import (
     say,
     single,
 )
-from runner.probes.nsys import under_nsys
-from runner.probes.precision.product import fp8_product
-from runner.probes.traced_work import SHAPES, Operation, operations
-from runner.probes.usable import usable_gpus
-from runner.units import format_value
+from runner.kit.traced_work import SHAPES, Operation, operations
+from runner.kit.usable import usable_gpus
+from runner.record.model import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -32,12 +32,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from runner.errors import InputError
-from runner.evidence.record import Measurement
+from runner.base.errors import InputError
+from runner.base.stats import FEWEST_FOR_BOOTSTRAP, median_interval
+from runner.base.units import format_bytes, format_value, parse_bytes
 from runner.hardware.gpus import visible_count
 from runner.hardware.topology import Topology
-from runner.probes.budget import Budget, budget
-from runner.probes.contract import (
+from runner.kit.budget import Budget, budget
+from runner.kit.nccl.log import Transport, fault_of, logging_environment, read_transport
+from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.sources import home_of, read_own
+from runner.kit.nccl.values import Judgement
+from runner.kit.probe import (
     Findings,
     NotApplicableError,
     Probe,
@@ -47,14 +52,9 @@ from runner.probes.contract import (
     say,
     single,
 )
-from runner.probes.nccl.log import Transport, fault_of, logging_environment, read_transport
-from runner.probes.nccl.settings import Origin, Setting, judge
-from runner.probes.nccl.sources import home_of, read_own
-from runner.probes.nccl.values import Judgement
-from runner.probes.ranks import World, ended_by_sigterm
-from runner.probes.usable import require_sharing, wiring_with_fabric
-from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval
-from runner.units import format_bytes, format_value, parse_bytes
+from runner.kit.ranks import World, ended_by_sigterm
+from runner.kit.usable import require_sharing, wiring_with_fabric
+from runner.record.model import Measurement
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 SCRUBBED = ("NCCL_", "GLOO_", "TORCH_NCCL_")
@@ -212,7 +212,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
 def _world(job: _Job, arm: str, environment: Mapping[str, str], logs: Path, deadline: float) -> World:
     program = (
         "-m",
-        "runner.probes.collectives_worker",
+        "runner.kit.collectives_worker",
         f"--backend={job.backend}",
         f"--timeout={job.timeout}",
     )

@@ -22,12 +22,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from runner.errors import RunbookError
+from runner.base.errors import RunbookError
 from runner.hardware.machine import look_visible as look
+from runner.kit.compile_guard import workers
+from runner.kit.probe import Findings, Probe, base_parser, run_probe, say, single
+from runner.kit.ranks import ended_by_sigterm
 from runner.probes.compile_growth import chain
-from runner.probes.compile_guard import workers
-from runner.probes.contract import Findings, Probe, base_parser, run_probe, say, single
-from runner.probes.ranks import ended_by_sigterm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,23 +33,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.base.errors import InputError, RunbookError
+from runner.base.places import running_package
 from runner.entry.model import Scalar
-from runner.errors import InputError, RunbookError
-from runner.evidence.last_words import last_words_in
-from runner.evidence.record import Measurement
-from runner.evidence.redact import host_secrets
 from runner.hardware.machine import look_visible as look
-from runner.places import running_package
-from runner.probes.budget import budget
-from runner.probes.compile_guard.command import OUTPUT, Watched, watch_command
-from runner.probes.compile_guard.ladder import TOLERANCE
-from runner.probes.compile_guard.spec import reference
-from runner.probes.compile_guard.stacks import in_words
-from runner.probes.contract import Findings, Probe, base_parser, require_torch, run_probe, say, single
-from runner.probes.growth_law import Exponential, Line, exponential, log_log_line
-from runner.probes.ranks import ended_by_sigterm
-from runner.probes.repro import block_stack, growth_child
-from runner.probes.repro.growth_child import SERIES, Series, finished
+from runner.kit.budget import budget
+from runner.kit.compile_guard.command import OUTPUT, Watched, watch_command
+from runner.kit.compile_guard.ladder import TOLERANCE
+from runner.kit.compile_guard.spec import reference
+from runner.kit.compile_guard.stacks import in_words
+from runner.kit.growth_law import Exponential, Line, exponential, log_log_line
+from runner.kit.probe import Findings, Probe, base_parser, require_torch, run_probe, say, single
+from runner.kit.ranks import ended_by_sigterm
+from runner.kit.repro import block_stack, growth_child
+from runner.kit.repro.growth_child import SERIES, Series, finished
+from runner.record.last_words import last_words_in
+from runner.record.model import Measurement
+from runner.record.redaction.redact import host_secrets
 
 # Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}

@@ -28,16 +28,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.errors import InputError
-from runner.probes.budget import budget
-from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say
-from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
-from runner.probes.precision.examine import magnitudes, quality
-from runner.probes.precision.layers import Examined, by_layer, report, symptom, unknown, wrong
-from runner.probes.precision.linear import E4M3_MAX
-from runner.probes.precision.product import fp8_product
-from runner.probes.precision.proof import census, left_out, proof_of, unproved
-from runner.probes.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
+from runner.base.errors import InputError
+from runner.kit.budget import budget
+from runner.kit.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
+from runner.kit.precision.examine import magnitudes, quality
+from runner.kit.precision.layers import Examined, by_layer, report, symptom, unknown, wrong
+from runner.kit.precision.linear import E4M3_MAX
+from runner.kit.precision.product import fp8_product
+from runner.kit.precision.proof import census, left_out, proof_of, unproved
+from runner.kit.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say
 
 FAULTS = ("corrupted-scales", "bf16-layers")
 # Factor of --inject corrupted-scales: one scale, as if calibrated on inputs 64 times smaller.
@@ -126,9 +126,9 @@ def _check(arguments: argparse.Namespace) -> None:
 def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -> Examined:
     import torch
 
-    from runner.probes.precision.arms import unavailable
-    from runner.probes.precision.linear import block_linears, convert, set_input_scales, weight_scales
-    from runner.probes.transformer import build_model
+    from runner.kit.precision.arms import unavailable
+    from runner.kit.precision.linear import block_linears, convert, set_input_scales, weight_scales
+    from runner.kit.transformer import build_model
 
     why_not = unavailable("fp8", work.device, static=True)
     if why_not:

@@ -12,7 +12,7 @@ rank per GPU; a host without GPUs uses its cores as ranks.
 With --compare-environment, a second process runs in the environment that `stale_env --shell` would leave, interleaved
 with the first. Both are started several times, because two processes in one environment differ by some percent for
 their whole life; each start gives one ratio. Starts end when the ratios decide whether they reach --decide-at
-(`runner.sequential`: error at most 2.5 % on either side, for each phase), or at the time limit; the result is then
+(`runner.base.sequential`: error at most 2.5 % on either side, for each phase), or at the time limit; the result is then
 reported as undecided.
 
 Output: time_to_first_token, time_per_output_token (s; 95th and 99th percentiles if there are enough samples),
@@ -38,21 +38,21 @@ from typing import Any
 
 import psutil
 
-from runner.evidence.record import Measurement
+from runner.base.sequential import FEWEST, MOST
 from runner.hardware.boards import board_of
 from runner.hardware.machine import look_visible as look
-from runner.probes.budget import budget
-from runner.probes.compile_guard import Guarded, add_compile_arguments
-from runner.probes.compile_guard.spec import Mode
-from runner.probes.contract import Findings, Probe, base_parser, preset_of, require_torch, run_probe, say
-from runner.probes.decode.arms import Arm, compared
-from runner.probes.decode.job import Job, guard, job_of
-from runner.probes.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
-from runner.probes.decode.turns import Series, take
-from runner.probes.leftovers.variables import leftovers, without_leftovers
-from runner.probes.ranks import ended_by_sigterm
-from runner.probes.usable import require_sharing
-from runner.sequential import FEWEST, MOST
+from runner.kit.budget import budget
+from runner.kit.compile_guard import Guarded, add_compile_arguments
+from runner.kit.compile_guard.spec import Mode
+from runner.kit.decode.arms import Arm, compared
+from runner.kit.decode.job import Job, guard, job_of
+from runner.kit.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
+from runner.kit.decode.turns import Series, take
+from runner.kit.leftovers.variables import leftovers, without_leftovers
+from runner.kit.probe import Findings, Probe, base_parser, preset_of, require_torch, run_probe, say
+from runner.kit.ranks import ended_by_sigterm
+from runner.kit.usable import require_sharing
+from runner.record.model import Measurement
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
 # Share of --timeout in which the guard compiles.

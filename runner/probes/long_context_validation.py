@@ -27,19 +27,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from runner.base.units import format_value
 from runner.hardware.boards import BOARDS
 from runner.hardware.machine import look_visible as look
-from runner.probes.budget import budget
-from runner.probes.contract import Findings, Probe, base_parser, run_probe, say
-from runner.probes.long_context.allocator import expand_segments
-from runner.probes.long_context.bench import Bench, Runs
-from runner.probes.long_context.planning import plan
-from runner.probes.long_context.question import Question, planned, swept
-from runner.probes.long_context.report import report
-from runner.probes.long_context.sweep import sweep
-from runner.probes.long_context.worker import ranks
-from runner.probes.ranks import ended_by_sigterm
-from runner.units import format_value
+from runner.kit.budget import budget
+from runner.kit.long_context.allocator import expand_segments
+from runner.kit.long_context.bench import Bench, Runs
+from runner.kit.long_context.planning import plan
+from runner.kit.long_context.question import Question, planned, swept
+from runner.kit.long_context.report import report
+from runner.kit.long_context.sweep import sweep
+from runner.kit.long_context.worker import ranks
+from runner.kit.probe import Findings, Probe, base_parser, run_probe, say
+from runner.kit.ranks import ended_by_sigterm
 
 _RANKS_DEADLINE_S = 3000.0
 # A comparison shows the saving of each remedy; more rounds than end within this time from the start of the probe only

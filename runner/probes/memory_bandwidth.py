@@ -24,15 +24,15 @@ from itertools import pairwise, permutations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from runner.base.errors import InputError
+from runner.base.stats import FEWEST_FOR_BOOTSTRAP, median_interval
+from runner.base.units import format_bytes, format_value, parse_bytes
 from runner.entry.model import Scalar
-from runner.errors import InputError
-from runner.evidence.record import Measurement
 from runner.hardware.boards import Board, board_of
-from runner.probes.budget import budget
-from runner.probes.contract import Findings, Probe, base_parser, measured, run_probe, say, single
-from runner.probes.usable import usable_gpus
-from runner.stats import FEWEST_FOR_BOOTSTRAP, median_interval
-from runner.units import format_bytes, format_value, parse_bytes
+from runner.kit.budget import budget
+from runner.kit.probe import Findings, Probe, base_parser, measured, run_probe, say, single
+from runner.kit.usable import usable_gpus
+from runner.record.model import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor

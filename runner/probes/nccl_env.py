@@ -25,24 +25,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import InputError, RunbookError
-from runner.plain import visible_line
-from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.judged import judged_pid
-from runner.probes.nccl.names import Version, format_version
-from runner.probes.nccl.settings import Finding, Setting, judge
-from runner.probes.nccl.sources import (
+from runner.base.errors import InputError, RunbookError
+from runner.base.plain import visible_line
+from runner.base.time_limit import answer_within
+from runner.kit.judged import judged_pid
+from runner.kit.nccl.names import Version, format_version
+from runner.kit.nccl.settings import Finding, Setting, judge
+from runner.kit.nccl.sources import (
     Found,
     home_of,
     read_own,
     read_process,
     running_jobs,
 )
-from runner.probes.nccl.units import UNIT_FOLDERS, read_units
-from runner.probes.nccl.values import Judgement
-from runner.probes.nccl.version import installed_version
-from runner.probes.undo import add_shell_option, remedies, run_or_undo
-from runner.time_limit import answer_within
+from runner.kit.nccl.units import UNIT_FOLDERS, read_units
+from runner.kit.nccl.values import Judgement
+from runner.kit.nccl.version import installed_version
+from runner.kit.probe import Findings, Probe, base_parser, say, single
+from runner.kit.undo import add_shell_option, remedies, run_or_undo
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")

@@ -24,10 +24,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import InputError
-from runner.evidence.record import Measurement
-from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
-from runner.probes.precision.sweeps import (
+from runner.base.errors import InputError
+from runner.base.stats import FALSE_REPORTS, Change, changes, spread
+from runner.base.units import format_value
+from runner.kit.precision.sweeps import (
     SWEEP,
     Sweep,
     baseline_and_latest,
@@ -36,8 +36,8 @@ from runner.probes.precision.sweeps import (
     other_work,
     read_sweep,
 )
-from runner.stats import FALSE_REPORTS, Change, changes, spread
-from runner.units import format_value
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.record.model import Measurement
 
 FOLDER = Path("artifacts/power")
 ENERGY, SPEED = "tokens_per_joule", "speed_ratio"

@@ -36,24 +36,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from runner.base.errors import InputError
 from runner.entry.model import Scalar
-from runner.errors import InputError
-from runner.probes.budget import Budget, budget
-from runner.probes.compile_guard import add_compile_arguments
-from runner.probes.contract import (
-    Findings,
-    NotApplicableError,
-    Probe,
-    base_parser,
-    run_probe,
-    say,
-    single,
-)
-from runner.probes.precision.building import Asked, build
-from runner.probes.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
-from runner.probes.precision.compiled import EAGER, Compiled
-from runner.probes.precision.counters import EnergyError, counters_of
-from runner.probes.precision.measuring import (
+from runner.kit.budget import Budget, budget
+from runner.kit.compile_guard import add_compile_arguments
+from runner.kit.precision.building import Asked, build
+from runner.kit.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
+from runner.kit.precision.compiled import EAGER, Compiled
+from runner.kit.precision.counters import EnergyError, counters_of
+from runner.kit.precision.measuring import (
     ROUNDS,
     ROUNDS_WITH_ENERGY,
     WINDOW_S,
@@ -63,9 +54,18 @@ from runner.probes.precision.measuring import (
     Windows,
     timed,
 )
-from runner.probes.precision.reporting import cost, of_modes
-from runner.probes.precision.scales import Scales
-from runner.probes.precision.swept import Swept
+from runner.kit.precision.reporting import cost, of_modes
+from runner.kit.precision.scales import Scales
+from runner.kit.precision.swept import Swept
+from runner.kit.probe import (
+    Findings,
+    NotApplicableError,
+    Probe,
+    base_parser,
+    run_probe,
+    say,
+    single,
+)
 
 MODES = ("fp16", "bf16", "fp8", "fp8_te")
 _LONGEST_WINDOW_S = 600
@@ -215,7 +215,7 @@ def _energy(device: str) -> Energy:
 def _effective(
     swept: Swept, found: Tally, compiled: Compiled, work: Work, scales: Scales | None
 ) -> dict[str, Any]:
-    from runner.probes.precision.arms import library_versions
+    from runner.kit.precision.arms import library_versions
 
     return {
         "modes": list(swept.arms),

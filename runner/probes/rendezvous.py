@@ -21,11 +21,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.errors import InputError, LateRankError
-from runner.probes.contract import Findings, Probe, base_parser, require_torch, run_probe, say, single
-from runner.probes.ranks import World, ended_by_sigterm
+from runner.base.errors import InputError, LateRankError
+from runner.kit.probe import Findings, Probe, base_parser, require_torch, run_probe, say, single
+from runner.kit.ranks import World, ended_by_sigterm
 
-_CHILD = ("-m", "runner.probes.rendezvous_child")
+_CHILD = ("-m", "runner.kit.rendezvous_child")
 _START_S = 120.0
 
 

@@ -22,15 +22,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from runner.base.plain import visible_line
+from runner.base.remedy import Remedy
 from runner.hardware.visible import NAME
-from runner.plain import visible_line
-from runner.probes.contract import Findings, Probe, base_parser, say, single
-from runner.probes.judged import environment_of, judged_pid
-from runner.probes.leftovers.serving_config import read_sizes
-from runner.probes.leftovers.variables import Harm, Leftover, leftovers
-from runner.probes.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
-from runner.probes.undo import add_shell_option, remedies, run_or_undo
-from runner.remedy import Remedy
+from runner.kit.judged import environment_of, judged_pid
+from runner.kit.leftovers.serving_config import read_sizes
+from runner.kit.leftovers.variables import Harm, Leftover, leftovers
+from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
+from runner.kit.probe import Findings, Probe, base_parser, say, single
+from runner.kit.undo import add_shell_option, remedies, run_or_undo
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")

@@ -23,16 +23,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from runner.errors import InputError
-from runner.evidence.record import Measurement
+from runner.base.errors import InputError
+from runner.base.placed import PlacedFileError, read_placed
 from runner.hardware.boards import BOARDS, Board, board_named, board_of
 from runner.hardware.machine import look
 from runner.hardware.topology import GpuWiring, Pair, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
 from runner.hardware.wiring import Verdict, expected_link, judge
-from runner.placed import PlacedFileError, read_placed
-from runner.probes.contract import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.record.model import Measurement
 
 LARGEST_TEXT = 1 << 20
 

@@ -31,14 +31,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.errors import InputError, RunbookError
-from runner.evidence.redact import host_secrets
+from runner.base.errors import InputError, RunbookError
+from runner.base.units import parse_bytes
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look_visible as look_at_machine
-from runner.presets import default_preset
-from runner.probes.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
-from runner.probes.compile_guard.ladder import TOLERANCE
-from runner.probes.contract import (
+from runner.kit.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
+from runner.kit.compile_guard.ladder import TOLERANCE
+from runner.kit.probe import (
     Findings,
     NotApplicableError,
     Probe,
@@ -48,10 +47,11 @@ from runner.probes.contract import (
     say,
     single,
 )
-from runner.probes.ranks import ended_by_sigterm
-from runner.probes.repro import block_stack, bundle, live_compiles, report, watched_command
-from runner.probes.repro.stack_size import SIZES, check_memory, parameters
-from runner.units import parse_bytes
+from runner.kit.ranks import ended_by_sigterm
+from runner.kit.repro import block_stack, bundle, live_compiles, report, watched_command
+from runner.kit.repro.stack_size import SIZES, check_memory, parameters
+from runner.record.redaction.redact import host_secrets
+from runner.sizing.presets import default_preset
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
 """The upper bound of decoding speed: bytes that a step must read, and the memory bandwidth. No torch."""
 
 from runner.hardware.boards import Board
-from runner.models import ModelShape
 from runner.sizing import board_budget
+from runner.sizing.models import ModelShape
 
 
 def bytes_per_step(shape: ModelShape, element: float, context: int, batch: int = 1) -> float:

@@ -1,6 +1,6 @@
 """Peak memory of an eager model without gradients during a prefill. No torch, no device."""
 
-from runner.models import ModelShape
+from runner.sizing.models import ModelShape
 from runner.sizing.work import FP32_BYTES, Work, head_split, kv_heads_on_one_gpu
 
 # Of one score of eager attention: see `activations`.

@@ -5,8 +5,8 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from runner.hardware.boards import Board
-from runner.models import ModelShape
 from runner.sizing.inference import block_moments, logits_bytes
+from runner.sizing.models import ModelShape
 from runner.sizing.training import step
 from runner.sizing.work import Footprint, Work, kv_cache_bytes, optimizer_bytes, weight_bytes
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.models import ModelShape
 from runner.sizing.limits import footprint
+from runner.sizing.models import ModelShape
 from runner.sizing.work import Work
 
 # GPUs of one node: tensor parallelism does not pay beyond it.

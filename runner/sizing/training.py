@@ -10,7 +10,7 @@ Autograd saves the tensors of a block that its operators need again, each once:
 
 from dataclasses import dataclass
 
-from runner.models import ModelShape
+from runner.sizing.models import ModelShape
 from runner.sizing.work import (
     FP32_BYTES,
     Work,

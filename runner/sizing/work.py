@@ -6,7 +6,7 @@ KV bytes = 2 × layers × kv_heads × head_dim × tokens × batch × bytes per e
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.models import ModelShape
+from runner.sizing.models import ModelShape
 
 Attention = Literal["sdpa", "eager"]
 Checkpointing = Literal["none", "full", "selective"]

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from runner.evidence.record import Outcome
+from runner.record.model import Outcome
 from tests.lies.told import Json, NoPlaceError, lie
 
 

@@ -1,0 +1,176 @@
+"""Nodes of one campaign: the distribution of each metric over them, and the outliers. Pure.
+
+A node is suspect if a value of its first run is on the bad side of the fence around the median of all nodes of its
+class (`runner.base.stats.fence`). A second run decides: if its value is beyond the same fence again, it is confirmed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from runner.base.stats import Fence, Spread, fence, spread
+from runner.base.units import format_value
+from runner.catalogue import METRICS
+from runner.entry.model import Scalar
+from runner.record.headline import key_measurement
+from runner.record.model import Measurement, Outcome, Record, StepResult
+
+# A distance of more than this many medians is given in the metric's unit.
+_LARGEST_SHARE = 10.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One node of a campaign: its state, the reason if it returned no result, and the outcome of each entry.
+
+    `unproved`: by entry, why a passed drill is not a proof.
+    """
+
+    alias: str
+    state: str
+    reason: str | None
+    outcomes: Mapping[str, Outcome]
+    unproved: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A node whose value is an outlier. `off`: its value minus the median, in the metric's unit.
+
+    `confirmed`: whether the second run was an outlier too; None without a second run.
+    """
+
+    alias: str
+    value: float
+    off: float
+    confirmed: bool | None
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One metric over the nodes of one class. `key`: whether it is the key metric of its step."""
+
+    entry: str
+    step: str
+    metric: str
+    labels: Mapping[str, Scalar]
+    machine_class: str
+    preset: str
+    unit: str
+    key: bool
+    values: Mapping[str, float]
+    spread: Spread
+    fence: Fence | None
+    outliers: tuple[Outlier, ...]
+
+    @property
+    def suspects(self) -> tuple[Outlier, ...]:
+        """Outliers on the bad side; on both sides if the metric has no better direction."""
+        better = METRICS[self.metric].better if self.metric in METRICS else None
+        return tuple(one for one in self.outliers if better is None or (one.off < 0) == (better == "higher"))
+
+
+def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:
+    """Every metric that at least two nodes of a class measured, by entry, step and metric.
+
+    Args:
+        records: the records of one campaign; joint records are ignored.
+    """
+    taken: dict[tuple[str, ...], dict[str, list[float]]] = {}
+    about: dict[tuple[str, ...], tuple[Measurement, bool]] = {}
+    for record in sorted(records, key=lambda one: (one.started_at, one.run_id)):
+        if record.members:
+            continue
+        for step in record.steps:
+            for place, measurement, speaks in _measured(record, step):
+                taken.setdefault(place, {}).setdefault(record.node_alias, []).append(measurement.value)
+                about[place] = (measurement, speaks)
+    return tuple(
+        _distribution(place, *about[place], values)
+        for place, values in sorted(taken.items())
+        if len(values) > 1
+    )
+
+
+def _measured(record: Record, step: StepResult) -> Iterable[tuple[tuple[str, ...], Measurement, bool]]:
+    if not step.status.finished:
+        return
+    key = key_measurement(step)
+    for measurement in step.measurements:
+        labels = json.dumps(measurement.labels, sort_keys=True)
+        node = (record.machine.machine_class, record.options.preset)
+        yield (record.runbook.id, step.id, measurement.name, labels, *node), measurement, measurement == key
+
+
+def _distribution(
+    place: tuple[str, ...], measurement: Measurement, key: bool, taken: Mapping[str, Sequence[float]]
+) -> Distribution:
+    entry, step, metric, _, machine_class, preset = place
+    first = {alias: values[0] for alias, values in taken.items()}
+    around = fence(list(first.values()))
+    return Distribution(
+        entry=entry,
+        step=step,
+        metric=metric,
+        labels=measurement.labels,
+        machine_class=machine_class,
+        preset=preset,
+        unit=measurement.unit,
+        key=key,
+        values=first,
+        spread=spread(list(first.values())),
+        fence=around,
+        outliers=() if around is None else tuple(_outliers(around, taken)),
+    )
+
+
+def _outliers(around: Fence, taken: Mapping[str, Sequence[float]]) -> Iterable[Outlier]:
+    def outside(value: float) -> bool:
+        return not around.low <= value <= around.high
+
+    for alias, (first, *later) in sorted(taken.items()):
+        if outside(first):
+            # On the same side: a node that was slow and is now fast is not confirmed as slow.
+            again = outside(later[-1]) and (later[-1] < around.low) == (first < around.low) if later else None
+            yield Outlier(alias, first, first - around.median, again)
+
+
+def suspects(found: Iterable[Distribution]) -> dict[str, tuple[str, ...]]:
+    """Alias → the entries in which the node is an outlier on the bad side and that have not been run again."""
+    named: dict[str, set[str]] = {}
+    for distribution in found:
+        for one in distribution.suspects:
+            if one.confirmed is None:
+                named.setdefault(one.alias, set()).add(distribution.entry)
+    return {alias: tuple(sorted(entries)) for alias, entries in sorted(named.items())}
+
+
+def sentence(distribution: Distribution) -> str | None:
+    """`3 of 128 nodes are 12 % below the median (node-…, …); confirmed by a second run: 2`; None without suspects."""
+    odd = distribution.suspects
+    if not odd:
+        return None
+    parts = []
+    for side, word in ((-1, "below"), (1, "above")):
+        ones = [one for one in odd if one.off * side > 0]
+        if ones:
+            names = ", ".join(one.alias for one in ones)
+            away = _distance(abs(median(one.off for one in ones)), word, distribution)
+            verb = "is" if len(ones) == 1 else "are"
+            parts.append(f"{len(ones)} of {len(distribution.values)} nodes {verb} {away} ({names})")
+    tried = [one for one in odd if one.confirmed is not None]
+    if tried:
+        parts.append(
+            f"confirmed by a second run: {sum(bool(one.confirmed) for one in tried)} of {len(tried)}"
+        )
+    return "; ".join(parts)
+
+
+def _distance(off: float, word: str, distribution: Distribution) -> str:
+    """`12% below the median`; in the metric's unit if the median is too close to 0 for a percentage."""
+    middle = distribution.fence.median if distribution.fence else 0.0
+    if off <= _LARGEST_SHARE * abs(middle):
+        return f"{off / abs(middle):.0%} {word} the median"
+    distance, median_shown = (format_value(value, distribution.unit) for value in (off, middle))
+    return f"{distance} {word} the median of {median_shown}"

@@ -1,0 +1,208 @@
+"""Reads stored power sweeps: from `precision_power_sweep --output-json`, or from a step of a record."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.base.errors import InputError, RecordError, StoreError
+from runner.base.placed import PlacedFileError, read_placed
+from runner.base.units import format_value
+from runner.kit.precision.product import IN_FP32
+from runner.record.documents import MAX_DOCUMENT_BYTES
+from runner.record.model import Document, Measurement, Record
+from runner.record.reading import parse_record
+from runner.record.store import Store
+
+SWEEP = "precision_power_sweep"
+# Larger than any document or record.
+_MOST_BYTES = 32 << 20
+RUNBOOK = "fp8-power-regression"
+_SAME_CLOCK, _SAME_TEMPERATURE_C, _SAME_SHARE = 0.02, 5.0, 0.05
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep: its source, its metadata, its measurements, and versions."""
+
+    name: str
+    effective: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+    machine_class: str | None = None
+
+    def series(self, metric: str) -> dict[str, tuple[float, ...]]:
+        """Samples of a metric by mode."""
+        return {mode: one.samples for mode, one in self._of(metric).items() if one.samples}
+
+    def value(self, metric: str, mode: str) -> float | None:
+        found = self._of(metric).get(mode)
+        return None if found is None else found.value
+
+    def label(self, key: str) -> object:
+        """A label of the sweep's work: `model`, `batch_size`, `tokens`."""
+        return self.measurements[0].labels.get(key)
+
+    def said(self, key: str, mode: str) -> object:
+        """The value in `effective` for one mode."""
+        value = self.effective.get(key)
+        return value.get(mode) if isinstance(value, Mapping) else value
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it ran on a CPU."""
+        return self.effective.get("device") == "cpu"
+
+    @property
+    def untimed(self) -> frozenset[str]:
+        """Modes with accuracy only: a CPU multiplied their FP8 values in fp32."""
+        precision = self.effective.get("precision")
+        found = precision.items() if isinstance(precision, Mapping) else ()
+        return frozenset(mode for mode, ran in found if ran == IN_FP32)
+
+    def _of(self, metric: str) -> dict[str, Measurement]:
+        return {
+            str(one.labels["mode"]): one
+            for one in self.measurements
+            if one.name == metric and "mode" in one.labels
+        }
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Read a sweep's document, or the last sweep in a record.
+
+    Raises:
+        InputError: no such file, or no sweep in it.
+    """
+    try:
+        data = read_placed(path, MAX_DOCUMENT_BYTES)
+    except PlacedFileError as error:
+        raise InputError(f"cannot read {path}: {error.why}") from error
+    try:
+        document = Document.model_validate_json(data)
+    except ValidationError as error:
+        try:
+            record = parse_record(data, str(path))
+        except RecordError:
+            first = error.errors()[0]
+            raise InputError(
+                f"{path}: not a probe's document ({first['msg']}); write it with --output-json"
+            ) from error
+        found = _of_record(record, str(path))
+        if found is None:
+            raise InputError(f"{path}: a record without a finished {SWEEP} step") from None
+        return found
+    if document.probe != SWEEP:
+        raise InputError(f"{path}: written by {document.probe}, not by {SWEEP}")
+    if not document.measurements:
+        raise InputError(f"{path}: no measurements; sweep modes that can run on this host")
+    return Sweep(str(path), document.effective, document.measurements)
+
+
+def _of_record(record: Record, name: str) -> Sweep | None:
+    for step in reversed(record.steps):
+        if step.probe == SWEEP and step.status.finished and step.measurements:
+            machine = record.machine
+            versions = {"driver": machine.driver, "torch": machine.torch, "cuda": machine.cuda}
+            effective = {"versions": versions} | step.effective
+            return Sweep(name, effective, step.measurements, machine.machine_class)
+    return None
+
+
+def newest_two(folder: Path) -> tuple[Path, Path]:
+    """The newest two sweeps in a folder, the older one first.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    found = sorted(folder.glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if len(found) < 2:  # noqa: PLR2004 - a comparison has two sides
+        raise InputError(
+            f"{folder} holds {len(found)} sweeps; write two with {SWEEP} --output-json, or give their paths"
+        )
+    return found[-2], found[-1]
+
+
+def baseline_and_latest(data: Path) -> tuple[Sweep, Sweep]:
+    """The first and the last sweep of the same work, of the machine class of the newest record.
+
+    Raises:
+        InputError: there are not two.
+    """
+    try:
+        records = sorted(Store(data).records(RUNBOOK), key=lambda record: record.started_at)
+    except (RecordError, StoreError) as error:
+        raise InputError(f"{data}: {error}") from error
+    found = [sweep for one in records if (sweep := _of_record(one, f"{one.started_at:%Y-%m-%d %H:%M} UTC"))]
+    alike = [one for one in found if _same_work(one, found[-1])]
+    if len(alike) < 2:  # noqa: PLR2004 - as above
+        raise InputError(
+            f"{data} holds {len(alike)} sweeps of the same work and machine class; run entry {RUNBOOK} again"
+        )
+    return alike[0], alike[-1]
+
+
+def _same_work(one: Sweep, other: Sweep) -> bool:
+    keys = ("model", "batch_size", "tokens")
+    return one.machine_class == other.machine_class and all(one.label(k) == other.label(k) for k in keys)
+
+
+def other_work(before: Sweep, after: Sweep, mode: str) -> str | None:
+    """Why a mode's numbers are not of the same work, so that a change says nothing of this node; None if they are.
+
+    FP8 layers of another library quantise otherwise (per row, per tensor), and eager quantises in passes of its own.
+    What a sweep does not say is taken as equal.
+    """
+    for name, key in (("layers", "implementation"), ("compile mode", "compile_mode")):
+        old, new = before.said(key, mode), after.said(key, mode)
+        if old is not None and new is not None and old != new:
+            return _differs(name, old, new)
+    return None
+
+
+def explanations(before: Sweep, after: Sweep, mode: str) -> list[str]:
+    """What differed for a mode, the most likely reason first."""
+    said = [
+        _differs("effective precision", before.said("precision", mode), after.said("precision", mode)),
+        _moved("FP8 share", before, after, ("fp8_share", mode), _SAME_SHARE),
+        _differs("layers", before.said("implementation", mode), after.said("implementation", mode)),
+        _differs("scales", before.said("scales", mode), after.said("scales", mode)),
+        _differs("compile mode", before.said("compile_mode", mode), after.said("compile_mode", mode)),
+        _differs("batch size", before.label("batch_size"), after.label("batch_size")),
+        _differs("tokens", before.label("tokens"), after.label("tokens")),
+        _differs("throttled by", before.said("throttled_by", mode), after.said("throttled_by", mode)),
+        _moved("share of time throttled", before, after, ("throttled_share", mode), _SAME_SHARE),
+        _clock(before, after, mode),
+        _moved("temperature", before, after, ("temperature", mode), _SAME_TEMPERATURE_C),
+        _differs("device", before.effective.get("device"), after.effective.get("device")),
+    ]
+    versions = [one.effective.get("versions") for one in (before, after)]
+    old, new = (one if isinstance(one, Mapping) else {} for one in versions)
+    said += [_differs(key, old.get(key), new.get(key)) for key in sorted(old.keys() & new.keys())]
+    return [one for one in said if one]
+
+
+def _differs(name: str, old: object, new: object) -> str | None:
+    def shown(value: object) -> str:
+        if isinstance(value, list | tuple):
+            return ", ".join(map(str, value)) or "nothing"
+        return "unknown" if value is None else str(value)
+
+    return None if old == new else f"{name} {shown(old)} → {shown(new)}"
+
+
+def _moved(name: str, before: Sweep, after: Sweep, of: tuple[str, str], same: float) -> str | None:
+    old, new = before.value(*of), after.value(*of)
+    if old is None or new is None or abs(new - old) <= same:
+        return None
+    unit = "degC" if of[0] == "temperature" else "1"
+    return f"{name} {format_value(old, unit)} → {format_value(new, unit)}"
+
+
+def _clock(before: Sweep, after: Sweep, mode: str) -> str | None:
+    old, new = (one.series("sm_clock").get(mode, ()) for one in (before, after))
+    if not old or not new or abs(median(new) / median(old) - 1) <= _SAME_CLOCK:
+        return None
+    return f"clocks {format_value(median(old), 'Hz')} → {format_value(median(new), 'Hz')}"

@@ -1,0 +1,194 @@
+"""Compiles that are running on this node: processes with a busy core, their compile workers, and cache growth.
+
+Read-only: it reads /proc twice, a few seconds apart, and sends no signals. Processes of other users show only part of
+this; run it as root, or as the user of the job.
+"""
+
+import contextlib
+import itertools
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from runner.base.errors import RunbookError
+from runner.base.placed import PlacedFileError, read_placed
+from runner.base.time_limit import answer_within
+from runner.kit.compile_guard.cache import file_sizes
+from runner.kit.compile_guard.processes import is_worker
+from runner.kit.judged import environment_of
+from runner.kit.probe import Findings, say, single
+
+# A process that uses this share of one core counts as "CPU at 100 %".
+PEGGED_SHARE = 0.9
+# Limits: a compile cache has tens of thousands of files; maps have a few megabytes.
+_MOST_FILES, _MOST_BYTES = 200_000, 32 << 20
+# Reading every process twice takes a second or two.
+_LOOK_S = 40.0
+# Of Inductor's C++ and Triton backends and of CUDA extensions; some installations wrap gcc, which is then `gcc-real`.
+# Not `file`, which Python's `platform` module starts.
+_COMPILERS = frozenset(
+    {
+        *("cc", "c++", "gcc", "g++", "gcc-real", "g++-real", "cc1", "cc1plus", "collect2", "as", "ld"),
+        *("clang", "clang++", "ptxas", "ptxas-blackwell", "cicc", "nvcc", "ninja"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class LiveCompile:
+    """One process that has torch loaded.
+
+    Attributes:
+        cpu_share: CPU seconds per second of the window; 1 is one fully busy core.
+        workers: its live Inductor compile workers.
+        compilers: C++, PTX and CUDA compilers among its descendants.
+        cache: its Inductor cache folder; None if its environment is not readable, or the folder is too large.
+        cache_growth_bytes: growth of that folder in the window.
+    """
+
+    pid: int
+    name: str
+    cpu_share: float
+    workers: int
+    compilers: int
+    cache: Path | None
+    cache_growth_bytes: int | None
+
+    @property
+    def compiling(self) -> bool:
+        """Whether it has running compilers, or a growing cache."""
+        return self.compilers > 0 or bool(self.cache_growth_bytes)
+
+    @property
+    def pegged(self) -> bool:
+        """Whether it keeps a core busy."""
+        return self.cpu_share >= PEGGED_SHARE
+
+
+def look(window_s: float) -> tuple[LiveCompile, ...]:
+    """Read every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
+    before: dict[int, _State] = {}
+    for process in psutil.process_iter():
+        # A process may end while it is read.
+        with contextlib.suppress(psutil.Error):
+            if _has_torch(process):
+                before[process.pid] = _State.of(process)
+    began = time.monotonic()
+    time.sleep(window_s)
+    found = []
+    for pid, old in before.items():
+        with contextlib.suppress(psutil.Error):
+            new = _State.of(psutil.Process(pid))
+            share = (new.cpu_s - old.cpu_s) / (time.monotonic() - began)
+            growth = None if new.cache is None else new.cache_bytes - old.cache_bytes
+            found.append(LiveCompile(pid, new.name, share, new.workers, new.compilers, new.cache, growth))
+    return tuple(sorted(found, key=lambda one: -one.cpu_share))
+
+
+def findings(window_s: float) -> Findings:
+    """Observe, print one line per process, and report; never a symptom, as two observations do not prove one.
+
+    Raises:
+        RunbookError: a process, or the mount of its cache, does not answer.
+    """
+    try:
+        found = answer_within(window_s + _LOOK_S, lambda: look(window_s))
+    except TimeoutError as error:
+        raise RunbookError(
+            f"reading the processes of this node: {error}; a process or a mount does not answer"
+        ) from error
+    for one in found:
+        cache = (
+            "cache unreadable" if one.cache_growth_bytes is None else f"cache {one.cache_growth_bytes:+d} B"
+        )
+        say(
+            f"pid {one.pid} {one.name}: {one.cpu_share:.0%} CPU, {one.workers} compile workers, "
+            f"{one.compilers} compilers, {cache} in {window_s:g} s"
+            f"{', compiling' if one.compiling else ''}{', a core is busy' if one.pegged else ''}"
+        )
+    if not found:
+        say("no visible process has torch loaded")
+    return Findings(
+        reason=_suspect(found, window_s),
+        measurements=[
+            single("compile_workers", sum(one.workers for one in found)),
+            single("pegged_processes", sum(one.pegged for one in found)),
+        ],
+        details={
+            "window_s": window_s,
+            "processes": [
+                {
+                    "pid": one.pid,
+                    "name": one.name,
+                    "cpu_share": one.cpu_share,
+                    "workers": one.workers,
+                    "compilers": one.compilers,
+                    "cache_growth_bytes": one.cache_growth_bytes,
+                    "compiling": one.compiling,
+                }
+                for one in found
+            ],
+        },
+    )
+
+
+def _suspect(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
+    """What to check again, if anything; it is not the symptom yet."""
+    pegged = [one for one in found if one.pegged]
+    if not pegged:
+        return None
+    busiest = pegged[0]
+    moves = "compiling" if busiest.compiling else "no compiler and no growing cache"
+    more = f" (and {len(pegged) - 1} more)" if len(pegged) > 1 else ""
+    return (
+        f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy for {window_s:g} s, "
+        f"{moves}{more}; if its warm-up should be over, run py-spy dump --pid {busiest.pid} twice"
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    name: str
+    cpu_s: float
+    workers: int
+    compilers: int
+    cache: Path | None
+    cache_bytes: int
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> "_State":
+        times, workers, compilers = process.cpu_times(), 0, 0
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                workers += is_worker(child)
+                compilers += child.name() in _COMPILERS
+        cache = _cache_of(process)
+        size = None if cache is None else _bytes_of(cache)
+        cpu_s = times.user + times.system
+        return cls(process.name(), cpu_s, workers, compilers, None if size is None else cache, size or 0)
+
+
+def _has_torch(process: psutil.Process) -> bool:
+    """Whether libtorch is mapped and the process is not a compile worker."""
+    try:
+        maps = read_placed(Path(f"/proc/{process.pid}/maps"), _MOST_BYTES)
+    except PlacedFileError:
+        return False
+    return b"libtorch_cpu" in maps and not is_worker(process)
+
+
+def _bytes_of(cache: Path) -> int | None:
+    """The size of a cache; None if the folder is too large to be one, as a process may name any folder."""
+    sizes = [*itertools.islice(file_sizes(cache), _MOST_FILES + 1)]
+    return None if len(sizes) > _MOST_FILES else sum(sizes)
+
+
+def _cache_of(process: psutil.Process) -> Path | None:
+    try:
+        named, user = environment_of(process.pid).get("TORCHINDUCTOR_CACHE_DIR"), process.username()
+    except (psutil.Error, RunbookError):
+        return None
+    return Path(named) if named else Path(tempfile.gettempdir()) / f"torchinductor_{user}"

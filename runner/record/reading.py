@@ -1,0 +1,70 @@
+"""Parses the bytes of a file into a record. Anything that is not a record is refused with a one-line message."""
+
+import contextlib
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from runner.base.errors import DocumentError, RecordError
+from runner.record.documents import parse_json, telling_error
+from runner.record.model import SCHEMA_VERSION, Record
+
+_LONGEST_PLACE = 120
+
+
+def parse_record(data: bytes, name: str) -> Record:
+    """Read a record from its JSON.
+
+    Raises:
+        RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
+    """
+    # The fast path for most files; a file that it rejects is parsed again for a precise message.
+    with contextlib.suppress(ValidationError):
+        record = Record.model_validate_json(data, strict=True)
+        if record.schema_version <= SCHEMA_VERSION:
+            return record
+    try:
+        # A missing value is null; NaN would make every derived number NaN.
+        content: Any = parse_json(data.decode("utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{name} is not UTF-8 (byte {error.start})") from error
+    except DocumentError as error:
+        cut = data.lstrip().startswith(b"{") and not data.rstrip().endswith(b"}")
+        raise RecordError(f"{name} is truncated; run the entry again" if cut else str(error)) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise RecordError(
+            f"{name} was written by a newer version of this project (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade to read it"
+        )
+    try:
+        return Record.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise RecordError(f"{name} is not a record: {_told(error)}") from error
+
+
+def refuse_twice(data: bytes, name: str) -> None:
+    """Refuse JSON in which an object has a duplicate key: some parsers use the first, some the last.
+
+    Raises:
+        RecordError: there is a duplicate key; the message begins with `name`.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [key for key, _ in pairs]
+            twice = next(key for key in names if names.count(key) > 1)
+            raise RecordError(f"{name} has the duplicate key {twice[:_LONGEST_PLACE]!r}; run the entry again")
+        return found
+
+    json.loads(data, object_pairs_hook=once)
+
+
+def _told(error: ValidationError) -> str:
+    """The fault, with its place."""
+    first = telling_error(error)
+    # The place contains keys of a possibly hostile file.
+    place = ".".join(str(part) for part in first["loc"])[:_LONGEST_PLACE]
+    return f"{place + ': ' if place else ''}{first['msg']}"
