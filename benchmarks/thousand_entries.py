@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.stats import median_interval, spread
-from runner.catalogue import PROBES
 from runner.entry.model import step_digest
 from runner.entry.parse import parse
 from runner.entry.read import read_all
 from runner.pages.render import render
 from runner.record.store import Store
+from runner.vocabulary import PROBES
 
 ROOT = Path(__file__).parents[1]
 RATIO, MEMORY, PAGE, RECORD = 1.5, 2 * 2**30, 300_000, 8_000

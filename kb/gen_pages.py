@@ -3,7 +3,6 @@
 RUNBOOK_DATA names another data folder than site_data/ (for example the demo's scratch folder).
 """
 
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs_gen_files.editor import FilesEditor
 
 from runner.base.errors import RunbookError
+from runner.check.commands import probe_options
 from runner.entry.read import read_all
 from runner.pages.render import Page, render
 from runner.record.store import Problem, Store
@@ -59,7 +59,7 @@ def _pages() -> dict[str, Page]:
         ROOT / "kb" / "_templates",
         unreadable=problems,
         guides=_guides(),
-        options=json.loads((ROOT / "kb" / "data" / "probe_options.json").read_text(encoding="utf-8")),
+        options=probe_options(),
         site_url=os.environ.get("RUNBOOK_SITE_URL", ""),
         bundle=(ROOT / "dist" / "runbook.pyz").is_file(),
     )

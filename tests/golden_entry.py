@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from runner.catalogue import PROBES
 from runner.entry.model import Phase, Runbook, step_digest
 from runner.entry.parse import parse
 from runner.record.model import (
@@ -15,6 +14,7 @@ from runner.record.model import (
     StepResult,
     StepStatus,
 )
+from runner.vocabulary import PROBES
 from tests.evidence_samples import machine, measurement, record, step
 
 NOW = datetime(2026, 11, 4, 9, 30, tzinfo=UTC)

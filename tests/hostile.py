@@ -29,7 +29,7 @@ HOSTILE = (
     "a | b | c",
     "|---|",
     '--8<-- "mkdocs.yml"',
-    "::: runner.catalogue",
+    "::: runner.vocabulary",
     "!!! note\n    inside",
     "??? note",
     "&lt; &amp; &#60; &copy",

@@ -24,10 +24,11 @@ from runner.probes.capture_fp8_flexattention_traces import (
     _on_device,
     _outermost,
     _timed,
-    main,
     signal_to_noise,
 )
 from runner.sizing.presets import PRESETS
+
+main = PROBE.main
 
 ROOT = Path(__file__).parents[1]
 # Does what nsys does as far as its caller can tell: runs the program, and leaves a report where it was told to.

@@ -19,9 +19,11 @@ from runner.kit.nccl.log import Transport
 from runner.kit.nccl.settings import Origin, Setting
 from runner.kit.probe import CRASHED, NOT_APPLICABLE
 from runner.probes import collectives
-from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, main, scrubbed
+from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, scrubbed
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
+
+main = PROBE.main
 
 PROBE_COMMAND = [sys.executable, "-m", "runner.probes.collectives"]
 # Guards against a hang only; nothing is judged by it.

@@ -14,7 +14,9 @@ from runner.kit.growth_law import exponential
 from runner.kit.repro import growth_child
 from runner.kit.repro.growth_child import COMPILES, Series, finished
 from runner.probes import compile_growth
-from runner.probes.compile_growth import Point, chain, growth, main, one_sum
+from runner.probes.compile_growth import PROBE, Point, chain, growth, one_sum
+
+main = PROBE.main
 
 
 def a_point(turns: int, cpu_s: float | None, mode: str = "whole", **changes: Any) -> Point:

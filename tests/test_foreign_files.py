@@ -223,7 +223,7 @@ def test_a_driver_that_never_answers_is_said_by_the_topology_probe_alone(
     wiring_s = 300 if function == "nvmlDeviceGetName" else 0.5
     program = (
         "import sys; from runner.hardware import gpus, topology_nvml as t; from runner.probes import topology;"
-        f" gpus.nvml_deadline = lambda: 0.5; t.nvml_deadline = lambda: {wiring_s}; sys.exit(topology.main([]))"
+        f" gpus.nvml_deadline = lambda: 0.5; t.nvml_deadline = lambda: {wiring_s}; sys.exit(topology.PROBE.main([]))"
     )
     board = nvml.environment(tmp_path, f"{nvml.EIGHT_B200}fail {function} 9999\n")
     with python("-c", program, variables=board) as done:
@@ -251,7 +251,7 @@ def test_a_look_at_processes_that_do_not_answer_cannot_say(
 ) -> None:
     monkeypatch.setattr(nccl_env, "_LOOK_S", 0.05)
     monkeypatch.setattr(nccl_env, "read_own", lambda *_: time.sleep(3))
-    assert nccl_env.main(["--units"]) == 3
+    assert nccl_env.PROBE.main(["--units"]) == 3
     assert "does not answer" in capsys.readouterr().err
     monkeypatch.setattr(live_compiles, "_LOOK_S", 0.0)
     monkeypatch.setattr(live_compiles, "look", lambda _: time.sleep(3))

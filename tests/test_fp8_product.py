@@ -106,7 +106,7 @@ def test_compiled_layers_multiply_in_fp32_too_and_without_a_break_in_the_graph()
 
 
 def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    status = fp8_transformer_engine.main(["--tokens", "32", *arguments])
+    status = fp8_transformer_engine.PROBE.main(["--tokens", "32", *arguments])
     return status, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -187,7 +187,7 @@ def test_what_an_entry_says_of_kernels_is_evaluated_only_where_torchs_own_produc
 def swept(tmp_path: Path, name: str, *arguments: str) -> tuple[int, dict[str, Any]]:
     output = tmp_path / name
     words = ["--tokens", "32", "--window", "0.02", "--rounds", "2", "--model", folder_of(tmp_path)]
-    status = precision_power_sweep.main([*words, "--output-json", str(output), *arguments])
+    status = precision_power_sweep.PROBE.main([*words, "--output-json", str(output), *arguments])
     return status, json.loads(output.read_text(encoding="utf-8"))
 
 
@@ -213,7 +213,7 @@ def test_two_sweeps_in_which_no_mode_was_timed_are_not_compared_and_no_bad_input
         status, document = swept(tmp_path, name, "--modes", "fp8")
         assert (status, document["effective"]["windows"]) == (0, 0)
         paths.append(str(tmp_path / name))
-    assert power_efficiency_analyzer.main(paths) == NOT_APPLICABLE
+    assert power_efficiency_analyzer.PROBE.main(paths) == NOT_APPLICABLE
     assert "fp8 multiplied FP8 values in fp32" in capsys.readouterr().err
 
 

@@ -83,7 +83,7 @@ FORBIDDEN = {
     r"\bstands beside\b": "shown next to",
     r"\bstands out\b(?! (?:again|of))": "is an outlier",
 }
-# Names of classes, metrics and fields that said nothing to a reader. Stored records keep theirs, so the catalogue knows
+# Names of classes, metrics and fields that said nothing to a reader. Stored records keep theirs, so the vocabulary knows
 # the metrics that are no longer reported.
 RENAMED = {r"\bBrood\b": "ProcessTree"}
 REPORTED_NO_LONGER = {
@@ -140,7 +140,7 @@ def _found_in(path: Path) -> list[str]:
         for pattern, better in FORBIDDEN.items()
         for match in re.finditer(pattern, text, re.IGNORECASE)
     ]
-    names = RENAMED | ({} if "catalogue" in where.parts else REPORTED_NO_LONGER)
+    names = RENAMED | ({} if "vocabulary" in where.parts else REPORTED_NO_LONGER)
     return found + [
         f"{where}: the name {match[0]!r} → {better!r}"
         for pattern, better in names.items()

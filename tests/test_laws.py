@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / "runner").rglob("*.py"))
 # speak in its models; `check` after `probes` because it reads their parsers.
 ROOMS = (
     ("base",),
-    ("catalogue",),
+    ("vocabulary",),
     ("hardware",),
     ("sizing",),
     ("entry",),

@@ -91,7 +91,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         with meta_gpu(monkeypatch, memory, expandable=expandable):
 
             def run(*arguments: str) -> tuple[int, dict[str, Any]]:
-                status = probe.main(arguments)
+                status = probe.PROBE.main(arguments)
                 said = capsys.readouterr()
                 assert "Traceback" not in said.err
                 return status, json.loads(said.out.splitlines()[-1])

@@ -55,7 +55,7 @@ def probing(small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(probe, "look", lambda: host)
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
-        status = probe.main(["--model", small, *arguments])
+        status = probe.PROBE.main(["--model", small, *arguments])
         out = capsys.readouterr().out
         assert small not in out, "a record must not say where the model lies"
         return status, json.loads(out.splitlines()[-1])
@@ -411,7 +411,9 @@ def test_a_plan_ranks_remedies_those_that_fit_first_by_what_they_cost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--plan", "--model", "70b", "--board", "H100", "--tensor-parallel-gpus", "4"]
-    assert probe.main([*arguments, "--batch-size", "4", "--sequence-lengths", "4096", "65536"]) == SYMPTOM
+    assert (
+        probe.PROBE.main([*arguments, "--batch-size", "4", "--sequence-lengths", "4096", "65536"]) == SYMPTOM
+    )
     said = capsys.readouterr()
     document = json.loads(said.out)
     assert set(document["details"]["remedies"]) == {"65536"}
@@ -432,12 +434,12 @@ def test_where_no_single_change_is_enough_the_plan_says_what_several_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--plan", "--model", "70b", "--board", "H100", "--tensor-parallel-gpus", "4"]
-    assert probe.main([*arguments, "--batch-size", "8", "--sequence-lengths", "65536"]) == SYMPTOM
+    assert probe.PROBE.main([*arguments, "--batch-size", "8", "--sequence-lengths", "65536"]) == SYMPTOM
     together = json.loads(capsys.readouterr().out)["details"]["remedies"]["65536"][-1]
     assert together["flags"] == "--chunk 2048 --logits last --kv-dtype fp8"
     assert together["fits"]
     again = [*arguments, "--batch-size", "8", "--sequence-lengths", "65536", *together["flags"].split()]
-    assert probe.main(again) == OK
+    assert probe.PROBE.main(again) == OK
 
 
 @pytest.mark.parametrize("model", ["8b", "70b"])
@@ -447,11 +449,11 @@ def test_the_flags_of_a_remedy_save_what_the_plan_says(
 ) -> None:
     base = ["--plan", "--model", model, "--budget-gib", "120", "--tensor-parallel-gpus", "4", "--mode", mode]
     base += ["--sequence-lengths", "131072"]
-    assert probe.main([*base, "--batch-size", "2"]) == SYMPTOM
+    assert probe.PROBE.main([*base, "--batch-size", "2"]) == SYMPTOM
     document = json.loads(capsys.readouterr().out)
     before = values(document, "predicted_memory")[131072]
     for one in document["details"]["remedies"]["131072"]:
-        probe.main(
+        probe.PROBE.main(
             [*base, *([] if "--batch-size" in one["flags"] else ["--batch-size", "2"]), *one["flags"].split()]
         )
         after = values(json.loads(capsys.readouterr().out), "predicted_memory")[131072]
@@ -462,7 +464,7 @@ def test_a_plan_that_fits_says_what_is_left_and_how_many_would_fit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--plan", "--model", "40b", "--budget-gib", "140", "--sequence-lengths", "32768"]
-    assert probe.main(arguments) == OK
+    assert probe.PROBE.main(arguments) == OK
     document = json.loads(capsys.readouterr().out)
     predicted = values(document, "predicted_memory")[32768]
     assert values(document, "memory_headroom") == {None: 140 * GIB - predicted}
@@ -488,7 +490,7 @@ def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports(
         "import sys, resource, runner.probes.long_context_validation as p;"
         "used = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2]);"
         "imports = used();"
-        "status = p.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8',"
+        "status = p.PROBE.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8',"
         "'--sequence-lengths', '32768', '65536']);"
         "print(imports, used() - imports, file=sys.stderr);"
         "sys.exit(9 if {'torch', 'transformers'} & set(sys.modules) else status)"
@@ -554,7 +556,7 @@ def test_impossible_input_is_refused_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = [] if "--model" in arguments else ["--model", "tiny"]
-    assert probe.main([*model, *arguments]) == InputError.exit_status
+    assert probe.PROBE.main([*model, *arguments]) == InputError.exit_status
     said = capsys.readouterr()
     assert said.out == ""
     assert message in said.err.splitlines()[-1]
@@ -567,7 +569,7 @@ def test_impossible_input_is_refused_in_one_line(
 )
 def test_what_the_parser_itself_refuses_ends_with_the_same_status(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        probe.main(arguments)
+        probe.PROBE.main(arguments)
     assert error.value.code == InputError.exit_status
 
 
@@ -578,7 +580,7 @@ def test_what_would_bring_a_host_down_is_not_begun(
     host = look().model_copy(update={"gpus": ()})
     monkeypatch.setattr(probe, "look", lambda: host)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
-    assert probe.main(arguments) == NOT_APPLICABLE
+    assert probe.PROBE.main(arguments) == NOT_APPLICABLE
     assert "choose a smaller --model" in json.loads(capsys.readouterr().out)["reason"]
 
 

@@ -9,10 +9,12 @@ import pytest
 from runner.base.errors import InputError
 from runner.kit.probe import OK, SYMPTOM
 from runner.probes import nccl_env
-from runner.probes.nccl_env import main
+from runner.probes.nccl_env import PROBE
 from runner.record.documents import read_document
 from tests.test_cli import ROOT
 from tests.test_nccl_sources import job
+
+main = PROBE.main
 
 
 @pytest.fixture(autouse=True)

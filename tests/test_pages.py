@@ -18,13 +18,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mkdocs.config import load_config
 
-from runner.catalogue import METRICS
 from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.pages.render import Page, record_path, render
 from runner.pages.text import age, cell, day, inert, plain
 from runner.pages.view import condition_text
 from runner.record.model import Outcome, Record, StepStatus, record_schema
+from runner.vocabulary import METRICS
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, drilled, ended_as, entry, records, result, run
 from tests.hostile import EVERYTHING, HOSTILE
@@ -295,7 +295,7 @@ def test_files_that_are_no_records_are_counted_on_the_start_page(count: int, say
 def test_a_page_knows_the_file_that_an_editor_should_open() -> None:
     found = pages(*records(entry()))
     assert found["entries/small.md"].source == "runbooks/small.md"
-    assert found["reference/measurements.md"].source == "runner/catalogue/__init__.py"
+    assert found["reference/measurements.md"].source == "runner/vocabulary/__init__.py"
     assert found["data/latest.json"].source is None
 
 

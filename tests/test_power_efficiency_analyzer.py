@@ -71,7 +71,7 @@ def noisy(seed: int, /, count: int = WINDOWS, **changed: float) -> dict[str, lis
 
 def compared(capsys: pytest.CaptureFixture[str], *words: Path | str) -> tuple[int, Any]:
     capsys.readouterr()
-    status = power_efficiency_analyzer.main([str(word) for word in words])
+    status = power_efficiency_analyzer.PROBE.main([str(word) for word in words])
     return status, json.loads(capsys.readouterr().out)
 
 
@@ -287,9 +287,9 @@ def test_the_latest_record_is_compared_with_the_first_of_the_same_work_in_the_da
     assert status == SYMPTOM
     assert document["details"]["verdicts"]["fp8"] == "regression"
     assert compared(capsys, first, last)[1]["details"]["verdicts"] == document["details"]["verdicts"]
-    assert power_efficiency_analyzer.main(["--data", str(tmp_path / "none")]) == InputError.exit_status
+    assert power_efficiency_analyzer.PROBE.main(["--data", str(tmp_path / "none")]) == InputError.exit_status
     assert "holds 0 sweeps" in capsys.readouterr().err
-    assert power_efficiency_analyzer.main(["--data", "x", "a.json", "b.json"]) == InputError.exit_status
+    assert power_efficiency_analyzer.PROBE.main(["--data", "x", "a.json", "b.json"]) == InputError.exit_status
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(
@@ -317,9 +317,11 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
         ((good, foreign), "written by topology"),
         ((good, tmp_path / "none.json"), "no such file"),
     ]:
-        assert power_efficiency_analyzer.main([str(path) for path in paths]) == InputError.exit_status
+        assert power_efficiency_analyzer.PROBE.main([str(path) for path in paths]) == InputError.exit_status
         said = capsys.readouterr().err.strip()
         assert message in said
         assert "\n" not in said
-    assert power_efficiency_analyzer.main(["--folder", str(tmp_path / "empty")]) == InputError.exit_status
+    assert (
+        power_efficiency_analyzer.PROBE.main(["--folder", str(tmp_path / "empty")]) == InputError.exit_status
+    )
     assert "holds 0 sweeps" in capsys.readouterr().err

@@ -23,8 +23,10 @@ from runner.kit.precision.scales import (
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.transformer import build_model
 from runner.probes import precision_power_sweep
-from runner.probes.fp8_transformer_engine import main
+from runner.probes.fp8_transformer_engine import PROBE
 from runner.sizing.models import model_shape
+
+main = PROBE.main
 
 pytest_plugins = ("tests.fp8_products",)
 
@@ -208,7 +210,7 @@ def test_scales_of_other_weights_are_stale_and_refused_by_layer(
     document = read_back(file)
     document["details"]["scales"]["weights"]["layers.1.mlp.up_proj"] *= 1.5
     file.write_text(json.dumps(document), encoding="utf-8")
-    for run in (main, precision_power_sweep.main):
+    for run in (main, precision_power_sweep.PROBE.main):
         words = ["--tokens", "32", "--model", model, "--scales", str(file)]
         assert run(words) == InputError.exit_status
         assert (

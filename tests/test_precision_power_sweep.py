@@ -28,7 +28,7 @@ pytest_plugins = ("tests.fp8_products",)
 def sweep(tmp_path: Path, *arguments: str, name: str = "sweep.json") -> tuple[int, dict[str, Any]]:
     output = tmp_path / name
     words = ["--tokens", "32", "--window", "0.02", "--rounds", "2", "--model", folder_of(tmp_path)]
-    status = precision_power_sweep.main([*words, "--output-json", str(output), *arguments])
+    status = precision_power_sweep.PROBE.main([*words, "--output-json", str(output), *arguments])
     return status, json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
 
 
@@ -88,7 +88,7 @@ def test_only_modes_that_cannot_run_are_not_applicable(tmp_path: Path) -> None:
 def test_bad_input_is_refused_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert precision_power_sweep.main(["--model", "tiny", *arguments]) == InputError.exit_status
+    assert precision_power_sweep.PROBE.main(["--model", "tiny", *arguments]) == InputError.exit_status
     said = capsys.readouterr().err.strip()
     assert message in said
     assert "\n" not in said
@@ -97,7 +97,7 @@ def test_bad_input_is_refused_in_one_line(
 def test_calibrated_scales_are_used_by_the_fp8_mode(tmp_path: Path) -> None:
     scales = tmp_path / "scales.json"
     words = ["--model", folder_of(tmp_path), "--tokens", "32", "--recalibrate", "--output-json", str(scales)]
-    assert fp8_transformer_engine.main(words) == 0
+    assert fp8_transformer_engine.PROBE.main(words) == 0
     status, document = sweep(tmp_path, "--modes", "bf16", "fp8", "--scales", str(scales))
     assert status == 0
     assert document["effective"]["scales"] == {"fp8": "static, max"}

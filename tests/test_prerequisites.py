@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.catalogue import PROBES, Compiles
 from runner.hardware import prerequisites
 from runner.hardware.prerequisites import Missing, Python, Trial, missing, missing_in, missing_to_compile
 from runner.kit.probe import NOT_APPLICABLE
 from runner.probes import compile_growth, torch_compile_repro
+from runner.vocabulary import PROBES, Compiles
 
 OURS = Python("3.12", distributions=False, prefix="/opt/python")
 DEBIANS = Python("3.11", distributions=True, prefix="/usr")
@@ -236,8 +236,8 @@ def test_the_words_that_decide_are_options_of_the_probe(name: str) -> None:
 @pytest.mark.parametrize(
     ("main", "words"),
     [
-        (compile_growth.main, ["--curve", "operations"]),
-        (torch_compile_repro.main, ["--preset", "tiny", "--compile-mode", "whole"]),
+        (compile_growth.PROBE.main, ["--curve", "operations"]),
+        (torch_compile_repro.PROBE.main, ["--preset", "tiny", "--compile-mode", "whole"]),
     ],
 )
 def test_a_probe_by_hand_stops_before_work_begins_and_says_what_installs_it(

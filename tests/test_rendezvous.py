@@ -8,8 +8,10 @@ from runner.base.errors import InputError
 from runner.kit.leftovers.variables import leftovers
 from runner.kit.probe import OK, SYMPTOM
 from runner.probes import rendezvous
-from runner.probes.rendezvous import main
+from runner.probes.rendezvous import PROBE
 from tests.cluster import free_ports
+
+main = PROBE.main
 
 
 @pytest.fixture(autouse=True)

@@ -303,7 +303,7 @@ def test_whatever_steers_nccl_evaluates_to_unset_names_alone(
         )
         environment = {**environment, "NCCL_CONF_FILE": str(conf)}
         with within(environment) as found:
-            assert nccl_env.main(["--units", place, "--shell"]) == OK
+            assert nccl_env.PROBE.main(["--units", place, "--shell"]) == OK
         unset = demand_inert(found.getvalue(), environment)
     settings = [Setting(name, value, "") for name, value in environment.items() if name.startswith("NCCL_")]
     faults = {setting.name for setting in settings if judge(setting, 1).judgement.is_fault}
@@ -323,7 +323,7 @@ def test_whatever_a_launch_left_behind_evaluates_to_unset_names_alone(
         config = Path(place, file)
         config.write_text("tp_size: 8\nargs: --tensor-parallel-size=4\n", encoding="utf-8")
         with within(environment) as found:
-            assert stale_env.main(["--config", str(config), "--shell"]) == OK
+            assert stale_env.PROBE.main(["--config", str(config), "--shell"]) == OK
     text = found.getvalue()
     unset = demand_inert(text, environment)
     stale = {leftover.name for leftover in leftovers(environment, 2)} - {"CUDA_VISIBLE_DEVICES"}

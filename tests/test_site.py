@@ -266,7 +266,7 @@ def test_edit_this_page_leads_to_the_runbook(site: Site, name: str) -> None:
 
 def test_edit_this_page_leads_to_the_guide_itself(site: Site) -> None:
     assert edit_link(site.page("guides/add-an-entry.html")) == "kb/guides/add-an-entry.md"
-    assert edit_link(site.page("reference/measurements.html")) == "runner/catalogue/__init__.py"
+    assert edit_link(site.page("reference/measurements.html")) == "runner/vocabulary/__init__.py"
 
 
 def test_a_build_starts_no_program(site: Site) -> None:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from runner.base.errors import InputError
 from runner.kit.leftovers.variables import Harm, leftovers, without_leftovers
 from runner.kit.probe import OK, SYMPTOM
-from runner.probes.stale_env import main
+from runner.probes.stale_env import PROBE
 from tests.test_foreign_files import waiting
+
+main = PROBE.main
 
 TORCHRUN = {
     "WORLD_SIZE": "8",

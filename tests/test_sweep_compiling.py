@@ -120,7 +120,7 @@ def test_calibrated_scales_compile_per_block_although_the_guards_models_have_no_
 ) -> None:
     scales = tmp_path / "scales.json"
     words = ["--model", folder_of(tmp_path), "--tokens", "32", "--recalibrate", "--output-json", str(scales)]
-    assert fp8_transformer_engine.main(words) == 0
+    assert fp8_transformer_engine.PROBE.main(words) == 0
     status, document = sweep(
         tmp_path, "--modes", "fp8", "--compile-mode", "per-block", "--scales", str(scales)
     )

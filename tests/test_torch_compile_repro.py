@@ -25,8 +25,10 @@ from runner.kit.repro import block_stack, live_compiles, scripts
 from runner.kit.repro.bundle import KEPT_VARIABLES
 from runner.kit.repro.stack_size import SIZES, memory, parameters
 from runner.probes import torch_compile_repro
-from runner.probes.torch_compile_repro import main
+from runner.probes.torch_compile_repro import PROBE
 from runner.record.redaction.redact import host_secrets, redact_text
+
+main = PROBE.main
 
 MODULE = "runner.probes.torch_compile_repro"
 SECRET = "hf_" + "a1B2" * 9

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,7 +20,8 @@ from runner.hardware.visible import (
     one_of,
     shown,
 )
-from runner.kit.probe import Findings, Probe, base_parser, run_probe
+from runner.kit.probe import Findings, base_parser, run_probe
+from runner.probes import nccl_env
 from tests.nvml import EIGHT_B200, environment
 
 FOUR = tuple(Device(uuid) for uuid in ("GPU-aa01", "GPU-ab02", "GPU-ab13", "GPU-cc03"))
@@ -187,8 +189,11 @@ def test_a_document_tells_if_its_run_could_use_only_some_of_the_gpus(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    probe = Probe(
-        "nccl_env", parser=lambda: base_parser("A probe."), run=lambda _: Findings(effective={"a": 1})
+    probe = dataclasses.replace(
+        nccl_env.PROBE,
+        parser=lambda: base_parser("A probe."),
+        run=lambda _: Findings(effective={"a": 1}),
+        shows=None,
     )
     assert run_probe(probe, []) == 0
     assert json.loads(capsys.readouterr().out)["effective"] == {"a": 1} | told

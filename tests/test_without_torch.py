@@ -26,7 +26,7 @@ def test_a_probe_without_torch_says_what_to_start_it_with(
         # It asks what is installed, not what can be imported.
         machine = module.look_at_machine().model_copy(update={"torch": None})
         monkeypatch.setattr(module, "look_at_machine", lambda: machine)
-    assert module.main(PROBES[name]) == CRASHED
+    assert module.PROBE.main(PROBES[name]) == CRASHED
     lines = [line for line in capsys.readouterr().err.splitlines() if "torch is not installed" in line]
     (line,) = lines
     assert line.startswith(f"{name}: torch is not installed; start runbook with a Python that has it")

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import runner.probes
 from runner.base.words import nearest
-from runner.catalogue import PROBES
 from runner.entry.shell import calls_of
 from runner.kit.probe import Probe
+from runner.vocabulary import PROBES
 
 # A value that only the shell can expand; it is accepted for any type and any choice.
 _UNKNOWABLE = re.compile(r"[$`*?]")
@@ -34,16 +34,17 @@ def probe_options() -> dict[str, list[dict[str, object]]]:
         Probe → options in the parser's order: usage, help, default (None where there is none), required.
     """
     # A tool of another project that reports as a probe has no parser here.
-    own = (name for name in sorted(PROBES) if importlib.util.find_spec(f"runner.probes.{name}"))
-    return {name: list(_options(name)) for name in own}
+    own = {name: probe for name, probe in PROBES.items() if isinstance(probe, Probe)}
+    return {name: list(_options(probe)) for name, probe in own.items()}
 
 
-def _options(name: str) -> Iterator[dict[str, object]]:
-    parser = importlib.import_module(f"runner.probes.{name}").PROBE.parser()
+def _options(probe: Probe) -> Iterator[dict[str, object]]:
+    parser = probe.parser()
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to list its actions
         if action.dest == "help":
             continue
-        default = action.default
+        # That of --preset comes from the environment, which is not the reader's.
+        default = None if action.dest == "preset" else action.default
         yield {
             "usage": " ".join(filter(None, (", ".join(action.option_strings), _value_of(action)))),
             "help": action.help and action.help % {"default": default, "prog": parser.prog},

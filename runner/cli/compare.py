@@ -17,12 +17,12 @@ from runner.base.plain import json_text, one_line
 from runner.base.stats import Interval
 from runner.base.units import format_value
 from runner.base.words import counted, nearest
-from runner.catalogue import label_of
 from runner.cli.console import console_on
 from runner.history.compare import Comparison, Row, compare_classes, compare_records
 from runner.record.model import Record
 from runner.record.reading import parse_record
 from runner.record.store import Store, latest
+from runner.vocabulary import label_of
 
 _NOTE = (
     "The interval covers only the spread of samples within the two runs; runs on the same node differ by more. "

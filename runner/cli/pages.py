@@ -1,13 +1,13 @@
 """`runbook pages`: writes the site's pages as plain Markdown files, for any other site generator."""
 
 import argparse
-import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import InputError, StoreError
 from runner.base.words import counted
+from runner.check.commands import probe_options
 from runner.entry.read import read_all
 from runner.pages.render import render
 from runner.record.store import Problem, Store
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         docs / "_templates",
         unreadable=problems,
         guides=guides,
-        options=json.loads((docs / "data" / "probe_options.json").read_text(encoding="utf-8")),
+        options=probe_options(),
     )
     try:
         for path in written:

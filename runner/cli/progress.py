@@ -15,13 +15,13 @@ from rich.table import Column
 from runner.base.plain import one_line
 from runner.base.screen import tell_trouble
 from runner.base.units import format_bytes, format_duration, format_value
-from runner.catalogue import label_of
 from runner.entry.model import Step
 from runner.entry.plan import Plan
 from runner.record.bounds_checked import interval_of
 from runner.record.headline import key_measurement, telling_labels
 from runner.record.model import StepResult, StepStatus
 from runner.run.pace import Turn
+from runner.vocabulary import label_of
 
 # How often a log reports that a step is still running, in seconds.
 _TELL_EVERY_S = 30.0

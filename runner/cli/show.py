@@ -11,10 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Markdown
 from rich.text import Text
 
-from runner.catalogue import label_of
 from runner.cli.console import console_on
 from runner.entry.model import Expectation, Prose, Scalar, Step
 from runner.entry.read import find
+from runner.vocabulary import label_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

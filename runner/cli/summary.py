@@ -11,7 +11,6 @@ from rich.text import Text
 from runner.base.plain import one_line
 from runner.base.units import format_duration, format_value
 from runner.base.words import counted
-from runner.catalogue import label_of
 from runner.cli.rows import aligned
 from runner.entry.model import Phase
 from runner.entry.plan import Plan
@@ -20,6 +19,7 @@ from runner.history.endings import outcome_words
 from runner.record.headline import key_measurement
 from runner.record.model import Outcome, Record, StepResult, StepStatus, Verdict
 from runner.record.outcomes import drill_sentence
+from runner.vocabulary import label_of
 
 _COLOURS = {0: "green", 1: "red", 3: "yellow"}
 # Not green: the method works here, but its effect was not measured.

@@ -9,12 +9,12 @@ from runner.base.errors import InputError
 from runner.base.plain import json_text, one_line
 from runner.base.units import format_value
 from runner.base.words import counted
-from runner.catalogue import label_of
 from runner.entry.read import read_all
 from runner.history.endings import endings
 from runner.history.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
 from runner.history.verdict_changes import Turn, turns
 from runner.record.store import Store
+from runner.vocabulary import label_of
 
 CHANGED = 1
 

@@ -1,7 +1,7 @@
 """The digest of a step's numbers for the current entry and probes."""
 
-from runner.catalogue import PROBES
 from runner.entry.model import Runbook, Step, step_digest
+from runner.vocabulary import PROBES
 
 
 def current_digest(runbook: Runbook, step: Step) -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.base.errors import InputError
-from runner.catalogue import PROBES
 from runner.entry.model import Phase, Runbook, Safety, Step
 from runner.entry.shell import calls_of
 from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
 from runner.hardware.prerequisites import Missing, missing_to_compile
 from runner.sizing.presets import PRESETS, default_preset
+from runner.vocabulary import PROBES
 
 ALLOWANCES = ("changes-host", "busy")
 _HIDDEN = re.compile(

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from runner.base.errors import Fault, InputError
 from runner.base.units import known_units, parse_bytes, to_stored
 from runner.base.words import nearest
-from runner.catalogue import METRICS, PROBES
 from runner.entry.attributes import is_id
 from runner.entry.model import Condition, Phase, ProofItem, Runbook, Scalar, Step
+from runner.vocabulary import METRICS, PROBES
 
 Place = tuple[str | int, ...]
 

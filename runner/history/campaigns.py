@@ -11,10 +11,10 @@ from statistics import median
 
 from runner.base.stats import Fence, Spread, fence, spread
 from runner.base.units import format_value
-from runner.catalogue import METRICS
 from runner.entry.model import Scalar
 from runner.record.headline import key_measurement
 from runner.record.model import Measurement, Outcome, Record, StepResult
+from runner.vocabulary import METRICS
 
 # A distance of more than this many medians is given in the metric's unit.
 _LARGEST_SHARE = 10.0

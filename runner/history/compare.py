@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.base.stats import Interval, ratio, ratio_interval
-from runner.catalogue import current_name, metric_of
 from runner.entry.model import Scalar
 from runner.history.endings import differences, setting_of
 from runner.history.trend import SMALLEST
 from runner.record.model import Measurement, Record, StepResult
+from runner.vocabulary import current_name, metric_of
 
 Ran = tuple[Record, StepResult]
 # Entry, step, preset.

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Literal
 
 from runner.base.stats import Spread, rank_shift, ratio, spread
-from runner.catalogue import metric_of
 from runner.entry.model import Phase, Scalar
 from runner.hardware.machine import Machine
 from runner.record.headline import key_measurement
 from runner.record.model import Measurement, Record, StepResult
+from runner.vocabulary import metric_of
 
 RECENT = 3
 WINDOW = 20

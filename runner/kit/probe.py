@@ -1,12 +1,12 @@
 """The contract of every probe: its arguments, its document, its exit status.
 
-A probe module has a module-level `PROBE` and a one-line `main()`, and imports torch only inside functions, so that
-its argument parser works without torch:
+A probe module has a module-level `PROBE`, and imports torch only inside functions, so that its declaration and its
+argument parser can be had without torch:
 
-    PROBE = Probe("collectives", parser=_parser, run=_run)
+    PROBE = Probe("collectives", method_version=2, summary="…", metrics=(…), labels=(…), parser=_parser, run=_run)
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        return run_probe(PROBE, argv)
+    if __name__ == "__main__":
+        sys.exit(PROBE.main())
 
 Messages for people go to standard error. The last line of standard output is one JSON document, also written to
 `--output-json FILE` and to the file named by RUNBOOK_RESULT.
@@ -29,13 +29,14 @@ from typing import Literal, NoReturn, Protocol, TextIO, cast
 from runner.base.errors import InputError, RunbookError
 from runner.base.screen import Screen
 from runner.base.summaries import SINGLE, STATISTICS
-from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.hardware.prerequisites import missing_to_compile
 from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
 from runner.kit.numeric import check_numbers
 from runner.record.model import Document, Measurement
 from runner.sizing.presets import PRESETS, default_preset
+from runner.vocabulary import METRICS
+from runner.vocabulary.model import Declaration, Metric
 
 OK, SYMPTOM, CRASHED, NOT_APPLICABLE = 0, 1, 3, 80
 # Libraries that only probes need: a Python without them is not a bug.
@@ -67,19 +68,27 @@ class Work(Protocol):
         """Measure, or raise InputError (exit 2), another RunbookError (3) or NotApplicableError (80)."""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A probe: its name in the catalogue, its argument parser and its work."""
+@dataclass(frozen=True, kw_only=True)
+class Probe(Declaration):
+    """A probe: its declaration, its argument parser and its work.
 
-    name: str
+    Attributes:
+        shows: lines to print instead of the document, for a finding or none; None for the document.
+    """
+
     parser: Callable[[], argparse.ArgumentParser]
     run: Work
+    shows: Callable[[argparse.Namespace, Document], Sequence[str] | None] | None = None
 
     def arguments(self, argv: Sequence[str] | None) -> argparse.Namespace:
         """Parse its arguments, under the name by which it is called; `--help` and bad arguments end the program."""
         parser = self.parser()
         parser.prog = f"python -m runner.probes.{self.name}"
         return parser.parse_args(argv)
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the probe and return its exit status."""
+        return run_probe(self, argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -116,7 +125,7 @@ def preset_of(arguments: argparse.Namespace) -> str:
 def measured(
     name: str, samples: Sequence[float], statistic: str = "median", /, **labels: Scalar
 ) -> Measurement:
-    """A measurement from raw samples, in the catalogue's unit; its value is their median (or another statistic).
+    """A measurement from raw samples, in the metric's unit; its value is their median (or another statistic).
 
     Raises:
         KeyError: unknown metric or statistic.
@@ -126,7 +135,7 @@ def measured(
         name=name,
         labels=dict(labels),
         value=STATISTICS[statistic](samples),
-        unit=METRICS[name].unit,
+        unit=_metric(name).unit,
         statistic=statistic,
         samples=tuple(samples),
     )
@@ -134,7 +143,26 @@ def measured(
 
 def single(name: str, value: float, /, **labels: Scalar) -> Measurement:
     """A measurement that is one reading, without samples."""
-    return Measurement(name=name, labels=dict(labels), value=value, unit=METRICS[name].unit, statistic=SINGLE)
+    return Measurement(name=name, labels=dict(labels), value=value, unit=_metric(name).unit, statistic=SINGLE)
+
+
+# The probe that runs in this process: its own metrics are looked up without an import of the other probes.
+_running: Probe | None = None
+
+
+@contextlib.contextmanager
+def _reporting(probe: Probe) -> Iterator[None]:
+    global _running  # noqa: PLW0603 - a process runs one probe at a time
+    before, _running = _running, probe
+    try:
+        yield
+    finally:
+        _running = before
+
+
+def _metric(name: str) -> Metric:
+    own = _running.metric(name) if _running else None
+    return own or METRICS[name]
 
 
 def require_torch() -> None:
@@ -176,15 +204,20 @@ def _lasting_streams() -> Iterator[Screen]:
 
 
 def _run(probe: Probe, argv: Sequence[str] | None) -> int:
-    arguments = probe.arguments(argv)
     try:
+        arguments = probe.arguments(argv)
         try:
             check_numbers(arguments)
             _require_compiler(probe, sys.argv[1:] if argv is None else argv)
-            findings = probe.run(arguments)
+            with _reporting(probe):
+                findings = probe.run(arguments)
         except NotApplicableError as error:
             findings = Findings(status="not_applicable", reason=str(error))
-        publish(_document(probe, findings), arguments.output_json)
+        document = _document(probe, findings)
+        shown = probe.shows(arguments, document) if probe.shows else None
+        publish(document, arguments.output_json, shown)
+        if shown is not None:
+            return OK
     except RunbookError as error:
         say(f"{probe.name}: {error}")
         return error.exit_status
@@ -218,7 +251,7 @@ def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
     """
     from runner.hardware.gpus import visible_count
 
-    compiles = PROBES[probe.name].compiles
+    compiles = probe.compiles
     if compiles is None or not compiles.by(words, gpu=True):
         return
     gpu = visible_count() > 0
@@ -228,25 +261,23 @@ def _require_compiler(probe: Probe, words: Sequence[str]) -> None:
 
 
 def _document(probe: Probe, findings: Findings) -> Document:
-    info = PROBES[probe.name]
     for measurement in findings.measurements:
-        if measurement.name not in info.emits:
-            raise ValueError(
-                f"{probe.name} reports {measurement.name}, which the catalogue does not list for this probe"
-            )
-        undeclared = set(measurement.labels) - set(info.labels)
+        metric = probe.metric(measurement.name)
+        if metric is None:
+            raise ValueError(f"{probe.name} reports {measurement.name}, which it does not declare")
+        undeclared = set(measurement.labels) - set(probe.labels)
         if undeclared:
             raise ValueError(
-                f"{probe.name} gives {measurement.name} the label {min(undeclared)}, which the catalogue does not list"
+                f"{probe.name} gives {measurement.name} the label {min(undeclared)}, which it does not declare"
             )
-        if measurement.statistic not in METRICS[measurement.name].statistics:
+        if measurement.statistic not in metric.statistics:
             raise ValueError(
-                f"{measurement.name} cannot be a {measurement.statistic}; add it to its statistics in the catalogue"
+                f"{measurement.name} cannot be a {measurement.statistic}; add it to the statistics of the metric"
             )
     return Document.model_validate(
         {
             "probe": probe.name,
-            "method_version": info.method_version,
+            "method_version": probe.method_version,
             "status": findings.status,
             "reason": findings.reason,
             "requested": dict(findings.requested),
@@ -267,8 +298,13 @@ def _some_gpus_only() -> dict[str, int]:
     return {"gpus_usable": int(usable), "gpus_installed": int(installed)}
 
 
-def publish(document: Document, output: Path | None) -> None:
+def publish(document: Document, output: Path | None, shown: Sequence[str] | None = None) -> None:
     """Write the document to `--output-json` and RUNBOOK_RESULT, then print it as the last line of output.
+
+    Args:
+        document: the result.
+        output: the file of `--output-json`.
+        shown: lines to print instead of the document.
 
     Raises:
         InputError: `--output-json` cannot be written.
@@ -284,4 +320,5 @@ def publish(document: Document, output: Path | None) -> None:
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
     sys.stderr.flush()
-    print(line, flush=True)
+    for one in [line] if shown is None else shown:
+        print(one, flush=True)

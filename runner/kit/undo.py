@@ -4,14 +4,12 @@
 """
 
 import argparse
-import contextlib
-import io
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from typing import Any
 
 from runner.base.remedy import Remedy, shell_lines
-from runner.kit.probe import OK, SYMPTOM, Probe, run_probe
+from runner.record.model import Document
 
 
 def add_shell_option(parser: argparse.ArgumentParser) -> None:
@@ -32,21 +30,15 @@ def remedies(found: Iterable[Remedy]) -> dict[str, list[str]]:
     }
 
 
-def run_or_undo(probe: Probe, argv: Sequence[str] | None = None) -> int:
-    """Run the probe; with `--shell`, print its `details.undo` for `eval` instead of the document.
+def undo_lines(arguments: argparse.Namespace, document: Document) -> list[str] | None:
+    """With `--shell`, the lines that undo the findings, for `eval`; None to print the document.
 
-    Lines in `details.by_hand` are printed as comments. The document still goes to RUNBOOK_RESULT and `--output-json`.
+    Lines in `details.by_hand` are comments. The document still goes to RUNBOOK_RESULT and `--output-json`.
     """
-    if not probe.arguments(argv).shell:
-        return run_probe(probe, argv)
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        status = run_probe(probe, argv)
-    if status not in {OK, SYMPTOM}:
-        return status
-    details = json.loads(printed.getvalue())["details"]
-    for line in shell_lines(details["undo"], details["by_hand"]):
-        print(_encodable(line))
-    return OK
+    if not arguments.shell or document.status == "not_applicable":
+        return None
+    details: Any = document.details
+    return [_encodable(line) for line in shell_lines(details["undo"], details["by_hand"])]
 
 
 def _encodable(line: str) -> str:

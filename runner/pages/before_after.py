@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.catalogue import METRICS
 from runner.entry.model import Condition, Phase, Runbook, Scalar
 from runner.pages.change import Change, change
 from runner.pages.evidence import Evidence
@@ -11,6 +10,7 @@ from runner.pages.numbers import Number, number, show_labels
 from runner.record.bounds_checked import fitting
 from runner.record.headline import key_measurement
 from runner.record.model import Measurement, Record, StepResult, StepStatus
+from runner.vocabulary import METRICS
 
 MOST_PAIRS = 6
 # A step that compares environments measures the caller's, which has the fault, and a clean one as its control.

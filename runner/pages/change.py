@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from runner.base.stats import Interval, ratio, ratio_interval
 from runner.base.units import format_value
-from runner.catalogue import Metric, metric_of
 from runner.record.bounds_checked import interval_of
 from runner.record.model import Measurement
+from runner.vocabulary import Metric, metric_of
 
 # With fewer samples in each step, two ranges are disjoint by chance too often to report a change.
 FEWEST_FOR_VERDICT = 3

@@ -8,10 +8,10 @@ from jinja2 import Environment
 
 from runner.base.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
 from runner.base.units import format_bytes, format_value
-from runner.catalogue import label_of
 from runner.history.campaigns import Distribution, distributions, sentence
 from runner.record.model import Outcome, Record
 from runner.record.outcomes import Judged, drill_sentence
+from runner.vocabulary import label_of
 
 # A record of a campaign, judged; None if its run was interrupted.
 Ran = tuple[Record, Judged | None]

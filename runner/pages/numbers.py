@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from runner.base.stats import Interval, percentile
 from runner.base.units import format_bytes, format_value
-from runner.catalogue import label_of, metric_of
 from runner.entry.model import Scalar
 from runner.pages.evidence import Found
 from runner.record.bounds_checked import interval_of
 from runner.record.model import Measurement
+from runner.vocabulary import label_of, metric_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from jinja2 import Environment
 from markupsafe import Markup
 
-from runner.catalogue import METRICS, PROBES
 from runner.entry.by_hand import BY_HAND
 from runner.entry.model import Phase, Prose, Runbook, Step
 from runner.pages.answer import decision_tree, injecting, symptom_line
@@ -41,6 +40,7 @@ from runner.pages.view import (
 )
 from runner.record.model import Record, record_schema
 from runner.record.outcomes import Judged
+from runner.vocabulary import METRICS, PROBES
 
 __all__ = ["Page", "record_path", "render"]
 
@@ -176,8 +176,8 @@ class _Site:
         }
         metrics = {"metrics": METRICS, "emitted_by": emitted_by}
         values: tuple[tuple[str, Mapping[str, object], str], ...] = (
-            ("measurements", metrics, "runner/catalogue/__init__.py"),
-            ("probes", {"probes": PROBES, "options": options}, "runner/catalogue/__init__.py"),
+            ("measurements", metrics, "runner/vocabulary/__init__.py"),
+            ("probes", {"probes": PROBES, "options": options}, "runner/vocabulary/__init__.py"),
             ("record", {"models": schema_models(record_schema())}, "runner/record/model.py"),
         )
         pages: dict[str, Page] = {}

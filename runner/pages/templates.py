@@ -6,13 +6,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from runner.catalogue import label_of
 from runner.entry.model import Safety, Step
 from runner.history.endings import scope_words
 from runner.pages.answer import sample_line
 from runner.pages.badges import shown_outcome, state_words
 from runner.pages.text import age, brief, cell, day, escaped, inert, printed
 from runner.record.model import Record
+from runner.vocabulary import label_of
 
 
 def environment(templates: Path, now: datetime) -> Environment:

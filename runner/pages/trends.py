@@ -6,13 +6,13 @@ from datetime import datetime
 from itertools import pairwise
 
 from runner.base.units import format_value, scale_of, to_stored
-from runner.catalogue import label_of
 from runner.entry.digest import current_digest
 from runner.entry.model import Expectation, Phase, Runbook
 from runner.pages.evidence import Evidence, Point
 from runner.pages.numbers import show_labels, show_value
 from runner.record.bounds_checked import fits_class, fitting
 from runner.record.model import Measurement
+from runner.vocabulary import label_of
 
 MOST_POINTS = 60
 # The axis begins at 0 unless the least value lies above this share of the greatest.

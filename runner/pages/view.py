@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from runner.base.units import format_value
-from runner.catalogue import METRICS, label_of
 from runner.entry.digest import current_digest
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
 from runner.history.endings import scope_words
@@ -15,6 +14,7 @@ from runner.record.bounds_checked import Evaluated, fits, fits_class
 from runner.record.headline import key_measurement
 from runner.record.judge import evaluate, judge_claims
 from runner.record.model import ClaimState, Outcome, Record, StepResult, Verdict
+from runner.vocabulary import METRICS, label_of
 
 
 @dataclass(frozen=True)

@@ -39,13 +39,14 @@ from runner.kit.probe import (
     base_parser,
     measured,
     preset_of,
-    run_probe,
     say,
     single,
 )
 from runner.kit.traced_work import SHAPES, Operation, operations
 from runner.kit.usable import usable_gpus
 from runner.record.model import Measurement
+from runner.vocabulary import shared
+from runner.vocabulary.model import Compiles, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -274,13 +275,48 @@ def _largest(operation: str, times: Mapping[str, float], iterations: int, top: i
     return found
 
 
-PROBE = Probe("capture_fp8_flexattention_traces", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "capture_fp8_flexattention_traces",
+    method_version=2,
+    summary="A trace of FP8 GEMMs and flex attention, and their slowest kernels",
+    metrics=(
+        Metric(
+            "operation_time",
+            "s",
+            "lower",
+            "Wall seconds of one operation, without a profiler.",
+            label="Time of an operation",
+        ),
+        Metric(
+            "operation_rate",
+            "FLOP/s",
+            "higher",
+            "Operations that the arithmetic needs (a GEMM 2mkn, causal attention 2 × tokens² × width) ÷ seconds.",
+            label="Arithmetic rate",
+        ),
+        shared.SIGNAL_TO_NOISE,
+        Metric(
+            "kernel_time",
+            "s",
+            "lower",
+            "Seconds of one kernel per iteration of its operation, as profiled.",
+            label="Time of a kernel",
+        ),
+        Metric(
+            "kernel_share",
+            "1",
+            None,
+            "Time of one kernel ÷ time of all kernels of its operation.",
+            kind="share",
+            label="Share of kernel time",
+        ),
+    ),
+    labels=("operation", "kernel"),
+    compiles=Compiles(unless=("--skip-compile",), on_cpu_with=()),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

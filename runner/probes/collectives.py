@@ -48,13 +48,14 @@ from runner.kit.probe import (
     Probe,
     base_parser,
     measured,
-    run_probe,
     say,
     single,
 )
 from runner.kit.ranks import World, ended_by_sigterm
 from runner.kit.usable import require_sharing, wiring_with_fabric
 from runner.record.model import Measurement
+from runner.vocabulary import shared
+from runner.vocabulary.model import Metric
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 SCRUBBED = ("NCCL_", "GLOO_", "TORCH_NCCL_")
@@ -340,13 +341,37 @@ def _symptom(measurements: Sequence[Measurement]) -> str | None:
     return None
 
 
-PROBE = Probe("collectives", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "collectives",
+    method_version=2,
+    summary="Collective bandwidth over message sizes",
+    metrics=(
+        shared.BUS_BANDWIDTH,
+        shared.ALGORITHM_BANDWIDTH,
+        shared.COLLECTIVE_TIME,
+        shared.COLLECTIVE_TIME_P95,
+        Metric(
+            "nccl_channels",
+            "1",
+            None,
+            "Connections between ranks for each transport that NCCL chose, counted in its log.",
+            kind="count",
+            label="NCCL connections by transport",
+        ),
+        shared.WRONG_ELEMENTS,
+        Metric(
+            "environment_ratio",
+            "1",
+            "higher",
+            "Bus bandwidth in the caller's environment ÷ in a clean one, in interleaved pairs.",
+            label="Bandwidth against a clean environment",
+        ),
+    ),
+    labels=("op", "bytes", "ranks", "backend", "arm", "transport"),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

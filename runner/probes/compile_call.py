@@ -19,15 +19,16 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.base.errors import RunbookError
 from runner.hardware.machine import look_visible as look
 from runner.kit.compile_guard import workers
-from runner.kit.probe import Findings, Probe, base_parser, run_probe, say, single
+from runner.kit.probe import Findings, Probe, base_parser, say, single
 from runner.kit.ranks import ended_by_sigterm
 from runner.probes.compile_growth import chain
+from runner.vocabulary.model import Compiles, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,13 +100,39 @@ def _forward(model: Callable[..., "Tensor"], inputs: tuple["Tensor", ...]) -> "T
     return answer
 
 
-PROBE = Probe("compile_call", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "compile_call",
+    method_version=1,
+    summary="Time in the call of torch.compile, and time of the first forward, which compiles",
+    metrics=(
+        Metric(
+            "compile_call_share",
+            "1",
+            None,
+            "Seconds in the call of torch.compile ÷ those seconds plus the first forward's; near 0 for a lazy call.",
+            kind="share",
+            label="Share of the call of torch.compile",
+        ),
+        Metric(
+            "compile_call_time",
+            "s",
+            "lower",
+            "Wall seconds in the call of torch.compile itself.",
+            label="Call of torch.compile",
+        ),
+        Metric(
+            "first_forward_time",
+            "s",
+            "lower",
+            "Wall seconds of the first forward after torch.compile, from an empty cache; the compile included.",
+            label="First forward",
+        ),
+    ),
+    compiles=Compiles(unless=()),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

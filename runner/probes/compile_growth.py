@@ -43,13 +43,15 @@ from runner.kit.compile_guard.ladder import TOLERANCE
 from runner.kit.compile_guard.spec import reference
 from runner.kit.compile_guard.stacks import in_words
 from runner.kit.growth_law import Exponential, Line, exponential, log_log_line
-from runner.kit.probe import Findings, Probe, base_parser, require_torch, run_probe, say, single
+from runner.kit.probe import Findings, Probe, base_parser, require_torch, say, single
 from runner.kit.ranks import ended_by_sigterm
 from runner.kit.repro import block_stack, growth_child
 from runner.kit.repro.growth_child import SERIES, Series, finished
+from runner.kit.repro.metrics import GROWTH
 from runner.record.last_words import last_words_in
 from runner.record.model import Measurement
 from runner.record.redaction.redact import host_secrets
+from runner.vocabulary.model import Compiles
 
 # Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}
@@ -357,13 +359,17 @@ def _laws(found: Growth, curve: str, mode: str) -> Iterator[Measurement]:
             yield single("growth_per_step", found.exponential.factor, curve=curve, mode=mode)
 
 
-PROBE = Probe("compile_growth", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "compile_growth",
+    method_version=2,
+    summary="Compile time against the operations of a graph and against the parameters of a model",
+    metrics=GROWTH,
+    labels=("mode", "turns", "width", "curve", "law"),
+    compiles=Compiles(unless=()),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

@@ -24,7 +24,7 @@ Exit status: 0 all layers in FP8 and accurate, 1 a layer is not, 2 bad input, 3 
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +34,11 @@ from runner.kit.precision.choice import Work, add_work_arguments, choose_work, s
 from runner.kit.precision.examine import magnitudes, quality
 from runner.kit.precision.layers import Examined, by_layer, report, symptom, unknown, wrong
 from runner.kit.precision.linear import E4M3_MAX
+from runner.kit.precision.metrics import LAYERS
 from runner.kit.precision.product import fp8_product
 from runner.kit.precision.proof import census, left_out, proof_of, unproved
 from runner.kit.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
-from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say
 
 FAULTS = ("corrupted-scales", "bf16-layers")
 # Factor of --inject corrupted-scales: one scale, as if calibrated on inputs 64 times smaller.
@@ -204,13 +205,16 @@ def _calibrated(
     return scales, taken
 
 
-PROBE = Probe("fp8_transformer_engine", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "fp8_transformer_engine",
+    method_version=3,
+    summary="Which layers ran in FP8, and how accurate their scales are",
+    metrics=LAYERS,
+    labels=("model", "tokens", "product", "of"),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

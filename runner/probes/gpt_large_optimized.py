@@ -46,13 +46,15 @@ from runner.kit.compile_guard import Guarded, add_compile_arguments
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.arms import Arm, compared
 from runner.kit.decode.job import Job, guard, job_of
+from runner.kit.decode.metrics import METRICS
 from runner.kit.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
 from runner.kit.decode.turns import Series, take
 from runner.kit.leftovers.variables import leftovers, without_leftovers
-from runner.kit.probe import Findings, Probe, base_parser, preset_of, require_torch, run_probe, say
+from runner.kit.probe import Findings, Probe, base_parser, preset_of, require_torch, say
 from runner.kit.ranks import ended_by_sigterm
 from runner.kit.usable import require_sharing
 from runner.record.model import Measurement
+from runner.vocabulary.model import Compiles
 
 _EAGER_S, _COMPILED_S = 240.0, 900.0
 # Share of --timeout in which the guard compiles.
@@ -251,13 +253,17 @@ def _graphs(arm: Arm, job: Job) -> str:
     return "counted" if arm.launches.plain is not None else "replays counted, launches not: no profiler"
 
 
-PROBE = Probe("gpt_large_optimized", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "gpt_large_optimized",
+    method_version=4,
+    summary="Prefill and greedy decoding of a large model with a static KV cache",
+    metrics=METRICS,
+    labels=("model", "batch_size", "prompt_length", "ranks", "mode", "arm", "phase"),
+    compiles=Compiles(),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

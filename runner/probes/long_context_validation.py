@@ -23,7 +23,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,12 +33,13 @@ from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
 from runner.kit.long_context.allocator import expand_segments
 from runner.kit.long_context.bench import Bench, Runs
+from runner.kit.long_context.metrics import METRICS
 from runner.kit.long_context.planning import plan
 from runner.kit.long_context.question import Question, planned, swept
 from runner.kit.long_context.report import report
 from runner.kit.long_context.sweep import sweep
 from runner.kit.long_context.worker import ranks
-from runner.kit.probe import Findings, Probe, base_parser, run_probe, say
+from runner.kit.probe import Findings, Probe, base_parser, say
 from runner.kit.ranks import ended_by_sigterm
 
 _RANKS_DEADLINE_S = 3000.0
@@ -204,13 +205,16 @@ def _runs(question: Question, snapshot: Path | None) -> Iterator[Runs]:
         yield running
 
 
-PROBE = Probe("long_context_validation", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "long_context_validation",
+    method_version=2,
+    summary="Peak memory of long prompts and training steps, predicted and measured, within a budget",
+    metrics=METRICS,
+    labels=("tokens", "rank", "part", "by", "run", "remedy"),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

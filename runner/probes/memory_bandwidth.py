@@ -30,9 +30,11 @@ from runner.base.units import format_bytes, format_value, parse_bytes
 from runner.entry.model import Scalar
 from runner.hardware.boards import Board, board_of
 from runner.kit.budget import budget
-from runner.kit.probe import Findings, Probe, base_parser, measured, run_probe, say, single
+from runner.kit.probe import Findings, Probe, base_parser, measured, say, single
 from runner.kit.usable import usable_gpus
 from runner.record.model import Measurement
+from runner.vocabulary import shared
+from runner.vocabulary.model import Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,13 +227,42 @@ def _timed_on_device(once: Callable[[], None], copy: Copy, iterations: int, warm
     return [before.elapsed_time(after) / 1e3 for before, after in pairwise(events)]
 
 
-PROBE = Probe("memory_bandwidth", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "memory_bandwidth",
+    method_version=1,
+    summary="Copies between GPUs, between host and GPU, and within one memory",
+    metrics=(
+        Metric(
+            "slowest_pair",
+            "B/s",
+            "higher",
+            "copy_bandwidth of the slowest pair of GPUs.",
+            label="Slowest pair of GPUs",
+            ceiling="links",
+        ),
+        shared.COPY_BANDWIDTH,
+        Metric(
+            "peak_share",
+            "1",
+            "higher",
+            "copy_bandwidth ÷ the peak bandwidth of the board's memory or NVLinks.",
+            label="Share of peak bandwidth",
+        ),
+        Metric(
+            "pair_spread",
+            "1",
+            "higher",
+            "copy_bandwidth of the slowest pair ÷ that of the median pair; near 1 on a healthy mesh.",
+            kind="share",
+            label="Slowest pair over median pair",
+        ),
+        shared.WRONG_ELEMENTS,
+    ),
+    labels=("copy", "source", "target", "host", "bytes"),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

@@ -42,7 +42,8 @@ from runner.kit.nccl.units import UNIT_FOLDERS, read_units
 from runner.kit.nccl.values import Judgement
 from runner.kit.nccl.version import installed_version
 from runner.kit.probe import Findings, Probe, base_parser, say, single
-from runner.kit.undo import add_shell_option, remedies, run_or_undo
+from runner.kit.undo import add_shell_option, remedies, undo_lines
+from runner.vocabulary.model import Metric
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
@@ -198,13 +199,34 @@ def _as_dict(finding: Finding) -> dict[str, object]:
     }
 
 
-PROBE = Probe("nccl_env", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_or_undo(PROBE, argv)
+PROBE = Probe(
+    "nccl_env",
+    method_version=2,
+    summary="Settings that affect NCCL, each with a verdict",
+    metrics=(
+        Metric(
+            "harmful_settings",
+            "1",
+            "lower",
+            "Settings judged harmful for the given number of nodes.",
+            kind="count",
+            label="Harmful NCCL settings",
+        ),
+        Metric(
+            "nccl_settings",
+            "1",
+            None,
+            "Settings that affect NCCL, from the environment and its configuration files.",
+            kind="count",
+            label="NCCL settings found",
+        ),
+    ),
+    labels=("nodes",),
+    parser=_parser,
+    run=_run,
+    shows=undo_lines,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

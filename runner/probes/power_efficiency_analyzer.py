@@ -36,8 +36,9 @@ from runner.kit.precision.sweeps import (
     other_work,
     read_sweep,
 )
-from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say, single
 from runner.record.model import Measurement
+from runner.vocabulary.model import Metric
 
 FOLDER = Path("artifacts/power")
 ENERGY, SPEED = "tokens_per_joule", "speed_ratio"
@@ -232,13 +233,32 @@ def _verdict(change: Change, tolerance: float) -> str:
     return "regression" if change.ratio < 1 else "improvement"
 
 
-PROBE = Probe("power_efficiency_analyzer", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "power_efficiency_analyzer",
+    method_version=2,
+    summary="Two power sweeps compared, mode by mode",
+    metrics=(
+        Metric(
+            "efficiency_change",
+            "1",
+            "higher",
+            "A mode's efficiency after ÷ before (label: which measure), from geometric means.",
+            label="Efficiency after ÷ before",
+        ),
+        Metric(
+            "chance_probability",
+            "1",
+            None,
+            "Probability that noise alone shows a change this large in any mode; a change is reported at 0.01 or less.",
+            kind="share",
+            label="Probability of a chance result",
+        ),
+    ),
+    labels=("mode", "of"),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

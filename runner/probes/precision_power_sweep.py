@@ -32,7 +32,6 @@ Exit status: 0 measured, 2 bad input, 3 measurement failed, 80 not applicable.
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -54,6 +53,7 @@ from runner.kit.precision.measuring import (
     Windows,
     timed,
 )
+from runner.kit.precision.metrics import SWEEP
 from runner.kit.precision.reporting import cost, of_modes
 from runner.kit.precision.scales import Scales
 from runner.kit.precision.swept import Swept
@@ -62,10 +62,10 @@ from runner.kit.probe import (
     NotApplicableError,
     Probe,
     base_parser,
-    run_probe,
     say,
     single,
 )
+from runner.vocabulary.model import Compiles
 
 MODES = ("fp16", "bf16", "fp8", "fp8_te")
 _LONGEST_WINDOW_S = 600
@@ -233,13 +233,18 @@ def _effective(
     }
 
 
-PROBE = Probe("precision_power_sweep", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "precision_power_sweep",
+    method_version=3,
+    summary="Speed, energy and accuracy of a prefill in each precision, interleaved",
+    metrics=SWEEP,
+    labels=("model", "batch_size", "tokens", "mode", "compiled", "price_per_kwh", "pue"),
+    # The entry's question is one of energy; without a counter, speed is what is left.
+    compiles=Compiles(on_cpu_with=("--compile-mode",)),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

@@ -18,12 +18,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from runner.base.errors import InputError, LateRankError
-from runner.kit.probe import Findings, Probe, base_parser, require_torch, run_probe, say, single
+from runner.kit.probe import Findings, Probe, base_parser, require_torch, say, single
 from runner.kit.ranks import World, ended_by_sigterm
+from runner.vocabulary.model import Metric
 
 _CHILD = ("-m", "runner.kit.rendezvous_child")
 _START_S = 120.0
@@ -98,13 +99,23 @@ def _waiting(deadline_s: float) -> str:
     )
 
 
-PROBE = Probe("rendezvous", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "rendezvous",
+    method_version=1,
+    summary="Whether one process starts, or waits for ranks that do not exist",
+    metrics=(
+        Metric(
+            "rendezvous_time",
+            "s",
+            "lower",
+            "Seconds from the call that joins a process group until it has joined.",
+            label="Rendezvous time",
+        ),
+    ),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

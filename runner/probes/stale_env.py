@@ -19,7 +19,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from runner.base.plain import visible_line
@@ -30,7 +30,8 @@ from runner.kit.leftovers.serving_config import read_sizes
 from runner.kit.leftovers.variables import Harm, Leftover, leftovers
 from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.kit.probe import Findings, Probe, base_parser, say, single
-from runner.kit.undo import add_shell_option, remedies, run_or_undo
+from runner.kit.undo import add_shell_option, remedies, undo_lines
+from runner.vocabulary.model import Metric
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
@@ -106,13 +107,25 @@ def _as_dict(leftover: Leftover) -> dict[str, object]:
     }
 
 
-PROBE = Probe("stale_env", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status."""
-    return run_or_undo(PROBE, argv)
+PROBE = Probe(
+    "stale_env",
+    method_version=1,
+    summary="Variables that a multi-GPU launch left in the environment",
+    metrics=(
+        Metric(
+            "stale_variables",
+            "1",
+            "lower",
+            "Variables left by a multi-GPU launch that harm a single-GPU server.",
+            kind="count",
+            label="Harmful leftover variables",
+        ),
+    ),
+    parser=_parser,
+    run=_run,
+    shows=undo_lines,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

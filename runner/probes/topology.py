@@ -18,7 +18,6 @@ judged.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -31,8 +30,9 @@ from runner.hardware.topology import GpuWiring, Pair, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
 from runner.hardware.wiring import Verdict, expected_link, judge
-from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, run_probe, say, single
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say, single
 from runner.record.model import Measurement
+from runner.vocabulary.model import Metric
 
 LARGEST_TEXT = 1 << 20
 
@@ -159,13 +159,59 @@ def _measurements(topology: Topology) -> list[Measurement]:
     return found
 
 
-PROBE = Probe("topology", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe."""
-    return run_probe(PROBE, argv)
+PROBE = Probe(
+    "topology",
+    method_version=2,
+    summary="How the GPUs are wired, compared with what their board should have",
+    metrics=(
+        Metric(
+            "nvlinks_per_pair",
+            "1",
+            "higher",
+            "NVLinks between the two GPUs of the worst-connected pair.",
+            kind="count",
+            label="NVLinks of the worst pair",
+            ceiling="link_count",
+        ),
+        Metric(
+            "nvlinks_active",
+            "1",
+            "higher",
+            "NVLinks of one GPU that are up, as counted by NVML.",
+            kind="count",
+            label="Active NVLinks of a GPU",
+            ceiling="link_count",
+        ),
+        Metric(
+            "nvlink_errors",
+            "1",
+            "lower",
+            "NVLink data-link errors (replay, recovery, CRC) of one GPU since the driver was loaded.",
+            kind="count",
+            label="NVLink errors of a GPU",
+        ),
+        Metric(
+            "pcie_width",
+            "1",
+            "higher",
+            "Current number of lanes of one GPU's PCIe link.",
+            kind="count",
+            label="PCIe link width",
+        ),
+        Metric(
+            "pcie_generation",
+            "1",
+            None,
+            "Current generation of one GPU's PCIe link; an idle link drops to a lower one to save power.",
+            kind="count",
+            label="PCIe link generation",
+        ),
+    ),
+    labels=("gpu",),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

@@ -27,7 +27,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,15 +42,16 @@ from runner.kit.probe import (
     Probe,
     base_parser,
     require_torch,
-    run_probe,
     say,
     single,
 )
 from runner.kit.ranks import ended_by_sigterm
 from runner.kit.repro import block_stack, bundle, live_compiles, report, watched_command
+from runner.kit.repro.metrics import REPRO
 from runner.kit.repro.stack_size import SIZES, check_memory, parameters
 from runner.record.redaction.redact import host_secrets
 from runner.sizing.presets import default_preset
+from runner.vocabulary.model import Compiles
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -253,17 +253,18 @@ def _findings(
     )
 
 
-PROBE = Probe("torch_compile_repro", parser=_parser, run=_run)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the probe and return its exit status; 3 if a compile failed in another way than by its deadline."""
-    try:
-        return run_probe(PROBE, argv)
-    except RunbookError as error:
-        say(f"{PROBE.name}: {error}")
-        return error.exit_status
+PROBE = Probe(
+    "torch_compile_repro",
+    method_version=2,
+    summary="A guarded torch.compile of a block stack, with a bundle for a bug report",
+    metrics=REPRO,
+    labels=("preset", "mode", "ended", "start"),
+    # After `--` comes the reader's own program. An injected stall stops the compile before the compiler.
+    compiles=Compiles(unless=("--look", "--skip-compile", "--compile-mode=eager", "--", "--inject-stall")),
+    parser=_parser,
+    run=_run,
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(PROBE.main())

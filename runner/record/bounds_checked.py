@@ -12,11 +12,11 @@ from runner.base.errors import InputError
 from runner.base.sequential import repeated_interval
 from runner.base.stats import Interval, median_interval, ratio_interval
 from runner.base.units import parse_bytes, to_stored
-from runner.catalogue import METRICS
 from runner.entry.model import Condition, Hardware, Scalar
 from runner.hardware.boards import board_named
 from runner.hardware.machine import Machine, machine_class
 from runner.record.model import Measurement, StepResult, Verdict
+from runner.vocabulary import METRICS
 
 # The statistic of samples from sequential sampling (`runner.base.sequential`).
 STOPPED = "geometric mean"

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from runner.catalogue import metric_of
 from runner.hardware.boards import Board, board_of
 from runner.hardware.machine import Machine
 from runner.record.model import Measurement, StepResult
+from runner.vocabulary import metric_of
+from runner.vocabulary.model import Ceiling
 
 # With in-switch reduction a collective moves each byte once, while the bus bandwidth formula counts up to two.
 _IN_NETWORK_REDUCTION = 2.0
@@ -46,22 +47,20 @@ def _memory_rate(on: Hardware) -> float:
     return on.used * on.board.memory_bandwidth
 
 
-# Metric -> its ceiling on known boards. Links: twice the NVLink bandwidth of a GPU in one direction, for in-network
-# reduction. Matrix rates: the dense peak at the precision in the labels, or at FP8 if they name none.
-CEILINGS: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
+# Links: twice the NVLink bandwidth of a GPU in one direction, for in-network reduction. Matrix rates: the dense peak at
+# the precision in the labels, or at FP8 if they name none.
+_CEILINGS: Mapping[Ceiling, Callable[[Hardware], float]] = MappingProxyType(
     {
-        "bus_bandwidth": _links,
-        "algorithm_bandwidth": _links,
-        "slowest_pair": _links,
-        "nvlinks_active": _link_count,
-        "nvlinks_per_pair": _link_count,
-        "flop_rate": _matrix_rate,
+        "links": _links,
+        "link_count": _link_count,
+        "matrix_rate": _matrix_rate,
         "power": _power,
+        "memory_rate": _memory_rate,
     }
 )
-# For metrics without an entry above, by unit.
-_BY_UNIT: Mapping[str, Callable[[Hardware], float]] = MappingProxyType(
-    {"B/s": _memory_rate, "FLOP/s": _matrix_rate, "W": _power}
+# For metrics that declare none, by unit.
+_BY_UNIT: Mapping[str, Ceiling] = MappingProxyType(
+    {"B/s": "memory_rate", "FLOP/s": "matrix_rate", "W": "power"}
 )
 
 
@@ -73,17 +72,15 @@ def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> flo
     metric = metric_of(measurement.name)
     if metric is not None and metric.kind in {"share", "flag"}:
         return 1.0
-    if measurement.name in {"peak_memory", "compile_peak_rss"}:
+    declared = (metric.ceiling if metric else None) or _BY_UNIT.get(measurement.unit)
+    if declared == "memory":
         of_gpus = sum(gpu.memory_bytes for gpu in machine.gpus)
         return float(max(of_gpus, machine.memory_bytes))
     boards = [board_of(gpu.name) for gpu in machine.gpus]
     known = [board for board in boards if board is not None]
-    if not known or len(known) < len(boards):
-        return None
-    find = CEILINGS.get(measurement.name) or _BY_UNIT.get(measurement.unit)
-    if find is None:
+    if declared is None or not known or len(known) < len(boards):
         return None
     labels = frozenset(str(label).lower() for label in measurement.labels.values())
     used = step.gpus_used or len(boards)
     # Different boards in one machine: the highest limit.
-    return max(find(Hardware(board, used, labels)) for board in known)
+    return max(_CEILINGS[declared](Hardware(board, used, labels)) for board in known)

@@ -1,6 +1,6 @@
 """The commits that records name: whether they belong to the repository, and the code at each commit.
 
-A record is judged by the entry and the catalogue at its commit, whatever changed since.
+A record is judged by the entry and the probes at its commit, whatever changed since.
 """
 
 import ast
@@ -23,7 +23,13 @@ from runner.record.source import (
     git,
 )
 
-_CATALOGUE = f"{PACKAGE}/catalogue"
+# Where probes are declared: today, and in commits in which one catalogue held all declarations.
+_DECLARING = (
+    f"{PACKAGE}/probes/",
+    f"{PACKAGE}/record/tools/",
+    f"{PACKAGE}/catalogue/",
+    f"{PACKAGE}/catalogue.py",
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Commit:
     Attributes:
         made: when.
         digests: of its code.
-        methods: method versions by probe, from its catalogue; empty if that cannot be read.
+        methods: method versions by probe, from their declarations; empty if that cannot be read.
         texts: of its entries, by id.
         step_digests: by entry and step, filled on demand.
     """
@@ -155,16 +161,16 @@ def _entry(text: bytes, runbook_id: str) -> Runbook | None:
 
 
 def _methods(plain: Mapping[str, bytes]) -> dict[str, int]:
-    """Parsed, never run: an import would load the current catalogue."""
+    """Parsed, never run: an import would load the current probes."""
     found: dict[str, int] = {}
     for path, text in plain.items():
-        if path == f"{_CATALOGUE}.py" or path.startswith(f"{_CATALOGUE}/"):
-            found |= _infos(text)
+        if path.startswith(_DECLARING) and (b"method_version=" in text or b"ProbeInfo(" in text):
+            found |= _declared(text)
     return found
 
 
 @functools.lru_cache(maxsize=256)
-def _infos(text: bytes) -> dict[str, int]:
+def _declared(text: bytes) -> dict[str, int]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -174,11 +180,26 @@ def _infos(text: bytes) -> dict[str, int]:
 
 def _in(tree: ast.AST) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                match key, value:
-                    case (
-                        ast.Constant(value=str(name)),
-                        ast.Call(func=ast.Name(id="ProbeInfo"), args=[ast.Constant(value=int(version)), *_]),
-                    ):
-                        yield name, version
+        match node:
+            case ast.Call(
+                func=ast.Name(id="Probe" | "Declaration"),
+                args=[ast.Constant(value=str(name))],
+                keywords=keywords,
+            ):
+                for keyword in keywords:
+                    match keyword:
+                        case ast.keyword(arg="method_version", value=ast.Constant(value=int(version))):
+                            yield name, version
+            case ast.Dict():
+                yield from _in_catalogue(node)
+
+
+def _in_catalogue(table: ast.Dict) -> Iterator[tuple[str, int]]:
+    """The declarations in a table of older commits: `{"name": ProbeInfo(2, …)}`."""
+    for key, value in zip(table.keys, table.values, strict=True):
+        match key, value:
+            case (
+                ast.Constant(value=str(name)),
+                ast.Call(func=ast.Name(id="ProbeInfo"), args=[ast.Constant(value=int(version)), *_]),
+            ):
+                yield name, version

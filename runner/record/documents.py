@@ -1,8 +1,8 @@
 """Reads and validates the result document of a step.
 
 A result must pass four checks in this order: the file (regular, small, UTF-8), JSON (finite numbers only), the shape of
-a document, and the catalogue (known probe and metrics, stored units). The output of a known tool (`tools`) is converted
-to a document: its JSON between the second and the third check, its printed table instead of them.
+a document, and the declaration of the probe (its metrics, stored units). The output of a known tool (`tools`) is
+converted to a document: its JSON between the second and the third check, its printed table instead of them.
 """
 
 import difflib
@@ -20,11 +20,11 @@ from runner.base.bounds import RESULTS_BYTES
 from runner.base.errors import DocumentError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.units import format_bytes
-from runner.catalogue import METRICS, PROBES
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
 from runner.record.tools import text_document, tool_document
 from runner.record.writing import results_bytes, stored_bytes
+from runner.vocabulary import METRICS, PROBES
 
 MAX_DOCUMENT_BYTES = 4 * 2**20
 # Stored size.
@@ -52,7 +52,7 @@ def read_document(path: Path, room: int = RESULTS_BYTES) -> Document | None:
         return None
     try:
         document = _document(text, path.name)
-        check_against_catalogue(document, path.name)
+        check_against_declaration(document, path.name)
     except DocumentError as error:
         raise DocumentError(" ".join(str(error)[:_LONGEST].split())) from error
     document = document.model_copy(update={"details": _bounded(document.details)})
@@ -114,8 +114,8 @@ def parse_json(text: str, name: str) -> Any:
     return data
 
 
-def check_against_catalogue(document: Document, name: str) -> None:
-    """Check every number against the catalogue: known probe, metric and unit, and no duplicates.
+def check_against_declaration(document: Document, name: str) -> None:
+    """Check every number against what the probe declares: known probe, metric and unit, and no duplicates.
 
     Raises:
         DocumentError: the first fault found, with the nearest known word; the message begins with `name`.
@@ -127,17 +127,17 @@ def check_against_catalogue(document: Document, name: str) -> None:
         )
     seen: set[tuple[str, tuple[tuple[str, Scalar], ...]]] = set()
     for measurement in document.measurements:
-        metric = METRICS.get(measurement.name)
+        metric = info.metric(measurement.name)
         if metric is None:
-            hint = _nearest(measurement.name, METRICS)
-            raise DocumentError(f"{name} has the unknown metric {measurement.name!r}{hint}")
+            known = measurement.name in METRICS
+            raise DocumentError(
+                f"{name} has {measurement.name}, which {document.probe} does not declare"
+                if known
+                else f"{name} has the unknown metric {measurement.name!r}{_nearest(measurement.name, METRICS)}"
+            )
         if measurement.unit != metric.unit:
             raise DocumentError(
                 f"{name} has {measurement.name} in {measurement.unit!r}; its stored unit is {metric.unit!r}"
-            )
-        if measurement.name not in info.emits:
-            raise DocumentError(
-                f"{name} has {measurement.name}, which the catalogue does not list for {document.probe}"
             )
         key = (measurement.name, tuple(sorted(measurement.labels.items())))
         if key in seen:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from runner.catalogue import PROBES
 from runner.entry.model import Scalar
 from runner.record.model import Measurement, StepResult
+from runner.vocabulary import PROBES
 
 
 def key_measurement(result: StepResult) -> Measurement | None:

@@ -101,7 +101,7 @@ class Measurement(_Model):
     """One measured value with its raw samples.
 
     Attributes:
-        name: a metric of `runner.catalogue`.
+        name: a metric of `runner.vocabulary`.
         labels: what distinguishes it from others of its name (op, bytes, arm, …).
         value: the statistic over the samples, in `unit`.
         statistic: `median`, `geometric mean`, `p95`, `max`, `sum`, `single`, …

@@ -1,7 +1,7 @@
 """The publishing gate: decides which records may be published, and gives the reason for each refusal.
 
 Everything that follows from other parts of a record is recomputed and compared: statuses, outcome, verdicts,
-statistics, digests. The rest is checked against the repository: the entry and the catalogue at the record's commit.
+statistics, digests. The rest is checked against the repository: the entry and the probes at the record's commit.
 Every refusal is one line: the file, what is wrong, and, after a semicolon, what to do.
 """
 

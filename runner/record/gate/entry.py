@@ -1,9 +1,8 @@
-"""Checks a record against its entry and its catalogue, both at its commit."""
+"""Checks a record against its entry and the methods of its probes, both at its commit."""
 
 from collections.abc import Iterator, Sequence
 
 from runner.base.errors import InputError
-from runner.catalogue import PROBES
 from runner.entry.model import Runbook, Safety, Step
 from runner.entry.plan import Request, asked_steps, explained_by_visibility, why_not
 from runner.record.commits import Commit
@@ -12,6 +11,7 @@ from runner.record.judge import failed_by_expectation
 from runner.record.model import Outcome, Record, StepResult, StepStatus, StoredVerdict
 from runner.record.outcomes import judge_run
 from runner.record.redaction.redact import redact_text
+from runner.vocabulary import PROBES
 
 # The first schema whose entries name a proof; in earlier schemas Verify alone proved a fix.
 _WITH_PROOF = 3

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from runner.base.summaries import SINGLE, STATISTICS
 from runner.base.units import format_value
-from runner.catalogue import PROBES, RETIRED, Metric, current_name, metric_of
 from runner.record.ceilings import ceiling
 from runner.record.gate.words import AGAIN, shown
 from runner.record.model import Measurement, Record, StepResult
+from runner.vocabulary import PROBES, RETIRED, Metric, current_name, metric_of
 
 # A statistic may be rounded once more than the samples, or summed in a different order.
 _ROUNDING = 1e-9
@@ -21,7 +21,7 @@ def measurement_problems(measurement: Measurement, record: Record, step: StepRes
     name, unit = measurement.name, measurement.unit
     metric = metric_of(name)
     if metric is None:
-        yield f"{name} is not a known metric; add it to runner/catalogue/"
+        yield f"{name} is not a known metric; declare it in the module of its probe"
         return
     if metric.unit != unit:
         yield f"{name} is in {unit}, but its stored unit is {metric.unit}; a number in another unit needs another name"
@@ -43,7 +43,7 @@ def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Ite
         return
     earlier = (step.method_version or 0) < info.method_version
     if current_name(name) not in info.emits and not (name in RETIRED and earlier):
-        yield f"{name} is not a metric that {step.probe} reports; list it in runner/catalogue/ if it does"
+        yield f"{name} is not a metric that {step.probe} reports; list it in runner/vocabulary/ if it does"
         return
     foreign = sorted(set(measurement.labels) - set(info.labels))
     if foreign:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from runner.catalogue import PROBES
 from runner.entry.model import Step
 from runner.record.gate.numbers import measurement_problems
 from runner.record.gate.printed import said_by, said_problems
 from runner.record.gate.words import AGAIN, shown
 from runner.record.judge import judge_step
 from runner.record.model import Document, Record, StepResult, StepStatus, Verdict
+from runner.vocabulary import PROBES
 
 _DOCUMENTS = ("ok", "symptom", "not_applicable")
 # Tools of other projects whose documents are converted; such a command calls none of this project's probes.
@@ -116,7 +116,7 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
         return
     info = PROBES.get(step.probe)
     if info is None:
-        yield f"has the unknown probe {shown(step.probe)}; add it to runner/catalogue/"
+        yield f"has the unknown probe {shown(step.probe)}; add its module to runner/probes/"
         return
     if step.method_version is None or not 1 <= step.method_version <= info.method_version:
         yield (

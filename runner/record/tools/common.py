@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from runner.base.errors import DocumentError
-from runner.catalogue import METRICS
 from runner.entry.model import Scalar
 from runner.record.model import Measurement
+from runner.vocabulary import METRICS
 
 GIGA, MICRO = 1e9, 1e-6
 NO_VALUE = "N/A"

@@ -7,16 +7,31 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from runner.base.stats import percentile
-from runner.catalogue import PROBES
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
 from runner.record.tools.common import GIGA, MICRO, finite, numbered, refuse, single
+from runner.vocabulary import shared
+from runner.vocabulary.model import Declaration
 
 _VERSIONS = (2, 3)
 _PLACES = ("out_of_place", "in_place")
 # NVIDIA's containers have `all_reduce_perf` and, with MPI, `all_reduce_perf_mpi`.
 _PROGRAM = re.compile(r"([a-z]\w*?)_perf(?:[._-].+)?")
 _WORD = re.compile(r"[A-Za-z]\w{0,29}")
+
+TOOL = Declaration(
+    "nccl_tests",
+    method_version=2,
+    summary="Collective bandwidth as nccl-tests measures it",
+    metrics=(
+        shared.BUS_BANDWIDTH,
+        shared.ALGORITHM_BANDWIDTH,
+        shared.COLLECTIVE_TIME,
+        shared.COLLECTIVE_TIME_P95,
+        shared.WRONG_ELEMENTS,
+    ),
+    labels=("op", "bytes", "place", "ranks", "type", "redop", "root", "run"),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def document(run: Run) -> Document:
         reason = f"{run.op}: nccl-tests calls results out of bounds"
     return Document(
         probe="nccl_tests",
-        method_version=PROBES["nccl_tests"].method_version,
+        method_version=TOOL.method_version,
         status="symptom" if reason else "ok",
         reason=reason,
         effective={"op": run.op, "ranks": run.ranks, "checked": bool(counts)},

@@ -4,13 +4,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.catalogue import PROBES
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
 from runner.record.tools.common import GIGA, NO_VALUE, finite, numbered, refuse, single
+from runner.vocabulary import shared
+from runner.vocabulary.model import Declaration
 
 # Bidirectional tests between devices give three matrices: of each direction, and of both together.
 PARTS = ("first", "second", "total")
+
+TOOL = Declaration(
+    "nvbandwidth",
+    method_version=2,
+    summary="Copies as nvbandwidth measures them",
+    metrics=(shared.COPY_BANDWIDTH,),
+    labels=("test", "part", "row", "column", "run"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def document(run: Run) -> Document:
     )
     return Document(
         probe="nvbandwidth",
-        method_version=PROBES["nvbandwidth"].method_version,
+        method_version=TOOL.method_version,
         status="ok" if found else "not_applicable",
         reason=skipped,
         details={"waived": list(run.waived)},

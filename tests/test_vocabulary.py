@@ -1,37 +1,52 @@
 """One vocabulary: every name has one meaning, and one that was published keeps it."""
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from runner.base.summaries import SINGLE, STATISTICS
-from runner.catalogue import (
+from runner.kit.probe import CRASHED, Findings, base_parser, run_probe
+from runner.probes import collectives
+from runner.record.model import Measurement
+from runner.vocabulary import (
     METRICS,
     PROBES,
     RENAMED,
     RETIRED,
-    compiling,
-    interconnect,
     label_of,
-    memory,
     metric_of,
-    precision,
-    serving,
 )
-from runner.kit.probe import CRASHED, Findings, Probe, base_parser, run_probe
-from runner.record.model import Measurement
 from tests.evidence_samples import measurement
 
 LONGEST_LABEL = 40
-THEMES = (compiling, interconnect, serving, memory, precision)
+ROOT = Path(__file__).parents[1]
 
 
-def test_no_two_themes_explain_the_same_metric_or_probe() -> None:
-    assert sum(len(theme.METRICS) for theme in THEMES) == len(METRICS)
-    assert sum(len(theme.PROBES) for theme in THEMES) == len(PROBES)
+def test_every_module_of_the_probes_declares_one_under_its_own_name() -> None:
+    modules = {path.stem for path in (ROOT / "runner" / "probes").glob("*.py")} - {"__init__"}
+    assert modules == set(PROBES) - {"nccl_tests", "nvbandwidth"}
+    assert all(probe.name == name for name, probe in PROBES.items())
 
 
-def test_every_metric_is_taken_by_a_probe_and_every_probe_takes_known_ones() -> None:
-    taken = {name for probe in PROBES.values() for name in probe.emits}
-    assert taken == set(METRICS)
+def test_two_probes_that_report_the_same_metric_declare_the_same() -> None:
+    for probe in PROBES.values():
+        assert len(set(probe.emits)) == len(probe.emits), probe.name
+        for metric in probe.metrics:
+            assert metric == METRICS[metric.name], f"{probe.name} {metric.name}"
+
+
+def test_the_declarations_of_all_probes_are_read_without_torch_or_a_driver() -> None:
+    program = (
+        "import sys; from runner.vocabulary import METRICS, PROBES; assert len(METRICS) > len(PROBES) > 0; "
+        "sys.exit(', '.join({'torch', 'transformers', 'pynvml'} & set(sys.modules)) or None)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_retired_name_is_still_understood_and_never_used_again() -> None:
@@ -72,18 +87,20 @@ def test_no_label_of_a_measurement_is_listed_twice() -> None:
     [
         (
             measurement(1.0, blessed=True),
-            "gives bus_bandwidth the label blessed, which the catalogue does not list",
+            "gives bus_bandwidth the label blessed, which it does not declare",
         ),
         (
             measurement(1.0, 1.0).model_copy(update={"statistic": "max"}),
             "bus_bandwidth cannot be a max; add it",
         ),
-        (measurement(1.0, name="power"), "reports power, which the catalogue does not list"),
+        (measurement(1.0, name="power"), "reports power, which it does not declare"),
     ],
 )
 def test_a_probe_that_reports_what_is_not_listed_is_a_bug_and_no_symptom(
     found: Measurement, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probe = Probe("collectives", parser=lambda: base_parser("x"), run=lambda _: Findings([found]))
+    probe = dataclasses.replace(
+        collectives.PROBE, parser=lambda: base_parser("x"), run=lambda _: Findings([found])
+    )
     assert run_probe(probe, []) == CRASHED
     assert says in capsys.readouterr().err

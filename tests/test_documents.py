@@ -7,6 +7,8 @@ import pytest
 
 from runner.base.errors import DocumentError
 from runner.record.documents import MAX_DOCUMENT_BYTES, read_document
+from runner.vocabulary import shared
+from runner.vocabulary.model import Declaration
 
 GOOD: dict[str, Any] = {
     "probe": "collectives",
@@ -100,14 +102,13 @@ def test_each_fault_is_one_line_that_names_it(tmp_path: Path, content: object, s
 
 
 def test_a_metric_of_another_probe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runner import catalogue  # noqa: PLC0415 - its table is narrowed below
     from runner.record import documents as measure  # noqa: PLC0415 - and this module reads it
 
-    narrowed = catalogue.ProbeInfo(1, "latency only", ("algorithm_bandwidth",))
+    narrowed = Declaration(
+        "collectives", method_version=1, summary="latency only", metrics=(shared.ALGORITHM_BANDWIDTH,)
+    )
     monkeypatch.setattr(measure, "PROBES", {"collectives": narrowed})
-    with pytest.raises(
-        DocumentError, match="bus_bandwidth, which the catalogue does not list for collectives"
-    ):
+    with pytest.raises(DocumentError, match="bus_bandwidth, which collectives does not declare"):
         read_document(written(tmp_path, GOOD))
 
 

@@ -1,0 +1,142 @@
+"""Metrics of `precision_power_sweep`, `fp8_transformer_engine`."""
+
+from runner.vocabulary import shared
+from runner.vocabulary.model import Metric
+
+SWEEP = (
+    Metric(
+        "energy_ratio",
+        "1",
+        "higher",
+        "Tokens per joule ÷ bf16's, in interleaved pairs of windows.",
+        label="Energy efficiency over bf16",
+    ),
+    Metric(
+        "speed_ratio",
+        "1",
+        "higher",
+        "Tokens per second ÷ bf16's, in interleaved pairs of windows.",
+        label="Speed over bf16",
+    ),
+    shared.PREFILL_TOKENS_PER_SECOND,
+    Metric(
+        "flop_rate",
+        "FLOP/s",
+        "higher",
+        "2 × parameters of the blocks × tokens ÷ seconds; attention and embeddings excluded.",
+        label="FLOP rate",
+        ceiling="matrix_rate",
+    ),
+    shared.SIGNAL_TO_NOISE,
+    shared.FP8_SHARE,
+    Metric(
+        "tokens_per_joule",
+        "token/J",
+        "higher",
+        "Prompt tokens ÷ joules from the hardware's energy counter, idle power included.",
+        label="Tokens per joule",
+    ),
+    Metric(
+        "joules_per_token",
+        "J/token",
+        "lower",
+        "1 ÷ tokens_per_joule; idle power included.",
+        label="Joules per token",
+    ),
+    Metric(
+        "tokens_per_joule_above_idle",
+        "token/J",
+        "higher",
+        "Prompt tokens ÷ (joules − idle power × seconds of the same work).",
+        label="Tokens per joule above idle",
+    ),
+    Metric(
+        "joules_per_token_above_idle",
+        "J/token",
+        "lower",
+        "1 ÷ tokens_per_joule_above_idle: the energy of the work alone.",
+        label="Joules per token above idle",
+    ),
+    Metric(
+        "power",
+        "W",
+        None,
+        "Joules ÷ seconds of a window, idle power included.",
+        label="Power",
+        ceiling="power",
+    ),
+    Metric(
+        "idle_power",
+        "W",
+        "lower",
+        "Joules ÷ seconds of a window with the models in memory and nothing running.",
+        label="Idle power",
+    ),
+    Metric(
+        "energy_cost",
+        "1",
+        "lower",
+        "Energy of a million tokens: J/token ÷ 3.6 × PUE × price of a kWh, in the currency of that price (labels).",
+        label="Energy cost of a million tokens",
+    ),
+    Metric(
+        "sm_clock",
+        "Hz",
+        None,
+        "Clock of the GPU's multiprocessors, median of the readings in a window.",
+        label="SM clock",
+    ),
+    Metric(
+        "temperature",
+        "degC",
+        None,
+        "Highest temperature of the GPU in a window.",
+        kind="signed",
+        label="GPU temperature",
+    ),
+    Metric(
+        "throttled_share",
+        "1",
+        "lower",
+        "Share of readings with a throttle reason that limits the GPU's clocks.",
+        kind="share",
+        label="Share of time throttled",
+    ),
+)
+
+LAYERS = (
+    shared.SIGNAL_TO_NOISE,
+    Metric(
+        "layers_in_fp8",
+        "1",
+        "higher",
+        "Linear layers of the blocks that multiplied FP8 values; the label `product` names the implementation.",
+        kind="count",
+        label="Layers in FP8",
+    ),
+    Metric(
+        "layers_not_in_fp8",
+        "1",
+        "lower",
+        "Linear layers of the blocks that did not multiply FP8 values.",
+        kind="count",
+        label="Layers not in FP8",
+    ),
+    shared.FP8_SHARE,
+    Metric(
+        "saturated_share",
+        "1",
+        "lower",
+        "Largest share of a layer's inputs that exceed the range of its scale.",
+        kind="share",
+        label="Share of inputs saturated",
+    ),
+    Metric(
+        "underflow_share",
+        "1",
+        "lower",
+        "Largest share of a layer's nonzero inputs that its scale rounds to zero.",
+        kind="share",
+        label="Share of inputs underflowed",
+    ),
+)
