@@ -83,8 +83,8 @@ FORBIDDEN = {
     r"\bstands beside\b": "shown next to",
     r"\bstands out\b(?! (?:again|of))": "is an outlier",
 }
-# Names of classes, metrics and fields that said nothing to a reader. Stored records keep theirs, so the vocabulary knows
-# the metrics that are no longer reported.
+# Names of classes, metrics and fields that said nothing to a reader. Stored records keep theirs, so the vocabulary
+# knows the metrics that are no longer reported.
 RENAMED = {r"\bBrood\b": "ProcessTree"}
 REPORTED_NO_LONGER = {
     r"\bdetours\b": "non_p2p_transports",
