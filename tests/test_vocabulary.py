@@ -19,6 +19,7 @@ from runner.vocabulary import (
     label_of,
     metric_of,
 )
+from runner.vocabulary.versions import declared_versions, method_version
 from tests.evidence_samples import measurement
 
 LONGEST_LABEL = 40
@@ -36,6 +37,18 @@ def test_two_probes_that_report_the_same_metric_declare_the_same() -> None:
         assert len(set(probe.emits)) == len(probe.emits), probe.name
         for metric in probe.metrics:
             assert metric == METRICS[metric.name], f"{probe.name} {metric.name}"
+
+
+def test_the_method_version_is_read_from_the_source_of_a_probe_as_it_is_declared() -> None:
+    assert {name: method_version(name) for name in PROBES} == {
+        name: probe.method_version for name, probe in PROBES.items()
+    }
+    assert method_version("no_such_probe") is None
+
+
+def test_older_commits_declare_their_method_versions_in_one_catalogue() -> None:
+    source = b'PROBES = {\n    "topology": ProbeInfo(\n        2, "Wiring", ("nvlinks",)), "rank": ProbeInfo(1, "x", ())}'
+    assert declared_versions(source) == {"topology": 2, "rank": 1}
 
 
 def test_the_declarations_of_all_probes_are_read_without_torch_or_a_driver() -> None:

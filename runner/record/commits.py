@@ -3,10 +3,9 @@
 A record is judged by the entry and the probes at its commit, whatever changed since.
 """
 
-import ast
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from runner.record.source import (
     digests_of,
     git,
 )
+from runner.vocabulary.versions import declared_versions
 
 # Where probes are declared: today, and in commits in which one catalogue held all declarations.
 _DECLARING = (
@@ -161,45 +161,8 @@ def _entry(text: bytes, runbook_id: str) -> Runbook | None:
 
 
 def _methods(plain: Mapping[str, bytes]) -> dict[str, int]:
-    """Parsed, never run: an import would load the current probes."""
     found: dict[str, int] = {}
     for path, text in plain.items():
-        if path.startswith(_DECLARING) and (b"method_version=" in text or b"ProbeInfo(" in text):
-            found |= _declared(text)
+        if path.startswith(_DECLARING):
+            found |= declared_versions(text)
     return found
-
-
-@functools.lru_cache(maxsize=256)
-def _declared(text: bytes) -> dict[str, int]:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
-        return {}
-    return dict(_in(tree))
-
-
-def _in(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Name(id="Probe" | "Declaration"),
-                args=[ast.Constant(value=str(name))],
-                keywords=keywords,
-            ):
-                for keyword in keywords:
-                    match keyword:
-                        case ast.keyword(arg="method_version", value=ast.Constant(value=int(version))):
-                            yield name, version
-            case ast.Dict():
-                yield from _in_catalogue(node)
-
-
-def _in_catalogue(table: ast.Dict) -> Iterator[tuple[str, int]]:
-    """The declarations in a table of older commits: `{"name": ProbeInfo(2, …)}`."""
-    for key, value in zip(table.keys, table.values, strict=True):
-        match key, value:
-            case (
-                ast.Constant(value=str(name)),
-                ast.Call(func=ast.Name(id="ProbeInfo"), args=[ast.Constant(value=int(version)), *_]),
-            ):
-                yield name, version
