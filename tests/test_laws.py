@@ -88,6 +88,20 @@ def test_pages_never_reach_what_executes_or_prints() -> None:
             assert not set(imports_of(path)) & {"subprocess", "os.system", "pty", "multiprocessing"}
 
 
+def test_of_a_probe_all_other_rooms_read_its_declaration_alone() -> None:
+    """`vocabulary` imports the module of a probe for its declaration; the parsers are for `check`."""
+    for path in MODULES:
+        called = {
+            getattr(node.func, "attr", getattr(node.func, "id", ""))
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        if called & {"import_module", "__import__", "run_module", "run_path"}:
+            assert (
+                room_of(name_of(path)) in {"vocabulary", "kit", "check", "cli"} or path.name == "failure.py"
+            )
+
+
 def test_torch_is_imported_only_by_probes_and_there_only_inside_functions() -> None:
     for path in MODULES:
         heavy = {name.split(".")[0] for name in imports_of(path)} & {"torch", "transformers", "numpy"}

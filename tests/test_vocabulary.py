@@ -47,7 +47,9 @@ def test_the_method_version_is_read_from_the_source_of_a_probe_as_it_is_declared
 
 
 def test_older_commits_declare_their_method_versions_in_one_catalogue() -> None:
-    source = b'PROBES = {\n    "topology": ProbeInfo(\n        2, "Wiring", ("nvlinks",)), "rank": ProbeInfo(1, "x", ())}'
+    source = (
+        b'{\n    "topology": ProbeInfo(\n        2, "Wiring", ("nvlinks",)), "rank": ProbeInfo(1, "x", ())}'
+    )
     assert declared_versions(source) == {"topology": 2, "rank": 1}
 
 
