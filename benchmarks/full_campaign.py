@@ -8,7 +8,6 @@ whole takes eight times as long as the demo. Too slow for CI; the tests play the
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,20 +19,13 @@ from tests.cluster import cluster
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = ("1", "2", "3", "4", "5")
-WRAP = '#!/bin/bash\nexport RUNBOOK_LOCK=$HERE/lock-$SLURMD_NODENAME\nexec flock "$HERE/turn" "$@"\n'
 
 
 def main() -> None:
     """Run the campaign and print what came of it; exit status 1 where a record is missing or a job is left."""
     with tempfile.TemporaryDirectory(prefix="rb-full-") as name, cluster() as slurm:
         here = Path(name)
-        for folder in ("tmp", "cache"):
-            (here / folder).mkdir()
-        wrap = here / "wrap"
-        wrap.write_text(WRAP, encoding="utf-8")
-        wrap.chmod(0o755)
-        environment = {**os.environ, **slurm.environment, "HERE": name, "TMPDIR": str(here / "tmp")}
-        environment |= {"XDG_CACHE_HOME": str(here / "cache")}
+        wrap, environment = slurm.prepared(here, 'exec flock "$HERE/turn" "$@"')
         what = sys.argv[1:] or ["--reproduce", "--without-slow"]
         words = ["--data", str(here / "data"), "run", *ENTRIES, *what, "--json"]
         words += ["--on", "slurm", "--prefix", str(wrap), "--time", "600"]

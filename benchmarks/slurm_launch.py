@@ -25,8 +25,7 @@ ENTRY = (
     "## By hand\n\n```bash\ntrue\n```\n\n## Root cause\n\nNone.\n\n"
     "## Diagnose\n\n```bash {#d}\ntrue\n```\n\n## Fix\n\nNone.\n\n## Verify\n\nNone.\n"
 )
-# All nodes are this machine: each needs a lock of its own. The scripts that sbatch gets are kept.
-WRAP = '#!/bin/bash\nexport RUNBOOK_LOCK=$HERE/lock-$SLURMD_NODENAME\nexec "$@"\n'
+# The scripts that sbatch gets are kept.
 KEEP = '#!/bin/bash\nkept=$(mktemp "$HERE/scripts/XXXXXXXX")\ncat > "$kept"\n{real} "$@" < "$kept"\n'
 
 
@@ -75,17 +74,13 @@ def main() -> None:
     """Print both sides and their difference, round by round interleaved."""
     with tempfile.TemporaryDirectory(prefix="rb-bench-") as name, cluster() as slurm:
         here = Path(name)
-        for folder in ("runbooks", "scripts", "bin", "tmp", "cache"):
+        _, bare = slurm.prepared(here, 'exec "$@"')
+        for folder in ("runbooks", "scripts", "bin"):
             (here / folder).mkdir()
         (here / "runbooks" / "trivial.md").write_text(ENTRY, encoding="utf-8")
-        for path, text in (
-            (here / "wrap", WRAP),
-            (here / "bin" / "sbatch", KEEP.format(real=slurm_program("sbatch"))),
-        ):
-            path.write_text(text, encoding="utf-8")
-            path.chmod(0o755)
-        bare = {**os.environ, **slurm.environment, "HERE": name, "TMPDIR": str(here / "tmp")}
-        bare |= {"XDG_CACHE_HOME": str(here / "cache")}
+        keeper = here / "bin" / "sbatch"
+        keeper.write_text(KEEP.format(real=slurm_program("sbatch")), encoding="utf-8")
+        keeper.chmod(0o755)
         ours_environment = bare | {"PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         campaign_seconds(here, ours_environment)
         bare_seconds(here, slurm, bare)

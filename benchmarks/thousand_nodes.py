@@ -20,8 +20,9 @@ from rich.console import Console
 from runner.base.stats import median_interval
 from runner.cli.fleet_view import fleet_report
 from runner.entry.read import read_all
-from runner.fleet.campaign import Campaign, Folder, Job, Progress
-from runner.fleet.gathering import gather
+from runner.fleet.campaign import Campaign, CampaignJob, JobProgress
+from runner.fleet.folder import Folder
+from runner.fleet.gathering import gather_records
 from runner.history.campaigns import distributions, sentence
 from runner.pages.render import render
 from runner.record.model import Record
@@ -41,22 +42,20 @@ def returned(folder: Folder, nodes: int) -> Campaign:
     """A campaign whose jobs are over, and what its nodes left in its folder."""
     source, base = random.Random(0), example()
     jobs = tuple(
-        Job(
+        CampaignJob(
             key=f"node-{number:06x}",
             nodes=(f"gpu{number:04}",),
             aliases=(f"node-{number:06x}",),
             entries=(base.runbook.id,),
-            progress=Progress.OVER,
+            progress=JobProgress.OVER,
             job_id=str(number + 1),
             state="COMPLETED",
         )
         for number in range(nodes)
     )
     campaign = Campaign(
-        id="20261125-000000-cafe", created_at=datetime.now(UTC), command="run", runbooks=ROOT / "runbooks",
-        entries=(base.runbook.id,), arguments=(), code=base.code, shared=True, prefix="", python=None,
-        home_python="python3", partition=None, account=None, gpus=None, minutes=60, start_within_s=3600,
-        joint=(), jobs=jobs,
+        id="20261125-000000-cafe", created_at=datetime.now(UTC), runbooks=ROOT / "runbooks",
+        entries=(base.runbook.id,), arguments=(), code=base.code, home_python="python3", minutes=60, jobs=jobs,
     )  # fmt: skip
     folder.save(campaign)
     for number, job in enumerate(jobs):
@@ -96,7 +95,7 @@ def timed_pass(campaign: Campaign, folder: Folder) -> tuple[float, float, float]
     runbooks = read_all(ROOT / "runbooks")
     with tempfile.TemporaryDirectory() as data:
         began = time.perf_counter()
-        gathered = gather(campaign, folder, Path(data))
+        gathered = gather_records(campaign, folder, Path(data))
         taken = time.perf_counter()
         found = distributions(gathered.records)
         out = io.StringIO()

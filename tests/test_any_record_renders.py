@@ -194,7 +194,7 @@ def bears(record: Record) -> dict[str, Page]:
     found = distributions(others)
     suspects(found)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        fleet_report(Console(file=nowhere), "c", Gathered((), (), tuple(others), (), {}), found)
+        fleet_report(Console(file=nowhere), "c", Gathered((), tuple(others), (), {}), found)
     return pages
 
 

@@ -20,21 +20,14 @@ import pytest
 
 from runner.base.errors import BusyError, InputError, StoreError
 from runner.fleet.alias import alias_key, cluster_alias
-from runner.fleet.archive import unpack
-from runner.fleet.campaign import (
-    Campaign,
-    Folder,
-    Job,
-    JointSteps,
-    Progress,
-    find_folder,
-    new_campaign_id,
-    pack_code,
-)
-from runner.fleet.commands import Done, Slurm, SlurmError, Wish, run_command
-from runner.fleet.follow import follow, give_up, refresh, why_no_answer
-from runner.fleet.gathering import gather
+from runner.fleet.archive import pack_code, unpack
+from runner.fleet.campaign import Campaign, CampaignJob, JobProgress, JointSteps, new_campaign_id
+from runner.fleet.commands import Done, Slurm, SlurmError, run_command
+from runner.fleet.folder import Folder, find_folder
+from runner.fleet.follow import cancel_jobs, follow_jobs, refresh, why_no_answer
+from runner.fleet.gathering import gather_records
 from runner.fleet.joint import joint_block
+from runner.fleet.retry import Fleet
 from runner.fleet.script import NO_FOLDER, NO_PYTHON, Task, batch_script
 from runner.fleet.submit import Order, again, choose_nodes, prepare, submit
 from runner.fleet.text import JobEnd
@@ -112,9 +105,9 @@ class Notes:
 
     def __init__(self) -> None:
         self.troubles: list[str] = []
-        self.changes: list[tuple[str, Progress]] = []
+        self.changes: list[tuple[str, JobProgress]] = []
 
-    def job_changed(self, job: Job, said: str) -> None:
+    def job_changed(self, job: CampaignJob, said: str) -> None:
         del said
         self.changes.append((job.nodes[0], job.progress))
 
@@ -127,10 +120,9 @@ def an_order(tmp_path: Path, **changes: Any) -> Order:
     runbooks.mkdir(exist_ok=True)
     given: dict[str, Any] = {
         "runbooks": runbooks,
-        "entries": (a_runbook(),),
+        "entries": (a_runbook().id,),
         "arguments": ("--preset", "tiny"),
         "longest_s": 90.0,
-        "joint": (),
         "code": CODE,
         "archive": pack_code(ROOT, runbooks),
         "alias_key": b"key",
@@ -144,10 +136,10 @@ def started(
 ) -> tuple[Folder, Campaign, Slurm]:
     slurm = Slurm(play)
     folder, campaign = prepare(an_order(tmp_path, **changes), tmp_path / "campaigns", slurm)
-    return folder, submit(campaign, folder, slurm, notes or Notes()), slurm
+    return folder, submit(campaign, Fleet(folder, slurm, notes or Notes())), slurm
 
 
-def node_of(campaign: Campaign, name: str) -> Job:
+def node_of(campaign: Campaign, name: str) -> CampaignJob:
     return next(job for job in campaign.jobs if job.nodes[0] == name and job.round == 1)
 
 
@@ -174,8 +166,7 @@ def test_named_nodes_are_taken_as_named_and_an_unknown_one_is_bad_input(tmp_path
 
 def test_each_node_gets_a_job_of_its_own_that_is_never_started_twice(tmp_path: Path) -> None:
     play = Play()
-    wish = Wish(partition="main", account="ops", gpus=8)
-    _, campaign, _ = started(tmp_path, play, wish=wish)
+    _, campaign, _ = started(tmp_path, play, partition="main", account="ops", gpus=8)
     jobs = [words for words in play.asked if words[0] == "sbatch"]
     assert [next(w for w in words if w.startswith("--nodelist")) for words in jobs] == [
         "--nodelist=n1",
@@ -190,7 +181,7 @@ def test_each_node_gets_a_job_of_its_own_that_is_never_started_twice(tmp_path: P
 def test_a_drained_node_is_refused_at_once_with_what_was_noted(tmp_path: Path) -> None:
     _, campaign, _ = started(tmp_path, Play())
     job = node_of(campaign, "n3")
-    assert (job.progress, job.job_id) == (Progress.REFUSED, None)
+    assert (job.progress, job.job_id) == (JobProgress.REFUSED, None)
     assert job.reason == "not started: node state in Slurm is IDLE+DRAIN, bad link"
 
 
@@ -259,12 +250,16 @@ def test_jobs_are_followed_to_their_ends_and_a_forgotten_one_is_no_success(tmp_p
     play, notes = Play(n1="IDLE", n2="IDLE", n3="IDLE"), Notes()
     folder, campaign, slurm = started(tmp_path, play, notes)
     play.queue = {"1": "PENDING|Priority", "2": "RUNNING|None"}
-    campaign = refresh(campaign, folder, slurm, notes)
-    assert [job.progress for job in campaign.jobs] == [Progress.WAITING, Progress.RUNNING, Progress.OVER]
+    campaign = refresh(campaign, Fleet(folder, slurm, notes))
+    assert [job.progress for job in campaign.jobs] == [
+        JobProgress.WAITING,
+        JobProgress.RUNNING,
+        JobProgress.OVER,
+    ]
     assert "no longer knows its job" in (node_of(campaign, "n3").reason or "")
     play.end("1", "COMPLETED")
     play.end("2", "NODE_FAIL")
-    campaign = follow(campaign, folder, slurm, notes, pause=lambda _: None)
+    campaign = follow_jobs(campaign, Fleet(folder, slurm, notes, lambda _: None))
     assert [job.state for job in campaign.jobs] == ["COMPLETED", "NODE_FAIL", "UNKNOWN"]
     assert folder.load() == campaign
 
@@ -273,8 +268,8 @@ def test_a_forgotten_job_that_left_a_note_of_its_end_is_over_in_peace(tmp_path: 
     play = Play(n1="IDLE")
     folder, campaign, slurm = started(tmp_path, play)
     (folder.place(campaign.jobs[0]) / "end.json").write_text('{"exit_status": 0}')
-    campaign = refresh(campaign, folder, slurm, Notes())
-    assert (campaign.jobs[0].progress, campaign.jobs[0].reason) == (Progress.OVER, None)
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
+    assert (campaign.jobs[0].progress, campaign.jobs[0].reason) == (JobProgress.OVER, None)
 
 
 def test_a_job_waiting_for_a_node_that_was_drained_meanwhile_is_cancelled_and_named(tmp_path: Path) -> None:
@@ -282,7 +277,7 @@ def test_a_job_waiting_for_a_node_that_was_drained_meanwhile_is_cancelled_and_na
     folder, campaign, slurm = started(tmp_path, play)
     play.states["n1"] = "DOWN"
     play.queue = {"1": "PENDING|ReqNodeNotAvail, UnavailableNodes:n1"}
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     assert campaign.jobs[0].reason == "not started: node state in Slurm is DOWN, bad link"
     assert ["scancel", "--quiet", f"--name={campaign.job_name}", "1"] in play.asked
 
@@ -291,9 +286,9 @@ def test_a_job_that_never_starts_is_given_up_after_its_time_with_slurms_reason(t
     play = Play(n1="ALLOCATED")
     folder, campaign, slurm = started(tmp_path, play, start_within_s=60.0)
     play.queue = {"1": "PENDING|Resources"}
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     assert campaign.jobs[0].live
-    campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
+    campaign = refresh(submitted_ago(campaign, 61), Fleet(folder, slurm, Notes()))
     assert campaign.jobs[0].reason == "did not start within 60 s; Slurm's reason: Resources"
 
 
@@ -314,13 +309,13 @@ def test_a_second_run_that_is_submitted_hours_after_the_first_has_its_own_time_t
     folder, campaign, slurm = started(tmp_path, play, start_within_s=60.0)
     for job_id in ("1", "2"):
         play.end(job_id, "COMPLETED")
-    campaign = submitted_ago(refresh(campaign, folder, slurm, Notes()), 7200)
-    campaign = submit(again(campaign, {campaign.jobs[1].key: ("an-entry",)}), folder, slurm, Notes())
+    campaign = submitted_ago(refresh(campaign, Fleet(folder, slurm, Notes())), 7200)
+    campaign = submit(again(campaign, {campaign.jobs[1].key: ("an-entry",)}), Fleet(folder, slurm, Notes()))
     play.queue["3"] = "PENDING|Priority"
-    campaign = refresh(campaign, folder, slurm, Notes())
-    assert (campaign.jobs[-1].progress, campaign.jobs[-1].reason) == (Progress.WAITING, None)
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
+    assert (campaign.jobs[-1].progress, campaign.jobs[-1].reason) == (JobProgress.WAITING, None)
     assert not [words for words in play.asked if words[0] == "scancel"]
-    campaign = refresh(submitted_ago(campaign, 61), folder, slurm, Notes())
+    campaign = refresh(submitted_ago(campaign, 61), Fleet(folder, slurm, Notes()))
     assert campaign.jobs[-1].reason == "did not start within 60 s; Slurm's reason: Priority"
 
 
@@ -332,10 +327,10 @@ def test_a_joint_job_that_is_submitted_hours_after_the_first_has_its_own_time_to
     folder, campaign, slurm = started(tmp_path, play, joint=(two,), start_within_s=60.0)
     for job_id in ("1", "2"):
         play.end(job_id, "COMPLETED")
-    campaign = refresh(submitted_ago(campaign, 7200), folder, slurm, Notes())
+    campaign = refresh(submitted_ago(campaign, 7200), Fleet(folder, slurm, Notes()))
     play.queue["3"] = "PENDING|Resources"
-    campaign = refresh(folder.load(), folder, slurm, Notes())
-    assert (campaign.jobs[-1].joint, campaign.jobs[-1].progress) == (True, Progress.WAITING)
+    campaign = refresh(folder.load(), Fleet(folder, slurm, Notes()))
+    assert (campaign.jobs[-1].joint, campaign.jobs[-1].progress) == (True, JobProgress.WAITING)
 
 
 def test_jobs_that_slurm_cannot_end_are_waited_for_no_longer_than_it_takes_to_end_a_job(
@@ -344,7 +339,7 @@ def test_jobs_that_slurm_cannot_end_are_waited_for_no_longer_than_it_takes_to_en
     play, notes = Play(n1="IDLE"), Notes()
     folder, campaign, slurm = started(tmp_path, play)
     play.queue = {"1": "COMPLETING|None"}
-    campaign = give_up(campaign, folder, slurm, notes, end_within_s=0.0)
+    campaign = cancel_jobs(campaign, Fleet(folder, slurm, notes), end_within_s=0.0)
     assert campaign.jobs[0].reason == "cancelled by an interrupt of this command"
     assert notes.troubles == [
         f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
@@ -363,7 +358,7 @@ def test_a_controller_that_is_away_is_waited_for_and_mentioned_once(tmp_path: Pa
             play.away = ""
             play.end("1", "COMPLETED")
 
-    campaign = follow(campaign, folder, slurm, notes, pause=pause)
+    campaign = follow_jobs(campaign, Fleet(folder, slurm, notes, pause))
     assert campaign.jobs[0].state == "COMPLETED"
     assert len(notes.troubles) == 1
 
@@ -374,13 +369,13 @@ def test_joint_steps_run_over_those_that_came_through_and_need_enough_of_them(tm
     folder, campaign, slurm = started(tmp_path, play, joint=(two,))
     for job_id, state in (("1", "COMPLETED"), ("2", "NODE_FAIL"), ("3", "COMPLETED")):
         play.end(job_id, state)
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     assert campaign.jobs[-1].nodes == ("n1", "n3")
     assert "--nodes=2" in [words for words in play.asked if words[0] == "sbatch"][-1]
     assert "--step across" in play.scripts[-1]
     three = JointSteps(entry="an-entry", steps=("across",), nodes=3)
     alone = campaign.model_copy(update={"joint": (three,), "jobs": campaign.jobs[:-1]})
-    campaign = refresh(alone, folder, slurm, Notes())
+    campaign = refresh(alone, Fleet(folder, slurm, Notes()))
     assert campaign.jobs[-1].reason == "its joint steps need 3 nodes, only 2 succeeded"
 
 
@@ -411,6 +406,42 @@ def test_a_campaign_is_found_by_its_id_or_as_the_newest_and_held_by_one_at_a_tim
     (newer.path / "campaign.json").write_text("{}")
     with pytest.raises(InputError, match="not a campaign of this version"):
         newer.load()
+
+
+# As earlier versions of this program wrote it.
+EARLIER_CAMPAIGN = """{
+ "id": "20261127-213827-2bc1", "created_at": "2026-11-27T21:38:27.600121Z", "command": "run",
+ "runbooks": "/home/ops/runbooks", "entries": ["small"], "arguments": ["--preset", "tiny"],
+ "code": "CODE",
+ "shared": true, "prefix": "", "python": null, "home_python": "python3", "partition": "main",
+ "account": null, "gpus": 8, "minutes": 7, "start_within_s": 3600.0,
+ "joint": [{"entry": "small", "steps": ["a"], "nodes": 2}],
+ "jobs": [
+  {"key": "node-150429", "nodes": ["n1"], "aliases": ["node-150429"], "entries": ["small"], "round": 1,
+   "joint": false, "job_id": "1", "submitted_at": "2026-11-27T21:38:27.610604Z", "progress": "waiting",
+   "state": null, "reason": null, "fetched": false},
+  {"key": "joint-small", "nodes": [], "aliases": ["none"], "entries": ["small"], "round": 1, "joint": true,
+   "job_id": null, "submitted_at": null, "progress": "refused", "state": null, "reason": "too few",
+   "fetched": false}
+ ]
+}
+""".replace('"CODE"', CODE.model_dump_json())
+
+
+def test_a_campaign_that_an_earlier_version_started_can_be_collected(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "20261127-213827-2bc1")
+    folder.path.mkdir(mode=0o700)
+    (folder.path / "campaign.json").write_text(EARLIER_CAMPAIGN, encoding="utf-8")
+    (folder.place(folder.load().jobs[0])).mkdir(parents=True)
+    play = Play()
+    play.queue = {"1": "RUNNING|None"}
+    play.tags = {"1": "1-node-150429"}
+    campaign = refresh(folder.load(), Fleet(folder, Slurm(play), Notes()))
+    assert [job.progress for job in campaign.jobs] == [JobProgress.RUNNING, JobProgress.REFUSED]
+    stored = json.loads((folder.path / "campaign.json").read_text(encoding="utf-8"))
+    before = json.loads(EARLIER_CAMPAIGN)
+    assert stored | {"jobs": before["jobs"]} == before
+    assert [job.keys() for job in stored["jobs"]] == [job.keys() for job in before["jobs"]]
 
 
 def test_ids_of_campaigns_sort_by_time() -> None:
@@ -487,7 +518,7 @@ def test_a_node_takes_the_commit_from_home_only_with_the_same_code(tmp_path: Pat
 # What a node returns is believed only where it fits.
 
 
-def a_return(folder: Folder, campaign: Campaign, job: Job, /, **changes: Any) -> Record:
+def a_return(folder: Folder, campaign: Campaign, job: CampaignJob, /, **changes: Any) -> Record:
     given = {"campaign": campaign.id, "node_alias": job.aliases[0], "code": campaign.code, **changes}
     returned = record().model_copy(update=given)
     Store(folder.place(job) / "data", ()).save(returned)
@@ -495,7 +526,7 @@ def a_return(folder: Folder, campaign: Campaign, job: Job, /, **changes: Any) ->
 
 
 def over(campaign: Campaign) -> Campaign:
-    done = {"progress": Progress.OVER, "state": "COMPLETED"}
+    done = {"progress": JobProgress.OVER, "state": "COMPLETED"}
     entry = (record().runbook.id,)
     jobs = tuple(job.model_copy(update={**done, "entries": entry}) for job in campaign.jobs)
     return campaign.model_copy(update={"jobs": jobs})
@@ -518,7 +549,7 @@ def test_a_record_that_does_not_belong_is_rubbish(tmp_path: Path, changes: dict[
     folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
     campaign = over(campaign)
     a_return(folder, campaign, campaign.jobs[0], **changes)
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert (found.rows[0].state, found.records, found.exit_status) == ("error", (), 3)
     assert said in (found.rows[0].reason or "")
     assert not (tmp_path / "data").exists()
@@ -529,7 +560,7 @@ def test_a_drill_that_passed_on_a_node_comes_home_with_what_was_not_measured(tmp
     campaign = over(campaign)
     reason = "verify/graphs: needs 1 GPU, this host has none"
     a_return(folder, campaign, campaign.jobs[0], outcome=Outcome.DRILL_PASSED, unproved=(reason,))
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     entry = record().runbook.id
     assert (found.rows[0].outcomes, found.rows[0].unproved) == (
         {entry: Outcome.DRILL_PASSED},
@@ -546,7 +577,7 @@ def test_rubbish_is_one_line_and_the_good_record_beside_it_counts(tmp_path: Path
     good = a_return(folder, campaign, job)
     where = Store(folder.place(job) / "data", ()).path_of(good).with_name("zzz.json")
     where.write_bytes(rubbish)
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert found.rows[0].state == "error"
     reason = found.rows[0].reason or ""
     assert reason.startswith("returned zzz.json, which ")
@@ -567,10 +598,10 @@ def test_collecting_twice_changes_no_file_and_links_joint_records(tmp_path: Path
         members = aliases if job.joint else ()
         a_return(folder, campaign, job, run_id=f"run{number}", members=members)
     store = Store(tmp_path / "data", ())
-    first = gather(campaign, folder, store.root)
+    first = gather_records(campaign, folder, store.root)
     before = {path: path.stat().st_mtime_ns for path in store.files()}
     time.sleep(0.01)
-    assert gather(campaign, folder, store.root).records == first.records
+    assert gather_records(campaign, folder, store.root).records == first.records
     assert {path: path.stat().st_mtime_ns for path in store.files()} == before
     assert len(before) == 3
     links = {one.run_id: one.joint_runs for one in store.records()}
@@ -582,7 +613,7 @@ def test_a_nodes_name_is_taken_out_of_what_it_returned(tmp_path: Path) -> None:
     campaign = over(campaign)
     spoke = step(stdout_tail="rank 0 on gpunode7 is slow\n")
     a_return(folder, campaign, campaign.jobs[0], steps=(spoke,))
-    gather(campaign, folder, tmp_path / "data")
+    gather_records(campaign, folder, tmp_path / "data")
     (stored,) = Store(tmp_path / "data", ()).records()
     assert stored.steps[0].stdout_tail == "rank 0 on [redacted] is slow\n"
 

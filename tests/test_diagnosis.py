@@ -13,7 +13,7 @@ from runner.record.diagnosis import (
     State,
     as_json,
     diagnose_entry,
-    exit_status,
+    diagnosis_status,
     grave,
     rank,
 )
@@ -75,12 +75,16 @@ def test_a_probe_that_grades_nothing_leaves_the_entrys_own_severity() -> None:
     ],
 )
 def test_every_exit_status(diagnoses: list[Diagnosis], status: int, nagios: int, drains: bool) -> None:
-    assert (exit_status(diagnoses), nagios_status(diagnoses), grave(diagnoses)) == (status, nagios, drains)
+    assert (diagnosis_status(diagnoses), nagios_status(diagnoses), grave(diagnoses)) == (
+        status,
+        nagios,
+        drains,
+    )
 
 
 def test_a_step_that_unreadable_gpus_blocked_makes_the_node_unknown_and_is_listed_without_verbose() -> None:
     blind = a_diagnosis(a_result("d", "passed"), a_result("w", "skipped", "cannot be read"), blocked=["w"])
-    assert exit_status([blind]) == 3
+    assert diagnosis_status([blind]) == 3
     *_, listed, verdict = as_text([blind], "cpu", 1.0)
     assert listed == "blocked: an-entry/w: cannot be read"
     assert verdict.startswith("unknown: 1 check was blocked, on cpu in 1.0 s")
@@ -89,10 +93,10 @@ def test_a_step_that_unreadable_gpus_blocked_makes_the_node_unknown_and_is_liste
 def test_an_unrequested_fallback_is_unknown_and_not_the_issue_of_the_entry() -> None:
     failed = a_result("d", "failed", "ran in BF16").model_copy(update={"fallback_reason": "no FP8"})
     one = a_diagnosis(failed)
-    assert (one.state, one.findings, exit_status([one])) == (State.UNKNOWN, (), 3)
+    assert (one.state, one.findings, diagnosis_status([one])) == (State.UNKNOWN, (), 3)
     assert "blocked: an-entry/d: ran in BF16" in list(as_text([one], "cpu", 1.0))
     beside = a_diagnosis(failed, a_result("e", "symptom", "slow"))
-    assert (beside.state, exit_status([beside])) == (State.FOUND, 1)
+    assert (beside.state, diagnosis_status([beside])) == (State.FOUND, 1)
     asked = failed.model_copy(update={"fallback_asked": True})
     assert a_diagnosis(asked).state is State.FOUND
 

@@ -6,16 +6,16 @@ import pytest
 from rich.console import Console
 
 from runner.cli.fleet_view import FleetProgress, fleet_report
-from runner.fleet.campaign import Job, Progress
+from runner.fleet.campaign import CampaignJob, JobProgress
 from runner.fleet.gathering import Gathered
-from runner.history.campaigns import Row, distributions
+from runner.history.campaigns import NodeRow, distributions
 from runner.record.model import Outcome
 from tests.test_fleet import a_run, sound
 
 
-def a_job(number: int, progress: Progress = Progress.RUNNING, reason: str | None = None) -> Job:
+def a_job(number: int, progress: JobProgress = JobProgress.RUNNING, reason: str | None = None) -> CampaignJob:
     alias = f"node-{number:06}"
-    return Job(
+    return CampaignJob(
         key=alias,
         nodes=(f"gpu[{number}]",),
         aliases=(alias,),
@@ -26,7 +26,7 @@ def a_job(number: int, progress: Progress = Progress.RUNNING, reason: str | None
     )
 
 
-def shown(jobs: list[tuple[Job, str]]) -> str:
+def shown(jobs: list[tuple[CampaignJob, str]]) -> str:
     out = io.StringIO()
     with FleetProgress(
         Console(file=out, force_terminal=True, width=120, height=60, color_system=None)
@@ -37,7 +37,9 @@ def shown(jobs: list[tuple[Job, str]]) -> str:
 
 
 def test_on_a_terminal_every_node_has_one_line_with_what_it_says_last() -> None:
-    text = shown([(a_job(1), "first"), (a_job(1), "step [two]"), (a_job(2, Progress.REFUSED, "drained"), "")])
+    text = shown(
+        [(a_job(1), "first"), (a_job(1), "step [two]"), (a_job(2, JobProgress.REFUSED, "drained"), "")]
+    )
     last = text.split("\x1b[2K")[-3:]
     joined = "".join(last)
     assert "gpu[1] [node-000001]" in joined
@@ -47,7 +49,7 @@ def test_on_a_terminal_every_node_has_one_line_with_what_it_says_last() -> None:
 
 
 def test_of_a_thousand_nodes_the_counts_and_those_at_work_are_shown() -> None:
-    jobs = [(a_job(number, Progress.OVER), "") for number in range(990)]
+    jobs = [(a_job(number, JobProgress.OVER), "") for number in range(990)]
     text = shown([*jobs, *((a_job(number), f"working {number}") for number in range(990, 1000))])
     assert "1000 jobs:" in text
     assert "990 over" in text
@@ -58,7 +60,11 @@ def test_of_a_thousand_nodes_the_counts_and_those_at_work_are_shown() -> None:
 def test_in_a_log_a_node_has_a_line_for_each_state_and_none_for_each_word() -> None:
     out = io.StringIO()
     with FleetProgress(Console(file=out, width=120)) as view:
-        for progress, said in ((Progress.WAITING, ""), (Progress.RUNNING, "a"), (Progress.RUNNING, "b")):
+        for progress, said in (
+            (JobProgress.WAITING, ""),
+            (JobProgress.RUNNING, "a"),
+            (JobProgress.RUNNING, "b"),
+        ):
             view.job_changed(a_job(1, progress), said)
     assert out.getvalue().splitlines() == [
         "gpu[1] [node-000001] (job 7) waiting",
@@ -70,9 +76,9 @@ def report(rows: int, width: int = 150) -> str:
     out = io.StringIO()
     records = (*sound(rows - 2), a_run(rows - 2, 70e9), a_run(rows - 1, 70e9))
     names = {record.node_alias: f"gpu{place}" for place, record in enumerate(records)}
-    found = [Row(alias, "done", None, {"nvlink": Outcome.HEALTHY}) for alias in names]
-    found[0] = Row(found[0].alias, "error", "its node failed", {})
-    gathered = Gathered(tuple(found), (), records, (), names)
+    found = [NodeRow(alias, "done", None, {"nvlink": Outcome.HEALTHY}) for alias in names]
+    found[0] = NodeRow(found[0].node_alias, "error", "its node failed", {})
+    gathered = Gathered(tuple(found), records, (), names)
     fleet_report(Console(file=out, width=width), "c", gathered, distributions(records))
     return out.getvalue()
 
@@ -89,8 +95,8 @@ def test_the_report_has_nodes_distribution_suspects_and_counts() -> None:
 def test_a_drill_that_passed_on_a_node_says_what_was_not_measured() -> None:
     out = io.StringIO()
     reasons = {"nvlink": ("verify/graphs: needs 1 GPU, this host has none",)}
-    row = Row("node-000000", "done", None, {"nvlink": Outcome.DRILL_PASSED}, reasons)
-    fleet_report(Console(file=out, width=200), "c", Gathered((row,), (), (), (), {}), ())
+    row = NodeRow("node-000000", "done", None, {"nvlink": Outcome.DRILL_PASSED}, reasons)
+    fleet_report(Console(file=out, width=200), "c", Gathered((row,), (), (), {}), ())
     assert "nvlink drill passed (verify/graphs: needs 1 GPU, this host has none)" in out.getvalue()
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from runner.cli.progress import Progress
-from runner.cli.summary import Ended, left_out, look_at, print_summary
+from runner.cli.summary import Ended, left_out_lines, look_at, print_summary
 from runner.entry.model import Evidence, Phase, Step
 from runner.entry.plan import Plan, Request, make_plan
 from runner.record.model import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
@@ -136,7 +136,7 @@ def test_what_was_left_out_is_one_line_a_reason_and_not_one_a_step() -> None:
             (a_step("g"), "needs a C++ compiler; apt-get install g++"),
         ),
     ]
-    assert left_out(entries, a_machine()) == [
+    assert left_out_lines(entries, a_machine()) == [
         "3 steps: 1, 2 or 8 GPUs needed, this host has none",
         "2 steps: did not fit into 5 min; a longer --within, or none, includes them",
         "1 step: needs a C++ compiler; apt-get install g++",

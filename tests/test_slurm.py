@@ -24,10 +24,8 @@ pytestmark = [
     pytest.mark.skipif(not installed(), reason="needs Slurm: apt-get install slurm-wlm munge"),
 ]
 
-# All nodes are this machine: each needs a lock of its own, and some are made to misbehave.
+# Some nodes are made to misbehave.
 WRAP = """\
-#!/bin/bash
-export RUNBOOK_LOCK=$HERE/lock-$SLURMD_NODENAME
 for word; do [ "$before" != --data ] || data=$word; before=$word; done
 case "$SICK $SLURMD_NODENAME $*" in
     "yes n5 "*" run "*) ulimit -f 1;;
@@ -42,18 +40,7 @@ class Site:
 
     def __init__(self, slurm: Cluster, here: Path) -> None:
         self.slurm, self.here = slurm, here
-        for name in ("jobs-tmp", "cache"):
-            (here / name).mkdir()
-        self.wrap = here / "wrap"
-        self.wrap.write_text(WRAP, encoding="utf-8")
-        self.wrap.chmod(0o755)
-        self.environment = {
-            **os.environ,
-            **slurm.environment,
-            "HERE": str(here),
-            "TMPDIR": str(here / "jobs-tmp"),
-            "XDG_CACHE_HOME": str(here / "cache"),
-        }
+        self.wrap, self.environment = slurm.prepared(here, WRAP)
 
     def entry(self, *steps: str, entry_id: str = "small", number: int = 1) -> None:
         write_entry(self.here / "runbooks", "\n\n".join(steps), entry_id=entry_id, number=number)
@@ -140,7 +127,7 @@ def test_a_campaign_gives_each_node_one_record_of_each_entry(site: Site) -> None
     assert [row["state"] for row in said["nodes"]] == ["done"] * 8
     # What ran is a copy of the code here, proved by its digest; nothing of it is left on the nodes.
     assert len({(record.code.package, record.code.entries) for record in records}) == 1
-    assert list((site.here / "jobs-tmp").iterdir()) == []
+    assert list((site.here / "tmp").iterdir()) == []
 
 
 GATE = 'while [ ! -e "$HERE/go" ]; do sleep 0.1; done'
@@ -195,7 +182,7 @@ def test_a_link_in_the_place_of_a_nodes_results_is_an_error_row_and_nothing_is_f
     site.entry(step("d", "true"))
     forged = site.here / "forged"
     forged.mkdir()
-    (site.here / "jobs-tmp" / f"llm-runbooks-results-{os.geteuid()}").symlink_to(forged)
+    (site.here / "tmp" / f"llm-runbooks-results-{os.geteuid()}").symlink_to(forged)
     status, said, _ = site.run(site.campaign("small", "--nodelist", "n3", "--no-shared-files"))
     assert (status, site.records(), list(forged.iterdir())) == (3, [], [])
     assert said["nodes"][0]["reason"] == f"its job failed: {MEANINGS[NOT_OURS]}"

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from runner.fleet import retry
-from runner.fleet.campaign import Campaign, Folder, Progress
+from runner.fleet.campaign import Campaign, JobProgress
 from runner.fleet.commands import ControllerAwayError, Done, Slurm, SlurmError, Wish
-from runner.fleet.follow import follow, give_up, refresh
+from runner.fleet.folder import Folder
+from runner.fleet.follow import cancel_jobs, follow_jobs, refresh
+from runner.fleet.retry import Fleet
 from runner.fleet.submit import prepare, submit
 from tests.test_campaign import Notes, Play, an_order, started
 
@@ -76,7 +78,7 @@ def lossy(*fates: str, program: str = "sbatch") -> Callable[[list[str]], str]:
 def submitted(tmp_path: Path, play: Play, notes: Notes) -> tuple[Folder, Campaign, Slurm]:
     slurm = Slurm(play)
     folder, campaign = prepare(an_order(tmp_path), tmp_path / "campaigns", slurm)
-    return folder, submit(campaign, folder, slurm, notes, pause=lambda _: None), slurm
+    return folder, submit(campaign, Fleet(folder, slurm, notes, lambda _: None)), slurm
 
 
 @pytest.mark.parametrize("said", SEEN + LISTED)
@@ -130,7 +132,7 @@ def test_a_node_from_which_nothing_can_be_fetched_is_one_row_and_no_controller_t
             raise ControllerAwayError("srun gave no answer within 240 s")
         return Done(2, b"", said)
 
-    campaign = refresh(campaign, folder, Slurm(broken), notes)
+    campaign = refresh(campaign, Fleet(folder, Slurm(broken), notes))
     assert [job.fetched for job in campaign.jobs] == [True, True]
     assert "its results could not be fetched: srun " in (campaign.jobs[0].reason or "")
 
@@ -149,7 +151,7 @@ def test_a_job_whose_answer_is_lost_is_submitted_once_and_no_node_is_given_up(
     play, notes = Losing(lossy(*fates), n1="IDLE", n2="IDLE", n3="IDLE"), Notes()
     _, campaign, _ = submitted(tmp_path, play, notes)
     assert [job.job_id for job in campaign.jobs] == ["1", "2", "3"]
-    assert [(job.progress, job.reason) for job in campaign.jobs] == [(Progress.WAITING, None)] * 3
+    assert [(job.progress, job.reason) for job in campaign.jobs] == [(JobProgress.WAITING, None)] * 3
     assert [play.tags[job.job_id or ""] for job in campaign.jobs] == [job.tag for job in campaign.jobs]
     assert notes.troubles[0].endswith("; waiting for the controller, running jobs are not affected")
 
@@ -160,7 +162,7 @@ def test_what_was_submitted_by_a_shell_that_was_killed_is_taken_over(tmp_path: P
     # The second id was not written down yet, and its node is down by now.
     play.states["n2"] = "DOWN"
     forgotten = campaign.jobs[1].model_copy(update={"job_id": None, "submitted_at": None})
-    campaign = submit(campaign.with_job(forgotten), folder, slurm, Notes())
+    campaign = submit(campaign.with_job(forgotten), Fleet(folder, slurm, Notes()))
     assert [job.job_id for job in campaign.jobs] == ["1", "2"]
     assert len(play.scripts) == 2
 
@@ -170,7 +172,7 @@ def test_a_job_that_was_accepted_too_late_is_cancelled_and_the_first_goes_on(tmp
     folder, campaign, slurm = submitted(tmp_path, play, Notes())
     play.tags |= {"7": play.tags["1"], "8": "(null)", "9": play.tags["2"]}
     play.queue |= {"7": "PENDING|Resources", "8": "RUNNING|None", "9": "CANCELLED|None"}
-    refresh(campaign, folder, slurm, Notes())
+    refresh(campaign, Fleet(folder, slurm, Notes()))
     cancelled = [words for words in play.asked if words[0] == "scancel"]
     assert cancelled == [["scancel", "--quiet", f"--name={campaign.job_name}", "7"]]
 
@@ -184,7 +186,7 @@ def test_of_two_jobs_of_one_task_the_one_that_began_is_kept(state: str, tmp_path
     play.tags |= {"9": own.tag, "10": own.tag}
     play.queue = {"10": "PENDING|Resources"}
     play.queue["9"] = f"{state}|None"
-    campaign = refresh(campaign.with_job(own), folder, slurm, Notes())
+    campaign = refresh(campaign.with_job(own), Fleet(folder, slurm, Notes()))
     assert [words[3:] for words in play.asked if words[0] == "scancel"] == [["10"]]
     assert campaign.jobs[0].job_id == "9"
     assert folder.load() == campaign
@@ -202,11 +204,11 @@ def test_a_second_job_that_is_being_ended_or_is_over_ends_no_campaign(tmp_path: 
         return Done(1, b"", "") if words[0] == "scancel" else done
 
     slurm = Slurm(as_scancel_is)
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     play.queue["2"] = "COMPLETING|None"
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     assert len([words for words in play.asked if words[0] == "scancel"]) == 1
-    assert (campaign.jobs[0].job_id, campaign.jobs[0].progress) == ("1", Progress.RUNNING)
+    assert (campaign.jobs[0].job_id, campaign.jobs[0].progress) == ("1", JobProgress.RUNNING)
 
 
 def test_a_look_at_a_campaign_that_is_half_submitted_takes_over_what_slurm_has_and_gives_nothing_up(
@@ -219,13 +221,13 @@ def test_a_look_at_a_campaign_that_is_half_submitted_takes_over_what_slurm_has_a
         campaign = campaign.with_job(job.model_copy(update={"job_id": None, "submitted_at": None}))
     del play.queue["3"]
     play.queue["2"] = "RUNNING|None"
-    campaign = refresh(campaign, folder, slurm, Notes())
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
     assert [(job.job_id, job.progress) for job in campaign.jobs] == [
-        ("1", Progress.WAITING),
-        ("2", Progress.RUNNING),
-        (None, Progress.WAITING),
+        ("1", JobProgress.WAITING),
+        ("2", JobProgress.RUNNING),
+        (None, JobProgress.WAITING),
     ]
-    assert [job.job_id for job in submit(campaign, folder, slurm, Notes()).jobs] == ["1", "2", "4"]
+    assert [job.job_id for job in submit(campaign, Fleet(folder, slurm, Notes())).jobs] == ["1", "2", "4"]
 
 
 def test_what_ran_and_was_forgotten_by_slurm_is_not_submitted_again(tmp_path: Path) -> None:
@@ -234,8 +236,12 @@ def test_what_ran_and_was_forgotten_by_slurm_is_not_submitted_again(tmp_path: Pa
     (folder.place(campaign.jobs[0]) / "end.json").write_text('{"exit_status": 0}')
     play.queue.clear()
     forgotten = campaign.jobs[0].model_copy(update={"job_id": None, "submitted_at": None})
-    campaign = submit(campaign.with_job(forgotten), folder, slurm, Notes())
-    assert (campaign.jobs[0].progress, campaign.jobs[0].reason, len(play.scripts)) == (Progress.OVER, None, 1)
+    campaign = submit(campaign.with_job(forgotten), Fleet(folder, slurm, Notes()))
+    assert (campaign.jobs[0].progress, campaign.jobs[0].reason, len(play.scripts)) == (
+        JobProgress.OVER,
+        None,
+        1,
+    )
 
 
 def test_an_id_that_a_controller_gave_out_twice_is_not_taken_for_the_first_task(tmp_path: Path) -> None:
@@ -246,9 +252,9 @@ def test_an_id_that_a_controller_gave_out_twice_is_not_taken_for_the_first_task(
     campaign = campaign.with_job(second.model_copy(update={"job_id": "1"}))
     play.tags, play.queue = {"1": second.tag}, {"1": "PENDING|Priority"}
     long_ago = campaign.jobs[0].model_copy(update={"submitted_at": datetime(2026, 1, 1, tzinfo=UTC)})
-    campaign = refresh(campaign.with_job(long_ago), folder, slurm, Notes())
+    campaign = refresh(campaign.with_job(long_ago), Fleet(folder, slurm, Notes()))
     assert not [words for words in play.asked if words[0] == "scancel"]
-    assert [job.progress for job in campaign.jobs] == [Progress.OVER, Progress.WAITING]
+    assert [job.progress for job in campaign.jobs] == [JobProgress.OVER, JobProgress.WAITING]
     assert "Slurm no longer knows its job" in (campaign.jobs[0].reason or "")
 
 
@@ -256,16 +262,18 @@ def test_a_task_that_was_refused_after_slurm_had_accepted_it_unheard_goes_on(tmp
     play = Losing(lossy("never"), n1="IDLE", n2="IDLE")
     play.refuse = "Batch job submission failed: Job violates accounting/QOS policy"
     folder, campaign, slurm = submitted(tmp_path, play, Notes())
-    assert [job.progress for job in campaign.jobs] == [Progress.REFUSED] * 2
+    assert [job.progress for job in campaign.jobs] == [JobProgress.REFUSED] * 2
     # The first submission, late: it took the last place that the account has.
     play.tags["1"] = campaign.jobs[0].tag
     play.tags["2"] = campaign.jobs[1].tag
     play.queue = {"1": "RUNNING|None", "2": "PENDING|Priority"}
-    second = campaign.jobs[1].model_copy(update={"job_id": "2", "progress": Progress.WAITING, "reason": None})
-    campaign = refresh(campaign.with_job(second), folder, slurm, Notes())
+    second = campaign.jobs[1].model_copy(
+        update={"job_id": "2", "progress": JobProgress.WAITING, "reason": None}
+    )
+    campaign = refresh(campaign.with_job(second), Fleet(folder, slurm, Notes()))
     assert [(job.job_id, job.progress, job.reason) for job in campaign.jobs] == [
-        ("1", Progress.RUNNING, None),
-        ("2", Progress.WAITING, None),
+        ("1", JobProgress.RUNNING, None),
+        ("2", JobProgress.WAITING, None),
     ]
 
 
@@ -274,8 +282,8 @@ def test_jobs_of_an_earlier_version_have_no_comment_and_are_followed_by_their_id
     folder, campaign, slurm = submitted(tmp_path, play, Notes())
     play.tags = {"1": "(null)", "2": ""}
     play.queue = {"1": "RUNNING|None", "2": "PENDING|Priority"}
-    campaign = refresh(campaign, folder, slurm, Notes())
-    assert [job.progress for job in campaign.jobs] == [Progress.RUNNING, Progress.WAITING]
+    campaign = refresh(campaign, Fleet(folder, slurm, Notes()))
+    assert [job.progress for job in campaign.jobs] == [JobProgress.RUNNING, JobProgress.WAITING]
     assert not [words for words in play.asked if words[0] == "scancel"]
 
 
@@ -287,7 +295,7 @@ def test_a_controller_that_stays_away_ends_the_wait_and_what_was_submitted_is_wr
     slurm = Slurm(play)
     folder, campaign = prepare(an_order(tmp_path), tmp_path / "campaigns", slurm)
     with pytest.raises(ControllerAwayError, match="Connection reset by peer"):
-        submit(campaign, folder, slurm, Notes(), pause=lambda _: None)
+        submit(campaign, Fleet(folder, slurm, Notes(), lambda _: None))
     assert [job.job_id for job in folder.load().jobs] == ["1", None]
 
 
@@ -309,7 +317,7 @@ def test_a_cancellation_that_was_lost_is_sent_again(away: bool, tmp_path: Path) 
         return play(words, stdin=stdin, timeout=timeout)
 
     slurm, notes = Slurm(lose_the_first), Notes()
-    campaign = give_up(campaign, folder, slurm, notes, end_within_s=600.0)
+    campaign = cancel_jobs(campaign, Fleet(folder, slurm, notes), end_within_s=600.0)
     assert (len(tries), notes.troubles) == (2, [])
     assert campaign.jobs[0].reason == "cancelled by an interrupt of this command"
 
@@ -328,7 +336,7 @@ def test_a_job_that_comes_late_after_an_interrupt_is_cancelled_too(tmp_path: Pat
             play.queue.setdefault("2", "PENDING|None")
         return done
 
-    give_up(campaign, folder, Slurm(accept_the_second_late), notes, end_within_s=5.0)
+    cancel_jobs(campaign, Fleet(folder, Slurm(accept_the_second_late), notes), end_within_s=5.0)
     assert {job_id: state.partition("|")[0] for job_id, state in play.queue.items()} == {
         "1": "CANCELLED",
         "2": "CANCELLED",
@@ -340,7 +348,7 @@ def test_jobs_that_could_not_be_cancelled_are_named_and_not_waited_for_without_e
     play, notes = Play(n1="IDLE"), Notes()
     folder, campaign, slurm = started(tmp_path, play)
     play.away = SEEN[0]
-    give_up(campaign, folder, slurm, notes, end_within_s=0.0)
+    cancel_jobs(campaign, Fleet(folder, slurm, notes), end_within_s=0.0)
     assert notes.troubles == [
         f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
     ]
@@ -362,6 +370,6 @@ def test_a_wait_begins_anew_after_each_answer(tmp_path: Path, monkeypatch: pytes
         if len(looks) == 7:
             play.end("1", "COMPLETED")
 
-    campaign = follow(campaign, folder, slurm, notes, pause=pause)
+    campaign = follow_jobs(campaign, Fleet(folder, slurm, notes, pause))
     assert campaign.jobs[0].state == "COMPLETED"
     assert len(notes.troubles) == 2

@@ -17,10 +17,12 @@ from runner.base.errors import InputError, StoreError
 from runner.fleet import commands
 from runner.fleet.alias import alias_key
 from runner.fleet.archive import unpack
-from runner.fleet.campaign import Campaign, Folder, Job, find_folder
+from runner.fleet.campaign import Campaign, CampaignJob
 from runner.fleet.commands import Done, SlurmError, run_command
+from runner.fleet.folder import Folder, find_folder
 from runner.fleet.follow import refresh
-from runner.fleet.gathering import gather, gather_diagnoses
+from runner.fleet.gathering import gather_diagnoses, gather_records
+from runner.fleet.retry import Fleet
 from runner.fleet.script import MEANINGS, NOT_OURS
 from runner.record.model import Code
 from runner.record.store import Store
@@ -173,7 +175,7 @@ def test_results_that_cannot_be_believed_are_one_row_with_its_reason(
     play, notes = Bringing(answer), Notes()
     folder, campaign, slurm = started(tmp_path, play, notes, shared=False)
     play.end("1", "COMPLETED")
-    campaign = refresh(campaign, folder, slurm, notes)
+    campaign = refresh(campaign, Fleet(folder, slurm, notes))
     assert said in (campaign.jobs[0].reason or "")
     assert "\n" not in (campaign.jobs[0].reason or "")
 
@@ -210,9 +212,10 @@ def test_what_is_no_regular_file_is_not_waited_for_and_not_followed(
     else:
         place.symlink_to("/dev/zero" if what == "zero" else tmp_path / "elsewhere")
     assert (folder.exit_status(job), folder.last_words(job)) == (None, "")
-    ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
-    assert found is None
-    assert "\n" not in (reason or "")
+    (found,) = gather_diagnoses(over(campaign), folder)
+    assert found.exit_status == 3
+    assert found.reason
+    assert "\n" not in found.reason
 
 
 @pytest.mark.parametrize(
@@ -228,12 +231,12 @@ def test_a_diagnosis_of_another_shape_is_none(tmp_path: Path, text: str) -> None
     folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
     place = folder.place(campaign.jobs[0]) / "diagnosis.json"
     place.write_text(text)
-    ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
-    assert (found, reason) == (None, "returned diagnosis.json, which is not a valid diagnosis")
+    (found,) = gather_diagnoses(over(campaign), folder)
+    assert (found.exit_status, found.entries) == (3, ())
+    assert found.reason == "returned diagnosis.json, which is not a valid diagnosis"
     place.write_text('{"exit_status": 1, "entries": [], "more": 1}')
-    ((_, found, reason),) = gather_diagnoses(over(campaign), folder)
-    assert found
-    assert (found.exit_status, reason) == (1, None)
+    (found,) = gather_diagnoses(over(campaign), folder)
+    assert (found.exit_status, found.reason) == (1, None)
 
 
 def two_nodes(tmp_path: Path) -> tuple[Folder, Campaign]:
@@ -245,11 +248,11 @@ def test_a_node_cannot_put_its_record_in_the_place_of_another_nodes(tmp_path: Pa
     folder, campaign = two_nodes(tmp_path)
     for job in campaign.jobs:
         a_return(folder, campaign, job, run_id="same")
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert [row.reason for row in found.rows] == [None, found.rows[1].reason]
     assert "has the run id of another record" in (found.rows[1].reason or "")
     assert [one.node_alias for one in found.records] == [campaign.jobs[0].key]
-    assert gather(campaign, folder, tmp_path / "data") == found
+    assert gather_records(campaign, folder, tmp_path / "data") == found
 
 
 def test_a_node_cannot_put_its_record_in_the_place_of_one_that_was_there_before(tmp_path: Path) -> None:
@@ -257,7 +260,7 @@ def test_a_node_cannot_put_its_record_in_the_place_of_one_that_was_there_before(
     old = a_return(folder, campaign, campaign.jobs[0]).model_copy(update={"campaign": None})
     path = Store(tmp_path / "data", ()).save(old)
     before = path.read_bytes()
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert "has the run id of another record" in (found.rows[0].reason or "")
     assert path.read_bytes() == before
 
@@ -266,7 +269,7 @@ def test_a_node_that_returns_an_entry_twice_has_one_record_of_it(tmp_path: Path)
     folder, campaign = two_nodes(tmp_path)
     for number in range(30):
         a_return(folder, campaign, campaign.jobs[0], run_id=f"run{number:02}")
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert [one.run_id for one in found.records] == ["run00"]
     assert "is a second record of its entry" in (found.rows[0].reason or "")
 
@@ -275,7 +278,7 @@ def test_a_record_of_other_code_than_was_submitted_is_rubbish(tmp_path: Path) ->
     folder, campaign = two_nodes(tmp_path)
     other = Code(commit=None, dirty=None, package="f" * 64, entries=campaign.code.entries)
     a_return(folder, campaign, campaign.jobs[0], code=other)
-    found = gather(campaign, folder, tmp_path / "data")
+    found = gather_records(campaign, folder, tmp_path / "data")
     assert "was taken with different code than was submitted" in (found.rows[0].reason or "")
     assert found.records == ()
 
@@ -286,7 +289,7 @@ def test_a_name_with_a_line_end_is_shown_on_one_line(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     for name in ("x\n[2026] done.json", "y\x1b[2J"):
         (place / name).write_text("{}")
-        reason = gather(campaign, folder, tmp_path / "data").rows[0].reason or ""
+        reason = gather_records(campaign, folder, tmp_path / "data").rows[0].reason or ""
         assert reason.isprintable()
         (place / name).unlink()
 
@@ -379,6 +382,6 @@ def test_a_key_of_aliases_is_whole_or_refused(tmp_path: Path) -> None:
 
 def test_a_job_has_no_more_than_one_note(tmp_path: Path) -> None:
     folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
-    job: Job = campaign.jobs[0]
+    job: CampaignJob = campaign.jobs[0]
     (folder.place(job) / "end.json").write_text(json.dumps({"exit_status": 0}) * 2)
     assert folder.exit_status(job) is None

@@ -17,8 +17,7 @@ import pytest
 from runner.base.errors import InputError, StoreError
 from runner.base.places import running_package
 from runner.cli.main import main
-from runner.fleet.archive import unpack
-from runner.fleet.campaign import pack_code
+from runner.fleet.archive import pack_code, unpack
 from runner.record.code import code_state
 from runner.record.commits import History
 from runner.record.gate import gate

@@ -5,10 +5,10 @@ import json
 import math
 import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from runner.base.errors import InputError
@@ -21,13 +21,16 @@ from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.entry.model import Runbook
 from runner.entry.plan import Request, asked_steps
 from runner.fleet.alias import alias_key
-from runner.fleet.campaign import Campaign, Folder, JointSteps, pack_code
-from runner.fleet.commands import Slurm, Wish
-from runner.fleet.follow import follow, give_up
-from runner.fleet.gathering import Gathered, gather
-from runner.fleet.submit import START_WITHIN_S, Order, again, prepare, submit
-from runner.history.campaigns import distributions, suspects
-from runner.record.code import code_state
+from runner.fleet.archive import pack_code
+from runner.fleet.campaign import START_WITHIN_S, Campaign, JointSteps
+from runner.fleet.commands import Slurm
+from runner.fleet.folder import Folder
+from runner.fleet.follow import cancel_jobs, follow_jobs
+from runner.fleet.gathering import Gathered, gather_records
+from runner.fleet.retry import Fleet
+from runner.fleet.submit import Order, again, prepare, submit
+from runner.history.campaigns import NodeRow, distributions, suspects
+from runner.record.code import code_state, user_cache
 from runner.record.redaction.redact import host_secrets, redact_json, telling
 
 # A log has no width; at 80 columns every table cell would wrap.
@@ -136,12 +139,12 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     runbooks = chosen_entries(arguments.runbooks, arguments.ids, None)
     wanted = {runbook.id: asked_steps(runbook, request) for runbook in runbooks}
     across = {entry: [step for step in steps if step.nodes > 1] for entry, steps in wanted.items()}
-    order = replace(
-        order_of(arguments, runbooks),
-        arguments=tuple(_words(request)),
-        longest_s=min(
-            sum(step.timeout for steps in wanted.values() for step in steps), request.within or math.inf
-        ),
+    together_s = sum(step.timeout for steps in wanted.values() for step in steps)
+    order = order_of(
+        arguments,
+        runbooks,
+        _words(request),
+        longest_s=min(together_s, request.within or math.inf),
         joint=tuple(
             JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
             for entry, steps in across.items()
@@ -152,7 +155,7 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
     folder, campaign = launch(arguments, order, console)
     if arguments.detach and any(job.live for job in campaign.jobs):
         if arguments.json:
-            _print_json(campaign, gather(campaign, folder, arguments.data))
+            _print_json(campaign, gather_records(campaign, folder, arguments.data))
         console.print(
             f"campaign {campaign.id}: {len(campaign.jobs)} jobs submitted; gather with `runbook collect {campaign.id}`"
         )
@@ -173,35 +176,33 @@ def launch(arguments: argparse.Namespace, order: Order, console: Console) -> tup
     slurm = Slurm()
     with FleetProgress(console) as progress:
         folder, campaign = prepare(order, campaigns_folder(arguments), slurm)
-        return folder, see_through(campaign, folder, slurm, progress, arguments)
+        return folder, see_through(campaign, Fleet(folder, slurm, progress), arguments)
 
 
-def see_through(
-    campaign: Campaign, folder: Folder, slurm: Slurm, progress: FleetProgress, arguments: argparse.Namespace
-) -> Campaign:
+def see_through(campaign: Campaign, fleet: Fleet, arguments: argparse.Namespace) -> Campaign:
     """Submit the remaining jobs and follow them to their end; with `--confirm`, run suspects a second time.
 
     Ctrl-C, at any moment, cancels this campaign's unfinished jobs and no others.
     """
-    with folder.held():
+    with fleet.folder.held():
         try:
-            campaign = submit(campaign, folder, slurm, progress)
+            campaign = submit(campaign, fleet)
             if not arguments.detach:
-                campaign = follow(campaign, folder, slurm, progress)
+                campaign = follow_jobs(campaign, fleet)
             if arguments.confirm and not arguments.detach:
-                found = gather(campaign, folder, arguments.data)
+                found = gather_records(campaign, fleet.folder, arguments.data)
                 second = again(campaign, suspects(distributions(found.records)))
                 if second != campaign:
-                    campaign = follow(submit(second, folder, slurm, progress), folder, slurm, progress)
+                    campaign = follow_jobs(submit(second, fleet), fleet)
         except KeyboardInterrupt:
-            progress.trouble("interrupted; cancelling the jobs of this campaign")
-            campaign = give_up(folder.load(), folder, slurm, progress)
+            fleet.observer.trouble("interrupted; cancelling the jobs of this campaign")
+            campaign = cancel_jobs(fleet.folder.load(), fleet)
     return campaign
 
 
 def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, folder: Folder) -> int:
     """Store the gathered records, print the fleet report, and return the exit status."""
-    gathered = gather(campaign, folder, arguments.data)
+    gathered = gather_records(campaign, folder, arguments.data)
     found = distributions(gathered.records)
     fleet_report(console, campaign.id, gathered, found)
     if arguments.json:
@@ -210,16 +211,7 @@ def close(arguments: argparse.Namespace, console: Console, campaign: Campaign, f
 
 
 def _print_json(campaign: Campaign, gathered: Gathered) -> None:
-    rows: list[JsonValue] = [
-        {
-            "node_alias": row.alias,
-            "state": row.state,
-            "reason": row.reason,
-            "outcomes": {entry: outcome.value for entry, outcome in row.outcomes.items()},
-            "unproved": {entry: list(reasons) for entry, reasons in row.unproved.items()},
-        }
-        for row in (*gathered.rows, *gathered.joint)
-    ]
+    rows = TypeAdapter(tuple[NodeRow, ...]).dump_python(gathered.rows, mode="json")
     # The stored, redacted records: printed output gets pasted.
     records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
     # Reasons come from Slurm and from the nodes, and may contain node names.
@@ -237,20 +229,32 @@ def console_of(*, to_stderr: bool, patience_s: float | None = None) -> Console:
     return console_on(screen, None if screen.isatty() else LOG_WIDTH)
 
 
-def order_of(arguments: argparse.Namespace, runbooks: tuple[Runbook, ...]) -> Order:
-    """An order for these entries with the arguments' nodes and options; the steps to run are filled in later."""
+def order_of(
+    arguments: argparse.Namespace,
+    runbooks: Sequence[Runbook],
+    words: Sequence[str],
+    *,
+    longest_s: float,
+    command: str = "run",
+    joint: tuple[JointSteps, ...] = (),
+) -> Order:
+    """An order for these entries with the nodes and options of the command line; `words`: arguments on each node."""
     here = running_package().parent
     return Order(
+        command=command,
         runbooks=arguments.runbooks[-1],
-        entries=runbooks,
-        arguments=(),
-        longest_s=0.0,
-        joint=(),
+        entries=tuple(runbook.id for runbook in runbooks),
+        arguments=tuple(words),
+        longest_s=longest_s,
+        joint=joint,
         code=code_state(running_package(), *arguments.runbooks, root=arguments.places.checkout or here),
         archive=pack_code(here, *arguments.runbooks),
-        alias_key=alias_key(),
+        alias_key=alias_key(user_cache()),
         home_python=sys.executable,
-        wish=Wish(arguments.partition, arguments.account, arguments.gpus, arguments.time),
+        partition=arguments.partition,
+        account=arguments.account,
+        gpus=arguments.gpus,
+        minutes=arguments.time,
         count=arguments.nodes,
         nodelist=arguments.nodelist,
         shared=not arguments.no_shared_files,

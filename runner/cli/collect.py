@@ -5,9 +5,10 @@ import argparse
 from runner.base.errors import InputError
 from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, console_of, see_through
 from runner.cli.fleet_view import FleetProgress
-from runner.fleet.campaign import find_folder
 from runner.fleet.commands import Slurm
+from runner.fleet.folder import find_folder
 from runner.fleet.follow import refresh
+from runner.fleet.retry import Fleet
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +33,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     folder = find_folder(campaigns_folder(arguments), arguments.campaign)
     console = console_of(to_stderr=arguments.json)
-    campaign, slurm = folder.load(), Slurm()
+    campaign = folder.load()
     if campaign.command != "run":
         raise InputError(f"{campaign.id} is a diagnosis and has no records; run `runbook diagnose` again")
     with FleetProgress(console) as progress:
+        fleet = Fleet(folder, Slurm(), progress)
         if arguments.wait or arguments.confirm:
-            campaign = see_through(campaign, folder, slurm, progress, arguments)
+            campaign = see_through(campaign, fleet, arguments)
         # A finished campaign needs no Slurm: Slurm may have forgotten the jobs, or not be on this host.
         elif any(job.live for job in campaign.jobs) or not campaign.shared:
             with folder.held():
-                campaign = refresh(folder.load(), folder, slurm, progress)
+                campaign = refresh(folder.load(), fleet)
     return close(arguments, console, campaign, folder)

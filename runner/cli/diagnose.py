@@ -15,7 +15,7 @@ from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagi
 from runner.entry.read import read_all
 from runner.hardware.machine import Machine, look
 from runner.record.code import node_alias
-from runner.record.diagnosis import Diagnosis, as_json, exit_status, grave
+from runner.record.diagnosis import Diagnosis, as_json, diagnosis_status, grave
 from runner.run.diagnosing import Look, diagnose, judging
 
 FORMATS = ("text", "json", "nagios", "prometheus")
@@ -100,11 +100,10 @@ def _run(arguments: argparse.Namespace) -> int:
             arguments.places.checkout or Path(scratch), environment, Path(scratch), began + arguments.deadline
         )
         diagnoses = diagnose(runbooks, machine, where)
-    text = _formatted(arguments, diagnoses, machine, time.monotonic() - began)
-    _put(arguments.output, text)
+    _put(arguments.output, _formatted(arguments, diagnoses, machine, time.monotonic() - began))
     if arguments.prolog:
         return int(grave(diagnoses))
-    return nagios_status(diagnoses) if arguments.format == "nagios" else exit_status(diagnoses)
+    return nagios_status(diagnoses) if arguments.format == "nagios" else diagnosis_status(diagnoses)
 
 
 def _formatted(
@@ -121,7 +120,7 @@ def _formatted(
             "machine_class": machine.machine_class,
             "simulated": machine.simulated,
             "duration_s": round(seconds, 3),
-            "exit_status": exit_status(diagnoses),
+            "exit_status": diagnosis_status(diagnoses),
             "entries": as_json(diagnoses),
         }
         return json_text(document) + "\n"
@@ -130,21 +129,17 @@ def _formatted(
 
 
 def _put(output: Path | None, text: str) -> None:
+    """Print, or replace an older file by all of the text or not at all: node_exporter may read it at any moment."""
     if output is None:
         print(text, end="")
-    else:
-        _write(output, text)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace an older file by all of the text or not at all: node_exporter may read it at any moment."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        return
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.chmod(0o644)
-        temporary.replace(path)
+        temporary.replace(output)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write {path}: {error.strerror}; name a file in a folder that you can write to"
+            f"cannot write {output}: {error.strerror}; name a file in a folder that you can write to"
         ) from error

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from runner.base.plain import one_line, plain
-from runner.record.diagnosis import Diagnosis, Kind, State, exit_status, grave
+from runner.base.words import counted
+from runner.record.diagnosis import Diagnosis, Kind, State, diagnosis_status, grave
 
 NAGIOS_OK, NAGIOS_WARNING, NAGIOS_CRITICAL, NAGIOS_UNKNOWN = range(4)
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -56,9 +57,8 @@ def as_text(
 
 def _not_run(kinds: Mapping[Kind, int]) -> str:
     """`12 steps not run by `diagnose` here: 9 need GPUs, 3 load the device`."""
-    total = sum(kinds.values())
     reasons = (f"{count} {_REASONS[kind][count > 1]}" for kind, count in Counter(kinds).most_common())
-    return f"{total} {'step' if total == 1 else 'steps'} not run by `diagnose` here: {', '.join(reasons)}"
+    return f"{counted(sum(kinds.values()), 'step')} not run by `diagnose` here: {', '.join(reasons)}"
 
 
 def _verdict(diagnoses: Sequence[Diagnosis]) -> str:
@@ -67,15 +67,17 @@ def _verdict(diagnoses: Sequence[Diagnosis]) -> str:
         return f"findings in {found} of {len(diagnoses)} entries"
     blocked = sum(map(_blocked, diagnoses))
     if blocked:
-        return f"unknown: {blocked} {'check was' if blocked == 1 else 'checks were'} blocked"
+        return f"unknown: {counted(blocked, 'check was', 'checks were')} blocked"
     return (
-        "unknown: no check could run here" if exit_status(diagnoses) else "no findings in the checks that ran"
+        "unknown: no check could run here"
+        if diagnosis_status(diagnoses)
+        else "no findings in the checks that ran"
     )
 
 
 def nagios_status(diagnoses: Sequence[Diagnosis]) -> int:
     """Nagios' own codes: 2 critical from severity high on, 1 warning below, 3 unknown, 0 no findings."""
-    status = exit_status(diagnoses)
+    status = diagnosis_status(diagnoses)
     if status == 1:
         return NAGIOS_CRITICAL if grave(diagnoses) else NAGIOS_WARNING
     return NAGIOS_UNKNOWN if status else NAGIOS_OK
@@ -93,31 +95,33 @@ def as_nagios(diagnoses: Sequence[Diagnosis], seconds: float) -> str:
 
 def as_prometheus(diagnoses: Sequence[Diagnosis], seconds: float, now: float) -> str:
     """A textfile for node_exporter's collector; `now` in seconds since the epoch."""
-    lines = _family("runbook_diagnose_findings", "Findings of an entry's read-only steps, by severity.")
+    findings = {}
     for one in diagnoses:
-        for severity in sorted({finding.severity.value for finding in one.findings}) or ["none"]:
-            count = sum(finding.severity.value == severity for finding in one.findings)
-            lines.append(f'runbook_diagnose_findings{{entry="{one.entry}",severity="{severity}"}} {count}')
-    lines += _family("runbook_diagnose_looked", "Read-only steps that ran to their end.")
-    lines += [f'runbook_diagnose_looked{{entry="{one.entry}"}} {len(one.looked)}' for one in diagnoses]
-    lines += _family("runbook_diagnose_blocked", "Steps that should have run and could not.")
-    lines += [f'runbook_diagnose_blocked{{entry="{one.entry}"}} {_blocked(one)}' for one in diagnoses]
-    for name, text, value in (
-        (
-            "exit_status",
-            "Exit status: 0 no findings in the checks that ran, 1 issue found, 3 unknown.",
-            exit_status(diagnoses),
-        ),
-        ("duration_seconds", "Duration of the command.", round(seconds, 3)),
-        ("timestamp_seconds", "When it ended, in seconds since the epoch.", round(now, 3)),
-    ):
-        lines += [*_family(f"runbook_diagnose_{name}", text), f"runbook_diagnose_{name} {value}"]
+        found = Counter(finding.severity.value for finding in one.findings) or Counter({"none": 0})
+        for severity, count in sorted(found.items()):
+            findings[f'{{entry="{one.entry}",severity="{severity}"}}'] = count
+    entries = {f'{{entry="{one.entry}"}}': one for one in diagnoses}
+    looked = {labels: len(one.looked) for labels, one in entries.items()}
+    blocked = {labels: _blocked(one) for labels, one in entries.items()}
+    status = {"": diagnosis_status(diagnoses)}
+    status_help = "Exit status: 0 no findings in the checks that ran, 1 issue found, 3 unknown."
+    lines = [
+        *_family("findings", "Findings of an entry's read-only steps, by severity.", findings),
+        *_family("looked", "Read-only steps that ran to their end.", looked),
+        *_family("blocked", "Steps that should have run and could not.", blocked),
+        *_family("exit_status", status_help, status),
+        *_family("duration_seconds", "Duration of the command.", {"": round(seconds, 3)}),
+        *_family("timestamp_seconds", "When it ended, in seconds since the epoch.", {"": round(now, 3)}),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _family(name: str, text: str, values: Mapping[str, float]) -> Iterator[str]:
+    """A metric with its samples, by their labels."""
+    yield f"# HELP runbook_diagnose_{name} {text}"
+    yield f"# TYPE runbook_diagnose_{name} gauge"
+    yield from (f"runbook_diagnose_{name}{labels} {value}" for labels, value in values.items())
 
 
 def _blocked(one: Diagnosis) -> int:
     return sum(blind.blocked for blind in one.not_looked)
-
-
-def _family(name: str, text: str) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} gauge"]

@@ -7,15 +7,15 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from runner.base.plain import one_line
 from runner.base.screen import tell_trouble
 from runner.base.stats import OUTLYING_SCORE, OUTLYING_SHARE
-from runner.base.units import format_bytes, format_value
-from runner.fleet.campaign import Job, Progress
+from runner.base.units import format_bytes
+from runner.fleet.campaign import CampaignJob, JobProgress
 from runner.fleet.gathering import DONE, ERROR, Gathered
-from runner.history.campaigns import Distribution, Row, sentence
+from runner.history.campaigns import Distribution, NodeRow, sentence
 
 # More lines than the terminal has would flicker; above this number, only unfinished jobs are listed.
 _MOST_LINES = 40
@@ -34,7 +34,7 @@ class FleetProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._jobs: dict[tuple[str, int], tuple[Job, str]] = {}
+        self._jobs: dict[tuple[str, int], tuple[CampaignJob, str]] = {}
         self._live = Live(get_renderable=self._table, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class FleetProgress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def job_changed(self, job: Job, said: str) -> None:
+    def job_changed(self, job: CampaignJob, said: str) -> None:
         """Redraw the node's line; in a log, print a line each time its state changes."""
         place = (job.key, job.round)
         before = self._jobs.get(place)
@@ -69,7 +69,7 @@ class FleetProgress:
         table = Table.grid(padding=(0, 2))
         shown = list(self._jobs.values())
         if len(shown) > _MOST_LINES:
-            counts = {p: sum(job.progress is p for job, _ in shown) for p in Progress}
+            counts = {p: sum(job.progress is p for job, _ in shown) for p in JobProgress}
             table.add_row(
                 f"{len(shown)} jobs:", ", ".join(f"{n} {p.value}" for p, n in counts.items() if n), ""
             )
@@ -84,7 +84,7 @@ class FleetProgress:
         return table
 
 
-def _named(job: Job) -> str:
+def _named(job: CampaignJob) -> str:
     if job.joint:
         return f"{job.key} over {len(job.nodes)} nodes"
     again = " again" if job.round > 1 else ""
@@ -102,7 +102,7 @@ def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Seq
         console.print(_metric_table(keys))
     for line in _outliers(found):
         console.print(escape(line), highlight=False, soft_wrap=True)
-    rows = (*gathered.rows, *gathered.joint)
+    rows = gathered.rows
     well = sum(row.state == DONE for row in rows)
     broken = sum(row.state == ERROR for row in rows)
     console.print(
@@ -113,18 +113,21 @@ def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Seq
     )
 
 
+def folded_table(title: str, *headings: str) -> Table:
+    """A table whose cells wrap anywhere, so that long names are never cut."""
+    return Table(*(Column(heading, overflow="fold") for heading in headings), title=title)
+
+
 def _node_table(campaign: str, gathered: Gathered) -> Table:
-    table = Table(title=f"Campaign {campaign}")
-    for heading in ("node", "alias", "state", "outcomes", "reason"):
-        table.add_column(heading, overflow="fold")
-    rows = [*gathered.rows, *gathered.joint]
+    table = folded_table(f"Campaign {campaign}", "node", "alias", "state", "outcomes", "reason")
+    rows = gathered.rows
     # With many nodes, only those that need attention; the counts below include the healthy ones.
     odd = [row for row in rows if row.state != DONE or any(o.exit_status for o in row.outcomes.values())]
     for row in rows if len(rows) <= _MOST_LINES else odd:
         colour = _COLOURS.get(row.state, "dim")
         table.add_row(
-            escape(gathered.names.get(row.alias, "")),
-            row.alias,
+            escape(gathered.names.get(row.node_alias, "")),
+            row.node_alias,
             f"[{colour}]{row.state}[/{colour}]",
             escape(_outcomes(row)),
             escape(one_line(row.reason or "")),
@@ -132,7 +135,7 @@ def _node_table(campaign: str, gathered: Gathered) -> Table:
     return table
 
 
-def _outcomes(row: Row) -> str:
+def _outcomes(row: NodeRow) -> str:
     return ", ".join(
         f"{entry} {outcome.value.replace('_', ' ')}"
         + (f" ({'; '.join(row.unproved[entry])})" if entry in row.unproved else "")
@@ -141,40 +144,31 @@ def _outcomes(row: Row) -> str:
 
 
 def _metric_table(keys: Sequence[Distribution]) -> Table:
-    table = Table(title="Nodes of a class: median, spread and outlier limits")
-    for heading in ("step", "metric", "class", "nodes", "median", "lowest … highest", "outlier limits"):
-        table.add_column(heading, overflow="fold")
+    headings = ("step", "metric", "class", "nodes", "median", "lowest … highest", "outlier limits")
+    table = folded_table("Nodes of a class: median, spread and outlier limits", *headings)
     for one in keys:
-        labels = f" ({_labels(one)})" if one.labels else ""
-        low, high, middle = (
-            format_value(v, one.unit) for v in (one.spread.low, one.spread.high, one.spread.median)
-        )
-        beyond = "too few nodes"
-        if one.fence:
-            beyond = f"{format_value(one.fence.low, one.unit)} … {format_value(one.fence.high, one.unit)}"
         table.add_row(
             f"{one.entry}/{one.step}",
-            escape(one.metric + labels),
+            escape(_metric(one)),
             one.machine_class,
             str(len(one.values)),
-            middle,
-            f"{low} … {high}",
-            beyond,
+            *one.shown,
         )
     return table
 
 
-def _labels(one: Distribution) -> str:
-    return " ".join(
+def _metric(one: Distribution) -> str:
+    labels = " ".join(
         f"{name}={format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
         for name, value in one.labels.items()
     )
+    return f"{one.metric} ({labels})" if labels else one.metric
 
 
 def _outliers(found: Sequence[Distribution]) -> Iterator[str]:
     odd = [(one, said) for one in found if (said := sentence(one))]
     for one, said in odd:
-        yield f"{one.entry}/{one.step} {one.metric}{f' ({_labels(one)})' if one.labels else ''}: {said}"
+        yield f"{one.entry}/{one.step} {_metric(one)}: {said}"
     if odd:
         yield (
             f"An outlier is more than {OUTLYING_SCORE:g} scaled median absolute deviations and {OUTLYING_SHARE:.0%} "

@@ -26,7 +26,7 @@ from runner.cli.request import add_request_arguments, request_from
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
 from runner.entry.plan import Plan, make_plan
-from runner.fleet.joint import across_nodes
+from runner.fleet.joint import joint_runner
 from runner.hardware.machine import look_both
 from runner.history.endings import outcome_words
 from runner.record.code import code_at_the_end, code_state
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         with Progress(console, plan, machine.machine_class) as progress:
             try:
                 shown = partial(run_block, still_running=progress.still_running)
-                across = replace(bench, run=across_nodes(shown, plan.runbook))
+                across = replace(bench, run=joint_runner(shown, plan.runbook))
                 kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
                 ended.append(Ended(plan, kept[-1].record))
             except BusyError as error:

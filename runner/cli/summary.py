@@ -53,7 +53,7 @@ def print_summary(console: Console, ended: Sequence[Ended], machine: Machine, to
     to_look_at = [line for one in ended for line in look_at(one)]
     for heading, lines in (
         ("Check", to_look_at),
-        ("Left out, and how to include it", left_out(ended, machine)),
+        ("Left out, and how to include it", left_out_lines(ended, machine)),
     ):
         if lines:
             console.print(f"[bold]{heading}[/bold]")
@@ -111,7 +111,7 @@ def look_at(one: Ended) -> Iterator[str]:
                 yield f"{name} {verdict.id}: inconclusive{f', {verdict.note}' if verdict.note else ''}"
 
 
-def left_out(ended: Sequence[Ended], machine: Machine) -> list[str]:
+def left_out_lines(ended: Sequence[Ended], machine: Machine) -> list[str]:
     """One line for each reason why steps were skipped, with their number; the most frequent first."""
     found: Counter[str] = Counter()
     wanted: set[int] = set()
@@ -126,10 +126,7 @@ def left_out(ended: Sequence[Ended], machine: Machine) -> list[str]:
     listed = f"{', '.join(most)} or {last}" if most else last
     noun = "GPU" if wanted == {1} else "GPUs"
     texts = {_GPUS: f"{listed} {noun} needed, this host has {len(machine.gpus) or 'none'}"}
-    return [
-        f"{number} step{'' if number == 1 else 's'}: {texts.get(why, why)}"
-        for why, number in found.most_common()
-    ]
+    return [f"{counted(number, 'step')}: {texts.get(why, why)}" for why, number in found.most_common()]
 
 
 def _why(step: StepResult, gpus: int, machine: Machine, within: float | None) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from runner.base.errors import StoreError
 from runner.base.placed import PlacedFileError, read_placed
-from runner.record.code import user_cache
 
 _KEY_BYTES = 32
 
@@ -24,13 +23,13 @@ def cluster_alias(node: str, key: bytes) -> str:
     return f"node-{hmac.new(key, node.encode(), hashlib.sha256).hexdigest()[:6]}"
 
 
-def alias_key(cache: Path | None = None) -> bytes:
-    """The secret key of this user's aliases, generated once and stored in the user's cache folder.
+def alias_key(cache: Path) -> bytes:
+    """The secret key of this user's aliases, generated once and stored in this folder.
 
     Raises:
         StoreError: it cannot be read or stored; aliases would change with every campaign.
     """
-    place = (cache or user_cache()) / "alias-key"
+    place = cache / "alias-key"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if not place.exists():

@@ -1,4 +1,4 @@
-"""Unpacks untrusted archives from other machines, on every supported Python."""
+"""Packs the code for the nodes, and unpacks untrusted archives from them, on every supported Python."""
 
 import gzip
 import io
@@ -9,8 +9,36 @@ from pathlib import Path
 
 from runner.base.units import format_bytes
 
+# The guides that entries link to.
+_GUIDES = "kb/guides"
 # A node returns records of some tens of KiB, step output, and bundles for bug reports.
 MOST_PACKED_BYTES, MOST_BYTES, MOST_MEMBERS = 64 << 20, 256 << 20, 10_000
+
+
+def pack_code(package: Path, *runbooks: Path) -> bytes:
+    """A packed copy of the current code: jobs that start hours later run the code that was submitted.
+
+    Args:
+        package: the folder that contains `runner/`.
+        runbooks: the folders of the entries; a file of a later one replaces that of an earlier one.
+    """
+    taken = io.BytesIO()
+
+    def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        hidden = "__pycache__" in info.name or info.name.endswith(".pyc")
+        info.uid = info.gid = 0
+        info.uname = info.gname = ""
+        return None if hidden else info
+
+    with tarfile.open(fileobj=taken, mode="w:gz", compresslevel=6) as archive:
+        archive.add(package / "runner", "runner", filter=wanted)
+        # Of two members with one name, the later one is what remains unpacked.
+        for folder in (package, *(folder.resolve().parent for folder in runbooks)):
+            if (folder / _GUIDES).is_dir():
+                archive.add(folder / _GUIDES, _GUIDES, filter=wanted)
+        for folder in runbooks:
+            archive.add(folder.resolve(), "runbooks", filter=wanted)
+    return taken.getvalue()
 
 
 def unpack(data: bytes, place: Path, most: int = MOST_BYTES, members: int = MOST_MEMBERS) -> None:

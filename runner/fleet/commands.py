@@ -217,9 +217,9 @@ class Slurm:
                 return None
             raise
 
-    def nodes(self) -> tuple[ClusterNode, ...]:
-        """Every node of the cluster, in the order of its configuration."""
-        return parse_nodes(self._ask(["scontrol", "show", "node", "-o"]))
+    def nodes(self) -> Mapping[str, ClusterNode]:
+        """Every node of the cluster by name, in the order of its configuration."""
+        return {node.name: node for node in parse_nodes(self._ask(["scontrol", "show", "node", "-o"]))}
 
     def partition(self, name: str | None) -> tuple[str, ...]:
         """Names of the nodes of a partition; default: Slurm's default partition.

@@ -6,22 +6,17 @@ import contextlib
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from runner.fleet.archive import unpack
-from runner.fleet.campaign import Campaign, Folder, Job, Progress
-from runner.fleet.commands import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.fleet.retry import (
-    FIRST_POLL_S,
-    LONGEST_POLL_S,
-    POLL_GROWTH,
-    FleetObserver,
-    answered,
-)
+from runner.fleet.campaign import Campaign, CampaignJob, JobProgress
+from runner.fleet.commands import ControllerAwayError, Slurm, SlurmError
+from runner.fleet.retry import FIRST_POLL_S, Fleet, poll_intervals
 from runner.fleet.script import MEANINGS, NOT_OURS, fetch_command
-from runner.fleet.submit import accepted, refused, submit
+from runner.fleet.submit import accepted, refused_by_node, submit
 from runner.fleet.text import ClusterNode, JobEnd, QueuedJob
 from runner.record.judge import describe_exit
 
@@ -32,49 +27,42 @@ _FORGOTTEN = "Slurm no longer knows its job (MinJobAge), and the job left no not
 _STUCK = ("ReqNodeNotAvail", "Nodes required for job are DOWN", "BadConstraints", "NodeDown")
 
 
-def follow(
-    campaign: Campaign,
-    folder: Folder,
-    slurm: Slurm,
-    observer: FleetObserver,
-    pause: Callable[[float], None] = time.sleep,
-) -> Campaign:
+def follow_jobs(campaign: Campaign, fleet: Fleet) -> Campaign:
     """Poll until every job is over, including joint jobs.
 
     Raises:
         ControllerAwayError: the controller has not answered for 15 minutes.
     """
-    poll = FIRST_POLL_S
+    polls = poll_intervals()
     while True:
-        campaign = answered(partial(refresh, campaign, folder, slurm, observer), observer, pause)
+        campaign = fleet.answered(partial(refresh, campaign, fleet))
         if not any(job.live for job in campaign.jobs):
             return campaign
-        pause(poll)
-        poll = min(LONGEST_POLL_S, poll * POLL_GROWTH)
+        fleet.pause(next(polls))
 
 
-def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+def refresh(campaign: Campaign, fleet: Fleet) -> Campaign:
     """Poll every unfinished job once; fetch the results of those that have finished.
 
     Raises:
         ControllerAwayError: the controller does not answer; nothing has changed.
     """
-    before = campaign
+    before, folder, slurm = campaign, fleet.folder, fleet.slurm
     queue = slurm.queue(campaign.job_name) if any(job.live for job in campaign.jobs) else {}
     campaign = _one_each(campaign, slurm, queue)
     jobs = _told_apart(campaign, queue)
     # A task without a job id has not been submitted; `submit` does that.
     live = [job for job in campaign.jobs if job.live and job.job_id is not None]
-    waiting = [job for job in live if (q := jobs.get(job.tag)) and q.state == "PENDING"]
-    stuck = [job for job in waiting if any(sign in jobs[job.tag].reason for sign in _STUCK)]
-    known = {node.name: node for node in slurm.nodes()} if stuck else {}
+    waiting = [q.reason for job in live if (q := jobs.get(job.tag)) and q.state == "PENDING"]
+    stuck = any(sign in reason for reason in waiting for sign in _STUCK)
+    known = slurm.nodes() if stuck else {}
     for job in live:
-        now = _seen(campaign, job, folder, slurm, jobs.get(job.tag), known)
-        said = folder.last_words(now) if now.progress is Progress.RUNNING else ""
+        now = _seen(campaign, job, fleet, jobs.get(job.tag), known)
+        said = folder.last_words(now) if now.progress is JobProgress.RUNNING else ""
         if now != job or said:
-            observer.job_changed(now, said)
+            fleet.observer.job_changed(now, said)
         campaign = campaign.with_job(now)
-    campaign = _joined(_brought(campaign, folder, slurm, observer), folder, slurm, observer)
+    campaign = _joined(_brought(campaign, fleet), fleet)
     if campaign != before:
         folder.save(campaign)
     return campaign
@@ -82,25 +70,33 @@ def refresh(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
 
 def _seen(
     campaign: Campaign,
-    job: Job,
-    folder: Folder,
-    slurm: Slurm,
+    job: CampaignJob,
+    fleet: Fleet,
     queued: QueuedJob | None,
-    known: dict[str, ClusterNode],
-) -> Job:
+    known: Mapping[str, ClusterNode],
+) -> CampaignJob:
     if queued is None:
         # Without shared files the note is still on the node and is fetched later.
-        noted = not campaign.shared or folder.exit_status(job) is not None
-        reason = None if noted else _FORGOTTEN
-        return job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN", "reason": reason})
+        noted = not campaign.shared or fleet.folder.exit_status(job) is not None
+        return job.over("UNKNOWN", None if noted else _FORGOTTEN)
     if queued.state == "PENDING":
-        return _pending(campaign, job, slurm, queued, known)
+        given_up = refused_by_node(job, known) or _refused_for_its_age(campaign, job, queued)
+        if given_up is None:
+            return job.model_copy(update={"progress": JobProgress.WAITING, "state": queued.state})
+        fleet.slurm.cancel(campaign.job_name, [queued.job_id])
+        return given_up
     if queued.live:
-        return job.model_copy(update={"progress": Progress.RUNNING, "state": queued.state})
-    end = slurm.job_end(queued.job_id) or JobEnd(queued.state, queued.reason, 0, 0, "unknown")
-    return job.model_copy(
-        update={"progress": Progress.OVER, "state": end.state, "reason": why_no_answer(end)}
-    )
+        return job.model_copy(update={"progress": JobProgress.RUNNING, "state": queued.state})
+    end = fleet.slurm.job_end(queued.job_id) or JobEnd(queued.state, queued.reason, 0, 0, "unknown")
+    return job.over(end.state, why_no_answer(end))
+
+
+def _refused_for_its_age(campaign: Campaign, job: CampaignJob, queued: QueuedJob) -> CampaignJob | None:
+    # Joint jobs and second runs are submitted long after the start of the campaign.
+    age = (datetime.now(UTC) - (job.submitted_at or campaign.created_at)).total_seconds()
+    if age <= campaign.start_within_s:
+        return None
+    return job.refused(f"did not start within {campaign.start_within_s:g} s; Slurm's reason: {queued.reason}")
 
 
 def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) -> Campaign:
@@ -116,7 +112,7 @@ def _one_each(campaign: Campaign, slurm: Slurm, queue: Mapping[str, QueuedJob]) 
     for job in campaign.jobs:
         same = found.get(job.tag, [])
         # A task that was refused without a job id may still have been accepted.
-        unsure = job.live or (job.progress is Progress.REFUSED and job.job_id is None)
+        unsure = job.live or (job.progress is JobProgress.REFUSED and job.job_id is None)
         kept = (accepted(job, same) or job) if unsure else job
         jobs.append(kept)
         # A COMPLETING job is already being terminated.
@@ -141,23 +137,6 @@ def _told_apart(campaign: Campaign, queue: Mapping[str, QueuedJob]) -> Mapping[s
     }
 
 
-def _pending(
-    campaign: Campaign, job: Job, slurm: Slurm, queued: QueuedJob, known: dict[str, ClusterNode]
-) -> Job:
-    unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-    # Joint jobs and second runs are submitted long after the start of the campaign.
-    age = (datetime.now(UTC) - (job.submitted_at or campaign.created_at)).total_seconds()
-    if unfit:
-        given_up = refused(job, unfit[0])
-    elif age > campaign.start_within_s:
-        said = f"did not start within {campaign.start_within_s:g} s; Slurm's reason: {queued.reason}"
-        given_up = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
-    else:
-        return job.model_copy(update={"progress": Progress.WAITING, "state": queued.state})
-    slurm.cancel(campaign.job_name, [queued.job_id])
-    return given_up
-
-
 def why_no_answer(end: JobEnd) -> str | None:
     """Why a finished job returned no result; None if its script ran to its end."""
     match end.state.split()[0].rstrip("+"):
@@ -180,39 +159,38 @@ def why_no_answer(end: JobEnd) -> str | None:
             return f"its job ended as {other} (Slurm's reason: {end.reason})"
 
 
-def _brought(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+def _brought(campaign: Campaign, fleet: Fleet) -> Campaign:
     """Without shared files: fetch the results of finished jobs, each with a short job on its node."""
     for job in campaign.jobs:
-        if campaign.shared or job.fetched or job.progress is not Progress.OVER or job.job_id is None:
+        if campaign.shared or job.fetched or job.progress is not JobProgress.OVER or job.job_id is None:
             continue
         command = fetch_command(campaign.id, job.tag)
-        wish = Wish(campaign.partition, campaign.account, campaign.gpus, 5)
+        wish = replace(campaign.wish, minutes=5)
+        lost = job.reason
         try:
-            taken = slurm.bring(job.nodes[0], campaign.job_name, command, wish, _BRING_WITHIN_S)
-            unpack(base64.b64decode(taken, validate=False), folder.place(job))
+            taken = fleet.slurm.bring(job.nodes[0], campaign.job_name, command, wish, _BRING_WITHIN_S)
+            unpack(base64.b64decode(taken, validate=False), fleet.folder.place(job))
         except ControllerAwayError:
             raise
         except (SlurmError, OSError, tarfile.TarError, zlib.error, binascii.Error, EOFError) as error:
             refused_there = isinstance(error, SlurmError) and error.status == NOT_OURS
             said = MEANINGS[NOT_OURS] if refused_there else str(error)
             lost = job.reason or f"its results could not be fetched: {said}"
-            campaign = campaign.with_job(job.model_copy(update={"fetched": True, "reason": lost}))
-            observer.trouble(f"{job.key}: {lost}")
-        else:
-            campaign = campaign.with_job(job.model_copy(update={"fetched": True}))
+            fleet.observer.trouble(f"{job.key}: {lost}")
+        campaign = campaign.with_job(job.model_copy(update={"fetched": True, "reason": lost}))
     return campaign
 
 
-def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObserver) -> Campaign:
+def _joined(campaign: Campaign, fleet: Fleet) -> Campaign:
     """Once every single-node job is over, submit the joint jobs over the nodes that succeeded."""
-    first = [job for job in campaign.jobs if not job.joint and job.round == 1]
     known = {job.key for job in campaign.jobs if job.joint}
     wanted = [joint for joint in campaign.joint if f"joint-{joint.entry}" not in known]
     if not wanted or any(job.live for job in campaign.jobs):
         return campaign
-    through = [job for job in first if job.progress is Progress.OVER and job.reason is None]
+    first = [job for job in campaign.jobs if not job.joint and job.round == 1]
+    through = [job for job in first if job.progress is JobProgress.OVER and job.reason is None]
     for joint in wanted:
-        job = Job(
+        job = CampaignJob(
             key=f"joint-{joint.entry}",
             nodes=tuple(job.nodes[0] for job in through),
             aliases=tuple(job.aliases[0] for job in through) or ("none",),
@@ -220,50 +198,37 @@ def _joined(campaign: Campaign, folder: Folder, slurm: Slurm, observer: FleetObs
             joint=True,
         )
         if len(through) < joint.nodes:
-            said = f"its joint steps need {joint.nodes} nodes, only {len(through)} succeeded"
-            job = job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
-            observer.job_changed(job, "")
+            job = job.refused(f"its joint steps need {joint.nodes} nodes, only {len(through)} succeeded")
+            fleet.observer.job_changed(job, "")
         campaign = campaign.with_job(job)
-    return submit(campaign, folder, slurm, observer)
+    return submit(campaign, fleet)
 
 
-def give_up(
-    campaign: Campaign,
-    folder: Folder,
-    slurm: Slurm,
-    observer: FleetObserver,
-    end_within_s: float = _END_WITHIN_S,
-) -> Campaign:
+def cancel_jobs(campaign: Campaign, fleet: Fleet, end_within_s: float = _END_WITHIN_S) -> Campaign:
     """Cancel every unfinished job of the campaign, and wait until none of them is running.
 
     On a dead node a job stays COMPLETING forever, so the wait is limited (seconds).
     """
     for job in campaign.jobs:
         if job.live:
-            over = job.model_copy(
-                update={
-                    "progress": Progress.OVER,
-                    "state": "CANCELLED",
-                    "reason": "cancelled by an interrupt of this command",
-                }
-            )
+            over = job.over("CANCELLED", "cancelled by an interrupt of this command")
             campaign = campaign.with_job(over)
-            observer.job_changed(over, "")
-    folder.save(campaign)
+            fleet.observer.job_changed(over, "")
+    fleet.folder.save(campaign)
     deadline = time.monotonic() + end_within_s
     cancelled: set[str] | None = None
     while True:
         # A controller that does not answer now may do so before the time is over, and a job whose sbatch was killed may
         # appear late.
         with contextlib.suppress(ControllerAwayError):
-            left = {job.job_id for job in slurm.queue(campaign.job_name).values() if job.live}
+            left = {job.job_id for job in fleet.slurm.queue(campaign.job_name).values() if job.live}
             if cancelled is None or not left <= cancelled:
-                slurm.cancel(campaign.job_name)
+                fleet.slurm.cancel(campaign.job_name)
                 cancelled = left | (cancelled or set())
             elif not left:
                 break
         if time.monotonic() >= deadline:
-            observer.trouble(
+            fleet.observer.trouble(
                 f"some jobs of this campaign are still running; list them with squeue --name={campaign.job_name}"
             )
             break

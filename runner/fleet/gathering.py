@@ -10,9 +10,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from runner.base.errors import RecordError, StoreError
 from runner.base.placed import PlacedFileError, read_placed
-from runner.fleet.campaign import Campaign, Folder, Job, Progress
+from runner.fleet.campaign import Campaign, CampaignJob, JobProgress
+from runner.fleet.folder import Folder
 from runner.fleet.script import DIAGNOSIS
-from runner.history.campaigns import Row
+from runner.history.campaigns import NodeRow
 from runner.record.documents import MAX_DOCUMENT_BYTES
 from runner.record.model import Outcome, Record
 from runner.record.redaction.redact import host_secrets, telling
@@ -24,10 +25,12 @@ DONE, ERROR = "done", "error"
 
 @dataclass(frozen=True)
 class Gathered:
-    """The gathered results: one row per node, separate rows for joint jobs, the records, and their paths."""
+    """The gathered results: one row per node, then one per joint job; the records, and their paths.
 
-    rows: tuple[Row, ...]
-    joint: tuple[Row, ...]
+    `names`: alias → name in Slurm.
+    """
+
+    rows: tuple[NodeRow, ...]
     records: tuple[Record, ...]
     paths: tuple[Path, ...]
     names: Mapping[str, str]
@@ -35,13 +38,12 @@ class Gathered:
     @property
     def exit_status(self) -> int:
         """3 if a row failed or is not finished, or an outcome is unknown; else 1 if an issue was found; else 0."""
-        rows = (*self.rows, *self.joint)
-        if not rows or any(row.state != DONE for row in rows):
+        if not self.rows or any(row.state != DONE for row in self.rows):
             return Outcome.INCOMPLETE.exit_status
-        return max((o.exit_status for row in rows for o in row.outcomes.values()), default=3)
+        return max((o.exit_status for row in self.rows for o in row.outcomes.values()), default=3)
 
 
-def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
+def gather_records(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
     """Store every record of the finished jobs in a data folder; repeating this stores no record twice.
 
     Node names are redacted as well as the names of this host, regardless of the redaction on the nodes.
@@ -50,28 +52,21 @@ def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
         StoreError: the data folder cannot be written.
     """
     found: dict[str, tuple[Record, ...]] = {}
-    rows: dict[str, tuple[Job, Row]] = {}
-    taken: dict[Path, Job] = {}
-    for job in campaign.jobs:
-        records, rubbish = _records(campaign, folder, job, Store(data, secrets=()), taken)
-        found[f"{job.round}-{job.key}"] = records
-        row = Row(
-            job.key,
-            _state(job, folder, records, rubbish),
-            _reason(job, folder, records, rubbish),
-            {record.runbook.id: record.outcome or Outcome.INCOMPLETE for record in records},
-            {record.runbook.id: record.unproved for record in records if record.unproved},
-        )
-        # The first round represents the node; the second only confirms it, unless the first returned nothing.
-        rows.setdefault(job.key, (job, row))
+    rows: dict[str, NodeRow] = {}
+    taken: dict[Path, CampaignJob] = {}
+    home = Store(data, secrets=())
     joint_runs: dict[str, list[str]] = {}
     for job in campaign.jobs:
-        for record in found[f"{job.round}-{job.key}"] if job.joint else ():
+        records, rubbish = _records(campaign, folder, job, home, taken)
+        found[job.tag] = records
+        # The first round represents the node; the second only confirms it, unless the first returned nothing.
+        rows.setdefault(job.key, _row(job, folder, records, rubbish))
+        for record in records if job.joint else ():
             joint_runs.setdefault(record.runbook.id, []).append(record.run_id)
     stored, paths = [], []
     for job in campaign.jobs:
         store = Store(data, (*host_secrets(), *telling(job.nodes)))
-        for record in found[f"{job.round}-{job.key}"]:
+        for record in found[job.tag]:
             linked = record
             if not record.members:
                 runs = tuple(joint_runs.get(record.runbook.id, ()))
@@ -79,11 +74,22 @@ def gather(campaign: Campaign, folder: Folder, data: Path) -> Gathered:
             paths.append(_stored(store, linked))
             stored.append(linked)
     return Gathered(
-        tuple(row for job, row in rows.values() if not job.joint),
-        tuple(row for job, row in rows.values() if job.joint),
+        tuple(rows.values()),
         tuple(stored),
         tuple(paths),
         {job.key: job.nodes[0] for job in campaign.jobs if not job.joint},
+    )
+
+
+def _row(job: CampaignJob, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> NodeRow:
+    reason = job.reason if job.live else _reason(job, folder, records, rubbish)
+    ended = ERROR if reason else DONE
+    return NodeRow(
+        job.key,
+        job.progress.value if job.live else ended,
+        reason,
+        {record.runbook.id: record.outcome or Outcome.INCOMPLETE for record in records},
+        {record.runbook.id: record.unproved for record in records if record.unproved},
     )
 
 
@@ -96,13 +102,13 @@ def _stored(store: Store, record: Record) -> Path:
 
 
 def _records(
-    campaign: Campaign, folder: Folder, job: Job, home: Store, taken: dict[Path, Job]
+    campaign: Campaign, folder: Folder, job: CampaignJob, home: Store, taken: dict[Path, CampaignJob]
 ) -> tuple[tuple[Record, ...], str | None]:
     """The records of a finished job, and the problem with any other file that it returned.
 
     `taken`: places in the data folder that are already used, by job; the places of these records are added.
     """
-    if job.progress is not Progress.OVER:
+    if job.progress is not JobProgress.OVER:
         return (), None
     returned = Store(folder.place(job) / "data", secrets=())
     good: list[Record] = []
@@ -137,7 +143,7 @@ def _shown(path: Path) -> str:
     return path.name if path.name.isprintable() else ascii(path.name)
 
 
-def _is_taken(home: Store, record: Record, by: Job, job: Job) -> bool:
+def _is_taken(home: Store, record: Record, by: CampaignJob, job: CampaignJob) -> bool:
     """Whether this record would overwrite another job's record, or one that was in the data folder before."""
     if by != job:
         return True
@@ -147,31 +153,23 @@ def _is_taken(home: Store, record: Record, by: Job, job: Job) -> bool:
     return False
 
 
-def _foreign(campaign: Campaign, job: Job, record: Record) -> str | None:
-    if record.campaign != campaign.id:
-        return "is of another campaign"
-    if record.node_alias != job.aliases[0]:
-        return "is of another node"
-    if record.runbook.id not in job.entries:
-        return "is of an entry that was not requested"
-    if record.members != (job.aliases if job.joint else ()):
-        return "is of different nodes than its job"
-    ours = (campaign.code.package, campaign.code.entries)
-    if (record.code.package, record.code.entries) != ours:
-        return "was taken with different code than was submitted"
-    return None
+def _foreign(campaign: Campaign, job: CampaignJob, record: Record) -> str | None:
+    """In what a record is not of this job; None if it is."""
+    sent, ran = campaign.code, record.code
+    differences = {
+        "is of another campaign": record.campaign != campaign.id,
+        "is of another node": record.node_alias != job.aliases[0],
+        "is of an entry that was not requested": record.runbook.id not in job.entries,
+        "is of different nodes than its job": record.members != (job.aliases if job.joint else ()),
+        "was taken with different code than was submitted": (
+            (ran.package, ran.entries) != (sent.package, sent.entries)
+        ),
+    }
+    return next((said for said, differs in differences.items() if differs), None)
 
 
-def _state(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str:
-    if job.live:
-        return job.progress.value
-    return ERROR if _reason(job, folder, records, rubbish) else DONE
-
-
-def _reason(job: Job, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str | None:
-    """Why the job failed, in one line; None if it returned every requested record."""
-    if job.live:
-        return job.reason
+def _reason(job: CampaignJob, folder: Folder, records: tuple[Record, ...], rubbish: str | None) -> str | None:
+    """Why a job that is not live failed, in one line; None if it returned every requested record."""
     if job.reason is not None:
         return job.reason + _so_far(records)
     if rubbish is not None:
@@ -197,30 +195,40 @@ def _so_far(records: tuple[Record, ...]) -> str:
     return f"; {ended} finished records{steps} are stored"
 
 
-class NodeDiagnosis(BaseModel):
+class _Diagnosis(BaseModel):
     """The output of `runbook diagnose --json` on a node, as far as it is used here."""
 
     exit_status: Literal[0, 1, 3]
     entries: tuple[dict[str, JsonValue], ...]
 
 
-def gather_diagnoses(
-    campaign: Campaign, folder: Folder
-) -> tuple[tuple[Job, NodeDiagnosis | None, str | None], ...]:
+@dataclass(frozen=True)
+class NodeDiagnosis:
+    """The diagnosis of a node; with the status 3 (unknown) and a reason if there is none."""
+
+    job: CampaignJob
+    exit_status: int = 3
+    entries: tuple[Mapping[str, JsonValue], ...] = ()
+    reason: str | None = None
+
+
+def gather_diagnoses(campaign: Campaign, folder: Folder) -> tuple[NodeDiagnosis, ...]:
     """The diagnosis of every node, or the reason why there is none."""
-    return tuple((job, *_diagnosis(folder, job)) for job in campaign.jobs)
+    return tuple(_diagnosis(folder, job) for job in campaign.jobs)
 
 
-def _diagnosis(folder: Folder, job: Job) -> tuple[NodeDiagnosis | None, str | None]:
+def _diagnosis(folder: Folder, job: CampaignJob) -> NodeDiagnosis:
     if job.reason is not None:
-        return None, job.reason
+        return NodeDiagnosis(job, reason=job.reason)
     try:
         data = read_placed(folder.place(job) / DIAGNOSIS, MAX_DOCUMENT_BYTES, links=False)
-        return NodeDiagnosis.model_validate_json(data), None
+        found = _Diagnosis.model_validate_json(data)
     except PlacedFileError as error:
-        if error.kind != "missing":
-            return None, f"returned {DIAGNOSIS}, which {error.why}"
-        words = folder.last_words(job)
-        return None, "returned no diagnosis" + (f"; last output line: {words}" if words else "")
+        why = f"returned {DIAGNOSIS}, which {error.why}"
+        if error.kind == "missing":
+            words = folder.last_words(job)
+            why = "returned no diagnosis" + (f"; last output line: {words}" if words else "")
+        return NodeDiagnosis(job, reason=why)
     except ValidationError:
-        return None, f"returned {DIAGNOSIS}, which is not a valid diagnosis"
+        return NodeDiagnosis(job, reason=f"returned {DIAGNOSIS}, which is not a valid diagnosis")
+    return NodeDiagnosis(job, found.exit_status, found.entries)

@@ -12,7 +12,7 @@ from runner.run.local import BlockRunner
 _STRAGGLERS_S = 60
 
 
-def across_nodes(run: BlockRunner, runbook: Runbook) -> BlockRunner:
+def joint_runner(run: BlockRunner, runbook: Runbook) -> BlockRunner:
     """A block runner that starts the blocks of `nodes=` steps on every node of this job; other steps run as usual.
 
     On each node a block finds RUNBOOK_NODES, RUNBOOK_NODE_RANK and RUNBOOK_RENDEZVOUS (host:port of the first

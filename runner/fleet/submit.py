@@ -2,63 +2,47 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from pydantic import Field
+
 from runner.base.errors import InputError, StoreError
-from runner.entry.model import Runbook
 from runner.fleet.alias import cluster_alias
-from runner.fleet.campaign import (
-    CODE,
-    Campaign,
-    Folder,
-    Job,
-    JointSteps,
-    Progress,
-    new_campaign_id,
-)
-from runner.fleet.commands import ControllerAwayError, Slurm, SlurmError, Wish
-from runner.fleet.retry import FleetObserver, answered
+from runner.fleet.campaign import Campaign, CampaignJob, CampaignSettings, JobProgress, new_campaign_id
+from runner.fleet.commands import ControllerAwayError, Slurm, SlurmError
+from runner.fleet.folder import CODE, Folder
+from runner.fleet.retry import Fleet
 from runner.fleet.script import Task, batch_script
 from runner.fleet.text import ClusterNode, QueuedJob
-from runner.record.model import Code
 from runner.record.stamp import Stamp
 
-START_WITHIN_S = 3600.0
 _SPARE_MINUTES = 5
 _SAVE_EVERY_S = 1.0
 # States of a job whose script has not started, or never will.
 _NOT_BEGUN = {"PENDING", "CONFIGURING", "CANCELLED"}
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a campaign will run, and how. At most one of `count` and `nodelist` is set.
+class Order(CampaignSettings):
+    """A campaign before its nodes are selected. At most one of `count` and `nodelist` is set.
 
-    `command` is `run` or `diagnose`, with its `arguments` on each node; `joint` are the steps that need several nodes
-    at once.
+    Attributes:
+        longest_s: the longest that the command takes on a node, in seconds.
+        archive: the packed code.
+        alias_key: the key of the nodes' aliases.
+        minutes: time limit of a job; by default it follows from `longest_s`.
+        count: how many nodes of the partition.
+        nodelist: exactly these nodes, as Slurm writes them.
     """
 
-    runbooks: Path
-    entries: tuple[Runbook, ...]
-    arguments: tuple[str, ...]
     longest_s: float
-    joint: tuple[JointSteps, ...]
-    code: Code
-    archive: bytes = field(repr=False)
-    alias_key: bytes = field(repr=False)
-    home_python: str
-    command: str = "run"
-    wish: Wish = field(default_factory=Wish)
+    archive: bytes = Field(repr=False)
+    alias_key: bytes = Field(repr=False)
+    minutes: int | None = None
     count: int | None = None
     nodelist: str | None = None
-    shared: bool = True
-    prefix: str = ""
-    python: str | None = None
-    start_within_s: float = START_WITHIN_S
 
 
 def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
@@ -67,14 +51,14 @@ def choose_nodes(slurm: Slurm, order: Order) -> tuple[ClusterNode, ...]:
     Raises:
         InputError: a node does not exist, or the partition has too few nodes.
     """
-    known = {node.name: node for node in slurm.nodes()}
+    known = slurm.nodes()
     if order.nodelist is not None:
         names = slurm.expand(order.nodelist)
         missing = [name for name in names if name not in known]
         if missing:
             raise InputError(f"the cluster has no node {', '.join(missing)}; `sinfo -N` lists its nodes")
         return tuple(known[name] for name in names)
-    nodes = [known[name] for name in slurm.partition(order.wish.partition) if name in known]
+    nodes = [known[name] for name in slurm.partition(order.partition) if name in known]
     if order.count is None:
         return tuple(nodes)
     if not 1 <= order.count <= len(nodes):
@@ -101,13 +85,7 @@ def prepare(order: Order, base: Path, slurm: Slurm) -> tuple[Folder, Campaign]:
     return folder, campaign
 
 
-def submit(
-    campaign: Campaign,
-    folder: Folder,
-    slurm: Slurm,
-    observer: FleetObserver,
-    pause: Callable[[float], None] = time.sleep,
-) -> Campaign:
+def submit(campaign: Campaign, fleet: Fleet) -> Campaign:
     """Submit the remaining jobs; a job whose node cannot run it is refused at once, with the reason.
 
     A job that Slurm has already accepted, although the answer was lost or not stored, is not submitted again.
@@ -116,27 +94,22 @@ def submit(
         ControllerAwayError: the controller has not answered for 15 minutes; the jobs submitted so far are stored.
         SlurmError: Slurm does not list its nodes.
     """
+    folder, slurm = fleet.folder, fleet.slurm
     archive = (folder.path / CODE).read_bytes()
-    known = {node.name: node for node in answered(slurm.nodes, observer, pause)}
-    queue = answered(partial(slurm.queue, campaign.job_name), observer, pause)
+    known = fleet.answered(slurm.nodes)
+    queue = fleet.answered(partial(slurm.queue, campaign.job_name))
     saved = time.monotonic()
     try:
         for job in campaign.jobs:
             if job.job_id is not None or not job.live:
                 continue
-            unfit = [node for name in job.nodes if (node := known.get(name)) and not node.fit]
-            if (found := accepted(job, queue.values())) is not None:
-                done = found
-            elif campaign.shared and folder.exit_status(job) is not None:
+            done = accepted(job, queue.values())
+            if done is None and campaign.shared and folder.exit_status(job) is not None:
                 # Slurm no longer knows it.
-                done = job.model_copy(update={"progress": Progress.OVER, "state": "UNKNOWN"})
-            elif unfit:
-                done = refused(job, unfit[0])
-            else:
-                script = _script(campaign, job, folder, archive)
-                done = _submitted(campaign, job, slurm, script, observer, pause)
+                done = job.over("UNKNOWN", None)
+            done = done or refused_by_node(job, known) or _submitted(campaign, job, fleet, archive)
             campaign = campaign.with_job(done)
-            observer.job_changed(done, "")
+            fleet.observer.job_changed(done, "")
             if time.monotonic() - saved > _SAVE_EVERY_S:
                 folder.save(campaign)
                 saved = time.monotonic()
@@ -145,35 +118,30 @@ def submit(
     return campaign
 
 
-def _submitted(
-    campaign: Campaign,
-    job: Job,
-    slurm: Slurm,
-    script: str,
-    observer: FleetObserver,
-    pause: Callable[[float], None],
-) -> Job:
+def _submitted(campaign: Campaign, job: CampaignJob, fleet: Fleet, archive: bytes) -> CampaignJob:
+    script, slurm = _script(campaign, job, fleet.folder, archive), fleet.slurm
     asked = False
 
-    def ask() -> Job:
+    def ask() -> CampaignJob:
         nonlocal asked
         # After a lost answer, only the queue shows whether the job was accepted.
         if asked and (found := accepted(job, slurm.queue(campaign.job_name).values())) is not None:
             return found
         asked = True
-        wish = Wish(campaign.partition, campaign.account, campaign.gpus, campaign.minutes)
-        job_id = slurm.submit(script, campaign.job_name, job.tag, job.nodes, wish, whole=campaign.measures)
+        job_id = slurm.submit(
+            script, campaign.job_name, job.tag, job.nodes, campaign.wish, whole=campaign.measures
+        )
         return job.model_copy(update={"job_id": job_id, "submitted_at": datetime.now(UTC)})
 
     try:
-        return answered(ask, observer, pause)
+        return fleet.answered(ask)
     except ControllerAwayError:
         raise
     except SlurmError as error:
-        return job.model_copy(update={"progress": Progress.REFUSED, "reason": str(error)})
+        return job.refused(str(error))
 
 
-def accepted(job: Job, queue: Iterable[QueuedJob]) -> Job | None:
+def accepted(job: CampaignJob, queue: Iterable[QueuedJob]) -> CampaignJob | None:
     """The job with its id in Slurm; None if Slurm has no such job.
 
     Of several, the one that started is used: if two ran, there would be two records.
@@ -188,10 +156,10 @@ def accepted(job: Job, queue: Iterable[QueuedJob]) -> Job | None:
     if first == job.job_id:
         return job
     known = {"job_id": first, "submitted_at": datetime.now(UTC)}
-    return job.model_copy(update={**known, "progress": Progress.WAITING, "reason": None})
+    return job.model_copy(update={**known, "progress": JobProgress.WAITING, "reason": None})
 
 
-def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str:
+def _script(campaign: Campaign, job: CampaignJob, folder: Folder, archive: bytes) -> str:
     place = folder.place(job)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.mkdir(mode=0o700, exist_ok=True)
@@ -218,46 +186,38 @@ def _script(campaign: Campaign, job: Job, folder: Folder, archive: bytes) -> str
     return batch_script(task)
 
 
-def refused(job: Job, node: ClusterNode) -> Job:
-    """The job, refused because of the state of its node."""
-    said = f"not started: node state in Slurm is {node.state}" + (f", {node.reason}" if node.reason else "")
-    return job.model_copy(update={"progress": Progress.REFUSED, "reason": said})
+def refused_by_node(job: CampaignJob, known: Mapping[str, ClusterNode]) -> CampaignJob | None:
+    """The job, refused because of the state of one of its nodes; None if every known node can run it."""
+    unfit = next((node for name in job.nodes if (node := known.get(name)) and not node.fit), None)
+    if unfit is None:
+        return None
+    noted = f", {unfit.reason}" if unfit.reason else ""
+    return job.refused(f"not started: node state in Slurm is {unfit.state}{noted}")
 
 
 def _new_campaign(order: Order, nodes: Sequence[ClusterNode]) -> Campaign:
-    entries = tuple(runbook.id for runbook in order.entries)
+    settings = {name: getattr(order, name) for name in CampaignSettings.model_fields}
     aliases = {node.name: cluster_alias(node.name, order.alias_key) for node in nodes}
+    now = datetime.now(UTC)
     return Campaign(
-        id=new_campaign_id(),
-        created_at=datetime.now(UTC),
-        command=order.command,
-        runbooks=order.runbooks.resolve(),
-        entries=entries,
-        arguments=order.arguments,
-        code=order.code,
-        shared=order.shared,
-        prefix=order.prefix,
-        python=order.python,
-        home_python=order.home_python,
-        partition=order.wish.partition,
-        account=order.wish.account,
-        gpus=order.wish.gpus,
-        minutes=order.wish.minutes or math.ceil(order.longest_s / 60) + _SPARE_MINUTES,
-        start_within_s=order.start_within_s,
-        joint=order.joint,
+        **settings | {"runbooks": order.runbooks.resolve()},
+        id=new_campaign_id(now),
+        created_at=now,
+        minutes=order.minutes or math.ceil(order.longest_s / 60) + _SPARE_MINUTES,
         jobs=tuple(
-            Job(key=alias, nodes=(name,), aliases=(alias,), entries=entries)
+            CampaignJob(key=alias, nodes=(name,), aliases=(alias,), entries=order.entries)
             for name, alias in aliases.items()
         ),
     )
 
 
-def again(campaign: Campaign, suspects: dict[str, tuple[str, ...]]) -> Campaign:
+def again(campaign: Campaign, suspects: Mapping[str, tuple[str, ...]]) -> Campaign:
     """The campaign with a second round: each suspect (by alias) runs the entries in which it is an outlier again."""
+    tried = {job.key for job in campaign.jobs if job.round > 1}
     for job in campaign.jobs:
-        if job.joint or job.round != 1 or job.key not in suspects:
-            continue
-        rerun = Job(key=job.key, nodes=job.nodes, aliases=job.aliases, entries=suspects[job.key], round=2)
-        if not any((old.key, old.round) == (job.key, 2) for old in campaign.jobs):
+        if not job.joint and job.round == 1 and job.key in suspects.keys() - tried:
+            rerun = CampaignJob(
+                key=job.key, nodes=job.nodes, aliases=job.aliases, entries=suspects[job.key], round=2
+            )
             campaign = campaign.with_job(rerun)
     return campaign

@@ -64,7 +64,6 @@ class ClusterNode:
     name: str
     state: str
     reason: str | None
-    address: str
 
     @property
     def fit(self) -> bool:
@@ -131,10 +130,7 @@ def parse_nodes(text: str) -> tuple[ClusterNode, ...]:
             continue
         signed = _NOTED.match(reason)
         noted = (signed["text"] if signed else reason).strip()
-        name = fields["NodeName"]
-        found.append(
-            ClusterNode(name, fields.get("State", "UNKNOWN"), noted or None, fields.get("NodeAddr", name))
-        )
+        found.append(ClusterNode(fields["NodeName"], fields.get("State", "UNKNOWN"), noted or None))
     return tuple(found)
 
 

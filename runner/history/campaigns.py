@@ -21,13 +21,13 @@ _LARGEST_SHARE = 10.0
 
 
 @dataclass(frozen=True)
-class Row:
+class NodeRow:
     """One node of a campaign: its state, the reason if it returned no result, and the outcome of each entry.
 
     `unproved`: by entry, why a passed drill is not a proof.
     """
 
-    alias: str
+    node_alias: str
     state: str
     reason: str | None
     outcomes: Mapping[str, Outcome]
@@ -69,6 +69,16 @@ class Distribution:
         """Outliers on the bad side; on both sides if the metric has no better direction."""
         better = METRICS[self.metric].better if self.metric in METRICS else None
         return tuple(one for one in self.outliers if better is None or (one.off < 0) == (better == "higher"))
+
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """The median, `lowest … highest`, and the outlier limits, with units."""
+        middle, *range_of_values = self._with_units(self.spread.median, self.spread.low, self.spread.high)
+        limits = self._with_units(self.fence.low, self.fence.high) if self.fence else ["too few nodes"]
+        return middle, " … ".join(range_of_values), " … ".join(limits)
+
+    def _with_units(self, *values: float) -> list[str]:
+        return [format_value(value, self.unit) for value in values]
 
 
 def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from jinja2 import Environment
 
 from runner.base.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
-from runner.base.units import format_bytes, format_value
+from runner.base.units import format_bytes
 from runner.history.campaigns import Distribution, distributions, sentence
 from runner.record.model import Outcome, Record
 from runner.record.outcomes import Judged, drill_sentence
@@ -131,9 +131,7 @@ def _count(outcome: Outcome, found: Sequence[Judged]) -> Count:
 
 
 def _spread(one: Distribution) -> SpreadRow:
-    def show(value: float) -> str:
-        return format_value(value, one.unit)
-
+    middle, range_of_values, limits = one.shown
     return SpreadRow(
         entry=one.entry,
         step=one.step,
@@ -143,9 +141,9 @@ def _spread(one: Distribution) -> SpreadRow:
         machine_class=one.machine_class,
         preset=one.preset,
         nodes=len(one.values),
-        median=show(one.spread.median),
-        range=f"{show(one.spread.low)} … {show(one.spread.high)}",
-        fence=f"{show(one.fence.low)} … {show(one.fence.high)}" if one.fence else "too few nodes",
+        median=middle,
+        range=range_of_values,
+        fence=limits,
     )
 
 

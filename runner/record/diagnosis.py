@@ -5,7 +5,7 @@ run are part of the result, each with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -34,7 +34,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class StepFinding:
     """What one step found.
 
     Attributes:
@@ -87,7 +87,7 @@ class Diagnosis:
     number: int
     title: str
     state: State
-    findings: tuple[Finding, ...]
+    findings: tuple[StepFinding, ...]
     hints: tuple[str, ...]
     looked: tuple[str, ...]
     not_looked: tuple[NotLooked, ...]
@@ -165,7 +165,7 @@ def _kind(runbook: Runbook, step_id: str, gpus: int) -> Kind:
 
 
 def _state(
-    findings: Sequence[Finding], hints: Sequence[str], looked: Sequence[str], blind: Sequence[NotLooked]
+    findings: Sequence[StepFinding], hints: Sequence[str], looked: Sequence[str], blind: Sequence[NotLooked]
 ) -> State:
     if findings:
         return State.FOUND
@@ -176,7 +176,7 @@ def _state(
     return State.CLEAR if looked else State.NOT_LOOKED
 
 
-def _finding(runbook: Runbook, result: StepResult) -> Finding:
+def _finding(runbook: Runbook, result: StepResult) -> StepFinding:
     graded = [_severity(one) for one in _list(result.details.get("findings"))]
     counts = tuple(graded.count(severity) for severity in _GRAVEST_FIRST)
     named = next((severity for severity in _GRAVEST_FIRST if severity in graded), None)
@@ -185,7 +185,7 @@ def _finding(runbook: Runbook, result: StepResult) -> Finding:
         counts = tuple(int(severity is named) for severity in _GRAVEST_FIRST)
     undo, by_hand = (_texts(result.details.get(name)) for name in ("undo", "by_hand"))
     said = " ".join((result.reason or result.status.value).split())
-    return Finding(result.id, named, said, counts, tuple(shell_lines(undo, by_hand)))
+    return StepFinding(result.id, named, said, counts, tuple(shell_lines(undo, by_hand)))
 
 
 def _list(value: JsonValue) -> list[JsonValue]:
@@ -212,7 +212,7 @@ def rank(diagnoses: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
     return tuple(sorted(diagnoses, key=urgency))
 
 
-def exit_status(diagnoses: Sequence[Diagnosis]) -> int:
+def diagnosis_status(diagnoses: Sequence[Diagnosis]) -> int:
     """1 if an issue was found; 3 (unknown) if a step was blocked or no step ran; else 0."""
     if any(one.findings for one in diagnoses):
         return 1
@@ -243,10 +243,7 @@ def as_json(diagnoses: Sequence[Diagnosis]) -> list[Mapping[str, Any]]:
             "fix": list(one.fix) if one.findings else [],
             "page": one.page,
             "looked": list(one.looked),
-            "not_looked": [
-                {"step": b.step, "why": b.why, "kind": b.kind.value, "blocked": b.blocked}
-                for b in one.not_looked
-            ],
+            "not_looked": [{**asdict(blind), "blocked": blind.blocked} for blind in one.not_looked],
         }
         for one in diagnoses
     ]

@@ -50,6 +50,7 @@ MailProg=/bin/true
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
+WRAP = "#!/bin/bash\nexport RUNBOOK_LOCK=$HERE/lock-$SLURMD_NODENAME\n{wrap}\n"
 
 
 def installed() -> bool:
@@ -140,6 +141,20 @@ class Cluster:
             check=False,
             timeout=60,
         )
+
+    def prepared(self, here: Path, wrap: str) -> tuple[Path, dict[str, str]]:
+        """A wrapper for `--prefix` in this folder, and the environment of a campaign whose files stay in it.
+
+        `wrap` is what the wrapper does on each node before the program: all nodes are this machine, so each needs a
+        lock of its own, which it gets.
+        """
+        for name in ("tmp", "cache"):
+            (here / name).mkdir()
+        wrapper = here / "wrap"
+        wrapper.write_text(WRAP.format(wrap=wrap), encoding="utf-8")
+        wrapper.chmod(0o755)
+        places = {"HERE": here, "TMPDIR": here / "tmp", "XDG_CACHE_HOME": here / "cache"}
+        return wrapper, {**os.environ, **self.environment, **{name: str(at) for name, at in places.items()}}
 
     def states(self) -> dict[str, str]:
         """Node → its state, as sinfo's short form has it."""
