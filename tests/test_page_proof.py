@@ -13,7 +13,7 @@ from runner.entry.parse import parse
 from runner.entry.read import read_all
 from runner.pages.answer import ELSE, decision_tree, injecting, sample_line, symptom_line
 from runner.pages.before_after import before_and_after
-from runner.pages.change import change
+from runner.pages.change import change_text
 from runner.pages.evidence import Evidence, gather
 from runner.pages.plot import trend_plot
 from runner.pages.render import render
@@ -106,15 +106,17 @@ def named(name: str, *samples: float, unit: str = "1", **labels: object) -> Meas
 
 
 def test_decibels_are_subtracted_and_never_divided() -> None:
-    single = change(named("signal_to_noise", 0.473, unit="dB"), named("signal_to_noise", 28.2, unit="dB"))
+    single = change_text(
+        named("signal_to_noise", 0.473, unit="dB"), named("signal_to_noise", 28.2, unit="dB")
+    )
     assert (single.text, single.good) == ("+27.7 dB", None)
-    several = change(
+    several = change_text(
         named("signal_to_noise", 10.0, 10.1, 10.2, unit="dB"),
         named("signal_to_noise", 20.0, 20.1, 20.2, unit="dB"),
     )
     assert several.text == "+10.0 dB (+9.80 dB … +10.2 dB, range of the samples)"
     assert several.good is True
-    worse = change(
+    worse = change_text(
         named("signal_to_noise", 20.0, 20.1, 20.2, unit="dB"),
         named("signal_to_noise", -1.0, -1.1, -1.2, unit="dB"),
     )
@@ -122,17 +124,24 @@ def test_decibels_are_subtracted_and_never_divided() -> None:
     assert worse.good is False
 
 
+def test_decibels_whose_power_no_float_can_hold_are_only_subtracted() -> None:
+    found = change_text(
+        named("signal_to_noise", 1.0, 2.0, 3.0, unit="dB"), named("signal_to_noise", 9e5, 9e5, 9e5, unit="dB")
+    )
+    assert (found.text, found.good, found.why) == ("+899,998 dB", None, "no interval")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "text"), [(0.0, 1.0, "no → yes"), (1.0, 0.0, "yes → no"), (0.0, 0.0, "still no")]
 )
 def test_a_flag_changes_in_words_and_without_a_verdict(before: float, after: float, text: str) -> None:
-    found = change(named("compile_finished", before), named("compile_finished", after))
+    found = change_text(named("compile_finished", before), named("compile_finished", after))
     assert (found.text, found.good) == (text, None)
 
 
 def test_a_signed_number_and_one_from_zero_are_subtracted() -> None:
-    assert change(named("growth_exponent", 2.49), named("growth_exponent", -0.03)).text == "−2.52"
-    assert change(named("stale_variables", 5.0), named("stale_variables", 0.0)).text == "−5"
+    assert change_text(named("growth_exponent", 2.49), named("growth_exponent", -0.03)).text == "−2.52"
+    assert change_text(named("stale_variables", 5.0), named("stale_variables", 0.0)).text == "−5"
 
 
 def armed(caller: tuple[float, ...], clean: tuple[float, ...]) -> tuple[Measurement, ...]:
@@ -318,6 +327,22 @@ def test_a_trend_has_its_points_its_band_and_what_changed() -> None:
 def test_a_number_taken_another_way_is_not_in_the_trend_and_is_counted() -> None:
     (trend,) = trends(headlined(), gather(history(3e11, 3.1e11, 2e11, digest="feedfeedfeedfeed")))
     assert (len(trend.points), trend.otherwise) == (2, 1)
+
+
+def test_every_version_that_a_number_depends_on_is_marked_where_it_changed() -> None:
+    records = history(3e11, 3.1e11, 2e11)
+    newer = records[-1].machine.model_copy(update={"nccl": "2.27.7", "kernel": "6.9.0", "os": "Other 1"})
+    records[-1] = records[-1].model_copy(update={"machine": newer})
+    (trend,) = trends(headlined(), gather(records))
+    assert trend.changed == {2: "kernel 6.1.0 → 6.9.0, OS Example Linux 12 → Other 1"}
+
+
+def test_a_plot_has_the_runs_of_every_scope() -> None:
+    records = history(3e11, 3.1e11, 2e11)
+    options = records[1].options.model_copy(update={"steps": ("busbw",), "within": 300.0})
+    records[1] = records[1].model_copy(update={"options": options})
+    (trend,) = trends(headlined(), gather(records))
+    assert [point.value for point in trend.points] == [3e11, 3.1e11, 2e11]
 
 
 @pytest.mark.parametrize("runs", [1, 2])

@@ -261,7 +261,7 @@ def test_the_analyzer_reads_what_the_sweep_writes_and_bare_takes_the_newest_two(
     assert "fp8" in document["details"]["verdicts"]
 
 
-def kept(store: Store, number: int, document: dict[str, Any]) -> Path:
+def kept(store: Store, number: int, document: dict[str, Any], **changes: Any) -> Path:
     """A record of the entry with this sweep in it, `number` days after the first."""
     read = Document.model_validate(document)
     swept = step("sweep", *read.measurements, probe=read.probe, effective=read.effective)
@@ -271,6 +271,7 @@ def kept(store: Store, number: int, document: dict[str, Any]) -> Path:
             run_id=f"r{number}",
             runbook=RunbookRef(id="fp8-power-regression", number=5, title="Power"),
             started_at=datetime(2026, 11, number + 1, tzinfo=UTC),
+            **changes,
         )
     )
 
@@ -283,6 +284,7 @@ def test_the_latest_record_is_compared_with_the_first_of_the_same_work_in_the_da
     first = kept(store, 1, document_of(noisy(1)))
     kept(store, 2, document_of(noisy(2, fp8=1.5)))
     last = kept(store, 3, document_of(noisy(3, fp8=0.9)))
+    kept(store, 4, document_of(noisy(4, fp8=5.0)), simulated=True)
     status, document = compared(capsys, "--data", tmp_path / "data")
     assert status == SYMPTOM
     assert document["details"]["verdicts"]["fp8"] == "regression"

@@ -14,8 +14,7 @@ from runner.entry.model import Runbook
 from runner.entry.parse import parse
 from runner.entry.read import folder_faults, read_all
 from runner.entry.signatures import signature_table
-from runner.pages.evidence import Evidence, gather
-from runner.pages.refresh import last_refresh
+from runner.pages.evidence import Evidence, gather, last_refresh
 from runner.pages.render import ROWS_AT_START, Page, render
 from runner.record.model import Outcome, Record, StepStatus
 from tests.evidence_samples import machine, measurement

@@ -8,7 +8,7 @@ from runner.cli.main import main
 from runner.history.endings import endings
 from runner.history.prune import needed
 from runner.history.trend import RECENT, WINDOW, trend
-from runner.history.verdict_changes import turns
+from runner.history.verdict_changes import verdict_changes
 from runner.pages.evidence import gather
 from runner.record.model import Outcome, Record
 from runner.record.store import Store, latest
@@ -59,8 +59,8 @@ def test_what_is_kept_says_the_same_as_all_of_it(seed: int) -> None:
     assert [str(change.before) for change in trend(kept).changes] == [
         str(change.before) for change in trend(records).changes
     ]
-    said = {str(turn) for turn in turns(endings((ENTRY,), records))}
-    assert said == {str(turn) for turn in turns(endings((ENTRY,), kept))}
+    said = {str(turn) for turn in verdict_changes(endings((ENTRY,), records))}
+    assert said == {str(turn) for turn in verdict_changes(endings((ENTRY,), kept))}
     # Pruning twice takes nothing more.
     assert needed((ENTRY,), kept) == keep
 
@@ -73,6 +73,18 @@ def test_the_window_of_the_trend_stays() -> None:
         for one in history(200)
     ]
     assert len(needed((), steady)) == WINDOW + RECENT
+
+
+def test_a_run_with_an_allowance_replaces_the_run_before_it_of_the_same_scope() -> None:
+    first, second, third = (
+        one.model_copy(update={"steps": (), "outcome": Outcome.HEALTHY, "node_alias": "node-aaaaaa"})
+        for one in history(3)
+    )
+    options = record().options
+    first, third = (one.model_copy(update={"options": options}) for one in (first, third))
+    allowed = options.model_copy(update={"allow": ("busy",)})
+    second = second.model_copy(update={"options": allowed})
+    assert needed((), (first, second, third)) == {third.run_id}
 
 
 def test_nothing_is_deleted_unasked_and_nothing_else_is_touched(

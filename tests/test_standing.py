@@ -9,8 +9,7 @@ import pytest
 
 from runner.cli.main import main
 from runner.entry.model import Phase
-from runner.history.endings import ending_of, scope_words, width
-from runner.history.standing import Standing, standing
+from runner.history.endings import Standing, ending_of, scope_words, standing, width
 from runner.pages.render import render
 from runner.record.model import Options, Outcome, Record
 from runner.record.store import Store

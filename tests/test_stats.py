@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.significance import run_changes
 from runner.base.stats import (
-    changes,
     median_interval,
     percentile,
     quadratic_fit,
@@ -91,7 +91,7 @@ def test_any_false_report_over_all_series_together_is_as_rare_as_it_says() -> No
     source = random.Random(11)
     called = 0
     for _ in range(300):
-        found = changes(series(source, 4, 12), series(source, 4, 12), permutations=399)
+        found = run_changes(series(source, 4, 12), series(source, 4, 12), permutations=399)
         called += any(one.clear for one in found.values())
     # 1 % of 300 is 3; ten or more would happen once in a thousand times.
     assert called < 10
@@ -99,7 +99,7 @@ def test_any_false_report_over_all_series_together_is_as_rare_as_it_says() -> No
 
 def test_a_change_is_found_beside_series_that_did_not_change_and_its_ratio_is_right() -> None:
     source = random.Random(12)
-    found = changes(series(source, 4, 12), series(source, 4, 12, m2=0.9))
+    found = run_changes(series(source, 4, 12), series(source, 4, 12, m2=0.9))
     assert {name for name, one in found.items() if one.clear} == {"m2"}
     assert found["m2"].ratio == pytest.approx(0.9, rel=0.02)
 
@@ -109,7 +109,7 @@ def test_samples_compared_with_themselves_are_no_change_nor_are_they_in_another_
     samples: list[float],
 ) -> None:
     for again in (samples, samples[::-1]):
-        [found] = changes({"m": samples}, {"m": again}, permutations=99).values()
+        [found] = run_changes({"m": samples}, {"m": again}, permutations=99).values()
         assert found.ratio == pytest.approx(1)
         assert not found.clear
 
@@ -118,14 +118,14 @@ def test_the_comparison_is_the_same_every_time_and_blind_to_units() -> None:
     source = random.Random(13)
     before, after = series(source, 2, 6), series(source, 2, 6, m0=1.02)
     thousandfold = [{name: [1e3 * one for one in of] for name, of in run.items()} for run in (before, after)]
-    assert changes(before, after) == changes(before, after)
-    for name, one in changes(thousandfold[0], thousandfold[1]).items():
-        assert one.probability == pytest.approx(changes(before, after)[name].probability, abs=0.01)
+    assert run_changes(before, after) == run_changes(before, after)
+    for name, one in run_changes(thousandfold[0], thousandfold[1]).items():
+        assert one.probability == pytest.approx(run_changes(before, after)[name].probability, abs=0.01)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_hardly_anything_can_be_found_in_fewer_than_four_turns(turns: int) -> None:
-    found = changes({"m": [1.0, 1.01, 0.99][:turns]}, {"m": [9.0, 9.01, 8.99][:turns]})
+    found = run_changes({"m": [1.0, 1.01, 0.99][:turns]}, {"m": [9.0, 9.01, 8.99][:turns]})
     assert not found["m"].clear
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_compared_is_refused(
     before: dict[str, list[float]], after: dict[str, list[float]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        changes(before, after)
+        run_changes(before, after)
 
 
 @given(

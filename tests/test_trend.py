@@ -4,19 +4,20 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.base.stats import rank_shift
+from runner.base.significance import rank_shift
 from runner.cli.main import main
 from runner.entry.model import Phase
-from runner.history.compare import compare_classes, compare_records
+from runner.history.compare import ComparedNumber, compare_classes, compare_records
 from runner.history.endings import endings
-from runner.history.trend import FEWEST, LEVEL, RECENT, WINDOW, all_series, change, trend
-from runner.history.verdict_changes import Turn, turns
+from runner.history.series import read_series
+from runner.history.trend import FEWEST, LEVEL, RECENT, WINDOW, newest_change, trend
+from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.model import Measurement, Outcome, Record, StepStatus
 from runner.record.store import Store, latest
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
@@ -73,7 +74,8 @@ def test_the_same_holds_for_a_full_window_and_the_whole_chain(shape: str) -> Non
     source = random.Random(11)
     trials = 250
     alarms = sum(
-        change(all_series(runs([SHAPES[shape](source) for _ in range(WINDOW + RECENT)]))[0]) is not None
+        newest_change(read_series(runs([SHAPES[shape](source) for _ in range(WINDOW + RECENT)]))[0])
+        is not None
         for _ in range(trials)
     )
     assert alarms / trials <= LEVEL + 4 * (LEVEL * (1 - LEVEL) / trials) ** 0.5
@@ -83,7 +85,7 @@ def test_holding_each_run_against_the_one_before_would_cry_wolf() -> None:
     values = noisy(200)
     against_previous = sum(abs(b / a - 1) > 0.02 for a, b in pairwise(values))
     against_window = sum(
-        change(all_series(runs(values[: end + 1]))[0]) is not None for end in range(11, len(values))
+        newest_change(read_series(runs(values[: end + 1]))[0]) is not None for end in range(11, len(values))
     )
     assert against_previous > 60
     assert against_window <= 8
@@ -94,7 +96,7 @@ def test_a_drop_of_a_tenth_is_found_within_three_runs_nearly_always(earlier: int
     found = 0
     for seed in range(60):
         values = [*noisy(earlier, seed), *noisy(RECENT, seed + 1000, centre=90)]
-        found += change(all_series(runs(values))[0]) is not None
+        found += newest_change(read_series(runs(values))[0]) is not None
     assert found >= 50
 
 
@@ -190,11 +192,59 @@ def test_other_options_make_another_series() -> None:
     options = records[0].options.model_copy(update={"preset": "8b"})
     records[-3:] = [one.model_copy(update={"options": options}) for one in records[-3:]]
     assert trend(records).changes == ()
-    assert len(all_series(records)) == 2
+    assert len(read_series(records)) == 2
+
+
+def test_an_allowance_makes_no_other_series_and_is_named_as_a_cause() -> None:
+    records = runs([*noisy(12), 80, 81, 79])
+    options = records[0].options.model_copy(update={"allow": ("busy",)})
+    records[-3:] = [one.model_copy(update={"options": options}) for one in records[-3:]]
+    (found,) = trend(records).changes
+    assert found.causes == ("allowed nothing → busy",)
+
+
+def test_other_steps_that_changed_in_the_newest_runs_are_named_as_a_cause() -> None:
+    records = runs([*noisy(12), 80, 81, 79])
+    for place, one in enumerate(records):
+        before = step("wiring", digest="a" * 16 if place < 12 else "b" * 16)
+        records[place] = one.model_copy(update={"steps": (before, *one.steps)})
+    (found,) = trend(records).changes
+    assert found.causes == ("changed steps (wiring)",)
+
+
+def test_runs_under_a_former_id_are_in_the_series_of_the_entry() -> None:
+    records = runs([*noisy(12), 80, 81, 79])
+    renamed = records[0].runbook.model_copy(update={"id": "wires"})
+    records[-3:] = [one.model_copy(update={"runbook": renamed}) for one in records[-3:]]
+    entry = LOOKED.model_copy(
+        update={"head": LOOKED.head.model_copy(update={"id": "wires", "formerly": ("nvlink",)})}
+    )
+    assert (trend(records).changes, trend(records).too_short) == ((), 1)
+    (found,) = trend(records, (entry,)).changes
+    assert (found.series.runbook, found.before.count, found.after.count) == ("wires", 12, 3)
+
+
+def test_a_change_of_decibels_is_measured_in_power_and_has_no_ratio() -> None:
+    def decibels(value: float) -> Measurement:
+        return bandwidth(value, name="signal_to_noise").model_copy(update={"unit": "dB"})
+
+    def precise(values: Sequence[float]) -> list[Record]:
+        probe = {"probe": "fp8_transformer_engine"}
+        return [
+            one.model_copy(
+                update={"steps": (one.steps[0].model_copy(update={"measurements": (of,)} | probe),)}
+            )
+            for one, of in zip(runs(values), map(decibels, values), strict=True)
+        ]
+
+    # 0.5 dB of 40 dB are 1 % of the logarithm and 11 % of the power.
+    (found,) = trend(precise([40.0 + n / 1000 for n in range(12)] + [39.5, 39.501, 39.502])).changes
+    assert (found.direction, found.ratio) == ("worse", None)
+    assert trend(precise([40.0 + n / 1000 for n in range(12)] + [39.95, 39.951, 39.952])).changes == ()
 
 
 def test_simulated_runs_are_no_part_of_a_trend() -> None:
-    assert all_series(runs([1.0] * 3, simulated=True)) == ()
+    assert read_series(runs([1.0] * 3, simulated=True)) == ()
 
 
 def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
@@ -202,7 +252,7 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     entry = runbook(expectations=(bound,), busbw="diagnose")
     first, second = runs([100e9, 80e9])
     second = second.model_copy(update={"machine": machine(torch="2.14.0")})
-    found = turns(endings((entry,), (second, first)))[1:]
+    found = verdict_changes(endings((entry,), (second, first)))[1:]
     assert [(turn.what, turn.before, turn.after) for turn in found] == [
         ("outcome", "healthy", "symptom"),
         ("faq-floor", "met", "missed"),
@@ -214,9 +264,9 @@ def test_a_verdict_that_turned_is_found_with_what_else_changed() -> None:
     )
 
 
-def turned(*records: Record) -> list[Turn]:
+def turned(*records: Record) -> list[VerdictChange]:
     """What turned, the first run of an entry left out."""
-    return [turn for turn in turns(endings((LOOKED,), records)) if turn.earlier]
+    return [turn for turn in verdict_changes(endings((LOOKED,), records)) if turn.earlier]
 
 
 def ended(*statuses: StepStatus, **changes: object) -> list[Record]:
@@ -271,12 +321,12 @@ def test_what_was_allowed_is_no_scope_and_is_named_as_a_cause() -> None:
 def test_runs_that_were_cut_off_and_entries_that_are_gone_do_not_turn() -> None:
     first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
     assert turned(first, second.model_copy(update={"outcome": None})) == []
-    assert turns(endings((), (first, second))) == ()
+    assert verdict_changes(endings((), (first, second))) == ()
 
 
 def test_the_first_run_of_an_entry_on_a_class_is_no_turn_and_is_said() -> None:
     first, second = ended(StepStatus.PASSED, StepStatus.PASSED)
-    (turn,) = turns(endings((LOOKED,), (second, first)))
+    (turn,) = verdict_changes(endings((LOOKED,), (second, first)))
     assert (turn.before, turn.after, turn.earlier) == ("unmeasured", "healthy", None)
     assert str(turn) == (
         "cpu-example-x86_64-2c nvlink: outcome unmeasured → healthy (run 000000000000); first run"
@@ -289,7 +339,7 @@ def test_a_stored_outcome_is_judged_by_the_entry_as_it_is_now() -> None:
     steps = (step("busbw", status=StepStatus.SYMPTOM), step("again", phase=Phase.VERIFY))
     before, after = runs([1.0, 1.0], outcome=Outcome.FIX_PROVED)
     skipped = step("graphs", phase=Phase.VERIFY, status=StepStatus.SKIPPED, reason="needs 1 GPU")
-    found = turns(
+    found = verdict_changes(
         endings(
             (entry,),
             (
@@ -306,7 +356,7 @@ def test_a_run_under_a_former_id_is_one_of_the_entry() -> None:
     first, second = ended(StepStatus.PASSED, StepStatus.SYMPTOM)
     head = LOOKED.head.model_copy(update={"id": "wires", "formerly": ("nvlink",)})
     now = second.model_copy(update={"runbook": second.runbook.model_copy(update={"id": "wires"})})
-    found = turns(endings((LOOKED.model_copy(update={"head": head}),), (first, now)))
+    found = verdict_changes(endings((LOOKED.model_copy(update={"head": head}),), (first, now)))
     assert [(turn.later.runbook.id, turn.after) for turn in found] == [
         ("wires", "healthy"),
         ("wires", "symptom"),
@@ -340,6 +390,8 @@ def test_two_runs_are_compared_number_by_number() -> None:
         ({"measurements": (), "status": StepStatus.TIMEOUT}, "only in A; not comparable: timeout"),
         ({"measurements": (bandwidth(101, 101),)}, "unknown: no interval for the median of 1 samples"),
         ({"measurements": (bandwidth(101, 99, 101, 102),)}, "no difference shown"),
+        ({"measurements": (bandwidth(200, 199, 200, 201),)}, "higher (better)"),
+        ({"measurements": (bandwidth(200, 199, 201),)}, "unknown: no verdict from fewer than 3 samples"),
     ],
 )
 def test_what_cannot_be_compared_says_why(changes: dict[str, object], says: str) -> None:
@@ -348,9 +400,51 @@ def test_what_cannot_be_compared_says_why(changes: dict[str, object], says: str)
     assert [row.verdict for row in found.rows] == [says]
 
 
+def compared(before: Measurement, after: Measurement) -> ComparedNumber:
+    first = record(step("busbw", before))
+    (row,) = compare_records(first, record(step("busbw", after), run_id="b" * 12)).rows
+    return row
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "says"),
+    [
+        ("bus_bandwidth", 61.09, 61.13, "higher (one reading each)"),
+        ("wrong_elements", 0.0, 5.0, "higher (one reading each)"),
+        ("compile_finished", 1.0, 0.0, "lower (one reading each)"),
+    ],
+)
+def test_one_reading_each_shows_a_direction_and_neither_better_nor_worse(
+    name: str, before: float, after: float, says: str
+) -> None:
+    assert compared(bandwidth(before, name=name), bandwidth(after, name=name)).verdict == says
+
+
+def test_decibels_of_two_runs_are_compared_by_their_power_and_have_no_ratio() -> None:
+    def decibels(*samples: float) -> Measurement:
+        return bandwidth(median(samples), *samples, name="signal_to_noise").model_copy(update={"unit": "dB"})
+
+    row = compared(decibels(40.0, 40.01, 40.02), decibels(39.7, 39.71, 39.72))
+    assert (row.ratio, row.interval, row.verdict) == (None, None, "lower (worse)")
+    row = compared(decibels(40.0, 40.01, 40.02), decibels(39.93, 39.94, 39.95))
+    assert row.verdict == "no difference shown"
+
+
+def test_geometric_means_are_compared_by_their_own_intervals() -> None:
+    def mean(*samples: float) -> Measurement:
+        return bandwidth(geometric_mean(samples), *samples).model_copy(update={"statistic": "geometric mean"})
+
+    row = compared(mean(100, 101, 99, 100), mean(50, 51, 49, 50))
+    assert row.verdict == "lower (worse)"
+    assert row.interval is not None
+    assert (row.interval.low < 0.5 < row.interval.high, row.interval.confidence) == (True, 0.9)
+
+
 def test_two_classes_are_compared_at_presets_that_both_ran() -> None:
-    here = record(step("busbw", bandwidth(100, 100, 100)))
-    there = record(step("busbw", bandwidth(300, 300, 300)), machine=machine("NVIDIA B200"), run_id="b" * 12)
+    here = record(step("busbw", bandwidth(100, 100, 100, 100)))
+    there = record(
+        step("busbw", bandwidth(300, 300, 300, 300)), machine=machine("NVIDIA B200"), run_id="b" * 12
+    )
     alone = record(step("other", bandwidth(1)), run_id="c" * 12)
     found = compare_classes(latest((here, there, alone)), "cpu-example-x86_64-2c", "1xB200-180GB")
     assert [(row.step, row.verdict) for row in found.rows] == [
@@ -426,7 +520,7 @@ def test_the_commands_read_the_data_folder(data: Path, capsys: pytest.CaptureFix
     assert main(["--data", str(data), "trend", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["changes"][0]["direction"] == "worse"
     assert main(["--data", str(data), "compare", "00000000000b", "00000000000c", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"][0]["verdict"] == "lower (worse)"
+    assert json.loads(capsys.readouterr().out)["rows"][0]["verdict"] == "lower (one reading each)"
     path = next(data.rglob("*-00000000000b.json"))
     assert main(["--data", str(data), "compare", str(path), "00000000000c"]) == 0
     assert "lower" in capsys.readouterr().out

@@ -1,7 +1,7 @@
-"""Helpers for messages: suggest a known word, and count a noun."""
+"""Helpers for messages: suggest a known word, count a noun, name labels."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -16,3 +16,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 fault`, `2 faults`, `2 entries`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def bracketed(text: str) -> str:
+    """` (text)`, to follow another word; empty if the text is."""
+    return f" ({text})" if text else ""
+
+
+def label_pairs(labels: Mapping[str, object]) -> str:
+    """`bytes=8589934592, op=all_reduce`: labels as stored, by name."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))

@@ -16,9 +16,9 @@ from runner.base.placed import read_placed
 from runner.base.plain import json_text, one_line
 from runner.base.stats import Interval
 from runner.base.units import format_value
-from runner.base.words import counted, nearest
+from runner.base.words import bracketed, counted, label_pairs, nearest
 from runner.cli.console import console_on
-from runner.history.compare import Comparison, Row, compare_classes, compare_records
+from runner.history.compare import ComparedNumber, RunComparison, compare_classes, compare_records
 from runner.record.model import Record
 from runner.record.reading import parse_record
 from runner.record.store import Store, latest
@@ -60,19 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
     console = console_on(sys.stdout)
     if shown:
         console.print(table)
-    for line in _counts(found):
-        console.print(escape(one_line(line)), highlight=False, soft_wrap=True)
-    console.print(
-        escape(one_line(f"other differences: {', '.join(found.differences) or 'none recorded'}")),
-        highlight=False,
+    for line in (*_counts(found), f"other differences: {', '.join(found.differences) or 'none recorded'}"):
         # Not wrapped: a continuation line could be mistaken for a statement.
-        soft_wrap=True,
-    )
+        console.print(escape(one_line(line)), highlight=False, soft_wrap=True)
     console.print(_NOTE, highlight=False)
     return 0
 
 
-def _counts(found: Comparison) -> Iterator[str]:
+def _counts(found: RunComparison) -> Iterator[str]:
     both = [row for row in found.rows if row.in_both]
     same = sum(row.verdict == "same" for row in both)
     only_a = sum(row.second is None for row in found.rows)
@@ -85,8 +80,7 @@ def _counts(found: Comparison) -> Iterator[str]:
             yield f"steps only in {name}: {', '.join(steps)}"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    labels = ", ".join(f"{name}={value}" for name, value in sorted(row.labels.items()))
+def _cells(row: ComparedNumber) -> tuple[str, ...]:
     values = [
         "not measured" if value is None else format_value(value, row.unit)
         for value in (row.first, row.second)
@@ -94,7 +88,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = "" if row.ratio is None else f"{row.ratio:.3g}{_interval(row.interval)}"
     return (
         f"{row.runbook} {row.step}",
-        f"{label_of(row.metric)}{f' ({labels})' if labels else ''}",
+        f"{label_of(row.metric)}{bracketed(label_pairs(row.labels))}",
         *values,
         ratio,
         row.verdict,
@@ -105,7 +99,7 @@ def _interval(interval: Interval | None) -> str:
     return f" [{interval.low:.3g} … {interval.high:.3g}]" if interval else ""
 
 
-def _compare(store: Store, first: str, second: str) -> Comparison:
+def _compare(store: Store, first: str, second: str) -> RunComparison:
     paths = store.files()
     classes = {path.parent.parent.name for path in paths}
     if first in classes and second in classes:

@@ -14,8 +14,7 @@ from runner.cli.rows import aligned
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.hardware.machine import look
-from runner.history.endings import by_any_id, outcome_words, scope_words
-from runner.history.standing import Standing
+from runner.history.endings import Standing, by_any_id, outcome_words, scope_words
 from runner.pages.evidence import gather
 from runner.record.store import Store
 

@@ -10,7 +10,7 @@ from runner.base.plain import one_line
 from runner.base.words import counted
 from runner.entry.read import read_all
 from runner.history.endings import endings
-from runner.history.verdict_changes import Turn, turns
+from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.checkout import git_in
 from runner.record.publish import Incoming, artifacts, publish
 from runner.record.redaction.redact import host_secrets, redact_text
@@ -89,18 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.turned is not None:
         new = {record.run_id for record in done.records}
-        found = turns(endings(runbooks, store.records()))
+        found = verdict_changes(endings(runbooks, store.records()))
         # The first run of an entry on a class is new, not a changed verdict.
         _write(arguments.turned, [turn for turn in found if turn.earlier and turn.later.run_id in new])
     return REFUSED if done.refused else 0
 
 
-def _said(turn: Turn) -> str:
+def _said(turn: VerdictChange) -> str:
     # It becomes the text of a public issue.
     return one_line(redact_text(str(turn), host_secrets()))
 
 
-def _write(path: Path, turned: Sequence[Turn]) -> None:
+def _write(path: Path, turned: Sequence[VerdictChange]) -> None:
     """Write a Markdown list of changed verdicts; an earlier file is removed."""
     path.unlink(missing_ok=True)
     if not turned:

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 from runner.base.errors import InputError
 from runner.base.plain import json_text, one_line
 from runner.base.units import format_value
-from runner.base.words import counted
+from runner.base.words import bracketed, counted, label_pairs
 from runner.entry.read import read_all
 from runner.history.endings import endings
-from runner.history.trend import FEWEST, LEVEL, RECENT, Change, Trend, trend
-from runner.history.verdict_changes import Turn, turns
+from runner.history.trend import FEWEST, LEVEL, RECENT, TrendChange, TrendReport, trend
+from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.store import Store
 from runner.vocabulary import label_of
 
 CHANGED = 1
+_OF_SERIES = ("machine_class", "runbook", "step", "digest", "metric", "labels", "unit")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,10 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     since = _day(arguments.since)
     records = list(Store(arguments.data).records())
-    found = trend(records)
+    runbooks = read_all(arguments.runbooks)
+    found = trend(records, runbooks)
     turned = [
         turn
-        for turn in turns(endings(read_all(arguments.runbooks), records))
+        for turn in verdict_changes(endings(runbooks, records))
         if since is None or turn.later.when >= since
     ]
     if arguments.json:
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     return CHANGED if found.changes or any(turn.earlier for turn in turned) else 0
 
 
-def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
+def _lines(found: TrendReport, turned: list[VerdictChange]) -> Iterator[str]:
     for change in found.changes:
         yield one_line(change_line(change))
     for turn in turned:
@@ -62,11 +64,10 @@ def _lines(found: Trend, turned: list[Turn]) -> Iterator[str]:
     )
 
 
-def change_line(change: Change) -> str:
+def change_line(change: TrendChange) -> str:
     """One line: the series, its change, the number of runs compared, and the likely cause."""
     series = change.series
-    labels = ", ".join(f"{name}={value}" for name, value in sorted(series.labels.items()))
-    number = f"{label_of(series.metric)}{f' ({labels})' if labels else ''}"
+    number = f"{label_of(series.metric)}{bracketed(label_pairs(series.labels))}"
     before, after = (
         format_value(value, series.unit) for value in (change.before.median, change.after.median)
     )
@@ -79,14 +80,11 @@ def change_line(change: Change) -> str:
     )
 
 
-def _document(found: Trend, turned: list[Turn]) -> dict[str, object]:
+def _document(found: TrendReport, turned: list[VerdictChange]) -> dict[str, object]:
     return {
         "changes": [
             {
-                **{
-                    name: getattr(one.series, name) for name in ("machine_class", "runbook", "step", "digest")
-                },
-                **{name: getattr(one.series, name) for name in ("metric", "labels", "unit")},
+                **{name: getattr(one.series, name) for name in _OF_SERIES},
                 "before": dataclasses.asdict(one.before),
                 "after": dataclasses.asdict(one.after),
                 "direction": one.direction,

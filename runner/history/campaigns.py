@@ -5,17 +5,21 @@ class (`runner.base.stats.fence`). A second run decides: if its value is beyond 
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from statistics import median
 
 from runner.base.stats import Fence, Spread, fence, spread
 from runner.base.units import format_value
 from runner.entry.model import Scalar
+from runner.history.change import is_better
 from runner.record.headline import key_measurement
-from runner.record.model import Measurement, Outcome, Record, StepResult
-from runner.vocabulary import METRICS
+from runner.record.model import Measurement, Outcome, Record
 
+# Alias of the node, the measurement, and whether it is the key metric of its step.
+_Taken = tuple[str, Measurement, bool]
 # A distance of more than this many medians is given in the metric's unit.
 _LARGEST_SHARE = 10.0
 
@@ -67,8 +71,7 @@ class Distribution:
     @property
     def suspects(self) -> tuple[Outlier, ...]:
         """Outliers on the bad side; on both sides if the metric has no better direction."""
-        better = METRICS[self.metric].better if self.metric in METRICS else None
-        return tuple(one for one in self.outliers if better is None or (one.off < 0) == (better == "higher"))
+        return tuple(one for one in self.outliers if is_better(self.metric, rose=one.off > 0) is not True)
 
     @property
     def shown(self) -> tuple[str, str, str]:
@@ -87,37 +90,29 @@ def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:
     Args:
         records: the records of one campaign; joint records are ignored.
     """
-    taken: dict[tuple[str, ...], dict[str, list[float]]] = {}
-    about: dict[tuple[str, ...], tuple[Measurement, bool]] = {}
-    for record in sorted(records, key=lambda one: (one.started_at, one.run_id)):
-        if record.members:
-            continue
-        for step in record.steps:
-            for place, measurement, speaks in _measured(record, step):
-                taken.setdefault(place, {}).setdefault(record.node_alias, []).append(measurement.value)
-                about[place] = (measurement, speaks)
+    taken: dict[tuple[str, ...], list[_Taken]] = defaultdict(list)
+    for record in sorted(records, key=lambda one: one.moment):
+        for step in record.steps if not record.members else ():
+            if step.status.finished:
+                key = key_measurement(step)
+                for one in step.measurements:
+                    place = (record.runbook.id, step.id, one.name, json.dumps(one.labels, sort_keys=True))
+                    node = (record.machine.machine_class, record.options.preset)
+                    taken[*place, *node].append((record.node_alias, one, one == key))
     return tuple(
-        _distribution(place, *about[place], values)
-        for place, values in sorted(taken.items())
-        if len(values) > 1
+        _distribution(place, found)
+        for place, found in sorted(taken.items(), key=itemgetter(0))
+        if len({alias for alias, _, _ in found}) > 1
     )
 
 
-def _measured(record: Record, step: StepResult) -> Iterable[tuple[tuple[str, ...], Measurement, bool]]:
-    if not step.status.finished:
-        return
-    key = key_measurement(step)
-    for measurement in step.measurements:
-        labels = json.dumps(measurement.labels, sort_keys=True)
-        node = (record.machine.machine_class, record.options.preset)
-        yield (record.runbook.id, step.id, measurement.name, labels, *node), measurement, measurement == key
-
-
-def _distribution(
-    place: tuple[str, ...], measurement: Measurement, key: bool, taken: Mapping[str, Sequence[float]]
-) -> Distribution:
+def _distribution(place: tuple[str, ...], taken: Sequence[_Taken]) -> Distribution:
     entry, step, metric, _, machine_class, preset = place
-    first = {alias: values[0] for alias, values in taken.items()}
+    _, measurement, key = taken[-1]
+    by_node: dict[str, list[float]] = defaultdict(list)
+    for alias, one, _ in taken:
+        by_node[alias].append(one.value)
+    first = {alias: values[0] for alias, values in by_node.items()}
     around = fence(list(first.values()))
     return Distribution(
         entry=entry,
@@ -131,7 +126,7 @@ def _distribution(
         values=first,
         spread=spread(list(first.values())),
         fence=around,
-        outliers=() if around is None else tuple(_outliers(around, taken)),
+        outliers=() if around is None else tuple(_outliers(around, by_node)),
     )
 
 

@@ -3,28 +3,30 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.base.stats import Interval, ratio, ratio_interval
+from runner.base.stats import Interval
 from runner.entry.model import Scalar
-from runner.history.endings import differences, setting_of
-from runner.history.trend import SMALLEST
-from runner.record.model import Measurement, Record, StepResult
-from runner.vocabulary import current_name, metric_of
+from runner.history.change import SMALLEST_BETWEEN_RUNS, Change, Doubt, change_between, plain_ratio
+from runner.history.conditions import conditions_of, differences
+from runner.history.endings import RanStep
+from runner.record.model import Measurement, Record
+from runner.vocabulary import current_name
 
-Ran = tuple[Record, StepResult]
 # Entry, step, preset.
-Place = tuple[str, str, str]
+_Place = tuple[str, str, str]
+_Results = Mapping[_Place, RanStep]
 ONLY_FIRST, ONLY_SECOND = "only in A", "only in B"
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedNumber:
     """One number of one step, from both sides or from one.
 
     Attributes:
         first, second: the two values in `unit`; None if not measured on that side.
-        interval: 95 % interval of second ÷ first, from the spread within the two runs.
-        verdict: `same`, `no difference shown`, `higher`, `lower`, with `(better)` or `(worse)`; `only in A` (the
-            first) or `only in B`; or why there is no verdict.
+        interval: 95 % interval of second ÷ first, from the spread within the two runs; at least 90 % for a geometric
+            mean. None where a ratio has no meaning.
+        verdict: `same`, `no difference shown`, or `higher` or `lower`, with `(better)`, `(worse)`, or the reason why it
+            is neither; `only in A` (the first) or `only in B`; or why there is no verdict.
     """
 
     runbook: str
@@ -40,7 +42,9 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """Second ÷ first; None if a value is missing, or a ratio would be meaningless."""
-        return None if self.first is None or self.second is None else ratio(self.second, self.first)
+        if self.first is None or self.second is None:
+            return None
+        return plain_ratio(self.metric, self.unit, self.first, self.second)
 
     @property
     def in_both(self) -> bool:
@@ -49,7 +53,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Every number of either side, and other differences between them.
 
     Attributes:
@@ -59,26 +63,24 @@ class Comparison:
     first: str
     second: str
     differences: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedNumber, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
 
 
-def compare_records(first: Record, second: Record) -> Comparison:
+def compare_records(first: Record, second: Record) -> RunComparison:
     """Compare two runs of one entry, step by step; the second is relative to the first."""
+    # Another preset is reported as the reason why they are not comparable, not as numbers that only one side has.
+    preset = first.options.preset
     ours, theirs = (
-        {(run.runbook.id, step.id, run.options.preset): (run, step) for step in run.steps}
-        for run in (first, second)
+        {(run.runbook.id, step.id, preset): (run, step) for step in run.steps} for run in (first, second)
     )
-    if first.options.preset != second.options.preset:
-        # Reported as the reason why they are not comparable, not as numbers that only one side has.
-        theirs = {(*place[:2], first.options.preset): ran for place, ran in theirs.items()}
-    return _comparison(
-        first.run_id, second.run_id, ours, theirs, differences(setting_of(first), setting_of(second))
-    )
+    return _comparison(first.run_id, second.run_id, ours, theirs, _differences(first, second))
 
 
-def compare_classes(finished: Mapping[tuple[str, str, str, str], Ran], first: str, second: str) -> Comparison:
+def compare_classes(
+    finished: Mapping[tuple[str, str, str, str], RanStep], first: str, second: str
+) -> RunComparison:
     """Compare the newest numbers of two machine classes at presets that both ran.
 
     Args:
@@ -93,15 +95,23 @@ def compare_classes(finished: Mapping[tuple[str, str, str, str], Ran], first: st
         difference
         for place, (record, _) in ours.items()
         if place in theirs
-        for difference in differences(setting_of(record), setting_of(theirs[place][0]))
+        for difference in _differences(record, theirs[place][0])
     ]
     return _comparison(first, second, ours, theirs, tuple(dict.fromkeys(found)))
 
 
+def _differences(first: Record, second: Record) -> tuple[str, ...]:
+    return differences([conditions_of(first)], [conditions_of(second)])
+
+
 def _comparison(
-    first: str, second: str, ours: Mapping[Place, Ran], theirs: Mapping[Place, Ran], found: tuple[str, ...]
-) -> Comparison:
-    return Comparison(
+    first: str,
+    second: str,
+    ours: _Results,
+    theirs: _Results,
+    found: tuple[str, ...],
+) -> RunComparison:
+    return RunComparison(
         first=first,
         second=second,
         differences=found,
@@ -116,22 +126,29 @@ def _comparison(
     )
 
 
-def _others(some: Mapping[Place, Ran], others: Mapping[Place, Ran]) -> tuple[str, ...]:
+def _others(some: _Results, others: _Results) -> tuple[str, ...]:
     names = {f"{runbook} {step}" for runbook, step, _ in others}
     return tuple(
         dict.fromkeys(name for runbook, step, _ in some if (name := f"{runbook} {step}") not in names)
     )
 
 
-def _rows(place: Place, first: Ran | None, second: Ran | None) -> Iterator[Row]:
+def _rows(place: _Place, first: RanStep | None, second: RanStep | None) -> Iterator[ComparedNumber]:
     ours, theirs = _measured(first), _measured(second)
     blocked = _not_comparable(first, second) if first and second else None
     for key, named in (ours | {key: one for key, one in theirs.items() if key not in ours}).items():
         one, other = ours.get(key), theirs.get(key)
         interval = None
-        if one and other and not blocked and one.statistic == other.statistic == "median":
-            interval = ratio_interval(other.samples, one.samples)
-        yield Row(
+        if one is None or other is None:
+            verdict = ONLY_SECOND if one is None else ONLY_FIRST
+            verdict += f"; {blocked}" if blocked else ""
+        elif blocked:
+            verdict = blocked
+        else:
+            change = change_between(one, other, margin=SMALLEST_BETWEEN_RUNS)
+            verdict = _verdict(change)
+            interval = change.factor.interval if change.factor and change.scale == "ratio" else None
+        yield ComparedNumber(
             runbook=place[0],
             step=place[1],
             metric=named.name,
@@ -140,15 +157,18 @@ def _rows(place: Place, first: Ran | None, second: Ran | None) -> Iterator[Row]:
             first=one.value if one else None,
             second=other.value if other else None,
             interval=interval,
-            verdict=_verdict(one, other, interval, blocked),
+            verdict=verdict,
         )
 
 
-def _measured(ran: Ran | None) -> dict[tuple[str, str, str], Measurement]:
-    return {_key(one): one for one in ran[1].measurements} if ran else {}
+def _measured(ran: RanStep | None) -> dict[tuple[str, str, str], Measurement]:
+    return {
+        (current_name(one.name), one.unit, repr(sorted(one.labels.items()))): one
+        for one in (ran[1].measurements if ran else ())
+    }
 
 
-def _not_comparable(one: Ran, two: Ran) -> str | None:
+def _not_comparable(one: RanStep, two: RanStep) -> str | None:
     """Why two results may not be compared, or None."""
     (first, step), (second, other) = one, two
     for which in (step, other):
@@ -163,27 +183,19 @@ def _not_comparable(one: Ran, two: Ran) -> str | None:
     return None
 
 
-def _key(measurement: Measurement) -> tuple[str, str, str]:
-    return current_name(measurement.name), measurement.unit, repr(sorted(measurement.labels.items()))
-
-
-def _verdict(
-    one: Measurement | None, other: Measurement | None, interval: Interval | None, blocked: str | None
-) -> str:
-    if one is None or other is None:
-        alone = ONLY_SECOND if one is None else ONLY_FIRST
-        return f"{alone}; {blocked}" if blocked else alone
-    if blocked:
-        return blocked
-    if one.value == other.value:
+def _verdict(change: Change) -> str:
+    if change.same:
         return "same"
-    if interval is None and one.samples:
-        return f"unknown: no interval for the {one.statistic} of {len(one.samples)} samples"
-    low, high = (interval.low, interval.high) if interval else (0.0, 0.0)
-    if interval and low <= 1 + SMALLEST and high >= 1 - SMALLEST:
-        return "no difference shown"
-    word = "higher" if other.value > one.value else "lower"
-    metric = metric_of(one.name)
-    if metric is None or metric.better is None:
-        return word
-    return f"{word} ({'better' if word == metric.better else 'worse'})"
+    word = "higher" if change.after.value > change.before.value else "lower"
+    match change.doubt:
+        case None:
+            return word if change.good is None else f"{word} ({'better' if change.good else 'worse'})"
+        case Doubt.COVERED:
+            return "no difference shown"
+        case Doubt.FEW_SAMPLES:
+            return f"unknown: {change.doubt}"
+    if change.before.samples:
+        return (
+            f"unknown: no interval for the {change.before.statistic} of {len(change.before.samples)} samples"
+        )
+    return f"{word} ({'one reading each' if change.doubt is Doubt.ONE_READING else 'no interval'})"

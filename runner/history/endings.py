@@ -1,4 +1,4 @@
-"""Outcomes of runs, judged by the current entries, with the properties in which runs differ. Pure.
+"""Outcomes of runs, judged by the current entries, and the current result of an entry on a machine class. Pure.
 
 A run is compared only with runs of the same scope: a run of Diagnose alone does not contradict a proof.
 """
@@ -11,57 +11,15 @@ from datetime import datetime
 
 from runner.entry.model import Phase, Runbook
 from runner.hardware.machine import Machine
-from runner.history.trend import versions_of
-from runner.record.model import Options, Outcome, Record, Verdict
+from runner.history.conditions import RunConditions, conditions_of
+from runner.record.model import Options, Outcome, Record, StepResult, Verdict
 from runner.record.outcomes import Judged, judge_run
 from runner.sizing.presets import default_preset
 
+JudgedRun = tuple[Record, Judged]
+RanStep = tuple[Record, StepResult]
+_ISSUE_IS_HERE = 1
 _DECIDED = frozenset({Verdict.MET, Verdict.MISSED})
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The conditions of a run besides its options: versions by name, digests by step, node, allowances."""
-
-    versions: Mapping[str, str]
-    digests: Mapping[str, str]
-    node: str
-    allow: tuple[str, ...]
-
-
-def setting_of(record: Record) -> Setting:
-    """The conditions of this run."""
-    digests = tuple((step.id, step.digest) for step in record.steps)
-    versions = tuple(versions_of(record.machine).items())
-    return _setting(versions, digests, record.node_alias, record.options.allow)
-
-
-_Pairs = tuple[tuple[str, str], ...]
-
-
-# Most runs of a long history have equal settings, and share one object.
-@functools.lru_cache(maxsize=1024)
-def _setting(versions: _Pairs, digests: _Pairs, node: str, allow: tuple[str, ...]) -> Setting:
-    return Setting(dict(versions), dict(digests), node, allow)
-
-
-def differences(earlier: Setting, later: Setting) -> tuple[str, ...]:
-    """Differences between two runs besides their numbers: versions, steps, allowances, node."""
-    found = [
-        f"{name} {value} → {later.versions[name]}"
-        for name, value in earlier.versions.items()
-        if later.versions[name] != value
-    ]
-    changed = [step for step, digest in later.digests.items() if earlier.digests.get(step, digest) != digest]
-    if changed:
-        found.append(f"changed steps ({', '.join(changed)})")
-    if earlier.allow != later.allow:
-        found.append(
-            f"allowed {', '.join(earlier.allow) or 'nothing'} → {', '.join(later.allow) or 'nothing'}"
-        )
-    if earlier.node != later.node:
-        found.append(f"another node ({later.node})")
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +35,6 @@ class Ending:
 
     runbook: Runbook
     machine_class: str
-    node: str
     campaign: str | None
     run_id: str
     when: datetime
@@ -85,12 +42,17 @@ class Ending:
     at_home: bool
     judged: Judged
     verdicts: Mapping[str, Verdict]
-    setting: Setting
+    conditions: RunConditions
 
     @property
     def moment(self) -> tuple[datetime, str]:
         """Sort key, oldest first."""
         return self.when, self.run_id
+
+    @property
+    def node(self) -> str:
+        """The node that ran it."""
+        return self.conditions.node
 
     @property
     def where(self) -> str:
@@ -125,7 +87,6 @@ def ending_of(runbook: Runbook, record: Record) -> Ending | None:
     return Ending(
         runbook=runbook,
         machine_class=record.machine.machine_class,
-        node=record.node_alias,
         campaign=record.campaign,
         run_id=record.run_id,
         when=record.started_at,
@@ -133,7 +94,7 @@ def ending_of(runbook: Runbook, record: Record) -> Ending | None:
         at_home=record.options.preset == home_preset(record.machine),
         judged=_judged(found.outcome, found.unproved),
         verdicts=_verdicts(sure),
-        setting=setting_of(record),
+        conditions=conditions_of(record),
     )
 
 
@@ -160,6 +121,39 @@ def width(scope: Options) -> tuple[bool, int, bool, bool, float]:
     """Sort key for the coverage of a run: all steps before some, phases, fault injection, slow steps, time limit."""
     limit = math.inf if scope.within is None else scope.within
     return not scope.steps, len(scope.phases), scope.reproduce, scope.slow, limit
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The current result of an entry on a class.
+
+    Attributes:
+        record, judged: the newest run of the widest scope.
+        beside: newer runs of a narrower scope that found the issue, the newest first. A narrower run without a finding
+            does not weaken a proof.
+    """
+
+    record: Record
+    judged: Judged
+    beside: tuple[JudgedRun, ...]
+
+
+def standing(runs: Iterable[JudgedRun]) -> Standing | None:
+    """The current result from the runs of one entry on one class, in any order; None without runs."""
+
+    def moment(run: JudgedRun) -> tuple[datetime, str]:
+        return run[0].moment
+
+    newest = {scope_of(run[0].options): run for run in sorted(runs, key=moment)}
+    if not newest:
+        return None
+    speaks = newest[max(newest, key=lambda scope: (width(scope), moment(newest[scope])))]
+    beside = [
+        run
+        for run in newest.values()
+        if moment(run) > moment(speaks) and run[1].outcome.exit_status == _ISSUE_IS_HERE
+    ]
+    return Standing(*speaks, tuple(sorted(beside, key=moment, reverse=True)))
 
 
 def outcome_words(outcome: Outcome, record: Record) -> str:

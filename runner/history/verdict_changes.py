@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from runner.history.endings import Ending, differences
+from runner.history.conditions import differences
+from runner.history.endings import Ending
 
 OUTCOME = "outcome"
 UNMEASURED = "unmeasured"
 
 
 @dataclass(frozen=True)
-class Turn:
+class VerdictChange:
     """One verdict of an entry on a class that changed between two runs of the same scope.
 
     Attributes:
@@ -45,7 +46,7 @@ class Turn:
         )
 
 
-def turns(endings: Iterable[Ending]) -> tuple[Turn, ...]:
+def verdict_changes(endings: Iterable[Ending]) -> tuple[VerdictChange, ...]:
     """Every changed verdict in the history, oldest first, and the first run of every entry on every class.
 
     A run is compared with the newest earlier run of its class, entry and scope on the same node; if the node has none,
@@ -54,7 +55,7 @@ def turns(endings: Iterable[Ending]) -> tuple[Turn, ...]:
     by_node: dict[tuple[object, ...], Ending] = {}
     by_class: dict[tuple[object, ...], Ending] = {}
     measured: set[tuple[str, str]] = set()
-    found: list[Turn] = []
+    found: list[VerdictChange] = []
     for ending in sorted(endings, key=lambda ending: ending.moment):
         place = (ending.machine_class, ending.runbook.id)
         of_class = (*place, ending.scope)
@@ -63,7 +64,7 @@ def turns(endings: Iterable[Ending]) -> tuple[Turn, ...]:
         if earlier is not None:
             found += _between(earlier, ending)
         elif ending.at_home and place not in measured:
-            found.append(Turn(OUTCOME, UNMEASURED, ending.judged.outcome.value, None, ending, ()))
+            found.append(VerdictChange(OUTCOME, UNMEASURED, ending.judged.outcome.value, None, ending, ()))
         if ending.at_home:
             measured.add(place)
         by_node[of_node] = by_class[of_class] = ending
@@ -76,12 +77,12 @@ def _of_another_node(newest: Ending | None, ending: Ending) -> Ending | None:
     return newest
 
 
-def _between(earlier: Ending, later: Ending) -> Iterator[Turn]:
-    causes = differences(earlier.setting, later.setting)
+def _between(earlier: Ending, later: Ending) -> Iterator[VerdictChange]:
+    causes = differences([earlier.conditions], [later.conditions])
     had, has = earlier.judged.outcome, later.judged.outcome
     if had is not has:
-        yield Turn(OUTCOME, had.value, has.value, earlier, later, causes)
+        yield VerdictChange(OUTCOME, had.value, has.value, earlier, later, causes)
     for name, verdict in earlier.verdicts.items():
         after = later.verdicts.get(name, verdict)
         if after is not verdict:
-            yield Turn(name, verdict.value, after.value, earlier, later, causes)
+            yield VerdictChange(name, verdict.value, after.value, earlier, later, causes)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.entry.model import Condition, Phase, Runbook, Scalar
-from runner.pages.change import Change, change
+from runner.pages.change import ChangeText, change_text
 from runner.pages.evidence import Evidence
 from runner.pages.numbers import Number, number, show_labels
 from runner.record.bounds_checked import fitting
@@ -15,6 +15,10 @@ from runner.vocabulary import METRICS
 MOST_PAIRS = 6
 # A step that compares environments measures the caller's, which has the fault, and a clean one as its control.
 _ARM, _CALLER, _CONTROL = "arm", "caller", "clean"
+# What the entry names of a step: metric, labels, and how much it decides (0: its proof).
+_Named = list[tuple[str | None, Mapping[str, Scalar], int]]
+_UNNAMED = 3
+_Measured = tuple[StepResult, Measurement]
 # A label that names a treatment: where the entry judges one value of it in Verify, the others are its controls.
 _TREATMENT = "mode"
 
@@ -26,7 +30,7 @@ class Pair:
     Attributes:
         name: of the metric.
         before_labels, after_labels: in words; they differ where the fix is another mode.
-        decisive: the entry's proof, headline or an expectation names it.
+        rank: the lower, the more it decides.
     """
 
     machine_class: str
@@ -38,17 +42,13 @@ class Pair:
     after_step: str
     before: Number
     after: Number
-    change: Change
-    decisive: bool
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    before_step: StepResult
-    before: Measurement
-    after_step: StepResult
-    after: Measurement
+    change: ChangeText
     rank: int
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the proof, the headline or an expectation of the entry names it."""
+        return self.rank < _UNNAMED
 
 
 def before_and_after(runbook: Runbook, evidence: Evidence) -> tuple[Pair, ...]:
@@ -61,14 +61,12 @@ def before_and_after(runbook: Runbook, evidence: Evidence) -> tuple[Pair, ...]:
     for machine_class in evidence.classes:
         run = evidence.run(machine_class, runbook.id)
         if run is not None:
-            ranked = sorted(_candidates(runbook, run), key=lambda one: one.rank)
-            pairs = [_pair(machine_class, run, one) for one in ranked]
-            told = [one for one in pairs if one.decisive or not one.change.same]
-            found += sorted(told, key=lambda one: (not one.decisive, one.change.same))[:MOST_PAIRS]
+            told = [one for one in _pairs(runbook, machine_class, run) if one.decisive or not one.change.same]
+            found += sorted(told, key=lambda one: (not one.decisive, one.change.same, one.rank))[:MOST_PAIRS]
     return tuple(found)
 
 
-def _candidates(runbook: Runbook, run: Record) -> Iterator[_Candidate]:
+def _pairs(runbook: Runbook, machine_class: str, run: Record) -> Iterator[Pair]:
     ran = [step for step in run.steps if step.status.finished]
     faulty = [step for step in ran if step.phase is Phase.REPRODUCE]
     faulty += [step for step in ran if step.phase is Phase.DIAGNOSE and step.status is StepStatus.SYMPTOM]
@@ -80,9 +78,24 @@ def _candidates(runbook: Runbook, run: Record) -> Iterator[_Candidate]:
             if not _telling(after) or _is_control(after, named) or key in seen:
                 continue
             partner = _partner(after, faulty)
-            if partner is not None:
-                seen.add(key)
-                yield _Candidate(*partner, after_step, after, _rank(after, after_step, named))
+            if partner is None:
+                continue
+            seen.add(key)
+            before_step, before = partner
+            control = _control((before_step, before), (after_step, after))
+            yield Pair(
+                machine_class=machine_class,
+                record=run,
+                name=after.name,
+                before_labels=show_labels(_without(before.labels, (_ARM,))),
+                after_labels=show_labels(_without(after.labels, (_ARM,))),
+                before_step=before_step.id,
+                after_step=after_step.id,
+                before=number(before),
+                after=number(after),
+                change=change_text(before, after, control),
+                rank=_rank(after, after_step, named),
+            )
 
 
 def _telling(measurement: Measurement) -> bool:
@@ -90,10 +103,10 @@ def _telling(measurement: Measurement) -> bool:
     return metric is not None and metric.better is not None
 
 
-def _named(runbook: Runbook, step: StepResult) -> list[tuple[str | None, Mapping[str, Scalar], int]]:
-    """(metric, labels, rank) of all that the entry names of a step: its proof, its headline, its expectations."""
+def _named(runbook: Runbook, step: StepResult) -> _Named:
+    """All that the entry names of a step: its proof, its headline, its expectations."""
     key = key_measurement(step)
-    named: list[tuple[str | None, Mapping[str, Scalar], int]] = [
+    named: _Named = [
         (item.measurement or (key.name if key else None), item.at, 0)
         for item in runbook.head.proof
         if item.step == step.id
@@ -107,9 +120,7 @@ def _named(runbook: Runbook, step: StepResult) -> list[tuple[str | None, Mapping
     return named
 
 
-def _rank(
-    after: Measurement, step: StepResult, named: list[tuple[str | None, Mapping[str, Scalar], int]]
-) -> int:
+def _rank(after: Measurement, step: StepResult, named: _Named) -> int:
     ranks = [
         rank
         for name, labels, rank in named
@@ -118,17 +129,14 @@ def _rank(
     return min(ranks, default=_UNNAMED)
 
 
-_UNNAMED = 3
-
-
-def _is_control(after: Measurement, named: list[tuple[str | None, Mapping[str, Scalar], int]]) -> bool:
+def _is_control(after: Measurement, named: _Named) -> bool:
     if after.labels.get(_ARM) == _CONTROL:
         return True
     wanted = {labels[_TREATMENT] for _, labels, _ in named if _TREATMENT in labels}
     return bool(wanted) and after.labels.get(_TREATMENT, next(iter(wanted))) not in wanted
 
 
-def _partner(after: Measurement, faulty: list[StepResult]) -> tuple[StepResult, Measurement] | None:
+def _partner(after: Measurement, faulty: list[StepResult]) -> _Measured | None:
     """The same measurement in a step with the fault, else the only one that differs just in its mode."""
     for ignored in ((), (_TREATMENT,)):
         for step in faulty:
@@ -147,28 +155,16 @@ def _without(labels: Mapping[str, Scalar], ignored: tuple[str, ...]) -> dict[str
     return {name: value for name, value in labels.items() if name not in ignored}
 
 
-def _control(candidate: _Candidate) -> tuple[Measurement, Measurement] | None:
+def _control(*sides: _Measured) -> tuple[Measurement, Measurement] | None:
     """The control arm of both steps, where both measured it."""
-    if candidate.after.labels.get(_ARM) != _CALLER:
+    if sides[-1][1].labels.get(_ARM) != _CALLER:
         return None
-    found = []
-    for one, step in ((candidate.before, candidate.before_step), (candidate.after, candidate.after_step)):
-        wanted = {**one.labels, _ARM: _CONTROL}
-        found += [other for other in step.measurements if (other.name, other.labels) == (one.name, wanted)]
-    return (found[0], found[1]) if len(found) == 2 else None  # noqa: PLR2004 - one in each step
-
-
-def _pair(machine_class: str, run: Record, found: _Candidate) -> Pair:
-    return Pair(
-        machine_class=machine_class,
-        record=run,
-        name=found.after.name,
-        before_labels=show_labels(_without(found.before.labels, (_ARM,))),
-        after_labels=show_labels(_without(found.after.labels, (_ARM,))),
-        before_step=found.before_step.id,
-        after_step=found.after_step.id,
-        before=number(found.before),
-        after=number(found.after),
-        change=change(found.before, found.after, _control(found)),
-        decisive=found.rank < _UNNAMED,
-    )
+    match [
+        other
+        for step, one in sides
+        for other in step.measurements
+        if (other.name, other.labels) == (one.name, {**one.labels, _ARM: _CONTROL})
+    ]:
+        case [before, after]:
+            return before, after
+    return None

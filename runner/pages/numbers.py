@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from runner.base.stats import Interval, percentile
 from runner.base.units import format_bytes, format_value
 from runner.entry.model import Scalar
-from runner.pages.evidence import Found
+from runner.history.change import scale_of_change
+from runner.history.endings import RanStep
 from runner.record.bounds_checked import interval_of
 from runner.record.model import Measurement
 from runner.vocabulary import label_of, metric_of
@@ -70,8 +71,7 @@ def number(measurement: Measurement, nodes: Sequence[Measurement] = ()) -> Numbe
 
 def show_value(name: str, value: float, unit: str) -> str:
     """A value of a metric for a reader: a flag as yes or no, a count of tokens with its noun."""
-    metric = metric_of(name)
-    if metric is not None and metric.kind == "flag" and value in {0, 1}:
+    if scale_of_change(name, unit) == "flag" and value in {0, 1}:
         return "yes" if value else "no"
     text = format_value(value, unit)
     return f"{text} {_NOUNS[name]}" if name in _NOUNS else text
@@ -88,7 +88,7 @@ def _taken(measurement: Measurement) -> str:
     return "one reading" if measurement.statistic in {"single", "median"} else measurement.statistic
 
 
-def across_nodes(found: Sequence[Found], measurement: Measurement) -> tuple[Measurement, ...]:
+def across_nodes(found: Sequence[RanStep], measurement: Measurement) -> tuple[Measurement, ...]:
     """The measurement as every node reported it: same name, same labels."""
     if len(found) == 1:
         return (measurement,)
@@ -102,10 +102,12 @@ def across_nodes(found: Sequence[Found], measurement: Measurement) -> tuple[Meas
 
 def show_labels(labels: Mapping[str, Scalar]) -> str:
     """`batch size 1, bytes 8GiB, op all_reduce, your environment`."""
-    return ", ".join(
-        _ARMS.get((name, value), f"{_as_words(name)} {_label(name, value)}")
-        for name, value in sorted(labels.items())
-    )
+
+    def shown(name: str, value: Scalar) -> str:
+        words = name.replace("_", " ") if name.isidentifier() else name
+        return f"{words} {format_bytes(value) if name == 'bytes' and isinstance(value, int) else value}"
+
+    return ", ".join(_ARMS.get(pair) or shown(*pair) for pair in sorted(labels.items()))
 
 
 # A step that compares environments measures the reader's own and, as its control, a clean one.
@@ -113,14 +115,6 @@ _ARMS: Mapping[tuple[str, Scalar], str] = {
     ("arm", "caller"): "your environment",
     ("arm", "clean"): "clean environment",
 }
-
-
-def _as_words(name: str) -> str:
-    return name.replace("_", " ") if name.isidentifier() else name
-
-
-def _label(name: str, value: object) -> str:
-    return format_bytes(value) if name == "bytes" and isinstance(value, int) else str(value)
 
 
 def show_interval(interval: Interval | None, unit: str) -> str:

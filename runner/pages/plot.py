@@ -15,7 +15,7 @@ from pygal.etree import etree as library_tree
 from pygal.style import Style
 
 from runner.pages.text import plain
-from runner.pages.trends import Trend
+from runner.pages.trends import TrendView
 
 # pygal hooks its plug-ins into the import system by an interface that Python has dropped; none is used here.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -31,16 +31,16 @@ _NO_STYLE = Style(colors=("#000000",) * 8, label_font_size=15, major_label_font_
 _Place = Callable[[tuple[float, float]], tuple[float, float]]
 
 
-def trend_plot(trend: Trend, name: str) -> Markup:
+def trend_plot(trend: TrendView, name: str) -> Markup:
     """The plot of a trend of two points or more.
 
     Args:
         trend: what to draw; its description becomes the text alternative.
         name: the element's id, unique on its page.
     """
-    first, last = trend.first.timestamp(), trend.last.timestamp()
+    first, last = (trend.points[place].when.timestamp() for place in (0, -1))
     low, high = trend.axis
-    pattern = "%m-%d %H:%M" if trend.last - trend.first < _DAYS else "%Y-%m-%d"
+    pattern = "%m-%d %H:%M" if last - first < _DAYS.total_seconds() else "%Y-%m-%d"
     chart = pygal.XY(
         width=WIDTH,
         height=HEIGHT,
@@ -94,7 +94,7 @@ def _axes(drawn: ET.Element) -> Iterable[ET.Element]:
             yield axis
 
 
-def _series(trend: Trend, low: float, high: float, pattern: str, place: _Place) -> Iterable[ET.Element]:
+def _series(trend: TrendView, low: float, high: float, pattern: str, place: _Place) -> Iterable[ET.Element]:
     times = [point.when.timestamp() for point in trend.points]
 
     def at(time: float, value: float) -> str:

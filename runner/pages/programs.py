@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from xml.etree import ElementTree as ET
 
+from runner.base.words import bracketed
 from runner.entry.model import Runbook
 from runner.entry.signatures import signature_table
 from runner.history.endings import scope_words
-from runner.history.verdict_changes import OUTCOME, Turn
+from runner.history.verdict_changes import OUTCOME, VerdictChange
 from runner.pages.badges import shown_outcome, state_words
 from runner.pages.evidence import Evidence
 from runner.record.model import Record
@@ -138,7 +139,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("[", "\\[").replace("]", "\\]").replace("<", "\\<")
 
 
-def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str:
+def feed(changes: Sequence[VerdictChange], newest: datetime | None, site_url: str) -> str:
     """Changed verdicts, as Atom (RFC 4287).
 
     Args:
@@ -166,17 +167,11 @@ def feed(changes: Sequence[Turn], newest: datetime | None, site_url: str) -> str
         _add(entry, "title", f"{head.number}. {head.title}: {turned} on {run.where}")
         _add(entry, "id", f"tag:{_AUTHORITY}:verdict:{run.run_id}{f':{change.what}' if what else ''}")
         _add(entry, "updated", _instant(run.when))
-        _add(
-            entry,
-            "link",
-            href=f"{site_url}entries/{head.id}.html",
-            rel="alternate",
-            type="text/html",
-        )
+        _add(entry, "link", href=f"{site_url}entries/{head.id}.html", rel="alternate", type="text/html")
         _add(entry, "category", term=change.after)
         causes = f"; other differences: {', '.join(change.causes)}" if change.causes else ""
         why = f": {change.why}" if change.why else ""
-        scope = f" ({left_out})" if (left_out := scope_words(run.scope)) else ""
+        scope = bracketed(scope_words(run.scope))
         _add(entry, "summary", f"{turned}, on {run.node}, a node of {run.where}{scope}{why}{causes}")
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

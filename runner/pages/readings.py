@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from runner.base.words import nearest
+from runner.base.words import bracketed, nearest
 from runner.entry.digest import current_digest
 from runner.entry.model import Condition, Runbook, Scalar
 from runner.entry.references import metric_fault
@@ -15,7 +15,6 @@ from runner.pages.evidence import HEADLINE_CLASSES, Evidence
 from runner.pages.numbers import across_nodes, number, show_labels
 from runner.pages.tables import Reading, Table
 from runner.record.bounds_checked import differing, fitting
-from runner.record.model import Measurement
 
 _GPU_CLASS = re.compile(rf"\d+x({'|'.join(one.kind for one in BOARDS)})(-mig)?")
 _CPU_CLASS = re.compile(r"cpu-[a-z0-9]+(-[a-z0-9_]+)+-\d+c")
@@ -179,22 +178,18 @@ def _reading(known: Known, reference: _Reference, machine_class: str) -> Reading
             f"{reference.name} was measured at several {differing(found)} on {machine_class}; name one in at="
         )
         return Reading(machine_class, doubt=doubt)
+    machine, shown = record.machine, found[0]
+    versions = (("driver", machine.driver), ("torch", machine.torch), ("NCCL", machine.nccl))
+    how = (
+        f"{shown.name}{bracketed(show_labels(shown.labels))}",
+        f"preset {record.options.preset}",
+        *(f"{name} {version}" for name, version in versions if version),
+    )
     return Reading(
         machine_class=machine_class,
-        number=number(found[0], across_nodes(nodes, found[0])),
+        number=number(shown, across_nodes(nodes, shown)),
         when=result.started_at or record.started_at,
         stale=result.digest != current_digest(runbook, step),
-        how=_how(
-            found[0], record.options.preset, record.machine.driver, record.machine.torch, record.machine.nccl
-        ),
+        how="; ".join(how),
         record=record.run_id,
     )
-
-
-def _how(
-    measurement: Measurement, preset: str, driver: str | None, torch: str | None, nccl: str | None
-) -> str:
-    labels = show_labels(measurement.labels)
-    versions = (("driver", driver), ("torch", torch), ("NCCL", nccl))
-    said = [f"{name} {version}" for name, version in versions if version]
-    return "; ".join([f"{measurement.name}{f' ({labels})' if labels else ''}", f"preset {preset}", *said])

@@ -16,7 +16,7 @@ from runner.entry.by_hand import BY_HAND
 from runner.entry.model import Phase, Prose, Runbook, Step
 from runner.pages.answer import decision_tree, injecting, symptom_line
 from runner.pages.before_after import before_and_after
-from runner.pages.evidence import Evidence, gather
+from runner.pages.evidence import Evidence, gather, last_refresh
 from runner.pages.fleet import fleet_page
 from runner.pages.guides import FAQ, guide_pages, html_at, replaced_in
 from runner.pages.page import Page, plain_page
@@ -24,7 +24,6 @@ from runner.pages.plot import trend_plot
 from runner.pages.programs import catalogue, feed, latest_results, llms_text, redirect, signatures_script
 from runner.pages.prose import Shown, as_markdown, expand
 from runner.pages.readings import Known
-from runner.pages.refresh import last_refresh
 from runner.pages.schema import schema_models
 from runner.pages.templates import environment
 from runner.pages.trends import trends

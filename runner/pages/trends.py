@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 
 from runner.base.units import format_value, scale_of, to_stored
+from runner.base.words import bracketed
 from runner.entry.digest import current_digest
 from runner.entry.model import Expectation, Phase, Runbook
-from runner.pages.evidence import Evidence, Point
+from runner.history.conditions import version_changes
+from runner.history.series import Point, Series, points_of
+from runner.pages.evidence import Evidence
 from runner.pages.numbers import show_labels, show_value
 from runner.record.bounds_checked import fits_class, fitting
 from runner.record.model import Measurement
@@ -17,6 +19,8 @@ from runner.vocabulary import label_of
 MOST_POINTS = 60
 # The axis begins at 0 unless the least value lies above this share of the greatest.
 _CUT_ABOVE = 0.5
+# Names of components as readers write them.
+_ABBREVIATIONS = {"cuda": "CUDA", "nccl": "NCCL", "cpu": "CPU", "os": "OS"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,11 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Trend:
-    """A step's key measurement over time on one class, all taken the same way.
+class TrendView:
+    """A step's key measurement over time on one class, of one version of the step.
 
     Attributes:
-        points: oldest first, the newest `MOST_POINTS`.
+        points: oldest first, the newest `MOST_POINTS`, of runs of every scope: a plot tests nothing.
         older: how many of before are not shown.
         otherwise: how many were taken another way (the step has changed since) and are left out.
         changed: by place among the points, which versions are not those of the point before.
@@ -60,10 +64,10 @@ class Trend:
     @property
     def axis(self) -> tuple[float, float]:
         """Where the vertical axis begins and ends: at 0, unless that would flatten the points to a line."""
-        band = self.band or Band(None, None, "")
-        bounds = [bound for bound in (band.low, band.high) if bound is not None]
-        low = min([*(point.low for point in self.points), *bounds])
-        high = max([*(point.high for point in self.points), *bounds])
+        limits = (self.band.low, self.band.high) if self.band else ()
+        ends = [end for point in self.points for end in (point.low, point.high)]
+        ends += [limit for limit in limits if limit is not None]
+        low, high = min(ends), max(ends)
         margin = (high - low or abs(high) or 1.0) * 0.06
         if low >= 0 and low < _CUT_ABOVE * high:
             return 0.0, high + margin
@@ -74,25 +78,10 @@ class Trend:
         """Whether the vertical axis does not begin at 0."""
         return self.axis[0] > 0
 
-    @property
-    def scale(self) -> tuple[float, str]:
-        """The one unit of the axis: stored units in one of it, and its name."""
-        return scale_of(self.axis[1], self.unit)
-
     def axis_text(self, value: float) -> str:
-        """A value in the axis's unit."""
-        factor, unit = self.scale
+        """A value in the one unit of the axis."""
+        factor, unit = scale_of(self.axis[1], self.unit)
         return f"{value / factor:,.4g} {unit}".strip()
-
-    @property
-    def first(self) -> datetime:
-        """When the oldest point was taken."""
-        return self.points[0].when
-
-    @property
-    def last(self) -> datetime:
-        """When the newest point was taken."""
-        return self.points[-1].when
 
     def show(self, value: float) -> str:
         """A value of the trend for a reader."""
@@ -102,12 +91,12 @@ class Trend:
     def words(self) -> str:
         """The plot in words, as its text alternative."""
         least, most = (f(point.value for point in self.points) for f in (min, max))
-        what = f"{self.label}{f' ({self.labels})' if self.labels else ''} of step {self.step}"
+        first, last = (f"{self.points[place].when:%Y-%m-%d}" for place in (0, -1))
         said = [
-            f"{what} on {self.machine_class}",
-            f"one run, {self.first:%Y-%m-%d}"
+            f"{self.label}{bracketed(self.labels)} of step {self.step} on {self.machine_class}",
+            f"one run, {first}"
             if len(self.points) == 1
-            else f"{len(self.points)} runs from {self.first:%Y-%m-%d} to {self.last:%Y-%m-%d}",
+            else f"{len(self.points)} runs from {first} to {last}",
             f"between {self.show(least)} and {self.show(most)}",
             f"the newest {self.show(self.points[-1].value)}",
         ]
@@ -116,36 +105,36 @@ class Trend:
         return "; ".join(said)
 
 
-def trends(runbook: Runbook, evidence: Evidence) -> tuple[Trend, ...]:
+def trends(runbook: Runbook, evidence: Evidence) -> tuple[TrendView, ...]:
     """The trend of the entry's number, one for each class with records."""
     return tuple(trend for name in evidence.classes if (trend := _trend(runbook, evidence, name)) is not None)
 
 
-def _trend(runbook: Runbook, evidence: Evidence, machine_class: str) -> Trend | None:
+def _trend(runbook: Runbook, evidence: Evidence, machine_class: str) -> TrendView | None:
     verify = [step for step in runbook.steps if step.phase is Phase.VERIFY]
     headline = [step for step in runbook.steps if step.id == runbook.head.headline]
     for step in (*headline, *reversed(verify), *reversed(runbook.steps)):
-        points = evidence.points.get((machine_class, runbook.id, step.id), ())
-        if points:
+        measured = evidence.series.get((machine_class, runbook.id, step.id), ())
+        if measured:
             break
     else:
         return None
-    newest = points[-1]
-    kind = (newest.measurement, newest.labels, newest.unit)
-    alike = [one for one in points if (one.measurement, one.labels, one.unit) == kind]
-    same = [one for one in alike if one.digest == newest.digest]
+    last = points_of(measured)[-1]
+    newest = next(one for one in measured if one.newest is last)
+    alike = [one for one in measured if one.kind == newest.kind]
+    same = points_of(one for one in alike if one.digest == newest.digest)
     shown = same[-MOST_POINTS:]
-    return Trend(
+    return TrendView(
         machine_class=machine_class,
         step=step.id,
-        name=newest.measurement,
-        labels=show_labels(dict(newest.labels)),
+        name=newest.metric,
+        labels=show_labels(newest.labels),
         unit=newest.unit,
-        points=tuple(shown),
+        points=shown,
         older=len(same) - len(shown),
-        otherwise=len(alike) - len(same),
+        otherwise=sum(len(one.points) for one in alike) - len(same),
         changed=_version_changes(shown),
-        band=_band(runbook, machine_class, step.id, newest),
+        band=_band(runbook, newest),
         stale=newest.digest != current_digest(runbook, step),
     )
 
@@ -153,45 +142,45 @@ def _trend(runbook: Runbook, evidence: Evidence, machine_class: str) -> Trend | 
 def _version_changes(points: Sequence[Point]) -> dict[int, str]:
     changed: dict[int, str] = {}
     for place, (before, after) in enumerate(pairwise(points), start=1):
-        was, is_now = dict(before.versions), dict(after.versions)
-        names = [name for name in {**was, **is_now} if was.get(name) != is_now.get(name)]
-        if names:
-            changed[place] = ", ".join(
-                f"{name} {was.get(name, 'none')} → {is_now.get(name, 'none')}" for name in names
-            )
+        versions = [
+            f"{_ABBREVIATIONS.get(name, name)} {old} → {new}"
+            for name, old, new in version_changes([before.conditions], [after.conditions])
+        ]
+        if versions:
+            changed[place] = ", ".join(versions)
     return changed
 
 
-def _band(runbook: Runbook, machine_class: str, step: str, point: Point) -> Band | None:
+def _band(runbook: Runbook, series: Series) -> Band | None:
     """The bounds that decide this number on this class, narrowed to one band."""
-    low: float | None = None
-    high: float | None = None
-    texts = []
+    lows: list[float] = []
+    highs: list[float] = []
+    texts: list[str] = []
     for bound in runbook.head.expectations:
-        if not _concerns(bound, machine_class, step, point):
+        if not _concerns(bound, series):
             continue
         factor = to_stored(1.0, bound.unit)[0] if bound.unit else 1.0
-        if bound.min is not None:
-            low = max(bound.min * factor, low if low is not None else bound.min * factor)
-            texts.append(f"at least {format_value(bound.min * factor, point.unit)}")
-        if bound.max is not None:
-            high = min(bound.max * factor, high if high is not None else bound.max * factor)
-            texts.append(f"at most {format_value(bound.max * factor, point.unit)}")
-    return Band(low, high, " and ".join(dict.fromkeys(texts))) if texts else None
+        for limit, limits, words in ((bound.min, lows, "at least"), (bound.max, highs, "at most")):
+            if limit is not None:
+                limits.append(limit * factor)
+                texts.append(f"{words} {format_value(limit * factor, series.unit)}")
+    if not texts:
+        return None
+    return Band(max(lows, default=None), min(highs, default=None), " and ".join(dict.fromkeys(texts)))
 
 
-def _concerns(bound: Expectation, machine_class: str, step: str, point: Point) -> bool:
+def _concerns(bound: Expectation, series: Series) -> bool:
     measured = Measurement(
-        name=point.measurement,
-        labels=dict(point.labels),
-        value=point.value,
-        unit=point.unit,
+        name=series.metric,
+        labels=dict(series.labels),
+        value=series.newest.value,
+        unit=series.unit,
         statistic="single",
     )
     return (
-        bound.metric == f"{step}.{point.measurement}"
+        bound.metric == f"{series.step}.{series.metric}"
         and bound.over is None
         and bound.evidence.decides
-        and fits_class(bound.on, machine_class)
-        and bool(fitting([measured], point.measurement, bound.at))
+        and fits_class(bound.on, series.machine_class)
+        and bool(fitting([measured], series.metric, bound.at))
     )

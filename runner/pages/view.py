@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from runner.base.units import format_value
+from runner.base.words import bracketed
 from runner.entry.digest import current_digest
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
-from runner.history.endings import scope_words
-from runner.pages.evidence import Evidence, Found
+from runner.history.endings import RanStep, scope_words
+from runner.pages.evidence import Evidence
 from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
 from runner.record.bounds_checked import Evaluated, fits, fits_class
 from runner.record.headline import key_measurement
@@ -53,7 +54,7 @@ def step_evidence(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[Ste
 
 def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> StepEvidence:
     found = evidence.step(machine_class, runbook.id, step.id)
-    bounds = [bound for bound in runbook.head.expectations if bound.metric.partition(".")[0] == step.id]
+    bounds = _bounds_of(runbook, step)
     if found is None:
         state, reason = _why_unmeasured(runbook, step, evidence, machine_class)
         judged = tuple(_bound(bound, None) for bound in bounds if fits_class(bound.on, machine_class))
@@ -82,10 +83,13 @@ def bounds_elsewhere(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[
     """Expectations of a step that are meant for hardware of which no class is shown."""
     return tuple(
         _bound(bound, None)
-        for bound in runbook.head.expectations
-        if bound.metric.partition(".")[0] == step.id
-        and not any(fits_class(bound.on, name) for name in evidence.classes)
+        for bound in _bounds_of(runbook, step)
+        if not any(fits_class(bound.on, name) for name in evidence.classes)
     )
+
+
+def _bounds_of(runbook: Runbook, step: Step) -> list[Expectation]:
+    return [bound for bound in runbook.head.expectations if bound.metric.partition(".")[0] == step.id]
 
 
 def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> tuple[str, str]:
@@ -96,7 +100,7 @@ def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_cl
     return last.status.value, last.reason or ""
 
 
-def _key(result: StepResult, nodes: Sequence[Found]) -> Number | None:
+def _key(result: StepResult, nodes: Sequence[RanStep]) -> Number | None:
     key = key_measurement(result)
     shown = number(key, across_nodes(nodes, key)) if key else None
     return replace(shown, fallback=result.fallback_reason or "") if shown else None
@@ -138,11 +142,7 @@ def condition_text(condition: Condition) -> str:
 
 def _measured(metric: str, at: Mapping[str, Scalar]) -> str:
     step, _, name = metric.partition(".")
-    return f"{label_of(name)}{_at(at)} of step {step}"
-
-
-def _at(labels: Mapping[str, Scalar]) -> str:
-    return f" ({show_labels(labels)})" if labels else ""
+    return f"{label_of(name)}{bracketed(show_labels(at))} of step {step}"
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,9 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
 
 
 # The most urgent outcome first.
-URGENCY = (
-    *(one.value for one in (Outcome.NOT_FIXED, Outcome.SYMPTOM, Outcome.INCOMPLETE, Outcome.INCONCLUSIVE)),
-    *(
-        one.value
-        for one in (Outcome.NOT_REPRODUCED, Outcome.DRILL_PASSED, Outcome.HEALTHY, Outcome.FIX_PROVED)
-    ),
-    *(Outcome.NOT_APPLICABLE.value, "unmeasured"),
+URGENCY: tuple[str, ...] = (
+    *(Outcome.NOT_FIXED, Outcome.SYMPTOM, Outcome.INCOMPLETE, Outcome.INCONCLUSIVE, Outcome.NOT_REPRODUCED),
+    *(Outcome.DRILL_PASSED, Outcome.HEALTHY, Outcome.FIX_PROVED, Outcome.NOT_APPLICABLE, "unmeasured"),
 )
 
 
@@ -273,11 +269,11 @@ def _claim_shown(claim: Claim, state: ClaimState, found: Evaluated) -> str:
     bound, value = bounds[0], found.value or 0.0
     name = bound.metric.partition(".")[2]
     if bound.over is None:
-        return f"{label_of(name)}{_at(bound.at)}: {show_value(name, value, found.unit)}"
+        return f"{label_of(name)}{bracketed(show_labels(bound.at))}: {show_value(name, value, found.unit)}"
     other = bound.over.partition(".")[2]
     over_at = bound.at if bound.over_at is None else bound.over_at
-    below = f"{'the same' if other == name else label_of(other)}{_at(over_at)}"
-    return f"{label_of(name)}{_at(bound.at)} ÷ {below}: {format_value(value, '1')} ×"
+    below = f"{'the same' if other == name else label_of(other)}{bracketed(show_labels(over_at))}"
+    return f"{label_of(name)}{bracketed(show_labels(bound.at))} ÷ {below}: {format_value(value, '1')} ×"
 
 
 def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Record, ...]:

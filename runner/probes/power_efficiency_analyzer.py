@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.base.errors import InputError
-from runner.base.stats import FALSE_REPORTS, Change, changes, spread
+from runner.base.significance import FALSE_REPORTS, RunChange, run_changes
+from runner.base.stats import spread
 from runner.base.units import format_value
 from runner.kit.precision.sweeps import (
     SWEEP,
@@ -42,6 +43,7 @@ from runner.vocabulary.model import Metric
 
 FOLDER = Path("artifacts/power")
 ENERGY, SPEED = "tokens_per_joule", "speed_ratio"
+_WORDS = {ENERGY: "tokens per joule", SPEED: "speed over bf16"}
 NOT_JUDGED = "not judged"
 
 
@@ -84,7 +86,7 @@ class _Compared:
     metric: str
     before: Sequence[float]
     after: Sequence[float]
-    change: Change
+    change: RunChange
     verdict: str
     because: Sequence[str]
     unjudged: str | None = None
@@ -98,13 +100,9 @@ class _Compared:
             low, high = (format_value(one, unit) for one in (found.low, found.high))
             spreads.append(f"{format_value(found.median, unit)} ({low} to {high}, {found.count} windows)")
         return (
-            f"{self.mode}: {_words(self.metric)} {' → '.join(spreads)}, × {self.change.ratio:.3f}:"
+            f"{self.mode}: {_WORDS[self.metric]} {' → '.join(spreads)}, × {self.change.ratio:.3f}:"
             f" {self.verdict} (p = {self.change.probability:.3f})"
         )
-
-
-def _words(metric: str) -> str:
-    return {ENERGY: "tokens per joule", SPEED: "speed over bf16"}[metric]
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
@@ -128,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         measurements=_report(compared),
         status="symptom" if worse else "ok",
         reason="; ".join(
-            f"{one.mode} lost {1 - one.change.ratio:.0%} of its {_words(one.metric)}: {_because(one)}"
+            f"{one.mode} lost {1 - one.change.ratio:.0%} of its {_WORDS[one.metric]}: {_because(one)}"
             for one in worse
         )
         or _not_judged(compared),
@@ -160,14 +158,14 @@ def _because(one: _Compared) -> str:
 
 
 def _report(compared: Sequence[_Compared]) -> list[Measurement]:
-    found = []
-    for one in compared:
-        labels = {"mode": one.mode, "of": one.metric}
-        found += [
-            single("efficiency_change", one.change.ratio, **labels),
-            single("chance_probability", one.change.probability, **labels),
-        ]
-    return found
+    return [
+        single(name, value, mode=one.mode, of=one.metric)
+        for one in compared
+        for name, value in (
+            ("efficiency_change", one.change.ratio),
+            ("chance_probability", one.change.probability),
+        )
+    ]
 
 
 def _chosen(arguments: argparse.Namespace) -> tuple[Sweep, Sweep]:
@@ -195,22 +193,16 @@ def _compare(before: Sweep, after: Sweep, tolerance: float) -> list[_Compared]:
             f" with {SWEEP}, bf16 among them"
         )
     try:
-        found = changes({mode: old[mode] for mode in both}, {mode: new[mode] for mode in both})
+        found = run_changes({mode: old[mode] for mode in both}, {mode: new[mode] for mode in both})
     except ValueError as error:
         raise InputError(f"{before.name}, {after.name}: {error}; sweep again") from error
-    return [
-        _Compared(
-            mode,
-            metric,
-            old[mode],
-            new[mode],
-            found[mode],
-            NOT_JUDGED if unjudged else _verdict(found[mode], tolerance),
-            explanations(before, after, mode),
-            unjudged,
-        )
-        for mode, unjudged in ((mode, _why_unjudged(before, after, mode, metric)) for mode in both)
-    ]
+    compared = []
+    for mode, change in found.items():
+        unjudged = _why_unjudged(before, after, mode, metric)
+        verdict = NOT_JUDGED if unjudged else _verdict(change, tolerance)
+        because = explanations(before, after, mode)
+        compared.append(_Compared(mode, metric, old[mode], new[mode], change, verdict, because, unjudged))
+    return compared
 
 
 def _why_unjudged(before: Sweep, after: Sweep, mode: str, metric: str) -> str | None:
@@ -227,7 +219,7 @@ def _untimed(before: Sweep, after: Sweep) -> str | None:
     return f"{modes} multiplied FP8 values in fp32, whose speed is not that of FP8" if modes else None
 
 
-def _verdict(change: Change, tolerance: float) -> str:
+def _verdict(change: RunChange, tolerance: float) -> str:
     if not change.clear or abs(change.ratio - 1) <= tolerance:
         return "inconclusive"
     return "regression" if change.ratio < 1 else "improvement"

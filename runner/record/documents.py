@@ -20,6 +20,7 @@ from runner.base.bounds import RESULTS_BYTES
 from runner.base.errors import DocumentError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.units import format_bytes
+from runner.base.words import label_pairs
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
 from runner.record.tools import text_document, tool_document
@@ -202,7 +203,7 @@ def _shape_fault(
 
 
 def _described(measurement: Measurement) -> str:
-    labels = ", ".join(f"{key}={value}" for key, value in sorted(measurement.labels.items()))
+    labels = label_pairs(measurement.labels)
     return f"{measurement.name} [{labels}]" if labels else measurement.name
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,10 +17,25 @@ from runner.record.reading import parse_record
 from runner.record.store import Store
 
 SWEEP = "precision_power_sweep"
-# Larger than any document or record.
-_MOST_BYTES = 32 << 20
 RUNBOOK = "fp8-power-regression"
-_SAME_CLOCK, _SAME_TEMPERATURE_C, _SAME_SHARE = 0.02, 5.0, 0.05
+# What may explain a change, the most likely reason first: in `effective`, a label, or a metric of `_SAME`.
+_REASONS = {
+    "precision": "effective precision",
+    "fp8_share": "FP8 share",
+    "implementation": "layers",
+    "scales": "scales",
+    "compile_mode": "compile mode",
+    "batch_size": "batch size",
+    "tokens": "tokens",
+    "throttled_by": "throttled by",
+    "throttled_share": "share of time throttled",
+    "sm_clock": "clocks",
+    "temperature": "temperature",
+    "device": "device",
+}
+_LABELS = ("batch_size", "tokens")
+# The largest difference that explains nothing: clocks as a share, the others in the metric's unit.
+_SAME = {"sm_clock": 0.02, "temperature": 5.0, "fp8_share": 0.05, "throttled_share": 0.05}
 
 
 @dataclass(frozen=True)
@@ -37,9 +51,9 @@ class Sweep:
         """Samples of a metric by mode."""
         return {mode: one.samples for mode, one in self._of(metric).items() if one.samples}
 
-    def value(self, metric: str, mode: str) -> float | None:
-        found = self._of(metric).get(mode)
-        return None if found is None else found.value
+    def measured(self, metric: str, mode: str) -> Measurement | None:
+        """The measurement of a metric for one mode."""
+        return self._of(metric).get(mode)
 
     def label(self, key: str) -> object:
         """A label of the sweep's work: `model`, `batch_size`, `tokens`."""
@@ -132,10 +146,12 @@ def baseline_and_latest(data: Path) -> tuple[Sweep, Sweep]:
         InputError: there are not two.
     """
     try:
-        records = sorted(Store(data).records(RUNBOOK), key=lambda record: record.started_at)
+        records = sorted(Store(data).records(RUNBOOK), key=lambda record: record.moment)
     except (RecordError, StoreError) as error:
         raise InputError(f"{data}: {error}") from error
-    found = [sweep for one in records if (sweep := _of_record(one, f"{one.started_at:%Y-%m-%d %H:%M} UTC"))]
+    # A simulated run measured nothing.
+    real = [one for one in records if not (one.simulated or one.machine.simulated)]
+    found = [sweep for one in real if (sweep := _of_record(one, f"{one.started_at:%Y-%m-%d %H:%M} UTC"))]
     alike = [one for one in found if _same_work(one, found[-1])]
     if len(alike) < 2:  # noqa: PLR2004 - as above
         raise InputError(
@@ -164,24 +180,25 @@ def other_work(before: Sweep, after: Sweep, mode: str) -> str | None:
 
 def explanations(before: Sweep, after: Sweep, mode: str) -> list[str]:
     """What differed for a mode, the most likely reason first."""
-    said = [
-        _differs("effective precision", before.said("precision", mode), after.said("precision", mode)),
-        _moved("FP8 share", before, after, ("fp8_share", mode), _SAME_SHARE),
-        _differs("layers", before.said("implementation", mode), after.said("implementation", mode)),
-        _differs("scales", before.said("scales", mode), after.said("scales", mode)),
-        _differs("compile mode", before.said("compile_mode", mode), after.said("compile_mode", mode)),
-        _differs("batch size", before.label("batch_size"), after.label("batch_size")),
-        _differs("tokens", before.label("tokens"), after.label("tokens")),
-        _differs("throttled by", before.said("throttled_by", mode), after.said("throttled_by", mode)),
-        _moved("share of time throttled", before, after, ("throttled_share", mode), _SAME_SHARE),
-        _clock(before, after, mode),
-        _moved("temperature", before, after, ("temperature", mode), _SAME_TEMPERATURE_C),
-        _differs("device", before.effective.get("device"), after.effective.get("device")),
-    ]
+    found = [_explained(key, before, after, mode) for key in _REASONS]
     versions = [one.effective.get("versions") for one in (before, after)]
     old, new = (one if isinstance(one, Mapping) else {} for one in versions)
-    said += [_differs(key, old.get(key), new.get(key)) for key in sorted(old.keys() & new.keys())]
-    return [one for one in said if one]
+    found += [_differs(key, old[key], new[key]) for key in sorted(old.keys() & new.keys())]
+    return [one for one in found if one]
+
+
+def _explained(key: str, before: Sweep, after: Sweep, mode: str) -> str | None:
+    if key not in _SAME:
+        return _differs(
+            _REASONS[key],
+            *(one.label(key) if key in _LABELS else one.said(key, mode) for one in (before, after)),
+        )
+    old, new = before.measured(key, mode), after.measured(key, mode)
+    if old is None or new is None:
+        return None
+    if abs(new.value - old.value) <= _SAME[key] * (old.value if key == "sm_clock" else 1):
+        return None
+    return f"{_REASONS[key]} {format_value(old.value, old.unit)} → {format_value(new.value, new.unit)}"
 
 
 def _differs(name: str, old: object, new: object) -> str | None:
@@ -191,18 +208,3 @@ def _differs(name: str, old: object, new: object) -> str | None:
         return "unknown" if value is None else str(value)
 
     return None if old == new else f"{name} {shown(old)} → {shown(new)}"
-
-
-def _moved(name: str, before: Sweep, after: Sweep, of: tuple[str, str], same: float) -> str | None:
-    old, new = before.value(*of), after.value(*of)
-    if old is None or new is None or abs(new - old) <= same:
-        return None
-    unit = "degC" if of[0] == "temperature" else "1"
-    return f"{name} {format_value(old, unit)} → {format_value(new, unit)}"
-
-
-def _clock(before: Sweep, after: Sweep, mode: str) -> str | None:
-    old, new = (one.series("sm_clock").get(mode, ()) for one in (before, after))
-    if not old or not new or abs(median(new) / median(old) - 1) <= _SAME_CLOCK:
-        return None
-    return f"clocks {format_value(median(old), 'Hz')} → {format_value(median(new), 'Hz')}"
