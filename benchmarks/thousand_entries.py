@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.stats import median_interval, spread
-from runner.entry.model import step_digest
+from runner.entry.digest import current_digest
 from runner.entry.parse import parse
 from runner.entry.read import read_all
 from runner.pages.render import render
+from runner.record.model import SCHEMA_VERSION
 from runner.record.store import Store
-from runner.vocabulary import PROBES
 
 ROOT = Path(__file__).parents[1]
 RATIO, MEMORY, PAGE, RECORD = 1.5, 2 * 2**30, 300_000, 8_000
@@ -131,8 +131,7 @@ def write_records(data: Path, runbooks: Path, entries: int, records: int) -> Non
     """So many records of about 8 KB for every entry, taken in turn on two classes and two nodes of each."""
     text = (runbooks / "entry-0001.md").read_text(encoding="utf-8")
     runbook = parse(text, runbooks / "entry-0001.md")
-    methods = (("collectives", PROBES["collectives"].method_version),)
-    digests = {step.id: step_digest(runbook, step, methods if step.probes else ()) for step in runbook.steps}
+    digests = {step.id: current_digest(runbook, step) for step in runbook.steps}
     for number in range(1, entries + 1):
         for count in range(records):
             record = a_record(number, count, digests)
@@ -202,12 +201,12 @@ def a_record(number: int, count: int, digests: dict[str, str]) -> dict[str, Any]
         for step_id, digest in digests.items()
     ]
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "run_id": f"{number:06x}{count:06x}",
         "campaign": None,
         "node_alias": f"node-{count // 2 % 2:06x}",
         "runbook": {"id": f"entry-{number:04}", "number": number, "title": f"Generated entry {number}"},
-        "code": {"commit": "0" * 40, "digest": "0" * 16, "dirty": False},
+        "code": {"commit": "0" * 40, "package": "0" * 64, "entries": "0" * 64, "dirty": False},
         "machine": machine,
         "started_at": started.isoformat(),
         "ended_at": (started + timedelta(minutes=1)).isoformat(),

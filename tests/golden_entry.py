@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from runner.entry.model import Phase, Runbook, step_digest
+from runner.entry.digest import current_digest
+from runner.entry.model import Phase, Runbook
 from runner.entry.parse import parse
 from runner.record.model import (
     Measurement,
@@ -14,7 +15,6 @@ from runner.record.model import (
     StepResult,
     StepStatus,
 )
-from runner.vocabulary import PROBES
 from tests.evidence_samples import machine, measurement, record, step
 
 NOW = datetime(2026, 11, 4, 9, 30, tzinfo=UTC)
@@ -114,7 +114,7 @@ def digest(runbook: Runbook, step_id: str) -> str:
     """The digest of a step as it stands."""
     found = runbook.step(step_id)
     assert found is not None
-    return step_digest(runbook, found, tuple((name, PROBES[name].method_version) for name in found.probes))
+    return current_digest(runbook, found)
 
 
 def result(runbook: Runbook, step_id: str, *measurements: Measurement, **changes: object) -> StepResult:

@@ -11,7 +11,7 @@ from runner.kit.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, dec
 from runner.kit.decode.job import Job
 from runner.kit.decode.launches import Launches
 from runner.kit.decode.report import report, slow, undecided
-from runner.record.bounds_checked import evaluate, interval_of
+from runner.record.evaluation import evaluate, interval_of
 from runner.record.model import Measurement, Verdict
 from runner.sizing.decode import bytes_per_step
 from runner.sizing.models import model_shape

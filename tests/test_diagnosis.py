@@ -9,7 +9,7 @@ from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagi
 from runner.entry.model import Phase, Safety, Severity, Step
 from runner.record.diagnosis import (
     Diagnosis,
-    Kind,
+    Obstacle,
     State,
     as_json,
     diagnose_entry,
@@ -101,13 +101,13 @@ def test_an_unrequested_fallback_is_unknown_and_not_the_issue_of_the_entry() -> 
     assert a_diagnosis(asked).state is State.FOUND
 
 
-STEPS: dict[str, tuple[dict[str, Any], Kind]] = {
-    "big": ({"gpus": 8, "safety": Safety.LOADS_DEVICE}, Kind.GPUS),
-    "wide": ({"nodes": 2}, Kind.NODES),
-    "load": ({"safety": Safety.LOADS_DEVICE}, Kind.LOADS),
-    "load-two": ({"safety": Safety.LOADS_DEVICE, "gpus": 2}, Kind.LOADS),
-    "change": ({"safety": Safety.CHANGES_HOST}, Kind.CHANGES),
-    "absent": ({}, Kind.OTHER),
+STEPS: dict[str, tuple[dict[str, Any], Obstacle]] = {
+    "big": ({"gpus": 8, "safety": Safety.LOADS_DEVICE}, Obstacle.GPUS),
+    "wide": ({"nodes": 2}, Obstacle.NODES),
+    "load": ({"safety": Safety.LOADS_DEVICE}, Obstacle.LOADS),
+    "load-two": ({"safety": Safety.LOADS_DEVICE, "gpus": 2}, Obstacle.LOADS),
+    "change": ({"safety": Safety.CHANGES_HOST}, Obstacle.CHANGES),
+    "absent": ({}, Obstacle.OTHER),
 }
 
 

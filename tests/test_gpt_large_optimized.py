@@ -20,7 +20,7 @@ from runner.kit.decode.job import Job
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.ranks import World
 from runner.probes.gpt_large_optimized import PROBE
-from runner.record.bounds_checked import interval_of
+from runner.record.evaluation import interval_of
 from runner.record.model import Measurement
 from runner.sizing.models import model_shape
 from tests import nvml

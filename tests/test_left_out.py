@@ -3,8 +3,8 @@
 import pytest
 
 from runner.entry.model import Phase
-from runner.record.left_out import outcome_in_time
 from runner.record.model import Outcome, StepStatus
+from runner.record.outcomes import outcome_in_time
 from tests.evidence_samples import step
 
 D, R, F, V = Phase.DIAGNOSE, Phase.REPRODUCE, Phase.FIX, Phase.VERIFY

@@ -14,7 +14,7 @@ from runner.history.endings import ending_of
 from runner.record.judge import judge_expectations
 from runner.record.model import Measurement, Outcome, Record, StepResult, StepStatus
 from runner.record.outcomes import Judged, judge_run, outcome
-from runner.record.proof import unproved
+from runner.record.proof import proof_gaps
 from runner.record.store import Store
 from tests.evidence_samples import expectation, machine, measurement, record, runbook, step
 
@@ -123,7 +123,7 @@ def test_a_number_that_is_missing_is_explained_by_what_its_step_said() -> None:
         *verified(graphs=S.PASSED),
         step("bandwidth", WRONG, bandwidth("gloo"), phase=Phase.VERIFY, reason="no NCCL in this torch"),
     ]
-    assert unproved(ENTRY, steps, judge_expectations(ENTRY, steps, machine())) == (
+    assert proof_gaps(ENTRY, steps, judge_expectations(ENTRY, steps, machine())) == (
         "verify/bandwidth: bus_bandwidth (backend nccl) was not measured, only at backend gloo: no NCCL in this torch",
     )
 

@@ -16,7 +16,7 @@ from runner.cli.main import main
 from runner.record.checkout import git_in
 from runner.record.gate import gate, record_problems
 from runner.record.model import Outcome, Record, StepStatus
-from runner.record.publish import Incoming, Published, publish
+from runner.record.publish import Incoming, Published, publish_records
 from runner.record.store import Store
 from tests.conftest import IDENTITY
 from tests.evidence_samples import record, step
@@ -74,7 +74,9 @@ def measured(tmp_path: Path, name: str, *records: Record) -> Store:
 
 def push(incoming: Store, checkout: Path) -> str | None:
     store = Store(checkout / "site_data", secrets=())
-    return publish([Incoming(incoming)], store, git_in(checkout), remote="origin", branch="main").commit
+    return publish_records(
+        [Incoming(incoming)], store, git_in(checkout), remote="origin", branch="main"
+    ).commit
 
 
 def run_ids(repository: Path) -> set[str]:
@@ -113,7 +115,9 @@ def test_a_push_between_fetch_and_push_is_met_by_trying_again(
         return real(*words)
 
     store = Store(one / "site_data", secrets=())
-    publish([Incoming(measured(tmp_path, "mine", a_run(1)))], store, slow, remote="origin", branch="main")
+    publish_records(
+        [Incoming(measured(tmp_path, "mine", a_run(1)))], store, slow, remote="origin", branch="main"
+    )
     assert run_ids(origin) == {f"{number:012x}" for number in (0, 1, 10, 11, 12)}
 
 
@@ -154,7 +158,7 @@ def test_what_another_publish_of_the_same_checkout_has_committed_is_not_undone(
     def interrupted(*words: str) -> str:
         if words[0] == "push":
             with pytest.raises(StoreError, match="another publish is running") as caught:
-                publish(
+                publish_records(
                     [Incoming(second)],
                     Store(here / "site_data", secrets=()),
                     plain,
@@ -166,7 +170,7 @@ def test_what_another_publish_of_the_same_checkout_has_committed_is_not_undone(
         return plain(*words)
 
     with pytest.raises(StoreError, match="the line is down"):
-        publish(
+        publish_records(
             [Incoming(first)],
             Store(here / "site_data", secrets=()),
             interrupted,
@@ -174,7 +178,9 @@ def test_what_another_publish_of_the_same_checkout_has_committed_is_not_undone(
             branch="main",
         )
     assert said
-    publish([Incoming(second)], Store(here / "site_data", secrets=()), plain, remote=None, branch="main")
+    publish_records(
+        [Incoming(second)], Store(here / "site_data", secrets=()), plain, remote=None, branch="main"
+    )
     assert a_run(2).run_id in run_ids(here)
     assert not git(here, "status", "--porcelain")
 
@@ -350,7 +356,7 @@ def test_the_sessions_of_the_refresh_measure_and_publish_twice_with_a_conflict_i
 def publish_all(checkout: Path, *folders: Store, **classes: str) -> Published:
     incoming = [Incoming(one, classes.get(one.root.name)) for one in folders]
     store = Store(checkout / "site_data", secrets=())
-    return publish(incoming, store, git_in(checkout), remote="origin", branch="main")
+    return publish_records(incoming, store, git_in(checkout), remote="origin", branch="main")
 
 
 def refusals(done: Published) -> str:
@@ -574,7 +580,7 @@ def test_a_remote_or_branch_that_is_an_option_of_git_is_refused(
     store = Store(clone("one") / "site_data", secrets=())
     here = [Incoming(measured(tmp_path, "here", a_run(1)))]
     with pytest.raises(InputError, match="an option of git"):
-        publish(here, store, git_in(store.root.parent), remote=remote, branch=branch)
+        publish_records(here, store, git_in(store.root.parent), remote=remote, branch=branch)
 
 
 @pytest.mark.parametrize("kind", ["link", "submodule", "attributes"])

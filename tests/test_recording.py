@@ -14,7 +14,7 @@ from runner.entry.plan import Request, make_plan
 from runner.hardware.machine import Machine
 from runner.record import store as store_module
 from runner.record.model import Code, Outcome, Record, StepResult, StepStatus
-from runner.record.store import Store
+from runner.record.store import Problem, Store
 from runner.run.lock import node_lock
 from runner.run.pace import Turn
 from runner.run.recording import Bench, Kept, run_and_record
@@ -70,8 +70,10 @@ class House:
         return run_and_record(make_plan(a_runbook(*steps), here, asked), asked, bench, self.watcher)
 
     def records(self) -> list[Record]:
-        assert not self.store.problems()
-        return list(self.store.records())
+        problems: list[Problem] = []
+        found = list(self.store.read(problems))
+        assert not problems
+        return found
 
     def dumps(self) -> list[object]:
         return [record.model_dump(mode="json") for record in self.records()]

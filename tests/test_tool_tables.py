@@ -12,7 +12,7 @@ from runner.base.errors import DocumentError
 from runner.record.documents import read_document
 from runner.record.model import Document
 from runner.record.tools import nccl_tests_text, nvbandwidth_text, text_document
-from runner.record.tools.nccl_tests import Row
+from runner.record.tools.nccl_tests import NcclTestsRow
 from runner.record.tools.nvbandwidth import PARTS, Matrix
 from tests.test_tools import TOOLS, read, values
 
@@ -204,7 +204,7 @@ def test_a_table_of_nccl_tests_that_was_cut_before_its_end_is_refused(name: str,
     content = text(name)
     end = content.index("\n", content.index("# Avg bus bandwidth"))
     short = content[: cut.draw(st.integers(0, end))]
-    if nccl_tests_text.is_table(short):
+    if nccl_tests_text.is_nccl_tests_table(short):
         with pytest.raises(DocumentError):
             text_document(short, "f")
 
@@ -272,10 +272,12 @@ def test_every_run_of_nccl_tests_is_read_as_it_was_printed(
         )
         body = f"  {time:7.2f}  {bandwidth:6.2f}  {bandwidth:6.2f}  {'N/A' if wrong is None else wrong:>6}"
         lines.append(lead + body + body + (" 2026-11-01 08:00:09" if stamped else ""))
-        of_row = Row(size, "out_of_place", *labels, bandwidth * 1e9, bandwidth * 1e9, time * 1e-6, (), wrong)
+        of_row = NcclTestsRow(
+            size, "out_of_place", *labels, bandwidth * 1e9, bandwidth * 1e9, time * 1e-6, (), wrong
+        )
         wanted += [of_row, dataclasses.replace(of_row, place="in_place")]
     lines += ["# Out of bounds values : 0 OK", "# Avg bus bandwidth    : 1.5 "]
-    run = nccl_tests_text.parse("\n".join(lines) + "\n", "f")
+    run = nccl_tests_text.read_nccl_tests_table("\n".join(lines) + "\n", "f")
     assert (run.op, run.ranks, run.failed) == ("reduce", ranks, False)
     assert list(run.rows) == wanted
 
@@ -301,7 +303,7 @@ def test_every_matrix_of_nvbandwidth_is_read_as_it_was_printed(
             shown = "".join(f"{'N/A':>10}" if cell is None else f"{cell:10.2f}" for cell in one)
             lines.append((f"node {number}" if named else f"{number:2d}") + shown)
         lines += ["", f"SUM {test}{'' if part is None else '_x'} 1.00", ""]
-    assert list(nvbandwidth_text.parse("\n".join(lines) + "\n", "f").matrices) == wanted
+    assert list(nvbandwidth_text.read_nvbandwidth_table("\n".join(lines) + "\n", "f").matrices) == wanted
 
 
 @pytest.mark.parametrize("name", TABLES)

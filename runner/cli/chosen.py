@@ -7,7 +7,7 @@ from runner.entry.attributes import ALL
 from runner.entry.model import Condition, Runbook
 from runner.entry.read import find, read_all
 from runner.hardware.machine import Machine
-from runner.record.bounds_checked import fits
+from runner.record.evaluation import fits
 
 HELP = f"an entry's id, the beginning of one, or its number; {ALL!r} for every entry"
 

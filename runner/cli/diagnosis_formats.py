@@ -6,18 +6,18 @@ from types import MappingProxyType
 
 from runner.base.plain import one_line, plain
 from runner.base.words import counted
-from runner.record.diagnosis import Diagnosis, Kind, State, diagnosis_status, grave
+from runner.record.diagnosis import Diagnosis, Obstacle, State, diagnosis_status, grave
 
 NAGIOS_OK, NAGIOS_WARNING, NAGIOS_CRITICAL, NAGIOS_UNKNOWN = range(4)
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 # Of one step, and of several.
-_REASONS: Mapping[Kind, tuple[str, str]] = MappingProxyType(
+_REASONS: Mapping[Obstacle, tuple[str, str]] = MappingProxyType(
     {
-        Kind.GPUS: ("needs GPUs", "need GPUs"),
-        Kind.NODES: ("needs more nodes", "need more nodes"),
-        Kind.LOADS: ("loads the device", "load the device"),
-        Kind.CHANGES: ("changes the host", "change the host"),
-        Kind.OTHER: ("does not apply here", "do not apply here"),
+        Obstacle.GPUS: ("needs GPUs", "need GPUs"),
+        Obstacle.NODES: ("needs more nodes", "need more nodes"),
+        Obstacle.LOADS: ("loads the device", "load the device"),
+        Obstacle.CHANGES: ("changes the host", "change the host"),
+        Obstacle.OTHER: ("does not apply here", "do not apply here"),
     }
 )
 
@@ -55,7 +55,7 @@ def as_text(
     yield f"{_verdict(diagnoses)}, on {machine_class} in {seconds:.1f} s; read only, nothing loaded or changed"
 
 
-def _not_run(kinds: Mapping[Kind, int]) -> str:
+def _not_run(kinds: Mapping[Obstacle, int]) -> str:
     """`12 steps not run by `diagnose` here: 9 need GPUs, 3 load the device`."""
     reasons = (f"{count} {_REASONS[kind][count > 1]}" for kind, count in Counter(kinds).most_common())
     return f"{counted(sum(kinds.values()), 'step')} not run by `diagnose` here: {', '.join(reasons)}"

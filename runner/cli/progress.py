@@ -17,7 +17,7 @@ from runner.base.screen import tell_trouble
 from runner.base.units import format_bytes, format_duration, format_value
 from runner.entry.model import Step
 from runner.entry.plan import Plan
-from runner.record.bounds_checked import interval_of
+from runner.record.evaluation import interval_of
 from runner.record.headline import key_measurement, telling_labels
 from runner.record.model import StepResult, StepStatus
 from runner.run.pace import Turn

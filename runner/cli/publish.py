@@ -12,7 +12,7 @@ from runner.entry.read import read_all
 from runner.history.endings import endings
 from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.checkout import git_in
-from runner.record.publish import Incoming, artifacts, publish
+from runner.record.publish import Incoming, artifacts, publish_records
 from runner.record.redaction.redact import host_secrets, redact_text
 from runner.record.store import Store
 
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         incoming = artifacts(arguments.folder)
     else:
         incoming = (Incoming(Store(arguments.folder), arguments.machine_class),)
-    done = publish(
+    done = publish_records(
         incoming,
         store,
         git_in(arguments.data.resolve().parent),

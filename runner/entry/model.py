@@ -1,7 +1,5 @@
 """Data model of a parsed runbook: an entry with the steps that prove it."""
 
-import hashlib
-import json
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -82,7 +80,16 @@ class Hardware(_Strict):
         return f"{self.count} × {self.gpu}" if self.count else self.gpu
 
 
-class Condition(_Strict):
+class _OfMetric(_Strict):
+    metric: str
+
+    @property
+    def step(self) -> str:
+        """The id of the step."""
+        return self.metric.partition(".")[0]
+
+
+class Condition(_OfMetric):
     """A bound on a metric, or on the ratio of two metrics, as written in runbooks.
 
     Attributes:
@@ -95,7 +102,6 @@ class Condition(_Strict):
         on: the hardware to which the bound applies; default: any.
     """
 
-    metric: str
     at: dict[str, Scalar] = Field(default_factory=dict)
     over: str | None = None
     over_at: dict[str, Scalar] | None = None
@@ -135,7 +141,7 @@ class Claim(_Strict):
     contradicted_if: Condition | None = None
 
 
-class ProofItem(_Strict):
+class ProofItem(_OfMetric):
     """One part of an entry's proof: a step of Verify that must run, or a number that such a step must measure.
 
     In a head an item without labels is written as the metric only.
@@ -145,18 +151,12 @@ class ProofItem(_Strict):
         at: labels that the measurement must carry; sizes may be written `8GiB`.
     """
 
-    metric: str
     at: dict[str, Scalar] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _metric_alone(cls, data: object) -> object:
         return {"metric": data} if isinstance(data, str) else data
-
-    @property
-    def step(self) -> str:
-        """The id of the step."""
-        return self.metric.partition(".")[0]
 
     @property
     def measurement(self) -> str | None:
@@ -185,6 +185,7 @@ class FrontMatter(_Strict):
     """The YAML head of a runbook.
 
     Attributes:
+        applies_to: what the entry is for, such as `8xB200`; if all are GPUs, a proof without them checks the method.
         headline: id of the step whose number represents the entry.
         proof: steps and metrics of Verify; the fix is proved only if all of them ran or were measured.
         seen: symptoms from general to specific: the entry's path in the symptom tree.
@@ -211,6 +212,11 @@ class FrontMatter(_Strict):
 _LAUNCHED_PROBE = re.compile(r"-m\s+runner\.probes\.([A-Za-z_]\w*)")
 
 
+def probes_in(command: str) -> tuple[str, ...]:
+    """Names of the probes that a command starts, in order of appearance."""
+    return tuple(_LAUNCHED_PROBE.findall(command))
+
+
 class Step(_Strict):
     """One fenced `bash` block with an id: the unit that is run, recorded and shown."""
 
@@ -228,7 +234,7 @@ class Step(_Strict):
     @property
     def probes(self) -> tuple[str, ...]:
         """Names of the probes that the command starts, in order of appearance."""
-        return tuple(_LAUNCHED_PROBE.findall(self.command))
+        return probes_in(self.command)
 
 
 class Prose(_Strict):
@@ -278,21 +284,3 @@ class Runbook(_Strict):
             if other.phase is step.phase or (step.phase is Phase.VERIFY and other.phase is Phase.FIX):
                 earlier.append(other)
         return tuple(earlier)
-
-
-def step_digest(runbook: Runbook, step: Step, method_versions: tuple[tuple[str, int], ...]) -> str:
-    """Digest of everything that must be equal for a step's numbers to be comparable; prose is not part of it.
-
-    Args:
-        runbook: the entry, for the steps whose environment the step inherits.
-        step: the step.
-        method_versions: (probe, method version) of the probes that the step starts.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    parts = {
-        "steps": [s.model_dump(mode="json", exclude={"line"}) for s in (*runbook.inherits(step), step)],
-        "methods": sorted(method_versions),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 from runner.base.stats import Interval, ratio, ratio_interval
-from runner.record.bounds_checked import interval_of
+from runner.record.evaluation import interval_of
 from runner.record.model import Measurement
 from runner.vocabulary import metric_of
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.hardware.machine import Machine
-from runner.record.model import Record
+from runner.record.model import Record, StepStatus
 
 # Components that a number depends on, the most likely cause of a change first.
 VERSIONS = ("driver", "torch", "cuda", "nccl", "python", "kernel", "os", "cpu")
@@ -29,7 +29,9 @@ class RunConditions:
 
 def conditions_of(record: Record) -> RunConditions:
     """The conditions of this run."""
-    digests = tuple((step.id, step.digest) for step in record.steps)
+    # A step that was skipped explains no difference, and its digest can be of an earlier form.
+    ran = (step for step in record.steps if step.status is not StepStatus.SKIPPED)
+    digests = tuple((step.id, step.digest) for step in ran)
     return _shared(_versions(record.machine), digests, record.node_alias, record.options.allow)
 
 

@@ -7,7 +7,7 @@ from runner.entry.model import Condition, Phase, Runbook, Scalar
 from runner.pages.change import ChangeText, change_text
 from runner.pages.evidence import Evidence
 from runner.pages.numbers import Number, number, show_labels
-from runner.record.bounds_checked import fitting
+from runner.record.evaluation import fitting
 from runner.record.headline import key_measurement
 from runner.record.model import Measurement, Record, StepResult, StepStatus
 from runner.vocabulary import METRICS

@@ -8,7 +8,7 @@ from runner.base.units import format_bytes, format_value
 from runner.entry.model import Scalar
 from runner.history.change import scale_of_change
 from runner.history.endings import RanStep
-from runner.record.bounds_checked import interval_of
+from runner.record.evaluation import interval_of
 from runner.record.model import Measurement
 from runner.vocabulary import label_of, metric_of
 

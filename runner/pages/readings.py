@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from runner.base.words import bracketed, nearest
-from runner.entry.digest import current_digest
+from runner.entry.digest import is_current
 from runner.entry.model import Condition, Runbook, Scalar
 from runner.entry.references import metric_fault
 from runner.hardware.boards import BOARDS
@@ -14,7 +14,7 @@ from runner.pages.calls import CallError
 from runner.pages.evidence import HEADLINE_CLASSES, Evidence
 from runner.pages.numbers import across_nodes, number, show_labels
 from runner.pages.tables import Reading, Table
-from runner.record.bounds_checked import differing, fitting
+from runner.record.evaluation import differing, fitting
 
 _GPU_CLASS = re.compile(rf"\d+x({'|'.join(one.kind for one in BOARDS)})(-mig)?")
 _CPU_CLASS = re.compile(r"cpu-[a-z0-9]+(-[a-z0-9_]+)+-\d+c")
@@ -46,7 +46,7 @@ class Known:
             if runbook is None or step is None:
                 continue
             for _, result in nodes:
-                for one in result.measurements if result.digest == current_digest(runbook, step) else ():
+                for one in result.measurements if is_current(result.digest, runbook, step) else ():
                     carried.setdefault((entry, step_id, one.name), set()).update(one.labels)
         for (entry, step_id, name), labels in carried.items():
             for condition in _conditions(self.runbooks[entry]):
@@ -189,7 +189,7 @@ def _reading(known: Known, reference: _Reference, machine_class: str) -> Reading
         machine_class=machine_class,
         number=number(shown, across_nodes(nodes, shown)),
         when=result.started_at or record.started_at,
-        stale=result.digest != current_digest(runbook, step),
+        stale=not is_current(result.digest, runbook, step),
         how="; ".join(how),
         record=record.run_id,
     )

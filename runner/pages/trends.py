@@ -6,13 +6,13 @@ from itertools import pairwise
 
 from runner.base.units import format_value, scale_of, to_stored
 from runner.base.words import bracketed
-from runner.entry.digest import current_digest
+from runner.entry.digest import is_current
 from runner.entry.model import Expectation, Phase, Runbook
 from runner.history.conditions import version_changes
 from runner.history.series import Point, Series, points_of
 from runner.pages.evidence import Evidence
 from runner.pages.numbers import show_labels, show_value
-from runner.record.bounds_checked import fits_class, fitting
+from runner.record.evaluation import fits_class, fitting
 from runner.record.model import Measurement
 from runner.vocabulary import label_of
 
@@ -135,7 +135,7 @@ def _trend(runbook: Runbook, evidence: Evidence, machine_class: str) -> TrendVie
         otherwise=sum(len(one.points) for one in alike) - len(same),
         changed=_version_changes(shown),
         band=_band(runbook, newest),
-        stale=newest.digest != current_digest(runbook, step),
+        stale=not is_current(newest.digest, runbook, step),
     )
 
 

@@ -6,14 +6,14 @@ from datetime import datetime
 
 from runner.base.units import format_value
 from runner.base.words import bracketed
-from runner.entry.digest import current_digest
+from runner.entry.digest import is_current
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
 from runner.history.endings import RanStep, scope_words
 from runner.pages.evidence import Evidence
 from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
-from runner.record.bounds_checked import Evaluated, fits, fits_class
+from runner.record.evaluation import Evaluated, evaluate, fits, fits_class
 from runner.record.headline import key_measurement
-from runner.record.judge import evaluate, judge_claims
+from runner.record.judge import judge_claims
 from runner.record.model import ClaimState, Outcome, Record, StepResult, Verdict
 from runner.vocabulary import METRICS, label_of
 
@@ -68,7 +68,7 @@ def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: s
         record=record,
         state=result.status.value,
         reason=result.reason or "",
-        stale=result.digest != current_digest(runbook, step),
+        stale=not is_current(result.digest, runbook, step),
         key=_key(result, nodes),
         numbers=numbers,
         bounds=tuple(
@@ -186,7 +186,6 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
     stands = evidence.standings.get((machine_class, runbook.id))
     if stands is None:
         return MatrixCell(machine_class, "unmeasured", None, None, False)
-    current = {step.id: current_digest(runbook, step) for step in runbook.steps}
     ran = [result for result in stands.record.steps if result.status.finished]
     # The number that the entry chose, else the last one: Verify is the strongest evidence.
     chosen = [result for result in ran if result.id == runbook.head.headline]
@@ -194,7 +193,7 @@ def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCel
         _key(result, evidence.nodes(machine_class, runbook.id, result.id))
         for result in (*chosen, *reversed(ran))
     )
-    stale = any(result.digest != current.get(result.id) for result in ran)
+    stale = any(_has_changed(runbook, result) for result in ran)
     return MatrixCell(
         machine_class,
         stands.judged.outcome.value,
@@ -257,8 +256,17 @@ def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
 def _is_stale(runbook: Runbook, claim: Claim, run: Record) -> bool:
     bounds = [one for one in (claim.confirmed_if, claim.contradicted_if) if one is not None]
     named = {metric.partition(".")[0] for one in bounds for metric in (one.metric, one.over or one.metric)}
-    today = {step.id: current_digest(runbook, step) for step in runbook.steps if step.id in named}
-    return any(result.digest != today[result.id] for result in run.steps if result.id in today)
+    return any(
+        _has_changed(runbook, result)
+        for result in run.steps
+        if result.id in named and runbook.step(result.id) is not None
+    )
+
+
+def _has_changed(runbook: Runbook, result: StepResult) -> bool:
+    """Whether the entry no longer has the step of this result as it was."""
+    step = runbook.step(result.id)
+    return step is None or not is_current(result.digest, runbook, step)
 
 
 def _claim_shown(claim: Claim, state: ClaimState, found: Evaluated) -> str:

@@ -18,7 +18,7 @@ _HALF_OR_WIDER = frozenset({"bf16", "bfloat16", "fp16", "float16", "half", "fp32
 
 
 @dataclass(frozen=True)
-class Hardware:
+class _OnBoard:
     """The inputs of a ceiling: the board, the number of GPUs that the step used, and the labels of the number."""
 
     board: Board
@@ -26,30 +26,30 @@ class Hardware:
     labels: frozenset[str]
 
 
-def _links(on: Hardware) -> float:
+def _links(on: _OnBoard) -> float:
     return _IN_NETWORK_REDUCTION * on.board.nvlinks * on.board.nvlink_bandwidth
 
 
-def _link_count(on: Hardware) -> float:
+def _link_count(on: _OnBoard) -> float:
     return float(on.board.nvlinks)
 
 
-def _matrix_rate(on: Hardware) -> float:
+def _matrix_rate(on: _OnBoard) -> float:
     wide = on.labels & _HALF_OR_WIDER
     return on.used * (on.board.peak_bf16 if wide else on.board.peak_fp8)
 
 
-def _power(on: Hardware) -> float:
+def _power(on: _OnBoard) -> float:
     return _POWER_SLACK * on.used * on.board.max_power_w
 
 
-def _memory_rate(on: Hardware) -> float:
+def _memory_rate(on: _OnBoard) -> float:
     return on.used * on.board.memory_bandwidth
 
 
 # Links: twice the NVLink bandwidth of a GPU in one direction, for in-network reduction. Matrix rates: the dense peak at
 # the precision in the labels, or at FP8 if they name none.
-_CEILINGS: Mapping[Ceiling, Callable[[Hardware], float]] = MappingProxyType(
+_CEILINGS: Mapping[Ceiling, Callable[[_OnBoard], float]] = MappingProxyType(
     {
         "links": _links,
         "link_count": _link_count,
@@ -83,4 +83,4 @@ def ceiling(measurement: Measurement, machine: Machine, step: StepResult) -> flo
     labels = frozenset(str(label).lower() for label in measurement.labels.values())
     used = step.gpus_used or len(boards)
     # Different boards in one machine: the highest limit.
-    return max(_CEILINGS[declared](Hardware(board, used, labels)) for board in known)
+    return max(_CEILINGS[declared](_OnBoard(board, used, labels)) for board in known)

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import RunbookFaultsError, StoreError
-from runner.entry.model import Runbook, Step, step_digest
+from runner.entry.digest import digest_before_schema_4, step_digest
+from runner.entry.model import Runbook, Step
 from runner.entry.parse import parse
 from runner.record.source import (
     ENTRIES,
@@ -48,19 +49,21 @@ class Commit:
     digests: CommitDigests
     methods: Mapping[str, int]
     texts: Mapping[str, bytes]
-    step_digests: dict[tuple[str, str], str] = field(default_factory=dict, compare=False)
+    step_digests: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     def entry(self, runbook_id: str) -> Runbook | None:
         """The entry at this commit; None if there was none, or if the current format cannot parse it."""
         text = self.texts.get(runbook_id)
         return None if text is None else _entry(text, runbook_id)
 
-    def digest(self, runbook: Runbook, step: Step) -> str:
-        """The digest of a step of this entry at this commit."""
+    def digests_of(self, runbook: Runbook, step: Step) -> tuple[str, ...]:
+        """The digests that a result of a step of this entry at this commit may have: one for each form."""
         key = (runbook.id, step.id)
         if key not in self.step_digests:
-            methods = tuple((name, self.methods[name]) for name in step.probes if name in self.methods)
-            self.step_digests[key] = step_digest(runbook, step, methods)
+            self.step_digests[key] = (
+                step_digest(runbook, step, self.methods),
+                digest_before_schema_4(runbook, step, self.methods),
+            )
         return self.step_digests[key]
 
 

@@ -50,7 +50,7 @@ class StepFinding:
     undo: tuple[str, ...] = ()
 
 
-class Kind(StrEnum):
+class Obstacle(StrEnum):
     """Why `diagnose` has no result of a step.
 
     `blocked`: it should have run, and something kept it from running or from ending. `gpus`, `nodes`: it needs more
@@ -71,12 +71,12 @@ class NotLooked:
 
     step: str
     why: str
-    kind: Kind
+    kind: Obstacle
 
     @property
     def blocked(self) -> bool:
         """Whether it should have run: its entry's issue is then unknown."""
-        return self.kind is Kind.BLOCKED
+        return self.kind is Obstacle.BLOCKED
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def diagnose_entry(
     findings, hints, looked, blind = [], [], [], []
     for result in results:
         if unrequested_fallback(result):
-            blind.append(NotLooked(result.id, result.reason or "unrequested fallback", Kind.BLOCKED))
+            blind.append(NotLooked(result.id, result.reason or "unrequested fallback", Obstacle.BLOCKED))
             continue
         if result.status in {StepStatus.SYMPTOM, StepStatus.FAILED}:
             findings.append(_finding(runbook, result))
@@ -144,7 +144,7 @@ def diagnose_entry(
             looked.append(result.id)
         else:
             in_the_way = result.status.broken or result.id in kept_from
-            kind = Kind.BLOCKED if in_the_way else _kind(runbook, result.id, gpus)
+            kind = Obstacle.BLOCKED if in_the_way else _kind(runbook, result.id, gpus)
             blind.append(NotLooked(result.id, result.reason or result.status.value, kind))
     head = runbook.head
     state = _state(findings, hints, looked, blind)
@@ -153,15 +153,17 @@ def diagnose_entry(
     )
 
 
-def _kind(runbook: Runbook, step_id: str, gpus: int) -> Kind:
+def _kind(runbook: Runbook, step_id: str, gpus: int) -> Obstacle:
     step = runbook.step(step_id)
     if step is None:
-        return Kind.OTHER
+        return Obstacle.OTHER
     if step.gpus > gpus:
-        return Kind.GPUS
+        return Obstacle.GPUS
     if step.nodes > 1:
-        return Kind.NODES
-    return {Safety.LOADS_DEVICE: Kind.LOADS, Safety.CHANGES_HOST: Kind.CHANGES}.get(step.safety, Kind.OTHER)
+        return Obstacle.NODES
+    return {Safety.LOADS_DEVICE: Obstacle.LOADS, Safety.CHANGES_HOST: Obstacle.CHANGES}.get(
+        step.safety, Obstacle.OTHER
+    )
 
 
 def _state(

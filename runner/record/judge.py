@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from runner.base.units import format_value, to_stored
 from runner.entry.model import Claim, Expectation, Phase, Runbook
 from runner.hardware.machine import Machine
-from runner.record.bounds_checked import Evaluated, evaluate, fits
+from runner.record.evaluation import Evaluated, evaluate, fits
 from runner.record.model import (
     ClaimState,
     Document,
@@ -20,19 +20,7 @@ from runner.record.model import (
     Verdict,
 )
 
-__all__ = [
-    "Evaluated",
-    "decides",
-    "describe_exit",
-    "evaluate",
-    "failed_by_expectation",
-    "judge_claims",
-    "judge_expectations",
-    "judge_step",
-    "step_of",
-]
-
-EXIT_OK, EXIT_SYMPTOM, EXIT_BAD_USAGE, EXIT_NOT_APPLICABLE = 0, 1, 2, 80
+_EXIT_OK, _EXIT_SYMPTOM, _EXIT_BAD_USAGE = 0, 1, 2
 _SHELL_SIGNAL_BASE = 128
 
 _ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
@@ -41,7 +29,7 @@ _ENDINGS: Mapping[str, tuple[StepStatus, str]] = {
     "not_started": (StepStatus.ERROR, "could not be started"),
 }
 _MEANINGS: Mapping[int, str] = {
-    EXIT_BAD_USAGE: "exit status 2, bad usage",
+    _EXIT_BAD_USAGE: "exit status 2, bad usage",
     126: "exit status 126, a command in the block is not executable",
     127: "exit status 127, a command in the block was not found",
 }
@@ -73,7 +61,7 @@ def judge_step(
     if exit_status is None:
         return StepStatus.ERROR, "ended without an exit status"
     if problem is not None:
-        odd = exit_status not in {EXIT_OK, EXIT_SYMPTOM}
+        odd = exit_status not in {_EXIT_OK, _EXIT_SYMPTOM}
         return StepStatus.ERROR, f"{_told(describe_exit(exit_status), said)}; {problem}" if odd else problem
     says = None if document is None else document.status
     match exit_status, says:
@@ -114,7 +102,7 @@ def _reason(document: Document | None, otherwise: str) -> str:
 
 def describe_exit(exit_status: int) -> str:
     """The meaning of an exit status that is not a verdict: 139 and -11 are `killed by SIGSEGV`."""
-    if exit_status == EXIT_SYMPTOM:
+    if exit_status == _EXIT_SYMPTOM:
         return _CRASH
     number = -exit_status if exit_status < 0 else exit_status - _SHELL_SIGNAL_BASE
     try:
@@ -152,7 +140,7 @@ def decides(runbook: Runbook, expectation: Expectation, machine: Machine) -> boo
     Its bound must have a source and apply to this hardware. A Reproduce step is meant to show the fault, so a bound on
     its measurements decides nothing.
     """
-    step = runbook.step(step_of(expectation.metric))
+    step = runbook.step(expectation.step)
     reproduces = step is not None and step.phase is Phase.REPRODUCE
     return expectation.evidence.decides and fits(expectation.on, machine) and not reproduces
 
@@ -163,7 +151,7 @@ def failed_by_expectation(
     """Why a step that ran is `failed` by an expectation on its measurements; None if it is not."""
     steps = [*(step for step in earlier if step.id != result.id), result]
     for expectation in runbook.head.expectations:
-        if step_of(expectation.metric) != result.id or not decides(runbook, expectation, machine):
+        if expectation.step != result.id or not decides(runbook, expectation, machine):
             continue
         found = evaluate(expectation, steps, machine)
         if found.verdict is Verdict.MISSED:
@@ -180,11 +168,6 @@ def _missed(expectation: Expectation, found: Evaluated) -> str:
     wanted += [f"at most {shown(expectation.max)}"] if expectation.max is not None else []
     subject = expectation.metric + (f" / {expectation.over}" if expectation.over else "")
     return f"{subject} is {format_value(found.value, found.unit)}, expected {' and '.join(wanted)}"
-
-
-def step_of(metric: str) -> str:
-    """The id of the step of a metric."""
-    return metric.partition(".")[0]
 
 
 def judge_claims(

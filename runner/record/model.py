@@ -10,7 +10,7 @@ from runner.base import bounds
 from runner.entry.model import Evidence, Phase
 from runner.hardware.machine import Machine
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _MOST_STEPS = 500
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from runner.entry.model import Phase, Runbook
 from runner.hardware.machine import Machine
-from runner.record.judge import judge_expectations, step_of
-from runner.record.left_out import outcome_in_time
+from runner.record.judge import judge_expectations
 from runner.record.model import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
-from runner.record.proof import unproved
+from runner.record.proof import proof_gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def judge_run(
         # Steps that needed the GPUs could not check them.
         found = Outcome.INCONCLUSIVE
     return Judged(
-        found, unproved(runbook, steps, verdicts) if found is Outcome.DRILL_PASSED else ()
+        found, proof_gaps(runbook, steps, verdicts) if found is Outcome.DRILL_PASSED else ()
     ), verdicts
 
 
@@ -98,7 +97,7 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
     reproduced = any(step.phase is Phase.REPRODUCE and step.status is StepStatus.SYMPTOM for step in ran)
     if Phase.DIAGNOSE in unclean or reproduced:
         fix_skipped = Phase.FIX not in phases and any(step.phase is Phase.FIX for step in steps)
-        proved = not unproved(runbook, steps, verdicts)
+        proved = not proof_gaps(runbook, steps, verdicts)
         return _after_fault(
             verified=Phase.VERIFY in phases, fixed=fixed, fix_skipped=fix_skipped, proved=proved
         )
@@ -110,6 +109,33 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
         return Outcome.INCONCLUSIVE
     looked = Phase.DIAGNOSE in phases or (Phase.VERIFY in phases and Phase.FIX not in phases)
     return Outcome.HEALTHY if looked else Outcome.INCONCLUSIVE
+
+
+def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
+    """The outcome without conclusions that depend on steps that were left out.
+
+    | steps left out of | in place of | outcome |
+    | --- | --- | --- |
+    | Diagnose or Verify | healthy | inconclusive |
+    | Fix | fix_proved, drill_passed | symptom |
+    | Reproduce | not_reproduced | inconclusive |
+    | any phase | not_applicable | inconclusive |
+
+    A step of Verify that was left out and is part of the entry's proof prevents the fix from being proved, like any
+    other step of the proof that did not run.
+    """
+    without = {step.phase for step in steps if step.left_out}
+    match found:
+        case Outcome.NOT_REPRODUCED if Phase.REPRODUCE in without:
+            return Outcome.INCONCLUSIVE
+        case Outcome.NOT_APPLICABLE if without:
+            return Outcome.INCONCLUSIVE
+        case Outcome.HEALTHY if without & {Phase.DIAGNOSE, Phase.VERIFY}:
+            return Outcome.INCONCLUSIVE
+        case Outcome.FIX_PROVED | Outcome.DRILL_PASSED if Phase.FIX in without:
+            return Outcome.SYMPTOM
+        case _:
+            return found
 
 
 def _kept_from_gpus(runbook: Runbook, steps: Sequence[StepResult]) -> bool:
@@ -134,7 +160,7 @@ def _unclean(runbook: Runbook, ran: Sequence[StepResult], verdicts: Sequence[Sto
     In Diagnose an unrequested fallback does not count: it is a fault of the step's run, not the entry's issue.
     """
     missed = {verdict.id for verdict in verdicts if verdict.decides and verdict.verdict is Verdict.MISSED}
-    failed = {step_of(bound.metric) for bound in runbook.head.expectations if bound.id in missed}
+    failed = {bound.step for bound in runbook.head.expectations if bound.id in missed}
     bad = {StepStatus.SYMPTOM, StepStatus.FAILED}
     return {
         step.phase

@@ -6,11 +6,11 @@ The reasons are stored in records, and the gate compares them: a changed wording
 from collections.abc import Mapping, Sequence
 
 from runner.entry.model import Expectation, Phase, ProofItem, Runbook, Scalar
-from runner.record.bounds_checked import fitting
+from runner.record.evaluation import fitting
 from runner.record.model import StepResult, StepStatus, StoredVerdict, Verdict
 
 
-def unproved(
+def proof_gaps(
     runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]
 ) -> tuple[str, ...]:
     """Why the fix is not proved: one reason for each missing part of the proof; empty if the proof is complete.

@@ -62,43 +62,44 @@ def _is_artifact(path: Path) -> bool:
     return path.name.startswith(ARTIFACT) and path.is_dir() and not path.is_symlink()
 
 
-def take(
-    incoming: Incoming, store: Store, now: datetime | None = None
-) -> tuple[dict[Path, Candidate], list[Problem]]:
-    """The new records of a folder, by their place in the data folder, and the problems of the refused ones.
+def _take(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, Candidate], list[Problem]]:
+    """The new records of some folders, by their place in the data folder, and the problems of the refused ones.
 
     A record that the data folder already has, byte for byte, is in neither. Nothing is written.
 
     Raises:
         StoreError: a folder cannot be listed.
     """
-    now = now or datetime.now(UTC)
-    history = History(store.root)
+    now, history = datetime.now(UTC), History(store.root)
     wanted: dict[Path, Candidate] = {}
-    refused = list(incoming.store.strays())
-    for path in incoming.store.files():
-        try:
-            record, data = incoming.store.examine(path)
-            place = store.path_of(record)
-        except (RecordError, StoreError) as error:
-            refused.append(Problem(path, str(error).removeprefix(f"{path} ")))
-            continue
-        problems = list(record_problems(record, now, store.secrets, history))
-        there = os.path.lexists(place)
-        if there and _content(store, place) != data:
-            problems.append(
-                f"is in the data folder with different content ({place}); a record is never overwritten"
-            )
-        if incoming.machine_class not in (None, record.machine.machine_class):
-            problems.append(
-                f"is of {record.machine.machine_class}, but was uploaded by a node of {incoming.machine_class}; "
-                "a node may publish only its own class"
-            )
-        if place in wanted:
-            problems.append(f"is the same run as {wanted[place].source}; a run may be published only once")
-        refused += [Problem(path, message) for message in problems]
-        if not problems and not there:
-            wanted[place] = Candidate(path, record, data)
+    refused: list[Problem] = []
+    for folder in incoming:
+        refused += folder.store.strays()
+        for path in folder.store.files():
+            try:
+                record, data = folder.store.examine(path)
+                place = store.path_of(record)
+            except (RecordError, StoreError) as error:
+                refused.append(Problem(path, str(error).removeprefix(f"{path} ")))
+                continue
+            there = os.path.lexists(place)
+            problems = list(record_problems(record, now, store.secrets, history))
+            if there and _content(store, place) != data:
+                problems.append(
+                    f"is in the data folder with different content ({place}); a record is never overwritten"
+                )
+            if folder.machine_class not in (None, record.machine.machine_class):
+                problems.append(
+                    f"is of {record.machine.machine_class}, but was uploaded by a node of {folder.machine_class}; "
+                    "a node may publish only its own class"
+                )
+            if place in wanted:
+                problems.append(
+                    f"is the same run as {wanted[place].source}; a run may be published only once"
+                )
+            refused += [Problem(path, message) for message in problems]
+            if not problems and not there:
+                wanted[place] = Candidate(path, record, data)
     return wanted, refused
 
 
@@ -109,7 +110,7 @@ def _content(store: Store, place: Path) -> bytes | None:
         return None
 
 
-def publish(
+def publish_records(
     incoming: Collection[Incoming], store: Store, git: Git, *, remote: str | None, branch: str
 ) -> Published:
     """Commit the records of some folders that pass the gate to the checkout, and push; refuse the others one by one.
@@ -146,7 +147,7 @@ def _publish(
         raise StoreError(
             f"the checkout has uncommitted changes ({changed.splitlines()[0].strip()}); commit them first"
         )
-    wanted, refused = _take_all(incoming, store)
+    wanted, refused = _take(incoming, store)
     commit = None
     published: dict[Path, Candidate] = {}
     if wanted:
@@ -164,20 +165,6 @@ def _publish(
             raise
     records = tuple(published[path].record for path in sorted(published))
     return Published(records, tuple(sorted(refused)), commit)
-
-
-def _take_all(incoming: Collection[Incoming], store: Store) -> tuple[dict[Path, Candidate], list[Problem]]:
-    wanted: dict[Path, Candidate] = {}
-    refused: list[Problem] = []
-    for one in incoming:
-        found, problems = take(one, store)
-        refused += problems
-        for place, candidate in found.items():
-            first = wanted.setdefault(place, candidate)
-            if first is not candidate:
-                message = f"is the same run as {first.source}; a run may be published only once"
-                refused.append(Problem(candidate.source, message))
-    return wanted, refused
 
 
 def _pass_the_gate(store: Store) -> None:

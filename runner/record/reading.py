@@ -1,6 +1,5 @@
 """Parses the bytes of a file into a record. Anything that is not a record is refused with a one-line message."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -8,40 +7,56 @@ from pydantic import ValidationError
 
 from runner.base.errors import DocumentError, RecordError
 from runner.record.documents import parse_json, telling_error
+from runner.record.migrations import migrate
 from runner.record.model import SCHEMA_VERSION, Record
 
 _LONGEST_PLACE = 120
 
 
-def parse_record(data: bytes, name: str) -> Record:
+def parse_record(data: bytes, name: str, *, as_written: bool = False) -> Record:
     """Read a record from its JSON.
+
+    Args:
+        data: the content of the file.
+        name: what a message calls the file.
+        as_written: leave a record of an earlier schema as it is; default: migrate it to the current schema.
 
     Raises:
         RecordError: not a record, truncated, or of a newer schema; the message begins with `name`.
     """
-    # The fast path for most files; a file that it rejects is parsed again for a precise message.
-    with contextlib.suppress(ValidationError):
+    try:
         record = Record.model_validate_json(data, strict=True)
-        if record.schema_version <= SCHEMA_VERSION:
-            return record
+    except ValidationError as error:
+        raise _refusal(data, name, error) from error
+    if record.schema_version > SCHEMA_VERSION:
+        raise _newer(name, record.schema_version)
+    if as_written or record.schema_version == SCHEMA_VERSION:
+        return record
+    # A record of an earlier schema also fits this one, so that a migration never gets anything else.
+    return Record.model_validate_json(json.dumps(migrate(json.loads(data))), strict=True)
+
+
+def _refusal(data: bytes, name: str, error: ValidationError) -> RecordError:
+    """Why this is not a record; it is parsed again for a precise message."""
     try:
         # A missing value is null; NaN would make every derived number NaN.
         content: Any = parse_json(data.decode("utf-8"), name)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{name} is not UTF-8 (byte {error.start})") from error
-    except DocumentError as error:
+    except UnicodeDecodeError as fault:
+        return RecordError(f"{name} is not UTF-8 (byte {fault.start})")
+    except DocumentError as fault:
         cut = data.lstrip().startswith(b"{") and not data.rstrip().endswith(b"}")
-        raise RecordError(f"{name} is truncated; run the entry again" if cut else str(error)) from error
+        return RecordError(f"{name} is truncated; run the entry again" if cut else str(fault))
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RecordError(
-            f"{name} was written by a newer version of this project (schema {version}, this one reads up to "
-            f"{SCHEMA_VERSION}); upgrade to read it"
-        )
-    try:
-        return Record.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        raise RecordError(f"{name} is not a record: {_told(error)}") from error
+        return _newer(name, version)
+    return RecordError(f"{name} is not a record: {_told(error)}")
+
+
+def _newer(name: str, version: int) -> RecordError:
+    return RecordError(
+        f"{name} was written by a newer version of this project (schema {version}, this one reads up to "
+        f"{SCHEMA_VERSION}); upgrade to read it"
+    )
 
 
 def refuse_twice(data: bytes, name: str) -> None:

@@ -114,13 +114,13 @@ class Store:
         return parse_record(self._bytes(path), str(path))
 
     def examine(self, path: Path) -> tuple[Record, bytes]:
-        """Read one record for publishing, and the exact bytes that it was parsed from.
+        """Read one record for publishing, as it was written, and the exact bytes that it was parsed from.
 
         Raises:
             RecordError: as for `load`; also for a duplicate key, because readers may use different values.
         """
         data = self._bytes(path)
-        record = parse_record(data, str(path))
+        record = parse_record(data, str(path), as_written=True)
         refuse_twice(data, str(path))
         return record, data
 
@@ -135,7 +135,7 @@ class Store:
             raise RecordError(f"{path} {cannot}{error.why}") from error
 
     def records(self, runbook: str | None = None, machine_class: str | None = None) -> Iterator[Record]:
-        """Every readable record, oldest first within its class and runbook; see `problems` for the others.
+        """Every readable record, oldest first within its class and runbook; `read` also tells of the others.
 
         Raises:
             StoreError: the data folder cannot be listed.
@@ -149,13 +149,6 @@ class Store:
     def files(self) -> tuple[Path, ...]:
         """Paths of all files in a place for records, sorted."""
         return tuple(path for path in self._everything() if self._is_place_of_record(path))
-
-    def problems(self) -> tuple[Problem, ...]:
-        """Files that are not records, and unreadable records; hidden files (and leftovers) do not count."""
-        found: list[Problem] = []
-        for _ in self.read(found):
-            pass
-        return tuple(found)
 
     def read(self, problems: list[Problem]) -> Iterator[Record]:
         """Every readable record, one at a time; problems are added to the list while reading.

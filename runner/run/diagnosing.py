@@ -14,7 +14,7 @@ from runner.base.placed import PlacedFileError, placed_file
 from runner.entry.model import Phase, Runbook, Safety
 from runner.entry.plan import Plan, PlannedStep, Request, make_plan
 from runner.hardware.machine import Machine
-from runner.record.diagnosis import Diagnosis, Kind, NotLooked, State, diagnose_entry, rank
+from runner.record.diagnosis import Diagnosis, NotLooked, Obstacle, State, diagnose_entry, rank
 from runner.run.block import GRACE_S
 from runner.run.command import CommandResult, Ending, not_started, run_block
 from runner.run.local import SECONDS, run_plan
@@ -96,7 +96,7 @@ def _no_answer(runbook: Runbook) -> Diagnosis:
     """The diagnosis of an entry that returned nothing: this process itself is blocked."""
     steps = [step for step in runbook.steps if step.phase is Phase.DIAGNOSE]
     why = "no answer by the overall deadline"
-    blind = tuple(NotLooked(step.id, why, Kind.BLOCKED) for step in steps)
+    blind = tuple(NotLooked(step.id, why, Obstacle.BLOCKED) for step in steps)
     head = runbook.head
     return Diagnosis(head.id, head.number, head.title, State.UNKNOWN, (), (), (), blind)
 

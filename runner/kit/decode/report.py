@@ -11,7 +11,7 @@ from runner.hardware.boards import Board
 from runner.kit.decode.arms import Arm, Comparison, compared, decided
 from runner.kit.decode.job import Job
 from runner.kit.probe import measured, say, single
-from runner.record.bounds_checked import STOPPED, interval_of
+from runner.record.evaluation import STOPPED, interval_of
 from runner.record.model import Measurement
 from runner.sizing.decode import bytes_per_step
 

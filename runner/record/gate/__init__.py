@@ -6,7 +6,6 @@ Every refusal is one line: the file, what is wrong, and, after a semicolon, what
 """
 
 from runner.record.gate.folder import gate
-from runner.record.gate.identity import identities
-from runner.record.gate.record import record_problems
+from runner.record.gate.record import identities, record_problems
 
 __all__ = ["gate", "identities", "record_problems"]

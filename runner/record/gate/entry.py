@@ -6,7 +6,7 @@ from runner.base.errors import InputError
 from runner.entry.model import Runbook, Safety, Step
 from runner.entry.plan import Request, asked_steps, explained_by_visibility, why_not
 from runner.record.commits import Commit
-from runner.record.gate.words import AGAIN, shown
+from runner.record.gate.words import AGAIN, quoted
 from runner.record.judge import failed_by_expectation
 from runner.record.model import Outcome, Record, StepResult, StepStatus, StoredVerdict
 from runner.record.outcomes import judge_run
@@ -25,7 +25,7 @@ def entry_problems(record: Record, commit: Commit) -> Iterator[str]:
     """
     reference = record.runbook
     if reference.id not in commit.texts:
-        yield f"is of entry {shown(reference.id)}, which its commit does not have; {AGAIN}"
+        yield f"is of entry {quoted(reference.id)}, which its commit does not have; {AGAIN}"
         return
     runbook = commit.entry(reference.id)
     if runbook is None:
@@ -81,7 +81,7 @@ def _step_problems(
         yield f"has phase {result.phase}, but is a step of {step.phase}; {AGAIN}"
     if result.command not in {step.command, redact_text(step.command)}:
         yield f"has a different command than its commit's entry; {AGAIN}"
-    if commit.methods and result.digest != commit.digest(runbook, step):
+    if commit.methods and result.digest not in commit.digests_of(runbook, step):
         yield f"has a different digest than its commit's entry; {AGAIN}"
     version = commit.methods.get(result.probe or "")
     if version is not None and result.method_version != version:
@@ -148,8 +148,8 @@ def _judged_problems(record: Record, runbook: Runbook) -> Iterator[str]:
         for stored, judged in zip(record.verdicts, verdicts, strict=True):
             if stored not in {judged, _redacted(judged)}:
                 yield (
-                    f"has the verdict {stored.verdict} ({shown(stored.value)}) on {stored.id}, but its steps give "
-                    f"{judged.verdict} ({shown(judged.value)}); {AGAIN}"
+                    f"has the verdict {stored.verdict} ({quoted(stored.value)}) on {stored.id}, but its steps give "
+                    f"{judged.verdict} ({quoted(judged.value)}); {AGAIN}"
                 )
     if record.outcome is None:
         return

@@ -1,16 +1,20 @@
 """The gate for a data folder: checks every record, its place, and that no two records are duplicates."""
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import RecordError, StoreError
 from runner.record.commits import History
-from runner.record.gate.identity import identities
-from runner.record.gate.record import record_problems
+from runner.record.gate.record import identities, record_problems
 from runner.record.model import Record
+from runner.record.source import git
 from runner.record.store import Problem, Store
-from runner.record.tracked_files import carried
+
+_PLAIN = frozenset({"100644", "100755"})
+_KINDS = {"120000": "a symbolic link", "160000": "a submodule"}
+_KEPT = ".gitkeep"
 
 
 def gate(store: Store, now: datetime | None = None, history: History | None = None) -> tuple[Problem, ...]:
@@ -28,7 +32,7 @@ def gate(store: Store, now: datetime | None = None, history: History | None = No
     history = history or History(store.root)
     paths = store.files()
     # Files that are not records; unreadable records are handled below.
-    problems = [*store.strays(), *(Problem(path, message) for path, message in carried(store.root))]
+    problems = [*store.strays(), *(Problem(path, message) for path, message in _tracked(store.root))]
     if not paths:
         problems.append(
             Problem(store.root, "has no records; run an entry first, there is nothing to publish")
@@ -62,3 +66,25 @@ def _misplaced(store: Store, path: Path, record: Record) -> Iterator[str]:
         return
     if right != path:
         yield f"belongs at {right.relative_to(store.root)}; move it there"
+
+
+def _tracked(root: Path) -> Iterator[tuple[Path, str]]:
+    """Paths of the data folder that git must not contain, and why; none if the folder is not in a repository.
+
+    A git control file such as `.gitattributes` could make git store other bytes than those that were checked.
+    """
+    place = root.absolute()
+    listed = git(place.parent, "--literal-pathspecs", "ls-files", "--stage", "-z", "--", place.name)
+    for row in (listed or b"").split(b"\0"):
+        head, _, name = row.partition(b"\t")
+        path = place.parent / os.fsdecode(name)
+        mode = head.partition(b" ")[0].decode()
+        if not row:
+            continue
+        if mode not in _PLAIN:
+            yield (
+                path,
+                f"is {_KINDS.get(mode, 'not a file')} in git, but records are plain files; remove it with git rm",
+            )
+        elif path.name.startswith(".") and path.name != _KEPT:
+            yield path, "is a hidden file in git, not a record; remove it with git rm"

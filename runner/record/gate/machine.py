@@ -8,7 +8,7 @@ from runner.base.units import format_value
 from runner.hardware.boards import Board, board_of
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import Machine, joint_class, machine_class
-from runner.record.gate.words import AGAIN, shown
+from runner.record.gate.words import AGAIN, quoted
 from runner.record.model import Record
 
 # Numbers that are meaningless without the version of torch.
@@ -50,7 +50,7 @@ def machine_problems(record: Record) -> Iterator[str]:
     for name, form in _FORMS.items():
         version = getattr(machine, name)
         if version and not form.fullmatch(version):
-            yield f"has the invalid {name} version {shown(version)}; {AGAIN}"
+            yield f"has the invalid {name} version {quoted(version)}; {AGAIN}"
     if machine.load is not None and machine.load < 0:
         yield f"has a load below zero; {AGAIN}"
     yield from _gpu_problems(machine)
@@ -105,12 +105,12 @@ def _board_problems(gpu: Gpu, board: Board, machine: Machine) -> Iterator[str]:
         yield f"names GPU {gpu.index} a {board.name}, but it has {format_value(gpu.memory_bytes, 'B')}; {AGAIN}"
     if gpu.compute_capability not in {None, board.compute_capability}:
         yield (
-            f"names GPU {gpu.index} a {board.name} of compute capability {shown(gpu.compute_capability)}, "
+            f"names GPU {gpu.index} a {board.name} of compute capability {quoted(gpu.compute_capability)}, "
             f"but that board has {board.compute_capability}; {AGAIN}"
         )
     branch = (machine.driver or "").partition(".")[0]
     if branch.isdecimal() and int(branch) < board.oldest_driver:
         yield (
-            f"has driver {shown(machine.driver)}, which does not support {board.name}: the oldest that does is "
+            f"has driver {quoted(machine.driver)}, which does not support {board.name}: the oldest that does is "
             f"{board.oldest_driver}; {AGAIN}"
         )

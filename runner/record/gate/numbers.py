@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from runner.base.summaries import SINGLE, STATISTICS
 from runner.base.units import format_value
 from runner.record.ceilings import ceiling
-from runner.record.gate.words import AGAIN, shown
+from runner.record.gate.words import AGAIN, quoted
 from runner.record.model import Measurement, Record, StepResult
 from runner.vocabulary import PROBES, RETIRED, Metric, current_name, metric_of
 
@@ -47,10 +47,10 @@ def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Ite
         return
     foreign = sorted(set(measurement.labels) - set(info.labels))
     if foreign:
-        yield f"{name} has the label {shown(foreign[0])}, which {step.probe} does not report; {AGAIN}"
+        yield f"{name} has the label {quoted(foreign[0])}, which {step.probe} does not report; {AGAIN}"
     if measurement.statistic not in metric.statistics:
         known = " or ".join(metric.statistics)
-        yield f"{name} has the statistic {shown(measurement.statistic)}, expected {known}; {AGAIN}"
+        yield f"{name} has the statistic {quoted(measurement.statistic)}, expected {known}; {AGAIN}"
 
 
 def _possible(measurement: Measurement, metric: Metric, values: tuple[float, ...]) -> Iterator[str]:

@@ -1,23 +1,27 @@
-"""The gate for one record."""
+"""The gate for one record, and what no two records may share."""
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
+from runner.entry.model import FrontMatter, Runbook
 from runner.record.commits import NO_HISTORY, History
-from runner.record.gate.code import code_problems
 from runner.record.gate.entry import entry_problems
-from runner.record.gate.identity import readings
 from runner.record.gate.machine import machine_problems
-from runner.record.gate.options import options_problems
-from runner.record.gate.outcome import outcome_problems
+from runner.record.gate.run import code_problems, options_problems, time_problems
 from runner.record.gate.steps import step_problems
-from runner.record.gate.times import time_problems
 from runner.record.gate.words import AGAIN
-from runner.record.model import Record
+from runner.record.model import Measurement, Outcome, Record, StepResult, Verdict
+from runner.record.outcomes import outcome, outcome_in_time
 from runner.record.redaction.leaks import leaks
 
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
+_PROVED = frozenset({Outcome.FIX_PROVED, Outcome.DRILL_PASSED})
+# Readings of a clock or a counter: two runs never agree in several of them to all digits. Byte sizes, counts and
+# values computed from a seed can repeat.
+_READ = frozenset({"s", "B/s", "FLOP/s", "token/s", "token/J", "J", "J/token", "W"})
+_FEWEST = 5
 
 
 def record_problems(
@@ -56,7 +60,7 @@ def _problems(record: Record, now: datetime, secrets: Sequence[str], history: Hi
     if commit is not None:
         yield from entry_problems(record, commit)
     if judged is None:
-        yield from outcome_problems(record)
+        yield from _outcome_problems(record)
     for where, kinds in leaks(record, secrets):
         yield f"{where} contains text that redaction would remove ({kinds}); {AGAIN} with this version"
 
@@ -74,3 +78,53 @@ def _steps_problems(record: Record) -> Iterator[str]:
         other = taken.setdefault(key, step.id)
         if other != step.id:
             yield f"step {step.id}: has exactly the readings of step {other}; {AGAIN}"
+
+
+def _outcome_problems(record: Record) -> Iterator[str]:
+    """Outcomes that no entry could give for these steps and verdicts."""
+    ids = [verdict.id for verdict in record.verdicts]
+    if len(set(ids)) < len(ids):
+        yield f"has a duplicate verdict; {AGAIN}"
+    if bool(record.unproved) != (record.outcome is Outcome.DRILL_PASSED):
+        yield f"must give reasons for an unproved fix if and only if its outcome is drill_passed; {AGAIN}"
+    if any(verdict.decides and verdict.verdict is Verdict.MISSED for verdict in record.verdicts):
+        # Only the entry knows which step fails by a missed bound.
+        return
+    found = _without_entry(record)
+    possible = _PROVED if found in _PROVED else {found}
+    if found is Outcome.HEALTHY and record.machine.gpu_error:
+        possible = possible | {Outcome.INCONCLUSIVE}
+    if record.outcome is not None and record.outcome not in possible:
+        yield f"has the outcome {record.outcome}, but its steps give {found}; {AGAIN}"
+
+
+def _without_entry(record: Record) -> Outcome:
+    """The outcome for an entry without bounds and proof: everything except the proof follows from the steps."""
+    head = FrontMatter(id=record.runbook.id, number=1, title="any")
+    runbook = Runbook(head=head, sections=(), path=Path())
+    return outcome_in_time(outcome(runbook, record.steps, record.verdicts), record.steps)
+
+
+def identities(record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
+    """Keys that no other record may have, each with its description; a node executes one run at a time."""
+    yield ("run", record.run_id), "the run id of"
+    started = record.started_at.astimezone(UTC).isoformat()
+    where = (record.node_alias, record.machine.machine_class, record.runbook.id)
+    yield ("start", *where, started), "node, entry and start of"
+    for key, step in readings(record):
+        yield key, f"in step {step.id} exactly the readings of"
+
+
+def readings(record: Record) -> Iterator[tuple[tuple[object, ...], StepResult]]:
+    """The readings of each step as a whole and of each measurement, unordered: no other record can have the same."""
+    for step in record.steps:
+        timed = [one for one in step.measurements if one.unit in _READ]
+        vectors = {tuple(sorted(_values(one))) for one in timed}
+        vectors.add(tuple(sorted(value for one in timed for value in _values(one))))
+        for vector in sorted(vectors):
+            if len(set(vector)) >= _FEWEST:
+                yield ("readings", *vector), step
+
+
+def _values(measurement: Measurement) -> tuple[float, ...]:
+    return measurement.samples or (measurement.value,)

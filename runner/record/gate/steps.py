@@ -6,7 +6,7 @@ from typing import Any
 from runner.entry.model import Step
 from runner.record.gate.numbers import measurement_problems
 from runner.record.gate.printed import said_by, said_problems
-from runner.record.gate.words import AGAIN, shown
+from runner.record.gate.words import AGAIN, quoted
 from runner.record.judge import judge_step
 from runner.record.model import Document, Record, StepResult, StepStatus, Verdict
 from runner.vocabulary import PROBES
@@ -116,7 +116,7 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
         return
     info = PROBES.get(step.probe)
     if info is None:
-        yield f"has the unknown probe {shown(step.probe)}; add its module to runner/probes/"
+        yield f"has the unknown probe {quoted(step.probe)}; add its module to runner/probes/"
         return
     if step.method_version is None or not 1 <= step.method_version <= info.method_version:
         yield (

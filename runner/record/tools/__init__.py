@@ -10,7 +10,10 @@ from typing import Any
 
 from runner.base.pasted import pasted
 from runner.record.model import Document
-from runner.record.tools import nccl_tests, nccl_tests_text, nvbandwidth, nvbandwidth_text
+from runner.record.tools.nccl_tests import nccl_tests_document, read_nccl_tests_json
+from runner.record.tools.nccl_tests_text import is_nccl_tests_table, read_nccl_tests_table
+from runner.record.tools.nvbandwidth import nvbandwidth_document, read_nvbandwidth_json
+from runner.record.tools.nvbandwidth_text import is_nvbandwidth_table, read_nvbandwidth_table
 
 
 def tool_document(data: Any, name: str) -> Document | None:
@@ -22,9 +25,9 @@ def tool_document(data: Any, name: str) -> Document | None:
     if not isinstance(data, dict):
         return None
     if {"nccl_version", "args"} <= data.keys():
-        return nccl_tests.document(nccl_tests.parse_json(data, name))
+        return nccl_tests_document(read_nccl_tests_json(data, name))
     if isinstance(data.get("nvbandwidth"), dict):
-        return nvbandwidth.document(nvbandwidth.parse_json(data["nvbandwidth"], name))
+        return nvbandwidth_document(read_nvbandwidth_json(data["nvbandwidth"], name))
     return None
 
 
@@ -35,8 +38,8 @@ def text_document(text: str, name: str) -> Document | None:
         DocumentError: the table is from a known tool, but truncated, of an unknown form, or reports an error.
     """
     text = pasted(text)
-    if nccl_tests_text.is_table(text):
-        return nccl_tests.document(nccl_tests_text.parse(text, name))
-    if nvbandwidth_text.is_table(text):
-        return nvbandwidth.document(nvbandwidth_text.parse(text, name))
+    if is_nccl_tests_table(text):
+        return nccl_tests_document(read_nccl_tests_table(text, name))
+    if is_nvbandwidth_table(text):
+        return nvbandwidth_document(read_nvbandwidth_table(text, name))
     return None

@@ -26,7 +26,7 @@ def finite(value: Any) -> float | None:
     return number if abs(number) < _LARGEST else None
 
 
-def single(metric: str, value: float, labels: Mapping[str, Scalar]) -> Measurement:
+def one_number(metric: str, value: float, labels: Mapping[str, Scalar]) -> Measurement:
     """One number in the metric's unit."""
     unit = METRICS[metric].unit
     return Measurement(name=metric, labels=dict(labels), value=value, unit=unit, statistic="single")

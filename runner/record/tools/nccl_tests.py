@@ -9,7 +9,7 @@ from typing import Any
 from runner.base.stats import percentile
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
-from runner.record.tools.common import GIGA, MICRO, finite, numbered, refuse, single
+from runner.record.tools.common import GIGA, MICRO, finite, numbered, one_number, refuse
 from runner.vocabulary import shared
 from runner.vocabulary.model import Declaration
 
@@ -35,7 +35,7 @@ TOOL = Declaration(
 
 
 @dataclass(frozen=True)
-class Row:
+class NcclTestsRow:
     """The results of one message size, data type, operator and root, in or out of place.
 
     Attributes:
@@ -63,7 +63,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Run:
+class NcclTestsRun:
     """One run of one program.
 
     Attributes:
@@ -77,7 +77,7 @@ class Run:
     op: str
     ranks: int | None
     version: int | None
-    rows: tuple[Row, ...]
+    rows: tuple[NcclTestsRow, ...]
     failed: bool
 
 
@@ -97,13 +97,13 @@ def labels_of(kind: Any, redop: Any, root: Any) -> tuple[str | None, str | None,
     )
 
 
-def document(run: Run) -> Document:
+def nccl_tests_document(run: NcclTestsRun) -> Document:
     """The document of a run; wrong elements are the symptom."""
     found = [*numbered(one for row in run.rows for one in _measurements(row, run))]
     counts = [row.wrong for row in run.rows if row.wrong is not None]
     wrong = sum(counts)
     if counts:
-        found.append(single("wrong_elements", wrong, {}))
+        found.append(one_number("wrong_elements", wrong, {}))
     reason = f"{run.op}: {wrong:,.0f} wrong elements" if wrong else None
     if run.failed and not wrong:
         reason = f"{run.op}: nccl-tests calls results out of bounds"
@@ -118,12 +118,12 @@ def document(run: Run) -> Document:
     )
 
 
-def _measurements(row: Row, run: Run) -> Iterator[Measurement]:
+def _measurements(row: NcclTestsRow, run: NcclTestsRun) -> Iterator[Measurement]:
     labels: dict[str, Scalar] = {"op": run.op, "bytes": row.size, "place": row.place}
     of_run = {"ranks": run.ranks, "type": row.kind, "redop": row.redop, "root": row.root}
     labels |= {key: value for key, value in of_run.items() if value is not None}
-    yield single("bus_bandwidth", row.bus, labels)
-    yield single("algorithm_bandwidth", row.algorithm, labels)
+    yield one_number("bus_bandwidth", row.bus, labels)
+    yield one_number("algorithm_bandwidth", row.algorithm, labels)
     if row.times:
         for metric, percent, statistic in (
             ("collective_time", 50, "median"),
@@ -136,10 +136,10 @@ def _measurements(row: Row, run: Run) -> Iterator[Measurement]:
     elif row.mean is not None:
         yield Measurement(name="collective_time", labels=labels, value=row.mean, unit="s", statistic="mean")
     if row.wrong is not None:
-        yield single("wrong_elements", row.wrong, labels)
+        yield one_number("wrong_elements", row.wrong, labels)
 
 
-def parse_json(data: Mapping[str, Any], name: str) -> Run:
+def read_nccl_tests_json(data: Mapping[str, Any], name: str) -> NcclTestsRun:
     """Read the JSON of `-J`.
 
     Raises:
@@ -155,7 +155,7 @@ def parse_json(data: Mapping[str, Any], name: str) -> Run:
     if op is None:
         refuse(name, f"the collective of nccl-tests is unknown: its program is {program!r}")
     version, bounds = data["nccl_version"], data.get("out_of_bounds")
-    return Run(
+    return NcclTestsRun(
         op,
         _ranks(data.get("config")),
         version if isinstance(version, int) else None,
@@ -181,7 +181,7 @@ def _ranks(config: Any) -> int | None:
     return None
 
 
-def _rows(result: Any, op: str, name: str) -> Iterator[Row]:
+def _rows(result: Any, op: str, name: str) -> Iterator[NcclTestsRow]:
     size = result.get("size") if isinstance(result, dict) else None
     if not isinstance(size, int):
         refuse(name, "a result of nccl-tests has no size")
@@ -198,7 +198,7 @@ def _rows(result: Any, op: str, name: str) -> Iterator[Row]:
         mean = _number(numbers, "time", where, name) * MICRO if "time" in numbers and not times else None
         checked = numbers.get("nwrong") is not None
         wrong = _number(numbers, "nwrong", where, name) if checked else None
-        yield Row(size, place, *labels, algorithm, bus, mean, times, wrong)
+        yield NcclTestsRow(size, place, *labels, algorithm, bus, mean, times, wrong)
 
 
 def _times(per_iteration: Any, where: str, name: str) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from runner.record.tools.common import GIGA, MICRO, NO_VALUE, finite, refuse, without_prefix
-from runner.record.tools.nccl_tests import Row, Run, labels_of
+from runner.record.tools.nccl_tests import NcclTestsRow, NcclTestsRun, labels_of
 
 # What a launcher may put before each line is bounded, so that a long line of another program costs no time.
 _HEADER = re.compile(r"^(?P<prefix>.{0,200}?)#[ \t]+size[ \t]+count[ \t]+type\b.*$", re.MULTILINE)
@@ -33,12 +33,12 @@ _PROGRAM = re.compile(rf"(?<![A-Za-z0-9_])({'|'.join(_OPS)})_perf(?![A-Za-z0-9])
 _TIMES = ("time", "cputime")
 
 
-def is_table(text: str) -> bool:
+def is_nccl_tests_table(text: str) -> bool:
     """Whether this is the output of nccl-tests, whole or not."""
     return _START.search(text) is not None or _HEADER.search(text) is not None
 
 
-def parse(text: str, name: str) -> Run:
+def read_nccl_tests_table(text: str, name: str) -> NcclTestsRun:
     """Read the output of one program of nccl-tests.
 
     Raises:
@@ -64,7 +64,7 @@ def parse(text: str, name: str) -> Run:
     if not rows:
         refuse(name, "nccl-tests has no row of results")
     bounds = [found[1] for found in map(_BOUNDS.search, lines) if found]
-    return Run(_op(text, name), _ranks(text), _version(text), rows, "FAILED" in bounds)
+    return NcclTestsRun(_op(text, name), _ranks(text), _version(text), rows, "FAILED" in bounds)
 
 
 def _op(text: str, name: str) -> str:
@@ -101,7 +101,7 @@ def _without_stamp(columns: Sequence[str]) -> list[str]:
     return [column for column in columns if column != "timestamp"]
 
 
-def _rows(line: str, columns: Sequence[str], name: str) -> Iterator[Row]:
+def _rows(line: str, columns: Sequence[str], name: str) -> Iterator[NcclTestsRow]:
     starts = [place for place, column in enumerate(columns) if column in _TIMES]
     if "timestamp" in columns:
         columns = _without_stamp(columns)
@@ -132,7 +132,7 @@ def _row(
     labels: tuple[str | None, str | None, int | None],
     values: dict[str, str],
     name: str,
-) -> Row:
+) -> NcclTestsRow:
     def number(column: str) -> float:
         value = finite(values.get(column))
         if value is None:
@@ -140,7 +140,7 @@ def _row(
             refuse(name, f"nccl-tests has {cell!r} for {column} of {size} bytes, {place}, not a number")
         return value
 
-    return Row(
+    return NcclTestsRow(
         size,
         place,
         *labels,

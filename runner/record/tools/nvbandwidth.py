@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
-from runner.record.tools.common import GIGA, NO_VALUE, finite, numbered, refuse, single
+from runner.record.tools.common import GIGA, NO_VALUE, finite, numbered, one_number, refuse
 from runner.vocabulary import shared
 from runner.vocabulary.model import Declaration
 
@@ -38,14 +38,14 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Run:
+class NvbandwidthRun:
     """The matrices of the tests that passed, and the names of those that were waived."""
 
     matrices: tuple[Matrix, ...]
     waived: tuple[str, ...]
 
 
-def document(run: Run) -> Document:
+def nvbandwidth_document(run: NvbandwidthRun) -> Document:
     """The document of a run; one in which every test was waived does not apply."""
     found = tuple(numbered(one for matrix in run.matrices for one in _measurements(matrix)))
     skipped = (
@@ -68,7 +68,7 @@ def _measurements(matrix: Matrix) -> Iterator[Measurement]:
     for row, cells in enumerate(matrix.rows):
         for column, cell in enumerate(cells):
             if cell is not None:
-                yield single("copy_bandwidth", cell * GIGA, {**labels, "row": row, "column": column})
+                yield one_number("copy_bandwidth", cell * GIGA, {**labels, "row": row, "column": column})
 
 
 def cells_of(cells: Sequence[Any], test: str, name: str) -> tuple[float | None, ...]:
@@ -86,7 +86,7 @@ def cells_of(cells: Sequence[Any], test: str, name: str) -> tuple[float | None, 
     return tuple(found)
 
 
-def parse_json(data: Mapping[str, Any], name: str) -> Run:
+def read_nvbandwidth_json(data: Mapping[str, Any], name: str) -> NvbandwidthRun:
     """Read the JSON of `-j`.
 
     Raises:
@@ -109,7 +109,7 @@ def parse_json(data: Mapping[str, Any], name: str) -> Run:
         else:
             why = f": {str(case['error'])[:200]}" if case.get("error") else ""
             refuse(name, f"nvbandwidth's {case['name']} ended as {case.get('status')!r}{why}")
-    return Run(tuple(found), tuple(waived))
+    return NvbandwidthRun(tuple(found), tuple(waived))
 
 
 def _matrices(case: Mapping[str, Any], name: str) -> list[Matrix]:

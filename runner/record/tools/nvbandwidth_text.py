@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from runner.record.tools.common import NO_VALUE, finite, refuse, without_prefix
-from runner.record.tools.nvbandwidth import PARTS, Matrix, Run, cells_of, is_bidirectional
+from runner.record.tools.nvbandwidth import PARTS, Matrix, NvbandwidthRun, cells_of, is_bidirectional
 
 # What a launcher may put before each line is bounded, so that a long line of another program costs no time.
 _RUNNING = re.compile(
@@ -23,7 +23,7 @@ _WAIVED = re.compile(r"\s*Waived\b")
 _ERROR = re.compile(r"\s*(?:ERROR|Error): (?P<why>.*)|\[(?P<code>CUDA_ERROR_\w+|NVML_ERROR_\w+)\]")
 
 
-def is_table(text: str) -> bool:
+def is_nvbandwidth_table(text: str) -> bool:
     """Whether this is the output of nvbandwidth, whole or not."""
     return _VERSION.search(text) is not None or _RUNNING.search(text) is not None
 
@@ -50,7 +50,7 @@ class _Open:
     summed: bool = False
 
 
-def parse(text: str, name: str) -> Run:
+def read_nvbandwidth_table(text: str, name: str) -> NvbandwidthRun:
     """Read the output of nvbandwidth.
 
     Raises:
@@ -83,7 +83,7 @@ def parse(text: str, name: str) -> Run:
         waived.append(f"{unnamed} of its tests" if unnamed > 1 else "one of its tests")
     if first is None and not waived:
         refuse(name, "nvbandwidth ran no test")
-    return Run(tuple(found), tuple(waived))
+    return NvbandwidthRun(tuple(found), tuple(waived))
 
 
 def _next(now: _Open, line: str, name: str) -> Sequence[Matrix]:

@@ -11,7 +11,7 @@ from runner.hardware.boards import BOARDS, Board, board_of
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import joint_class, machine_class
 from runner.hardware.processor import Processor
-from runner.record.bounds_checked import evaluate, fits, fits_class
+from runner.record.evaluation import evaluate, fits, fits_class
 from runner.record.model import StepStatus, Verdict
 from tests.evidence_samples import B200, machine, measurement, step
 
