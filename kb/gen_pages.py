@@ -4,7 +4,6 @@ RUNBOOK_DATA names another data folder than site_data/ (for example the demo's s
 """
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -13,9 +12,7 @@ from mkdocs_gen_files.editor import FilesEditor
 
 from runner.base.errors import RunbookError
 from runner.check.commands import probe_options
-from runner.entry.read import read_all
-from runner.pages.render import Page, render
-from runner.record.store import Problem, Store
+from runner.pages.render import render_folders
 
 ROOT = Path(__file__).parents[1]
 # Made by `nox -s bundle`; published beside the pages where it is there.
@@ -24,8 +21,12 @@ BUNDLE = ROOT / "dist" / "runbook.pyz"
 
 def main() -> None:
     """Render and write every generated page."""
+    data = Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data")
+    site_url = os.environ.get("RUNBOOK_SITE_URL", "")
     try:
-        pages = _pages()
+        pages = render_folders(
+            ROOT / "runbooks", data, ROOT / "kb", probe_options(), site_url, bundle=BUNDLE.is_file()
+        )
     except RunbookError as error:
         # MkDocs prints this as one line of its own kind and ends; anything else would be a traceback.
         raise PluginError(str(error)) from error
@@ -47,31 +48,6 @@ def main() -> None:
         if page.address is not None:
             # MkDocs makes a page of whatever ends in .md; what is to be published as Markdown has another name here.
             file.dest_uri = page.address
-
-
-def _pages() -> dict[str, Page]:
-    store = Store(Path(os.environ.get("RUNBOOK_DATA") or ROOT / "site_data"))
-    problems: list[Problem] = []
-    return render(
-        read_all(ROOT / "runbooks"),
-        store.read(problems),
-        datetime.now(UTC),
-        ROOT / "kb" / "_templates",
-        unreadable=problems,
-        guides=_guides(),
-        options=probe_options(),
-        site_url=os.environ.get("RUNBOOK_SITE_URL", ""),
-        bundle=(ROOT / "dist" / "runbook.pyz").is_file(),
-    )
-
-
-def _guides() -> dict[str, str]:
-    """The hand-written pages: path under the docs folder → Markdown."""
-    docs = ROOT / "kb"
-    written = (
-        path for path in sorted(docs.rglob("*.md")) if not path.relative_to(docs).parts[0].startswith("_")
-    )
-    return {path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8") for path in written}
 
 
 main()

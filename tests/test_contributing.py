@@ -1,10 +1,7 @@
 """From a solved incident to a page: the skeleton of an entry, and the pages as plain files."""
 
 import html
-import re
 import shutil
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,18 +95,3 @@ def test_the_pages_come_as_plain_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert not list(out.rglob("*.py"))
     assert main(["pages", "--out", str(out)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
-
-
-@pytest.mark.system
-def test_another_generator_builds_the_plain_files(tmp_path: Path) -> None:
-    assert main(["pages", "--out", str(tmp_path / "docs")]) == 0
-    (tmp_path / "mkdocs.yml").write_text(
-        "site_name: plain\ntheme: mkdocs\nuse_directory_urls: false\nplugins: []\n"
-        "markdown_extensions: [tables, admonition, pymdownx.superfences]\n",
-        encoding="utf-8",
-    )
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--quiet"], cwd=tmp_path, check=True)
-    page = (tmp_path / "site" / "entries" / "nvlink-bandwidth.html").read_text(encoding="utf-8")
-    shown = html.unescape(re.sub(r"<[^>]+>", "", page))
-    assert "python -m runner.probes.collectives" in shown
-    assert "cpu-amd-epyc-x86_64-2c" in shown

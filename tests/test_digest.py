@@ -14,6 +14,7 @@ from runner.record.migrations import migrate
 from runner.record.model import Record
 from runner.record.store import Store
 from runner.vocabulary import PROBES
+from runner.vocabulary.versions import method_version
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "site_data").rglob("*.json"))
@@ -102,7 +103,7 @@ def test_a_new_method_version_makes_exactly_the_steps_stale_that_start_the_probe
     before = {
         (entry.id, step.id): current_digest(entry, step) for entry in ENTRIES.values() for step in entry.steps
     }
-    now = digest.method_version
+    now = method_version
     newer = PROBES[probe].method_version + 1
     monkeypatch.setattr(digest, "method_version", lambda name: newer if name == probe else now(name))
     for entry in ENTRIES.values():

@@ -5,7 +5,7 @@ import pytest
 from runner.base.units import format_value
 from runner.hardware.boards import board_named
 from runner.pages.calls import find_calls
-from runner.pages.memory_plan import memory_plan
+from runner.pages.computed import memory_plan
 from runner.pages.prose import NAMES
 from runner.sizing import Work, board_budget, first_remedy, footprint
 from runner.sizing.models import model_shape

@@ -7,15 +7,18 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from runner.entry.model import Phase, Runbook
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.pages.answer import ELSE, decision_tree, injecting, sample_line, symptom_line
+from runner.pages.answer import injecting, sample_line, symptom_line
 from runner.pages.before_after import before_and_after
 from runner.pages.change import change_text
 from runner.pages.evidence import Evidence, gather
-from runner.pages.plot import trend_plot
+from runner.pages.lists import ELSE, decision_tree
+from runner.pages.plot import time_ticks, trend_plot, value_ticks
 from runner.pages.render import render
 from runner.pages.trends import trends
 from runner.record.model import Measurement, Outcome, Record, StepStatus
@@ -397,6 +400,32 @@ def test_numbers_of_any_size_can_be_drawn(values: tuple[float, ...]) -> None:
     (trend,) = trends(headlined(), gather(history(*values)))
     assert "NaN" not in trend_plot(trend, "x")
     assert "inf" not in trend_plot(trend, "x")
+
+
+@given(st.floats(-1e18, 1e18), st.floats(1e-9, 1e18))
+@example(0.0, 1.0)
+@example(449.2, 28.0)
+@example(5e-324, 0.0)
+def test_the_ticks_of_values_are_two_to_six_round_numbers_on_the_axis(low: float, length: float) -> None:
+    high = low + length
+    ticks = value_ticks(low, high)
+    if high - low < 1e-6 * abs(low) or not length:
+        return
+    assert 2 <= len(ticks) <= 6
+    step = ticks[1] - ticks[0]
+    assert all(low - step / 1e6 <= tick <= high + step / 1e6 for tick in ticks)
+    assert f"{step:.3e}"[:4] in {"1.00", "2.00", "5.00"}
+
+
+@given(st.integers(0, 4 * 10**9), st.integers(0, 4 * 10**9))
+@example(1_700_000_000, 0)
+@example(1_700_000_000, 59)
+@example(1_700_000_000, 86_400)
+def test_the_ticks_of_time_are_one_to_five_whole_minutes_or_the_first_moment(first: int, length: int) -> None:
+    ticks = time_ticks(first, first + length)
+    assert 1 <= len(ticks) <= 5
+    assert all(first <= tick <= first + length for tick in ticks)
+    assert all(tick % 60 == 0 for tick in ticks) or (ticks == [first] and length < 60)
 
 
 def test_text_from_outside_stays_text_in_a_plot() -> None:

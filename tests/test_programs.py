@@ -15,7 +15,8 @@ from runner.entry.parse import parse
 from runner.entry.read import folder_faults, read_all
 from runner.entry.signatures import signature_table
 from runner.pages.evidence import Evidence, gather, last_refresh
-from runner.pages.render import ROWS_AT_START, Page, render
+from runner.pages.lists import ROWS_AT_START
+from runner.pages.render import Page, render
 from runner.record.model import Outcome, Record, StepStatus
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, ended_as, entry, records, result, run
@@ -64,7 +65,7 @@ def gathered(found: list[Record]) -> Evidence:
 
 
 def turned(found: list[Record]) -> list[tuple[str, str, str]]:
-    return [(one.later.node, one.before, one.after) for one in gathered(found).turns]
+    return [(one.later.node, one.before, one.after) for one in gathered(found).changes]
 
 
 def test_a_verdict_turns_where_a_node_ends_otherwise_than_the_time_before() -> None:
@@ -81,7 +82,7 @@ def test_of_two_nodes_that_differ_the_second_is_named_once_and_neither_turns_aga
         )
     )
     assert turned(found) == [("a", "unmeasured", "healthy"), ("b", "healthy", "symptom")]
-    assert gathered(found).turns[1].causes == ("another node (b)",)
+    assert gathered(found).changes[1].causes == ("another node (b)",)
 
 
 def test_simulated_runs_turn_no_verdict_and_another_preset_is_no_first_run() -> None:
@@ -91,7 +92,7 @@ def test_simulated_runs_turn_no_verdict_and_another_preset_is_no_first_run() -> 
 
 def test_a_verdict_that_turned_at_another_preset_names_the_preset() -> None:
     found = ended((0, "a", Outcome.HEALTHY), (1, "a", Outcome.SYMPTOM), preset="8b")
-    (turn,) = gathered(found).turns
+    (turn,) = gathered(found).changes
     assert turn.later.where == "cpu-example-x86_64-2c at preset 8b"
     assert "on cpu-example-x86_64-2c at preset 8b" in pages(*found)["feed.xml"].text
 

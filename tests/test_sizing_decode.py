@@ -2,7 +2,7 @@ import pytest
 
 from runner.base.errors import InputError
 from runner.hardware.boards import BOARDS, board_named
-from runner.pages.decode_tables import decode_ceilings
+from runner.pages.computed import decode_ceilings
 from runner.sizing.decode import bytes_per_step, decode_ceiling
 from runner.sizing.models import ModelShape, model_shape
 

@@ -2,18 +2,12 @@
 
 import argparse
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import InputError, StoreError
 from runner.base.words import counted
 from runner.check.commands import probe_options
-from runner.entry.read import read_all
-from runner.pages.render import render
-from runner.record.store import Problem, Store
-
-# Files for this site's own generator, not for readers of the pages.
-_NOT_PAGES = ("_", "gen_pages.py", "hooks.py")
+from runner.pages.render import hand_written, render_folders
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,41 +29,26 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not an empty folder; name a new one")
-    docs = arguments.places.docs
-    written = sorted(
-        path
-        for path in docs.rglob("*")
-        if path.is_file() and not path.relative_to(docs).parts[0].startswith(_NOT_PAGES)
-    )
-    guides = {
-        path.relative_to(docs).as_posix(): path.read_text(encoding="utf-8")
-        for path in written
-        if path.suffix == ".md"
-    }
-    problems: list[Problem] = []
-    pages = render(
-        read_all(arguments.runbooks),
-        Store(arguments.data).read(problems),
-        datetime.now(UTC),
-        docs / "_templates",
-        unreadable=problems,
-        guides=guides,
-        options=probe_options(),
-    )
+    docs: Path = arguments.places.docs
+    pages = render_folders(arguments.runbooks, arguments.data, docs, probe_options())
+    # Plain twins are for sites with HTML pages; here the page itself is Markdown.
+    own = {name: page for name, page in pages.items() if page.address is None}
+    written = hand_written(docs)
     try:
         for path in written:
-            place = out / path.relative_to(docs)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
-        # Plain twins are for sites with HTML pages; here the page itself is Markdown.
-        own = {name: page for name, page in pages.items() if page.address is None}
+            shutil.copyfile(path, _place(out, path.relative_to(docs)))
         for name, page in own.items():
-            place = out / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(page.text, encoding="utf-8")
+            _place(out, name).write_text(page.text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {error.filename}: {error.strerror}") from error
     print(
         f"pages: {counted(len(own), 'generated file')} and {counted(len(written), 'hand-written one')} in {out}"
     )
     return 0
+
+
+def _place(out: Path, name: str | Path) -> Path:
+    """The file of that name, its folder made."""
+    place = out / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place

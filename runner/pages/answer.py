@@ -1,8 +1,6 @@
-"""Which entry it is, its symptom in one line, a line of its log, and which of its blocks inject the fault. Pure."""
+"""An entry's symptom in one line, a line of its log, and which of its blocks inject the fault. Pure."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -11,7 +9,6 @@ from runner.entry.markup import unbalanced
 from runner.entry.model import Phase, Prose, Runbook
 from runner.pages.text import escaped
 
-ELSE = "Something else"
 _MARKDOWN = MarkdownIt("commonmark")
 _SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)", re.DOTALL)
 
@@ -57,37 +54,3 @@ def injecting(runbook: Runbook) -> frozenset[str]:
     fault = {word for name in reproduce for word in set_by[name]}
     verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
     return frozenset(name for name in (*reproduce, *verify) if set_by[name] & fault)
-
-
-@dataclass
-class Branch:
-    """One question of the decision tree: what the operator sees, further questions, and the entries they lead to."""
-
-    text: str
-    branches: list["Branch"] = field(default_factory=list)
-    entries: list[Runbook] = field(default_factory=list)
-    more: int = 0
-
-
-def decision_tree(runbooks: Sequence[Runbook], most: int) -> Branch:
-    """The entries by their `seen`, from general to specific; entries without it come last.
-
-    Args:
-        runbooks: by number.
-        most: how many entries a branch shows; it counts the others.
-    """
-    root = Branch("")
-    for runbook in runbooks:
-        branch = root
-        for text in runbook.head.seen or (ELSE,):
-            found = next((one for one in branch.branches if one.text == text), None)
-            if found is None:
-                found = Branch(text)
-                branch.branches.append(found)
-            branch = found
-        if len(branch.entries) < most:
-            branch.entries.append(runbook)
-        else:
-            branch.more += 1
-    root.branches.sort(key=lambda one: one.text == ELSE)
-    return root

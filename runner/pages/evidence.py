@@ -38,7 +38,7 @@ class Evidence:
         finished: newest finished result of each node, the newest of all last, by (class, runbook, step, preset).
         standings: where each entry stands, by (class, runbook), from runs at the class's own preset.
         endings: how runs ended, oldest first.
-        turns: changed verdicts, oldest first.
+        changes: changed verdicts, oldest first.
         series: key measurements over time, by (class, runbook, step), at the class's own preset.
         campaigns: the records of campaigns, judged.
         classes: every machine class that is shown, GPUs first.
@@ -48,7 +48,7 @@ class Evidence:
     finished: Mapping[_StepKey, tuple[RanStep, ...]]
     standings: Mapping[tuple[str, str], Standing]
     endings: tuple[Ending, ...]
-    turns: tuple[VerdictChange, ...]
+    changes: tuple[VerdictChange, ...]
     series: Mapping[tuple[str, str, str], tuple[Series, ...]]
     campaigns: tuple[tuple[Record, Judged | None], ...]
     classes: tuple[str, ...]
@@ -123,7 +123,7 @@ def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> Evide
             place: found for place, of_entry in runs.items() if (found := standing(of_entry.values()))
         },
         endings=tuple(sorted(endings, key=lambda one: one.moment)),
-        turns=verdict_changes(endings),
+        changes=verdict_changes(endings),
         series=series,
         campaigns=tuple(campaigns),
         classes=tuple(
@@ -158,7 +158,7 @@ def last_refresh(evidence: Evidence) -> Refresh | None:
     if newest is None:
         return None
     since = newest - ONE_REFRESH
-    changes = [turn for turn in reversed(evidence.turns) if turn.later.when > since]
+    changes = [change for change in reversed(evidence.changes) if change.later.when > since]
     return Refresh(
         when=newest,
         runs=sum(one.when > since for one in evidence.endings),

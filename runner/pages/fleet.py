@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from jinja2 import Environment
-
 from runner.base.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
 from runner.base.units import format_bytes
 from runner.history.campaigns import Distribution, distributions, sentence
+from runner.pages.site import Site
 from runner.record.model import Outcome, Record
 from runner.record.outcomes import Judged, drill_sentence
 from runner.vocabulary import label_of
@@ -66,11 +65,11 @@ class CampaignView:
 _CUT_OFF = Judged(Outcome.INCOMPLETE)
 
 
-def fleet_page(jinja: Environment, shared: Mapping[str, object], records: Iterable[Ran]) -> str:
-    """The page's Markdown."""
-    return jinja.get_template("fleet.md.j2").render(
-        shared,
-        campaigns=campaign_views(records),
+def fleet_page(site: Site) -> str:
+    """The page's Markdown, which is plain already."""
+    return site.fill(
+        "fleet.md.j2",
+        campaigns=campaign_views(site.evidence.campaigns),
         score=f"{OUTLYING_SCORE:g}",
         share=f"{OUTLYING_SHARE:.0%}",
         fewest=FEWEST_FOR_OUTLIERS,
@@ -118,10 +117,8 @@ def _outcomes(taken: Sequence[Ran]) -> Iterable[tuple[str, tuple[Count, ...]]]:
         first.setdefault((record.runbook.id, record.node_alias), found or _CUT_OFF)
     for entry in sorted({entry for entry, _ in first}):
         of_entry = [found for (of, _), found in first.items() if of == entry]
-        yield (
-            entry,
-            tuple(_count(outcome, of_entry) for outcome in Outcome if _count(outcome, of_entry).nodes),
-        )
+        counts = (_count(outcome, of_entry) for outcome in Outcome)
+        yield entry, tuple(one for one in counts if one.nodes)
 
 
 def _count(outcome: Outcome, found: Sequence[Judged]) -> Count:

@@ -1,14 +1,14 @@
 """The hand-written pages: their numbers filled in, and what they say about entries. Pure."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from runner.entry.model import Runbook
-from runner.pages.page import Page, plain_page
-from runner.pages.prose import Shown, as_html, as_markdown, expand
+from runner.pages.prose import as_html, as_markdown, expand
 from runner.pages.readings import Known
+from runner.pages.site import Page, plain_page
 
 # The guide about the FAQ that the first entries replace.
 FAQ = "reference/faq.md"
@@ -25,13 +25,8 @@ def guide_pages(guides: Mapping[str, str], known: Known) -> dict[str, Page]:
     pages: dict[str, Page] = {}
     for path, text in guides.items():
         file = Path("kb", path)
-        expanded = expand(text, file, 1, known, html_at(path.count("/")))
+        expanded = expand(text, file, 1, known, partial(as_html, prefix="../" * path.count("/")))
         if expanded != text:
             pages[path] = Page(expanded, f"kb/{path}")
         pages |= plain_page(path, expand(text, file, 1, known, as_markdown))
     return pages
-
-
-def html_at(depth: int) -> Callable[[Shown], str]:
-    """What shows a number on a page so many folders below the site's root."""
-    return partial(as_html, prefix="../" * depth)

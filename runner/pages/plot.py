@@ -1,126 +1,174 @@
-"""A number over time as SVG, without colours: the site's style sheet gives them, so it suits both schemes and print.
+"""A number over time as SVG in the colour of the text; the site's style sheet gives it colours in both schemes.
 
-The library lays out the axes and maps values to coordinates. The points are drawn here: a build makes thousands of
-plots, and the library's own series cost several times as much.
+Pure. The attributes of presentation are for sites without that style sheet, where a path would be filled with black.
 """
 
+import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from xml.etree import ElementTree as ET
 
-import pygal
 from markupsafe import Markup
-from pygal.etree import etree as library_tree
-from pygal.style import Style
 
 from runner.pages.text import plain
 from runner.pages.trends import TrendView
 
-# pygal hooks its plug-ins into the import system by an interface that Python has dropped; none is used here.
-sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
-# It takes lxml where there is one; its elements do not go together with those made here.
-library_tree.to_etree()
-
 WIDTH, HEIGHT = 720, 220
-_TICKS = 4
+# Room for labels at the size that a phone shows them with (assets/extra.css): half a line above, half a date to the
+# right, a line below, and to the left so much for each character.
+_TOP, _RIGHT, _BOTTOM, _CHARACTER = 12, 66, 28, 11.5
+# Between the vertical axis and the first point, and from a label to its axis.
+_INSET, _GAP = 10, 6
+_VALUE_TICKS, _TIME_TICKS = 6, 5
+# Seconds between the ticks of time: none is more than three times the one before, so that there is a tick at all.
+_MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86_400, 365 * 86_400
+_TIME_STEPS = (
+    *(_MINUTE * count for count in (1, 2, 5, 10, 20, 30)),
+    *(_HOUR * count for count in (1, 2, 3, 6, 12)),
+    *(_DAY * count for count in (1, 2, 3, 5, 10, 20, 30, 60, 90, 180)),
+)
 # Over fewer days than this the axis shows hours.
-_DAYS = timedelta(days=4)
-# The library needs one; its style sheet is not written.
-_NO_STYLE = Style(colors=("#000000",) * 8, label_font_size=15, major_label_font_size=15)
-_Place = Callable[[tuple[float, float]], tuple[float, float]]
+_HOURS_UP_TO = timedelta(days=4)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The rectangle of the points: maps seconds since the epoch and values to coordinates."""
+
+    left: float
+    times: tuple[float, float]
+    values: tuple[float, float]
+    right: int = WIDTH - _RIGHT
+    bottom: int = HEIGHT - _BOTTOM
+
+    def x(self, time: float) -> float:
+        first, last = self.times
+        begin, end = self.left + _INSET, self.right - _INSET
+        return begin + (end - begin) * ((time - first) / (last - first) if last > first else 0.5)
+
+    def y(self, value: float) -> float:
+        low, high = self.values
+        return self.bottom - (self.bottom - _TOP) * ((value - low) / (high - low) if high > low else 0.5)
+
+    def at(self, time: float, value: float) -> str:
+        return f"{self.x(time):.1f} {self.y(value):.1f}"
 
 
 def trend_plot(trend: TrendView, name: str) -> Markup:
-    """The plot of a trend of two points or more.
+    """The plot of a trend of two points or more, as one line of SVG.
 
     Args:
         trend: what to draw; its description becomes the text alternative.
         name: the element's id, unique on its page.
     """
-    first, last = (trend.points[place].when.timestamp() for place in (0, -1))
-    low, high = trend.axis
-    pattern = "%m-%d %H:%M" if last - first < _DAYS.total_seconds() else "%Y-%m-%d"
-    chart = pygal.XY(
-        width=WIDTH,
-        height=HEIGHT,
-        margin=6,
-        margin_right=52,
-        css=(),
-        js=(),
-        style=_NO_STYLE,
-        show_legend=False,
-        range=(low, high),
-        xrange=(first, last),
-        min_scale=3,
-        max_scale=6,
-        x_labels=[first + (last - first) * step / _TICKS for step in range(_TICKS + 1)],
-        x_value_formatter=lambda moment: datetime.fromtimestamp(moment, UTC).strftime(pattern),
-        value_formatter=trend.axis_text,
+    first, last = (trend.points[place].when for place in (0, -1))
+    pattern = "%m-%d %H:%M" if last - first < _HOURS_UP_TO else "%Y-%m-%d"
+    labels = _value_labels(trend)
+    frame = _Frame(
+        _GAP + _CHARACTER * max(map(len, labels.values())), (first.timestamp(), last.timestamp()), trend.axis
     )
-    chart.add("corners", [(first, low), (last, high)], show_dots=False)
     svg = ET.Element(
         "svg",
         {
             "viewBox": f"0 0 {WIDTH} {HEIGHT}",
             "class": "rb-plot",
+            "fill": "none",
+            "stroke": "currentColor",
             "role": "img",
             "id": name,
             "aria-label": plain(" ".join(trend.words.split())),
         },
     )
-
-    def draw(drawn: ET.Element) -> ET.Element:
-        # Only at this point does the library map values to coordinates.
-        margin = chart.margin_box
-        plot = ET.SubElement(svg, "g", {"transform": f"translate({margin.left}, {margin.top})"})
-        plot.extend(_axes(drawn))
-        plot.extend(_series(trend, low, high, pattern, chart.view))
-        return svg
-
-    chart.add_xml_filter(draw)
+    svg.extend(_axes(frame, labels, pattern))
+    svg.extend(_series(trend, frame, pattern))
     # One line, so that no Markdown syntax finds a line to begin on.
-    text = ET.tostring(chart.render_tree(), encoding="unicode").replace("\n", " ")
-    return Markup(text)  # noqa: S704 - drawn here, text escaped
+    return Markup(ET.tostring(svg, encoding="unicode").replace("\n", " "))  # noqa: S704 - drawn here, text escaped
 
 
-def _axes(drawn: ET.Element) -> Iterable[ET.Element]:
-    """The axes that the library drew, without its tooltips."""
-    for axis in drawn.iter("g"):
-        if "axis" in axis.get("class", "").split():
-            for guide in axis.iter("g"):
-                for title in guide.findall("title"):
-                    guide.remove(title)
-            yield axis
+def value_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from `low` to `high`: two at least, six at most."""
+    apart = (high - low) / (_VALUE_TICKS - 1)
+    if apart < sys.float_info.min:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(apart))
+    step = next((power * times for times in (1, 2, 5) if power * times >= apart), 10 * power)
+    return [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _series(trend: TrendView, low: float, high: float, pattern: str, place: _Place) -> Iterable[ET.Element]:
-    times = [point.when.timestamp() for point in trend.points]
+def time_ticks(first: float, last: float) -> list[float]:
+    """Whole minutes, hours or days in UTC, five at most; the first moment alone if there is none in between.
 
-    def at(time: float, value: float) -> str:
-        x, y = place((time, value))
-        return f"{x:.1f} {y:.1f}"
+    Args:
+        first: in seconds since the epoch.
+        last: the same, not before `first`.
+    """
+    apart = (last - first) / (_TIME_TICKS - 1)
+    step = next((one for one in _TIME_STEPS if one >= apart), _YEAR * math.ceil(apart / _YEAR))
+    found = range(math.ceil(first / step), math.floor(last / step) + 1)
+    return [float(count * step) for count in found] or [first]
 
-    def line(name: str, *strokes: str) -> ET.Element:
-        group = ET.Element("g", {"class": name})
-        ET.SubElement(group, "path", {"d": " ".join(strokes)})
-        return group
 
+def _value_labels(trend: TrendView) -> dict[float, str]:
+    """The ticks of the vertical axis with their text: as many digits as tell them apart."""
+    factor, unit = trend.scale
+    low, high = trend.axis
+    ticks = value_ticks(low / factor, high / factor)
+    digits = 4
+    while len({f"{tick:.{digits}g}" for tick in ticks}) < len(ticks):
+        digits += 1
+    return {tick * factor: f"{tick:,.{digits}g} {unit}".strip() for tick in ticks}
+
+
+def _axes(frame: _Frame, labels: dict[float, str], pattern: str) -> Iterable[ET.Element]:
+    values = _lines("rb-values", [f"M{frame.left:.1f} {frame.y(tick):.1f} H{frame.right}" for tick in labels])
+    values.set("stroke-opacity", "0.2")
+    for tick, text in labels.items():
+        # The text's baseline is a third of a line below its middle.
+        _label(values, text, frame.left - _GAP, frame.y(tick) + 5, "end")
+    yield values
+    times = _lines("rb-times", [f"M{frame.left:.1f} {_TOP} V{frame.bottom} H{frame.right}"])
+    for tick in time_ticks(*frame.times):
+        text = datetime.fromtimestamp(tick, UTC).strftime(pattern)
+        _label(times, text, frame.x(tick), frame.bottom + 20, "middle")
+    yield times
+
+
+def _series(trend: TrendView, frame: _Frame, pattern: str) -> Iterable[ET.Element]:
+    low, high = frame.values
+    timed = [(point.when.timestamp(), point) for point in trend.points]
     if trend.band:
         bottom = low if trend.band.low is None else trend.band.low
         top = high if trend.band.high is None else trend.band.high
-        corners = ((times[0], bottom), (times[-1], bottom), (times[-1], top), (times[0], top))
-        yield line("rb-expected", f"M{' L'.join(at(*corner) for corner in corners)} Z")
-    timed = list(zip(times, trend.points, strict=True))
-    yield line("rb-spread", *(f"M{at(time, one.low)} L{at(time, one.high)}" for time, one in timed))
+        first, last = frame.times
+        corners = ((first, bottom), (last, bottom), (last, top), (first, top))
+        band = _lines("rb-expected", [f"M{' L'.join(frame.at(*corner) for corner in corners)} Z"])
+        band.attrib |= {"fill": "currentColor", "fill-opacity": "0.1", "stroke": "none"}
+        yield band
+    yield _lines(
+        "rb-spread", [f"M{frame.at(time, one.low)} L{frame.at(time, one.high)}" for time, one in timed]
+    )
     if trend.changed:
-        yield line("rb-versions", *(f"M{at(times[n], low)} L{at(times[n], high)}" for n in trend.changed))
-    places = [at(time, one.value) for time, one in timed]
-    value = line("rb-value", f"M{' L'.join(places)}")
-    for where, one in zip(places, trend.points, strict=True):
-        x, y = where.split()
-        dot = ET.SubElement(value, "circle", {"cx": x, "cy": y, "r": "3"})
+        changed = [timed[place][0] for place in trend.changed]
+        yield _lines("rb-versions", [f"M{frame.at(time, low)} L{frame.at(time, high)}" for time in changed])
+    places = [frame.at(time, one.value) for time, one in timed]
+    value = _lines("rb-value", [f"M{' L'.join(places)}"])
+    for place, one in zip(places, trend.points, strict=True):
+        x, y = place.split()
+        dot = ET.SubElement(value, "circle", {"cx": x, "cy": y, "r": "3", "fill": "currentColor"})
         # Shown by the browser itself when the pointer rests on it.
         title = ET.SubElement(dot, "title")
         title.text = f"{one.when.astimezone(UTC).strftime(pattern)}: {trend.show(one.value)}"
     yield value
+
+
+def _lines(name: str, strokes: Sequence[str]) -> ET.Element:
+    group = ET.Element("g", {"class": name})
+    ET.SubElement(group, "path", {"d": " ".join(strokes)})
+    return group
+
+
+def _label(group: ET.Element, text: str, x: float, y: float, anchor: str) -> None:
+    shown = {"fill": "currentColor", "stroke": "none", "text-anchor": anchor}
+    ET.SubElement(group, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", **shown}).text = text

@@ -14,19 +14,13 @@ from markupsafe import Markup
 
 from runner.base.errors import Fault, InputError, RunbookFaultsError
 from runner.pages.calls import Call, CallError, find_calls
-from runner.pages.decode_tables import decode_ceilings
-from runner.pages.memory_plan import memory_plan
+from runner.pages.computed import COMPUTED
 from runner.pages.readings import Known, measured, measured_table
-from runner.pages.tables import Reading, Table, board_peaks
+from runner.pages.tables import Reading, Table
 from runner.pages.text import cell, escaped
 
 Shown = tuple[Reading, ...] | Table
 
-# Computed tables by the name that prose calls them by. A function takes plain values and returns a Table; what it
-# cannot use it refuses with an InputError. To add one: import it and write its line here.
-COMPUTED: Mapping[str, Callable[..., Table]] = MappingProxyType(
-    {"board_peaks": board_peaks, "decode_ceilings": decode_ceilings, "memory_plan": memory_plan}
-)
 MEASURED: Mapping[str, Callable[..., Shown]] = MappingProxyType(
     {"measured": measured, "measured_table": measured_table}
 )

@@ -1,10 +1,8 @@
-"""Tables that prose asks for by name: those made of records, and those computed by pure functions."""
+"""What prose asks for by name: measurements, and tables of them or of computed values."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from runner.base.units import format_value
-from runner.hardware.boards import BOARDS
 from runner.pages.numbers import Number
 
 
@@ -36,23 +34,3 @@ class Table:
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str | Reading, ...], ...]
-
-
-def board_peaks() -> Table:
-    """What boards can do at most, with the source of each number."""
-    return Table(
-        caption="Peaks of known boards",
-        head=("", "memory bandwidth", "NVLink, each way", "dense BF16", "dense FP8", "power", "source"),
-        rows=tuple(
-            (
-                board.name,
-                format_value(board.memory_bandwidth, "B/s"),
-                f"{board.nvlinks} × {format_value(board.nvlink_bandwidth, 'B/s')}",
-                format_value(board.peak_bf16, "FLOP/s"),
-                format_value(board.peak_fp8, "FLOP/s"),
-                format_value(board.max_power_w, "W"),
-                f"memory: {board.memory_source}; the rest: {board.source}",
-            )
-            for board in BOARDS
-        ),
-    )

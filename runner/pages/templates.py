@@ -1,5 +1,6 @@
 """Jinja as the pages use it: everything is escaped, and what a template calls is named here."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from runner.pages.badges import shown_outcome, state_words
 from runner.pages.text import age, brief, cell, day, escaped, inert, printed
 from runner.record.model import Record
 from runner.vocabulary import label_of
+
+# In escaped text: what its author put between backquotes, and options.
+_CODE_IN_HELP = re.compile(r"\\`(?P<quoted>[^`\\]+)\\`|(?<![\w-])--[a-z][a-z0-9-]*")
 
 
 def environment(templates: Path, now: datetime) -> Environment:
@@ -31,12 +35,20 @@ def environment(templates: Path, now: datetime) -> Environment:
         lstrip_blocks=True,
     )
     jinja.filters.update(
-        inert=inert, brief=brief, printed=printed, cell=cell, day=day, fence=fence, words=state_words, md=_md
+        inert=inert,
+        brief=brief,
+        printed=printed,
+        cell=cell,
+        day=day,
+        fence=fence,
+        words=state_words,
+        md=_md,
+        help=_help,
     )
     jinja.globals.update(
         age=lambda moment: age(moment, now),
         days=lambda moment: max(0, (now - moment).days),
-        record_path=lambda record: f"data/records/{record.run_id}.json",
+        record_path=record_path,
         needs=needs,
         versions=versions,
         scope=scope_words,
@@ -47,21 +59,27 @@ def environment(templates: Path, now: datetime) -> Environment:
     return jinja
 
 
+def record_path(record: Record) -> str:
+    """Where the site keeps the raw record that a number came from."""
+    return f"data/records/{record.run_id}.json"
+
+
 def _md(text: str) -> Markup:
     """A short text in plain Markdown."""
     return Markup(escaped(text))  # noqa: S704 - plain Markdown is no HTML
 
 
+def _help(text: str) -> Markup:
+    """The help of an option in plain Markdown; options are code, in which no generator makes a dash of two hyphens."""
+    shown = _CODE_IN_HELP.sub(lambda match: f"`{match['quoted'] or match[0]}`", escaped(text))
+    return Markup(shown)  # noqa: S704 - as above
+
+
 def fence(command: str) -> Markup:
     """A command as a fenced block, exactly as it runs; the fence is longer than any run of backquotes in it."""
-    longest = max((len(run) for line in command.split("\n") if (run := _leading_backquotes(line))), default=0)
-    marks = "`" * max(3, longest + 1)
+    runs = re.findall(r"^\s*(`+)", command, re.MULTILINE)
+    marks = "`" * max([3, *(len(run) + 1 for run in runs)])
     return Markup(f"{marks}bash\n{command.rstrip()}\n{marks}")  # noqa: S704 - a fence is verbatim
-
-
-def _leading_backquotes(line: str) -> str:
-    stripped = line.lstrip()
-    return stripped[: len(stripped) - len(stripped.lstrip("`"))]
 
 
 def needs(step: Step) -> str:

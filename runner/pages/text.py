@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from runner.base.words import counted
+
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
@@ -66,8 +68,12 @@ def brief(text: str) -> Markup:
 
 
 def escaped(text: str) -> str:
-    """A short text for one line of plain Markdown, with a backslash before what Markdown or HTML would read."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#&$])", r"\\\1", plain(_short(text)))
+    """A short text for one line of plain Markdown, in which nothing is read as Markdown or HTML.
+
+    A backslash stands before what every dialect lets it escape; the others are character references.
+    """
+    shown = re.sub(r"([\\`*_{}\[\]>#|])", r"\\\1", plain(_short(text)).replace("&", "&amp;"))
+    return re.sub(r"[<~$]", lambda match: f"&#{ord(match[0])};", shown)
 
 
 def _short(text: str, most: int = LONGEST_CELL) -> str:
@@ -90,7 +96,6 @@ def age(moment: datetime, now: datetime) -> str:
         ("hour", 3600),
         ("minute", 60),
     ):
-        count = int(seconds // length)
-        if count >= 1:
-            return f"{count} {name}{'' if count == 1 else 's'} ago"
+        if seconds >= length:
+            return f"{counted(int(seconds // length), name)} ago"
     return "just now"

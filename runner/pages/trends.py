@@ -78,9 +78,14 @@ class TrendView:
         """Whether the vertical axis does not begin at 0."""
         return self.axis[0] > 0
 
+    @property
+    def scale(self) -> tuple[float, str]:
+        """The one unit of the axis: stored units in one of it, and its name."""
+        return scale_of(self.axis[1], self.unit)
+
     def axis_text(self, value: float) -> str:
-        """A value in the one unit of the axis."""
-        factor, unit = scale_of(self.axis[1], self.unit)
+        """A value in the unit of the axis."""
+        factor, unit = self.scale
         return f"{value / factor:,.4g} {unit}".strip()
 
     def show(self, value: float) -> str:

@@ -1,16 +1,61 @@
-"""The memory plan as a table for prose: the same arithmetic as the probe's `--plan`. Pure."""
+"""Tables that prose asks for by name and that are computed: peaks of boards, ceilings, memory plans. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from runner.base.errors import InputError
 from runner.base.units import format_value
 from runner.hardware.boards import BOARDS, board_named
 from runner.pages.tables import Table
 from runner.sizing import Work, board_budget, first_remedy, footprint, longest
+from runner.sizing.decode import decode_ceiling
 from runner.sizing.models import ModelShape, model_shape
 from runner.sizing.presets import PRESETS
 
+# Bytes of a weight and of a cached value.
+_PRECISIONS = {"bf16": 2.0, "fp8": 1.0}
 _MODES = ("inference", "training")
+
+
+def board_peaks() -> Table:
+    """What boards can do at most, with the source of each number."""
+    return Table(
+        caption="Peaks of known boards",
+        head=("", "memory bandwidth", "NVLink, each way", "dense BF16", "dense FP8", "power", "source"),
+        rows=tuple(
+            (
+                board.name,
+                format_value(board.memory_bandwidth, "B/s"),
+                f"{board.nvlinks} × {format_value(board.nvlink_bandwidth, 'B/s')}",
+                format_value(board.peak_bf16, "FLOP/s"),
+                format_value(board.peak_fp8, "FLOP/s"),
+                format_value(board.max_power_w, "W"),
+                f"memory: {board.memory_source}; the rest: {board.source}",
+            )
+            for board in BOARDS
+        ),
+    )
+
+
+def decode_ceilings(context: int = 2048, batch: int = 1) -> Table:
+    """Upper limit of tokens per second on one board, for each preset, precision and board.
+
+    Raises:
+        InputError: no tokens in the cache, or no sequence.
+    """
+    if context < 1 or batch < 1:
+        raise InputError(f"context and batch must be greater than zero, not {context} and {batch}")
+    rows = []
+    for shape in map(model_shape, PRESETS[1:]):
+        for precision, element in _PRECISIONS.items():
+            ceilings = [decode_ceiling(shape, board, element, context, batch) for board in BOARDS]
+            cells = ["does not fit" if one is None else format_value(one, "token/s") for one in ceilings]
+            rows.append((f"{shape.name}, {precision}", *cells))
+    return Table(
+        caption=f"Ceilings of decoding at batch {batch} with {context} tokens of context",
+        head=("", *(board.name for board in BOARDS)),
+        rows=tuple(rows),
+    )
 
 
 def memory_plan(
@@ -38,10 +83,7 @@ def memory_plan(
     rows = []
     for tokens in lengths:
         work = Work(
-            tokens,
-            batch,
-            tensor_parallel=tensor_parallel,
-            training="adamw" if mode == "training" else None,
+            tokens, batch, tensor_parallel=tensor_parallel, training="adamw" if mode == "training" else None
         )
         found = footprint(shape, work)
         left = budget - found.total
@@ -102,3 +144,10 @@ def _known(
     if not lengths or not all(1 < tokens <= shape.max_positions for tokens in lengths):
         raise InputError(f"memory_plan: lengths of {model} are 2 to {shape.max_positions} tokens")
     return shape, board_budget(found)
+
+
+# By the name that prose calls them by. A function takes plain values and returns a Table; what it cannot use it refuses
+# with an InputError. To add one: write it above and its line here.
+COMPUTED: Mapping[str, Callable[..., Table]] = MappingProxyType(
+    {"board_peaks": board_peaks, "decode_ceilings": decode_ceilings, "memory_plan": memory_plan}
+)

@@ -1,8 +1,12 @@
-"""The record's JSON Schema in words: one list of fields for each of its models. Pure."""
+"""The pages of reference: measurements, probes, and the record's JSON Schema in words. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from runner.pages.site import Page, Site, plain_page
+from runner.record.model import record_schema
+from runner.vocabulary import METRICS, PROBES
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,22 @@ class SchemaModel:
     about: str
     fields: tuple[SchemaField, ...]
     values: tuple[str, ...]
+
+
+def reference_pages(site: Site, options: Mapping[str, Sequence[Mapping[str, object]]]) -> dict[str, Page]:
+    """Measurements, probes and the record's schema."""
+    emitted_by = {name: [probe for probe, info in PROBES.items() if name in info.emits] for name in METRICS}
+    values: tuple[tuple[str, Mapping[str, object], str], ...] = (
+        ("measurements", {"metrics": METRICS, "emitted_by": emitted_by}, "runner/vocabulary/__init__.py"),
+        ("probes", {"probes": PROBES, "options": options}, "runner/vocabulary/__init__.py"),
+        ("record", {"models": schema_models(record_schema())}, "runner/record/model.py"),
+    )
+    pages: dict[str, Page] = {}
+    for name, shown, source in values:
+        path, template = f"reference/{name}.md", f"{name}.md.j2"
+        pages[path] = Page(site.fill(template, shown, plain=False), source)
+        pages |= plain_page(path, site.fill(template, shown, plain=True))
+    return pages
 
 
 def schema_models(schema: Mapping[str, Any]) -> tuple[SchemaModel, ...]:
