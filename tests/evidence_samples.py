@@ -1,5 +1,6 @@
 """Builders for the evidence tests: machines, measurements, steps, records and runbooks with telling defaults."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from runner.record.model import (
     StepResult,
     StepStatus,
 )
+from runner.record.redaction.redact import redact_head, redact_step
 
 B200 = "NVIDIA B200"
 STARTED = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
@@ -105,6 +107,12 @@ def record(*steps: StepResult, **changes: Any) -> Record:
         "outcome": Outcome.HEALTHY,
     }
     return Record(**(fields | changes))
+
+
+def redacted(found: Record, secrets: Sequence[str] = ()) -> Record:
+    """The record as it is stored: its head and each step redacted."""
+    head = redact_head(found, secrets)
+    return head.model_copy(update={"steps": tuple(redact_step(one, secrets) for one in found.steps)})
 
 
 def _moved(one: StepResult, started: datetime) -> StepResult:

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from runner.entry.read import read_all
-from runner.entry.signatures import match_lines
+from runner.entry.signatures import match_log
+from tests.logs import log_of
 
 RUNBOOKS = read_all(Path(__file__).parents[1] / "runbooks")
 
 
 def matched(line: str) -> set[str]:
-    return {match.runbook_id for match in match_lines([line], RUNBOOKS)}
+    return {match.runbook_id for match in match_log(log_of([line]), RUNBOOKS)}
 
 
 @pytest.mark.parametrize(

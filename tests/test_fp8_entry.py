@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.entry.read import read_runbook
-from runner.entry.signatures import match_lines
+from runner.entry.signatures import match_log
+from tests.logs import log_of
 
 ROOT = Path(__file__).parents[1]
 ENTRY = read_runbook(ROOT / "runbooks" / "fp8-power-regression.md")
@@ -36,7 +37,7 @@ ENTRY = read_runbook(ROOT / "runbooks" / "fp8-power-regression.md")
     ],
 )
 def test_a_line_that_engines_and_libraries_log_for_this_issue_matches(line: str) -> None:
-    (found,) = match_lines(["INFO loading weights", line], [ENTRY])
+    (found,) = match_log(log_of(["INFO loading weights", line]), [ENTRY])
     assert [hit.number for hit in found.hits] == [2]
 
 
@@ -52,7 +53,7 @@ def test_a_line_that_engines_and_libraries_log_for_this_issue_matches(line: str)
     ],
 )
 def test_a_healthy_line_or_one_of_another_fault_does_not_match(line: str) -> None:
-    assert match_lines([line], [ENTRY]) == ()
+    assert match_log(log_of([line]), [ENTRY]) == ()
 
 
 def test_the_sweep_with_bad_scales_makes_every_input_scale_64_times_too_small_and_changes_no_other(

@@ -14,9 +14,8 @@ from runner.record.gate import gate
 from runner.record.gate.entry import _may_be_skipped
 from runner.record.model import Code, Measurement, Options, Record, RunbookRef
 from runner.record.redaction.leaks import leaks
-from runner.record.redaction.redact import redact_record
 from runner.record.store import Store
-from tests.evidence_samples import B200, machine, measurement, record, step
+from tests.evidence_samples import B200, machine, measurement, record, redacted, step
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)
 EIGHT = machine(*[B200] * 8).model_copy(update={"cuda": "13.0"})
@@ -217,7 +216,7 @@ def test_a_leak_is_found_in_whatever_text_it_stands(leak: str, place: str, befor
         found = record(step("a", **changes))
     assert leaks(found), text
     assert not any(leak in where + kinds for where, kinds in leaks(found))
-    assert leaks(redact_record(found)) == ()
+    assert leaks(redacted(found)) == ()
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -7,7 +7,8 @@ import pytest
 
 from runner.entry.model import Runbook
 from runner.entry.read import read_runbook
-from runner.entry.signatures import match_lines, portable
+from runner.entry.signatures import match_log, portable
+from tests.logs import log_of
 
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"
 
@@ -112,7 +113,7 @@ def test_a_line_of_a_fault_matches_one_signature_which_says_what_it_means(
 
 @pytest.mark.parametrize(("entry", "line"), EVERY_HEALTHY)
 def test_a_healthy_line_beside_it_matches_none(entry: str, line: str) -> None:
-    assert match_lines([line], [entry_named(entry)]) == ()
+    assert match_log(log_of([line]), [entry_named(entry)]) == ()
 
 
 @pytest.mark.parametrize("entry", FAULTS)
@@ -125,10 +126,10 @@ def test_every_signature_has_a_line(entry: str) -> None:
 @pytest.mark.parametrize("xid", [74, 144, 145, 149, 150])
 def test_each_nvlink_xid_matches_the_entry(xid: int) -> None:
     line = f"[ 8123.4] NVRM: Xid (PCI:0000:9d:00): {xid}, RLW_RXPIPE Nonfatal XC0 i0 Link 13 (0x0409a0c2 0x00000008)"
-    assert match_lines([line], [entry_named("nvlink-bandwidth")])
+    assert match_log(log_of([line]), [entry_named("nvlink-bandwidth")])
 
 
 @pytest.mark.parametrize("xid", [7, 13, 31, 143, 151])
 def test_an_xid_of_another_part_does_not_match(xid: int) -> None:
     line = f"[ 8123.4] NVRM: Xid (PCI:0000:9d:00): {xid}, pid=4711, name=python3"
-    assert match_lines([line], [entry_named("nvlink-bandwidth")]) == ()
+    assert match_log(log_of([line]), [entry_named("nvlink-bandwidth")]) == ()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from runner.record.model import StepStatus, StoredVerdict
-from runner.record.redaction.redact import host_secrets, redact_json, redact_record, redact_text
-from tests.evidence_samples import machine, measurement, record, step
+from runner.record.redaction.redact import host_secrets, redact_json, redact_text
+from tests.evidence_samples import machine, measurement, record, redacted, step
 
 CORPUS = Path(__file__).parent / "redact"
 NAMES = ("node17", "alice", "gpu-b200-003")
@@ -216,14 +216,14 @@ def test_a_record_is_redacted_in_every_free_text() -> None:
             ),
         ),
     )
-    clean = redact_record(dirty)
+    clean = redacted(dirty)
     text = clean.model_dump_json()
     assert "bob" not in text
     assert "10.0.0.5" not in text
     assert clean.steps[0].details == {"environment": "[environment of 5 variables removed]"}
     assert clean.steps[0].digest == dirty.steps[0].digest
     assert clean.run_id == dirty.run_id
-    assert redact_record(clean) == clean
+    assert redacted(clean) == clean
 
 
 def test_this_host_is_known_by_its_name_unless_the_name_is_common() -> None:

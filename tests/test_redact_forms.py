@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from runner.base.plain import json_text, marked, one_line, plain
 from runner.record.last_words import last_words
 from runner.record.redaction.leaks import leaks
-from runner.record.redaction.redact import redact_json, redact_record, redact_step, redact_text
+from runner.record.redaction.redact import redact_json, redact_step, redact_text
 from runner.record.redaction.views import read
-from tests.evidence_samples import record, step
+from tests.evidence_samples import record, redacted, step
 
 ESC, BEL = "\x1b", "\x07"
 OWN = ("xq9node", "zaphodb", "/srv/people/zaphodb")
@@ -245,7 +245,7 @@ def test_the_gate_sees_what_an_escape_hides_and_escape_codes_themselves() -> Non
     assert leaks(record(step(stdout_tail=f"{ESC}[1mbold"))) == (
         ("steps[0].stdout_tail", "control characters"),
     )
-    assert leaks(redact_record(hidden)) == ()
+    assert leaks(redacted(hidden)) == ()
 
 
 def test_the_last_words_of_a_coloured_program_hold_no_secret() -> None:

@@ -18,8 +18,9 @@ from runner.entry.log_lines import OVERLAP, WINDOW
 from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.entry.read import read_all
-from runner.entry.signatures import match_lines, match_log, portable
+from runner.entry.signatures import match_log, portable
 from tests.builders import a_runbook
+from tests.logs import log_of
 from tests.test_parse import GOOD
 
 ROOT = Path(__file__).parents[1]
@@ -37,23 +38,23 @@ def entry(name: str, *signatures: tuple[str, int]) -> Runbook:
 
 def test_entries_are_ranked_by_weight_and_each_signature_counts_three_times_at_most() -> None:
     first, second = entry("often", ("retry", 1)), entry("heavy", ("fatal", 5))
-    found = match_lines(["retry"] * 100 + ["fatal"], [first, second])
+    found = match_log(log_of(["retry"] * 100 + ["fatal"]), [first, second])
     assert [(match.runbook_id, match.score) for match in found] == [("heavy", 5), ("often", 3)]
 
 
 def test_matching_lines_are_kept_with_their_numbers_and_not_all_of_them() -> None:
-    (found,) = match_lines(["fine", "fatal one", "fine"] + ["fatal"] * 50, [entry("a", ("fatal", 1))])
+    (found,) = match_log(log_of(["fine", "fatal one", "fine"] + ["fatal"] * 50), [entry("a", ("fatal", 1))])
     assert (found.hits[0].number, found.hits[0].text) == (2, "fatal one")
     assert len(found.hits) == 5
 
 
 def test_a_log_that_speaks_of_nothing_matches_nothing() -> None:
-    assert match_lines(["all is well"], [entry("a", ("fatal", 1))]) == ()
-    assert match_lines(["all is well"], [entry("a")]) == ()
+    assert match_log(log_of(["all is well"]), [entry("a", ("fatal", 1))]) == ()
+    assert match_log(log_of(["all is well"]), [entry("a")]) == ()
 
 
 def test_a_text_that_begins_late_in_a_line_is_found_and_the_hit_says_where() -> None:
-    (found,) = match_lines(["fine", "x" * 100_000 + " fatal é"], [entry("a", ("fatal", 1))])
+    (found,) = match_log(log_of(["fine", "x" * 100_000 + " fatal é"]), [entry("a", ("fatal", 1))])
     (hit,) = found.hits
     assert (hit.number, hit.text[hit.start : hit.end]) == (2, "fatal")
     assert len(hit.text) <= WINDOW
@@ -61,19 +62,22 @@ def test_a_text_that_begins_late_in_a_line_is_found_and_the_hit_says_where() -> 
 
 def test_a_message_after_a_progress_bar_is_matched_and_keeps_the_number_of_its_line() -> None:
     bar = "".join(f"\r{done:3d} %|{'#' * 60}|" for done in range(1000))
-    (found,) = match_lines(["fine", f"{bar}\rfatal error\r", "fatal"], [entry("a", ("^fatal", 1))])
+    (found,) = match_log(log_of(["fine", f"{bar}\rfatal error\r", "fatal"]), [entry("a", ("^fatal", 1))])
     assert [(hit.number, hit.text) for hit in found.hits] == [(2, "fatal error"), (3, "fatal")]
 
 
 def test_a_line_counts_once_however_often_it_matches() -> None:
-    (found,) = match_lines(["fatal " * 5000 + "\rfatal\rfatal"], [entry("a", ("fatal", 1))])
+    (found,) = match_log(log_of(["fatal " * 5000 + "\rfatal\rfatal"]), [entry("a", ("fatal", 1))])
     assert (found.score, len(found.hits)) == (1, 1)
 
 
 def test_the_beginning_of_a_window_is_not_the_beginning_of_a_line() -> None:
     padding = "x" * (WINDOW - OVERLAP)
-    assert match_lines([padding + "fatal" + padding * 2], [entry("a", ("^fatal", 1), (r"\bfatal", 1))]) == ()
-    assert match_lines([padding + "-fatal" + padding * 2], [entry("a", (r"\bfatal", 1))])
+    assert (
+        match_log(log_of([padding + "fatal" + padding * 2]), [entry("a", ("^fatal", 1), (r"\bfatal", 1))])
+        == ()
+    )
+    assert match_log(log_of([padding + "-fatal" + padding * 2]), [entry("a", (r"\bfatal", 1))])
 
 
 def match(folder: Path, log: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:

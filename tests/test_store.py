@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from runner.base.bounds import RECORD_BYTES
 from runner.base.errors import RecordError, StoreError
 from runner.record.model import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
-from runner.record.redaction.redact import redact_record, redact_step
+from runner.record.redaction.redact import redact_step
 from runner.record.store import Problem, Store, latest
-from tests.evidence_samples import B200, machine, measurement, record, step
+from tests.evidence_samples import B200, machine, measurement, record, redacted, step
 
 
 def problems_of(store: Store) -> list[Problem]:
@@ -73,7 +73,7 @@ def test_what_is_stored_has_been_redacted(store: Store) -> None:
     for private in ("zaphod", "bob", "10.0.0.5", "hf_"):
         assert private not in text
     loaded = store.load(path)
-    assert redact_record(loaded, ("zaphod",)) == loaded
+    assert redacted(loaded, ("zaphod",)) == loaded
 
 
 def test_a_record_saved_again_replaces_its_earlier_state(store: Store) -> None:
@@ -378,7 +378,7 @@ def test_the_largest_record_that_a_run_can_write_is_read_again(store: Store) -> 
     last = loaded.steps[-1]
     assert "bytes left out, more than a record holds" in last.stdout_tail
     assert last.stdout_dropped_bytes > 0
-    assert redact_record(loaded, ("zaphod",)) == loaded
+    assert redacted(loaded, ("zaphod",)) == loaded
 
 
 def test_output_of_a_record_that_fits_is_not_shortened(store: Store) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from runner.entry.read import read_all
-from runner.entry.signatures import match_lines
+from runner.entry.signatures import match_log
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
 from runner.kit.compile_guard.budget import LEAST_S
@@ -27,6 +27,7 @@ from runner.kit.repro.stack_size import SIZES, memory, parameters
 from runner.probes import torch_compile_repro
 from runner.probes.torch_compile_repro import PROBE
 from runner.record.redaction.redact import host_secrets, redact_text
+from tests.logs import log_of
 
 main = PROBE.main
 
@@ -485,7 +486,8 @@ def test_no_script_is_made_of_a_graph_that_does_not_stand_by_itself(old: str, ne
 
 def ranked(log: str) -> dict[str, int]:
     return {
-        match.runbook_id: match.score for match in match_lines(log.splitlines(), read_all(Path("runbooks")))
+        match.runbook_id: match.score
+        for match in match_log(log_of(log.splitlines()), read_all(Path("runbooks")))
     }
 
 

@@ -1,6 +1,7 @@
 """`runbook check`: finds every fault in entries and guides that can be found without running them."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -12,7 +13,7 @@ from runner.base.programs import run_program
 from runner.check.commands import command_faults
 from runner.entry.by_hand import is_shell
 from runner.entry.markup import unbalanced
-from runner.entry.model import Phase, Prose, Runbook
+from runner.entry.model import Phase, Prose, Runbook, Section
 from runner.entry.read import folder_faults, read_paths
 from runner.pages.evidence import gather
 from runner.pages.prose import prose_faults
@@ -48,36 +49,32 @@ def check(
     if whole_folder:
         found.extend(folder_faults(runbooks))
     for runbook in runbooks:
-        found.extend(_step_faults(runbook))
-        found.extend(_proof_faults(runbook))
-        found.extend(_markup_faults(runbook))
-    closed = [fault for path in guides if (fault := _closed(path))]
-    found.extend(closed)
-    guides = tuple(path for path in guides if path not in {fault.path for fault in closed})
+        found.extend(_entry_faults(runbook))
+    texts: dict[Path, str] = {}
+    for path in guides:
+        try:
+            texts[path] = _text(path)
+        except PlacedFileError as error:
+            found.append(Fault(path, 1, f"cannot be read: {error.why}"))
     broken = {fault.path for fault in faults}
-    readable = [path for path in paths if path not in broken]
-    for path in (*readable, *guides):
-        found.extend(_fence_faults(path))
-    found.extend(_number_faults(runbooks, guides, others, broken, data))
+    found.extend(_number_faults(runbooks, texts, others, broken, data))
+    for path, text in {**{path: _text(path) for path in paths if path not in broken}, **texts}.items():
+        found.extend(_fence_faults(path, text))
     return tuple(sorted(set(found)))
 
 
 def _number_faults(
     runbooks: tuple[Runbook, ...],
-    guides: tuple[Path, ...],
+    guides: Mapping[Path, str],
     others: tuple[Path, ...],
     broken: set[Path],
     data: Path | None,
 ) -> Iterator[Fault]:
     """References in prose to numbers that cannot exist."""
     texts = [
-        (part.markdown, runbook.path, part.line)
-        for runbook in runbooks
-        for section in runbook.sections
-        for part in section.body
-        if isinstance(part, Prose)
+        (part.markdown, runbook.path, part.line) for runbook in runbooks for part in _prose(runbook.sections)
     ]
-    texts += [(_text(path), path, 1) for path in guides]
+    texts += [(text, path, 1) for path, text in guides.items()]
     asking = [text for text in texts if "{{" in text[0]]
     if not asking:
         return  # the usual case: no record needs to be read
@@ -92,13 +89,14 @@ def _number_faults(
         yield from prose_faults(markdown, path, line, known)
 
 
-def _step_faults(runbook: Runbook) -> Iterator[Fault]:
+def _prose(sections: Sequence[Section]) -> list[Prose]:
+    return [part for section in sections for part in section.body if isinstance(part, Prose)]
+
+
+def _entry_faults(runbook: Runbook) -> Iterator[Fault]:
     for step in runbook.steps:
         for line, message in _shell_faults(step.command):
             yield Fault(runbook.path, step.line + line, message)
-
-
-def _proof_faults(runbook: Runbook) -> Iterator[Fault]:
     verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
     if verify and not runbook.head.proof:
         yield Fault(
@@ -107,11 +105,8 @@ def _proof_faults(runbook: Runbook) -> Iterator[Fault]:
             "Verify has steps but the front matter has no proof; name the steps or metrics that a proof of the fix "
             f"needs, for example `proof: [{verify[0]}]`",
         )
-
-
-def _markup_faults(runbook: Runbook) -> Iterator[Fault]:
     for section in runbook.sections:
-        for line, message in unbalanced([part for part in section.body if isinstance(part, Prose)]):
+        for line, message in unbalanced(_prose([section])):
             yield Fault(runbook.path, line, message)
 
 
@@ -126,34 +121,19 @@ def _shell_faults(command: str) -> Iterator[tuple[int, str]]:
     done = run_program(["bash", "-n", "-c", command], text=True, timeout=20)
     if done.returncode or done.stderr.strip():
         said = (done.stderr.strip().splitlines() or ["bash rejects it"])[0]
-        number, message = _bash_place(said)
+        # `bash: -c: line 3: syntax error …`
+        place = re.search(r"(?:^|: )line (\d+): (.*)", said)
+        number, message = (int(place[1]), place[2]) if place else (1, said)
         yield number, f"bash cannot parse this block: {message}"
-
-
-def _bash_place(said: str) -> tuple[int, str]:
-    """`bash: -c: line 3: syntax error …` → (3, `syntax error …`)."""
-    for part in said.split(": "):
-        if part.startswith("line ") and part[5:].isdecimal():
-            return int(part[5:]), said.split(f"{part}: ", 1)[1]
-    return 1, said
-
-
-def _closed(path: Path) -> Fault | None:
-    try:
-        _text(path)
-    except PlacedFileError as error:
-        return Fault(path, 1, f"cannot be read: {error.why}")
-    return None
 
 
 def _text(path: Path) -> str:
     return read_placed(path, _MOST_BYTES).decode("utf-8", "replace")
 
 
-def _fence_faults(path: Path) -> Iterator[Fault]:
+def _fence_faults(path: Path, text: str) -> Iterator[Fault]:
     """Check this project's commands in every shell fence, step or illustration, against their argument parsers."""
-    text = _text(path).replace("\r\n", "\n")
-    for token in MarkdownIt("commonmark").use(front_matter_plugin).parse(text):
+    for token in MarkdownIt("commonmark").use(front_matter_plugin).parse(text.replace("\r\n", "\n")):
         if token.type != "fence" or not token.map or not is_shell(token.info):
             continue
         for line, message in command_faults(token.content):

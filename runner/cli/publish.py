@@ -61,10 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     # First, so that a faulty entry is found before anything is pushed.
     runbooks = read_all(arguments.runbooks)
     store = Store(arguments.data)
-    if arguments.artifacts:
-        incoming = artifacts(arguments.folder)
-    else:
-        incoming = (Incoming(Store(arguments.folder), arguments.machine_class),)
+    one = (Incoming(Store(arguments.folder), arguments.machine_class),)
+    incoming = artifacts(arguments.folder) if arguments.artifacts else one
     done = publish_records(
         incoming,
         store,
@@ -95,22 +93,14 @@ def run(arguments: argparse.Namespace) -> int:
     return REFUSED if done.refused else 0
 
 
-def _said(turn: VerdictChange) -> str:
-    # It becomes the text of a public issue.
-    return one_line(redact_text(str(turn), host_secrets()))
-
-
 def _write(path: Path, turned: Sequence[VerdictChange]) -> None:
     """Write a Markdown list of changed verdicts; an earlier file is removed."""
     path.unlink(missing_ok=True)
     if not turned:
         return
-    lines = [
-        "These verdicts changed with the newest records:",
-        "",
-        *(f"* {_said(turn)}" for turn in turned),
-        "",
-    ]
+    # It becomes the text of a public issue.
+    said = (one_line(redact_text(str(turn), host_secrets())) for turn in turned)
+    lines = ["These verdicts changed with the newest records:", "", *(f"* {one}" for one in said), ""]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines), encoding="utf-8")

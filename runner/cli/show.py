@@ -67,9 +67,7 @@ def _bound(bound: Expectation) -> str:
         for word, limit in (("at least", bound.min), ("at most", bound.max))
         if limit is not None
     ]
-    on = ""
-    if bound.on is not None:
-        on = f" on {bound.on.words}"
+    on = "" if bound.on is None else f" on {bound.on.words}"
     return f"{name} ({place}): {' and '.join(limits)}{on}; {bound.evidence.value}"
 
 

@@ -99,11 +99,6 @@ def portable(pattern: str) -> str:
     return re.sub(r"\\.|\[\^?(?:\\.|[^\]\\])*\]", spelt, pattern, flags=re.DOTALL)
 
 
-def match_lines(lines: Iterable[str], runbooks: Sequence[Runbook]) -> tuple[Match, ...]:
-    """The same for a log that is at hand as lines of text."""
-    return match_log((line.rstrip("\n").encode() + b"\n" for line in lines), runbooks)
-
-
 def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Match, ...]:
     """Rank entries by their signatures; the best first, ties by id, entries without a match left out.
 
@@ -111,11 +106,7 @@ def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Mat
         chunks: the log, as UTF-8 or any other encoding that keeps ASCII, in parts of any length.
         runbooks: entries whose signatures are looked for.
     """
-    searches = [
-        _Search(runbook.id, order, one)
-        for runbook in runbooks
-        for order, one in enumerate(runbook.head.signatures)
-    ]
+    searches = [_Search(runbook.id, one) for runbook in runbooks for one in runbook.head.signatures]
     for block in blocks(chunks):
         for search in searches:
             if len(search.found) < KEPT_LINES:
@@ -125,31 +116,24 @@ def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Mat
         if search.found:
             match = matches.setdefault(search.runbook_id, Match(search.runbook_id))
             match.score += search.weight * min(len(search.found), COUNTED_MATCHES)
+            match.hits += search.found
     for match in matches.values():
-        # Each search keeps its first hits, so the first hits of the entry are among them.
-        hits = sorted(
-            ((hit.number, search.order, hit) for search in searches for hit in search.of(match.runbook_id)),
-            key=lambda one: one[:2],
-        )
-        match.hits = [hit for _, _, hit in hits[:KEPT_LINES]]
+        # Each search keeps its first hits, so the first hits of the entry are among them. Those of one line stay in the
+        # order of the signatures.
+        match.hits = sorted(match.hits, key=lambda hit: hit.number)[:KEPT_LINES]
     return tuple(sorted(matches.values(), key=lambda match: (-match.score, match.runbook_id)))
 
 
 class _Search:
     """One signature and the lines that matched it so far."""
 
-    def __init__(self, runbook_id: str, order: int, signature: Signature) -> None:
+    def __init__(self, runbook_id: str, signature: Signature) -> None:
         self.runbook_id = runbook_id
-        self.order = order
         self.weight = signature.weight
         self.found: list[Hit] = []
         self._signature = signature
         self._compiled = re.compile(portable(signature.pattern).encode())
         self._anchors = [text.encode() for text in anchors(signature.pattern)]
-
-    def of(self, runbook_id: str) -> Sequence[Hit]:
-        """Its hits if it is of this entry."""
-        return self.found if runbook_id == self.runbook_id else ()
 
     def look(self, block: Block) -> None:
         """Note the lines of a block that match, until there are enough. A line counts once."""

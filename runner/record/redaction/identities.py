@@ -1,14 +1,16 @@
 """Redaction rules for identifiers of hardware, addresses, persons and cloud resources."""
 
+import functools
 import ipaddress
 import re
 
 from runner.record.redaction.public_names import names_no_host, names_no_owner
-from runner.record.redaction.rule import ALONE, END, HEX, IS, Group, Rule
+from runner.record.redaction.rule import ALONE, END, HEX, IS, Rule, assignments, grouped, single
 
-NAMES_OF_USERS = (
-    *("USER", "LOGNAME", "USERNAME", "SUDO_USER", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT", "UserId", "GroupId"),
-)
+NAMES_OF_USERS = "USER|LOGNAME|USERNAME|SUDO_USER|SLURM_JOB_USER|SLURM_JOB_ACCOUNT|UserId|GroupId"
+_USER_KEYS = "user|user_?name|logname|owner"
+# A key whose value is a user name.
+USER_KEY = re.compile(rf"\A(?:{NAMES_OF_USERS}|{_USER_KEYS})\Z")
 # Private networks: numbers in these ranges are addresses regardless of the context.
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
@@ -52,66 +54,60 @@ def _is_zero(found: str, _before: str) -> bool:
 # Device names in tables; a number after them is a GUID, elsewhere it may be a pointer.
 _DEVICES = r"(?:mlx[45]|bnxt_re|irdma|hfi1|rocep\w{1,20}|ibp\w{1,20}|qib)_?\d{0,3}"
 
-HARDWARE_RULES = (
+HARDWARE_RULES = single(
     Rule(
-        re.compile(rf"-{HEX}{{4}}-{HEX}{{4}}-"),
         "[uuid]",
-        "",
+        re.compile(rf"-{HEX}{{4}}-{HEX}{{4}}-"),
         rf"{ALONE}(?:MIG-)?(?:GPU-)?{HEX}{{8}}(?:-{HEX}{{4}}){{3}}-{HEX}{{12}}{END}",
         _is_zero,
     ),
-    Rule(("gpu-", "mig-"), "[uuid]", "", rf"{ALONE}(?:GPU|MIG)-{HEX}{{8}}[0-9A-Fa-f-]{{0,28}}{END}"),
+    Rule("[uuid]", "gpu-|mig-", rf"{ALONE}(?:GPU|MIG)-{HEX}{{8}}[0-9A-Fa-f-]{{0,28}}{END}"),
     # systemd's machine id and boot id.
     Rule(
-        ("-id", "_id", " id", "uuid", "-- boot "),
         "[uuid]",
-        r"-- Boot |(?i:machine|boot|host|vm|product|system)[-_ ]?(?i:id|uuid)[^\w\n]{0,40}+(?:\r?\n)?[^\w\n]{0,8}+",
-        rf"{HEX}{{32}}{END}",
+        "-id|_id| id|uuid|-- boot ",
+        r"(?:-- Boot |(?i:machine|boot|host|vm|product|system)[-_ ]?(?i:id|uuid)[^\w\n]{0,40}+(?:\r?\n)?[^\w\n]{0,8}+)"
+        rf"({HEX}{{32}}{END})",
         shortest=37,
     ),
     Rule(
-        ("serial", "s/n", "service tag", "asset tag"),
         "[serial]",
-        rf"(?:(?i:serial)(?i:[ _]?number)?|{ALONE}S/N|(?i:service|asset) [Tt]ag){IS}",
-        rf"(?=[A-Za-z-]{{0,40}}+\d)[A-Za-z0-9-]{{6,40}}{END}",
+        "serial|s/n|service tag|asset tag",
+        rf"(?:(?i:serial)(?i:[ _]?number)?|{ALONE}S/N|(?i:service|asset) [Tt]ag){IS}"
+        rf"((?=[A-Za-z-]{{0,40}}+\d)[A-Za-z0-9-]{{6,40}}{END})",
     ),
     Rule(
-        re.compile(rf"[:-]{HEX}{{2}}[:-]{HEX}{{2}}[:-]{HEX}{{2}}[:-]{HEX}{{2}}(?!{HEX})"),
         "[mac]",
-        "",
+        re.compile(rf"[:-]{HEX}{{2}}[:-]{HEX}{{2}}[:-]{HEX}{{2}}[:-]{HEX}{{2}}(?!{HEX})"),
         rf"{ALONE}(?<![:])(?:{HEX}{{2}}[:-]){{5,31}}{HEX}{{2}}(?![:-]?[0-9A-Za-z])",
     ),
     # Output of InfiniBand tools.
-    Rule(('"s-', '"h-', '"r-'), "[guid]", r'(?<=")[SHR]-', rf"{HEX}{{16}}{END}"),
+    Rule("[guid]", '"s-|"h-|"r-', rf'(?<=")[SHR]-({HEX}{{16}}{END})'),
     # Sixteen digits that begin with four zeros are a memory address; NCCL's commId is not an adapter.
     Rule(
-        re.compile(rf"0x{HEX}{{16}}"),
         "[guid]",
-        "",
+        re.compile(rf"0x{HEX}{{16}}"),
         rf"{ALONE}(?<!commId )(?<!commHash )0x(?!0000){HEX}{{16}}{END}",
     ),
     Rule(
-        re.compile(rf":{HEX}{{4}}:{HEX}{{4}}:{HEX}{{4}}(?!:)"),
         "[guid]",
-        "",
+        re.compile(rf":{HEX}{{4}}:{HEX}{{4}}:{HEX}{{4}}(?!:)"),
         rf"(?<![0-9A-Za-z:])(?:{HEX}{{4}}:){{3}}{HEX}{{4}}(?![:0-9A-Za-z])",
         _is_zero,
     ),
     Rule(
-        ("guid", "mlx4_", "mlx5_", "bnxt_re", "irdma", "hfi1_", "rocep", "ibp"),
         "[guid]",
-        rf"(?:(?i:guid){IS}|{ALONE}{_DEVICES}[ \t]{{1,40}})",
-        rf"(?:0x)?{HEX}{{16}}{END}",
+        "guid|mlx4_|mlx5_|bnxt_re|irdma|hfi1_|rocep|ibp",
+        rf"(?:(?i:guid){IS}|{ALONE}{_DEVICES}[ \t]{{1,40}})((?:0x)?{HEX}{{16}}{END})",
         _is_zero,
         shortest=20,
     ),
 )
 
-ADDRESS_RULES = (
+IPV6_RULES = single(
     Rule(
-        re.compile(rf":{HEX}{{0,4}}:{HEX}{{0,4}}:|::"),
         "[ip]",
-        "",
+        re.compile(rf":{HEX}{{0,4}}:{HEX}{{0,4}}:|::"),
         # NCCL writes `remoteGidsfe80::…`.
         rf"(?:(?<![0-9A-Za-z:])|(?<=Gids))(?:(?:{HEX}{{1,4}}:){{7}}{HEX}{{1,4}}"
         rf"|(?:[Ff][Ee][89ABab]{HEX}|[Ff][CDFcdf]{HEX}{{2}}|[23]{HEX}{{3}})(?::{HEX}{{0,4}}){{2,7}})"
@@ -119,19 +115,19 @@ ADDRESS_RULES = (
         _harmless_ipv6,
     ),
 )
-IPV4 = Rule(
-    re.compile(r"\.\d{1,3}\.\d{1,3}\.\d"),
-    "[ip]",
-    "",
-    r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![0-9]|\.[0-9])",
-    _harmless_ipv4,
-)
-MAIL = Rule(
-    ("@",),
-    "[user]@[host]",
-    "",
-    r"(?<![\w.+-])[A-Za-z_][\w.+-]{1,63}@(?!sha256:[0-9a-f]{64})"
-    r"(?:[A-Za-z][\w-]++(?>(?:\.[\w-]++)*)|\d{1,3}(?:\.\d{1,3}){3})",
+MAIL_AND_IPV4_RULES = single(
+    Rule(
+        "[user]@[host]",
+        "@",
+        r"(?<![\w.+-])[A-Za-z_][\w.+-]{1,63}@(?!sha256:[0-9a-f]{64})"
+        r"(?:[A-Za-z][\w-]++(?>(?:\.[\w-]++)*)|\d{1,3}(?:\.\d{1,3}){3})",
+    ),
+    Rule(
+        "[ip]",
+        re.compile(r"\.\d{1,3}\.\d{1,3}\.\d"),
+        r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![0-9]|\.[0-9])",
+        _harmless_ipv4,
+    ),
 )
 
 _NAME = r"[^\s/:\"'<>,;()\[\]=|&*?$\\{}`]"
@@ -144,9 +140,15 @@ _DIRECTORIES = (
     rf"(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+(?>(?:/{_NAME}{{1,200}}+(?=/)){{0,30}})"
     rf"(?:/(?!{_NAME}{{1,200}}\.{_FILE}(?![\w.-])){_NAME}{{1,200}}+)?"
 )
-# Messages after which a user name follows.
-_USER_KEYS = r"(?:(?<=[\"'])|\A)(?:user|user_?name|logname|owner)(?:\\{0,2}[\"']:|=)[ \t]{0,4}\\{0,2}[\"']"
-_NAMED_USERS = (
+
+
+def _is_no_user(found: str, _before: str) -> bool:
+    return found in {"root", "nobody", "null", "none", "user"}
+
+
+_QUOTED_USER_KEY = rf"(?:(?<=[\"'])|\A)(?:{_USER_KEYS})(?:\\{{0,2}}[\"']:|=)"
+# (hint, a phrase that ends where the name begins)
+_PHRASES = (
     ("logged in as", r"[Ll]ogged in as:? "),
     ("accepted ", r"\bAccepted (?:publickey|password|hostbased|(?:keyboard|gssapi)-\S{1,40}) for "),
     (
@@ -158,56 +160,47 @@ _NAMED_USERS = (
     ("id=", r"\b[ug]id=\d{1,10}\("),
     ("@", r"\[(?=[\w.-]{1,80}@\d{4}-\d\d-\d\dT)"),
     ("wandb.ai/", r"://wandb\.ai/(?!api/|authorize|site|settings|docs|home)"),
+    # A key of JSON.
     (
         "user",
-        _USER_KEYS + r"(?=[\w.+-]{1,80}\\{0,2}[\"'])",
+        rf"{_QUOTED_USER_KEY}[ \t]{{0,4}}\\{{0,2}}[\"'](?=[\w.+-]{{1,80}}\\{{0,2}}[\"'])",
     ),
 )
+_user = functools.partial(Rule, "[user]")
 
-
-def _is_no_user(found: str, _before: str) -> bool:
-    return found in {"root", "nobody", "null", "none", "user"}
-
-
-_USERS = (
-    *(
-        Rule((hint,), "[user]", phrase, r"(?!\[)[A-Za-z_][\w.+-]{0,80}+", _is_no_user)
-        for hint, phrase in _NAMED_USERS
-    ),
-    Rule(
-        tuple(f"{name.lower()}=" for name in NAMES_OF_USERS),
-        "[user]",
-        rf"(?<![A-Za-z0-9_])(?:{'|'.join(NAMES_OF_USERS)})=[\"']?",
-        r"(?!root\b|\[user\]|\[redacted\])[^\s\"']+",
-    ),
-    Rule(("/home/", "/users/"), "[user]", "/(?:home|[Uu]sers)/", rf"(?!\w{{1,80}}\.{_FILE}\b){_NAME}+"),
-    # Shared file systems: some part of the path names the owner.
-    Rule(
-        ("scratch", "/fsx/", "/lustre", "/gpfs", "/beegfs", "/weka", "/nfs", "/efs/", "/ceph"),
-        "[user]",
-        r"(?:(?<![\w.~/\]-])|(?<=/mnt)|(?<=/local)|(?<=/global)|(?<=/data)|(?<=/raid)|(?<=/nvme))"
-        r"/(?:p?scratch\d{0,3}|fsx|lustre\d{0,3}|gpfs\d{0,3}|beegfs|weka(?:fs)?|nfs\d{0,3}|efs|cephfs)/",
-        _DIRECTORIES,
-        names_no_owner,
-    ),
-    Rule(("~",), "[user]", r"(?<![\w.~:)\]!^&|/-])~", r"(?!root/)[a-z_][a-z0-9_.-]{1,31}+(?=/\w)"),
-    Rule(("cd ~",), "[user]", r"\bcd ~", r"[a-z_][a-z0-9_.-]{1,31}+"),
-    Rule(
-        ("machine ", "default "),
-        "[user]",
-        r"\b(?:machine\s{1,20}\S{1,200}|default)\s{1,20}login\s{1,20}",
-        r"(?!\[)\S{1,200}+(?=\s{1,20}(?:account|password)\s)",
-    ),
-    Rule(
-        ("login ", "--username", "ipmitool"),
-        "[user]",
-        r"(?:\blogin\b[^\n|;&]{0,200}?[ \t]-u[ \t=]{1,4}|--username[ \t=]{1,4}"
-        r"|\bipmitool\b[^\n|;&]{0,200}?[ \t]-U[ \t]{1,4})[\"']?",
-        r"(?!-|AWS\b|\$)[A-Za-z_][\w.@+-]{0,80}+",
+USER_RULES = (
+    grouped(
+        *(
+            _user(hint, rf"(?:{phrase})((?!\[)[A-Za-z_][\w.+-]{{0,80}}+)", _is_no_user)
+            for hint, phrase in _PHRASES
+        ),
+        _user(
+            assignments(NAMES_OF_USERS),
+            rf"(?<![A-Za-z0-9_])(?:{NAMES_OF_USERS})=[\"']?((?!root\b|\[user\]|\[redacted\])[^\s\"']+)",
+        ),
+        _user("/home/|/users/", rf"/(?:home|[Uu]sers)/((?!\w{{1,80}}\.{_FILE}\b){_NAME}+)"),
+        # Shared file systems: some part of the path names the owner.
+        _user(
+            "scratch|/fsx/|/lustre|/gpfs|/beegfs|/weka|/nfs|/efs/|/ceph",
+            r"(?:(?<![\w.~/\]-])|(?<=/mnt)|(?<=/local)|(?<=/global)|(?<=/data)|(?<=/raid)|(?<=/nvme))"
+            r"/(?:p?scratch\d{0,3}|fsx|lustre\d{0,3}|gpfs\d{0,3}|beegfs|weka(?:fs)?|nfs\d{0,3}|efs|cephfs)/"
+            rf"({_DIRECTORIES})",
+            unless=names_no_owner,
+        ),
+        _user("~", r"(?<![\w.~:)\]!^&|/-])~((?!root/)[a-z_][a-z0-9_.-]{1,31}+(?=/\w))"),
+        _user("cd ~", r"\bcd ~([a-z_][a-z0-9_.-]{1,31}+)"),
+        _user(
+            "machine |default ",
+            r"\b(?:machine\s{1,20}\S{1,200}|default)\s{1,20}login\s{1,20}"
+            r"((?!\[)\S{1,200}+(?=\s{1,20}(?:account|password)\s))",
+        ),
+        _user(
+            "login |--username|ipmitool",
+            r"(?:\blogin\b[^\n|;&]{0,200}?[ \t]-u[ \t=]{1,4}|--username[ \t=]{1,4}"
+            r"|\bipmitool\b[^\n|;&]{0,200}?[ \t]-U[ \t]{1,4})[\"']?((?!-|AWS\b|\$)[A-Za-z_][\w.@+-]{0,80}+)",
+        ),
     ),
 )
-
-USER_RULES = (Group(_USERS),)
 
 _STORES = re.compile(r"\b(?i:s3[an]?|gs|gcs|az|azure|abfss?|wasbs?|adl|r2|oss|cosn?|tos|b2|obs|swift)://\Z")
 
@@ -219,56 +212,50 @@ def _is_no_bucket(_found: str, before: str) -> bool:
 _AWS_IDS = (
     "i|mi|vol|eni|subnet|vpc|sg|ami|snap|fs|fsap|igw|nat|rtb|eipalloc|eipassoc|lt|pcx|acl|tgw|cr|h|r|vpce|pl"
 )
-_INSTANCES = Rule(
-    re.compile(r"-[0-9a-f]{17}(?![\w-])"),
-    "[host]",
-    "",
-    rf"(?<![\w.-])(?:{_AWS_IDS})-[0-9a-f]{{17}}(?![\w-])",
-    shortest=19,
-)
-_CLOUDS = (
-    Rule(
-        ("instance",),
-        "[host]",
-        rf"(?i:instance)[-_ ]?(?i:id)(?:{IS}|[ \t])|/instance/id[^\w\n]{{1,8}}",
-        r"\d{15,20}(?!\d)",
-        shortest=24,
-    ),
-    Rule(("ocid1.",), "[redacted]", "", rf"{ALONE}ocid1\.[\w-]{{1,40}}(?>(?:\.[\w-]{{0,80}}+){{2,5}})"),
-    Rule(
-        ("://",),
-        "[redacted]",
-        r"://",
-        r"(?:\[credentials\]@)?(?!\[|[Bb]ucket[/\s]|BUCKET\b|my-bucket\b|your-bucket\b)[\w.@-]{1,255}+",
-        _is_no_bucket,
-    ),
-    Rule(
-        ("amazonaws.com", "googleapis.com", "core.windows.net", "cloudflarestorage.com", "azurecr.io"),
-        "[redacted]",
-        "",
-        r"(?<![\w.\]-])(?:[\w-]{1,63}\.){1,6}(?:s3(?=[.-])|storage(?=\.googleapis)|(?:blob|dfs|file|queue|table)"
-        r"(?=\.core\.windows)|r2(?=\.cloudflare)|dkr(?=\.ecr\.)|azurecr(?=\.io))",
-    ),
-    Rule(
-        ("amazonaws.com/", "storage.googleapis.com/", "storage.cloud.google.com/"),
-        "[redacted]",
-        r"(?<![\w.\]-])(?:s3[.-][\w.-]{0,60}amazonaws\.com|storage\.(?:googleapis|cloud\.google)\.com)(?::\d{1,5})?/",
-        r"[\w.-]{3,63}+",
-    ),
-    Rule(
-        ("arn:",),
-        "[redacted]",
-        r"\barn:aws[\w-]{0,12}:[\w-]{1,40}:[\w-]{0,30}:",
-        r"(?!\[redacted\]|aws:)[^\s\"'<>,;)\]}\\]+",
-    ),
-    Rule(
-        ("/resourcegroups/", "/virtualmachines/", "/storageaccounts/", "projects/"),
-        "[redacted]",
-        r"/(?i:resourceGroups|virtualMachines|storageAccounts)/|\bprojects/(?=[\w:.-]{1,80}+/(?:zones|regions|locations|global)/)"
-        r"|/instances/(?=[\w.-]{1,80}+(?:[\s\"',]|\Z))",
-        r"[\w.:-]{1,90}+",
-        names_no_host,
-    ),
-)
+_cloud = functools.partial(Rule, "[redacted]")
 
-CLOUD_RULES: tuple[Rule | Group, ...] = (_INSTANCES, Group(_CLOUDS))
+CLOUD_RULES = (
+    *single(
+        Rule(
+            "[host]",
+            re.compile(r"-[0-9a-f]{17}(?![\w-])"),
+            rf"(?<![\w.-])(?:{_AWS_IDS})-[0-9a-f]{{17}}(?![\w-])",
+            shortest=19,
+        )
+    ),
+    grouped(
+        Rule(
+            "[host]",
+            "instance",
+            rf"(?:(?i:instance)[-_ ]?(?i:id)(?:{IS}|[ \t])|/instance/id[^\w\n]{{1,8}})(\d{{15,20}}(?!\d))",
+            shortest=24,
+        ),
+        _cloud("ocid1.", rf"{ALONE}ocid1\.[\w-]{{1,40}}(?>(?:\.[\w-]{{0,80}}+){{2,5}})"),
+        _cloud(
+            "://",
+            r"://((?:\[credentials\]@)?(?!\[|[Bb]ucket[/\s]|BUCKET\b|my-bucket\b|your-bucket\b)[\w.@-]{1,255}+)",
+            _is_no_bucket,
+        ),
+        _cloud(
+            "amazonaws.com|googleapis.com|core.windows.net|cloudflarestorage.com|azurecr.io",
+            r"(?<![\w.\]-])(?:[\w-]{1,63}\.){1,6}(?:s3(?=[.-])|storage(?=\.googleapis)|(?:blob|dfs|file|queue|table)"
+            r"(?=\.core\.windows)|r2(?=\.cloudflare)|dkr(?=\.ecr\.)|azurecr(?=\.io))",
+        ),
+        _cloud(
+            "amazonaws.com/|storage.googleapis.com/|storage.cloud.google.com/",
+            r"(?<![\w.\]-])(?:s3[.-][\w.-]{0,60}amazonaws\.com|storage\.(?:googleapis|cloud\.google)\.com)(?::\d{1,5})?/"
+            r"([\w.-]{3,63}+)",
+        ),
+        _cloud(
+            "arn:",
+            r"\barn:aws[\w-]{0,12}:[\w-]{1,40}:[\w-]{0,30}:((?!\[redacted\]|aws:)[^\s\"'<>,;)\]}\\]+)",
+        ),
+        _cloud(
+            "/resourcegroups/|/virtualmachines/|/storageaccounts/|projects/",
+            r"(?:/(?i:resourceGroups|virtualMachines|storageAccounts)/"
+            r"|\bprojects/(?=[\w:.-]{1,80}+/(?:zones|regions|locations|global)/)"
+            r"|/instances/(?=[\w.-]{1,80}+(?:[\s\"',]|\Z)))([\w.:-]{1,90}+)",
+            names_no_host,
+        ),
+    ),
+)

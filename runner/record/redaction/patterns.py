@@ -6,27 +6,26 @@ text needs no rule, so each has a hint that is much faster to search than the pa
 
 import re
 
-from runner.record.redaction import host_forms, host_places, identities, secret_formats, secret_places
-from runner.record.redaction.rule import Group, Rule
+from runner.record.redaction import environment_dumps, hosts, identities, secret_formats, secret_places
+from runner.record.redaction.rule import Group
 
 # A key whose value is private although the value has no recognisable form.
 SPEAKING_NAME = re.compile(
-    rf"{secret_places.SECRET_KEY.pattern}|{host_places.HOST_KEY.pattern}"
-    rf"|\A(?:{'|'.join(identities.NAMES_OF_USERS)}|user|user_?name|logname|owner)\Z"
+    "|".join(key.pattern for key in (secret_places.SECRET_KEY, hosts.HOST_KEY, identities.USER_KEY))
 )
 
-RULES: tuple[Rule | Group, ...] = (
-    *secret_places.KEY_RULES,
+RULES: tuple[Group, ...] = (
+    (("environ({",), (environment_dumps.printed_environments,)),
+    (("=",), (environment_dumps.listed_environments,)),
     *secret_places.PLACE_RULES,
     *secret_formats.FORMAT_RULES,
     *secret_places.CREDENTIALS_RULES,
     *identities.CLOUD_RULES,
     *identities.HARDWARE_RULES,
-    *identities.ADDRESS_RULES,
-    host_forms.IP_HOST,
-    identities.MAIL,
-    identities.IPV4,
-    *host_forms.FORM_RULES,
-    *host_places.PLACE_RULES,
+    *identities.IPV6_RULES,
+    *hosts.IP_HOST_RULES,
+    *identities.MAIL_AND_IPV4_RULES,
+    *hosts.FORM_RULES,
+    *hosts.PLACE_RULES,
     *identities.USER_RULES,
 )

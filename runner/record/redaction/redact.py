@@ -15,24 +15,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from runner.base.plain import MARK, marked, plain
 from runner.record.model import Measurement, Record, StepResult
-from runner.record.redaction.environment_dumps import dumps, environments, looks_like_environment, removed
+from runner.record.redaction.environment_dumps import looks_like_environment, removed
 from runner.record.redaction.patterns import RULES, SPEAKING_NAME
-from runner.record.redaction.rule import Group, Rule
-from runner.record.redaction.views import Finds, View, read, views
+from runner.record.redaction.rule import Finds, Group, holds_one, word_set
+from runner.record.redaction.views import View, read, views
 
 # Too common to identify a host or a person; redacting them would make the text unreadable.
-_COMMON = frozenset(
-    re.findall(
-        r"[\w-]+",
-        "root user admin localhost localdomain ubuntu debian centos rocky fedora nobody daemon guest test tests tester "
-        "runner build builder worker workers node nodes host server client master main head login home work data "
-        "python torch nccl cuda nvidia gpu gpus docker container jenkins gitlab github slurm opc azureuser ec2-user "
-        "default none null true false vm dev prod staging compute cluster",
-    )
+_COMMON = word_set(
+    "root user admin localhost localdomain ubuntu debian centos rocky fedora nobody daemon guest test tests tester "
+    "runner build builder worker workers node nodes host server client master main head login home work data "
+    "python torch nccl cuda nvidia gpu gpus docker container jenkins gitlab github slurm opc azureuser ec2-user "
+    "default none null true false vm dev prod staging compute cluster"
 )
 _FEWEST_CHARACTERS = 3
 _SHORT = 512
@@ -80,10 +77,19 @@ def _through(reading: Callable[[str], View | None], text: str, words: tuple[str,
     view = reading(text)
     if view is None:
         return text
-    for may_find, finders in _finders(words):
-        if may_find(view.text):
-            for find in finders:
-                view = view.replaced(_new(view.text, find))
+    lowered = view.text.lower()
+    # The words come last: what a rule replaces says more.
+    for hints, finders in (*RULES, *_own(words)):
+        if hints and not holds_one(lowered, hints):
+            continue
+        for find in finders:
+            # Two rules could replace each other's placeholders forever.
+            finds = [
+                one for one in find(view.text, lowered) if not PLACEHOLDER.fullmatch(view.text, *one[:2])
+            ]
+            if finds:
+                view = view.replaced(finds)
+                lowered = view.text.lower()
     return view.original
 
 
@@ -91,56 +97,20 @@ def _through(reading: Callable[[str], View | None], text: str, words: tuple[str,
 _short = functools.lru_cache(maxsize=4096)(_redacted)
 
 
-_Finder = Callable[[str], Finds]
-
-
 @functools.lru_cache(maxsize=8)
-def _finders(words: tuple[str, ...]) -> tuple[tuple[Callable[[str], bool], tuple[_Finder, ...]], ...]:
-    """The searches in order of precedence: a quick test whether a text may match, and the finders."""
-    return (
-        (bool, (environments, dumps)),
-        *(
-            (_gate(one), tuple(map(_finder, one.rules if isinstance(one, Group) else (one,))))
-            for one in RULES
-        ),
-        (lambda _text: bool(words), (functools.partial(_words, words),)),
+def _own(words: tuple[str, ...]) -> tuple[Group, ...]:
+    """The rule for the caller's words."""
+    if not words:
+        return ()
+    alternatives = "|".join(re.escape(word) for word in words)
+    pattern = re.compile(
+        rf"(?P<kept>{PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])"
     )
 
+    def find(text: str, _lowered: str) -> Finds:
+        return ((*found.span(), "[redacted]") for found in pattern.finditer(text) if not found["kept"])
 
-def _gate(one: Rule | Group) -> Callable[[str], bool]:
-    return lambda text: one.may_apply(text, _lowered(text))
-
-
-def _finder(rule: Rule) -> _Finder:
-    def find(text: str) -> Finds:
-        return rule.finds(text) if rule.may_apply(text, _lowered(text)) else ()
-
-    return find
-
-
-@functools.lru_cache(maxsize=1)
-def _lowered(text: str) -> str:
-    # Every rule needs it, mostly for the same text.
-    return text.lower()
-
-
-def _new(text: str, find: Callable[[str], Finds]) -> Finds:
-    """The finds that are not placeholders already: two rules could replace each other's placeholders forever."""
-    return [found for found in find(text) if not PLACEHOLDER.fullmatch(text, *found[:2])]
-
-
-def _words(words: tuple[str, ...], text: str) -> Finds:
-    lowered = _lowered(text)
-    if any(word in lowered for word in words):
-        for found in _words_pattern(words).finditer(text):
-            if not found["kept"]:
-                yield *found.span(), "[redacted]"
-
-
-@functools.lru_cache(maxsize=8)
-def _words_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    alternatives = "|".join(re.escape(word) for word in words)
-    return re.compile(rf"(?P<kept>{PLACEHOLDER.pattern})|(?<![A-Za-z0-9])(?i:{alternatives})(?![A-Za-z0-9])")
+    return ((words, (find,)),)
 
 
 def redact_json(value: JsonValue, secrets: Sequence[str] = ()) -> JsonValue:
@@ -180,30 +150,15 @@ def _list(key: str, values: list[JsonValue], secrets: Sequence[str]) -> list[Jso
     ]
 
 
-def redact_record(record: Record, secrets: Sequence[str] = ()) -> Record:
-    """A copy of the record with all free text redacted; fields that identify and compare runs are unchanged."""
-    return redact_head(record, secrets).model_copy(
-        update={"steps": tuple(redact_step(step, secrets) for step in record.steps)}
-    )
-
-
 def redact_head(record: Record, secrets: Sequence[str] = ()) -> Record:
     """The record with everything except its steps redacted."""
-    machine = record.machine
-    verdicts = tuple(
-        verdict.model_copy(update={"note": _optional(verdict.note, secrets)}) for verdict in record.verdicts
-    )
-    facts = {
-        "gpu_error": _optional(machine.gpu_error, secrets),
-        "cpu": _optional(machine.cpu, secrets),
-        "os": redact_text(machine.os, secrets),
-        "kernel": redact_text(machine.kernel, secrets),
-    }
+    machine = _texts(record.machine, ("gpu_error", "cpu", "os", "kernel"), secrets)
+    verdicts = (verdict.model_copy(update=_texts(verdict, ("note",), secrets)) for verdict in record.verdicts)
     return record.model_copy(
         update={
-            "campaign": _optional(record.campaign, secrets),
-            "machine": machine.model_copy(update=facts),
-            "verdicts": verdicts,
+            **_texts(record, ("campaign",), secrets),
+            "machine": record.machine.model_copy(update=machine),
+            "verdicts": tuple(verdicts),
             "unproved": tuple(redact_text(reason, secrets) for reason in record.unproved),
         }
     )
@@ -211,16 +166,12 @@ def redact_head(record: Record, secrets: Sequence[str] = ()) -> Record:
 
 def redact_step(step: StepResult, secrets: Sequence[str] = ()) -> StepResult:
     """The step with its command, output, reasons and document redacted."""
+    texts = ("command", "reason", "stdout_tail", "stderr_tail", "fallback_reason")
+    mappings = ("requested", "effective", "details")
     return step.model_copy(
         update={
-            "command": redact_text(step.command, secrets),
-            "reason": _optional(step.reason, secrets),
-            "stdout_tail": redact_text(step.stdout_tail, secrets),
-            "stderr_tail": redact_text(step.stderr_tail, secrets),
-            "fallback_reason": _optional(step.fallback_reason, secrets),
-            "requested": _mapping(step.requested, secrets),
-            "effective": _mapping(step.effective, secrets),
-            "details": _mapping(step.details, secrets),
+            **_texts(step, texts, secrets),
+            **{name: _mapping(getattr(step, name), secrets) for name in mappings},
             "measurements": tuple(_measurement(measurement, secrets) for measurement in step.measurements),
         }
     )
@@ -272,8 +223,10 @@ def _named_secret(key: str, value: Any) -> str | None:
     return found[0] if found else None
 
 
-def _optional(text: str | None, secrets: Sequence[str]) -> str | None:
-    return None if text is None else redact_text(text, secrets)
+def _texts(model: BaseModel, names: Sequence[str], secrets: Sequence[str]) -> dict[str, str | None]:
+    """These fields of a model, redacted."""
+    texts = {name: getattr(model, name) for name in names}
+    return {name: None if text is None else redact_text(text, secrets) for name, text in texts.items()}
 
 
 def _mapping(value: Mapping[str, JsonValue], secrets: Sequence[str]) -> dict[str, JsonValue]:
@@ -282,10 +235,8 @@ def _mapping(value: Mapping[str, JsonValue], secrets: Sequence[str]) -> dict[str
 
 
 def _measurement(measurement: Measurement, secrets: Sequence[str]) -> Measurement:
-    if not any(isinstance(label, str) for label in measurement.labels.values()):
+    texts = [name for name, label in measurement.labels.items() if isinstance(label, str)]
+    if not texts:
         return measurement
-    labels = {
-        key: redact_text(label, secrets) if isinstance(label, str) else label
-        for key, label in measurement.labels.items()
-    }
-    return measurement.model_copy(update={"labels": labels})
+    redacted = {name: redact_text(str(measurement.labels[name]), secrets) for name in texts}
+    return measurement.model_copy(update={"labels": {**measurement.labels, **redacted}})

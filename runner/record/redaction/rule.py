@@ -2,8 +2,17 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+# (start, end, replacement), in order, without overlap.
+Finds = Iterable[tuple[int, int, str]]
+# What searches a text, given also in lower case.
+Finder = Callable[[str, str], Finds]
+# Finders that are tried one after the other if one of the words is in the lower-case text, or if there are no words.
+Group = tuple[tuple[str, ...], tuple[Finder, ...]]
+# Given a find and the text before it: whether it is harmless.
+Unless = Callable[[str, str], bool]
 
 HEX = "[0-9A-Fa-f]"
 ALONE = r"(?<![0-9A-Za-z])"
@@ -14,6 +23,11 @@ QUOTE = r"\\{0,2}[\"']?"
 NEXT = rf"(?:[ \t=]{{1,4}}|\\{{0,2}}[\"'],[ \t]{{0,4}}){QUOTE}"
 
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as text."""
+    return frozenset(text.split())
+
+
 def assigned(sign: str) -> str:
     """The pattern between a name and its value, in a shell, YAML, JSON, or JSON inside a string."""
     return rf"{QUOTE}[ \t]{{0,40}}+{sign}[ \t]{{0,40}}+(?>(?:\\{{0,2}}[\"'])?)"
@@ -22,80 +36,74 @@ def assigned(sign: str) -> str:
 IS = assigned("[:=]")
 
 
+def assignments(names: str) -> str:
+    """The hint for assignments to one of these names, which are separated by `|`."""
+    return "|".join(f"{name}=" for name in names.lower().split("|"))
+
+
+def holds_one(text: str, words: tuple[str, ...]) -> bool:
+    """Whether one of the words is in a text."""
+    # A plain loop: a generator costs more than most of the searches.
+    for word in words:  # noqa: SIM110
+        if word in text:
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class Rule:
     """One kind of text to redact.
 
     Attributes:
-        hint: lower-case words of which one must occur (in any case) for the rule to apply, or a faster pattern for the
-            lower-case text.
         placeholder: the replacement.
-        head: the text before the body, which is kept.
-        body: the text to redact; it never matches its own placeholder.
-        unless: given the body and the text before the match, whether the match is harmless.
+        hint: lower-case words, separated by `|`, of which one must occur (in any case) for the rule to apply, or a
+            faster pattern for the lower-case text.
+        form: the pattern. Its group is replaced, or all of it if it has none; what is replaced never matches its own
+            placeholder.
+        unless: whether a find is harmless.
         shortest: the minimum length of a text that can match.
     """
 
-    hint: tuple[str, ...] | re.Pattern[str]
     placeholder: str
-    head: str
-    body: str
-    unless: Callable[[str, str], bool] | None = None
+    hint: str | re.Pattern[str]
+    form: str
+    unless: Unless | None = None
     shortest: int = 0
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Head and body; the body is the group named `body`."""
-        return re.compile(f"(?:{self.head})(?P<body>{self.body})", re.MULTILINE)
+        """The compiled form."""
+        return re.compile(self.form, re.MULTILINE)
 
-    def may_apply(self, text: str, lowered: str) -> bool:
-        """Whether the rule may match this text; `lowered` is the text in lower case."""
+    @functools.cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words of the hint; none if it is a pattern."""
+        return tuple(self.hint.split("|")) if isinstance(self.hint, str) else ()
+
+    def __call__(self, text: str, lowered: str) -> Finds:
+        """The finds in a text."""
         if len(text) < self.shortest:
-            return False
-        if not isinstance(self.hint, tuple):
-            return self.hint.search(lowered) is not None
-        # A plain loop: a generator costs more than most of the searches.
-        for word in self.hint:  # noqa: SIM110
-            if word in lowered:
-                return True
-        return False
+            return ()
+        hinted = holds_one(lowered, self.words) if isinstance(self.hint, str) else self.hint.search(lowered)
+        return self._finds(text) if hinted else ()
 
-    def finds(self, text: str) -> Iterator[tuple[int, int, str]]:
-        """The matches to redact: start, end and replacement."""
+    def _finds(self, text: str) -> Iterator[tuple[int, int, str]]:
+        group = self.pattern.groups
         for match in self.pattern.finditer(text):
-            start, end = match.span("body")
-            if self.unless is None or not self.unless(match["body"], text[max(0, start - 64) : start]):
+            start, end = match.span(group)
+            if self.unless is None or not self.unless(match[group], text[max(0, start - 64) : start]):
                 yield start, end, self.placeholder
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rules that are tried one after the other, unless a quick test excludes all of them.
+def grouped(*members: Rule) -> Group:
+    """Rules behind one quick test: most text needs no rule, and testing a group costs less than testing each rule.
 
-    Most text needs no rule: testing a group costs much less than testing each of its rules.
+    All hints must be words. Words that contain another one are redundant.
     """
+    words = {word for rule in members for word in rule.words}
+    return tuple(sorted(word for word in words if not any(o in word for o in words - {word}))), members
 
-    rules: tuple[Rule, ...]
-    first: tuple[str, ...] = ()
 
-    @functools.cached_property
-    def hint(self) -> tuple[str, ...]:
-        """`first`, or the words of all rules without words that contain another one."""
-        if self.first:
-            return self.first
-        words = {word for rule in self.rules if isinstance(rule.hint, tuple) for word in rule.hint}
-        return tuple(sorted(word for word in words if not any(o in word for o in words - {word})))
-
-    @functools.cached_property
-    def shortest(self) -> int:
-        """The smallest `shortest` of the rules."""
-        return min(rule.shortest for rule in self.rules)
-
-    def may_apply(self, text: str, lowered: str) -> bool:
-        """Whether one of the rules may match."""
-        if len(text) < self.shortest:
-            return False
-        for word in self.hint:  # noqa: SIM110
-            if word in lowered:
-                return True
-        return False
+def single(*members: Rule) -> tuple[Group, ...]:
+    """Each rule as a group of its own."""
+    return tuple(((), (rule,)) for rule in members)

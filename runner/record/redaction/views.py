@@ -9,13 +9,11 @@ unchanged.
 import functools
 import html
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from runner.base.plain import MARK, marked
-
-# (start, end, replacement), in order, without overlap.
-Finds = Iterable[tuple[int, int, str]]
+from runner.record.redaction.rule import Finds
 
 _CLEAR = re.compile(
     r"%(?:25){0,4}(?P<percent>[0-9A-Fa-f]{2})"
@@ -35,21 +33,21 @@ _ESCAPES = re.compile(
     r"|#(?P<syslog>0[0-3][0-7])|\^(?P<caret>[@-_])|=(?P<quoted>3D)"
 )
 _LETTERS = {"n": "\n", "r": "\n", "f": "\n", "v": "\n", "t": "\t", "a": MARK, "b": MARK}
-_BASES = {
-    "hex": 16,
-    "unit": 16,
-    "point": 16,
-    "percent": 16,
-    "quoted": 16,
-    "octal": 8,
-    "syslog": 8,
-}
+_OCTAL = frozenset({"octal", "syslog"})
 _LAST_POINT = 0x10FFFF
 # Any character that is not part of a word, mostly a part of a UTF-8 sequence.
 _OTHER = "\ufffd"
 # Colours within and next to a word, as in the output of `grep --color` and `ls --color`.
 _WORD = re.compile(r"[^\s\"'<>(){},;=|]+")
 _BETWEEN = re.compile(rf"(?<=[^\W_]){MARK}+(?=[^\W_])|(?<=_){MARK}+(?=[^\W_])")
+# Given the places of the marks in a word: those that a view keeps.
+_Keep = Callable[[list[int]], list[int]]
+_KEEPS: tuple[_Keep, ...] = (
+    lambda marks: marks[:1] if len(marks) > 1 else [],
+    lambda marks: marks[-1:] if len(marks) > 1 else [],
+    lambda marks: [marks[0], marks[-1]] if len(marks) > 2 else [],  # noqa: PLR2004 - two ends
+    lambda marks: marks,
+)
 
 
 @dataclass(frozen=True)
@@ -109,24 +107,25 @@ def views(text: str) -> Iterator[Callable[[str], View | None]]:
     """
     if MARK not in text:
         # First only the escapes that are unambiguous.
-        yield lambda text: _view(text, _CLEAR, _none)
+        yield functools.partial(_view, escapes=_CLEAR)
     if _ESCAPES.search(text):
-        for keep in (_none, _first, _last, _ends, _all):
+        for keep in (None, *_KEEPS):
             yield functools.partial(_view, escapes=_ESCAPES, keep=keep)
 
 
 def read(text: str) -> str:
     """The text with its escapes decoded, for a short text such as a name."""
-    view = _view(marked(text), _ESCAPES, _none)
+    view = _view(marked(text), _ESCAPES)
     return "" if view is None else view.text
 
 
-def _view(text: str, escapes: re.Pattern[str], keep: Callable[[str], set[int]]) -> View | None:
+def _view(text: str, escapes: re.Pattern[str], keep: _Keep | None = None) -> View | None:
+    """The view in which of all marks only those stay that `keep` says; None if it says none."""
     if not escapes.search(text):
         return View(text)
     characters, pieces = _taken_apart(text, escapes)
-    kept = keep("".join(characters))
-    return None if keep is not _none and not kept else _without_marks(characters, pieces, kept)
+    kept = {place for word in _words("".join(characters)) for place in keep(word)} if keep else set()
+    return None if keep and not kept else _without_marks(characters, pieces, kept)
 
 
 @functools.lru_cache(maxsize=1)
@@ -162,26 +161,6 @@ def _without_marks(characters: list[str], pieces: list[str], kept: set[int]) -> 
     return View("".join(shown), stand, behind, head)
 
 
-def _none(_text: str) -> set[int]:
-    return set()
-
-
-def _all(text: str) -> set[int]:
-    return {place for word in _words(text) for place in word}
-
-
-def _first(text: str) -> set[int]:
-    return {word[0] for word in _words(text) if len(word) > 1}
-
-
-def _last(text: str) -> set[int]:
-    return {word[-1] for word in _words(text) if len(word) > 1}
-
-
-def _ends(text: str) -> set[int]:
-    return {place for word in _words(text) if len(word) > 2 for place in (word[0], word[-1])}  # noqa: PLR2004 - two ends
-
-
 def _words(text: str) -> Iterator[list[int]]:
     """For each word with marks, the places of marks between letters, which may or may not separate words.
 
@@ -208,7 +187,7 @@ def _meaning(found: re.Match[str]) -> str:
     if kind == "entity":
         read_as = html.unescape(f"&{value}")
         return _character(ord(read_as)) if len(read_as) == 1 else _OTHER
-    return _character(int(value, _BASES[kind]))
+    return _character(int(value, 8 if kind in _OCTAL else 16))
 
 
 def _character(point: int) -> str:
