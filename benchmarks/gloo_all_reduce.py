@@ -18,7 +18,8 @@ from statistics import fmean, median
 
 from runner.base.stats import median_interval
 from runner.base.units import format_bytes, format_value, parse_bytes
-from runner.kit.ranks import RankLine, World
+from runner.kit.rank_line import RankLine
+from runner.kit.ranks import World
 from runner.probes.collectives import bus_factor
 
 RANKS, ITERATIONS, DEADLINE_S = 2, 20, 170.0

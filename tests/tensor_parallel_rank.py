@@ -8,7 +8,7 @@ import torch
 
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.loop import Decoder
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine
 from runner.kit.tensor_parallel import joined, shard
 from runner.kit.transformer import build_model
 from runner.sizing.models import parse_shape

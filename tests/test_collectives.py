@@ -16,7 +16,7 @@ from runner.base.errors import InputError
 from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.kit.budget import VARIABLE
 from runner.kit.nccl.log import Transport
-from runner.kit.nccl.settings import Origin, Setting
+from runner.kit.nccl.settings import NcclSetting, Origin
 from runner.kit.probe import CRASHED, NOT_APPLICABLE
 from runner.probes import collectives
 from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, scrubbed
@@ -251,9 +251,9 @@ def test_bus_factors_are_those_of_nccl_tests(op: str, ranks: int, factor: float)
 
 def test_the_systems_file_is_overruled_in_a_clean_environment_but_for_what_describes_the_system() -> None:
     in_files = [
-        Setting("NCCL_P2P_DISABLE", "1", "/etc/nccl.conf", Origin.FILE),
-        Setting("NCCL_IB_HCA", "mlx5", "/etc/nccl.conf", Origin.FILE),
-        Setting("NCCL_ALGO", "Ring", "~/.nccl.conf", Origin.FILE),
+        NcclSetting("NCCL_P2P_DISABLE", "1", "/etc/nccl.conf", Origin.FILE),
+        NcclSetting("NCCL_IB_HCA", "mlx5", "/etc/nccl.conf", Origin.FILE),
+        NcclSetting("NCCL_ALGO", "Ring", "~/.nccl.conf", Origin.FILE),
     ]
     clean = scrubbed({"NCCL_P2P_DISABLE": "1"}, in_files)
     assert clean == {"NCCL_P2P_DISABLE": "", "NCCL_CONF_FILE": os.devnull}

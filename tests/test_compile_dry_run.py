@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from runner.kit.compile_guard.blocks import _converted
 from runner.kit.probe import NotApplicableError
 from runner.kit.repro import block_stack
+from runner.kit.repro.growing_models import chain, one_sum, wide_stack
 from runner.kit.repro.stack_size import SIZES
 from runner.kit.traced_work import SHAPES, operations
-from runner.probes.compile_growth import chain, one_sum, wide_stack
 
 FP8_RATES = {"8b": 2 * 4096**3, "40b": 2 * 4096 * 8192**2, "70b": 2 * 4096 * 8192**2}
 

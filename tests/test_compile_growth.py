@@ -8,22 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import RunbookError
-from runner.kit.compile_guard.command import OUTPUT, Watched
-from runner.kit.compile_guard.spec import reference
+from runner.kit.compile_guard.command import Watched
+from runner.kit.compile_guard.spec import builder_name
+from runner.kit.compile_guard.watch import OUTPUT
 from runner.kit.growth_law import exponential
 from runner.kit.repro import growth_child
-from runner.kit.repro.growth_child import COMPILES, Series, finished
+from runner.kit.repro.growing_models import chain, one_sum
+from runner.kit.repro.growth_child import COMPILES, CompileSeries, finished
 from runner.probes import compile_growth
-from runner.probes.compile_growth import PROBE, Point, chain, growth, one_sum
+from runner.probes.compile_growth import PROBE, CurvePoint, curve_growth
 
 main = PROBE.main
 
 
-def a_point(turns: int, cpu_s: float | None, mode: str = "whole", **changes: Any) -> Point:
-    return Point(mode=mode, grows="turns", grown=turns, size=3 * turns, cpu_s=cpu_s, **changes)
+def a_point(turns: int, cpu_s: float | None, mode: str = "whole", **changes: Any) -> CurvePoint:
+    return CurvePoint(mode=mode, grows="turns", grown=turns, size=3 * turns, cpu_s=cpu_s, **changes)
 
 
-def found(points: list[Point], *sizes: int) -> Any:
+def found(points: list[CurvePoint], *sizes: int) -> Any:
     return compile_growth._findings("operations", points, sizes, tolerance=1e-3)
 
 
@@ -32,7 +34,7 @@ def found(points: list[Point], *sizes: int) -> Any:
     sizes=st.sets(st.integers(1, 1000), min_size=2, max_size=6),
 )
 def test_the_exponent_of_a_power_law_is_its_power(power: float, sizes: set[int]) -> None:
-    law = growth("operations", [a_point(size, 3.0 * size**power) for size in sizes])
+    law = curve_growth("operations", [a_point(size, 3.0 * size**power) for size in sizes])
     assert law is not None
     assert math.isclose(law.power.slope, power, abs_tol=1e-6)
     if len(sizes) == 2:
@@ -40,7 +42,10 @@ def test_the_exponent_of_a_power_law_is_its_power(power: float, sizes: set[int])
 
 
 def test_points_that_did_not_end_are_on_no_curve() -> None:
-    assert growth("operations", [a_point(1, 1.0), a_point(2, None, late=True, reason="did not end")]) is None
+    assert (
+        curve_growth("operations", [a_point(1, 1.0), a_point(2, None, late=True, reason="did not end")])
+        is None
+    )
 
 
 # CPU seconds in the compiler on a host without GPUs, torch 2.13.0, 2026-11-25, one compile each.
@@ -149,7 +154,7 @@ def test_a_child_begins_no_size_that_would_end_too_late_beyond_the_smallest_ones
     monkeypatch.setattr(growth_child, "_warm_torch", lambda: None)
     monkeypatch.setattr(growth_child, "_compile_first", lambda *_: {})
     monkeypatch.setattr(growth_child, "_compile", compile_)
-    series = Series("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), -1.0, 2, (1.0,) * 4)
+    series = CompileSeries("chain", "sum", "cpu", "turns", (1, 2, 3, 4), ("whole",), -1.0, 2, (1.0,) * 4)
     growth_child._compile_all(series, tmp_path / "caches", lambda: None, lambda **_: None)
     assert compiled == [("chain", 1), ("chain", 2)]
 
@@ -189,9 +194,9 @@ def a_watched(folder: Path, *, ended: bool, status: int | None) -> Watched:
     )
 
 
-SERIES = Series(
-    reference(chain),
-    reference(one_sum),
+SERIES = CompileSeries(
+    builder_name(chain),
+    builder_name(one_sum),
     "cpu",
     "turns",
     (1, 2, 3),

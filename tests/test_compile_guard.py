@@ -17,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import InputError, RankError
-from runner.kit.compile_guard import Builder, Guarded, Stall, dumps, ladder, processes, safe_compile
-from runner.kit.compile_guard.agreement import Alone, peers
+from runner.base.processes import with_mark
+from runner.kit.compile_guard import Builder, Guarded, Stall, dumps, ladder, safe_compile
+from runner.kit.compile_guard.agreement import peers
 from runner.kit.compile_guard.blocks import lay_out
 from runner.kit.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.kit.compile_guard.cache import folder_bytes, merge
 from runner.kit.compile_guard.child import in_one_line
-from runner.kit.compile_guard.spec import Mode, Spec, reference, resolve
-from runner.kit.compile_guard.stacks import Observation, frames_of, innermost_frame, judge
+from runner.kit.compile_guard.spec import Mode, Spec, builder_name, resolve
+from runner.kit.compile_guard.stacks import Observation, frames_of, innermost_frame, slow_or_stuck
 from runner.kit.compile_guard.watch import TimeFor
 from runner.kit.repro import block_stack
-from runner.probes import compile_growth
+from runner.kit.repro.growing_models import chain
 
 STACK = {"blocks": 1, "width": 32, "heads": 2, "hidden": 64, "tokens": 8, "device": "cpu"}
 
@@ -66,11 +67,11 @@ def a_look(at_s: float, **changes: Any) -> Observation:
 
 
 def test_a_busy_compile_whose_frames_stand_still_is_stuck() -> None:
-    assert judge(a_look(1), a_look(2)) == "stuck-busy"
+    assert slow_or_stuck(a_look(1), a_look(2)) == "stuck-busy"
 
 
 def test_a_compile_that_uses_no_cpu_is_stuck_waiting() -> None:
-    assert judge(a_look(1), a_look(2, cpu_s=1.0)) == "stuck-idle"
+    assert slow_or_stuck(a_look(1), a_look(2, cpu_s=1.0)) == "stuck-idle"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_compile_that_uses_no_cpu_is_stuck_waiting() -> None:
     ids=["cache grew", "frames moved", "a compiler came"],
 )
 def test_a_compile_that_moves_on_is_slow(change: dict[str, Any]) -> None:
-    assert judge(a_look(1), a_look(2, **change)) == "slow"
+    assert slow_or_stuck(a_look(1), a_look(2, **change)) == "slow"
 
 
 def test_frames_are_those_of_the_thread_asked_for() -> None:
@@ -112,7 +113,7 @@ def test_frames_are_those_of_the_thread_asked_for() -> None:
 
 def test_a_builder_that_no_child_can_import_is_refused() -> None:
     with pytest.raises(InputError, match="top-level function"):
-        reference(lambda: (None, ()))
+        builder_name(lambda: (None, ()))
 
 
 def test_builder_arguments_that_are_not_json_are_refused(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_builder_is_found_by_module_and_by_script(tmp_path: Path) -> None:
         "def build():\n    return 'model', ()\nif __name__ == '__main__':\n    raise SystemExit\n"
     )
     assert resolve(f"{script}:build")() == ("model", ())
-    assert resolve(reference(block_stack.build)) is block_stack.build
+    assert resolve(builder_name(block_stack.build)) is block_stack.build
 
 
 @pytest.mark.parametrize(("mode", "deadline_s"), [("fast", 1.0), ("smart", 0.0), ("smart", float("nan"))])
@@ -206,7 +207,7 @@ def test_a_first_child_that_never_compiles_uses_up_the_deadline(
 
 
 def test_a_python_under_the_hook_tells_its_stacks_and_another_program_is_left_alone(tmp_path: Path) -> None:
-    environment = dumps.environment(tmp_path / "stacks")
+    environment = dumps.dumping_environment(tmp_path / "stacks")
     code = "def waits():\n    print('up', flush=True)\n    input()\nwaits()"
     with (
         subprocess.Popen(
@@ -297,31 +298,7 @@ def test_stale_launch_variables_are_refused_in_one_line(monkeypatch: pytest.Monk
     ):
         peers()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert isinstance(peers(), Alone)
-
-
-def test_processes_that_left_the_group_and_ignore_sigterm_are_ended() -> None:
-    token = uuid.uuid4().hex
-    script = "trap '' TERM; setsid bash -c \"trap '' TERM; echo up; while :; do sleep 1; done\" & wait"
-    leader = subprocess.Popen(
-        ["bash", "-c", script],
-        env=os.environ | {processes.TOKEN: token},
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    with leader:
-        assert leader.stdout is not None
-        assert leader.stdout.readline() == b"up\n"
-        assert len(processes.living(token)) >= 2
-        assert processes.end(leader.pid, token) >= 2
-    assert processes.living(token) == []
-
-
-def test_another_guards_processes_are_let_live() -> None:
-    with subprocess.Popen(["sleep", "60"], env=os.environ | {processes.TOKEN: "a" * 32}) as other:
-        assert processes.end(other.pid, "b" * 32) == 0
-        assert other.poll() is None
-        other.kill()
+    assert peers().size == 1
 
 
 def test_a_cache_is_merged_without_touching_what_is_there(tmp_path: Path) -> None:
@@ -414,11 +391,10 @@ def test_inductors_workers_are_found_by_the_runs_id_asked_for_their_stacks_and_e
     guard = threading.Thread(target=compiles)
     guard.start()
     while guard.is_alive():
-        living = processes.living(run_id, processes.RUN_ID)
-        seen |= {one.pid for one in living if is_worker(one)}
+        seen |= {one.pid for one in with_mark(f"RUNBOOK_RUN_ID={run_id}") if is_worker(one.pid)}
         guard.join(0.1)
     assert len(seen) >= 2, "no worker was seen"
-    assert processes.living(run_id, processes.RUN_ID) == []
+    assert with_mark(f"RUNBOOK_RUN_ID={run_id}") == []
     (attempt,) = found.attempts
     assert (attempt.outcome, attempt.verdict, attempt.left) == ("deadline", "stuck-idle", 0)
     told = {
@@ -427,18 +403,16 @@ def test_inductors_workers_are_found_by_the_runs_id_asked_for_their_stacks_and_e
     assert told & seen
 
 
-def is_worker(process: psutil.Process) -> bool:
+def is_worker(pid: int) -> bool:
     try:
-        return any("compile_worker" in word for word in process.cmdline())
+        return any("compile_worker" in word for word in psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
 
 
 @pytest.mark.system
 def test_a_compile_that_blows_up_is_called_slow(tmp_path: Path) -> None:
-    found = safe_compile(
-        compile_growth.chain, {"turns": 14, "device": "cpu"}, mode="whole", deadline_s=16, folder=tmp_path
-    )
+    found = safe_compile(chain, {"turns": 14, "device": "cpu"}, mode="whole", deadline_s=16, folder=tmp_path)
     (attempt,) = found.attempts
     assert (attempt.outcome, attempt.verdict) == ("deadline", "slow")
     assert "slow: it still made progress" in (attempt.reason or "")

@@ -76,7 +76,7 @@ def test_what_compile_workers_do_is_dumped_and_is_not_taken_for_progress(tmp_pat
     program.write_text("import time\ndef idles():\n    time.sleep(600)\nidles()\n", encoding="utf-8")
     (tmp_path / "cache").mkdir()
     # Named where it is not part of the command line, by which workers are known.
-    environment = os.environ | dumps.environment(stacks) | {"POOL": str(program)}
+    environment = os.environ | dumps.dumping_environment(stacks) | {"POOL": str(program)}
     with subprocess.Popen([sys.executable, "-c", A_COMPILE], env=environment) as root:
         watch = Watch(tmp_path, psutil.Process(root.pid), time.monotonic())
         try:

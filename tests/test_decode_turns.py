@@ -25,7 +25,7 @@ WORKER = """
 import os
 import time
 
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine
 
 line, number = RankLine(), 0
 seconds, waited = float(os.environ["SECONDS"]), float(os.environ["WAITED"])

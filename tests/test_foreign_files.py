@@ -254,9 +254,9 @@ def test_a_look_at_processes_that_do_not_answer_cannot_say(
     assert nccl_env.PROBE.main(["--units"]) == 3
     assert "does not answer" in capsys.readouterr().err
     monkeypatch.setattr(live_compiles, "_LOOK_S", 0.0)
-    monkeypatch.setattr(live_compiles, "look", lambda _: time.sleep(3))
+    monkeypatch.setattr(live_compiles, "look_at_processes", lambda _: time.sleep(3))
     with pytest.raises(RunbookError, match="does not answer"):
-        live_compiles.findings(0.05)
+        live_compiles.look_findings(0.05)
 
 
 def test_a_unit_that_names_a_thousand_files_and_a_folder_of_pipes_are_read_in_part(

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from runner.base import processes
 from runner.base.processes import stat_of
 from runner.run import watchdog
 from runner.run.watchdog import NAME
@@ -168,7 +169,7 @@ def test_the_watchdog_of_a_run_that_ends_by_itself_ends_nothing_and_goes(tmp_pat
 def test_the_watchdog_reads_no_other_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     # It may be mapped from a file that never answers, and nothing of the step would be ended.
     asked: list[int] = []
-    monkeypatch.setattr(watchdog, "environment_has", lambda pid, _mark: asked.append(pid))
+    monkeypatch.setattr(processes, "environment_has", lambda pid, _mark: asked.append(pid))
     user: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
     with subprocess.Popen(["sleep", "1000"], cwd="/", **user) as process:
         try:

@@ -19,7 +19,7 @@ from runner.kit.nccl.names import (
     parse_names,
     parse_version,
 )
-from runner.kit.nccl.settings import Setting, judge
+from runner.kit.nccl.settings import NcclSetting, judge_setting
 from runner.kit.nccl.values import RULES, Judgement
 
 # Of NCCL 2.18 to 2.30, near other names; each was called misspelt once.
@@ -36,7 +36,7 @@ FOREIGN = (
 
 
 def judged(name: str, version: Version | None = None, value: str = "1") -> tuple[Judgement, str]:
-    found = judge(Setting(name, value, "environment"), 1, version)
+    found = judge_setting(NcclSetting(name, value, "environment"), 1, version)
     return found.judgement, found.why
 
 
@@ -144,7 +144,7 @@ def test_one_mistake_in_a_name_gives_a_name_near_it(word: str, data: st.DataObje
 
 @given(st.text(max_size=60))
 def test_any_name_is_judged(name: str) -> None:
-    judge(Setting(f"NCCL_{name}", "1", "environment"), 1)
+    judge_setting(NcclSetting(f"NCCL_{name}", "1", "environment"), 1)
 
 
 @pytest.mark.parametrize("name", ["NCCL_IB_ENABLE", "NCCL_P2P_ENABLE", "NCCL_NET_ENABLE"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.nccl.values import Judgement, number_of
 
 FIVE_EXPORTS = {
@@ -16,7 +16,7 @@ FIVE_EXPORTS = {
 
 
 def judged(name: str, value: str, nodes: int = 1) -> Judgement:
-    return judge(Setting(name, value, "environment"), nodes).judgement
+    return judge_setting(NcclSetting(name, value, "environment"), nodes).judgement
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,15 @@ def test_the_five_exports_harm_only_over_several_nodes() -> None:
 
 
 def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
-    assert judge(Setting("NCCL_P2P_LEVL", "NVL", "environment"), 1).why.endswith(
+    assert judge_setting(NcclSetting("NCCL_P2P_LEVL", "NVL", "environment"), 1).why.endswith(
         "did you mean NCCL_P2P_LEVEL?"
     )
 
 
 def test_a_wrong_level_is_answered_with_the_right_one() -> None:
-    assert judge(Setting("NCCL_P2P_LEVEL", "nvl", "environment"), 1).why.endswith("did you mean NVL?")
+    assert judge_setting(NcclSetting("NCCL_P2P_LEVEL", "nvl", "environment"), 1).why.endswith(
+        "did you mean NVL?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_numbers_are_read_as_c_reads_them(value: str, number: int) -> None:
 
 @pytest.mark.parametrize("origin", [Origin.UNIT, Origin.PROCESS])
 def test_what_no_line_of_shell_undoes_says_what_to_do(origin: Origin) -> None:
-    undo = Setting("NCCL_P2P_DISABLE", "1", "process 17", origin).undo.text
+    undo = NcclSetting("NCCL_P2P_DISABLE", "1", "process 17", origin).undo.text
     assert "process 17" in undo
     assert "restart" in undo
 
@@ -94,6 +96,6 @@ def test_what_no_line_of_shell_undoes_says_what_to_do(origin: Origin) -> None:
 def test_the_undo_line_of_a_file_takes_out_that_setting_alone(tmp_path: Path) -> None:
     path = tmp_path / "my conf"
     path.write_text("NCCL_ALGO=Ring\n  NCCL_P2P_DISABLE = 1\nNCCL_P2P_DISABLE_NOT=1\n", encoding="utf-8")
-    undo = Setting("NCCL_P2P_DISABLE", "1", str(path), Origin.FILE).undo.text
+    undo = NcclSetting("NCCL_P2P_DISABLE", "1", str(path), Origin.FILE).undo.text
     subprocess.run(["bash", "-euc", undo], check=True)
     assert path.read_text(encoding="utf-8") == "NCCL_ALGO=Ring\nNCCL_P2P_DISABLE_NOT=1\n"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import InputError
-from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.nccl.sources import (
     parse_conf,
     parse_environment,
@@ -39,7 +39,7 @@ ExecStart=/usr/bin/train --flag=NCCL_SHM_DISABLE=1
 """
 
 
-def of(settings: list[Setting]) -> dict[str, str]:
+def of(settings: list[NcclSetting]) -> dict[str, str]:
     return {setting.name: setting.value for setting in settings if not setting.shadowed}
 
 
@@ -50,7 +50,7 @@ def test_a_file_is_read_as_nccl_reads_it() -> None:
 
 def test_a_name_with_a_space_in_a_file_is_said_to_do_nothing() -> None:
     (setting,) = parse_conf("NCCL_P2P_DISABLE = 0\n", "f")
-    assert "so it has no effect; write NCCL_P2P_DISABLE=" in judge(setting, 1).why
+    assert "so it has no effect; write NCCL_P2P_DISABLE=" in judge_setting(setting, 1).why
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_environment_wins_over_the_users_file_and_that_over_the_systems(tmp_
     system = tmp_path / "nccl.conf"
     system.write_text("NCCL_ALGO=Tree\nNCCL_IB_DISABLE=1\n", encoding="utf-8")
     settings = read_settings(
-        [Setting("NCCL_P2P_DISABLE", "0", "environment")], [tmp_path], system, tilde=tmp_path
+        [NcclSetting("NCCL_P2P_DISABLE", "0", "environment")], [tmp_path], system, tilde=tmp_path
     ).settings
     winning = {setting.name: (setting.value, setting.source) for setting in settings if not setting.shadowed}
     assert winning == {
@@ -83,7 +83,7 @@ def test_the_environment_wins_over_the_users_file_and_that_over_the_systems(tmp_
         "NCCL_IB_DISABLE": ("1", "~/nccl.conf"),
     }
     shadowed = next(setting for setting in settings if setting.value == "1" and setting.shadowed)
-    assert not judge(shadowed, 1).judgement.is_fault
+    assert not judge_setting(shadowed, 1).judgement.is_fault
 
 
 def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
 def test_a_named_file_that_cannot_be_read_is_a_finding(name: str, tmp_path: Path) -> None:
     (tmp_path / ".nccl.conf").write_text("NCCL_ALGO=Ring\n", encoding="utf-8")
     (setting,) = read_own({"NCCL_CONF_FILE": str(tmp_path / name)}, tmp_path).settings
-    found = judge(setting, 1)
+    found = judge_setting(setting, 1)
     assert found.judgement.is_fault
     assert "names a file that cannot be read" in found.why
 
@@ -208,7 +208,7 @@ def test_a_named_device_or_pipe_is_not_read_and_not_called_missing(tmp_path: Pat
 
 def test_a_relative_path_starts_from_the_working_folder_of_the_process(tmp_path: Path) -> None:
     (tmp_path / "own.conf").write_text("NCCL_ALGO=Ring\n", encoding="utf-8")
-    named = Setting("NCCL_CONF_FILE", "own.conf", "process 7", Origin.PROCESS)
+    named = NcclSetting("NCCL_CONF_FILE", "own.conf", "process 7", Origin.PROCESS)
     found = read_settings([named], [Path("/nonexistent")], working=tmp_path)
     assert of(found.settings)["NCCL_ALGO"] == "Ring"
 
@@ -223,7 +223,7 @@ ANY_TEXT = st.text(st.sampled_from("/~*?[]!-.%{}$\\'\"=# \t\n\r\0aZ0é\u2028\udc
 def test_any_value_of_the_variable_that_names_a_file_is_read_or_said(value: str) -> None:
     found = read_own({"NCCL_CONF_FILE": value}, Path("/nonexistent"))
     (named,) = (setting for setting in found.settings if setting.name == "NCCL_CONF_FILE")
-    judge(named, 2)
+    judge_setting(named, 2)
     assert named.undo
 
 
@@ -236,7 +236,7 @@ def test_any_unit_and_any_environment_file_is_read_or_said(named: list[str], con
         (folder / "a.service").write_bytes(lines.encode("utf-8", "surrogatepass"))
         (folder / "b.service").write_bytes(content)
         for setting in read_units([folder]).settings:
-            judge(setting, 1)
+            judge_setting(setting, 1)
 
 
 @given(st.text("0123456789+-xabc ", max_size=12).map(lambda text: text * 500))

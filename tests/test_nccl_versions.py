@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.kit.nccl.names import Version
-from runner.kit.nccl.settings import judge
+from runner.kit.nccl.settings import judge_setting
 from runner.kit.nccl.sources import Found, homes, parse_conf, read_own, read_process
 from runner.kit.nccl.version import installed_version, loaded_version
 from tests.test_nccl_sources import job, of
@@ -44,9 +44,9 @@ def test_a_setting_that_one_version_would_use_is_not_called_overridden_by_that_o
     for home in two_homes:
         (home / ".nccl.conf").write_text("NCCL_P2P_DISABLE=1\n", encoding="utf-8")
     found = found_in(two_homes, None).settings
-    assert [judge(setting, 1).judgement.is_fault for setting in found] == [True, True]
+    assert [judge_setting(setting, 1).judgement.is_fault for setting in found] == [True, True]
     set_before = found_in(two_homes, None, NCCL_P2P_DISABLE="0").settings
-    assert [judge(setting, 1).judgement.is_fault for setting in set_before] == [False, False, False]
+    assert [judge_setting(setting, 1).judgement.is_fault for setting in set_before] == [False, False, False]
 
 
 def test_a_shell_finds_the_file_that_is_shown(two_homes: tuple[Path, Path]) -> None:
@@ -69,13 +69,13 @@ def test_a_file_is_named_by_a_variable_from_2_23_on(two_homes: tuple[Path, Path]
     before = found_in(two_homes, (2, 22), **named).settings
     assert OF_THE_USER in of(before)
     assert "NCCL_BUFFSIZE" not in of(before)
-    assert judge(before[0], 1, (2, 22)).why.startswith("no effect: NCCL 2.22 does not read it")
+    assert judge_setting(before[0], 1, (2, 22)).why.startswith("no effect: NCCL 2.22 does not read it")
 
 
 def test_a_tilde_in_the_name_of_a_file_is_said_not_to_be_expanded(two_homes: tuple[Path, Path]) -> None:
     for version in (None, (2, 29), (2, 30)):
         named, *_ = found_in(two_homes, version, NCCL_CONF_FILE="~/.nccl.conf").settings
-        assert judge(named, 1).why.endswith("it does not expand ~: write the whole path")
+        assert judge_setting(named, 1).why.endswith("it does not expand ~: write the whole path")
 
 
 def test_lines_of_windows_are_read_from_2_30_on() -> None:

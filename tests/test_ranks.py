@@ -15,7 +15,7 @@ from tests.cluster import free_ports
 HANG_S = 400
 RANK = """
 import os, signal
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine
 {before}
 line = RankLine()
 {after}

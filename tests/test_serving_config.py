@@ -8,28 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import InputError
-from runner.kit.leftovers.serving_config import Size, parallel_sizes, read_sizes
+from runner.kit.leftovers.serving_config import ShardSize, parallel_sizes, read_sizes
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("model: m\ntensor-parallel-size: 8\n", [Size(2, "tensor-parallel-size", 8)]),
-        ('{"engine": {"tp_size": 4}}', [Size(1, "tp_size", 4)]),
+        ("model: m\ntensor-parallel-size: 8\n", [ShardSize(2, "tensor-parallel-size", 8)]),
+        ('{"engine": {"tp_size": 4}}', [ShardSize(1, "tp_size", 4)]),
         (
             "args:\n  - --model\n  - m\n  - --tensor-parallel-size\n  - '8'\n",
-            [Size(5, "--tensor-parallel-size", 8)],
+            [ShardSize(5, "--tensor-parallel-size", 8)],
         ),
-        ("args: [--tp-size=2, --port=8000]\n", [Size(1, "--tp-size", 2)]),
-        ("command: serve m --num-shard 2 --port 80\n", [Size(1, "--num-shard", 2)]),
-        ("a: 1\n---\npipeline_parallel_size: 2\n", [Size(3, "pipeline_parallel_size", 2)]),
+        ("args: [--tp-size=2, --port=8000]\n", [ShardSize(1, "--tp-size", 2)]),
+        ("command: serve m --num-shard 2 --port 80\n", [ShardSize(1, "--num-shard", 2)]),
+        ("a: 1\n---\npipeline_parallel_size: 2\n", [ShardSize(3, "pipeline_parallel_size", 2)]),
         ("tensor-parallel-size: 1\n", []),
         ("tensor-parallel-size: auto\ntp: {a: 8}\n", []),
         ("port: 8\nsharding: 8\n", []),
         ("", []),
     ],
 )
-def test_sizes_above_one_are_found_with_their_line(text: str, expected: list[Size]) -> None:
+def test_sizes_above_one_are_found_with_their_line(text: str, expected: list[ShardSize]) -> None:
     assert parallel_sizes(text) == expected
 
 
@@ -58,9 +58,9 @@ BOMB = "a: &a [tp_size, 8]\n" + "".join(
 
 
 def test_aliases_are_followed_once_however_they_loop_or_multiply() -> None:
-    assert parallel_sizes("a: &a\n  tp: 4\n  again: *a\n") == [Size(2, "tp", 4)]
-    assert parallel_sizes("n: &n 8\ntp_size: *n\n") == [Size(1, "tp_size", 8)]
-    assert parallel_sizes(BOMB + "tp: 2\n") == [Size(14, "tp", 2)]
+    assert parallel_sizes("a: &a\n  tp: 4\n  again: *a\n") == [ShardSize(2, "tp", 4)]
+    assert parallel_sizes("n: &n 8\ntp_size: *n\n") == [ShardSize(1, "tp_size", 8)]
+    assert parallel_sizes(BOMB + "tp: 2\n") == [ShardSize(14, "tp", 2)]
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_what_is_no_file_of_that_kind_is_refused_and_not_waited_for(tmp_path: Pa
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_bytes(b"\xef\xbb\xbftp: 8\n")
-    assert read_sizes(tmp_path / "serve.yaml") == [Size(1, "tp", 8)]
+    assert read_sizes(tmp_path / "serve.yaml") == [ShardSize(1, "tp", 8)]

@@ -20,7 +20,7 @@ from runner.base.plain import visible_line
 from runner.base.remedy import Remedy, is_plain, shell_lines, word
 from runner.cli.diagnosis_formats import as_text
 from runner.kit.leftovers.variables import leftovers
-from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.probe import OK
 from runner.probes import nccl_env, stale_env
 from runner.record.diagnosis import diagnose_entry
@@ -305,8 +305,10 @@ def test_whatever_steers_nccl_evaluates_to_unset_names_alone(
         with within(environment) as found:
             assert nccl_env.PROBE.main(["--units", place, "--shell"]) == OK
         unset = demand_inert(found.getvalue(), environment)
-    settings = [Setting(name, value, "") for name, value in environment.items() if name.startswith("NCCL_")]
-    faults = {setting.name for setting in settings if judge(setting, 1).judgement.is_fault}
+    settings = [
+        NcclSetting(name, value, "") for name, value in environment.items() if name.startswith("NCCL_")
+    ]
+    faults = {setting.name for setting in settings if judge_setting(setting, 1).judgement.is_fault}
     assert set(unset) == {name for name in faults if is_plain(name)}
     for name in faults - set(unset):
         assert f"env -u {word(name)}:" in found.getvalue()
@@ -336,11 +338,11 @@ def test_whatever_a_launch_left_behind_evaluates_to_unset_names_alone(
 @examples(max_examples=60)
 @given(
     st.lists(
-        st.builds(Setting, NAMES, VALUES, VALUES, st.sampled_from(Origin), line=st.none() | st.just(3)),
+        st.builds(NcclSetting, NAMES, VALUES, VALUES, st.sampled_from(Origin), line=st.none() | st.just(3)),
         max_size=20,
     )
 )
-def test_any_setting_of_any_source_has_a_remedy_that_is_inert(found: list[Setting]) -> None:
+def test_any_setting_of_any_source_has_a_remedy_that_is_inert(found: list[NcclSetting]) -> None:
     remedies = [setting.undo for setting in found]
     lines = shell_lines([r.text for r in remedies if r.is_code], [r.text for r in remedies if not r.is_code])
     demand_inert("".join(f"{line}\n" for line in lines), {setting.name: "1" for setting in found})

@@ -181,10 +181,10 @@ def test_a_look_sees_a_process_with_torch_loaded() -> None:
         try:
             assert busy.stdout is not None
             assert busy.stdout.readline() == b"up\n"
-            seen = [one for one in live_compiles.look(1.0) if one.pid == busy.pid]
+            seen = [one for one in live_compiles.look_at_processes(1.0) if one.pid == busy.pid]
             # Beside other work, one look may find it short of its share.
             while seen and seen[0].cpu_share <= 0.1:
-                seen = [one for one in live_compiles.look(1.0) if one.pid == busy.pid]
+                seen = [one for one in live_compiles.look_at_processes(1.0) if one.pid == busy.pid]
         finally:
             busy.kill()
     assert len(seen) == 1
@@ -220,7 +220,7 @@ def test_a_look_knows_the_compilers_of_every_gpu_by_their_names(
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        (seen,) = [one for one in live_compiles.look(0.1) if one.pid == process.pid]
+        (seen,) = [one for one in live_compiles.look_at_processes(0.1) if one.pid == process.pid]
         process.communicate()
     assert (seen.compilers, seen.compiling) == (int(compiles), compiles)
 

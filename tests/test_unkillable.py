@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner.base import processes
 from runner.base.errors import BusyError
 from runner.run import leftovers
 from runner.run.command import CommandResult, Ending, run_block
@@ -33,7 +34,7 @@ def impatient(block: str, cwd: Path, timeout: float, patience: float = 0.3) -> C
 @pytest.fixture
 def signals_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a process that waits in the kernel: what a block leaves behind hears nothing."""
-    monkeypatch.setattr(leftovers, "_signal", lambda _pid, _number: None)
+    monkeypatch.setattr(processes, "send", lambda _process, _number: None)
     monkeypatch.setattr(os, "killpg", lambda _group, _number: None)
 
 
@@ -87,7 +88,7 @@ def test_a_block_whose_shell_was_in_time_and_what_it_started_long_past_it_has_no
     # Time jumps when the leftovers are looked at, as for a machine that takes long to end them.
     ended = leftovers.ProcessTree.end
 
-    def slowly(*arguments: object) -> leftovers.Cleared:
+    def slowly(*arguments: object) -> processes.Cleared:
         cleared = ended(*arguments)  # type: ignore[arg-type]
         passed = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: passed() + 1000)
@@ -145,8 +146,8 @@ def test_no_step_follows_one_whose_processes_could_not_be_ended(tmp_path: Path, 
     write_entry(tmp_path / "runbooks", step("other", f"touch {tmp_path}/ran"), entry_id="other", number=2)
     program = (
         "import os, sys\nfrom functools import partial\nfrom runner.cli import main, run\n"
-        "from runner.run import leftovers\n"
-        "leftovers._signal = lambda *_: None\nos.killpg = lambda *_: None\n"
+        "from runner.base import processes\n"
+        "processes.send = lambda *_: None\nos.killpg = lambda *_: None\n"
         "run.run_block = partial(run.run_block, patience=0.3)\n"
         f"sys.exit(main.main({command(tmp_path, 'run', 'small', 'other')[3:]!r}))"
     )

@@ -23,7 +23,6 @@ def run_program(
     given: str | bytes | None = None,
     text: bool = False,
     env: Mapping[str, str] | None = None,
-    start_new_session: bool = False,
 ) -> "subprocess.CompletedProcess[Any]":
     """Run a program and capture its output, like `subprocess.run(capture_output=True)`.
 
@@ -33,7 +32,6 @@ def run_program(
         given: its standard input; default: empty.
         text: whether to decode its output as UTF-8; invalid bytes are replaced.
         env: its environment; default: that of this process.
-        start_new_session: whether to run it in a new session, which Ctrl-C at the terminal does not reach.
 
     Raises:
         OSError: it cannot be started.
@@ -47,7 +45,6 @@ def run_program(
         env=env,
         text=text,
         errors="replace" if text else None,
-        start_new_session=start_new_session,
     )
     try:
         out, err = process.communicate(given, timeout)

@@ -1,8 +1,10 @@
 """Runs a call with a time limit: a hung driver or a dead mount can block a call forever."""
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from typing import TypeVar
+
+from runner.base.parallel import in_parallel
 
 _Answer = TypeVar("_Answer")
 
@@ -16,20 +18,8 @@ def answer_within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
     Raises:
         TimeoutError: `work` did not finish in time.
     """
-    answers: list[_Answer] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            answers.append(work())
-        except Exception as error:  # noqa: BLE001 - it is raised in the calling thread
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="answer-within")
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
+    (future,) = in_parallel(lambda _: work(), (None,), 1)
+    wait((future,), seconds)
+    if not future.done():
         raise TimeoutError(f"no answer within {seconds:g} s")
-    return answers[0]
+    return future.result()

@@ -12,7 +12,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine, serve
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +22,6 @@ _CHUNK = 1 << 22
 _LARGEST = 8
 # Repeated in-place sums grow n-fold each time; starting from 2^-100, even eight ranks stay finite for 70 iterations.
 _SMALL = 2.0**-100
-MOST_ITERATIONS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,16 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--timeout", type=float, required=True, help="timeout of the process group in seconds"
     )
     arguments = parser.parse_args(argv)
-    line = RankLine()
-    try:
-        _serve(line, arguments.backend, arguments.timeout)
-    except Exception as error:  # noqa: BLE001 - every error of this rank must reach the caller
-        line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
-        return 1
-    return 0
+    return serve(lambda line: _work(line, arguments.backend, arguments.timeout))
 
 
-def _serve(line: RankLine, backend: str, timeout: float) -> None:
+def _work(line: RankLine, backend: str, timeout: float) -> None:
     import torch
     import torch.distributed as dist
 

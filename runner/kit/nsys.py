@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import subprocess
 import sys
-import uuid
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.base.programs import run_program
-from runner.kit.compile_guard import processes
+from runner.kit.children import Child
 
 
 def under_nsys(report: Path, work: Sequence[str], deadline_s: float) -> str:
@@ -34,18 +32,18 @@ def under_nsys(report: Path, work: Sequence[str], deadline_s: float) -> str:
         "runner.kit.traced_work",
         *work,
     ]
-    # nsys starts the work and agents of its own, which must end with it.
-    token = uuid.uuid4().hex
-    try:
-        done = run_program(
-            command, text=True, timeout=max(0.0, deadline_s), env=os.environ | {processes.TOKEN: token}
-        )
-    except OSError as error:
-        return f"no report: {error}".partition("\n")[0]
-    except subprocess.TimeoutExpired:
-        processes.end_marked(token)
+    with tempfile.TemporaryDirectory(prefix="nsys-") as folder:
+        output = Path(folder) / "output"
+        # nsys starts the work and agents of its own, which must end with it.
+        try:
+            with Child(command, os.environ, output) as child:
+                ended = child.wait(deadline_s)
+        except OSError as error:
+            return f"no report: {error}".partition("\n")[0]
+        said = output.read_text(encoding="utf-8", errors="replace").strip()
+    if not ended:
         return f"no report: nsys did not end within {deadline_s:.0f} s"
-    if done.returncode or not report.with_suffix(".nsys-rep").exists():
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no output"]
-        return f"no report: nsys exited with status {done.returncode}: {last[0][:200]}"
+    if child.status or not report.with_suffix(".nsys-rep").exists():
+        last = said.splitlines()[-1:] or ["no output"]
+        return f"no report: nsys exited with status {child.status}: {last[0][:200]}"
     return f"{report}.nsys-rep"

@@ -1,98 +1,41 @@
 """Ranks started by torchrun, each with a line to this process. No torch here.
 
 torchrun tells its caller little about which rank failed, and starts each rank in its own session, which a signal to
-torchrun's process group does not reach. So every rank connects to the calling process (a Unix socket) before it
-imports torch. The caller then sends commands, receives the answers, sees at once which rank has ended, and knows the
-process ids.
+torchrun's process group does not reach. So every rank connects to the calling process. The caller then sends commands,
+receives the answers, sees at once which rank has ended, and ends all of them with the context:
+
+    program = ["-m", "runner.kit.collectives_worker", "--backend=gloo", "--timeout=60"]
+    with ended_by_sigterm(), World(program, 4, os.environ, time.monotonic() + 90) as world:
+        ready = world.ask(None, "joining the group")  # one answer of each rank, in order of rank
+        answers = world.ask({"op": "all_reduce", "bytes": 1024, "check": True}, "checking all_reduce")
+
+`rank_line.serve` is the rank's side. To make one rank faulty, send all of them a command that names it; that rank marks
+the place, then stops, sleeps or exits by itself. `ask` raises an error that names the rank that died, or that was
+behind the others or stopped at the deadline.
 """
 
 import contextlib
-import importlib.util
-import json
-import os
 import selectors
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 import psutil
 
 from runner.base.errors import InputError, LateRankError, RankError
-from runner.base.programs import kill
+from runner.kit.children import Child, without_launch
+from runner.kit.json_lines import encoded
+from runner.kit.probe import require_torch
+from runner.kit.rank_line import LINE_VARIABLE, SOLE_VARIABLE, Member
 
-LINE_VARIABLE = "RUNBOOK_RANK_LINE"
-SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
 _LAST_WORD_S = 1.0
 _LARGEST_PORT = 65535
-# Variables of an earlier launch; torchrun sets its own.
-_LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class RankLine:
-    """A rank's end of the connection: one JSON object per line, both ways."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(os.environ[LINE_VARIABLE])
-        self._lines = self._socket.makefile("r", encoding="utf-8")
-        # A process started without torchrun is the only rank; a RANK in its environment is a leftover.
-        self.rank = int(os.environ.get(SOLE_VARIABLE) or os.environ["RANK"])
-        self.send({"rank": self.rank, "pid": os.getpid()})
-
-    def send(self, message: Mapping[str, object]) -> None:
-        """Send a message to the process that started the ranks."""
-        self._socket.sendall((json.dumps(message) + "\n").encode())
-
-    def mark(self, where: str) -> None:
-        """Report the progress of this rank, so that a rank that falls behind can be named."""
-        self.send({"at": where})
-
-    def commands(self) -> Iterator[dict[str, Any]]:
-        """Commands until the caller closes the connection or ends."""
-        for line in self._lines:
-            yield json.loads(line)
-
-
-class _Member:
-    """The caller's end of one rank's connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.rank = -1
-        self.pid = -1
-        self.inbox: list[dict[str, Any]] = []
-        self.marks: list[str] = []
-        self._pending = b""
-
-    def read(self) -> bool:
-        """Read the available data; False if the connection is closed."""
-        try:
-            data = self.connection.recv(1 << 20)
-        except ConnectionError:
-            data = b""
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        for message in map(json.loads, lines):
-            if "at" in message:
-                self.marks.append(message["at"])
-            else:
-                self.inbox.append(message)
-        return bool(data)
-
-    def state(self) -> str:
-        """State of the process, from the kernel."""
-        try:
-            return psutil.Process(self.pid).status()
-        except psutil.Error:
-            return "gone"
 
 
 class World:
@@ -120,49 +63,54 @@ class World:
         label: str = "",
         port: int | None = None,
     ) -> None:
-        if importlib.util.find_spec("torch") is None:
-            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        require_torch()
         if port is not None:
             refuse_taken(port)
-        self._ranks, self._starter = ranks or 1, "torchrun" if ranks else "the process"
+        self._program, self._environment, self._port = program, environment, port
+        self._torchrun, self._ranks = ranks is not None, ranks or 1
         self._deadline, self._label = deadline, f" ({label})" if label else ""
-        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
-        folder = Path(self._folder.name)
-        self._output = folder / "output"
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(folder / "line"))
-        self._listener.listen(self._ranks)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._members: dict[int, _Member] = {}
-        command = [sys.executable, *program]
-        own = dict(environment) | {SOLE_VARIABLE: "0"}
-        if ranks is not None:
-            meet = ("--standalone",) if port is None else ("--master-addr=127.0.0.1", f"--master-port={port}")
-            torchrun = ("torch.distributed.run", *meet, "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}")
-            command = [sys.executable, "-m", *torchrun, *program]
-            own = _for_ranks(environment)
-        with self._output.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                env=own | {LINE_VARIABLE: str(folder / "line")},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._members: dict[int, Member] = {}
+        self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._resources.close()
+            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
+    def _start(self) -> None:
+        enter = self._resources.enter_context
+        folder = Path(enter(tempfile.TemporaryDirectory(prefix="ranks-")))
+        self._output = folder / "output"
+        self._listener = enter(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        self._listener.bind(str(folder / "line"))
+        self._listener.listen(self._ranks)
+        self._selector = enter(selectors.DefaultSelector())
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        own = {**self._environment, SOLE_VARIABLE: "0"}
+        if self._torchrun:
+            own = without_launch(self._environment)
+        own[LINE_VARIABLE] = str(folder / "line")
+        # Ranks have nothing to clean up.
+        self._child = enter(Child(self._command(), own, self._output, grace_s=0.0))
+
+    def _command(self) -> list[str]:
+        if not self._torchrun:
+            return [sys.executable, *self._program]
+        meet = ["--standalone"]
+        if self._port is not None:
+            meet = ["--master-addr=127.0.0.1", f"--master-port={self._port}"]
+        local = ("--local-addr=127.0.0.1", f"--nproc-per-node={self._ranks}")
+        return [sys.executable, "-m", "torch.distributed.run", *meet, *local, *self._program]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._resources:
             if kind is None:
-                self._close()
-        finally:
-            self._end()
+                self.dismiss()
+                # torchrun sees the ranks' end.
+                self._child.wait(_END_GRACE_S)
 
     def ask(
         self, command: Mapping[str, object] | None, doing: str, deadline: float | None = None
@@ -182,7 +130,7 @@ class World:
         while len(self._members) < self._ranks:
             self._receive(doing, latest)
         if command is not None:
-            line = (json.dumps(command) + "\n").encode()
+            line = encoded(command)
             for rank, member in self._members.items():
                 try:
                     member.connection.sendall(line)
@@ -197,16 +145,12 @@ class World:
         if left <= 0:
             raise self._late(doing)
         ready = [key.fileobj for key, _ in self._selector.select(min(left, _POLL_S))]
-        if not ready and self._process.poll() is not None:
-            raise RankError(f"{self._starter}{self._label} ended while {doing}{self._last_error()}")
+        if not ready and self._child.status is not None:
+            starter = "torchrun" if self._torchrun else "the process"
+            raise RankError(f"{starter}{self._label} ended while {doing}{self._last_error()}")
         heard = [member for member in self._members.values() if member.connection in ready]
         closed = [member for member in heard if not member.read()]
-        failed = {
-            member.rank: message["error"]
-            for member in heard
-            for message in member.inbox
-            if "error" in message
-        }
+        failed = {member.rank: member.error for member in heard if member.error is not None}
         # A rank that died without a message takes precedence over the errors that this causes in others.
         silent = [member.rank for member in closed if member.rank not in failed]
         if failed and not silent:
@@ -227,27 +171,15 @@ class World:
                 if member is None or member.read():
                     continue
                 self._selector.unregister(member.connection)
-                if member.rank not in complaining and not any("error" in one for one in member.inbox):
+                if member.rank not in complaining and member.error is None:
                     return [member.rank]
         return []
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        member = _Member(connection)
-        # A rank sends its greeting immediately after it connects.
-        connection.settimeout(max(0.1, self._deadline - time.monotonic()))
-        greeting = b""
-        while not greeting.endswith(b"\n"):
-            try:
-                byte = connection.recv(1)
-            except OSError:
-                byte = b""
-            if not byte:
-                raise RankError(f"a rank{self._label} died at its start{self._last_error()}")
-            greeting += byte
-        hello = json.loads(greeting)
-        member.rank, member.pid = hello["rank"], hello["pid"]
-        connection.settimeout(None)
+        member = Member(self._resources.enter_context(connection))
+        if not member.greets(max(0.1, self._deadline - time.monotonic())):
+            raise RankError(f"a rank{self._label} died at its start{self._last_error()}")
         self._members[member.rank] = member
         self._selector.register(connection, selectors.EVENT_READ)
 
@@ -287,29 +219,6 @@ class World:
             with contextlib.suppress(OSError):
                 member.connection.shutdown(socket.SHUT_WR)
 
-    def _close(self) -> None:
-        """Dismiss the ranks, and wait until torchrun sees their end."""
-        self.dismiss()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_END_GRACE_S)
-
-    def _end(self) -> None:
-        """Kill all remaining processes, ranks first: each has its own session."""
-        if self._process.poll() is None:
-            # While stopped, torchrun can neither start another rank nor reap one whose id is about to be used.
-            torchrun = psutil.Process(self._process.pid)
-            with contextlib.suppress(psutil.Error):
-                torchrun.suspend()
-                for child in torchrun.children(recursive=True):
-                    with contextlib.suppress(psutil.Error):
-                        child.kill()
-        kill(self._process)
-        for member in self._members.values():
-            member.connection.close()
-        self._selector.close()
-        self._listener.close()
-        self._folder.cleanup()
-
 
 def refuse_taken(port: int) -> None:
     """Fail early if a port is in use: ranks would connect to another program and wait for each other.
@@ -326,29 +235,6 @@ def refuse_taken(port: int) -> None:
             f"cannot listen on port {port} ({error.strerror}); ss -ltnp shows who uses it; choose another, or omit"
             " --port for a free one"
         ) from error
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that ranks end with the process that started them."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        del frame
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _for_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in _LAUNCH_VARIABLES and not name.startswith("TORCHELASTIC_")
-    }
 
 
 def _named(ranks: Sequence[int]) -> str:

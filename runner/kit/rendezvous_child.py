@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine
 
 
 def main() -> int:

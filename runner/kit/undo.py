@@ -21,7 +21,7 @@ def add_shell_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def remedies(found: Iterable[Remedy]) -> dict[str, list[str]]:
+def undo_details(found: Iterable[Remedy]) -> dict[str, list[str]]:
     """The details that `--shell` prints: `undo`, commands for this shell, and `by_hand`."""
     every = list(found)
     return {

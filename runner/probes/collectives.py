@@ -38,8 +38,9 @@ from runner.base.units import format_bytes, format_value, parse_bytes
 from runner.hardware.gpus import visible_count
 from runner.hardware.topology import Topology
 from runner.kit.budget import Budget, budget
+from runner.kit.children import ended_by_sigterm
 from runner.kit.nccl.log import Transport, fault_of, logging_environment, read_transport
-from runner.kit.nccl.settings import Origin, Setting, judge
+from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.nccl.sources import home_of, read_own
 from runner.kit.nccl.values import Judgement
 from runner.kit.probe import (
@@ -51,7 +52,7 @@ from runner.kit.probe import (
     say,
     single,
 )
-from runner.kit.ranks import World, ended_by_sigterm
+from runner.kit.ranks import World
 from runner.kit.usable import require_sharing, wiring_with_fabric
 from runner.record.model import Measurement
 from runner.vocabulary import shared
@@ -75,7 +76,7 @@ def bus_factor(op: str, ranks: int) -> float:
     return (2.0 if op == "all_reduce" else 1.0) * (ranks - 1) / ranks
 
 
-def scrubbed(environment: Mapping[str, str], in_files: Sequence[Setting] = ()) -> dict[str, str]:
+def scrubbed(environment: Mapping[str, str], in_files: Sequence[NcclSetting] = ()) -> dict[str, str]:
     """The environment without the variables and files that affect NCCL or gloo.
 
     Args:
@@ -88,7 +89,7 @@ def scrubbed(environment: Mapping[str, str], in_files: Sequence[Setting] = ()) -
     blank = {
         setting.name: ""
         for setting in in_files
-        if setting.source.startswith("/etc/") and judge(setting, 1).judgement is not Judgement.SYSTEM
+        if setting.source.startswith("/etc/") and judge_setting(setting, 1).judgement is not Judgement.SYSTEM
     }
     return kept | {"NCCL_CONF_FILE": os.devnull} | blank
 

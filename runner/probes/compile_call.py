@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runner.base.errors import RunbookError
 from runner.hardware.machine import look_visible as look
+from runner.kit.children import ended_by_sigterm
 from runner.kit.compile_guard import workers
 from runner.kit.probe import Findings, Probe, base_parser, say, single
-from runner.kit.ranks import ended_by_sigterm
-from runner.probes.compile_growth import chain
+from runner.kit.repro.growing_models import chain
 from runner.vocabulary.model import Compiles, Metric
 
 if TYPE_CHECKING:

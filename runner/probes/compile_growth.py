@@ -23,7 +23,6 @@ exponential fits better, with its factor per turn. Symptom: p above 1 in every r
 """
 
 import argparse
-import importlib.util
 import itertools
 import os
 import sys
@@ -38,94 +37,29 @@ from runner.base.places import running_package
 from runner.entry.model import Scalar
 from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
-from runner.kit.compile_guard.command import OUTPUT, Watched, watch_command
+from runner.kit.children import ended_by_sigterm
+from runner.kit.compile_guard.command import Watched, last_output, watch_command
 from runner.kit.compile_guard.ladder import TOLERANCE
-from runner.kit.compile_guard.spec import reference
+from runner.kit.compile_guard.spec import builder_name
 from runner.kit.compile_guard.stacks import in_words
 from runner.kit.growth_law import Exponential, Line, exponential, log_log_line
 from runner.kit.probe import Findings, Probe, base_parser, require_torch, say, single
-from runner.kit.ranks import ended_by_sigterm
-from runner.kit.repro import block_stack, growth_child
-from runner.kit.repro.growth_child import SERIES, Series, finished
+from runner.kit.repro import growth_child
+from runner.kit.repro.growing_models import HEAD_WIDTH, chain, one_sum, wide_stack
+from runner.kit.repro.growth_child import CompileSeries, finished
 from runner.kit.repro.metrics import GROWTH
-from runner.record.last_words import last_words_in
 from runner.record.model import Measurement
-from runner.record.redaction.redact import host_secrets
 from runner.vocabulary.model import Compiles
 
 # Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
 SIZES: Mapping[str, tuple[int, ...]] = {"operations": (3, 5, 7), "parameters": (64, 512, 4096, 26432)}
-_BLOCKS, _HEAD_WIDTH = 4, 64
 _DEADLINE_S, _WITHIN_S = 600.0, 900.0
 # A curve needs three points, however long they take; each turn of the chain at most triples the work.
 _ALWAYS, _TURN = 3, 3
-# Smaller allocations may reuse memory with arbitrary contents.
-_FRESH_BYTES = 2**26
-
-
-def chain(*, turns: int, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """A module that repeats `x * sin(x) + x`, each turn as a separate block, and an input for it.
-
-    Args:
-        turns: number of repetitions; three operations each.
-        device: the device it runs on.
-    """
-    import torch
-    from torch import nn
-
-    class Turn(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * torch.sin(x) + x
-
-    class Chain(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.turns = nn.ModuleList(Turn() for _ in range(turns))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            for turn in self.turns:
-                x = turn(x)
-            return x
-
-    torch.manual_seed(0)
-    # Small numbers: for large arguments, sin amplifies rounding errors.
-    return Chain(), (torch.rand(4096, device=device) / 10,)
-
-
-def one_sum(*, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """A module of one operation; compiling it prepares the toolchain (headers, CPU feature detection)."""
-    import torch
-    from torch import nn
-
-    class Sum(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + 1
-
-    return Sum(), (torch.ones(4096, device=device),)
-
-
-def wide_stack(*, width: int, device: str) -> tuple[Any, tuple[Any, ...]]:
-    """Four transformer blocks of this width with weights in untouched memory, and an input of one token.
-
-    Args:
-        width: model width; the network of a block is 3.5 times as wide.
-        device: `cpu` (float32) or `cuda` (bfloat16).
-    """
-    import torch
-
-    shape = {"blocks": _BLOCKS, "width": width, "heads": width // _HEAD_WIDTH, "hidden": width * 7 // 2}
-    model, _ = block_stack.build(**shape, tokens=1, device="meta")
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = model.to(dtype).to_empty(device=device)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if device != "cpu" or weight.nbytes < _FRESH_BYTES:
-                weight.zero_()
-    return model, (torch.randn(1, 1, width, dtype=dtype, device=device),)
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One compile of a curve.
 
     Attributes:
@@ -151,16 +85,14 @@ class Point:
 
     def fault(self, tolerance: float) -> str | None:
         """Why this compile cannot be used; None if it finished, reached its deadline, or ran out of memory."""
-        if self.late or self.memory or (self.reason is None and self._agrees(tolerance)):
+        agrees = self.difference is not None and self.difference <= tolerance
+        if self.late or self.memory or (self.reason is None and agrees):
             return None
         return self.reason or f"its output differs from eager's by {self.difference}, tolerance {tolerance:g}"
 
-    def _agrees(self, tolerance: float) -> bool:
-        return self.difference is not None and self.difference <= tolerance
-
 
 @dataclass(frozen=True)
-class Growth:
+class CurveGrowth:
     """How the time of one mode grows along its curve.
 
     Attributes:
@@ -178,7 +110,7 @@ class Growth:
         return f"{curve}^{self.power.slope:.2f}"
 
 
-def growth(curve: str, points: Sequence[Point]) -> Growth | None:
+def curve_growth(curve: str, points: Sequence[CurvePoint]) -> CurveGrowth | None:
     """Both fits over the sizes of one mode that finished; None with fewer than two of them."""
     ended = [(point.size, point.grown, point.cpu_s) for point in points if point.cpu_s]
     if not ended:
@@ -187,7 +119,7 @@ def growth(curve: str, points: Sequence[Point]) -> Growth | None:
     line = log_log_line(sizes, times)
     if line is None:
         return None
-    return Growth(line, exponential(steps, times) if curve == "operations" else None)
+    return CurveGrowth(line, exponential(steps, times) if curve == "operations" else None)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,36 +160,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    if importlib.util.find_spec("torch") is None:
-        # Else only the child fails, and its last line is no reason.
-        raise ModuleNotFoundError("torch is not installed", name="torch")
+    require_torch()
     time_left = budget(arguments.within)
     sizes = tuple(sorted(set(arguments.sizes or SIZES[arguments.curve])))
-    smallest = 1 if arguments.curve == "operations" else _HEAD_WIDTH
+    smallest = 1 if arguments.curve == "operations" else HEAD_WIDTH
     wrong = [size for size in sizes if size < smallest or size % smallest]
     if wrong:
         raise InputError(f"--sizes {wrong[0]}: must be a multiple of {smallest}")
-    require_torch()
     device = "cuda" if look().gpus else "cpu"
     with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="compile-growth-") as name:
         folder = Path(name) / "child"
         folder.mkdir()
         series = _series(arguments, sizes, device, time_left.left)
+        series.write(folder / SERIES)
+        command = [sys.executable, "-m", growth_child.__name__, str(folder), str(os.getpid())]
         root = str(running_package().parent)
         deadline_s = budget(arguments.deadline).left
-        seen = watch_command(_command(series, folder), folder, deadline_s, {"PYTHONPATH": root})
+        seen = watch_command(command, folder, deadline_s, {"PYTHONPATH": root})
         points = _points(arguments.curve, series, seen)
     return _findings(
         arguments.curve, points, sizes, tolerance=TOLERANCE["bfloat16" if device == "cuda" else "float32"]
     )
 
 
-def _series(arguments: argparse.Namespace, sizes: tuple[int, ...], device: str, seconds: float) -> Series:
+def _series(
+    arguments: argparse.Namespace, sizes: tuple[int, ...], device: str, seconds: float
+) -> CompileSeries:
     operations = arguments.curve == "operations"
     steps = [after - before for before, after in itertools.pairwise(sizes)]
-    return Series(
-        builder=reference(chain if operations else wide_stack),
-        first=reference(one_sum),
+    return CompileSeries(
+        builder=builder_name(chain if operations else wide_stack),
+        first=builder_name(one_sum),
         device=device,
         size="turns" if operations else "width",
         sizes=sizes,
@@ -268,13 +201,7 @@ def _series(arguments: argparse.Namespace, sizes: tuple[int, ...], device: str, 
     )
 
 
-def _command(series: Series, folder: Path) -> list[str]:
-    """The command that compiles the series; writes the series into the folder."""
-    series.write(folder / SERIES)
-    return [sys.executable, "-m", growth_child.__name__, str(folder), str(os.getpid())]
-
-
-def _points(curve: str, series: Series, seen: Watched) -> list[Point]:
+def _points(curve: str, series: CompileSeries, seen: Watched) -> list[CurvePoint]:
     """The result of each compile that was started.
 
     Raises:
@@ -292,13 +219,12 @@ def _points(curve: str, series: Series, seen: Watched) -> list[Point]:
 
 def _unfinished(seen: Watched) -> str:
     if not seen.ended:
-        return f"did not finish by its deadline, {in_words(seen.verdict)}{f' (in {seen.where})' if seen.where else ''}"
-    words = last_words_in(seen.folder / OUTPUT, host_secrets())
-    return f"the child exited with status {seen.status}; {f'last output: {words}' if words else 'no output'}"
+        return f"did not finish by its deadline, {in_words(seen.verdict, seen.where)}"
+    return f"the child exited with status {seen.status}; {last_output(seen.folder)}"
 
 
-def _point(curve: str, grows: str, done: Mapping[str, Any]) -> Point:
-    point = Point(
+def _point(curve: str, grows: str, done: Mapping[str, Any]) -> CurvePoint:
+    point = CurvePoint(
         mode=done["mode"],
         grows=grows,
         grown=done["size"],
@@ -314,14 +240,14 @@ def _point(curve: str, grows: str, done: Mapping[str, Any]) -> Point:
     return point
 
 
-def _findings(curve: str, points: Sequence[Point], sizes: Sequence[int], tolerance: float) -> Findings:
+def _findings(curve: str, points: Sequence[CurvePoint], sizes: Sequence[int], tolerance: float) -> Findings:
     for point in points:
         if (fault := point.fault(tolerance)) is not None:
             raise RunbookError(f"could not measure {point.grown} {point.grows}, {point.mode}: {fault}")
     measurements = [one for point in points if not point.memory for one in _measurements(point)]
-    laws: dict[str, Growth] = {}
+    laws: dict[str, CurveGrowth] = {}
     for mode in dict.fromkeys(point.mode for point in points):
-        found = growth(curve, [point for point in points if point.mode == mode])
+        found = curve_growth(curve, [point for point in points if point.mode == mode])
         if found is not None:
             laws[mode] = found
             measurements += _laws(found, curve, mode)
@@ -341,7 +267,7 @@ def _findings(curve: str, points: Sequence[Point], sizes: Sequence[int], toleran
     )
 
 
-def _measurements(point: Point) -> Iterator[Measurement]:
+def _measurements(point: CurvePoint) -> Iterator[Measurement]:
     labels: dict[str, Scalar] = {"mode": point.mode, point.grows: point.grown}
     yield single("compile_finished", float(point.cpu_s is not None), **labels)
     if point.cpu_s is not None:
@@ -349,7 +275,7 @@ def _measurements(point: Point) -> Iterator[Measurement]:
         yield single("graph_size", float(point.size), **labels)
 
 
-def _laws(found: Growth, curve: str, mode: str) -> Iterator[Measurement]:
+def _laws(found: CurveGrowth, curve: str, mode: str) -> Iterator[Measurement]:
     yield single("growth_exponent", found.power.slope, curve=curve, mode=mode)
     if found.power.r2 is not None:
         yield single("growth_fit_r2", found.power.r2, curve=curve, mode=mode, law="power")

@@ -38,10 +38,10 @@ from typing import Any
 
 import psutil
 
-from runner.base.sequential import FEWEST, MOST
 from runner.hardware.boards import board_of
 from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
+from runner.kit.children import ended_by_sigterm
 from runner.kit.compile_guard import Guarded, add_compile_arguments
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.arms import Arm, compared
@@ -51,7 +51,6 @@ from runner.kit.decode.report import RATIO_FLOOR, graphs_lost, report, slow, und
 from runner.kit.decode.turns import Series, take
 from runner.kit.leftovers.variables import leftovers, without_leftovers
 from runner.kit.probe import Findings, Probe, base_parser, preset_of, require_torch, say
-from runner.kit.ranks import ended_by_sigterm
 from runner.kit.usable import require_sharing
 from runner.record.model import Measurement
 from runner.vocabulary.model import Compiles

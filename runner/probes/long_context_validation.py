@@ -31,6 +31,7 @@ from runner.base.units import format_value
 from runner.hardware.boards import BOARDS
 from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
+from runner.kit.children import ended_by_sigterm
 from runner.kit.long_context.allocator import expand_segments
 from runner.kit.long_context.bench import Bench, Runs
 from runner.kit.long_context.metrics import METRICS
@@ -40,7 +41,6 @@ from runner.kit.long_context.report import report
 from runner.kit.long_context.sweep import sweep
 from runner.kit.long_context.worker import ranks
 from runner.kit.probe import Findings, Probe, base_parser, say
-from runner.kit.ranks import ended_by_sigterm
 
 _RANKS_DEADLINE_S = 3000.0
 # A comparison shows the saving of each remedy; more rounds than end within this time from the start of the probe only

@@ -30,7 +30,7 @@ from runner.base.plain import visible_line
 from runner.base.time_limit import answer_within
 from runner.kit.judged import judged_pid
 from runner.kit.nccl.names import Version, format_version
-from runner.kit.nccl.settings import Finding, Setting, judge
+from runner.kit.nccl.settings import NcclFinding, NcclSetting, judge_setting
 from runner.kit.nccl.sources import (
     Found,
     home_of,
@@ -42,7 +42,7 @@ from runner.kit.nccl.units import UNIT_FOLDERS, read_units
 from runner.kit.nccl.values import Judgement
 from runner.kit.nccl.version import installed_version
 from runner.kit.probe import Findings, Probe, base_parser, say, single
-from runner.kit.undo import add_shell_option, remedies, undo_lines
+from runner.kit.undo import add_shell_option, undo_details, undo_lines
 from runner.vocabulary.model import Metric
 
 # Values that cannot contain a host name, address or user name.
@@ -90,7 +90,7 @@ class _Read:
         closed: number of processes that were not read for lack of permission.
     """
 
-    settings: dict[Setting, Version | None]
+    settings: dict[NcclSetting, Version | None]
     unread: list[str]
     processes: list[int]
     closed: int = 0
@@ -124,7 +124,7 @@ def _own() -> Found:
 
 
 def _joined(found: Sequence[Found], processes: list[int], closed: int = 0) -> _Read:
-    settings: dict[Setting, Version | None] = {}
+    settings: dict[NcclSetting, Version | None] = {}
     for one in found:
         for setting in one.settings:
             # A file that several processes use is one source.
@@ -143,7 +143,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
             f"a process or a mount does not answer ({error}); use --pid, or --units without"
             " folders, to skip the others"
         ) from error
-    findings = [judge(setting, arguments.nodes, version) for setting, version in read.settings.items()]
+    findings = [
+        judge_setting(setting, arguments.nodes, version) for setting, version in read.settings.items()
+    ]
     faults = [finding for finding in findings if finding.judgement.is_fault]
     for finding in findings:
         setting = finding.setting
@@ -171,12 +173,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "unread": read.unread,
             "processes": read.processes,
             "processes_closed": read.closed,
-            **remedies(fault.setting.undo for fault in faults),
+            **undo_details(fault.setting.undo for fault in faults),
         },
     )
 
 
-def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
+def _reason(faults: Sequence[NcclFinding], nodes: int) -> str | None:
     if not faults:
         return None
     worst = next((fault for fault in faults if fault.judgement is Judgement.HARMFUL), faults[0])
@@ -186,7 +188,7 @@ def _reason(faults: Sequence[Finding], nodes: int) -> str | None:
     return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
 
 
-def _as_dict(finding: Finding) -> dict[str, object]:
+def _as_dict(finding: NcclFinding) -> dict[str, object]:
     setting = finding.setting
     return {
         "name": setting.name,

@@ -22,8 +22,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.base.errors import InputError, LateRankError
+from runner.kit.children import ended_by_sigterm
 from runner.kit.probe import Findings, Probe, base_parser, require_torch, say, single
-from runner.kit.ranks import World, ended_by_sigterm
+from runner.kit.ranks import World
 from runner.vocabulary.model import Metric
 
 _CHILD = ("-m", "runner.kit.rendezvous_child")

@@ -30,7 +30,7 @@ from runner.kit.leftovers.serving_config import read_sizes
 from runner.kit.leftovers.variables import Harm, Leftover, leftovers
 from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.kit.probe import Findings, Probe, base_parser, say, single
-from runner.kit.undo import add_shell_option, remedies, undo_lines
+from runner.kit.undo import add_shell_option, undo_details, undo_lines
 from runner.vocabulary.model import Metric
 
 # Values that cannot contain a host name, address or user name.
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         requested={"of": "this environment" if pid is None else "a running process"},
         details={
             "findings": [_as_dict(leftover) for leftover in [*found, *by_hand]],
-            **remedies(leftover.undo for leftover in [*found, *by_hand]),
+            **undo_details(leftover.undo for leftover in [*found, *by_hand]),
         },
     )
 

@@ -23,17 +23,16 @@ monitored with the same deadline; the symptom is that it did not finish.
 
 import argparse
 import math
-import os
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import InputError, RunbookError
 from runner.base.units import parse_bytes
 from runner.hardware.machine import Machine
 from runner.hardware.machine import look_visible as look_at_machine
+from runner.kit.children import ended_by_sigterm
 from runner.kit.compile_guard import Guarded, Stall, add_compile_arguments, safe_compile
 from runner.kit.compile_guard.ladder import TOLERANCE
 from runner.kit.probe import (
@@ -45,11 +44,9 @@ from runner.kit.probe import (
     say,
     single,
 )
-from runner.kit.ranks import ended_by_sigterm
 from runner.kit.repro import block_stack, bundle, live_compiles, report, watched_command
 from runner.kit.repro.metrics import REPRO
 from runner.kit.repro.stack_size import SIZES, check_memory, parameters
-from runner.record.redaction.redact import host_secrets
 from runner.sizing.presets import default_preset
 from runner.vocabulary.model import Compiles
 
@@ -123,25 +120,18 @@ def _positive(text: str) -> float:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     if arguments.look is not None:
-        return live_compiles.findings(arguments.look)
+        return live_compiles.look_findings(arguments.look)
     machine = look_at_machine()
     require_torch()
     if arguments.command:
         with ended_by_sigterm():
-            return watched_command.findings(arguments, machine)
+            return watched_command.command_findings(arguments, machine)
     preset = arguments.preset or default_preset(len(machine.gpus))
     size = SIZES[preset]
     blocks = size.blocks if arguments.blocks is None else arguments.blocks
     if blocks < 1:
         raise InputError(f"--blocks must be 1 or more, not {blocks}")
-    shape = {
-        "blocks": blocks,
-        "width": size.width,
-        "heads": size.heads,
-        "hidden": size.hidden,
-        "tokens": size.tokens,
-        "device": _device(machine),
-    }
+    shape = {**size.shape, "blocks": blocks, "device": _device(machine)}
     if arguments.memory_limit is not None and shape["device"] == "cuda":
         raise InputError(
             "--memory-limit limits address space, of which the CUDA driver reserves far more than it uses; omit it on a"
@@ -165,9 +155,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
             report=say,
         )
         guard_s = time.monotonic() - began
-        kept = _bundle(arguments, guarded, shape, deadline_s, machine)
-    if kept:
-        say(f"bundle: {kept}")
+        kept = None
+        if arguments.output_dir is not None:
+            case = bundle.Case(shape, deadline_s, arguments.inject_stall, machine)
+            kept = bundle.write(arguments.output_dir, bundle.of_guarded(guarded, case), case.taken)
+            say(f"bundle: {kept}")
     return _findings(
         arguments, guarded, preset=preset, shape=shape, guard_s=guard_s, deadline_s=deadline_s, kept=kept
     )
@@ -186,28 +178,6 @@ def _device(machine: Machine) -> str:
             f"this host has GPUs, but torch {machine.torch} has no CUDA; use the Python of the job"
         )
     return "cuda"
-
-
-def _bundle(
-    arguments: argparse.Namespace,
-    guarded: Guarded,
-    shape: dict[str, int | str],
-    deadline_s: float,
-    machine: Machine,
-) -> Path | None:
-    if arguments.output_dir is None:
-        return None
-    taken = datetime.now(UTC)
-    case = bundle.Case(
-        arguments=shape,
-        deadline_s=deadline_s,
-        injected=arguments.inject_stall,
-        machine=machine.model_dump(mode="json"),
-        taken=taken,
-        environment=os.environ,
-        secrets=host_secrets(),
-    )
-    return bundle.write(arguments.output_dir, bundle.of_guarded(guarded, case), taken)
 
 
 def _findings(

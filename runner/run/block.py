@@ -11,9 +11,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import IO, Self
 
-from runner.base.processes import stat_of
+from runner.base.processes import Cleared, stat_of
 from runner.run.interrupts import interrupts_let_in
-from runner.run.leftovers import Cleared, ProcessTree
+from runner.run.leftovers import ProcessTree
 from runner.run.output import Window
 
 GRACE_S = 2.0

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.base.processes import Cleared
 from runner.run import lock
 from runner.run.block import GRACE_S, Block, Ending
 from runner.run.exports import read_environment, script
 from runner.run.interrupts import interrupts_held
-from runner.run.leftovers import TOKEN, Cleared, ProcessTree
+from runner.run.leftovers import TOKEN, ProcessTree
 from runner.run.output import Captured
 
 __all__ = ["PATIENCE_S", "CommandResult", "Ending", "not_started", "run_block"]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.base.processes import descendants_of, environment_has, every, is_own, stat_of
+from runner.base.processes import Stat, in_session, send, stat_of, with_descendants, with_mark
 from runner.run.holders import holders
 
 TOKEN = "RUNBOOK_STEP_TOKEN"  # noqa: S105 - the name of a variable that marks processes, not a secret
@@ -96,9 +96,8 @@ def _dismiss() -> None:
 
 def _started() -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program = (
-        f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); import {__name__} as w; w.watch()"
-    )
+    root = str(Path(__file__).parents[2])
+    program = f"import sys; sys.path.append({root!r}); import {__name__} as dog; dog.run_watchdog()"
     # A watchdog that does not read any more is given up like a dead one.
     ours.settimeout(_ANSWER_S)
     with theirs:
@@ -120,7 +119,7 @@ class _Block:
     started: int = 0
 
 
-def watch() -> None:
+def run_watchdog() -> None:
     """The watchdog itself: receives blocks on standard input, and kills the running ones when that is closed."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -157,29 +156,22 @@ def _end(blocks: tuple[_Block, ...]) -> None:
         left = False
         for one in _left(blocks):
             left = True
-            with contextlib.suppress(OSError):
-                os.kill(one, signal.SIGKILL)
+            send(one, signal.SIGKILL)
         time.sleep(poll)
         poll = min(poll * 2, _LONGEST_POLL_S)
 
 
-def _left(blocks: tuple[_Block, ...]) -> Iterator[int]:
+def _left(blocks: tuple[_Block, ...]) -> Iterator[Stat]:
     """Processes of the blocks: in their session, with their lock or token, and the descendants of these."""
-    processes = [stat for stat in every() if stat.lives and stat.pid != os.getpid()]
     for block in blocks:
-        leader = stat_of(block.shell)
-        # A pid that was reused by another process is no longer the block's session.
-        if block.shell and (leader is None or leader.started == block.started):
-            yield from _with_begun({stat.pid for stat in processes if stat.session == block.shell})
+        if block.shell:
+            yield from _and_begun(in_session(block.shell, block.started))
         for lock in block.locks:
-            yield from _with_begun({stat.pid for stat in holders(lock)})
-    # Last, and only for this user's processes: the environment of another user's process may be mapped from a file on a
-    # dead mount, which blocks the reader.
-    own = [stat.pid for stat in processes if is_own(stat.pid)]
-    for mark in (f"{TOKEN}={block.token}" for block in blocks):
-        yield from _with_begun({pid for pid in own if environment_has(pid, mark)})
+            yield from _and_begun(holders(lock))
+    # Last: reading an environment may block.
+    for block in blocks:
+        yield from _and_begun(with_mark(f"{TOKEN}={block.token}"))
 
 
-def _with_begun(found: set[int]) -> set[int]:
-    begun = {child for one in found for child in descendants_of(one)}
-    return found | {child for child in begun if (stat := stat_of(child)) is not None and stat.lives}
+def _and_begun(found: Iterable[Stat]) -> list[Stat]:
+    return with_descendants(stat.pid for stat in found)

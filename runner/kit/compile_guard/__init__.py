@@ -18,10 +18,9 @@ The child is spawned, not forked: forking a process with live threads or a CUDA 
 Therefore `build_model` must be a top-level function that the child can import.
 """
 
-from runner.kit.compile_guard.arguments import add_compile_arguments
 from runner.kit.compile_guard.attempt import Attempt
-from runner.kit.compile_guard.guarded import CacheMissWarning, Guarded, Start
-from runner.kit.compile_guard.ladder import LADDERS, safe_compile
+from runner.kit.compile_guard.guarded import CacheMissWarning, Guarded, WarmStart
+from runner.kit.compile_guard.ladder import LADDERS, add_compile_arguments, safe_compile
 from runner.kit.compile_guard.spec import Builder, Stall
 
 __all__ = [
@@ -31,7 +30,7 @@ __all__ = [
     "CacheMissWarning",
     "Guarded",
     "Stall",
-    "Start",
+    "WarmStart",
     "add_compile_arguments",
     "safe_compile",
 ]

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from runner.base.errors import RankError
 
@@ -17,8 +17,18 @@ SLACK_S = 90.0
 _calls = itertools.count()
 
 
-class Peers(Protocol):
-    """The ranks of one job, including this one."""
+class Peers:
+    """The ranks of one launch, connected by a `torch.distributed` store. Rank 0 collects the results and decides.
+
+    Args:
+        store: the store; None for a process without other ranks.
+        rank, size: of this process.
+    """
+
+    def __init__(self, store: Any = None, rank: int = 0, size: int = 1) -> None:
+        self._store, self._rank, self.size = store, rank, size
+        # All ranks call the guard equally often, so the call number identifies the same call on each.
+        self._call = next(_calls)
 
     def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
         """Report the result of a rung on this rank; return None if it worked on every rank, else why not.
@@ -27,32 +37,12 @@ class Peers(Protocol):
             rung: its name.
             failure: why it did not work on this rank; None if it did.
             wait_s: seconds that the slowest rank may still need for it.
-        """
-
-
-class Alone:
-    """A process without other ranks."""
-
-    def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
-        """The result of this process."""
-        del rung, wait_s
-        return failure
-
-
-class Ranks:
-    """The ranks of a launch, connected by a `torch.distributed` store. Rank 0 collects the results and decides."""
-
-    def __init__(self, store: Any, rank: int, size: int) -> None:
-        self._store, self._rank, self._size = store, rank, size
-        # All ranks call the guard equally often, so the call number identifies the same call on each.
-        self._call = next(_calls)
-
-    def agree(self, rung: str, failure: str | None, wait_s: float) -> str | None:
-        """See `Peers.agree`.
 
         Raises:
             RankError: rank 0 did not decide in time.
         """
+        if self._store is None:
+            return failure
         place = f"llm-runbooks/compile-guard/{self._call}/{rung}"
         self._store.set(f"{place}/{self._rank}", failure or "")
         if self._rank == 0:
@@ -69,7 +59,7 @@ class Ranks:
 
     def _decide(self, place: str, wait_s: float) -> str:
         until, failed = time.monotonic() + wait_s, []
-        for rank in range(self._size):
+        for rank in range(self.size):
             said = self._wait(f"{place}/{rank}", until - time.monotonic())
             if said is None:
                 failed.append(f"rank {rank}: no answer within {wait_s:.0f} s")
@@ -88,7 +78,7 @@ class Ranks:
 
 
 def peers() -> Peers:
-    """The ranks of this process's launch, from torchrun's variables; `Alone` if it is the only one.
+    """The ranks of this process's launch, from torchrun's variables; one if it is alone.
 
     Raises:
         RankError: the variables name other ranks, but their store cannot be reached.
@@ -98,7 +88,7 @@ def peers() -> Peers:
     except ValueError as error:
         raise RankError(f"WORLD_SIZE is not a number: {os.environ['WORLD_SIZE']!r}") from error
     if size <= 1:
-        return Alone()
+        return Peers()
     from torch.distributed.rendezvous import rendezvous
 
     try:
@@ -108,4 +98,4 @@ def peers() -> Peers:
             f"WORLD_SIZE={size}, but the other ranks cannot be reached ({error}); start all of them, or "
             "unset WORLD_SIZE"
         ) from error
-    return Ranks(store, rank, size)
+    return Peers(store, rank, size)

@@ -2,27 +2,19 @@
 
 import os
 import signal
-import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from runner.base.places import running_package
-from runner.base.programs import kill
-from runner.kit.compile_guard import processes
+from runner.kit.children import without_launch
 from runner.kit.compile_guard.cache import folder_bytes, merge
-from runner.kit.compile_guard.command import OUTPUT, environment
+from runner.kit.compile_guard.command import last_output, watched_environment
 from runner.kit.compile_guard.spec import Mode, Spec
-from runner.kit.compile_guard.stacks import Verdict, in_words, innermost_frame
-from runner.kit.compile_guard.watch import Sample, TimeFor, Watch, watch_child
-from runner.record.last_words import last_words_in
-from runner.record.redaction.redact import host_secrets
+from runner.kit.compile_guard.stacks import Verdict, in_words
+from runner.kit.compile_guard.watch import CACHE, EVENTS, Sample, TimeFor, Watch, watched
 
 Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 
@@ -100,49 +92,20 @@ def attempt(
         tolerance: largest allowed difference from eager, relative to the largest magnitude of eager's output.
         start_from: a compile cache to start from; None for an empty one.
     """
-    (folder / "cache").mkdir(parents=True)
-    (folder / "events.jsonl").touch()
+    (folder / CACHE).mkdir(parents=True)
+    (folder / EVENTS).touch()
     if start_from is not None:
-        merge(start_from, folder / "cache")
+        merge(start_from, folder / CACHE)
     spec.write(folder / "spec.json")
-    token = uuid.uuid4().hex
-    began = time.monotonic()
-    with (folder / OUTPUT).open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "runner.kit.compile_guard.child", str(folder), str(os.getpid())],
-            env=_environment(token, folder),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        ended = 0
-        try:
-            watch = Watch(folder, psutil.Process(child.pid), began)
-            timed_out = watch_child(watch, child, time_for)
-        finally:
-            ended = processes.end(child.pid, token)
-            kill(child)
+    words = [sys.executable, "-m", "runner.kit.compile_guard.child", str(folder), str(os.getpid())]
+    # The variable that selects a device stays.
+    own = without_launch(
+        watched_environment(folder, {"PYTHONPATH": str(running_package().parent)}),
+        ("LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    )
+    watch = watched(words, own, folder, time_for)
     watch.listen()
-    outcome, reason = _outcome(watch, child.returncode, timed_out, tolerance)
-    left = len(processes.living(token))
-    return _conclude(watch, Mode(spec.mode), outcome=outcome, reason=reason, ended=ended, left=left)
-
-
-def _environment(token: str, folder: Path) -> dict[str, str]:
-    root = str(running_package().parent)
-    complete = environment(token, folder, {"PYTHONPATH": root})
-    return {name: value for name, value in complete.items() if not _of_launch(name)}
-
-
-def _of_launch(name: str) -> bool:
-    """Whether a variable would let a child join its parent's ranks; LOCAL_RANK, which selects a device, stays."""
-    return name in {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} or name.startswith("TORCHELASTIC_")
-
-
-def _conclude(
-    watch: Watch, mode: Mode, *, outcome: Outcome, reason: str | None, ended: int, left: int
-) -> Attempt:
+    outcome, reason = _outcome(watch, tolerance)
     facts = watch.facts
     compile_s, compile_cpu_s = facts.get("compile_s"), facts.get("compile_cpu_s")
     share = compile_cpu_s / compile_s if compile_s and compile_cpu_s is not None else None
@@ -150,7 +113,7 @@ def _conclude(
         compile_s, share = watch.looks[-1].at_s, watch.cpu_share
     sampled = [sample.rss_bytes for sample in watch.samples]
     return Attempt(
-        mode=mode,
+        mode=Mode(spec.mode),
         outcome=outcome,
         reason=reason,
         verdict=watch.verdict if outcome == "deadline" else None,
@@ -161,32 +124,31 @@ def _conclude(
         cpu_share=share,
         wall_s=watch.now(),
         peak_rss_bytes=max([facts.get("peak_rss_bytes", 0), *sampled]),
-        cache_bytes=folder_bytes(watch.folder / "cache"),
-        ended=ended,
-        left=left,
+        cache_bytes=folder_bytes(watch.folder / CACHE),
+        ended=watch.cleared.ended,
+        left=len(watch.cleared.left),
         samples=tuple(watch.samples),
         facts=dict(facts),
         folder=watch.folder,
     )
 
 
-def _outcome(watch: Watch, status: int, timed_out: bool, tolerance: float) -> tuple[Outcome, str | None]:
+def _outcome(watch: Watch, tolerance: float) -> tuple[Outcome, str | None]:
     facts = watch.facts
-    if timed_out:
+    if watch.late:
         return "deadline", _why_deadline(watch)
     if watch.stage == "raised":
         if facts["memory"]:
             return "memory", f"ran out of memory: {facts['error']}"
         return "raised", str(facts["error"])
     if watch.stage != "finished":
+        status = watch.status or 0
         how = (
             f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         )
         if status == -signal.SIGKILL:
             how += " (possibly by the kernel's OOM killer)"
-        words = last_words_in(watch.folder / OUTPUT, host_secrets())
-        said = f"last output: {words}" if words else "no output"
-        return "died", f"the child {how} at stage {watch.stage}; {said}"
+        return "died", f"the child {how} at stage {watch.stage}; {last_output(watch.folder)}"
     difference = facts.get("difference")
     if difference is None:
         return "wrong", "the model's output is not finite"
@@ -202,7 +164,5 @@ def _why_deadline(watch: Watch) -> str:
     if watch.stage != "compiling":
         return f"the compile had not started after {watch.now():.0f} s: still at stage {watch.stage!r}"
     last = watch.looks[-1] if watch.looks else None
-    where = innermost_frame(last.frames) if last else None
-    told = in_words(watch.verdict)
     spent = f"{last.at_s:.1f} s" if last else "its deadline"
-    return f"did not finish within {spent}, {told}{f' (in {where})' if where else ''}"
+    return f"did not finish within {spent}, {in_words(watch.verdict, watch.where)}"

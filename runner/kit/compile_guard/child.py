@@ -6,26 +6,23 @@ hangs. The hook of `dumps` dumps its stacks, also while native code holds the GI
 """
 
 import copy
-import ctypes
 import importlib
-import json
-import os
 import re
 import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.kit.children import die_with_parent
 from runner.kit.compile_guard import stall, workers
 from runner.kit.compile_guard.blocks import Call, lay_out
 from runner.kit.compile_guard.figures import (
+    compiler_versions,
     counters,
     cpu_seconds,
     peak_rss_bytes,
-    versions,
 )
 from runner.kit.compile_guard.modes import (
     compile_in_place,
@@ -35,8 +32,9 @@ from runner.kit.compile_guard.modes import (
     tensors,
 )
 from runner.kit.compile_guard.spec import Mode, Spec, resolve
+from runner.kit.compile_guard.watch import EVENTS
+from runner.kit.json_lines import append
 
-_PR_SET_PDEATHSIG = 1
 _ERROR_LINE = re.compile(r"\berror: ")
 # Out-of-memory messages of torch's allocators, C++, and the compilers that Inductor starts.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
@@ -47,11 +45,10 @@ def main() -> int:
     folder = Path(sys.argv[1])
     if not die_with_parent(int(sys.argv[2])):
         return 1
-    with (folder / "events.jsonl").open("a") as events:
+    with (folder / EVENTS).open("ab") as events:
 
         def tell(event: str, **facts: object) -> None:
-            events.write(json.dumps({"event": event, **facts}) + "\n")
-            events.flush()
+            append(events, {"event": event, **facts})
 
         tell("started")
         try:
@@ -60,15 +57,6 @@ def main() -> int:
             tell("raised", error=in_one_line(error), memory=ran_out_of_memory(error))
             return 1
     return 0
-
-
-def die_with_parent(parent: int) -> bool:
-    """Make the kernel kill this process when its parent ends; False if the parent has already ended.
-
-    A killed guard must not leave a compile running.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == parent
 
 
 def in_one_line(error: Exception) -> str:
@@ -115,7 +103,7 @@ def _work(spec: Spec, tell: Any) -> None:
         parameters=parameters,
         alone=alone,
         devices=devices,
-        versions=versions(),
+        versions=compiler_versions(),
     )
     if mode is Mode.EAGER:
         difference = output_difference(expected, expected)

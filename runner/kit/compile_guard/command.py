@@ -1,24 +1,16 @@
 """Any command under the guard: traced, monitored, and killed at a deadline with all its processes."""
 
 import os
-import subprocess
-import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from runner.base.errors import InputError
-from runner.base.programs import kill
-from runner.kit.compile_guard import dumps, processes
-from runner.kit.compile_guard.stacks import Verdict, innermost_frame
-from runner.kit.compile_guard.watch import Sample, TimeFor, Watch, watch_child
-
-OUTPUT = "output.log"
-TRACE = "trace"
-STACKS = "stacks"
+from runner.kit.compile_guard import dumps
+from runner.kit.compile_guard.stacks import Verdict
+from runner.kit.compile_guard.watch import CACHE, EVENTS, OUTPUT, STACKS, TRACE, Sample, TimeFor, watched
+from runner.record.last_words import last_words_in
+from runner.record.redaction.redact import host_secrets
 
 
 @dataclass(frozen=True)
@@ -55,68 +47,57 @@ def watch_command(
         command: program and arguments.
         folder: an empty folder for the observations.
         deadline_s: seconds for the whole command, or from the last `compiling` that it appended to events.jsonl.
-        extra: additional variables, as in `environment`.
+        extra: additional variables, as in `watched_environment`.
 
     Raises:
         InputError: the command cannot be started.
     """
-    (folder / "cache").mkdir(parents=True)
-    (folder / "events.jsonl").write_text('{"event": "compiling", "cpu_s": 0.0}\n')
-    token, began = uuid.uuid4().hex, time.monotonic()
-    with (folder / OUTPUT).open("wb") as log:
-        try:
-            child = subprocess.Popen(
-                command,
-                env=environment(token, folder, extra),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise InputError(f"cannot start {command[0]}: {error.strerror}") from error
-        watch = Watch(folder, psutil.Process(child.pid), began)
-        try:
-            late = watch_child(watch, child, TimeFor(deadline_s, lambda _: deadline_s))
-        finally:
-            processes.end(child.pid, token)
-            kill(child)
+    (folder / CACHE).mkdir(parents=True)
+    (folder / EVENTS).write_text('{"event": "compiling", "cpu_s": 0.0}\n')
+    time_for = TimeFor(deadline_s, lambda _: deadline_s)
+    try:
+        watch = watched(command, watched_environment(folder, extra), folder, time_for)
+    except OSError as error:
+        raise InputError(f"cannot start {command[0]}: {error.strerror}") from error
     return Watched(
         command=tuple(command),
-        ended=not late,
-        status=None if late else child.returncode,
-        verdict=watch.verdict if late else None,
-        where=innermost_frame(watch.looks[-1].frames) if late and watch.looks else None,
+        ended=not watch.late,
+        status=None if watch.late else watch.status,
+        verdict=watch.verdict if watch.late else None,
+        where=watch.where if watch.late else None,
         wall_s=watch.now(),
         cpu_share=watch.cpu_share,
         samples=tuple(watch.samples),
-        left=len(processes.living(token)),
+        left=len(watch.cleared.left),
         folder=folder,
     )
 
 
-def environment(token: str, folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def watched_environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process whose compile is monitored.
 
     Args:
-        token: marks it and all its descendants.
         folder: for its trace, cache and stacks.
         extra: additional variables; a PYTHONPATH among them is prepended to the caller's.
     """
     # Inductor puts Triton's cache below its own unless another is set, so one folder holds both.
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_CACHE_DIR"}
-    asked = dumps.environment(folder / STACKS)
+    asked = dumps.dumping_environment(folder / STACKS)
     paths = [asked["PYTHONPATH"], (extra or {}).get("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
     return {
-        processes.RUN_ID: token,
         **inherited,
         **asked,
         **(extra or {}),
-        processes.TOKEN: token,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "TORCHINDUCTOR_CACHE_DIR": str(folder.resolve() / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder.resolve() / CACHE),
         "TORCH_TRACE": str(folder.resolve() / TRACE),
         # A timed compile must not wait for a remote cache.
         "TORCHINDUCTOR_FX_GRAPH_REMOTE_CACHE": "0",
         "TORCHINDUCTOR_AUTOTUNE_REMOTE_CACHE": "0",
     }
+
+
+def last_output(folder: Path) -> str:
+    """The last words of a watched program that failed: `last output: …` or `no output`."""
+    words = last_words_in(folder / OUTPUT, host_secrets())
+    return f"last output: {words}" if words else "no output"

@@ -24,7 +24,7 @@ _COMPILER = re.compile(r"/torch/_(?:dynamo|inductor|functorch)/")
 _MAIN = re.compile(r"^main thread 0x([0-9a-f]+)$", re.MULTILINE)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def dumping_environment(folder: Path) -> dict[str, str]:
     """Variables that make every Python process dump its stacks into this folder on SIGUSR1, and to stderr on a crash.
 
     The folder is created if missing. PYTHONPATH must be prepended to the caller's.

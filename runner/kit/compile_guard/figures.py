@@ -86,7 +86,7 @@ def counters() -> dict[str, object]:
     }
 
 
-def versions() -> dict[str, object]:
+def compiler_versions() -> dict[str, object]:
     """Versions that a compile depends on, and the number of compile threads."""
     import torch
     import torch._inductor.config as inductor

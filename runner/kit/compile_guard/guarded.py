@@ -19,7 +19,7 @@ class CacheMissWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """The first forward of the caller's own model.
 
     Attributes:
@@ -84,7 +84,7 @@ class Guarded:
         compile_in_place(model, self.effective)
         return model
 
-    def start(self, model: Any, *inputs: Any, **named: Any) -> Start:
+    def start(self, model: Any, *inputs: Any, **named: Any) -> WarmStart:
         """Apply, run the first forward, and count the hits of the copied cache.
 
         A graph that still had to be compiled gives a `CacheMissWarning`: that compile was not guarded.
@@ -109,4 +109,4 @@ class Guarded:
                 CacheMissWarning,
                 stacklevel=2,
             )
-        return Start(answer, seconds, hits, misses)
+        return WarmStart(answer, seconds, hits, misses)

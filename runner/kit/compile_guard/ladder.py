@@ -1,19 +1,20 @@
 """The ladder: whole model, one block at a time, one compile thread, eager."""
 
+import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import InputError
 from runner.kit.compile_guard import budget
-from runner.kit.compile_guard.agreement import Alone, Peers, peers
+from runner.kit.compile_guard.agreement import Peers, peers
 from runner.kit.compile_guard.attempt import Attempt, attempt
 from runner.kit.compile_guard.guarded import Guarded
-from runner.kit.compile_guard.spec import Builder, Mode, Spec, Stall, reference
+from runner.kit.compile_guard.spec import Builder, Mode, Spec, Stall, builder_name
 from runner.kit.compile_guard.watch import TimeFor
 
 LADDERS: Mapping[str, tuple[Mode, ...]] = {
@@ -25,8 +26,35 @@ LADDERS: Mapping[str, tuple[Mode, ...]] = {
 }
 """Requested mode -> rungs to try, best first. Only `smart` asks for a ladder."""
 
+_SMART = "smart{}: under a deadline, whole model, else per block, else one compile thread, else eager"
+
 # Compilers fuse and reorder sums, so outputs differ by rounding: a few thousand ulps of the output's type.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def add_compile_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Give a probe's parser the two options that every probe that compiles has.
+
+    `--compile-mode` is one of `LADDERS`; `--skip-compile` is short for `--compile-mode eager`.
+
+    Args:
+        parser: the probe's.
+        default: what a probe that chooses the mode itself does by default, for the help; its default is None. Without
+            it, the default is `smart`.
+    """
+    parser.add_argument(
+        "--compile-mode",
+        choices=tuple(LADDERS),
+        default=None if default else "smart",
+        help=_SMART.format("" if default else " (default)") + (f" (default: {default})" if default else ""),
+    )
+    parser.add_argument(
+        "--skip-compile",
+        dest="compile_mode",
+        action="store_const",
+        const="eager",
+        help="do not compile; run the model in eager mode",
+    )
 
 
 def safe_compile(
@@ -81,35 +109,29 @@ def safe_compile(
     if memory_bytes is not None and memory_bytes <= 0:
         raise InputError(f"the memory limit must be above 0 bytes, not {memory_bytes}")
     asked = Spec(
-        reference(build), arguments or {}, mode, stall=False, search=tuple(sys.path), backward=backward,
+        builder_name(build), arguments or {}, mode, stall=False, search=tuple(sys.path), backward=backward,
         memory_bytes=memory_bytes,
     )  # fmt: skip
     kept = Path(folder or tempfile.mkdtemp(prefix="compile-guard-"))
     descent = _Descent(asked, stall, kept, start_from, deadline_s, tolerance, report)
     # Eager compiles nothing, so the ranks need not agree.
-    ranks = Alone() if mode == Mode.EAGER else peers()
+    ranks = Peers() if mode == Mode.EAGER else peers()
     return descent.go(LADDERS[mode], ranks, warm_start=warm_start)
 
 
+@dataclass
 class _Descent:
-    """One pass down the ladder."""
+    """One pass down the ladder. `until`: the deadline; None until a child begins to compile."""
 
-    def __init__(
-        self,
-        asked: Spec,
-        stall: Stall | None,
-        folder: Path,
-        start_from: Path | None,
-        deadline_s: float,
-        tolerance: float,
-        report: Callable[[str], None],
-    ) -> None:
-        self._asked, self._stall, self._folder = asked, stall, folder
-        self._start_from, self._tolerance, self._report = start_from, tolerance, report
-        self._deadline_s = deadline_s
-        # None until a child begins to compile.
-        self._until: float | None = None
-        self._tried: list[Attempt] = []
+    asked: Spec
+    stall: Stall | None
+    folder: Path
+    start_from: Path | None
+    deadline_s: float
+    tolerance: float
+    report: Callable[[str], None]
+    until: float | None = None
+    tried: list[Attempt] = field(default_factory=list)
 
     def go(self, rungs: tuple[Mode, ...], ranks: Peers, *, warm_start: bool) -> Guarded:
         failures: list[str] = []
@@ -119,40 +141,40 @@ class _Descent:
             reason = "; ".join(failures) or None
             if failure is None:
                 warm = self._warm() if warm_start and rung is not Mode.EAGER else None
-                return Guarded(self._asked.mode, rung, reason, tuple(self._tried), warm)
+                return Guarded(self.asked.mode, rung, reason, tuple(self.tried), warm)
             failures.append(f"{rung}: {failure}")
-        return Guarded(self._asked.mode, None, "; ".join(failures), tuple(self._tried))
+        return Guarded(self.asked.mode, None, "; ".join(failures), tuple(self.tried))
 
     def _try(self, rung: Mode, later: int) -> str | None:
         """Try one rung on this rank: None if it worked, else why not."""
-        if rung is Mode.EAGER and any(one.answered_in_eager for one in self._tried):
+        if rung is Mode.EAGER and any(one.answered_in_eager for one in self.tried):
             return None
-        if rung is not Mode.EAGER and self._tried:
+        if rung is not Mode.EAGER and self.tried:
             left = self._left()
-            if not budget.worth_trying(left, self._tried[-1].start_s):
+            if not budget.worth_trying(left, self.tried[-1].start_s):
                 return f"not tried: only {max(0.0, left):.1f} s left"
-        self._report(f"{rung}: compiling in a child process")
+        self.report(f"{rung}: compiling in a child process")
         alone = rung in {Mode.PER_BLOCK, Mode.ONE_THREAD}
-        name = f"{len(self._tried) + 1}-{rung}"
-        done = self._attempt(rung, name, later, alone=alone, start_from=self._start_from)
-        self._tried.append(done)
-        self._report(f"{rung}: {done.reason or 'finished'}")
+        name = f"{len(self.tried) + 1}-{rung}"
+        done = self._attempt(rung, name, later, alone=alone, start_from=self.start_from)
+        self.tried.append(done)
+        self.report(f"{rung}: {done.reason or 'finished'}")
         return done.reason
 
     def _warm(self) -> Attempt:
         """Start again, with the whole model, from the cache of the rung that worked."""
-        cold = self._tried[-1]
-        self._report(f"{cold.mode}: starting again from the cache")
+        cold = self.tried[-1]
+        self.report(f"{cold.mode}: starting again from the cache")
         # The guard's deadline covers the compile; this start, which is only measured, gets a deadline of that length.
-        self._until = None
+        self.until = None
         name, cache = f"{cold.folder.name}-warm", cold.folder / "cache"
         warm = self._attempt(cold.mode, name, 0, alone=False, start_from=cache)
-        self._report(f"{cold.mode}, from the cache: {warm.reason or 'finished'}")
+        self.report(f"{cold.mode}, from the cache: {warm.reason or 'finished'}")
         return warm
 
     def _attempt(self, rung: Mode, name: str, later: int, *, alone: bool, start_from: Path | None) -> Attempt:
-        stalled = self._stall is not None and self._stall.hits(rung)
-        spec = replace(self._asked, mode=rung, stall=stalled, alone=alone)
+        stalled = self.stall is not None and self.stall.hits(rung)
+        spec = replace(self.asked, mode=rung, stall=stalled, alone=alone)
 
         def time_to_compile(start_s: float) -> float:
             self._start_clock(time.monotonic())
@@ -161,14 +183,14 @@ class _Descent:
         began = time.monotonic()
         time_for = TimeFor(budget.start_limit(self._left()), time_to_compile)
         done = attempt(
-            spec, self._folder / name, time_for=time_for, tolerance=self._tolerance, start_from=start_from
+            spec, self.folder / name, time_for=time_for, tolerance=self.tolerance, start_from=start_from
         )
         # The time of a child that never compiled counts in full.
         self._start_clock(began)
         return done
 
     def _start_clock(self, at: float) -> None:
-        self._until = at + self._deadline_s if self._until is None else self._until
+        self.until = at + self.deadline_s if self.until is None else self.until
 
     def _left(self) -> float:
-        return self._deadline_s if self._until is None else self._until - time.monotonic()
+        return self.deadline_s if self.until is None else self.until - time.monotonic()

@@ -1,26 +1,16 @@
-"""Processes of one guarded compile: found by a token in their environment, counted, ended.
-
-Inductor's workers and the C++ or Triton compilers are grandchildren, and some start their own sessions, so neither the
-list of children nor a process group contains all of them. All of them inherit the environment.
-"""
+"""Resources of a compile's processes, Inductor's compile workers among them, and what a run left behind."""
 
 import contextlib
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from runner.base.errors import RunbookError
 from runner.base.placed import PlacedFileError, read_placed
-from runner.kit.judged import read_environ
+from runner.base.processes import Stat, with_mark
 
-TOKEN = "RUNBOOK_GUARD"  # noqa: S105 - the name of an environment variable, not a secret
-RUN_ID = "RUNBOOK_RUN_ID"
-GRACE_S = 1.0
-_ROUNDS = 5
-_NO_GROUP = -1
+_RUN_ID = "RUNBOOK_RUN_ID"
 _WORKER_MARK = b"_inductor/compile_worker/"
 _MOST_BYTES = 32 << 20
 
@@ -40,24 +30,6 @@ class Usage:
     rss_bytes: int
     others: frozenset[tuple[int, str]]
     workers: int
-
-
-def living(value: str, variable: str = TOKEN) -> list[psutil.Process]:
-    """Every living process (no zombies) whose environment has this value of a variable.
-
-    `TOKEN` marks one child and its descendants; `RUN_ID` the whole run that it belongs to, including its caller.
-    """
-    mark = f"{variable}={value}".encode()
-    found = []
-    for pid in psutil.pids():
-        try:
-            if mark in read_environ(pid).split(b"\0"):
-                process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        except (RunbookError, psutil.Error):
-            continue
-    return found
 
 
 def usage(root: psutil.Process) -> Usage | None:
@@ -98,51 +70,10 @@ def is_worker(process: psutil.Process) -> bool:
     return False
 
 
-def leftover_processes_of_run() -> list[psutil.Process]:
+def leftover_processes_of_run() -> list[Stat]:
     """Living processes of this run other than this process and its ancestors; none outside a run."""
-    run_id = os.environ.get(RUN_ID)
+    run_id = os.environ.get(_RUN_ID)
     if not run_id:
         return []
-    here = psutil.Process()
-    own = {here.pid, *(parent.pid for parent in here.parents())}
-    return [process for process in living(run_id, RUN_ID) if process.pid not in own]
-
-
-def end_marked(token: str) -> int:
-    """End every process with the token, as `end` does, without a process group."""
-    return end(_NO_GROUP, token)
-
-
-def end(leader: int, token: str) -> int:
-    """End the session's process group and every process with the token: SIGTERM, a short grace period, SIGKILL.
-
-    Returns:
-        The number of processes that were alive at the start.
-    """
-    found = living(token)
-    _signal(leader, found, signal.SIGTERM)
-    psutil.wait_procs(found, timeout=GRACE_S)
-    for _ in range(_ROUNDS):
-        left = living(token)
-        if not left:
-            break
-        _signal(leader, left, signal.SIGKILL)
-        psutil.wait_procs(left, timeout=GRACE_S)
-    return len(found)
-
-
-def _signal(leader: int, processes: list[psutil.Process], number: signal.Signals) -> None:
-    # Only if a living member is known: the id of an empty group may have been reused.
-    if any(_group(process.pid) == leader for process in processes):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, number)
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except OSError:
-        return None
+    above = {parent.pid for parent in psutil.Process().parents()}
+    return [stat for stat in with_mark(f"{_RUN_ID}={run_id}") if stat.pid not in above]

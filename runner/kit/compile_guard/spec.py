@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from runner.base.errors import InputError
 
@@ -43,7 +43,34 @@ class Stall(StrEnum):
 
 
 @dataclass(frozen=True)
-class Spec:
+class Task:
+    """What a child is to do: names and sizes, which are passed to it as JSON."""
+
+    def write(self, path: Path) -> None:
+        """Write it for the child.
+
+        Raises:
+            InputError: the builder's arguments are not JSON.
+        """
+        try:
+            text = json.dumps(asdict(self), sort_keys=True)
+        except TypeError as error:
+            raise InputError(
+                f"the builder's arguments must be JSON ({error}); pass only names and sizes"
+            ) from error
+        path.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Spec(Task):
     """One compile in a child.
 
     Attributes:
@@ -66,28 +93,8 @@ class Spec:
     alone: bool = False
     memory_bytes: int | None = None
 
-    def write(self, path: Path) -> None:
-        """Write the spec for the child.
 
-        Raises:
-            InputError: the builder's arguments are not JSON.
-        """
-        try:
-            text = json.dumps(asdict(self), sort_keys=True)
-        except TypeError as error:
-            raise InputError(
-                f"the builder's arguments must be JSON ({error}); pass only names and sizes"
-            ) from error
-        path.write_text(text, encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "Spec":
-        """Read a spec that `write` wrote."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**(fields | {"search": tuple(fields["search"])}))
-
-
-def reference(builder: Builder) -> str:
+def builder_name(builder: Builder) -> str:
     """Name a builder so that another process can import it.
 
     Raises:
@@ -107,7 +114,7 @@ def reference(builder: Builder) -> str:
 
 
 def resolve(name: str) -> Builder:
-    """Import the builder that `reference` named."""
+    """Import the builder that `builder_name` named."""
     place, _, function = name.rpartition(":")
     if place.endswith(".py"):
         # Not `__main__`: the script's own `if __name__ == "__main__"` must not run again in the child.

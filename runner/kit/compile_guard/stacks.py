@@ -37,7 +37,7 @@ class Observation:
     others: frozenset[tuple[int, str]]
 
 
-def judge(first: Observation, second: Observation) -> Verdict:
+def slow_or_stuck(first: Observation, second: Observation) -> Verdict:
     """Compare two observations: `slow` (it makes progress), `stuck-busy` or `stuck-idle`."""
     if second.cache_bytes != first.cache_bytes or second.others != first.others:
         return "slow"
@@ -47,14 +47,15 @@ def judge(first: Observation, second: Observation) -> Verdict:
     return "stuck-busy" if share >= BUSY_SHARE else "stuck-idle"
 
 
-def in_words(verdict: Verdict | None) -> str:
-    """A verdict as the second half of "did not finish, …"."""
-    return {
+def in_words(verdict: Verdict | None, where: str | None = None) -> str:
+    """A verdict, with the innermost frame if known, as the second half of "did not finish, …"."""
+    told = {
         "slow": "slow: it still made progress",
         "stuck-busy": "stuck: busy CPU, no progress",
         "stuck-idle": "stuck: idle CPU, no progress",
         None: "slow or stuck unknown",
     }[verdict]
+    return f"{told} (in {where})" if where else told
 
 
 def frames_of(dump: str, thread: int | None) -> tuple[str, ...]:

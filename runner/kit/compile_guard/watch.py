@@ -1,20 +1,22 @@
 """Monitors a compile from outside: the child's events, the resources of its processes, its stacks."""
 
-import contextlib
-import json
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from runner.base.processes import Cleared
+from runner.kit.children import Child
 from runner.kit.compile_guard import dumps, processes
 from runner.kit.compile_guard.cache import folder_bytes
-from runner.kit.compile_guard.stacks import Observation, Verdict, judge
+from runner.kit.compile_guard.stacks import Observation, Verdict, innermost_frame, slow_or_stuck
+from runner.kit.json_lines import complete
 
+# In the folder of a watched program.
+OUTPUT, EVENTS, STACKS, TRACE, CACHE = "output.log", "events.jsonl", "stacks", "trace", "cache"
 POLL_S = 0.1
 SAMPLE_S = 0.5
 # A child that reported "finished" but does not exit hangs in its shutdown, a known fault of compile workers.
@@ -58,6 +60,9 @@ class Watch:
         stage_at: seconds from the start to that event, as observed by the parent.
         compile_at: seconds from the start to the compile; None before it.
         cpu_at_compile: CPU seconds that the child had used when its compile began.
+        late: whether its time was up before it ended.
+        status: its exit status once it has ended, as in `subprocess`.
+        cleared: what had to be ended after it.
     """
 
     folder: Path
@@ -70,6 +75,9 @@ class Watch:
     cpu_at_compile: float = 0.0
     looks: list[Observation] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    late: bool = False
+    status: int | None = None
+    cleared: Cleared = field(default_factory=Cleared)
     _read: int = 0
 
     def now(self) -> float:
@@ -83,13 +91,12 @@ class Watch:
 
     def listen(self) -> None:
         """Read the lines that the child has completed since the last call."""
-        with (self.folder / "events.jsonl").open("rb") as events:
+        with (self.folder / EVENTS).open("rb") as events:
             events.seek(self._read)
-            text = events.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self._read += len(complete)
-        for line in complete.splitlines():
-            event = json.loads(line)
+            data = events.read()
+        found, rest = complete(data)
+        self._read += len(data) - len(rest)
+        for event in found:
             self.stage, self.stage_at = event.pop("event"), self.now()
             if self.stage == "compiling":
                 self.compile_at = self.stage_at
@@ -100,7 +107,7 @@ class Watch:
         """Record the current usage of the child's process tree; None if the child has ended."""
         used = processes.usage(self.root)
         if used is not None:
-            cache = folder_bytes(self.folder / "cache")
+            cache = folder_bytes(self.folder / CACHE)
             living = 1 + len(used.others) + used.workers
             self.samples.append(Sample(self.now(), used.cpu_s, used.rss_bytes, cache, living))
         return used
@@ -112,9 +119,9 @@ class Watch:
             return
         # What compile workers do says nothing of progress, and one of many may answer late.
         others = {f"{one.pid}.txt" for one in tree if processes.is_worker(one)}
-        found = dumps.ask(tree, self.folder / "stacks")
+        found = dumps.ask(tree, self.folder / STACKS)
         told = {name: text for name, text in found.items() if name not in others}
-        frames = dumps.main_frames(told, self.folder / "stacks")
+        frames = dumps.main_frames(told, self.folder / STACKS)
         at_s = self.now() - self.stage_at
         self.looks.append(Observation(at_s, used.cpu_s, self.samples[-1].cache_bytes, frames, used.others))
 
@@ -127,7 +134,12 @@ class Watch:
     @property
     def verdict(self) -> Verdict | None:
         """Slow or stuck, from the first and the last observation; None with fewer than two."""
-        return judge(self.looks[0], self.looks[-1]) if len(self.looks) > 1 else None
+        return slow_or_stuck(self.looks[0], self.looks[-1]) if len(self.looks) > 1 else None
+
+    @property
+    def where(self) -> str | None:
+        """The innermost frame at the last observation; None without one."""
+        return innermost_frame(self.looks[-1].frames) if self.looks else None
 
     @property
     def cpu_share(self) -> float | None:
@@ -138,18 +150,31 @@ class Watch:
         return (last.cpu_s - self.cpu_at_compile) / last.at_s
 
 
-def watch_child(watch: Watch, child: subprocess.Popen[bytes], time_for: TimeFor) -> bool:
-    """Monitor until the child has ended or its time is up; True if its time was up first.
+def watched(words: Sequence[str], environment: Mapping[str, str], folder: Path, time_for: TimeFor) -> Watch:
+    """Run a program and monitor it until it has ended or its time is up; no process of it is left running.
 
     Args:
-        watch: receives the observations.
-        child: the process, leader of its own session.
+        words: the program and its arguments.
+        environment: its complete environment.
+        folder: for the observations; it holds the events and the compile cache.
         time_for: time limits of its start and its compile.
+
+    Raises:
+        OSError: it cannot be started.
     """
+    began = time.monotonic()
+    with Child(words, environment, folder / OUTPUT) as child:
+        watch = Watch(folder, psutil.Process(child.pid), began)
+        watch.late = _follow(watch, child, time_for)
+    watch.status, watch.cleared = child.status, child.cleared
+    return watch
+
+
+def _follow(watch: Watch, child: Child, time_for: TimeFor) -> bool:
+    """Monitor until the child has ended or its time is up; True if its time was up first."""
     next_sample, compile_s = 0.0, 0.0
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(POLL_S)
+        if child.wait(POLL_S):
             return False
         watch.listen()
         spent = watch.now() - watch.stage_at

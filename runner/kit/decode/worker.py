@@ -30,7 +30,7 @@ from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.launches import launches_of, replays_of
 from runner.kit.decode.run_queue import share, waited
 from runner.kit.model_library import import_models
-from runner.kit.ranks import RankLine
+from runner.kit.rank_line import RankLine
 from runner.kit.tensor_parallel import joined
 from runner.sizing.models import model_shape
 from runner.sizing.presets import PRESETS

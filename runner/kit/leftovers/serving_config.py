@@ -34,7 +34,7 @@ _FLAG = re.compile(r"--([a-z][a-z_-]*)(?:[ =]\s*(\d{1,6})\b)?")
 
 
 @dataclass(frozen=True)
-class Size:
+class ShardSize:
     """A size above one: its line (from 1), its key, its value."""
 
     line: int
@@ -42,7 +42,7 @@ class Size:
     value: int
 
 
-def parallel_sizes(text: str) -> list[Size]:
+def parallel_sizes(text: str) -> list[ShardSize]:
     """Sizes above one in the text of a configuration file, in the order of its lines.
 
     Raises:
@@ -62,7 +62,7 @@ def parallel_sizes(text: str) -> list[Size]:
     return sorted((size for size in found if size.value > 1), key=lambda size: size.line)
 
 
-def _sizes(document: yaml.Node) -> Iterator[Size]:
+def _sizes(document: yaml.Node) -> Iterator[ShardSize]:
     """Every size below a node. An alias refers to a node that was visited, possibly to an ancestor."""
     waiting, seen = [document], set[int]()
     while waiting:
@@ -83,27 +83,27 @@ def _sizes(document: yaml.Node) -> Iterator[Size]:
             yield from _flags(node)
 
 
-def _flags(node: yaml.ScalarNode) -> Iterator[Size]:
+def _flags(node: yaml.ScalarNode) -> Iterator[ShardSize]:
     line, counted = node.start_mark.line + 1, 0
     for match in _FLAG.finditer(node.value):
         if match[2] and _named(match[1]):
             line += node.value.count("\n", counted, match.start())
             counted = match.start()
-            yield Size(line, f"--{match[1]}", int(match[2]))
+            yield ShardSize(line, f"--{match[1]}", int(match[2]))
 
 
-def _pair(key: yaml.Node, value: yaml.Node) -> Iterator[Size]:
+def _pair(key: yaml.Node, value: yaml.Node) -> Iterator[ShardSize]:
     if not isinstance(key, yaml.ScalarNode) or not isinstance(value, yaml.ScalarNode):
         return
     if _named(key.value) and re.fullmatch(r"\d{1,6}", value.value):
-        yield Size(value.start_mark.line + 1, key.value, int(value.value))
+        yield ShardSize(value.start_mark.line + 1, key.value, int(value.value))
 
 
 def _named(key: str) -> bool:
     return key.lstrip("-").replace("-", "_").lower() in _KEYS
 
 
-def read_sizes(path: Path) -> list[Size]:
+def read_sizes(path: Path) -> list[ShardSize]:
     """The sizes above one in a file.
 
     Raises:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from runner.base.remedy import Remedy
 from runner.hardware.visible import NAME as VISIBLE
 from runner.hardware.visible import listed, one_of
-from runner.kit.nccl.settings import Setting, judge
+from runner.kit.nccl.settings import NcclSetting, judge_setting
 from runner.kit.nccl.values import Judgement
 
 
@@ -185,7 +185,7 @@ def _judge(name: str, value: str, cores: int) -> _Verdict:
     if name in _RULES:
         return _RULES[name](value, cores)
     if name.startswith("NCCL_"):
-        finding = judge(Setting(name, value, "environment"), 1)
+        finding = judge_setting(NcclSetting(name, value, "environment"), 1)
         if finding.judgement is Judgement.HARMFUL:
             return Harm.MEDIUM, f"affects the next job on several GPUs ({finding.why})"
         return Harm.LOW, "configures NCCL, which one GPU does not use"

@@ -11,7 +11,8 @@ from typing import Any
 
 from runner.kit.long_context.bench import Bench, Reached
 from runner.kit.long_context.question import Question
-from runner.kit.ranks import RankLine, World
+from runner.kit.rank_line import RankLine
+from runner.kit.ranks import World
 from runner.sizing import Work
 from runner.sizing.models import model_shape
 

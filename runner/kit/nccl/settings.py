@@ -33,7 +33,7 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True)
-class Setting:
+class NcclSetting:
     """One setting.
 
     Attributes:
@@ -83,15 +83,15 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NcclFinding:
     """A setting and its verdict."""
 
-    setting: Setting
+    setting: NcclSetting
     judgement: Judgement
     why: str
 
 
-def judge(setting: Setting, nodes: int, version: Version | None = None) -> Finding:
+def judge_setting(setting: NcclSetting, nodes: int, version: Version | None = None) -> NcclFinding:
     """The verdict on a setting for a job on this many nodes.
 
     Args:
@@ -100,9 +100,9 @@ def judge(setting: Setting, nodes: int, version: Version | None = None) -> Findi
         version: the NCCL version that reads it, if known.
     """
     if setting.shadowed:
-        return Finding(setting, Judgement.HARMLESS, "no effect: overridden by an earlier source")
+        return NcclFinding(setting, Judgement.HARMLESS, "no effect: overridden by an earlier source")
     if setting.dangling:
-        return Finding(
+        return NcclFinding(
             setting,
             Judgement.MISSPELT,
             "names a file that cannot be read; NCCL ignores it silently" + _home_hint(setting.value),
@@ -111,8 +111,8 @@ def judge(setting: Setting, nodes: int, version: Version | None = None) -> Findi
         plain = (
             f"NCCL takes the spaces as part of the name, so it has no effect; write {setting.name.strip()}="
         )
-        return Finding(setting, Judgement.MISSPELT, plain)
-    return Finding(setting, *_judge(setting.name, setting.value, nodes, version))
+        return NcclFinding(setting, Judgement.MISSPELT, plain)
+    return NcclFinding(setting, *_judge(setting.name, setting.value, nodes, version))
 
 
 def _home_hint(value: str) -> str:

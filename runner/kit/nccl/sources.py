@@ -18,14 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.base.errors import InputError, RunbookError
-from runner.base.placed import PlacedFileError
+from runner.base.placed import PlacedFileError, placed_file
 from runner.kit.judged import read_environ
-from runner.kit.nccl.files import read_file
 from runner.kit.nccl.names import PREFIX, Version
-from runner.kit.nccl.settings import Origin, Setting
+from runner.kit.nccl.settings import NcclSetting, Origin
 from runner.kit.nccl.version import holds_nccl, loaded_version, read_maps
 
 _HERE = Path("/")
+_MOST_BYTES = 1 << 20
 _HOME_OF_ENVIRONMENT = (2, 30)
 _NAMED_FILE = (2, 23)
 
@@ -40,12 +40,38 @@ class Found:
         version: the NCCL version that reads them; None if it is not known.
     """
 
-    settings: list[Setting]
+    settings: list[NcclSetting]
     unread: list[str]
     version: Version | None = None
 
 
-def parse_conf(text: str, source: str, version: Version | None = None) -> list[Setting]:
+@dataclass(frozen=True)
+class Content:
+    """A file's text; None if it is missing, not a regular file (`special`: nor a folder), or not readable."""
+
+    text: str | None = None
+    why: str | None = None
+    missing: bool = False
+    special: bool = False
+
+
+def read_file(path: Path, root: Path | None = None) -> Content:
+    """The content of a regular file of unknown origin, up to a maximum size. Never blocks and never raises.
+
+    Args:
+        path: the file.
+        root: the root file system of the path, if it differs from this process's.
+    """
+    try:
+        with placed_file(path, root=root) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except PlacedFileError as error:
+        return Content(why=error.why, missing=error.kind == "missing", special=error.kind == "special")
+    why = f"only its first {_MOST_BYTES >> 20} MiB was read" if len(data) > _MOST_BYTES else None
+    return Content(data[:_MOST_BYTES].decode(errors="replace"), why)
+
+
+def parse_conf(text: str, source: str, version: Version | None = None) -> list[NcclSetting]:
     """Read the text of an NCCL file as this version does: `NAME=value` lines, names and values verbatim."""
     found = []
     drops_return = version is not None and version >= _HOME_OF_ENVIRONMENT
@@ -53,17 +79,17 @@ def parse_conf(text: str, source: str, version: Version | None = None) -> list[S
         line = raw.removesuffix("\r") if drops_return else raw
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#") and name.strip().startswith(PREFIX):
-            found.append(Setting(name, value, source, Origin.FILE, line=number))
+            found.append(NcclSetting(name, value, source, Origin.FILE, line=number))
     return found
 
 
-def parse_environment(data: bytes, source: str) -> list[Setting]:
+def parse_environment(data: bytes, source: str) -> list[NcclSetting]:
     """Read a process's environment as given by the kernel: `NAME=value` separated by zero bytes."""
     found = []
     for item in data.split(b"\0"):
         name, equals, value = item.decode(errors="replace").partition("=")
         if equals and name.startswith(PREFIX):
-            found.append(Setting(name, value, source, Origin.PROCESS))
+            found.append(NcclSetting(name, value, source, Origin.PROCESS))
     return found
 
 
@@ -90,7 +116,7 @@ def homes(variable: str | None, of_user: Path, version: Version | None) -> tuple
 
 
 def read_settings(
-    own: Iterable[Setting],
+    own: Iterable[NcclSetting],
     homes: Sequence[Path],
     system: Path = Path("/etc/nccl.conf"),
     root: Path = _HERE,
@@ -139,7 +165,7 @@ def read_settings(
     return Found(settings, unread, version)
 
 
-def _effective(settings: Sequence[Setting], orders: Iterable[Iterable[int]]) -> set[int]:
+def _effective(settings: Sequence[NcclSetting], orders: Iterable[Iterable[int]]) -> set[int]:
     """The places of the settings that come first of their name in one of the orders."""
     found: set[int] = set()
     for order in orders:
@@ -159,7 +185,7 @@ def read_own(environment: Mapping[str, str], home: Path, version: Version | None
         version: the NCCL version of the job, if known.
     """
     own = [
-        Setting(name, value, "environment")
+        NcclSetting(name, value, "environment")
         for name, value in sorted(environment.items())
         if name.startswith(PREFIX)
     ]

@@ -8,10 +8,9 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from runner.kit.nccl.files import Content, read_file
 from runner.kit.nccl.names import PREFIX
-from runner.kit.nccl.settings import Origin, Setting
-from runner.kit.nccl.sources import Found
+from runner.kit.nccl.settings import NcclSetting, Origin
+from runner.kit.nccl.sources import Content, Found, read_file
 
 UNIT_FOLDERS = (
     Path("/etc/systemd/system"),
@@ -24,13 +23,13 @@ UNIT_FOLDERS = (
 _MOST_UNITS, _MOST_FILES = 20_000, 1_000
 
 
-def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
+def parse_unit(text: str, source: str) -> tuple[list[NcclSetting], list[str]]:
     """Read a systemd unit or drop-in: its NCCL settings, and the environment files that it names.
 
     As in systemd (systemd.exec(5)), an empty `Environment=` resets earlier ones, `UnsetEnvironment=` removes names, and
     an invalid assignment is ignored.
     """
-    settings: list[Setting] = []
+    settings: list[NcclSetting] = []
     files: list[str] = []
     unset: set[str] = set()
     for key, value in _directives(text):
@@ -40,7 +39,7 @@ def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
                 settings = []
             for name, equals, content in (word.partition("=") for word in words):
                 if equals and name.startswith(PREFIX):
-                    settings.append(Setting(name, content, source, Origin.UNIT))
+                    settings.append(NcclSetting(name, content, source, Origin.UNIT))
         elif key == "EnvironmentFile":
             files = [*files, value] if value else []
         elif key == "UnsetEnvironment":
@@ -49,14 +48,16 @@ def parse_unit(text: str, source: str) -> tuple[list[Setting], list[str]]:
     return list(last.values()), files
 
 
-def parse_environment_file(text: str, source: str) -> list[Setting]:
+def parse_environment_file(text: str, source: str) -> list[NcclSetting]:
     """Read a file of `NAME=value` lines, as named by `EnvironmentFile=`; values may be quoted."""
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
         name, equals, value = line.partition("=")
         if equals and name.strip().startswith(PREFIX):
             words = _words(value)
-            found.append(Setting(name.strip(), words[0] if words else "", source, Origin.FILE, line=number))
+            found.append(
+                NcclSetting(name.strip(), words[0] if words else "", source, Origin.FILE, line=number)
+            )
     return found
 
 
@@ -86,7 +87,7 @@ def _words(value: str) -> list[str]:
 
 def read_units(folders: Iterable[Path] = UNIT_FOLDERS) -> Found:
     """NCCL settings of the systemd units in these folders; a file with several links is read once."""
-    found: list[Setting] = []
+    found: list[NcclSetting] = []
     unread: list[str] = []
     seen: set[str] = set()
     for folder in folders:

@@ -12,50 +12,30 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, placed_file, read_end
 from runner.base.programs import run_program
+from runner.hardware.machine import Machine
 from runner.kit.compile_guard import Guarded
-from runner.kit.compile_guard.command import OUTPUT, STACKS, TRACE, Watched
-from runner.kit.compile_guard.watch import FIRST_LOOK, Sample
+from runner.kit.compile_guard.command import Watched
+from runner.kit.compile_guard.watch import EVENTS, FIRST_LOOK, OUTPUT, STACKS, TRACE, Sample
 from runner.kit.repro import scripts
-from runner.record.redaction.redact import redact_text
+from runner.record.redaction.redact import host_secrets, redact_text
 
-KEPT_VARIABLES = (
-    "CC",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_MODULE_LOADING",
-    "CUDA_VISIBLE_DEVICES",
-    "CXX",
-    "LOCAL_RANK",
-    "LOCAL_WORLD_SIZE",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "RANK",
-    "RUNBOOK_PRESET",
-    "TORCHDYNAMO_DISABLE",
-    "TORCHDYNAMO_VERBOSE",
-    "TORCHINDUCTOR_AUTOGRAD_CACHE",
-    "TORCHINDUCTOR_COMPILE_THREADS",
-    "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING",
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES",
-    "TORCHINDUCTOR_FREEZING",
-    "TORCHINDUCTOR_FX_GRAPH_CACHE",
-    "TORCHINDUCTOR_MAX_AUTOTUNE",
-    "TORCHINDUCTOR_WORKER_START",
-    "TORCH_COMPILE_DISABLE",
-    "TORCH_LOGS",
-    "TORCH_WARM_POOL",
-    "TRITON_INTERPRET",
-    "WORLD_SIZE",
+KEPT_VARIABLES = tuple(
+    """
+    CC CUDA_DEVICE_MAX_CONNECTIONS CUDA_LAUNCH_BLOCKING CUDA_MODULE_LOADING CUDA_VISIBLE_DEVICES CXX LOCAL_RANK
+    LOCAL_WORLD_SIZE MKL_NUM_THREADS OMP_NUM_THREADS PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF RANK
+    RUNBOOK_PRESET TORCHDYNAMO_DISABLE TORCHDYNAMO_VERBOSE TORCHINDUCTOR_AUTOGRAD_CACHE
+    TORCHINDUCTOR_COMPILE_THREADS TORCHINDUCTOR_COORDINATE_DESCENT_TUNING TORCHINDUCTOR_FORCE_DISABLE_CACHES
+    TORCHINDUCTOR_FREEZING TORCHINDUCTOR_FX_GRAPH_CACHE TORCHINDUCTOR_MAX_AUTOTUNE TORCHINDUCTOR_WORKER_START
+    TORCH_COMPILE_DISABLE TORCH_LOGS TORCH_WARM_POOL TRITON_INTERPRET WORLD_SIZE
+    """.split()  # noqa: SIM905 - as a list it would be one name a line
 )
 # A looping compiler may log in a loop; the start and the end of a log are enough.
 LARGEST_TEXT = 32 * 2**20
@@ -89,17 +69,16 @@ class Case:
 
     Attributes:
         arguments: arguments of the block stack; empty for a wrapped command.
-        environment: the caller's environment; only allow-listed variables are kept.
-        secrets: words that identify this host and its user (`host_secrets`).
+        deadline_s: deadline of the compile in seconds.
+        injected: the injected stall, if any.
+        machine: this host.
     """
 
     arguments: Mapping[str, Any]
     deadline_s: float
     injected: str | None
-    machine: Mapping[str, Any]
-    taken: datetime
-    environment: Mapping[str, str]
-    secrets: Sequence[str]
+    machine: Machine
+    taken: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 def of_guarded(guarded: Guarded, case: Case) -> dict[str, str]:
@@ -172,15 +151,16 @@ def write(folder: Path, files: Mapping[str, str], taken: datetime) -> Path:
 
 def _closed(files: Mapping[str, str], case: Case) -> dict[str, str]:
     about = {
-        "environment.json": _json({k: case.environment[k] for k in KEPT_VARIABLES if k in case.environment}),
-        "machine.json": _json(case.machine),
+        "environment.json": _json({name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}),
+        "machine.json": _json(case.machine.model_dump(mode="json")),
     }
-    return {name: redact_text(text, case.secrets) for name, text in {**files, **about}.items()}
+    secrets = host_secrets()
+    return {name: redact_text(text, secrets) for name, text in {**files, **about}.items()}
 
 
 def _of_folder(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, str]:
     files = {f"{name}/growth.json": _json([asdict(sample) for sample in samples])}
-    for plain in (OUTPUT, "events.jsonl"):
+    for plain in (OUTPUT, EVENTS):
         files[f"{name}/{plain}"] = _read(folder / plain)
     for path in sorted((folder / STACKS).glob("*.txt")):
         if '  File "' in (text := _read(path)):

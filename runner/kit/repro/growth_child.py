@@ -7,29 +7,31 @@ to FOLDER/compiles.jsonl, so results are kept if the child is killed in the midd
 
 import gc
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from runner.kit.children import die_with_parent
 from runner.kit.compile_guard import workers
-from runner.kit.compile_guard.child import die_with_parent, in_one_line, ran_out_of_memory
+from runner.kit.compile_guard.child import in_one_line, ran_out_of_memory
 from runner.kit.compile_guard.figures import CompilerTime, cpu_seconds
 from runner.kit.compile_guard.modes import compile_in_place, output_difference, tensors
-from runner.kit.compile_guard.spec import Mode, resolve
+from runner.kit.compile_guard.spec import Mode, Task, resolve
+from runner.kit.compile_guard.watch import EVENTS
+from runner.kit.json_lines import append, complete
 
 SERIES, COMPILES = "series.json", "compiles.jsonl"
 
 
 @dataclass(frozen=True)
-class Series:
+class CompileSeries(Task):
     """The child's task.
 
     Attributes:
-        builder: `module:function`, as named by `spec.reference`, for every size.
+        builder: `module:function`, as named by `spec.builder_name`, for every size.
         first: the same for a small model that is compiled first and pays the one-time cost.
         device: device of both.
         size: name of the builder's argument that grows.
@@ -50,26 +52,11 @@ class Series:
     always: int
     factors: tuple[float, ...]
 
-    def write(self, path: Path) -> None:
-        """Write the task for the child."""
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def read(cls, path: Path) -> "Series":
-        """Read what `write` wrote."""
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**(fields | lists))
-
 
 def finished(folder: Path) -> list[dict[str, Any]]:
     """The results written so far: the small first compile, then each size in each mode."""
-    try:
-        text = (folder / COMPILES).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    # A killed child may have left an incomplete line.
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    path = folder / COMPILES
+    return complete(path.read_bytes())[0] if path.exists() else []
 
 
 def main() -> int:
@@ -77,26 +64,21 @@ def main() -> int:
     folder = Path(sys.argv[1])
     if not die_with_parent(int(sys.argv[2])):
         return 1
-    series = Series.read(folder / SERIES)
-    with (folder / "events.jsonl").open("a") as events, (folder / COMPILES).open("a") as compiles:
+    series = CompileSeries.read(folder / SERIES)
+    with (folder / EVENTS).open("ab") as events, (folder / COMPILES).open("ab") as compiles:
 
         def about_to_compile() -> None:
-            _append(events, {"event": "compiling", "cpu_s": cpu_seconds()})
+            append(events, {"event": "compiling", "cpu_s": cpu_seconds()})
 
         def done(**facts: object) -> None:
-            _append(compiles, facts)
+            append(compiles, facts)
 
         _compile_all(series, folder / "caches", about_to_compile, done)
     return 0
 
 
-def _append(file: TextIO, facts: Mapping[str, object]) -> None:
-    file.write(json.dumps(facts) + "\n")
-    file.flush()
-
-
 def _compile_all(
-    series: Series,
+    series: CompileSeries,
     caches: Path,
     about_to_compile: Callable[[], None],
     done: Callable[..., None],
@@ -126,7 +108,7 @@ def _warm_torch() -> None:
     importlib.import_module("torch._inductor.compile_fx")
 
 
-def _compile_first(series: Series, caches: Path) -> dict[str, object]:
+def _compile_first(series: CompileSeries, caches: Path) -> dict[str, object]:
     """Compile the small model, with the vector instructions that the CPU reports.
 
     Inductor tests each of them in a process that imports torch, which takes longer than all smaller compiles of a

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
@@ -68,7 +68,7 @@ class LiveCompile:
         return self.cpu_share >= PEGGED_SHARE
 
 
-def look(window_s: float) -> tuple[LiveCompile, ...]:
+def look_at_processes(window_s: float) -> tuple[LiveCompile, ...]:
     """Read every process that has torch loaded, twice, `window_s` seconds apart; the busiest comes first."""
     before: dict[int, _State] = {}
     for process in psutil.process_iter():
@@ -88,14 +88,14 @@ def look(window_s: float) -> tuple[LiveCompile, ...]:
     return tuple(sorted(found, key=lambda one: -one.cpu_share))
 
 
-def findings(window_s: float) -> Findings:
+def look_findings(window_s: float) -> Findings:
     """Observe, print one line per process, and report; never a symptom, as two observations do not prove one.
 
     Raises:
         RunbookError: a process, or the mount of its cache, does not answer.
     """
     try:
-        found = answer_within(window_s + _LOOK_S, lambda: look(window_s))
+        found = answer_within(window_s + _LOOK_S, lambda: look_at_processes(window_s))
     except TimeoutError as error:
         raise RunbookError(
             f"reading the processes of this node: {error}; a process or a mount does not answer"
@@ -120,15 +120,9 @@ def findings(window_s: float) -> Findings:
         details={
             "window_s": window_s,
             "processes": [
-                {
-                    "pid": one.pid,
-                    "name": one.name,
-                    "cpu_share": one.cpu_share,
-                    "workers": one.workers,
-                    "compilers": one.compilers,
-                    "cache_growth_bytes": one.cache_growth_bytes,
-                    "compiling": one.compiling,
-                }
+                # Its cache may be named after a user.
+                {name: value for name, value in asdict(one).items() if name != "cache"}
+                | {"compiling": one.compiling}
                 for one in found
             ],
         },

@@ -1,13 +1,13 @@
 """The block stacks that `torch_compile_repro` compiles, by preset, and the memory that they need. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from runner.hardware.machine import Machine
 from runner.kit.probe import NotApplicableError
 
 
 @dataclass(frozen=True)
-class Size:
+class StackSize:
     """The stack of a preset. `deadline_s`: seconds, well above the time of a healthy cold compile."""
 
     blocks: int
@@ -17,13 +17,18 @@ class Size:
     tokens: int
     deadline_s: float
 
+    @property
+    def shape(self) -> dict[str, int | str]:
+        """The sizes, as arguments of `block_stack.build`."""
+        return {name: size for name, size in asdict(self).items() if name != "deadline_s"}
+
 
 # 40b and 70b are above the 40e9 parameters that the entry mentions (40.4e9 and 70.0e9).
 SIZES = {
-    "tiny": Size(2, 64, 4, 128, 32, 180),
-    "8b": Size(32, 4096, 32, 14336, 2048, 900),
-    "40b": Size(50, 8192, 64, 22016, 2048, 1800),
-    "70b": Size(72, 8192, 64, 28672, 2048, 1800),
+    "tiny": StackSize(2, 64, 4, 128, 32, 180),
+    "8b": StackSize(32, 4096, 32, 14336, 2048, 900),
+    "40b": StackSize(50, 8192, 64, 22016, 2048, 1800),
+    "70b": StackSize(72, 8192, 64, 28672, 2048, 1800),
 }
 # Activations, the compiler's allocations and the CUDA context add to the weights.
 _HEADROOM = 1.1

@@ -1,26 +1,22 @@
 """Runs the reader's own command under the guard, and writes the bundle."""
 
 import argparse
-import os
 import shlex
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from runner.base.errors import RunbookError
 from runner.hardware.machine import Machine
-from runner.kit.compile_guard.command import OUTPUT, Watched, watch_command
+from runner.kit.compile_guard.command import Watched, last_output, watch_command
 from runner.kit.compile_guard.stacks import in_words
 from runner.kit.probe import Findings, say, single
 from runner.kit.repro import bundle
-from runner.record.last_words import last_words_in
-from runner.record.redaction.redact import host_secrets
 
 DEADLINE_S = 900.0
 _LABELS = {"mode": "command"}
 
 
-def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
+def command_findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
     """Run the command, write the bundle, and report; the symptom is that it did not finish by its deadline.
 
     Raises:
@@ -33,17 +29,8 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
         seen = watch_command(arguments.command, Path(folder) / "1-command", deadline_s)
         kept = None
         if arguments.output_dir is not None:
-            case = bundle.Case(
-                arguments={},
-                deadline_s=deadline_s,
-                injected=None,
-                machine=machine.model_dump(mode="json"),
-                taken=datetime.now(UTC),
-                environment=os.environ,
-                secrets=host_secrets(),
-            )
-            files = bundle.of_command(seen, case)
-            kept = bundle.write(arguments.output_dir, files, case.taken)
+            case = bundle.Case(arguments={}, deadline_s=deadline_s, injected=None, machine=machine)
+            kept = bundle.write(arguments.output_dir, bundle.of_command(seen, case), case.taken)
             say(f"bundle: {kept}")
         if seen.status:
             raise RunbookError(_failed(seen, kept))
@@ -51,10 +38,8 @@ def findings(arguments: argparse.Namespace, machine: Machine) -> Findings:
 
 
 def _failed(seen: Watched, kept: Path | None) -> str:
-    words = last_words_in(seen.folder / OUTPUT, host_secrets())
-    said = f"last output: {words}" if words else "no output"
     where = f"all output is in {kept}" if kept else "use --output-dir DIR to keep all output"
-    return f"the command exited with status {seen.status}; {said}; {where}"
+    return f"the command exited with status {seen.status}; {last_output(seen.folder)}; {where}"
 
 
 def _report(seen: Watched, bundle: str | None) -> Findings:
@@ -64,12 +49,11 @@ def _report(seen: Watched, bundle: str | None) -> Findings:
     ]
     if seen.cpu_share is not None:
         measurements.append(single("compile_cpu_share", seen.cpu_share, **_LABELS, ended=seen.ended))
-    where = f" (in {seen.where})" if seen.where else ""
     return Findings(
         measurements=measurements,
         status="ok" if seen.ended else "symptom",
         reason=None
         if seen.ended
-        else f"the command did not finish within {seen.wall_s:.1f} s, {in_words(seen.verdict)}{where}",
+        else f"the command did not finish within {seen.wall_s:.1f} s, {in_words(seen.verdict, seen.where)}",
         details={"command": list(seen.command), "verdict": seen.verdict, "bundle": bundle},
     )
