@@ -22,8 +22,8 @@ from runner.base.units import format_value
 from runner.kit.budget import Budget
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.arms import compared
-from runner.kit.decode.job import Job
-from runner.kit.decode.turns import Series, take
+from runner.kit.decode.job import DecodeJob
+from runner.kit.decode.turns import RequestedStarts, take_starts
 from runner.sizing.models import model_shape
 
 LAUNCHES, STARTS, TURNS = 8, 8, 4
@@ -50,14 +50,14 @@ def main() -> None:
     """Take the launches, and print what they say."""
     given = [int(word) for word in sys.argv[1:]]
     launches, starts = [*given, *(LAUNCHES, STARTS)[len(given) :]]
-    job = Job("tiny", model_shape("tiny"), None, "cpu", 1, 1, 128, 4)
+    job = DecodeJob("tiny", model_shape("tiny"), None, "cpu", 1, 1, 128, 4)
     logs: dict[str, list[list[float]]] = {"prefill": [], "decode": []}
     undisturbed, seconds = 0, []
     for _ in range(launches):
         began = time.monotonic()
         # No ratio decides against no number: every start is taken.
-        series = Series(starts, TURNS, Budget(began + HANG_S), began + HANG_S, math.nan)
-        arms = take(job, Mode.EAGER, {"caller": os.environ, "clean": os.environ}, series).arms
+        series = RequestedStarts(starts, TURNS, Budget(began + HANG_S), began + HANG_S, math.nan)
+        arms = take_starts(job, Mode.EAGER, {"caller": os.environ, "clean": os.environ}, series).arms
         seconds.append(time.monotonic() - began)
         for phase, found in compared(arms["caller"], arms["clean"]).items():
             logs[phase].append([math.log(ratio) for ratio in found.ratios])

@@ -18,9 +18,9 @@ from statistics import fmean, median
 
 from runner.base.stats import median_interval
 from runner.base.units import format_bytes, format_value, parse_bytes
+from runner.kit.collective_timing import bus_factor
 from runner.kit.rank_line import RankLine
 from runner.kit.ranks import World
-from runner.probes.collectives import bus_factor
 
 RANKS, ITERATIONS, DEADLINE_S = 2, 20, 170.0
 WORTH = 0.9

@@ -14,27 +14,28 @@ from dataclasses import replace
 import torch
 
 from runner.base.units import format_value
-from runner.kit.long_context.bench import Bench, Reached
-from runner.sizing import Work, footprint, kv_cache_bytes, longest
+from runner.kit.long_context.bench import MemoryBench, Reached
+from runner.sizing.limits import footprint, longest
 from runner.sizing.models import ModelShape, model_shape
+from runner.sizing.work import ModelWork, kv_cache_bytes
 
 # The second one as the 40B preset is: no grouped heads, two matrices in the MLP.
 MODELS = (model_shape("tiny"), ModelShape("ungated", 6, 256, 8, 8, 32, 1024, 8192, 131072, gated_mlp=False))
 LENGTHS = (128, 256, 512, 1024, 1536)
 KINDS = {
-    "inference": Work(1, weight_bytes=4, kv_bytes=4),
-    "chunked, last logits": Work(1, weight_bytes=4, kv_bytes=4, chunk=128, all_logits=False),
-    "FP8 cache": Work(1, weight_bytes=4, kv_bytes=1),
-    "training": Work(1, weight_bytes=4, training="adamw"),
-    "training, selective": Work(1, weight_bytes=4, checkpointing="selective", training="adamw"),
-    "training, full": Work(1, weight_bytes=4, checkpointing="full", training="adamw"),
+    "inference": ModelWork(1, weight_bytes=4, kv_bytes=4),
+    "chunked, last logits": ModelWork(1, weight_bytes=4, kv_bytes=4, chunk=128, all_logits=False),
+    "FP8 cache": ModelWork(1, weight_bytes=4, kv_bytes=1),
+    "training": ModelWork(1, weight_bytes=4, training="adamw"),
+    "training, selective": ModelWork(1, weight_bytes=4, checkpointing="selective", training="adamw"),
+    "training, full": ModelWork(1, weight_bytes=4, checkpointing="full", training="adamw"),
 }
 # Of the room that the longest length takes beyond weights and optimizer state.
 SHARES = (0.5, 0.7, 0.9)
 MOST_OFF = 0.1
 
 
-def run(bench: Bench, work: Work) -> Reached:
+def run(bench: MemoryBench, work: ModelWork) -> Reached:
     """One piece of work on the only rank there is."""
     (reached,) = bench.run(work)
     return reached
@@ -43,7 +44,7 @@ def run(bench: Bench, work: Work) -> Reached:
 def predictions(shape: ModelShape) -> Iterator[bool]:
     """Print a line for every kind and length; whether each held."""
     for kind, base in KINDS.items():
-        bench = Bench(shape, base, None, gpu=False)
+        bench = MemoryBench(shape, base, None, gpu=False)
         for tokens in LENGTHS:
             work = replace(base, tokens=tokens)
             found, reached = footprint(shape, work), run(bench, work)
@@ -66,7 +67,7 @@ def limits(shape: ModelShape) -> Iterator[bool]:
             fixed = whole.weights + whole.optimizer
             budget = fixed + int(share * (whole.total - fixed))
             most = longest(shape, base, budget)
-            bench = Bench(shape, base, budget, gpu=False)
+            bench = MemoryBench(shape, base, budget, gpu=False)
             at, beyond = (run(bench, replace(base, tokens=n)) for n in (most, int(1.25 * most)))
             held = at.over is None and beyond.over is not None
             print(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.kit.allocations import OverBudgetError, follow
+from runner.kit.allocations import OverBudgetError, follow_allocations
 
 KIB = 1024
 # 256 × 4 bytes: one KiB, so that sizes below read as KiB.
@@ -19,7 +19,7 @@ def without_gradients() -> Iterator[None]:
 
 
 def test_a_tensor_counts_with_its_bytes_and_leaves_when_it_is_freed() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(4, *ONE)
         assert (found.live, found.peak) == (4 * KIB, 4 * KIB)
         del tensor
@@ -30,13 +30,13 @@ def test_a_tensor_counts_with_its_bytes_and_leaves_when_it_is_freed() -> None:
     ("dtype", "size"), [(torch.float64, 8), (torch.float32, 4), (torch.bfloat16, 2), (torch.bool, 1)]
 )
 def test_an_element_counts_with_the_size_of_its_type(dtype: torch.dtype, size: int) -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(1000, dtype=dtype)
         assert found.live == tensor.untyped_storage().nbytes() == 1000 * size
 
 
 def test_views_of_a_storage_count_once() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(4, *ONE)
         views = [tensor.view(-1), tensor.t(), tensor[1:3], tensor.expand(8, 4, *ONE), *tensor.unbind()]
         assert found.live == 4 * KIB
@@ -47,7 +47,7 @@ def test_views_of_a_storage_count_once() -> None:
 
 
 def test_work_in_place_counts_nothing_new() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(*ONE)
         tensor.add_(1).mul_(2).clamp_(max=3)
         torch.add(tensor, 1, out=tensor)
@@ -55,7 +55,7 @@ def test_work_in_place_counts_nothing_new() -> None:
 
 
 def test_a_temporary_counts_at_the_peak_and_is_gone_after() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(*ONE)
         result = (tensor + 1) * 2
         # Alive at the peak: the tensor, the sum and the product.
@@ -64,14 +64,14 @@ def test_a_temporary_counts_at_the_peak_and_is_gone_after() -> None:
 
 
 def test_every_result_of_an_operator_counts() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         values, places = torch.zeros(1000).sort()
         assert (found.live, found.peak) == (1000 * (4 + 8), 1000 * (4 + 4 + 8))
         assert len(values) == len(places)
 
 
 def test_the_memory_of_a_freed_tensor_counts_again_when_another_takes_its_place() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         for _ in range(100):
             torch.ones(64, *ONE)
         assert (found.live, found.peak) == (0, 64 * KIB)
@@ -79,7 +79,7 @@ def test_the_memory_of_a_freed_tensor_counts_again_when_another_takes_its_place(
 
 def test_tensors_from_before_count_once_they_are_added() -> None:
     weights = [torch.ones(2, *ONE), torch.ones(3, *ONE)]
-    with follow() as found:
+    with follow_allocations() as found:
         assert found.live == 0
         found.add(*weights, weights[0].view(-1))
         assert found.live == 5 * KIB
@@ -88,14 +88,14 @@ def test_tensors_from_before_count_once_they_are_added() -> None:
 
 
 def test_tensors_on_the_meta_device_take_no_memory() -> None:
-    with follow() as found:
+    with follow_allocations() as found:
         tensor = torch.ones(10**12, device="meta")
         assert (found.live, found.peak) == (0, 0)
         assert tensor.numel() == 10**12
 
 
 def test_the_limit_itself_is_within_and_a_byte_more_is_over() -> None:
-    with follow(limit=2 * KIB) as found:
+    with follow_allocations(limit=2 * KIB) as found:
         tensor = torch.ones(2, *ONE)
         with pytest.raises(OverBudgetError, match="2049 bytes live, limit 2048"):
             torch.ones(1, dtype=torch.bool)
@@ -104,7 +104,7 @@ def test_the_limit_itself_is_within_and_a_byte_more_is_over() -> None:
 
 
 def test_what_went_over_the_limit_is_let_go_again() -> None:
-    with follow(limit=2 * KIB) as found:
+    with follow_allocations(limit=2 * KIB) as found:
         with pytest.raises(OverBudgetError):
             torch.ones(3, *ONE)
         assert (found.live, found.peak) == (0, 3 * KIB)
@@ -113,7 +113,7 @@ def test_what_went_over_the_limit_is_let_go_again() -> None:
 
 def test_weights_alone_can_be_over_the_limit() -> None:
     weights = torch.ones(2, *ONE)
-    with follow(limit=KIB) as found, pytest.raises(OverBudgetError):
+    with follow_allocations(limit=KIB) as found, pytest.raises(OverBudgetError):
         found.add(weights)
 
 
@@ -125,7 +125,7 @@ def mlp(hidden: int, ff: int) -> nn.Module:
 
 def test_the_peak_of_an_mlp_is_the_one_counted_by_hand() -> None:
     model, tokens = mlp(64, 256), torch.ones(32, 64)
-    with follow() as found:
+    with follow_allocations() as found:
         found.add(tokens, *model.parameters())
         result = model(tokens)
     weights, narrow, wide = 2 * 64 * 256 * 4, 32 * 64 * 4, 32 * 256 * 4
@@ -136,7 +136,7 @@ def test_the_peak_of_an_mlp_is_the_one_counted_by_hand() -> None:
 
 def test_the_peak_of_an_mlp_is_the_one_that_torchs_own_profiler_sees() -> None:
     model, tokens = mlp(128, 1024), torch.ones(64, 128)
-    with follow() as found:
+    with follow_allocations() as found:
         found.add(tokens, *model.parameters())
         before = found.live
         result = model(tokens)
@@ -146,7 +146,7 @@ def test_the_peak_of_an_mlp_is_the_one_that_torchs_own_profiler_sees() -> None:
 
 def test_a_tensor_from_before_counts_as_soon_as_a_view_of_it_is_returned() -> None:
     tensor = torch.ones(*ONE)
-    with follow() as found:
+    with follow_allocations() as found:
         assert tensor.view(-1).shape == ONE
         assert found.peak == KIB
 

@@ -14,9 +14,9 @@ import torch
 
 from runner.base.errors import InputError, RunbookError
 from runner.kit.budget import Budget
-from runner.kit.nsys import under_nsys
+from runner.kit.precision.linear import signal_to_noise
 from runner.kit.precision.product import NATIVE
-from runner.kit.traced_work import SHAPES, Operation
+from runner.kit.traced_work import SHAPES, Operation, under_nsys
 from runner.probes.capture_fp8_flexattention_traces import (
     PROBE,
     _fitting,
@@ -24,7 +24,6 @@ from runner.probes.capture_fp8_flexattention_traces import (
     _on_device,
     _outermost,
     _timed,
-    signal_to_noise,
 )
 from runner.sizing.presets import PRESETS
 
@@ -195,9 +194,11 @@ def test_what_a_late_nsys_started_ends_with_it(tmp_path: Path, monkeypatch: pyte
 
 def test_the_signal_to_noise_of_equal_results_and_of_zeros_is_unknown() -> None:
     ones = torch.ones(4)
-    assert signal_to_noise(ones, ones) is None
-    assert signal_to_noise(ones, torch.zeros(4)) is None
-    assert signal_to_noise(ones * 1.1, ones) == pytest.approx(20.0, abs=0.01)
+    for exact in (ones, torch.zeros(4)):
+        found = _timed(Operation("product", ones.clone, exact.clone, 8.0), "cpu", 1)
+        assert [one.name for one in found] == ["operation_time", "operation_rate"]
+    assert signal_to_noise(ones * 1.1, ones, most=math.inf) == pytest.approx(20.0, abs=0.01)
+    assert signal_to_noise(ones, ones) == pytest.approx(150.0)
 
 
 def test_a_result_that_is_not_finite_is_an_error_and_a_clock_that_stands_still_is_not(

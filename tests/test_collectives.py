@@ -14,12 +14,14 @@ import pytest
 
 from runner.base.errors import InputError
 from runner.base.stats import FEWEST_FOR_BOOTSTRAP
+from runner.kit import collective_timing
 from runner.kit.budget import VARIABLE
+from runner.kit.collective_timing import OPS, CollectiveJob, _in_rounds, bus_factor, ranks_of, whole_size
 from runner.kit.nccl.log import Transport
 from runner.kit.nccl.settings import NcclSetting, Origin
 from runner.kit.probe import CRASHED, NOT_APPLICABLE
 from runner.probes import collectives
-from runner.probes.collectives import OPS, PROBE, _turns, _whole, bus_factor, scrubbed
+from runner.probes.collectives import PROBE, scrubbed
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
 
@@ -57,7 +59,7 @@ def test_where_the_time_is_over_the_rest_of_the_turns_is_left_out_and_said() -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (bandwidth,) = named(document_of(done), "bus_bandwidth")
-    taken = sum(_turns(1000)[:FEWEST_FOR_BOOTSTRAP])
+    taken = sum(_in_rounds(1000)[:FEWEST_FOR_BOOTSTRAP])
     assert len(bandwidth["samples"]) == taken
     assert f"ran {taken} of 1000 iterations: time limit" in done.stderr
 
@@ -279,10 +281,10 @@ def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(collectives, "World", lambda *arguments: started.append(arguments))
-    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=4000)
+    monkeypatch.setattr(collective_timing, "World", lambda *arguments: started.append(arguments))
+    job = CollectiveJob(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=4000)
     for arm in ("caller", "clean"):
-        collectives._world(job, arm, {"NCCL_DEBUG": "WARN"}, tmp_path / arm, 0.0)
+        ranks_of(job, arm, {"NCCL_DEBUG": "WARN"}, tmp_path / arm, 0.0)
     environments = [arguments[2] for arguments in started]
     assert [environment["NCCL_DEBUG"] for environment in environments] == ["INFO", "INFO"]
     folders = [Path(environment["NCCL_DEBUG_FILE"]).parent for environment in environments]
@@ -291,7 +293,7 @@ def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
 
 
 def test_the_transport_of_each_arm_is_a_measurement() -> None:
-    job = collectives._Job(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=None)
+    job = CollectiveJob(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=None)
     found = collectives._channels({"caller": Transport({"SHM/direct": 3}, None), "clean": None}, job)
     assert [(one.name, one.value, one.labels["transport"], one.labels["arm"]) for one in found] == [
         ("nccl_channels", 3, "SHM/direct", "caller")
@@ -304,13 +306,13 @@ def test_scrubbing_takes_only_what_steers_transport() -> None:
 
 
 def test_turns_add_up_to_the_iterations_asked_for() -> None:
-    assert [sum(_turns(iterations)) for iterations in (1, 7, 20, 1001)] == [1, 7, 20, 1001]
-    assert max(_turns(1001)) <= 64
+    assert [sum(_in_rounds(iterations)) for iterations in (1, 7, 20, 1001)] == [1, 7, 20, 1001]
+    assert max(_in_rounds(1001)) <= 64
 
 
 def test_only_collectives_of_pieces_round_a_size_up() -> None:
-    assert _whole("all_reduce", 1000, 3) == 1000
-    assert _whole("all_gather", 1000, 3) == 1008
+    assert whole_size("all_reduce", 1000, 3) == 1000
+    assert whole_size("all_gather", 1000, 3) == 1008
 
 
 def test_the_parser_needs_no_torch() -> None:

@@ -14,10 +14,10 @@ from runner.kit.budget import Budget
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode import turns
 from runner.kit.decode.arms import compared
-from runner.kit.decode.job import Job
-from runner.kit.decode.launches import Launches
+from runner.kit.decode.job import DecodeJob
 from runner.kit.decode.report import undecided
-from runner.kit.decode.turns import Series, Taken, take
+from runner.kit.decode.turns import RequestedStarts, TakenStarts, take_starts
+from runner.kit.profiling import Launches
 from runner.sizing.models import model_shape
 
 HANG_S = 120.0
@@ -54,7 +54,7 @@ for command in line.commands():
 
 
 @dataclass(frozen=True)
-class Told(Job):
+class Told(DecodeJob):
     """A job whose worker is a file."""
 
     def program(self, mode: Mode) -> list[str]:
@@ -64,7 +64,7 @@ class Told(Job):
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> DecodeJob:
     (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
     return Told(str(tmp_path / "worker.py"), model_shape("tiny"), None, "cpu", 1, 1, 16, 4)
 
@@ -83,33 +83,37 @@ def environments(caller: float, clean: float, waited: float = 0.0) -> Mapping[st
 
 
 def taken(
-    job: Job, sides: Mapping[str, Mapping[str, str]], left: float = HANG_S, bound: float = 0.95
-) -> Taken:
+    job: DecodeJob, sides: Mapping[str, Mapping[str, str]], left: float = HANG_S, bound: float = 0.95
+) -> TakenStarts:
     now = time.monotonic()
-    return take(job, Mode.EAGER, sides, Series(12, 4, Budget(now + left), now + HANG_S, bound))
+    return take_starts(
+        job, Mode.EAGER, sides, RequestedStarts(12, 4, Budget(now + left), now + HANG_S, bound)
+    )
 
 
 def test_a_side_that_is_far_slower_is_found_in_the_fewest_starts(
-    job: Job, capsys: pytest.CaptureFixture[str]
+    job: DecodeJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = taken(job, environments(caller=1.7, clean=1.0))
     assert found.starts == FEWEST
     assert capsys.readouterr().err.splitlines() == ["decided after 4 of at most 12 starts"]
 
 
-def test_equal_sides_are_decided_before_the_last_start(job: Job) -> None:
+def test_equal_sides_are_decided_before_the_last_start(job: DecodeJob) -> None:
     found = taken(job, environments(caller=1.0, clean=1.0), bound=0.9)
     assert FEWEST <= found.starts < 12
     assert undecided(compared(found.arms["caller"], found.arms["clean"]), 0.9) is None
 
 
-def test_a_ratio_at_the_bound_is_undecided_after_the_last_start(job: Job) -> None:
+def test_a_ratio_at_the_bound_is_undecided_after_the_last_start(job: DecodeJob) -> None:
     found = taken(job, environments(caller=1.0, clean=1.0), bound=1.0)
     assert found.starts == 12
     assert "unknown whether" in (undecided(compared(found.arms["caller"], found.arms["clean"]), 1.0) or "")
 
 
-def test_on_a_busy_machine_turns_are_repeated_and_even_a_clear_difference_decides_nothing(job: Job) -> None:
+def test_on_a_busy_machine_turns_are_repeated_and_even_a_clear_difference_decides_nothing(
+    job: DecodeJob,
+) -> None:
     found = taken(job, environments(caller=1.7, clean=1.0, waited=0.5))
     assert found.starts == 12
     comparisons = compared(found.arms["caller"], found.arms["clean"])
@@ -119,7 +123,7 @@ def test_on_a_busy_machine_turns_are_repeated_and_even_a_clear_difference_decide
 
 
 def test_where_the_time_is_over_the_start_at_work_is_the_last(
-    job: Job, capsys: pytest.CaptureFixture[str]
+    job: DecodeJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = taken(job, environments(caller=1.7, clean=1.0), left=0.0)
     assert found.starts == 1
@@ -127,7 +131,7 @@ def test_where_the_time_is_over_the_start_at_work_is_the_last(
 
 
 def test_one_launch_gives_every_start_where_starts_are_forks_and_one_where_they_are_not(
-    job: Job,
+    job: DecodeJob,
 ) -> None:
     launched = taken(job, environments(caller=1.7, clean=1.0))
     assert sorted(start.first[0] for start in launched.arms["caller"].starts) == pytest.approx(
@@ -139,39 +143,39 @@ def test_one_launch_gives_every_start_where_starts_are_forks_and_one_where_they_
 
 
 @pytest.fixture
-def on_gpu(job: Job) -> Job:
+def on_gpu(job: DecodeJob) -> DecodeJob:
     # With enough tokens to count launches.
     return Told(job.model, job.shape, None, "cuda", 1, 1, 16, 16)
 
 
-def test_launches_of_a_step_on_a_gpu_are_counted_with_the_profiler(on_gpu: Job) -> None:
+def test_launches_of_a_step_on_a_gpu_are_counted_with_the_profiler(on_gpu: DecodeJob) -> None:
     sides = environments(caller=1.0, clean=1.0)
     now = time.monotonic()
-    series = Series(1, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
-    (arm,) = take(on_gpu, Mode.WHOLE, {"caller": sides["caller"]}, series).arms.values()
+    series = RequestedStarts(1, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
+    (arm,) = take_starts(on_gpu, Mode.WHOLE, {"caller": sides["caller"]}, series).arms.values()
     assert (arm.launches, arm.counted_steps, arm.stuck) == (Launches(0, 8, 3), 8, False)
     assert arm.cache == {"hits": 1, "misses": 0}
 
 
 def test_a_profiler_that_does_not_return_leaves_the_replays(
-    on_gpu: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    on_gpu: DecodeJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(turns, "_PROFILED_S", 0.5)
     monkeypatch.setattr(ranks, "_END_GRACE_S", 0.1)
     caller = {**environments(caller=1.0, clean=1.0)["caller"], "PROFILER": "hangs"}
     now = time.monotonic()
-    series = Series(2, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
-    taken = take(on_gpu, Mode.WHOLE, {"caller": caller}, series)
+    series = RequestedStarts(2, 4, Budget(now + HANG_S), now + HANG_S, 0.9)
+    taken = take_starts(on_gpu, Mode.WHOLE, {"caller": caller}, series)
     assert taken.starts == 2
     assert (taken.arms["caller"].launches, taken.arms["caller"].stuck) == (Launches(None, 8, None), True)
     assert "launches are not counted: the profiler did not return" in capsys.readouterr().err
 
 
-def test_on_a_gpu_the_fewest_starts_that_decide_are_taken_whatever_the_budget(on_gpu: Job) -> None:
+def test_on_a_gpu_the_fewest_starts_that_decide_are_taken_whatever_the_budget(on_gpu: DecodeJob) -> None:
     now = time.monotonic()
     spent, enough = Budget(now), Budget(now + HANG_S)
     sides = environments(caller=1.0, clean=1.0)
-    series = Series(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=enough)
-    assert take(on_gpu, Mode.EAGER, sides, series).starts == FEWEST
-    series = Series(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=spent)
-    assert take(on_gpu, Mode.EAGER, sides, series).starts == 1
+    series = RequestedStarts(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=enough)
+    assert take_starts(on_gpu, Mode.EAGER, sides, series).starts == FEWEST
+    series = RequestedStarts(12, 4, spent, now + HANG_S, 1.0, fewest=FEWEST, latest=spent)
+    assert take_starts(on_gpu, Mode.EAGER, sides, series).starts == 1

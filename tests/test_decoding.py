@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runner.kit.compile_guard import safe_compile
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.loop import Decoder, build_step, step_of
+from runner.kit.decode.loop import Decoder, build_step, decoding_step
 from runner.kit.transformer import build_model
 from runner.sizing.models import ModelShape
 from tests.greedy import assert_same_choices
@@ -102,7 +102,7 @@ def stepped(step: Any, prompt: torch.Tensor) -> Captured:
 
 def test_a_step_is_one_graph_whose_only_input_at_no_fixed_address_is_the_token() -> None:
     # Inductor skips CUDA graphs without an error if a step changes an input whose address may change.
-    captured = stepped(step_of(model_of(SHAPE), 64), prompts(1))
+    captured = stepped(decoding_step(model_of(SHAPE), 64), prompts(1))
     assert captured.moving() == ["l_tokens_"]
 
 
@@ -116,7 +116,7 @@ def test_a_step_on_a_gpu_has_no_tensor_on_the_cpu() -> None:
                 made = torch.empty(weight.shape, dtype=weight.dtype)
                 setattr(module, name, torch.nn.Parameter(made, requires_grad=False))
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-        captured = stepped(step_of(model, 64), torch.zeros(1, 16, dtype=torch.long))
+        captured = stepped(decoding_step(model, 64), torch.zeros(1, 16, dtype=torch.long))
     assert captured.devices() == {"cuda"}
     assert captured.moving() == ["l_tokens_"]
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from runner.kit.precision import energy
 from runner.kit.precision.counters import NVML_TICK_S, EnergyError, Sensors, rapl_counters
-from runner.kit.precision.energy import Tick, Trace, Window, run_window, watch
+from runner.kit.precision.energy import EnergyWindow, Tick, Trace, poll_counters, run_window
 from tests import nvml
 
 POLL_S = 0.005
@@ -46,17 +46,19 @@ class Curve:
         return self.joules(self.shown(tick))
 
 
-def watched(curve: Curve, began: float, seconds: float, iteration_s: float, poll_s: float = POLL_S) -> Window:
+def watched(
+    curve: Curve, began: float, seconds: float, iteration_s: float, poll_s: float = POLL_S
+) -> EnergyWindow:
     """A window of work over a curve, watched every `poll_s`, without waiting for it."""
     trace = Trace(curve)
     for number in range(int(seconds / poll_s) + 1):
         curve.now = began + number * poll_s
         trace.poll(lambda: curve.now)
     count = int(seconds / iteration_s) + 1
-    return Window(began, tuple(began + (n + 1) * iteration_s for n in range(count)), (trace,))
+    return EnergyWindow(began, tuple(began + (n + 1) * iteration_s for n in range(count)), (trace,))
 
 
-def exact(window: Window, curve: Curve) -> float:
+def exact(window: EnergyWindow, curve: Curve) -> float:
     """Joules of an iteration between the window's edges, by the curve itself."""
     first, last = window.traces[0].edges()
     done = window.done_at(last.first) - window.done_at(first.first)
@@ -85,7 +87,7 @@ def test_at_constant_power_they_are_power_times_time(iteration_s: float) -> None
     assert window.joules_per_iteration() == pytest.approx(650 * iteration_s, rel=0.002)
 
 
-def refused(window: Window) -> str:
+def refused(window: EnergyWindow) -> str:
     with pytest.raises(EnergyError) as caught:
         window.joules_per_iteration()
     return str(caught.value)
@@ -119,7 +121,7 @@ def test_a_counter_that_could_seldom_be_looked_at_is_refused() -> None:
     assert "could be read only every" in refused(watched(Curve(100), 2.0, 5.0, 0.01, poll_s=0.09))
 
 
-def watched_on_a_busy_host(call_s: Callable[[int], float], seconds: float = 5.2) -> Window:
+def watched_on_a_busy_host(call_s: Callable[[int], float], seconds: float = 5.2) -> EnergyWindow:
     """A window whose counter takes that long to read (by number of the reading), on a simulated clock."""
     curve, reads = Curve(650, swing=200, period=1.7, now=7.03), [0]
     began = curve.now
@@ -138,8 +140,10 @@ def watched_on_a_busy_host(call_s: Callable[[int], float], seconds: float = 5.2)
 
     trace = Trace(SlowCounter(read))
     trace.poll(lambda: curve.now)
-    watch([trace], over, lambda: curve.now)
-    return Window(began, tuple(began + 0.12 * (n + 1) for n in range(int(seconds / 0.12) + 1)), (trace,))
+    poll_counters([trace], over, lambda: curve.now)
+    return EnergyWindow(
+        began, tuple(began + 0.12 * (n + 1) for n in range(int(seconds / 0.12) + 1)), (trace,)
+    )
 
 
 @dataclass
@@ -192,7 +196,7 @@ def test_sensors_that_do_not_answer_do_not_keep_the_counter_from_being_polled() 
 
 
 def test_unfinished_iterations_count_by_their_share_of_time() -> None:
-    window = Window(1.0, (2.0, 4.0))
+    window = EnergyWindow(1.0, (2.0, 4.0))
     assert [window.done_at(moment) for moment in (0.5, 1.5, 2.0, 3.0, 4.0, 9.0)] == [0, 0.5, 1, 1.5, 2, 2]
     assert window.seconds == 3.0
     assert "no energy counter" in refused(window)
@@ -323,7 +327,7 @@ def test_a_window_over_two_rapl_packages_adds_them_up_across_an_overflow(tmp_pat
             (place / "energy_uj").write_text(f"{int(watts * clock[0] * 1e6) % 20_000_000}\n")
         for trace in traces:
             trace.poll(lambda: clock[0])
-    window = Window(0.0, tuple((n + 1) * 0.02 for n in range(300)), tuple(traces))
+    window = EnergyWindow(0.0, tuple((n + 1) * 0.02 for n in range(300)), tuple(traces))
     assert window.joules_per_iteration() == pytest.approx(350 * 0.02, rel=0.01)
 
 
@@ -343,11 +347,11 @@ def test_a_counter_that_was_seen_at_one_or_two_values_is_refused(seen: list[floa
     times = [number * 0.09 / len(seen) for number in range(len(seen) + 1)]
     ticks = [Tick(joules, *between) for joules, between in zip(seen, pairwise(times), strict=True)]
     trace = Trace(Curve(100, tick_s=0.001), ticks)
-    assert f"changed {changes} times in 0.09 s" in refused(Window(0.0, (0.05, 0.09), (trace,)))
+    assert f"changed {changes} times in 0.09 s" in refused(EnergyWindow(0.0, (0.05, 0.09), (trace,)))
 
 
 def test_a_counter_that_was_never_seen_is_refused() -> None:
-    assert "too short" in refused(Window(0.0, (0.05, 0.09), (Trace(Curve(100)),)))
+    assert "too short" in refused(EnergyWindow(0.0, (0.05, 0.09), (Trace(Curve(100)),)))
 
 
 @pytest.mark.parametrize("silent_from", [1, 3])

@@ -11,8 +11,7 @@ from runner.base.errors import InputError
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import Machine, look
 from runner.kit.long_context.question import Question, planned, swept
-from runner.sizing import GPU_OVERHEAD_BYTES, footprint
-from runner.sizing.limits import longest
+from runner.sizing.limits import GPU_OVERHEAD_BYTES, footprint, longest
 
 MIB = 2**20
 # Bytes that NVML states: the first three as measured or published, the last one of a small board.

@@ -17,12 +17,12 @@ from runner.kit.budget import Budget
 from runner.kit.compile_guard.blocks import _converted
 from runner.kit.precision import building, choice
 from runner.kit.precision.arms import build_arm
+from runner.kit.precision.building import SweptModes
 from runner.kit.precision.choice import choose_work, free_bytes, layer_names
 from runner.kit.precision.compiled import Compiled
 from runner.kit.precision.linear import block_linears
 from runner.kit.precision.proof import Proof
 from runner.kit.precision.scales import Scales, digest_of
-from runner.kit.precision.swept import Swept
 from runner.kit.probe import CRASHED, NOT_APPLICABLE, OK, NotApplicableError
 from runner.sizing.models import model_shape
 from tests.nvml import EIGHT_B200, environment
@@ -129,21 +129,21 @@ def test_the_models_of_a_gpu_are_built_and_their_layers_run_dry_with_calibrated_
 def test_an_fp8_library_that_fails_on_a_gpu_leaves_the_other_modes_and_bf16_that_fails_is_an_error(
     failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def add(swept: Swept, compiled: Compiled, mode: str, *_: object) -> None:
+    def add(swept: SweptModes, compiled: Compiled, mode: str, *_: object) -> None:
         swept.proofs[mode] = Proof(0.0, {}, {}, "whole")
         if mode == failing:
             raise RuntimeError("no kernel image is available\nfor execution on the device")
         swept.accuracy[mode] = 40.0
 
     monkeypatch.setattr(building, "_add", add)
-    for name in ("unavailable", "reference", "sample_tokens"):
+    for name in ("unavailable", "fp32_reference", "sample_tokens"):
         monkeypatch.setattr(building, name, lambda *_, **__: None)
-    work = choice.Work(model_shape("8b"), "cuda", 1, 4096)
+    work = choice.Prefill(model_shape("8b"), "cuda", 1, 4096)
     asked = building.Asked(("bf16", "fp8"), "eager", 240.0, None)
     if failing == "bf16":
         with pytest.raises(RuntimeError, match="no kernel image"):
-            building.build(asked, work, None, Budget(math.inf))
+            building.build_modes(asked, work, None, Budget(math.inf))
         return
-    swept, _ = building.build(asked, work, None, Budget(math.inf))
+    swept, _ = building.build_modes(asked, work, None, Budget(math.inf))
     assert swept.unavailable == {"fp8": "RuntimeError: no kernel image is available"}
     assert (list(swept.accuracy), "fp8" in swept.proofs) == (["bf16"], False)

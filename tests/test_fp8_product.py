@@ -14,7 +14,7 @@ import torch
 from runner.entry.model import Phase
 from runner.entry.read import read_runbook
 from runner.kit.precision import product
-from runner.kit.precision.linear import convert, quantise, scale_of
+from runner.kit.precision.linear import convert, e4m3_scale, quantise
 from runner.kit.precision.product import IN_FP32, NATIVE, fp8_product, in_fp32, native, why_not_native
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.transformer import build_model
@@ -36,7 +36,7 @@ SLOW = str(ROOT / "tests" / "slow_fp8")
 def test_the_fp32_product_is_torchs_own_to_fp32_rounding(rowwise: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     x, weight = torch.randn(48, 64, generator=generator), torch.randn(32, 64, generator=generator)
-    scales = [scale_of(x), scale_of(weight)]
+    scales = [e4m3_scale(x), e4m3_scale(weight)]
     if rowwise:
         scales = [values.abs().amax(1, keepdim=True) / 448 for values in (x, weight)]
     a, b = quantise(x, scales[0]), quantise(weight, scales[1]).t()

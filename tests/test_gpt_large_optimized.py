@@ -16,7 +16,7 @@ from runner.base.errors import InputError, RankError
 from runner.base.stats import Interval
 from runner.kit.budget import VARIABLE
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.job import Job
+from runner.kit.decode.job import DecodeJob
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.ranks import World
 from runner.probes.gpt_large_optimized import PROBE
@@ -292,7 +292,7 @@ def test_a_worker_sees_that_the_driver_was_started_and_its_imports_do_not_start_
 def test_starts_are_forks_where_neither_ranks_nor_compile_workers_are_at_work(
     device: str, ranks: int, mode: Mode, *, forks: bool
 ) -> None:
-    job = Job("tiny", model_shape("tiny"), None, device, ranks, 1, 16, 8)
+    job = DecodeJob("tiny", model_shape("tiny"), None, device, ranks, 1, 16, 8)
     assert job.forks(mode) is forks
     assert ("--fork" in job.program(mode)) is forks
 
@@ -305,7 +305,7 @@ def start_of(others: set[psutil.Process]) -> psutil.Process:
 
 
 def worker(model: str) -> list[str]:
-    job = Job(model, model_shape(model), None, "cpu", 1, 1, 16, 8)
+    job = DecodeJob(model, model_shape(model), None, "cpu", 1, 1, 16, 8)
     assert job.forks(Mode.EAGER)
     return job.program(Mode.EAGER)
 

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from runner.kit.decode.arms import Arm
-from runner.kit.decode.launches import Launches, count, replays_of
+from runner.kit.decode.arms import DecodeArm
 from runner.kit.decode.report import graphs_lost
+from runner.kit.profiling import Launches, count_launches, replays_of
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from runner.kit.decode.report import graphs_lost
     ],
 )
 def test_calls_are_counted_by_what_they_launch(calls: Sequence[str], expected: Launches | None) -> None:
-    assert count(calls) == expected
+    assert count_launches(calls) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_calls_are_counted_by_what_they_launch(calls: Sequence[str], expected: L
 def test_graphs_are_lost_where_steps_do_not_replay_or_capture_again(
     launches: Launches | None, said: str | None
 ) -> None:
-    found = graphs_lost(Arm(launches=launches, counted_steps=8))
+    found = graphs_lost(DecodeArm(launches=launches, counted_steps=8))
     assert (said is None) == (found is None)
     assert (said or "") in (found or "")
 

@@ -27,10 +27,12 @@ from runner.kit.long_context.allocator import (
     refused_reserve,
     used_settings,
 )
-from runner.kit.long_context.bench import Bench, Reached
+from runner.kit.long_context.bench import MemoryBench, Reached
 from runner.kit.probe import OK, SYMPTOM
-from runner.sizing import Work, footprint, remedies
+from runner.sizing.limits import footprint
 from runner.sizing.models import model_shape
+from runner.sizing.remedies import memory_remedies
+from runner.sizing.work import ModelWork
 from tests.meta_gpu import MetaGpu, meta_gpu
 
 ROOT = Path(__file__).parents[1]
@@ -128,11 +130,11 @@ def test_the_reserve_of_a_refused_request_is_what_torch_said_then() -> None:
 def test_the_modelled_allocator_holds_what_a_real_one_held_to_the_byte(
     logits: str, expandable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = Work(65536, all_logits=logits == "all")
+    work = ModelWork(65536, all_logits=logits == "all")
     budget = int(1.05 * footprint(SHAPE, work).total) if work.all_logits else None
     held = {key: peaks for key, peaks in PREFILLS.items() if key[:2] == (logits, expandable)}
     with meta_gpu(monkeypatch, H200, expandable=expandable):
-        bench = Bench(SHAPE, work, budget, gpu=True)
+        bench = MemoryBench(SHAPE, work, budget, gpu=True)
         for key, peaks in held.items():
             reached = only(bench.run(replace(work, tokens=key[2])))
             assert (reached.peak, reached.reserved) == peaks
@@ -148,13 +150,15 @@ def test_the_formulas_meet_the_peaks_of_a_real_gpu() -> None:
     for key, (allocated, _) in PREFILLS.items():
         logits, _, tokens = key
         if key != REFUSED:
-            predicted = footprint(SHAPE, Work(tokens, all_logits=logits == "all")).total
+            predicted = footprint(SHAPE, ModelWork(tokens, all_logits=logits == "all")).total
             assert predicted == pytest.approx(allocated, rel=0.01)
     for tokens, allocated in STEPS.items():
-        assert footprint(SHAPE, Work(tokens, training="adamw")).total == pytest.approx(allocated, rel=0.01)
+        assert footprint(SHAPE, ModelWork(tokens, training="adamw")).total == pytest.approx(
+            allocated, rel=0.01
+        )
     saved = {
         one.work.checkpointing: one.saves
-        for one in remedies(SHAPE, Work(8192, training="adamw"), H200, gpus=1)
+        for one in memory_remedies(SHAPE, ModelWork(8192, training="adamw"), H200, gpus=1)
         if one.work.checkpointing != "none"
     }
     assert saved == {mode: pytest.approx(found, rel=0.01) for mode, found in SAVED.items()}
@@ -208,10 +212,10 @@ def test_every_step_of_the_entry_runs_on_a_gpu(step: str, on_gpu: Machines) -> N
 
 
 def test_a_timed_run_waits_for_the_device_and_keeps_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(1024)
+    work = ModelWork(1024)
     events: list[str] = []
     with meta_gpu(monkeypatch, H200, expandable=True) as gpu:
-        bench = Bench(model_shape("tiny"), work, None, gpu=True)
+        bench = MemoryBench(model_shape("tiny"), work, None, gpu=True)
         bench.run(work)
         clock = time.perf_counter
 
@@ -232,15 +236,15 @@ def test_the_time_of_a_length_is_that_of_a_second_run(
     on_gpu: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[tuple[int, bool]] = []
-    real = Bench.run
+    real = MemoryBench.run
 
-    def noted(self: Bench, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+    def noted(self: MemoryBench, work: ModelWork, *, followed: bool = True) -> tuple[Reached, ...]:
         runs.append((work.tokens, followed))
         return tuple(
             replace(one, seconds=7.0 if followed else 5.0) for one in real(self, work, followed=followed)
         )
 
-    monkeypatch.setattr(Bench, "run", noted)
+    monkeypatch.setattr(MemoryBench, "run", noted)
     with on_gpu("tiny") as run:
         _, document = run("--sequence-lengths", "512", "1024")
         assert runs == [(512, True), (512, False), (1024, True), (1024, False)]
@@ -254,13 +258,13 @@ def test_the_time_of_a_length_is_that_of_a_second_run(
 def test_a_second_run_that_finds_no_memory_gives_no_time(
     on_gpu: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Bench.run
+    real = MemoryBench.run
 
-    def refused(self: Bench, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+    def refused(self: MemoryBench, work: ModelWork, *, followed: bool = True) -> tuple[Reached, ...]:
         over = "out of memory" if work.tokens == 1024 and not followed else None
         return tuple(replace(one, over=over) for one in real(self, work, followed=followed))
 
-    monkeypatch.setattr(Bench, "run", refused)
+    monkeypatch.setattr(MemoryBench, "run", refused)
     with on_gpu("tiny") as run:
         status, document = run("--sequence-lengths", "512", "1024", "--compare-remedies", "2")
     assert status == OK
@@ -270,9 +274,9 @@ def test_a_second_run_that_finds_no_memory_gives_no_time(
 
 
 def test_each_peak_starts_from_the_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(4096)
+    work = ModelWork(4096)
     with meta_gpu(monkeypatch, H200, expandable=False) as gpu:
-        bench = Bench(model_shape("tiny"), work, None, gpu=True)
+        bench = MemoryBench(model_shape("tiny"), work, None, gpu=True)
         first = only(bench.run(work))
         bench.run(replace(work, tokens=32768))
         again = only(bench.run(work))
@@ -332,6 +336,6 @@ def test_a_snapshot_is_refused_where_the_allocator_has_none(
 ) -> None:
     with meta_gpu(monkeypatch, H200, expandable=True):
         of_cuda(monkeypatch)
-        Bench(model_shape("tiny"), Work(64), None, gpu=True)
+        MemoryBench(model_shape("tiny"), ModelWork(64), None, gpu=True)
         with pytest.raises(InputError, match="--snapshot: the allocator cudaMallocAsync has none"):
-            Bench(model_shape("tiny"), Work(64), None, gpu=True, snapshot=tmp_path / "snapshot")
+            MemoryBench(model_shape("tiny"), ModelWork(64), None, gpu=True, snapshot=tmp_path / "snapshot")

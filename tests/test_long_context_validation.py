@@ -14,12 +14,13 @@ import runner.probes.long_context_validation as probe
 from runner.base.errors import InputError
 from runner.hardware.machine import look
 from runner.kit.budget import VARIABLE
-from runner.kit.long_context.bench import Bench, Reached
+from runner.kit.long_context.bench import MemoryBench, Reached
 from runner.kit.long_context.cache import new_cache
 from runner.kit.probe import NOT_APPLICABLE, OK, SYMPTOM
 from runner.kit.transformer import build_model
-from runner.sizing import Attention, Checkpointing, Optimizer, Work, footprint, kv_cache_bytes, largest_batch
+from runner.sizing.limits import footprint, largest_batch
 from runner.sizing.models import ModelShape
+from runner.sizing.work import Attention, Checkpointing, ModelWork, Optimizer, kv_cache_bytes
 
 HANG_S = 400
 GIB = 2**30
@@ -81,27 +82,27 @@ CHANGES: list[dict[str, Any]] = [
     {"tied_embeddings": True},
 ]
 PREFILLS = {
-    "naive": Work(256),
-    "batch of 2": Work(256, batch=2),
-    "last-token logits": Work(256, all_logits=False),
-    "chunked": Work(256, chunk=64),
-    "chunked with a rest, batch of 3": Work(250, chunk=64, batch=3, all_logits=False),
-    "eager": Work(256, attention="eager"),
-    "eager in chunks": Work(256, chunk=64, attention="eager"),
-    "FP8 cache": Work(256, kv_bytes=1),
-    "bf16 cache in chunks": Work(250, chunk=64, batch=2, kv_bytes=2),
-    "checkpointed": Work(256, checkpointing="full"),
+    "naive": ModelWork(256),
+    "batch of 2": ModelWork(256, batch=2),
+    "last-token logits": ModelWork(256, all_logits=False),
+    "chunked": ModelWork(256, chunk=64),
+    "chunked with a rest, batch of 3": ModelWork(250, chunk=64, batch=3, all_logits=False),
+    "eager": ModelWork(256, attention="eager"),
+    "eager in chunks": ModelWork(256, chunk=64, attention="eager"),
+    "FP8 cache": ModelWork(256, kv_bytes=1),
+    "bf16 cache in chunks": ModelWork(250, chunk=64, batch=2, kv_bytes=2),
+    "checkpointed": ModelWork(256, checkpointing="full"),
 }
 STEPS = {
-    f"{attention}, {checkpointing}": Work(
+    f"{attention}, {checkpointing}": ModelWork(
         256, attention=attention, checkpointing=checkpointing, training="adamw"
     )
     for attention in ATTENTIONS
     for checkpointing in CHECKPOINTINGS
 } | {
-    "batch of 3": Work(256, batch=3, training="adamw"),
-    "few tokens": Work(16, training="adamw"),
-    "sgd": Work(256, training="sgd"),
+    "batch of 3": ModelWork(256, batch=3, training="adamw"),
+    "few tokens": ModelWork(16, training="adamw"),
+    "sgd": ModelWork(256, training="sgd"),
 }
 
 
@@ -110,7 +111,7 @@ def only(reached: tuple[Reached, ...]) -> Reached:
     return one
 
 
-def fp32(work: Work) -> Work:
+def fp32(work: ModelWork) -> ModelWork:
     narrow = work.kv_bytes == 1 or (work.kv_bytes == 2 and work.chunk is not None and work.batch == 2)
     return replace(work, weight_bytes=4, kv_bytes=work.kv_bytes if narrow else 4)
 
@@ -118,7 +119,7 @@ def fp32(work: Work) -> Work:
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_the_arithmetic_meets_the_tensors_of_every_kind_of_prefill(change: dict[str, Any]) -> None:
     shape = replace(SHAPE, **change)
-    bench = Bench(shape, fp32(Work(256)), None, gpu=False)
+    bench = MemoryBench(shape, fp32(ModelWork(256)), None, gpu=False)
     for name, prefill in PREFILLS.items():
         work = fp32(prefill)
         reached = only(bench.run(work))
@@ -131,7 +132,7 @@ def test_the_arithmetic_meets_the_tensors_of_every_kind_of_prefill(change: dict[
 def test_the_arithmetic_meets_the_tensors_of_every_kind_of_training_step(change: dict[str, Any]) -> None:
     shape = replace(SHAPE, **change)
     benches = {
-        optimizer: Bench(shape, fp32(Work(16, training=optimizer)), None, gpu=False)
+        optimizer: MemoryBench(shape, fp32(ModelWork(16, training=optimizer)), None, gpu=False)
         for optimizer in OPTIMIZERS
     }
     for name, step in STEPS.items():
@@ -143,14 +144,20 @@ def test_the_arithmetic_meets_the_tensors_of_every_kind_of_training_step(change:
 
 
 def test_half_precision_is_predicted_as_well() -> None:
-    for work in (Work(256), Work(256, training="adamw"), Work(256, checkpointing="full", training="adamw")):
-        reached = only(Bench(SHAPE, work, None, gpu=False).run(work))
+    for work in (
+        ModelWork(256),
+        ModelWork(256, training="adamw"),
+        ModelWork(256, checkpointing="full", training="adamw"),
+    ):
+        reached = only(MemoryBench(SHAPE, work, None, gpu=False).run(work))
         assert footprint(SHAPE, work).total / reached.peak == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("work", [Work(512), Work(512, training="adamw")], ids=["prefill", "training"])
-def test_the_peak_is_the_one_that_torchs_own_profiler_sees(work: Work) -> None:
-    bench = Bench(SHAPE, fp32(work), None, gpu=False)
+@pytest.mark.parametrize(
+    "work", [ModelWork(512), ModelWork(512, training="adamw")], ids=["prefill", "training"]
+)
+def test_the_peak_is_the_one_that_torchs_own_profiler_sees(work: ModelWork) -> None:
+    bench = MemoryBench(SHAPE, fp32(work), None, gpu=False)
     before = sum(
         tensor.untyped_storage().nbytes() for tensor in (*bench._model.parameters(), *bench._state())
     )
@@ -172,35 +179,35 @@ def test_the_peak_is_the_one_that_torchs_own_profiler_sees(work: Work) -> None:
 
 def test_a_second_prompt_is_measured_as_if_it_were_the_first() -> None:
     for training in (None, *OPTIMIZERS):
-        work = fp32(Work(256, training=training))
-        bench = Bench(SHAPE, work, None, gpu=False)
+        work = fp32(ModelWork(256, training=training))
+        bench = MemoryBench(SHAPE, work, None, gpu=False)
         first = only(bench.run(work))
         bench.run(replace(work, tokens=512))
         assert only(bench.run(work)).peak == first.peak
 
 
 def test_a_failed_step_is_not_counted_in_the_next_one() -> None:
-    work = fp32(Work(256, training="adamw"))
+    work = fp32(ModelWork(256, training="adamw"))
     need = footprint(SHAPE, work).total
-    bench = Bench(SHAPE, work, int(need * 1.02), gpu=False)
+    bench = MemoryBench(SHAPE, work, int(need * 1.02), gpu=False)
     failed = only(bench.run(replace(work, tokens=512)))
     assert failed.over is not None
     assert only(bench.run(work)).over is None
 
 
 def test_a_prompt_that_dies_at_its_logits_has_not_been_read_to_its_end() -> None:
-    shape, work = replace(SHAPE, vocab=8192), fp32(Work(512))
+    shape, work = replace(SHAPE, vocab=8192), fp32(ModelWork(512))
     found = footprint(shape, work)
     assert found.moment == "the logits"
-    reached = only(Bench(shape, work, found.total - found.logits // 4, gpu=False).run(work))
+    reached = only(MemoryBench(shape, work, found.total - found.logits // 4, gpu=False).run(work))
     assert reached.over is not None
     assert reached.done == pytest.approx(4 / 5)
 
 
 def test_a_step_that_dies_says_what_held_the_memory_and_who_asked_for_more() -> None:
-    work = fp32(Work(512, training="adamw"))
+    work = fp32(ModelWork(512, training="adamw"))
     found = footprint(SHAPE, work)
-    reached = only(Bench(SHAPE, work, int(found.total * 0.9), gpu=False).run(work))
+    reached = only(MemoryBench(SHAPE, work, int(found.total * 0.9), gpu=False).run(work))
     assert reached.over is not None
     assert reached.over.startswith("aten.")
     assert 0.3 < reached.done < 0.8
@@ -212,8 +219,8 @@ def test_a_step_that_dies_says_what_held_the_memory_and_who_asked_for_more() -> 
 def test_a_checkpointed_step_learns_what_a_plain_one_learns() -> None:
     weights = {}
     for checkpointing in CHECKPOINTINGS:
-        work = fp32(Work(64, checkpointing=checkpointing, training="adamw"))
-        bench = Bench(SHAPE, work, None, gpu=False)
+        work = fp32(ModelWork(64, checkpointing=checkpointing, training="adamw"))
+        bench = MemoryBench(SHAPE, work, None, gpu=False)
         bench.run(work)
         weights[checkpointing] = [one.detach().clone() for one in bench._model.parameters()]
     for checkpointing in ("full", "selective"):
@@ -228,7 +235,7 @@ def test_a_narrow_cache_gives_nearly_the_same_answers(kv_bytes: int) -> None:
     with torch.no_grad():
         exact = model(prompt).logits[:, -1]
         for chunk in (None, 24):
-            cache = new_cache(model.config, Work(64, weight_bytes=4, kv_bytes=kv_bytes, chunk=chunk))
+            cache = new_cache(model.config, ModelWork(64, weight_bytes=4, kv_bytes=kv_bytes, chunk=chunk))
             for part in torch.split(prompt, chunk or 64, dim=1):
                 found = model(part, past_key_values=cache).logits[:, -1]
             error = (found - exact).norm() / exact.norm()
@@ -474,7 +481,7 @@ def test_a_plan_that_fits_says_what_is_left_and_how_many_would_fit(
 
 @pytest.mark.parametrize("chunk", [None, 512])
 def test_the_largest_batch_fits_and_one_more_does_not(chunk: int | None) -> None:
-    work = Work(2048, chunk=chunk)
+    work = ModelWork(2048, chunk=chunk)
     for budget in range(0, 2**30, 2**26):
         batch = largest_batch(SHAPE, work, budget)
         assert batch == 0 or footprint(SHAPE, replace(work, batch=batch)).total <= budget
@@ -482,7 +489,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(chunk: int | None) -> None
 
 
 def test_any_number_of_sequences_fits_into_a_budget_beyond_measure() -> None:
-    assert largest_batch(SHAPE, Work(1), 10**300) > 10**18
+    assert largest_batch(SHAPE, ModelWork(1), 10**300) > 10**18
 
 
 def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports() -> None:

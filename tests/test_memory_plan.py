@@ -7,8 +7,10 @@ from runner.hardware.boards import board_named
 from runner.pages.calls import find_calls
 from runner.pages.computed import memory_plan
 from runner.pages.prose import NAMES
-from runner.sizing import Work, board_budget, first_remedy, footprint
+from runner.sizing.limits import board_budget, footprint
 from runner.sizing.models import model_shape
+from runner.sizing.remedies import first_remedy
+from runner.sizing.work import ModelWork
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +24,7 @@ def test_a_row_is_the_arithmetic_of_its_length(mode: str) -> None:
     short, long = table.rows
     training = "adamw" if mode == "training" else None
     for tokens, row in ((2048, short), (65536, long)):
-        work = Work(tokens, batch=4, tensor_parallel=2, training="adamw" if training else None)
+        work = ModelWork(tokens, batch=4, tensor_parallel=2, training="adamw" if training else None)
         found, budget = footprint(shape, work), board_budget(board)
         assert row[0] == f"{tokens:,}"
         assert row[1] == format_value(found.weights, "B")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from runner.base.errors import InputError
-from runner.sizing.models import model_shape, parse_shape
+from runner.sizing.models import fitting_model, model_shape, parse_shape, weights_folder
 from runner.sizing.presets import PRESETS
 
 LLAMA: dict[str, object] = {
@@ -75,3 +75,25 @@ def test_a_configuration_that_breaks_the_reader_is_refused_in_one_line(tmp_path:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="not a model configuration"):
         model_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model", "most", "chosen"),
+    [
+        (None, 1e12, ("40b", True)),
+        (None, 10e9, ("8b", True)),
+        (None, 1.0, ("tiny", False)),
+        ("70b", 1e12, ("70b", True)),
+        ("8b", 1.0, ("8b", False)),
+    ],
+)
+def test_the_largest_preset_that_fits_is_chosen_and_a_named_model_is_kept(
+    model: str | None, most: float, chosen: tuple[str, bool]
+) -> None:
+    shape, fits = fitting_model(model, "40b", lambda shape: shape.parameters <= most)
+    assert (shape.name, fits) == chosen
+
+
+def test_only_a_folder_has_weights_of_its_own() -> None:
+    assert [weights_folder(name) for name in ("8b", "x/config.json")] == [None, None]
+    assert weights_folder("x/model") == Path("x/model")

@@ -11,7 +11,7 @@ import torch
 from runner.base.errors import InputError
 from runner.kit import budget
 from runner.kit.precision.choice import layer_names
-from runner.kit.precision.linear import convert, quantise, scale_of
+from runner.kit.precision.linear import convert, e4m3_scale, quantise
 from runner.kit.precision.scales import (
     NOTHING_TO_RECALIBRATE,
     RECIPES,
@@ -305,7 +305,7 @@ def test_fp8_layers_multiply_as_the_formula_says() -> None:
     convert(model)
     fp8 = model.model.layers[0].mlp.up_proj
     x = torch.randn(3, 5, TINY.hidden, generator=torch.Generator().manual_seed(1)).bfloat16()
-    scale, weight_scale = scale_of(x), scale_of(weight)
+    scale, weight_scale = e4m3_scale(x), e4m3_scale(weight)
     expected = (quantise(x, scale).float() * scale) @ (
         quantise(weight, weight_scale).float() * weight_scale
     ).t()

@@ -12,7 +12,7 @@ from runner.base.errors import InputError
 from runner.kit import budget
 from runner.kit.precision import measuring
 from runner.kit.precision.counters import Sensors
-from runner.kit.precision.energy import Tick, Trace, Window
+from runner.kit.precision.energy import EnergyWindow, Tick, Trace
 from runner.kit.precision.linear import block_linears
 from runner.kit.precision.measuring import Energy, Windows, tally, timed, window_seconds
 from runner.kit.precision.reporting import cost, of_modes
@@ -167,12 +167,12 @@ READING = Sensors(1.9e9, 3.9e9, 60.0, ())
 
 def window(
     watts: float, iteration_s: float, *, lost: bool = False, sensors: tuple[Sensors, ...] = ()
-) -> Window:
+) -> EnergyWindow:
     """Five seconds of work at constant power, watched to the tick."""
     ticks = [Tick(watts * n / 10, n / 10, n / 10 + 0.099) for n in range(51)]
     trace = Trace(Curve(watts), ticks, "the counter is gone" if lost else None)
     ends = tuple((n + 1) * iteration_s for n in range(round(5 / iteration_s)))
-    return Window(0.0, ends, (trace,), sensors)
+    return EnergyWindow(0.0, ends, (trace,), sensors)
 
 
 def test_tokens_per_joule_are_given_with_and_without_idle_power() -> None:
@@ -274,7 +274,7 @@ def test_rounds_of_energy_come_before_idle_power_and_leave_it_time_after_the_sec
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
-    def one_second(*_: object) -> Window:
+    def one_second(*_: object) -> EnergyWindow:
         clock[0] += 1.0
         return window(500, 0.1)
 

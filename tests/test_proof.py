@@ -13,21 +13,21 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from runner.kit.compile_guard.blocks import lay_out
 from runner.kit.precision import proof as proof_module
-from runner.kit.precision.arms import TORCHAO, build_arm, reference, signal_to_noise, unavailable
+from runner.kit.precision.arms import TORCHAO, build_arm, fp32_reference, unavailable
+from runner.kit.precision.building import SweptModes
 from runner.kit.precision.kernel_names import ProofError, matcher
-from runner.kit.precision.kernels import Kernel, kernels_of
-from runner.kit.precision.linear import block_linears, convert
+from runner.kit.precision.linear import block_linears, convert, signal_to_noise
 from runner.kit.precision.proof import (
     Proof,
     calibrated_matcher,
     census,
     known_products,
-    left_out,
+    layers_left_out,
     proof_of,
     prove,
-    unproved,
+    unproved_layers,
 )
-from runner.kit.precision.swept import Swept
+from runner.kit.profiling import Kernel, kernels_of
 from runner.kit.transformer import build_model
 from runner.sizing.models import ModelShape, model_shape
 
@@ -144,11 +144,11 @@ def test_where_no_kernel_is_recognised_the_share_is_unknown_with_the_longest_nam
     proof = prove(ran, matcher(B200_FP8, B200_OTHER))
     assert (proof.share, proof.by_layer) == (None, {})
     assert proof.unknown == "no kernel was recognised as a GEMM; longest: mystery_gemm<1>, copy"
-    swept = Swept(proofs={"fp8": proof})
+    swept = SweptModes(proofs={"fp8": proof})
     assert (swept.fallback, swept.precision("fp8")) == (None, "unknown")
     assert swept.unproved == {"fp8": proof.unknown}
     bf16 = prove([Kernel(name, 1.0, "a") for name in B200_OTHER], matcher(B200_FP8, B200_OTHER))
-    assert (Swept(proofs={"fp8": bf16}).precision("fp8"), bf16.share) == ("bf16", 0)
+    assert (SweptModes(proofs={"fp8": bf16}).precision("fp8"), bf16.share) == ("bf16", 0)
 
 
 def test_a_layer_without_a_recognised_gemm_is_unproved_and_not_called_bf16() -> None:
@@ -156,9 +156,9 @@ def test_a_layer_without_a_recognised_gemm_is_unproved_and_not_called_bf16() -> 
     convert(model, leave_out=["layers.1.mlp.up_proj"])
     ran = [Kernel("nvjet_sm100_qqtst_8x8_1x1", 1.0, "layers.0.mlp.up_proj")]
     proof = prove(ran, matcher(B200_FP8, B200_OTHER))
-    left = left_out(model, proof, {})
+    left = layers_left_out(model, proof, {})
     assert left == {"layers.1.mlp.up_proj": "no GEMM recognised: filtered out: it is still a plain Linear"}
-    assert len(unproved(model, proof, left)) == 12
+    assert len(unproved_layers(model, proof, left)) == 12
 
 
 def on_fake_cuda(monkeypatch: pytest.MonkeyPatch, names: Iterable[Sequence[str]]) -> Proof:
@@ -202,8 +202,8 @@ def examined(model: Any, reasons: dict[str, str]) -> tuple[Any, dict[str, str], 
     def forward() -> object:
         return model.model(tokens, use_cache=False)
 
-    proof = prove(kernels_of(model, forward, "cpu"), calibrated_matcher(model, 32, "cpu"))
-    return proof, left_out(model, proof, reasons), census(model, forward)
+    proof = prove(kernels_of(block_linears(model), forward, "cpu"), calibrated_matcher(model, 32, "cpu"))
+    return proof, layers_left_out(model, proof, reasons), census(model, forward)
 
 
 def test_layers_that_multiply_in_bf16_are_named_with_the_reason_whatever_was_meant() -> None:
@@ -249,7 +249,7 @@ def test_torchao_quantises_every_layer_that_it_can_take_and_they_multiply_in_fp8
     assert left["layers.0.mlp.up_proj"] == "not in FP8: its shape 136×64 is not a multiple of 16"
     assert made["Linear: weight Float8Tensor, bfloat16 → bfloat16"] == 8
     tokens = torch.arange(32)[None]
-    assert signal_to_noise(arm.forward(tokens), reference(odd, "cpu", tokens)) > 15
+    assert signal_to_noise(arm.forward(tokens), fp32_reference(odd, "cpu", tokens)) > 15
     assert len(list(block_linears(arm.model))) == 14
 
 

@@ -5,27 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.hardware.boards import board_named
-from runner.sizing import (
+from runner.sizing.inference import activations, logits_bytes
+from runner.sizing.limits import board_budget, footprint, largest_batch, longest, quadratic_term
+from runner.sizing.models import ModelShape, model_shape
+from runner.sizing.presets import PRESETS
+from runner.sizing.remedies import first_remedy, memory_remedies, together
+from runner.sizing.work import (
     Attention,
     Checkpointing,
     Footprint,
+    ModelWork,
     Optimizer,
-    Work,
-    activations,
-    board_budget,
-    first_remedy,
-    footprint,
     kv_cache_bytes,
-    largest_batch,
-    logits_bytes,
-    longest,
-    quadratic_term,
-    remedies,
-    together,
     weight_bytes,
 )
-from runner.sizing.models import ModelShape, model_shape
-from runner.sizing.presets import PRESETS
 
 ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 CHECKPOINTINGS: tuple[Checkpointing, ...] = ("none", "full", "selective")
@@ -52,8 +45,8 @@ def shapes(draw: st.DrawFn) -> ModelShape:
 
 
 @st.composite
-def works(draw: st.DrawFn) -> Work:
-    return Work(
+def works(draw: st.DrawFn) -> ModelWork:
+    return ModelWork(
         tokens=draw(st.integers(1, 70000)),
         batch=draw(st.integers(1, 9)),
         weight_bytes=draw(st.sampled_from([2, 4])),
@@ -65,8 +58,8 @@ def works(draw: st.DrawFn) -> Work:
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> Work:
-    return Work(
+def steps(draw: st.DrawFn) -> ModelWork:
+    return ModelWork(
         tokens=draw(st.integers(2, 70000)),
         batch=draw(st.integers(1, 9)),
         weight_bytes=draw(st.sampled_from([2, 4])),
@@ -81,18 +74,18 @@ def parts(found: Footprint) -> list[int]:
 
 
 def test_llama_3_70b_caches_320_kib_a_token_in_bf16() -> None:
-    assert kv_cache_bytes(model_shape("70b"), Work(tokens=1)) == 320 * KIB
-    assert kv_cache_bytes(model_shape("70b"), Work(tokens=32768)) == 10 * GIB
+    assert kv_cache_bytes(model_shape("70b"), ModelWork(tokens=1)) == 320 * KIB
+    assert kv_cache_bytes(model_shape("70b"), ModelWork(tokens=32768)) == 10 * GIB
 
 
 def test_48_gib_is_the_fp16_cache_of_the_40b_shape_at_32k() -> None:
-    assert kv_cache_bytes(model_shape("40b"), Work(tokens=1)) == 1.5 * MIB
-    assert kv_cache_bytes(model_shape("40b"), Work(tokens=32768)) == 48 * GIB
+    assert kv_cache_bytes(model_shape("40b"), ModelWork(tokens=1)) == 1.5 * MIB
+    assert kv_cache_bytes(model_shape("40b"), ModelWork(tokens=32768)) == 48 * GIB
 
 
 def test_llama_3_70b_has_16_gib_of_fp32_logits_at_32k_and_half_a_mib_for_the_last_token_alone() -> None:
     shape = model_shape("70b")
-    work = Work(tokens=32768, weight_bytes=4)
+    work = ModelWork(tokens=32768, weight_bytes=4)
     hidden = 32768 * 8192 * 4
     logits = logits_bytes(shape, work) - hidden
     assert logits == 32768 * 128256 * 4
@@ -101,7 +94,7 @@ def test_llama_3_70b_has_16_gib_of_fp32_logits_at_32k_and_half_a_mib_for_the_las
 
 
 def test_eight_bit_kv_halves_the_cache_and_nothing_else() -> None:
-    work = Work(tokens=32768)
+    work = ModelWork(tokens=32768)
     whole, half = (
         footprint(model_shape("70b"), work),
         footprint(model_shape("70b"), replace(work, kv_bytes=1)),
@@ -112,31 +105,31 @@ def test_eight_bit_kv_halves_the_cache_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(("gpus", "share"), [(1, 1), (2, 2), (8, 8), (16, 8), (64, 8)])
 def test_above_the_kv_heads_tensor_parallelism_replicates_the_cache(gpus: int, share: int) -> None:
-    shape, work = model_shape("70b"), Work(tokens=32768)
+    shape, work = model_shape("70b"), ModelWork(tokens=32768)
     assert kv_cache_bytes(shape, replace(work, tensor_parallel=gpus)) == kv_cache_bytes(shape, work) // share
 
 
 def test_kv_heads_that_do_not_divide_evenly_are_rounded_up() -> None:
     shape = replace(model_shape("tiny"), heads=12, kv_heads=6)
-    one = kv_cache_bytes(shape, Work(tokens=10)) // 6
-    assert kv_cache_bytes(shape, Work(tokens=10, tensor_parallel=4)) == 2 * one
+    one = kv_cache_bytes(shape, ModelWork(tokens=10)) // 6
+    assert kv_cache_bytes(shape, ModelWork(tokens=10, tensor_parallel=4)) == 2 * one
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_on_one_gpu_the_weights_are_all_parameters(preset: str) -> None:
     shape = model_shape(preset)
-    assert weight_bytes(shape, Work(tokens=1)) == 2 * shape.parameters
+    assert weight_bytes(shape, ModelWork(tokens=1)) == 2 * shape.parameters
 
 
 def test_activations_and_logits_are_not_counted_twice() -> None:
-    found = footprint(model_shape("8b"), Work(tokens=4096))
+    found = footprint(model_shape("8b"), ModelWork(tokens=4096))
     assert found.logits > found.activations
     assert found.total == found.weights + found.kv_cache + found.logits
 
 
 @given(shapes(), works() | steps(), st.integers(1, 5000), st.integers(1, 4))
 def test_more_tokens_or_more_sequences_never_take_less_memory(
-    shape: ModelShape, work: Work, tokens: int, batch: int
+    shape: ModelShape, work: ModelWork, tokens: int, batch: int
 ) -> None:
     now = footprint(shape, work)
     for more in (replace(work, tokens=work.tokens + tokens), replace(work, batch=work.batch + batch)):
@@ -148,7 +141,7 @@ def test_more_tokens_or_more_sequences_never_take_less_memory(
 
 @given(shapes(), works(), st.data())
 def test_splitting_over_more_gpus_never_raises_a_part_but_the_gathered_logits(
-    shape: ModelShape, work: Work, data: st.DataObject
+    shape: ModelShape, work: ModelWork, data: st.DataObject
 ) -> None:
     # A vocabulary that the GPUs do not divide is not split at all.
     divisors = [n for n in range(1, shape.heads + 1) if shape.heads % n == 0 and shape.vocab % n == 0]
@@ -162,7 +155,7 @@ def test_splitting_over_more_gpus_never_raises_a_part_but_the_gathered_logits(
 
 @given(shapes(), works())
 def test_chunks_add_no_more_than_their_mask_the_repeated_keys_and_one_layers_cache(
-    shape: ModelShape, work: Work
+    shape: ModelShape, work: ModelWork
 ) -> None:
     naive = footprint(shape, replace(work, chunk=None))
     chunk = min(work.chunk or work.tokens, work.tokens)
@@ -179,19 +172,19 @@ def test_chunks_add_no_more_than_their_mask_the_repeated_keys_and_one_layers_cac
 @pytest.mark.parametrize("gpus", [1, 4, 8])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_chunks_that_the_runbook_names_always_pay_at_32k(preset: str, gpus: int, batch: int) -> None:
-    naive = Work(tokens=32768, batch=batch, all_logits=False, tensor_parallel=gpus)
+    naive = ModelWork(tokens=32768, batch=batch, all_logits=False, tensor_parallel=gpus)
     shape = model_shape(preset)
     for chunk in (512, 2048):
         assert activations(shape, replace(naive, chunk=chunk)) < activations(shape, naive)
 
 
 def test_a_chunk_nearly_as_long_as_the_prompt_costs_more_than_none() -> None:
-    shape, work = model_shape("70b"), Work(tokens=32768, tensor_parallel=8, all_logits=False)
+    shape, work = model_shape("70b"), ModelWork(tokens=32768, tensor_parallel=8, all_logits=False)
     assert footprint(shape, replace(work, chunk=32767)).total > footprint(shape, work).total
 
 
 @given(shapes(), works())
-def test_a_chunk_as_long_as_the_prompt_is_no_chunk(shape: ModelShape, work: Work) -> None:
+def test_a_chunk_as_long_as_the_prompt_is_no_chunk(shape: ModelShape, work: ModelWork) -> None:
     whole = footprint(shape, replace(work, chunk=None))
     assert footprint(shape, replace(work, chunk=work.tokens)) == whole
     assert footprint(shape, replace(work, chunk=work.tokens + 1)) == whole
@@ -210,20 +203,20 @@ def test_a_model_gets_what_a_board_shows_less_the_overhead(name: str, gib: float
 def test_adamw_in_training_holds_four_times_the_weights_and_sgd_twice() -> None:
     shape = model_shape("8b")
     for optimizer, times in zip(OPTIMIZERS, (4, 2), strict=True):
-        found = footprint(shape, Work(tokens=2, training=optimizer))
+        found = footprint(shape, ModelWork(tokens=2, training=optimizer))
         assert found.moment == "the end of the backward"
         assert found.total == pytest.approx(times * found.weights, rel=0.001)
 
 
 @given(shapes(), steps())
-def test_checkpointing_more_never_takes_more(shape: ModelShape, work: Work) -> None:
+def test_checkpointing_more_never_takes_more(shape: ModelShape, work: ModelWork) -> None:
     totals = [footprint(shape, replace(work, checkpointing=mode)).logits for mode in ("none", "full")]
     assert totals[1] <= totals[0] + work.tokens**2 * work.batch * work.weight_bytes
 
 
 @given(shapes(), works() | steps(), st.integers(0, 2**36))
 def test_the_longest_prompt_fits_and_one_token_more_does_not(
-    shape: ModelShape, work: Work, budget: int
+    shape: ModelShape, work: ModelWork, budget: int
 ) -> None:
     most = longest(shape, work, budget, margin=0)
     if most:
@@ -235,10 +228,10 @@ def test_the_longest_prompt_fits_and_one_token_more_does_not(
 
 @given(shapes(), works() | steps(), st.integers(0, 2**36))
 def test_remedies_save_what_they_say_and_those_that_fit_come_first(
-    shape: ModelShape, work: Work, budget: int
+    shape: ModelShape, work: ModelWork, budget: int
 ) -> None:
     now = footprint(shape, work).total
-    ranked = remedies(shape, work, budget)
+    ranked = memory_remedies(shape, work, budget)
     for one in ranked:
         after = footprint(shape, one.work).total
         assert one.saves == now - after > 0
@@ -251,10 +244,10 @@ def test_remedies_save_what_they_say_and_those_that_fit_come_first(
 
 
 def test_no_remedy_is_offered_twice() -> None:
-    work = Work(65536, all_logits=False, chunk=2048, kv_bytes=1, tensor_parallel=8)
-    assert remedies(model_shape("70b"), work, 0) == []
+    work = ModelWork(65536, all_logits=False, chunk=2048, kv_bytes=1, tensor_parallel=8)
+    assert memory_remedies(model_shape("70b"), work, 0) == []
     assert together(model_shape("70b"), work, 0) is None
-    training = Work(65536, checkpointing="full", tensor_parallel=8, training="adamw")
+    training = ModelWork(65536, checkpointing="full", tensor_parallel=8, training="adamw")
     assert first_remedy(model_shape("70b"), training, 2**60) is None
 
 
@@ -262,7 +255,7 @@ def test_only_eager_attention_grows_with_the_square() -> None:
     shape = model_shape("8b")
     terms = (None, "attention scores (heads × tokens × tokens)")
     for attention, term in zip(ATTENTIONS, terms, strict=True):
-        work = Work(tokens=1, attention=attention)
+        work = ModelWork(tokens=1, attention=attention)
         assert quadratic_term(work) == term
         half, whole = (footprint(shape, replace(work, tokens=n)).total for n in (65536, 131072))
         weights = weight_bytes(shape, work)
@@ -272,6 +265,6 @@ def test_only_eager_attention_grows_with_the_square() -> None:
 
 @pytest.mark.parametrize("batch", [0, 1, 7])
 def test_the_largest_batch_of_a_training_step_fits_and_one_more_does_not(batch: int) -> None:
-    shape, work = model_shape("tiny"), Work(2048, training="adamw")
+    shape, work = model_shape("tiny"), ModelWork(2048, training="adamw")
     budget = footprint(shape, replace(work, batch=batch)).total if batch else weight_bytes(shape, work)
     assert largest_batch(shape, work, budget) == batch

@@ -3,7 +3,7 @@ import pytest
 from runner.base.errors import InputError
 from runner.hardware.boards import BOARDS, board_named
 from runner.pages.computed import decode_ceilings
-from runner.sizing.decode import bytes_per_step, decode_ceiling
+from runner.sizing.limits import bytes_per_step, decode_ceiling
 from runner.sizing.models import ModelShape, model_shape
 
 SMALL = ModelShape("small", 2, 8, 2, 1, 4, 16, 100, 64)

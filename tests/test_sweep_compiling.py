@@ -14,7 +14,7 @@ from runner.kit.budget import Budget
 from runner.kit.compile_guard.guarded import Guarded
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.precision import building, compiled
-from runner.kit.precision.choice import Work
+from runner.kit.precision.choice import Prefill
 from runner.kit.precision.compiled import find_rungs, tolerance, within_time
 from runner.kit.precision.measuring import seconds_after_compiling
 from runner.kit.probe import NOT_APPLICABLE
@@ -27,7 +27,7 @@ pytest_plugins = ("tests.fp8_products",)
 # Inductor imports a module of torch's own that still uses it.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
-GPU = Work(model_shape("8b"), "cuda", 1, 4096)
+GPU = Prefill(model_shape("8b"), "cuda", 1, 4096)
 
 
 def answering(effective: Mode | None, asked: dict[str, Any]) -> Callable[..., Guarded]:
@@ -100,7 +100,7 @@ def test_delayed_scaling_goes_to_eager_at_once_and_other_recipes_are_tried(
 
 
 def test_without_a_word_a_cpu_runs_eager_and_compiles_nothing() -> None:
-    found = find_rungs(None, ["bf16", "fp8"], Work(model_shape("tiny"), "cpu", 1, 8), None, 1.0)
+    found = find_rungs(None, ["bf16", "fp8"], Prefill(model_shape("tiny"), "cpu", 1, 8), None, 1.0)
     assert (found.requested, found.guarded, found.rung("fp8")) == ("eager", {}, "eager")
     assert (found.fallback_reason, found.fallback_asked) == (None, False)
 
@@ -143,10 +143,10 @@ def test_a_sweep_that_leaves_fp16_out_says_why(
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(compiled, "safe_compile", answering(Mode.PER_BLOCK, asked))
-    for name in ("unavailable", "reference", "sample_tokens", "_add"):
+    for name in ("unavailable", "fp32_reference", "sample_tokens", "_add"):
         monkeypatch.setattr(building, name, lambda *_, **__: None)
     wanted = building.Asked(("fp16", "bf16", "fp8"), None, 240.0, None)
-    swept, _ = building.build(wanted, GPU, None, Budget(time.monotonic() + seconds))
+    swept, _ = building.build_modes(wanted, GPU, None, Budget(time.monotonic() + seconds))
     assert sorted(asked) == sorted(modes)
     assert ("fp16" in swept.unavailable) == ("fp16" not in modes)
 

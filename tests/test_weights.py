@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from runner.base.errors import InputError
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.job import Job
+from runner.kit.decode.job import DecodeJob
 from runner.kit.decode.loop import Decoder
 from runner.kit.ranks import World
 from runner.kit.transformer import load_model
@@ -53,7 +53,7 @@ def test_a_folders_weights_decode_as_transformers_decodes_them(made: Path) -> No
 
 @pytest.mark.system
 def test_two_ranks_read_their_shards_and_decode_the_same(made: Path) -> None:
-    job = Job(str(made), model_shape(str(made)), made, "cpu", 2, 1, 12, 24)
+    job = DecodeJob(str(made), model_shape(str(made)), made, "cpu", 2, 1, 12, 24)
     prompt = torch.randint(0, 256, (1, 12), generator=torch.Generator().manual_seed(0))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with World(job.program(Mode.EAGER), 2, environment, time.monotonic() + 500) as world:

@@ -1,0 +1,16 @@
+"""What probes share. A probe of its own needs little more than these:
+
+* `probe`: the contract of a probe, its document, `measured` and `single` measurements, `say`.
+* `options`: options that take counts, numbers, flags or words, in tables; `--model` and `--batch-size`.
+* `usable`: the GPUs that torch can use; a probe must not measure the host instead.
+* `budget` and `interleaved`: how much time there is; rounds of interleaved samples, their end, and their paired ratios.
+* `profiling`: kernels by layer, CUDA graph launches, and torch's profiler around a call.
+* `transformer`: a model of a shape with random weights, or of a folder with its own; random tokens for it. The largest
+  preset that fits is `runner.sizing.models.fitting_model`.
+* `allocations`: peak memory of tensors, and a limit, on any device.
+* `ranks` and `tensor_parallel`: processes that work together, and a model split over them.
+* `collective_timing`: bandwidth of collectives in one environment or several.
+* `compile_guard`: a compile in a process that can be killed.
+
+The folders hold the parts of one entry's probes each; none of them may import torch at its top.
+"""

@@ -17,11 +17,6 @@ class OverBudgetError(Exception):
     """Live tensors would exceed the limit; the message gives both in bytes, and the operator that allocated."""
 
 
-def follow(limit: int | None = None) -> Any:
-    """A context manager that tracks allocations; see `_follower` for its attributes."""
-    return _follower()(limit)
-
-
 def _storages(values: Iterable[Any]) -> Iterator[Any]:
     """The storages of all tensors among these values; for a wrapper tensor, those of its inner tensors."""
     import torch
@@ -33,20 +28,21 @@ def _storages(values: Iterable[Any]) -> Iterator[Any]:
             yield value.untyped_storage()
 
 
-def _follower() -> Any:
+def follow_allocations(limit: int | None = None) -> Any:
+    """A context manager that tracks allocations: bytes `live` and `peak`; above `limit` it raises OverBudgetError.
+
+    `add(*tensors)` counts tensors that already exist, for example weights.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
     class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves this base untyped
-        """Tracks storages. `live` and `peak` are bytes; above `limit` bytes it raises OverBudgetError."""
-
-        def __init__(self, limit: int | None) -> None:
+        def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call] # as above
-            self.limit, self.live, self.peak = limit, 0, 0
+            self.live, self.peak = 0, 0
             self._known: dict[int, weakref.ref[Any]] = {}
 
         def add(self, *tensors: "torch.Tensor") -> None:
-            """Count tensors that already exist, for example weights."""
             for storage in _storages(tensors):
                 self._count(storage, "existing tensors")
 
@@ -68,13 +64,13 @@ def _follower() -> Any:
             self.live += size
             self.peak = max(self.peak, self.live)
             self._known[key] = weakref.ref(storage, lambda _: self._forget(key, size))
-            if self.limit is not None and self.live > self.limit:
+            if limit is not None and self.live > limit:
                 raise OverBudgetError(
-                    f"{asker} allocated {size} bytes: {self.live} bytes live, limit {self.limit}"
+                    f"{asker} allocated {size} bytes: {self.live} bytes live, limit {limit}"
                 )
 
         def _forget(self, key: int, size: int) -> None:
             if self._known.pop(key, None) is not None:
                 self.live -= size
 
-    return Follower
+    return Follower()

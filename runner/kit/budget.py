@@ -1,12 +1,14 @@
-"""The time budget of a probe: the number of samples depends on the time that one takes, not on a fixed count alone.
+"""The time budget of a probe, and the seconds of a call.
 
-A slower machine then takes fewer samples and reports that, instead of reaching its deadline without a result. The
-runner sets RUNBOOK_SECONDS to the time of the step; a probe run by hand uses its default.
+The number of samples depends on the time that one takes, not on a fixed count alone. A slower machine then takes fewer
+samples and reports that, instead of reaching its deadline without a result. The runner sets RUNBOOK_SECONDS to the time
+of the step; a probe run by hand uses its default.
 """
 
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 VARIABLE = "RUNBOOK_SECONDS"
@@ -41,6 +43,23 @@ def budget(default_s: float) -> Budget:
     """A budget that starts now: the default in seconds, or less if the step has less time."""
     given = _step_seconds()
     return Budget(time.monotonic() + (default_s if given is None else min(default_s, given * _USABLE)))
+
+
+def seconds_of(run: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, with the work that it starts on the device (`cuda` or `cpu`)."""
+    wait_for(device)
+    began = time.perf_counter()
+    run()
+    wait_for(device)
+    return time.perf_counter() - began
+
+
+def wait_for(device: str) -> None:
+    """Wait until the device has done its work; a CPU has at once."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def _step_seconds() -> float | None:

@@ -32,7 +32,7 @@ from runner.base.summaries import SINGLE, STATISTICS
 from runner.entry.model import Scalar
 from runner.hardware.prerequisites import missing_to_compile
 from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
-from runner.kit.numeric import check_numbers
+from runner.kit.options import check_numbers
 from runner.record.model import Document, Measurement
 from runner.sizing.presets import PRESETS, default_preset
 from runner.vocabulary import METRICS

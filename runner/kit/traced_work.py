@@ -1,24 +1,27 @@
-"""The workload of `capture_fp8_flexattention_traces`: an FP8 GEMM and flex attention, separately.
+"""The workload of `capture_fp8_flexattention_traces`: an FP8 GEMM and flex attention, separately; also under nsys.
 
 python -m runner.kit.traced_work --preset tiny     # the same work, for another profiler
 """
 
 import argparse
+import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.kit.children import Child
+from runner.kit.precision.linear import COMPUTE_CAPABILITY, e4m3_scale, quantise
 from runner.kit.precision.product import fp8_product
 from runner.kit.probe import NotApplicableError
 from runner.sizing.presets import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# The first compute capability with FP8 tensor cores.
-_FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def operations(shape: Shape, device: str, *, compiled: bool) -> tuple[Operation,
     """
     import torch
 
-    if device == "cuda" and torch.cuda.get_device_capability() < _FP8_CAPABILITY:
+    if device == "cuda" and torch.cuda.get_device_capability() < COMPUTE_CAPABILITY:
         name = torch.cuda.get_device_name()
         raise NotApplicableError(f"{name} has no FP8 tensor cores; they need compute capability 8.9 or later")
     generator = torch.Generator().manual_seed(0)
@@ -81,18 +84,13 @@ def _product(shape: Shape, device: str, random: Callable[..., "Tensor"]) -> Oper
     import torch
 
     left, right = random(shape.tokens, shape.width), random(shape.width, shape.width)
-    largest = torch.finfo(torch.float8_e4m3fn).max
-    scales = [(tensor.abs().max() / largest).float() for tensor in (left, right)]
-    quantised = [
-        (tensor / scale).clamp(-largest, largest).to(torch.float8_e4m3fn)
-        for tensor, scale in zip((left, right), scales, strict=True)
-    ]
-
+    scales = e4m3_scale(left), e4m3_scale(right)
+    a, b = quantise(left, scales[0]), quantise(right, scales[1])
     product = fp8_product(device)
 
     def run() -> "Tensor":
         # The second operand must be column-major: the transpose of a row-major one.
-        return product.multiply(quantised[0], quantised[1].t(), scales[0], scales[1], torch.bfloat16)
+        return product.multiply(a, b.t(), *scales, torch.bfloat16)
 
     name = "fp8_matmul" if product.native else "e4m3_matmul_in_fp32"
     return Operation(name, run, lambda: left @ right.t(), 2 * shape.tokens * shape.width**2)
@@ -128,6 +126,45 @@ def _attention(shape: Shape, device: str, random: Callable[..., "Tensor"], *, co
         return scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
 
     return Operation("flex_attention", run, reference, flops)
+
+
+def under_nsys(report: Path, work: Sequence[str], deadline_s: float) -> str:
+    """Run `traced_work` under nsys; return the path of nsys's report, or why there is none.
+
+    Args:
+        report: path of the report, without its suffix.
+        work: arguments of `traced_work`.
+        deadline_s: seconds until nsys and everything that it started is ended.
+    """
+    nsys = shutil.which("nsys")
+    if nsys is None:
+        return "not on PATH"
+    command = [
+        nsys,
+        "profile",
+        "--trace=cuda,nvtx,osrt",
+        "--force-overwrite=true",
+        f"--output={report}",
+        sys.executable,
+        "-m",
+        "runner.kit.traced_work",
+        *work,
+    ]
+    with tempfile.TemporaryDirectory(prefix="nsys-") as folder:
+        output = Path(folder) / "output"
+        # nsys starts the work and agents of its own, which must end with it.
+        try:
+            with Child(command, os.environ, output) as child:
+                ended = child.wait(deadline_s)
+        except OSError as error:
+            return f"no report: {error}".partition("\n")[0]
+        said = output.read_text(encoding="utf-8", errors="replace").strip()
+    if not ended:
+        return f"no report: nsys did not end within {deadline_s:.0f} s"
+    if child.status or not report.with_suffix(".nsys-rep").exists():
+        last = said.splitlines()[-1:] or ["no output"]
+        return f"no report: nsys exited with status {child.status}: {last[0][:200]}"
+    return f"{report}.nsys-rep"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

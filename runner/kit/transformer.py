@@ -1,23 +1,38 @@
 """Build a transformer of a given shape with random weights, or load a local folder's. Nothing is downloaded."""
 
+import importlib
+import sys
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import InputError
-from runner.kit.model_library import import_models
 from runner.kit.tensor_parallel import copy_shard, shard
-from runner.sizing.models import weight_files
+from runner.sizing.models import ModelShape, weight_files, weights_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
-    from runner.sizing.models import ModelShape
+
+def import_models() -> None:
+    """Import transformers' model classes; the names can then be imported from it as usual.
+
+    Transformers imports torchao if it finds it, for checkpoints that torchao has quantised. On a GPU that starts the
+    CUDA driver, after which a process must not fork, and takes seconds of every start. So it finds none. A torchao that
+    is imported already stays as it is, and a later import of torchao works.
+    """
+    if "torchao" in sys.modules or "transformers.modeling_utils" in sys.modules:
+        return
+    # None makes Python treat the module as not installed (ModuleNotFoundError).
+    sys.modules["torchao"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("transformers.modeling_utils")
+    finally:
+        del sys.modules["torchao"]
 
 
-def llama_config(shape: "ModelShape") -> Any:
+def llama_config(shape: ModelShape) -> Any:
     """The transformers `LlamaConfig` of a shape, with SDPA attention and no special tokens."""
     import_models()
     from transformers import LlamaConfig
@@ -42,7 +57,7 @@ def llama_config(shape: "ModelShape") -> Any:
 
 
 def build_model(
-    shape: "ModelShape",
+    shape: ModelShape,
     dtype: "torch.dtype",
     device: "torch.device | str",
     *,
@@ -98,7 +113,7 @@ def build_model(
 
 
 def load_model(
-    folder: "Path", dtype: "torch.dtype", device: "torch.device | str", *, mesh: "DeviceMesh | None" = None
+    folder: Path, dtype: "torch.dtype", device: "torch.device | str", *, mesh: "DeviceMesh | None" = None
 ) -> Any:
     """The causal model of a local transformers folder, in eval mode, its weights read from safetensors files.
 
@@ -138,6 +153,37 @@ def load_model(
             f"{folder.name} has no weights for {first}{more}; check that its config.json is of the same model"
         )
     return model
+
+
+def open_model(
+    shape: ModelShape, dtype: "torch.dtype", device: "torch.device", *, mesh: "DeviceMesh | None" = None
+) -> Any:
+    """The model of a shape that `model_shape` gave: with its folder's weights, or with random ones without a folder.
+
+    Raises:
+        InputError: as `load_model` does.
+    """
+    folder = weights_folder(shape.name)
+    if folder is None:
+        return build_model(shape, dtype, device, mesh=mesh)
+    return load_model(folder, dtype, device, mesh=mesh)
+
+
+def usual_type(device: str) -> "torch.dtype":
+    """The type of the weights on `cpu` (fp32: half precision is slow there) or `cuda` (bf16)."""
+    import torch
+
+    return torch.float32 if device == "cpu" else torch.bfloat16
+
+
+def random_tokens(
+    shape: ModelShape, batch: int, tokens: int, device: "torch.device | str", seed: int = 0
+) -> "torch.Tensor":
+    """Random tokens [batch, tokens] on a device; the same for the same seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, shape.vocab, (batch, tokens), generator=generator).to(device)
 
 
 def _laid_out(model: Any, dtype: "torch.dtype", device: "torch.device", mesh: "DeviceMesh | None") -> Any:

@@ -7,10 +7,11 @@ from runner.base.errors import InputError
 from runner.base.units import format_value
 from runner.hardware.boards import BOARDS, board_named
 from runner.pages.tables import Table
-from runner.sizing import Work, board_budget, first_remedy, footprint, longest
-from runner.sizing.decode import decode_ceiling
+from runner.sizing.limits import board_budget, decode_ceiling, footprint, longest
 from runner.sizing.models import ModelShape, model_shape
 from runner.sizing.presets import PRESETS
+from runner.sizing.remedies import first_remedy
+from runner.sizing.work import ModelWork
 
 # Bytes of a weight and of a cached value.
 _PRECISIONS = {"bf16": 2.0, "fp8": 1.0}
@@ -82,7 +83,7 @@ def memory_plan(
     shape, budget = _known(model, board, lengths, tensor_parallel, batch, mode)
     rows = []
     for tokens in lengths:
-        work = Work(
+        work = ModelWork(
             tokens, batch, tensor_parallel=tensor_parallel, training="adamw" if mode == "training" else None
         )
         found = footprint(shape, work)

@@ -22,34 +22,25 @@ Example:
 import argparse
 import math
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.base.errors import InputError, RunbookError
 from runner.base.units import format_value
-from runner.kit.budget import Budget, budget
-from runner.kit.nsys import under_nsys
+from runner.kit.budget import Budget, budget, seconds_of
+from runner.kit.options import add_counts, add_flags
+from runner.kit.precision.linear import signal_to_noise
 from runner.kit.precision.product import fp8_product
-from runner.kit.probe import (
-    Findings,
-    Probe,
-    base_parser,
-    measured,
-    preset_of,
-    say,
-    single,
-)
-from runner.kit.traced_work import SHAPES, Operation, operations
+from runner.kit.probe import Findings, Probe, base_parser, measured, preset_of, say, single
+from runner.kit.profiling import callers, profile_of
+from runner.kit.traced_work import SHAPES, Operation, operations, under_nsys
 from runner.kit.usable import usable_gpus
 from runner.record.model import Measurement
 from runner.vocabulary import shared
 from runner.vocabulary.model import Compiles, Metric
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _NSYS_DEADLINE_S, _NSYS_WHEN_SHORT_S = 120.0, 12.0
 _LONGEST_NAME = 100
@@ -69,20 +60,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the trace (default artifacts/traces)",
     )
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        metavar="N",
-        help=f"iterations of each operation (default {_ITERATIONS}; on a CPU fewer if time is short)",
-    )
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="kernels to report per operation (default 5)"
-    )
-    parser.add_argument(
-        "--skip-compile", action="store_true", help="run flex attention in eager mode on a GPU too"
-    )
-    parser.add_argument(
-        "--skip-nsys", action="store_true", help="do not run under nsys even if it is installed"
+    said = f"iterations of each operation (default {_ITERATIONS}; on a CPU fewer if time is short)"
+    add_counts(parser, {"--iterations": said, "--top": (5, "kernels to report per operation")})
+    add_flags(
+        parser,
+        {
+            "--skip-compile": "run flex attention in eager mode on a GPU too",
+            "--skip-nsys": "do not run under nsys even if it is installed",
+        },
     )
     return parser
 
@@ -143,27 +128,12 @@ def _place_of_trace(folder: Path) -> Path:
     return place
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-
-
-def _seconds(operation: Operation, device: str) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    operation.run()
-    _wait(device)
-    return time.perf_counter() - began
-
-
 def _fitting(work: Sequence[Operation], device: str, asked: int, allowance: Budget) -> int:
     """Iterations of each operation that fit into the time, at least one, at most `asked`."""
     seconds = 0.0
     for operation in work:
         operation.run()  # may compile
-        seconds += _seconds(operation, device)
+        seconds += seconds_of(operation.run, device)
     found = allowance.times(_PASSES * seconds, at_least=1, at_most=asked)
     if found < asked:
         say(f"ran {found} of {asked} iterations of each operation: time limit")
@@ -181,44 +151,39 @@ def _timed(operation: Operation, device: str, iterations: int) -> list[Measureme
         raise RunbookError(
             f"{operation.name}: its result is not finite; check the driver and the GPU's memory"
         )
-    decibel = signal_to_noise(result, operation.exact())
+    decibel = signal_to_noise(result, operation.exact(), most=math.inf)
     for _ in range(min(_WARM_UP_ITERATIONS, iterations)):
         operation.run()
     # The clock has ticks; an operation shorter than one would have no rate.
-    seconds = [max(_seconds(operation, device), _TICK_S) for _ in range(iterations)]
+    seconds = [max(seconds_of(operation.run, device), _TICK_S) for _ in range(iterations)]
     label = {"operation": operation.name}
     found = [
         measured("operation_time", seconds, **label),
         measured("operation_rate", [operation.flops / second for second in seconds], **label),
     ]
-    if decibel is not None:
+    # Equal results, and exact values of zero, have no ratio.
+    if math.isfinite(decibel):
         found.append(single("signal_to_noise", decibel, **label))
     say(f"{operation.name}: " + ", ".join(format_value(one.value, one.unit) for one in found))
     return found
-
-
-def signal_to_noise(result: "Tensor", exact: "Tensor") -> float | None:
-    """Decibels of the exact values above the difference; None if they are equal, or if the exact values are zero."""
-    noise, signal = float((result - exact).square().sum()), float(exact.square().sum())
-    return 10 * math.log10(signal / noise) if noise and signal else None
 
 
 def _profiled(
     work: Iterable[Operation], device: str, iterations: int, trace: Path
 ) -> Mapping[str, Mapping[str, float]]:
     """Seconds of every kernel, by operation; also writes the trace."""
-    from torch.profiler import ProfilerActivity, profile, record_function
+    from torch.profiler import record_function
 
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    kernels = {}
-    for operation in work:
-        # A separate profile, so that kernels that run after their call returns are assigned to the right operation.
-        with profile(activities=activities, acc_events=True) as profiler:
+    def repeat(*operations: Operation) -> None:
+        for operation in operations:
             for _ in range(iterations):
                 with record_function(operation.name):
                     operation.run()
-            _wait(device)
-        events: Any = profiler.events()
+
+    kernels = {}
+    for operation in work:
+        # A separate profile, so that kernels that run after their call returns are assigned to the right operation.
+        events = profile_of(partial(repeat, operation), device).events()
         found = _on_device(events) if device == "cuda" else _outermost(events, operation.name)
         if not found:
             say(
@@ -226,13 +191,7 @@ def _profiled(
             )
         kernels[operation.name] = found
     # Both in one file, so that they can be compared.
-    with profile(activities=activities, acc_events=True) as profiler:
-        for operation in work:
-            for _ in range(iterations):
-                with record_function(operation.name):
-                    operation.run()
-        _wait(device)
-    profiler.export_chrome_trace(str(trace))
+    profile_of(partial(repeat, *work), device).export_chrome_trace(str(trace))
     if not trace.stat().st_size:
         raise RunbookError(f"the profiler left {trace} empty; is the disk full?")
     return kernels
@@ -250,11 +209,7 @@ def _on_device(events: Any) -> dict[str, float]:
 def _outermost(events: Any, operation: str) -> dict[str, float]:
     times: dict[str, float] = defaultdict(float)
     for event in events:
-        above = []
-        parent = event.cpu_parent
-        while parent is not None:
-            above.append(parent.name)
-            parent = parent.cpu_parent
+        above = [caller.name for caller in callers(event)]
         inside = any(name.startswith("aten::") for name in above)
         if operation in above and event.name.startswith("aten::") and not inside:
             times[event.name] += event.cpu_time_total / 1e6

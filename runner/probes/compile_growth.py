@@ -46,7 +46,7 @@ from runner.kit.growth_law import Exponential, Line, exponential, log_log_line
 from runner.kit.probe import Findings, Probe, base_parser, require_torch, say, single
 from runner.kit.repro import growth_child
 from runner.kit.repro.growing_models import HEAD_WIDTH, chain, one_sum, wide_stack
-from runner.kit.repro.growth_child import CompileSeries, finished
+from runner.kit.repro.growth_child import SERIES, CompileSeries, finished
 from runner.kit.repro.metrics import GROWTH
 from runner.record.model import Measurement
 from runner.vocabulary.model import Compiles

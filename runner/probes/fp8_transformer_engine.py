@@ -30,13 +30,14 @@ from typing import Any
 
 from runner.base.errors import InputError
 from runner.kit.budget import budget
-from runner.kit.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
+from runner.kit.options import add_choices, add_counts, add_flags, add_numbers
+from runner.kit.precision.choice import Prefill, add_work_arguments, choose_work, sample_tokens, scales_from
 from runner.kit.precision.examine import magnitudes, quality
-from runner.kit.precision.layers import Examined, by_layer, report, symptom, unknown, wrong
+from runner.kit.precision.layers import Examined, by_layer, layer_measurements, symptom, unknown, wrong
 from runner.kit.precision.linear import E4M3_MAX
 from runner.kit.precision.metrics import LAYERS
 from runner.kit.precision.product import fp8_product
-from runner.kit.precision.proof import census, left_out, proof_of, unproved
+from runner.kit.precision.proof import census, layers_left_out, proof_of, unproved_layers
 from runner.kit.precision.scales import NOTHING_TO_RECALIBRATE, RECIPES, Scales, digest_of, scale_by
 from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say
 
@@ -50,30 +51,14 @@ _CALIBRATION_BATCHES, _CALIBRATION_ON_CPU_S = 4, 10.0
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_work_arguments(parser)
-    parser.add_argument(
-        "--recalibrate",
-        action="store_true",
-        help="calibrate static scales; the document then holds them for --scales",
-    )
-    parser.add_argument(
-        "--recipe",
-        choices=(*RECIPES, *NOTHING_TO_RECALIBRATE),
-        default="max",
-        help="how to compute a scale from the history of magnitudes (default max)",
-    )
-    parser.add_argument(
-        "--percentile",
-        type=float,
-        default=99.99,
-        metavar="P",
-        help="percentile of a batch's magnitudes, for --recipe percentile (default 99.99)",
-    )
-    parser.add_argument(
-        "--calibration-batches",
-        type=int,
-        metavar="N",
-        help="calibration batches: the length of the history (default 4; on a CPU fewer if time is short)",
-    )
+    add_flags(parser, {"--recalibrate": "calibrate static scales; the document then holds them for --scales"})
+    recipes = (*RECIPES, *NOTHING_TO_RECALIBRATE)
+    how = "how to compute a scale from the history of magnitudes (default max)"
+    add_choices(parser, {"--recipe": (recipes, "max", how)})
+    percentile = "percentile of a batch's magnitudes, for --recipe percentile"
+    add_numbers(parser, "P", {"--percentile": (99.99, percentile)})
+    batches = "calibration batches: the length of the history (default 4; on a CPU fewer if time is short)"
+    add_counts(parser, {"--calibration-batches": batches})
     parser.add_argument("--inject", choices=FAULTS, help="inject a fault that the probe must find")
     return parser
 
@@ -85,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     reason = symptom(found)
     scales = found.scales
     return Findings(
-        measurements=report(found, work),
+        measurements=layer_measurements(found, work),
         status="symptom" if reason else "ok",
         reason=reason or unknown(found),
         requested={"model": arguments.model, "scales": "static" if scales else "dynamic"},
@@ -124,7 +109,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -> Examined:
+def _examine(arguments: argparse.Namespace, work: Prefill, scales: Scales | None) -> Examined:
     import torch
 
     from runner.kit.precision.arms import unavailable
@@ -168,14 +153,14 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
         return fp8.model(tokens, use_cache=False)
 
     proof = proof_of(fp8, forward, tokens.numel(), work.device)
-    left = left_out(fp8, proof, reasons)
+    left = layers_left_out(fp8, proof, reasons)
     return Examined(
         fp8_product(work.device),
         proof,
         quality(source, fp8, tokens),
         before,
         left,
-        unproved(fp8, proof, left),
+        unproved_layers(fp8, proof, left),
         in_force,
         batches,
         census(fp8, forward),
@@ -183,7 +168,7 @@ def _examine(arguments: argparse.Namespace, work: Work, scales: Scales | None) -
 
 
 def _calibrated(
-    arguments: argparse.Namespace, work: Work, source: Any, weights: Mapping[str, float]
+    arguments: argparse.Namespace, work: Prefill, source: Any, weights: Mapping[str, float]
 ) -> tuple[Scales, int]:
     """Static scales, and the number of batches they were calibrated on."""
     asked = arguments.calibration_batches

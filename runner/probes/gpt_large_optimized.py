@@ -34,22 +34,24 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from runner.base.sequential import FEWEST, MOST
 from runner.hardware.boards import board_of
 from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
 from runner.kit.children import ended_by_sigterm
 from runner.kit.compile_guard import Guarded, add_compile_arguments
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.arms import Arm, compared
-from runner.kit.decode.job import Job, guard, job_of
+from runner.kit.decode.arms import DecodeArm, comparisons_of
+from runner.kit.decode.job import DecodeJob, guard, job_of
 from runner.kit.decode.metrics import METRICS
-from runner.kit.decode.report import RATIO_FLOOR, graphs_lost, report, slow, undecided
-from runner.kit.decode.turns import Series, take
+from runner.kit.decode.report import decode_measurements, graphs_lost, slow, undecided
+from runner.kit.decode.turns import RequestedStarts, take_starts
+from runner.kit.interleaved import ENVIRONMENT_FLOOR
 from runner.kit.leftovers.variables import leftovers, without_leftovers
+from runner.kit.options import BATCH_SIZE, add_counts, add_flags, add_model, add_numbers
 from runner.kit.probe import Findings, Probe, base_parser, preset_of, require_torch, say
 from runner.kit.usable import require_sharing
 from runner.record.model import Measurement
@@ -69,69 +71,38 @@ _COMPARED_ON_CPU_S, _COMPARED_ON_GPU_S = 26.0, 60.0
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_compile_arguments(parser)
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="tiny, 8b, 40b, 70b or a config.json (random weights), or a model folder with its weights"
-        " (default: the largest that fits, up to the preset)",
+    kinds = "or a config.json (random weights), or a model folder with its weights"
+    add_model(parser, "the largest that fits, up to the preset", kinds, "NAME")
+    add_counts(
+        parser,
+        {
+            "--tensor-parallel-gpus": (
+                1,
+                "GPUs to split the model over; on a host without GPUs, ranks on its cores",
+            ),
+            **BATCH_SIZE,
+            "--prompt-length": (256, "tokens in a prompt"),
+            "--new-tokens": (16, "tokens to decode per turn"),
+            "--turns": (10, "turns per process, each a prefill with its decoding"),
+            "--starts": "processes of each environment, one after another; with --compare-environment the"
+            f" maximum, from {FEWEST} to {MOST} (default 1, with --compare-environment {_COMPARED_STARTS})",
+        },
     )
-    parser.add_argument(
-        "--tensor-parallel-gpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="GPUs to split the model over; on a host without GPUs, ranks on its cores (default 1)",
+    decide = (
+        "stop comparing when it is decided whether every ratio reaches X"
+        f" (default: {_ALIKE:g} on a GPU, {ENVIRONMENT_FLOOR:g} on a CPU)"
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)"
-    )
-    parser.add_argument(
-        "--prompt-length", type=int, default=256, metavar="N", help="tokens in a prompt (default 256)"
-    )
-    parser.add_argument(
-        "--new-tokens", type=int, default=16, metavar="N", help="tokens to decode per turn (default 16)"
-    )
-    parser.add_argument(
-        "--turns",
-        type=int,
-        default=10,
-        metavar="N",
-        help="turns per process, each a prefill with its decoding (default 10)",
-    )
-    parser.add_argument(
-        "--starts",
-        type=int,
-        metavar="N",
-        help=f"processes of each environment, one after another; with --compare-environment the maximum, from {FEWEST}"
-        f" to {MOST} (default 1, with --compare-environment {_COMPARED_STARTS})",
-    )
-    parser.add_argument(
-        "--decide-at",
-        type=float,
-        metavar="X",
-        help="stop comparing when it is decided whether every ratio reaches X"
-        f" (default: {_ALIKE:g} on a GPU, {RATIO_FLOOR:g} on a CPU)",
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        metavar="S",
-        help=f"time limit of all starts in seconds (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU,"
+    add_numbers(parser, "X", {"--decide-at": decide})
+    limits = {
+        "--budget": f"time limit of all starts in seconds (default: {_COMPARED_ON_CPU_S:g} to compare on a CPU,"
         f" {_COMPARED_ON_GPU_S:g} to compare on a GPU, where {FEWEST} starts are taken in any case, else --timeout; at"
         " most the time of the step)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        metavar="S",
-        help="seconds until a process that does not answer is an error (default 240, or 900 if the step is"
+        "--timeout": "seconds until a process that does not answer is an error (default 240, or 900 if the step is"
         " compiled)",
-    )
-    parser.add_argument(
-        "--compare-environment",
-        action="store_true",
-        help="also run without the leftovers of a multi-GPU launch, interleaved, and report the ratio",
-    )
+    }
+    add_numbers(parser, "S", limits)
+    said = "also run without the leftovers of a multi-GPU launch, interleaved, and report the ratio"
+    add_flags(parser, {"--compare-environment": said})
     return parser
 
 
@@ -151,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         compared_s = _COMPARED_ON_GPU_S if machine.gpus else _COMPARED_ON_CPU_S
         arguments.budget = min(arguments.timeout, compared_s if arguments.compare_environment else math.inf)
     if arguments.decide_at is None:
-        arguments.decide_at = _ALIKE if machine.gpus else RATIO_FLOOR
+        arguments.decide_at = _ALIKE if machine.gpus else ENVIRONMENT_FLOOR
     if arguments.starts is None:
         arguments.starts = _COMPARED_STARTS if arguments.compare_environment else 1
     within, latest = budget(arguments.budget), budget(arguments.timeout)
@@ -162,10 +133,10 @@ def _run(arguments: argparse.Namespace) -> Findings:
         guard_s = arguments.timeout * _GUARD_SHARE
         mode, guarded = guard(job, arguments.compile_mode, guard_s, Path(folder), say)
         environments = _from_the_guards_cache(environments, guarded)
-        series = Series(
+        series = RequestedStarts(
             arguments.starts, arguments.turns, within, deadline, arguments.decide_at, fewest, latest
         )
-        taken = take(job, mode, environments, series)
+        taken = take_starts(job, mode, environments, series)
     arms = taken.arms
     labels = {
         "model": job.label,
@@ -174,13 +145,13 @@ def _run(arguments: argparse.Namespace) -> Findings:
         "ranks": job.ranks,
         "mode": str(mode),
     }
-    measurements = report(arms, labels, job, board)
+    measurements, comparisons = decode_measurements(arms, labels, job, board), comparisons_of(arms)
     stale = [leftover.name for leftover in leftovers(os.environ, cores)]
     symptom = _symptom(measurements, arms["caller"], mode, stale=bool(stale))
     return Findings(
         measurements=measurements,
         status="symptom" if symptom else "ok",
-        reason=symptom or _undecided(arms, arguments.decide_at),
+        reason=symptom or undecided(comparisons, arguments.decide_at),
         requested={
             "tensor_parallel_gpus": arguments.tensor_parallel_gpus,
             "compile_mode": arguments.compile_mode,
@@ -202,11 +173,15 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "torch": taken.ready["torch"],
             "leftovers": stale,
             "tokens": taken.tokens,
-            "starts": _starts(arms),
+            "starts": {
+                phase: {"taken": len(found.ratios), "undisturbed": len(found.undisturbed)}
+                for phase, found in comparisons.items()
+            },
             "cuda_graphs": _graphs(arms["caller"], job),
             "compile_cache": dict(arms["caller"].cache),
         },
-        **_fallback(guarded),
+        fallback_reason=guarded.reason if guarded else None,
+        fallback_asked=guarded is not None and guarded.fallback_asked,
     )
 
 
@@ -220,31 +195,14 @@ def _from_the_guards_cache(
     return {name: {**own, "TORCHINDUCTOR_CACHE_DIR": cache} for name, own in environments.items()}
 
 
-def _fallback(guarded: Guarded | None) -> dict[str, Any]:
-    if guarded is None:
-        return {}
-    return {"fallback_reason": guarded.reason, "fallback_asked": guarded.fallback_asked}
-
-
-def _symptom(measurements: Sequence[Measurement], caller: Arm, mode: Mode, *, stale: bool) -> str | None:
+def _symptom(
+    measurements: Sequence[Measurement], caller: DecodeArm, mode: Mode, *, stale: bool
+) -> str | None:
     lost = graphs_lost(caller) if mode is Mode.WHOLE else None
     return lost or (slow(measurements) if stale else None)
 
 
-def _undecided(arms: Mapping[str, Arm], bound: float) -> str | None:
-    return undecided(compared(arms["caller"], arms["clean"]), bound) if "clean" in arms else None
-
-
-def _starts(arms: Mapping[str, Arm]) -> dict[str, dict[str, int]]:
-    if "clean" not in arms:
-        return {}
-    return {
-        phase: {"taken": len(comparison.ratios), "undisturbed": len(comparison.undisturbed)}
-        for phase, comparison in compared(arms["caller"], arms["clean"]).items()
-    }
-
-
-def _graphs(arm: Arm, job: Job) -> str:
+def _graphs(arm: DecodeArm, job: DecodeJob) -> str:
     if job.device == "cpu":
         return "not applicable: no CUDA graphs on a CPU"
     if arm.launches is None:

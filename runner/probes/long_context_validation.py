@@ -33,13 +33,14 @@ from runner.hardware.machine import look_visible as look
 from runner.kit.budget import budget
 from runner.kit.children import ended_by_sigterm
 from runner.kit.long_context.allocator import expand_segments
-from runner.kit.long_context.bench import Bench, Runs
+from runner.kit.long_context.bench import MemoryBench, Runs
 from runner.kit.long_context.metrics import METRICS
 from runner.kit.long_context.planning import plan
 from runner.kit.long_context.question import Question, planned, swept
-from runner.kit.long_context.report import report
+from runner.kit.long_context.report import sweep_findings
 from runner.kit.long_context.sweep import sweep
 from runner.kit.long_context.worker import ranks
+from runner.kit.options import BATCH_SIZE, add_choices, add_counts, add_flags, add_model, add_numbers
 from runner.kit.probe import Findings, Probe, base_parser, say
 
 _RANKS_DEADLINE_S = 3000.0
@@ -52,11 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     _add_work(parser)
     _add_budget(parser)
-    parser.add_argument(
-        "--find-limit",
-        action="store_true",
-        help="predict the longest prompt that fits the budget, and verify it with runs at and above that length",
-    )
+    find = "predict the longest prompt that fits the budget, and verify it with runs at and above that length"
+    add_flags(parser, {"--find-limit": find})
     parser.add_argument(
         "--compare-remedies",
         type=int,
@@ -67,88 +65,56 @@ def _parser() -> argparse.ArgumentParser:
         help="at the longest length that fits, measure the memory saved and the time cost of each remedy (default 5"
         " rounds; fewer if time is short)",
     )
-    parser.add_argument(
-        "--apply-first-remedy",
-        action="store_true",
-        help="if the plan predicts that it does not fit, apply the first remedy that makes it fit",
-    )
+    apply = "if the plan predicts that it does not fit, apply the first remedy that makes it fit"
+    add_flags(parser, {"--apply-first-remedy": apply})
     parser.add_argument(
         "--snapshot",
         type=Path,
         metavar="FILE",
         help="file for the GPU allocator's memory snapshot when it runs out of memory",
     )
-    parser.add_argument("--plan", action="store_true", help="only predict, for --board or a budget")
+    add_flags(parser, {"--plan": "only predict, for --board or a budget"})
     names = ", ".join(board.name for board in BOARDS)
     parser.add_argument("--board", metavar="NAME", help=f"board for --plan: {names}")
     return parser
 
 
 def _add_work(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--sequence-lengths",
         type=int,
         nargs="+",
         metavar="N",
         help="prompt lengths in tokens (default: by device)",
     )
-    add("--model", help="tiny, 8b, 40b, 70b or a model folder (default: the preset's, if it fits)")
-    add(
-        "--mode",
-        choices=("inference", "training"),
-        default="inference",
-        help="a prefill (default), or a training step",
-    )
-    add("--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)")
-    add(
-        "--tensor-parallel-gpus",
-        type=int,
-        default=1,
-        metavar="N",
-        help="devices to split the model over with torchrun; processes on a host without a GPU (default 1)",
-    )
-    add("--logits", choices=("all", "last"), default="all", help="logits to keep (default all)")
-    add("--chunk", type=int, metavar="N", help="prefill in chunks of N positions (default: one chunk)")
-    add(
-        "--kv-dtype",
-        choices=("auto", "fp8", "bf16", "fp32"),
-        default="auto",
-        help="type of the KV cache (default: that of the weights)",
-    )
-    add(
-        "--attention",
-        choices=("sdpa", "eager"),
-        default="sdpa",
-        help="attention kernel: sdpa is fused (default); eager holds all scores in memory",
-    )
-    add(
-        "--activation-checkpointing",
-        choices=("none", "full", "selective"),
-        default="none",
-        help="activation checkpointing of each block (default none: keep all activations)",
-    )
-    add(
-        "--optimizer",
-        choices=("adamw", "sgd"),
-        help="optimizer of a training step (default adamw: two states per weight)",
+    add_model(parser, "the preset's, if it fits")
+    modes = ("inference", "training")
+    add_choices(parser, {"--mode": (modes, "inference", "a prefill (default), or a training step")})
+    ranks = "devices to split the model over with torchrun; processes on a host without a GPU"
+    add_counts(parser, {**BATCH_SIZE, "--tensor-parallel-gpus": (1, ranks)})
+    add_choices(parser, {"--logits": (("all", "last"), "all", "logits to keep (default all)")})
+    add_counts(parser, {"--chunk": "prefill in chunks of N positions (default: one chunk)"})
+    kv_types = ("auto", "fp8", "bf16", "fp32")
+    kernels = "attention kernel: sdpa is fused (default); eager holds all scores in memory"
+    kept = "activation checkpointing of each block (default none: keep all activations)"
+    states = "optimizer of a training step (default adamw: two states per weight)"
+    add_choices(
+        parser,
+        {
+            "--kv-dtype": (kv_types, "auto", "type of the KV cache (default: that of the weights)"),
+            "--attention": (("sdpa", "eager"), "sdpa", kernels),
+            "--activation-checkpointing": (("none", "full", "selective"), "none", kept),
+            "--optimizer": (("adamw", "sgd"), None, states),
+        },
     )
 
 
 def _add_budget(parser: argparse.ArgumentParser) -> None:
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--budget-gib",
-        type=float,
-        metavar="GIB",
-        help="memory in GiB that the run may use on each device; enforced",
-    )
-    budget.add_argument(
-        "--budget-share",
-        type=float,
-        metavar="X",
-        help="the same, as a share of the predicted peak at the longest length without remedies",
-    )
+    one_of = parser.add_mutually_exclusive_group()
+    enforced = "memory in GiB that the run may use on each device; enforced"
+    share = "the same, as a share of the predicted peak at the longest length without remedies"
+    add_numbers(one_of, "GIB", {"--budget-gib": enforced})
+    add_numbers(one_of, "X", {"--budget-share": share})
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
@@ -170,13 +136,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         expand_segments(os.environ)
     with _runs(question, arguments.snapshot) as runs:
         found = sweep(
-            question,
-            runs,
-            within,
-            find_limit=arguments.find_limit,
-            compare_rounds=arguments.compare_remedies,
+            question, runs, within, find_limit=arguments.find_limit, compare_rounds=arguments.compare_remedies
         )
-        return report(question, found, _asked(arguments, question), runs.allocator)
+        return sweep_findings(question, found, _asked(arguments, question), runs.allocator)
 
 
 def _say_budget(question: Question) -> None:
@@ -196,7 +158,7 @@ def _asked(arguments: argparse.Namespace, question: Question) -> dict[str, objec
 @contextmanager
 def _runs(question: Question, snapshot: Path | None) -> Iterator[Runs]:
     if question.ranks == 1:
-        yield Bench(question.shape, question.work, question.budget, gpu=question.gpu, snapshot=snapshot)
+        yield MemoryBench(question.shape, question.work, question.budget, gpu=question.gpu, snapshot=snapshot)
         return
     with (
         ended_by_sigterm(),

@@ -17,7 +17,6 @@ Example:
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
@@ -25,11 +24,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import InputError
-from runner.base.stats import FEWEST_FOR_BOOTSTRAP, median_interval
+from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.base.units import format_bytes, format_value, parse_bytes
 from runner.entry.model import Scalar
 from runner.hardware.boards import Board, board_of
-from runner.kit.budget import budget
+from runner.kit.budget import budget, seconds_of
+from runner.kit.interleaved import Rounds, interval_below, no_time
+from runner.kit.options import add_counts
 from runner.kit.probe import Findings, Probe, base_parser, measured, say, single
 from runner.kit.usable import usable_gpus
 from runner.record.model import Measurement
@@ -103,8 +104,7 @@ def weak_pairs(found: Sequence[Measurement]) -> list[str]:
     middle = median(one.value for one in pairs)
     weak = []
     for one in sorted(pairs, key=lambda one: one.value):
-        interval = median_interval(one.samples)
-        if interval is not None and interval.high < PAIR_FLOOR * middle:
+        if interval_below(one, PAIR_FLOOR * middle):
             ends = f"{one.labels['source']} to {one.labels['target']}"
             weak.append(f"{ends}: copy bandwidth is {one.value / middle:.0%} of the median pair")
     return weak
@@ -113,11 +113,9 @@ def weak_pairs(found: Sequence[Measurement]) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument("--size", default="256MiB", metavar="SIZE", help="size of a copy (default 256MiB)")
-    parser.add_argument(
-        "--iterations", type=int, default=20, metavar="N", help="timed iterations per copy (default 20)"
-    )
-    parser.add_argument(
-        "--warmup", type=int, default=3, metavar="N", help="untimed iterations per copy (default 3)"
+    add_counts(
+        parser,
+        {"--iterations": (20, "timed iterations per copy"), "--warmup": (3, "untimed iterations per copy")},
     )
     return parser
 
@@ -189,24 +187,20 @@ def _measure(copy: Copy, data: "Tensor", iterations: int, warmup: int) -> tuple[
     def once() -> None:
         target.copy_(source, non_blocking=asynchronous)
 
-    timed = _timed_on_host if "cpu" == copy.source == copy.target else _timed_on_device
-    seconds = timed(once, copy, iterations, warmup)
+    if "cpu" == copy.source == copy.target:
+        seconds = _timed_on_host(once, iterations, warmup)
+    else:
+        seconds = _timed_on_device(once, copy, iterations, warmup)
     moved = size * copy.factor
     one = measured("copy_bandwidth", [moved / second for second in seconds], **copy.labels, bytes=size)
     return one, int((target != data.to(copy.target)).sum())
 
 
-def _timed_on_host(once: Callable[[], None], copy: Copy, iterations: int, warmup: int) -> list[float]:
-    del copy
+def _timed_on_host(once: Callable[[], None], iterations: int, warmup: int) -> list[float]:
     for _ in range(warmup):
         once()
-    seconds: list[float] = []
-    within = budget(_ON_HOST_S)
-    while len(seconds) < iterations and (within.left > 0 or len(seconds) < FEWEST_FOR_BOOTSTRAP):
-        began = time.perf_counter()
-        once()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    rounds = Rounds(iterations, budget(_ON_HOST_S), fewest=FEWEST_FOR_BOOTSTRAP, expect=no_time)
+    return [seconds_of(once) for _ in rounds]
 
 
 def _timed_on_device(once: Callable[[], None], copy: Copy, iterations: int, warmup: int) -> list[float]:

@@ -39,8 +39,9 @@ from runner.base.errors import InputError
 from runner.entry.model import Scalar
 from runner.kit.budget import Budget, budget
 from runner.kit.compile_guard import add_compile_arguments
-from runner.kit.precision.building import Asked, build
-from runner.kit.precision.choice import Work, add_work_arguments, choose_work, sample_tokens, scales_from
+from runner.kit.options import add_counts, add_numbers
+from runner.kit.precision.building import Asked, SweptModes, build_modes
+from runner.kit.precision.choice import Prefill, add_work_arguments, choose_work, sample_tokens, scales_from
 from runner.kit.precision.compiled import EAGER, Compiled
 from runner.kit.precision.counters import EnergyError, counters_of
 from runner.kit.precision.measuring import (
@@ -56,15 +57,7 @@ from runner.kit.precision.measuring import (
 from runner.kit.precision.metrics import SWEEP
 from runner.kit.precision.reporting import cost, of_modes
 from runner.kit.precision.scales import Scales
-from runner.kit.precision.swept import Swept
-from runner.kit.probe import (
-    Findings,
-    NotApplicableError,
-    Probe,
-    base_parser,
-    say,
-    single,
-)
+from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say, single
 from runner.vocabulary.model import Compiles
 
 MODES = ("fp16", "bf16", "fp8", "fp8_te")
@@ -78,41 +71,24 @@ def _parser() -> argparse.ArgumentParser:
         "--modes", nargs="+", choices=MODES, default=list(MODES), help="precisions to compare (default: all)"
     )
     add_work_arguments(parser)
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        metavar="N",
-        help="ABBA rounds, with two windows per mode each"
-        f" (default {ROUNDS_WITH_ENERGY} with an energy counter, else {ROUNDS}; on a CPU fewer if time is short)",
+    rounds = (
+        "ABBA rounds, with two windows per mode each"
+        f" (default {ROUNDS_WITH_ENERGY} with an energy counter, else {ROUNDS}; on a CPU fewer if time is short)"
     )
-    parser.add_argument(
-        "--window",
-        type=float,
-        metavar="S",
-        help=f"seconds per window (default {WINDOW_S:g}; with a GPU's energy counter 5)",
-    )
-    parser.add_argument(
-        "--price-per-kwh",
-        type=float,
-        metavar="X",
-        help="price of a kWh in any currency (default: report no cost)",
-    )
-    parser.add_argument(
-        "--pue",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="power usage effectiveness, for the cost (default 1)",
+    add_counts(parser, {"--rounds": rounds})
+    window = f"seconds per window (default {WINDOW_S:g}; with a GPU's energy counter 5)"
+    add_numbers(parser, "S", {"--window": window})
+    add_numbers(
+        parser,
+        "X",
+        {
+            "--price-per-kwh": "price of a kWh in any currency (default: report no cost)",
+            "--pue": (1.0, "power usage effectiveness, for the cost"),
+        },
     )
     # On a CPU, compiling takes longer than it saves, so by default only a GPU compiles.
     add_compile_arguments(parser, default="on a GPU per-block, else eager; on a CPU eager")
-    parser.add_argument(
-        "--compile-deadline",
-        type=float,
-        default=240.0,
-        metavar="S",
-        help="deadline of compiling each mode in seconds (default 240)",
-    )
+    add_numbers(parser, "S", {"--compile-deadline": (240.0, "deadline of compiling each mode in seconds")})
     return parser
 
 
@@ -122,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
     work = choose_work(arguments, modes=arguments.modes)
     scales = scales_from(arguments, work.shape)
     asked = Asked(arguments.modes, arguments.compile_mode, arguments.compile_deadline, arguments.scales)
-    swept, compiled = build(asked, work, scales, whole)
+    swept, compiled = build_modes(asked, work, scales, whole)
     if not swept.arms:
         said = "; ".join(f"{mode}: {why}" for mode, why in swept.unavailable.items())
         raise NotApplicableError(f"no mode can run on this host: {said}")
@@ -166,12 +142,12 @@ def _run(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def _not_measured(swept: Swept, found: Tally) -> list[str]:
+def _not_measured(swept: SweptModes, found: Tally) -> list[str]:
     said = [f"energy not measured: {found.no_energy}"] if found.no_energy else []
     return said + [f"FP8 share of {mode} not measured: {why}" for mode, why in swept.unproved.items()]
 
 
-def _time(arguments: argparse.Namespace, work: Work, swept: Swept, whole: Budget) -> Timed:
+def _time(arguments: argparse.Namespace, work: Prefill, swept: SweptModes, whole: Budget) -> Timed:
     tokens = sample_tokens(work)
     arms = {mode: arm for mode, arm in swept.arms.items() if mode not in swept.untimed}
     # A number given on the command line, or a GPU's default, is reduced only to fit the step's own time.
@@ -213,7 +189,7 @@ def _energy(device: str) -> Energy:
 
 
 def _effective(
-    swept: Swept, found: Tally, compiled: Compiled, work: Work, scales: Scales | None
+    swept: SweptModes, found: Tally, compiled: Compiled, work: Prefill, scales: Scales | None
 ) -> dict[str, Any]:
     from runner.kit.precision.arms import library_versions
 

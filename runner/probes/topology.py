@@ -20,7 +20,6 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
@@ -62,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> Findings:
         say(f"wiring as expected: {len(topology.gpus)} GPUs, {_pairs(topology)}")
     return Findings(
         measurements=_measurements(topology),
-        status=_status(verdict),
+        status="symptom" if verdict.symptom else "ok" if verdict.healthy else "not_applicable",
         reason=_reason(verdict),
         requested={"source": "text" if arguments.source else "nvml", "board": arguments.board},
         effective={"source": topology.source, "board": board.name if board else None},
@@ -73,12 +72,6 @@ def _run(arguments: argparse.Namespace) -> Findings:
             "mig": topology.mig,
         },
     )
-
-
-def _status(verdict: Verdict) -> Literal["ok", "symptom", "not_applicable"]:
-    if verdict.symptom:
-        return "symptom"
-    return "ok" if verdict.healthy else "not_applicable"
 
 
 def _pairs(topology: Topology) -> str:
@@ -148,14 +141,13 @@ def _from_nvml(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
 def _measurements(topology: Topology) -> list[Measurement]:
     found = [single("nvlinks_per_pair", min((pair.nvlinks for pair in topology.pairs), default=0))]
     for gpu in topology.gpus:
-        if gpu.links_active is not None:
-            found.append(single("nvlinks_active", gpu.links_active, gpu=gpu.index))
-        if gpu.link_errors is not None:
-            found.append(single("nvlink_errors", gpu.link_errors, gpu=gpu.index))
-        if gpu.pcie_width is not None:
-            found.append(single("pcie_width", gpu.pcie_width, gpu=gpu.index))
-        if gpu.pcie_generation is not None:
-            found.append(single("pcie_generation", gpu.pcie_generation, gpu=gpu.index))
+        of_gpu = {
+            "nvlinks_active": gpu.links_active,
+            "nvlink_errors": gpu.link_errors,
+            "pcie_width": gpu.pcie_width,
+            "pcie_generation": gpu.pcie_generation,
+        }
+        found += [single(name, value, gpu=gpu.index) for name, value in of_gpu.items() if value is not None]
     return found
 
 

@@ -1,18 +1,18 @@
 """Peak memory of an eager model without gradients during a prefill. No torch, no device."""
 
 from runner.sizing.models import ModelShape
-from runner.sizing.work import FP32_BYTES, Work, head_split, kv_heads_on_one_gpu
+from runner.sizing.work import FP32_BYTES, ModelWork, head_split, kv_heads_on_one_gpu
 
 # Of one score of eager attention: see `activations`.
 SCORE_BYTES = 8
 
 
-def activations(shape: ModelShape, work: Work) -> int:
+def activations(shape: ModelShape, work: ModelWork) -> int:
     """Peak bytes within one eager block without gradients."""
     return max(block_moments(shape, work).values())
 
 
-def block_moments(shape: ModelShape, work: Work) -> dict[str, int]:
+def block_moments(shape: ModelShape, work: ModelWork) -> dict[str, int]:
     """Bytes at every point within an eager block without gradients that can be its peak.
 
     Alive throughout are the embedded prompt, the block's input, the rotary cosines and sines and, if the prompt is
@@ -61,7 +61,7 @@ def block_moments(shape: ModelShape, work: Work) -> dict[str, int]:
     return {name: (always + size) * work.weight_bytes + mask for name, size in moments.items()}
 
 
-def logits_bytes(shape: ModelShape, work: Work) -> int:
+def logits_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of the logits and the last hidden states; only one chunk is alive at a time.
 
     If the output matrix is split, a GPU holds its own columns, the gathered columns of all GPUs, and a reordered copy.

@@ -5,7 +5,7 @@ A model built from a shape has random weights: speed and memory depend on the sh
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -48,6 +48,11 @@ class ModelShape:
     gated_mlp: bool = True
     tied_embeddings: bool = False
 
+    def cached_values(self, tokens: int, batch: int, kv_heads: int | None = None) -> int:
+        """Values in a KV cache: 2 × layers × kv_heads × head_dim × tokens × batch; by default of all its heads."""
+        heads = self.kv_heads if kv_heads is None else kv_heads
+        return 2 * self.layers * heads * self.head_dim * tokens * batch
+
     @property
     def block_parameters(self) -> int:
         """Parameters of one block: q, k, v, o, the MLP and two RMSNorm scales."""
@@ -79,6 +84,28 @@ def model_shape(name_or_folder: str) -> ModelShape:
             raise InputError(f"no model {name_or_folder!r}: use {', '.join(PRESETS)} or a local model folder")
         path /= "config.json"
     return parse_shape(name_or_folder, _json(_text(path), str(path)))
+
+
+def fitting_model(
+    model: str | None, preset: str, fits: Callable[[ModelShape], bool]
+) -> tuple[ModelShape, bool]:
+    """The named model, or the largest preset up to `preset` that fits; with whether it fits.
+
+    If none fits, it is the smallest one tried, for the message.
+
+    Raises:
+        InputError: as `model_shape` does.
+    """
+    names = [model] if model else PRESETS[: PRESETS.index(preset) + 1][::-1]
+    for shape in map(model_shape, names):
+        if fits(shape):
+            return shape, True
+    return shape, False
+
+
+def weights_folder(model: str) -> Path | None:
+    """The folder with a model's own weights; None for a preset or a `config.json`, whose weights are random."""
+    return None if model in PRESETS or model.endswith(".json") else Path(model)
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.sizing.limits import footprint
 from runner.sizing.models import ModelShape
-from runner.sizing.work import Work
+from runner.sizing.work import ModelWork
 
 # GPUs of one node: tensor parallelism does not pay beyond it.
 NODE_GPUS = 8
@@ -15,7 +15,7 @@ _SHORTEST_CHUNK, _LONGEST_CHUNK = 64, 2048
 
 
 @dataclass(frozen=True)
-class Remedy:
+class MemoryRemedy:
     """One change, or several together.
 
     Attributes:
@@ -30,7 +30,7 @@ class Remedy:
     name: str
     flags: str
     cost: str
-    work: Work
+    work: ModelWork
     saves: int
     fits: bool
 
@@ -45,7 +45,9 @@ class _Change:
     flags: Mapping[str, str] = field(default_factory=dict)
 
 
-def remedies(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> list[Remedy]:
+def memory_remedies(
+    shape: ModelShape, work: ModelWork, budget: int, *, gpus: int = NODE_GPUS
+) -> list[MemoryRemedy]:
     """Every change that saves memory: first those that make it fit, cheapest first; then by saving, largest first.
 
     Args:
@@ -60,7 +62,9 @@ def remedies(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPU
     return sorted(saving, key=lambda one: (0, 0) if one.fits else (1, -one.saves))
 
 
-def together(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> Remedy | None:
+def together(
+    shape: ModelShape, work: ModelWork, budget: int, *, gpus: int = NODE_GPUS
+) -> MemoryRemedy | None:
     """The fewest changes, cheapest first, that make it fit, or all changes; None if there is none."""
     chosen: list[_Change] = []
     now = work
@@ -76,20 +80,25 @@ def together(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPU
     return _applied(shape, work, budget, tuple(chosen)) if chosen else None
 
 
-def first_remedy(shape: ModelShape, work: Work, budget: int, *, gpus: int = NODE_GPUS) -> Remedy | None:
+def first_remedy(
+    shape: ModelShape, work: ModelWork, budget: int, *, gpus: int = NODE_GPUS
+) -> MemoryRemedy | None:
     """The cheapest single change that makes it fit, else the fewest together; None if even all are not enough."""
-    candidates = (*remedies(shape, work, budget, gpus=gpus)[:1], together(shape, work, budget, gpus=gpus))
+    candidates = (
+        *memory_remedies(shape, work, budget, gpus=gpus)[:1],
+        together(shape, work, budget, gpus=gpus),
+    )
     return next((one for one in candidates if one is not None and one.fits), None)
 
 
-def _applied(shape: ModelShape, work: Work, budget: int, changes: tuple[_Change, ...]) -> Remedy:
+def _applied(shape: ModelShape, work: ModelWork, budget: int, changes: tuple[_Change, ...]) -> MemoryRemedy:
     after = work
     flags: dict[str, str] = {}
     for change in changes:
         after = replace(after, **change.fields)
         flags |= change.flags
     total = footprint(shape, after).total
-    return Remedy(
+    return MemoryRemedy(
         name=", ".join(change.name for change in changes),
         flags=" ".join(f"{flag} {value}" for flag, value in flags.items()),
         cost="; ".join(dict.fromkeys(change.cost for change in changes)),
@@ -99,7 +108,7 @@ def _applied(shape: ModelShape, work: Work, budget: int, changes: tuple[_Change,
     )
 
 
-def _changes(shape: ModelShape, work: Work, most_gpus: int) -> Iterator[_Change]:
+def _changes(shape: ModelShape, work: ModelWork, most_gpus: int) -> Iterator[_Change]:
     """The possible changes, in order of cost."""
     if work.attention == "eager":
         yield _Change("SDPA attention", "nothing", {"attention": "sdpa"}, {"--attention": "sdpa"})
@@ -113,7 +122,7 @@ def _changes(shape: ModelShape, work: Work, most_gpus: int) -> Iterator[_Change]
         yield _Change("twice the tensor parallelism", "as many GPUs again", {"tensor_parallel": gpus}, flags)
 
 
-def _inference(work: Work) -> Iterator[_Change]:
+def _inference(work: ModelWork) -> Iterator[_Change]:
     last = {"--logits": "last"}
     if work.all_logits:
         yield _Change("last-token logits", "no logits of the prompt", {"all_logits": False}, last)
@@ -129,7 +138,7 @@ def _inference(work: Work) -> Iterator[_Change]:
         yield _Change("FP8 KV cache", "accuracy", {"kv_bytes": 1}, {"--kv-dtype": "fp8"})
 
 
-def _training(work: Work) -> Iterator[_Change]:
+def _training(work: ModelWork) -> Iterator[_Change]:
     modes = {
         "selective": "time (norms, rotation and activations are recomputed)",
         "full": "time (the forward pass is recomputed)",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from runner.sizing.models import ModelShape
 from runner.sizing.work import (
     FP32_BYTES,
-    Work,
+    ModelWork,
     block_weight_bytes,
     head_weight_bytes,
     kv_heads_on_one_gpu,
@@ -22,7 +22,7 @@ from runner.sizing.work import (
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainingStep:
     """Bytes beyond weights and optimizer state, at the two points that can be a step's peak.
 
     Attributes:
@@ -49,7 +49,7 @@ class _Block:
     scores: int
 
 
-def step(shape: ModelShape, work: Work) -> Step:
+def training_step(shape: ModelShape, work: ModelWork) -> TrainingStep:
     """The peaks of one training step on one GPU.
 
     A block's backward peaks in its MLP or, with eager attention, at its scores. From the last block to the first, saved
@@ -91,10 +91,10 @@ def step(shape: ModelShape, work: Work) -> Step:
         moments[f"{name} MLP"] = kept + in_mlp, gradients + down
         moments[f"{name} attention"] = kept + in_attention, gradients + mlp_weights
     fullest = max(moments, key=lambda name: sum(moments[name]))
-    return Step(fullest, *moments[fullest], loss)
+    return TrainingStep(fullest, *moments[fullest], loss)
 
 
-def _block(shape: ModelShape, work: Work) -> _Block:
+def _block(shape: ModelShape, work: ModelWork) -> _Block:
     size, positions = work.weight_bytes, work.tokens * work.batch
     residual = positions * shape.hidden * size
     ff = positions * -(-shape.ff // work.tensor_parallel) * size

@@ -18,7 +18,7 @@ _STATES: dict[Optimizer, int] = {"adamw": 2, "sgd": 0}
 
 
 @dataclass(frozen=True)
-class Work:
+class ModelWork:
     """One prefill, or one training step, of `tokens` tokens in each of `batch` sequences.
 
     Attributes:
@@ -77,37 +77,36 @@ class Footprint:
         return held + max(self.activations + self.gradients, self.logits)
 
 
-def kv_heads_on_one_gpu(shape: ModelShape, work: Work) -> int:
+def kv_heads_on_one_gpu(shape: ModelShape, work: ModelWork) -> int:
     """Key/value heads that one GPU holds. Above kv_heads, tensor parallelism replicates them instead of splitting."""
     return -(-shape.kv_heads // min(work.tensor_parallel, shape.kv_heads))
 
 
-def kv_cache_bytes(shape: ModelShape, work: Work) -> int:
+def kv_cache_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of the KV cache on one GPU; a training step has none."""
     if work.training is not None:
         return 0
-    heads = kv_heads_on_one_gpu(shape, work)
-    return 2 * shape.layers * heads * shape.head_dim * work.tokens * work.batch * work.kv_bytes
+    return shape.cached_values(work.tokens, work.batch, kv_heads_on_one_gpu(shape, work)) * work.kv_bytes
 
 
-def block_weight_bytes(shape: ModelShape, work: Work) -> int:
+def block_weight_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of one block's weights on one GPU: tensor parallelism splits the matrices, not the two norms."""
     norms = 2 * shape.hidden
     return (-(-(shape.block_parameters - norms) // work.tensor_parallel) + norms) * work.weight_bytes
 
 
-def head_weight_bytes(shape: ModelShape, work: Work) -> int:
+def head_weight_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of the output matrix on one GPU: split by vocabulary if that divides and it is not also the embedding."""
     return shape.hidden * shape.vocab // head_split(shape, work) * work.weight_bytes
 
 
-def head_split(shape: ModelShape, work: Work) -> int:
+def head_split(shape: ModelShape, work: ModelWork) -> int:
     """Number of GPUs that the output matrix is split over."""
     whole = shape.tied_embeddings or shape.vocab % work.tensor_parallel
     return 1 if whole else work.tensor_parallel
 
 
-def weight_bytes(shape: ModelShape, work: Work) -> int:
+def weight_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of the weights on one GPU: the embedding and the norms are not split by tensor parallelism."""
     blocks = shape.layers * block_weight_bytes(shape, work)
     embedding = shape.vocab * shape.hidden * work.weight_bytes
@@ -115,7 +114,7 @@ def weight_bytes(shape: ModelShape, work: Work) -> int:
     return blocks + embedding + head + shape.hidden * work.weight_bytes
 
 
-def optimizer_bytes(shape: ModelShape, work: Work) -> int:
+def optimizer_bytes(shape: ModelShape, work: ModelWork) -> int:
     """Bytes of the optimizer's state on one GPU."""
     if work.training is None:
         return 0

@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from statistics import median, median_low
 from typing import Any
 
-from runner.base.sequential import FEWEST, Answer, answer, repeated_interval
+from runner.base.sequential import FEWEST, repeated_interval
 from runner.base.stats import Interval
-from runner.kit.decode.launches import Launches
 from runner.kit.decode.run_queue import MOST_WAITED
+from runner.kit.interleaved import paired_ratios
+from runner.kit.profiling import Launches
 
 # With fewer undisturbed pairs, the median is unreliable, and the start counts as disturbed.
 FEWEST_UNDISTURBED = 4
 
 
 @dataclass
-class Start:
+class DecodeStart:
     """Times of the turns of one process (for ranks: of the slowest rank), in seconds.
 
     Attributes:
@@ -47,7 +48,7 @@ class Start:
 
 
 @dataclass
-class Arm:
+class DecodeArm:
     """One environment.
 
     Attributes:
@@ -60,7 +61,7 @@ class Arm:
         cache: of a compiled step, the graphs found in the compile cache (`hits`) and compiled (`misses`); else empty.
     """
 
-    starts: list[Start] = field(default_factory=list)
+    starts: list[DecodeStart] = field(default_factory=list)
     threads: int = 0
     peak: int | None = None
     launches: Launches | None = None
@@ -78,7 +79,7 @@ class Arm:
         """Decoding steps of all starts."""
         return [seconds for start in self.starts for seconds in start.rest]
 
-    def samples(self, of: Callable[[Start], Sequence[float]]) -> list[float]:
+    def samples(self, of: Callable[[DecodeStart], Sequence[float]]) -> list[float]:
         """The median of each start; for a single start, all its samples."""
         if len(self.starts) == 1:
             return list(of(self.starts[0]))
@@ -86,7 +87,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedComparison:
     """Speed in the caller's environment ÷ speed in a clean one, one ratio per start.
 
     Attributes:
@@ -113,12 +114,12 @@ class Comparison:
         return repeated_interval(self.used)
 
 
-def undisturbed_pairs(caller: Start, clean: Start) -> dict[str, list[float]]:
+def undisturbed_pairs(caller: DecodeStart, clean: DecodeStart) -> dict[str, list[float]]:
     """Ratios clean ÷ caller of the pairs of turns in which neither side waited for a core, by phase."""
     return {phase: [ratio for ratio, calm in pairs if calm] for phase, pairs in _pairs(caller, clean).items()}
 
 
-def compared(caller: Arm, clean: Arm) -> dict[str, Comparison]:
+def compared(caller: DecodeArm, clean: DecodeArm) -> dict[str, SpeedComparison]:
     """The comparisons of `prefill` and of `decode`."""
     found = {}
     by_start = [_pairs(ours, theirs) for ours, theirs in zip(caller.starts, clean.starts, strict=True)]
@@ -129,32 +130,35 @@ def compared(caller: Arm, clean: Arm) -> dict[str, Comparison]:
             median(kept if use else [ratio for ratio, _ in pairs[phase]])
             for kept, use, pairs in zip(calm, enough, by_start, strict=True)
         ]
-        found[phase] = Comparison(
-            tuple(ratios),
-            tuple(ratio for ratio, use in zip(ratios, enough, strict=True) if use),
+        found[phase] = SpeedComparison(
+            tuple(ratios), tuple(ratio for ratio, use in zip(ratios, enough, strict=True) if use)
         )
     return found
 
 
-def decided(comparisons: Mapping[str, Comparison], bound: float) -> bool:
-    """Whether further starts cannot matter: one phase's 95 % CI is below the bound, or all are above it."""
-    answers: list[Answer] = [answer(comparison.interval, bound) for comparison in comparisons.values()]
-    return "below" in answers or all(found == "above" for found in answers)
+def comparisons_of(arms: Mapping[str, DecodeArm]) -> dict[str, SpeedComparison]:
+    """The comparisons of the environments `caller` and `clean`; empty without both."""
+    return compared(arms["caller"], arms["clean"]) if "clean" in arms else {}
 
 
-_PHASES: Mapping[str, Callable[[Start], Sequence[float]]] = {
+def intervals(comparisons: Mapping[str, SpeedComparison]) -> list[Interval]:
+    """The interval of each phase's ratio."""
+    return [comparison.interval for comparison in comparisons.values()]
+
+
+_PHASES: Mapping[str, Callable[[DecodeStart], Sequence[float]]] = {
     "prefill": lambda start: start.first,
     "decode": lambda start: start.steps,
 }
 
 
-def _pairs(caller: Start, clean: Start) -> dict[str, list[tuple[float, bool]]]:
+def _pairs(caller: DecodeStart, clean: DecodeStart) -> dict[str, list[tuple[float, bool]]]:
     """Each pair's ratio, and whether it was undisturbed. If the kernel has no counter, all pairs are undisturbed."""
     waits = list(zip(clean.waited, caller.waited, strict=True))
     return {
         phase: [
-            (ours / theirs, max(a[number], b[number]) <= MOST_WAITED)
-            for ours, theirs, (a, b) in zip(of(clean), of(caller), waits, strict=True)
+            (ratio, max(a[number], b[number]) <= MOST_WAITED)
+            for ratio, (a, b) in zip(paired_ratios(of(clean), of(caller)), waits, strict=True)
         ]
         for number, (phase, of) in enumerate(_PHASES.items())
     }

@@ -14,16 +14,16 @@ from runner.kit.compile_guard import Guarded, safe_compile
 from runner.kit.compile_guard.ladder import TOLERANCE
 from runner.kit.compile_guard.spec import Mode
 from runner.kit.decode.loop import build_step
+from runner.kit.options import require_positive
 from runner.kit.probe import NotApplicableError
 from runner.kit.tensor_parallel import check_degree
-from runner.sizing.models import ModelShape, model_shape, weight_files
-from runner.sizing.presets import PRESETS
+from runner.sizing.models import ModelShape, fitting_model, weight_files, weights_folder
 
 _FEWEST_NEW_TOKENS = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One decoding job.
 
     Attributes:
@@ -65,9 +65,7 @@ class Job:
     @property
     def memory(self) -> int:
         """Bytes of weights and KV cache, over all ranks."""
-        shape = self.shape
-        cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.length * self.batch
-        return self.element * (shape.parameters + cache)
+        return self.element * (self.shape.parameters + self.shape.cached_values(self.length, self.batch))
 
     def forks(self, mode: Mode) -> bool:
         """Whether a start may be a fork of a process with all imports done, instead of a new process.
@@ -88,7 +86,7 @@ class Job:
 
 def job_of(
     arguments: argparse.Namespace, machine: Machine, preset: str, free_bytes: int, processes: int
-) -> Job:
+) -> DecodeJob:
     """Check the request against the model and the machine.
 
     Args:
@@ -103,29 +101,32 @@ def job_of(
         NotApplicableError: the model does not fit into this machine.
     """
     _check(arguments, machine)
-    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset) + 1][::-1]
     room = free_bytes * (arguments.tensor_parallel_gpus if machine.gpus else 1)
-    for name in names:
-        shape = model_shape(name)
-        check_degree(shape, arguments.tensor_parallel_gpus)
-        job = Job(
-            model=name,
+
+    def of(shape: ModelShape) -> DecodeJob:
+        return DecodeJob(
+            model=shape.name,
             shape=shape,
-            folder=_folder(name),
+            folder=weights_folder(shape.name),
             device="cuda" if machine.gpus else "cpu",
             ranks=arguments.tensor_parallel_gpus,
             batch=arguments.batch_size,
             prompt=arguments.prompt_length,
             new_tokens=arguments.new_tokens,
         )
-        if job.length > shape.max_positions:
-            raise InputError(
-                f"{job.length} tokens exceed the {shape.max_positions} positions of {shape.name}"
-            )
-        if processes * job.memory <= room:
-            if job.folder is not None:
-                weight_files(job.folder)
-            return job
+
+    def fits(shape: ModelShape) -> bool:
+        check_degree(shape, arguments.tensor_parallel_gpus)
+        if (length := of(shape).length) > shape.max_positions:
+            raise InputError(f"{length} tokens exceed the {shape.max_positions} positions of {shape.name}")
+        return processes * of(shape).memory <= room
+
+    shape, fitting = fitting_model(arguments.model, preset, fits)
+    job = of(shape)
+    if fitting:
+        if job.folder is not None:
+            weight_files(job.folder)
+        return job
     several = f"{processes} copies of {shape.name}" if processes > 1 else shape.name
     raise NotApplicableError(
         f"{several} need {format_value(processes * job.memory, 'B')} for weights and KV cache; the {job.device} has"
@@ -133,24 +134,9 @@ def job_of(
     )
 
 
-def _folder(name: str) -> Path | None:
-    return None if name in PRESETS or name.endswith(".json") else Path(name)
-
-
 def _check(arguments: argparse.Namespace, machine: Machine) -> None:
-    numbers = {
-        "--batch-size": arguments.batch_size,
-        "--prompt-length": arguments.prompt_length,
-        "--turns": arguments.turns,
-        "--starts": arguments.starts,
-        "--timeout": arguments.timeout,
-        "--budget": arguments.budget,
-        "--decide-at": arguments.decide_at,
-        "--tensor-parallel-gpus": arguments.tensor_parallel_gpus,
-    }
-    for option, value in numbers.items():
-        if value <= 0:
-            raise InputError(f"{option} must be above zero, not {value}")
+    require_positive(arguments, "--batch-size", "--prompt-length", "--turns", "--starts", "--timeout")
+    require_positive(arguments, "--budget", "--decide-at", "--tensor-parallel-gpus")
     if arguments.new_tokens < _FEWEST_NEW_TOKENS:
         raise InputError(
             f"--new-tokens must be 2 or more, not {arguments.new_tokens}: the first comes from prefill"
@@ -177,7 +163,7 @@ def _check(arguments: argparse.Namespace, machine: Machine) -> None:
 
 
 def guard(
-    job: Job, mode: str, deadline_s: float, folder: Path, report: Callable[[str], None]
+    job: DecodeJob, mode: str, deadline_s: float, folder: Path, report: Callable[[str], None]
 ) -> tuple[Mode, Guarded | None]:
     """The compile mode of the step: the requested rung; for `smart`, the one that worked in the guard's child.
 

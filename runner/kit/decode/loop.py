@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.kit.compile_guard.modes import compile_in_place
 from runner.kit.compile_guard.spec import Mode
+from runner.kit.transformer import build_model, usual_type
 from runner.sizing.models import ModelShape
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Decoder:
     """
 
     def __init__(self, model: Any, max_length: int, mode: Mode = Mode.EAGER) -> None:
-        self._step = step_of(model, max_length)
+        self._step = decoding_step(model, max_length)
         if mode is Mode.WHOLE:
             compile_whole(self._step)
         else:
@@ -61,7 +62,7 @@ class Decoder:
         return [tensor for layer in self._step.cache.layers for tensor in (layer.keys, layer.values)]
 
 
-def step_of(model: Any, max_length: int) -> Any:
+def decoding_step(model: Any, max_length: int) -> Any:
     """A module that appends tokens [batch, n] to its KV cache; returns the next [batch, 1] and its logits.
 
     One class for the decoder and for the compile guard, so that both compile the same graph, and the second compile
@@ -106,16 +107,14 @@ def build_step(
     """
     import torch
 
-    from runner.kit.transformer import build_model
-
     # With CUDA graphs, the second call captures and the third replays.
     calls = 3 if device == "cuda" else 1
 
     class Repeated(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            dtype = torch.float32 if device == "cpu" else torch.bfloat16
-            self.step = step_of(build_model(ModelShape(**shape), dtype, device), max_length)
+            built = build_model(ModelShape(**shape), usual_type(device), device)
+            self.step = decoding_step(built, max_length)
 
         def compile(self, *_: Any, **__: Any) -> None:
             compile_whole(self.step)

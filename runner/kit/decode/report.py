@@ -8,19 +8,17 @@ from runner.base.sequential import answer
 from runner.base.stats import Interval
 from runner.base.units import format_value
 from runner.hardware.boards import Board
-from runner.kit.decode.arms import Arm, Comparison, compared, decided
-from runner.kit.decode.job import Job
+from runner.kit.decode.arms import DecodeArm, SpeedComparison, comparisons_of, intervals
+from runner.kit.decode.job import DecodeJob
+from runner.kit.interleaved import ENVIRONMENT_FLOOR, decided, interval_below
 from runner.kit.probe import measured, say, single
-from runner.record.evaluation import STOPPED, interval_of
+from runner.record.evaluation import STOPPED
 from runner.record.model import Measurement
-from runner.sizing.decode import bytes_per_step
-
-# Below this share of the clean environment's speed, the caller's environment is the fault.
-RATIO_FLOOR = 0.9
+from runner.sizing.limits import bytes_per_step
 
 
-def report(
-    arms: Mapping[str, Arm], labels: Mapping[str, Any], job: Job, board: Board | None
+def decode_measurements(
+    arms: Mapping[str, DecodeArm], labels: Mapping[str, Any], job: DecodeJob, board: Board | None
 ) -> list[Measurement]:
     """The measurements of every arm, and of their comparison if there are two."""
     found: list[Measurement] = []
@@ -32,20 +30,19 @@ def report(
             f" further tokens {format_value(median(arm.rest), 's')} each,"
             f" {format_value(job.batch / median(arm.rest), 'token/s')}"
         )
-    if "clean" in arms:
-        for phase, comparison in compared(arms["caller"], arms["clean"]).items():
-            ratio = measured("clean_ratio", comparison.used, STOPPED, **labels, phase=phase)
-            found.append(ratio)
-            low, high = comparison.interval.low, comparison.interval.high
-            spread = f" [{low:.3f} … {high:.3f}]" if comparison.interval.bounded else ""
-            say(
-                f"{phase}: speed in this environment is {ratio.value:.3f}{spread} of a clean one"
-                f" ({len(comparison.ratios)} starts, {len(comparison.undisturbed)} undisturbed)"
-            )
+    for phase, comparison in comparisons_of(arms).items():
+        ratio = measured("clean_ratio", comparison.used, STOPPED, **labels, phase=phase)
+        found.append(ratio)
+        low, high = comparison.interval.low, comparison.interval.high
+        spread = f" [{low:.3f} … {high:.3f}]" if comparison.interval.bounded else ""
+        say(
+            f"{phase}: speed in this environment is {ratio.value:.3f}{spread} of a clean one"
+            f" ({len(comparison.ratios)} starts, {len(comparison.undisturbed)} undisturbed)"
+        )
     return found
 
 
-def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> list[Measurement]:
+def _of_arm(arm: DecodeArm, own: dict[str, Any], job: DecodeJob, board: Board | None) -> list[Measurement]:
     first, rest = arm.samples(lambda start: start.first), arm.samples(lambda start: start.rest)
     found = [
         measured("tokens_per_second", [job.batch / seconds for seconds in rest], **own),
@@ -80,8 +77,8 @@ def _of_arm(arm: Arm, own: dict[str, Any], job: Job, board: Board | None) -> lis
 def slow(measurements: Sequence[Measurement]) -> str | None:
     """Why the caller's environment is slower than a clean one (95 % CI below the bound), or None."""
     for found in measurements:
-        interval = interval_of(found) if found.name == "clean_ratio" else None
-        if interval is not None and interval.high < RATIO_FLOOR:
+        interval = interval_below(found, ENVIRONMENT_FLOOR) if found.name == "clean_ratio" else None
+        if interval is not None:
             return (
                 f"{found.labels['phase']}: speed is {found.value:.0%} of that in a clean environment (at most"
                 f" {interval.high:.0%}); run python -m runner.probes.stale_env to find the leftovers"
@@ -89,9 +86,9 @@ def slow(measurements: Sequence[Measurement]) -> str | None:
     return None
 
 
-def undecided(comparisons: Mapping[str, Comparison], bound: float) -> str | None:
+def undecided(comparisons: Mapping[str, SpeedComparison], bound: float) -> str | None:
     """What the starts do not decide, or None if they decide everything."""
-    if decided(comparisons, bound):
+    if decided(intervals(comparisons), bound):
         return None
     open_ = [
         f"{phase}: {_known(found.interval)} ({len(found.undisturbed)} of {len(found.ratios)} starts undisturbed)"
@@ -105,7 +102,7 @@ def _known(interval: Interval) -> str:
     return f"{interval.low:.0%} to {interval.high:.0%}" if interval.bounded else "too few"
 
 
-def graphs_lost(arm: Arm) -> str | None:
+def graphs_lost(arm: DecodeArm) -> str | None:
     """Why a step compiled for CUDA graphs does not replay them, or None if it does or launches were not counted."""
     if arm.launches is None:
         return None

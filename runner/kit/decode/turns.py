@@ -1,19 +1,29 @@
 """Runs the turns of `gpt_large_optimized`: all environments, start by start, until the comparison is decided."""
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from runner.base.errors import LateRankError
 from runner.kit.budget import Budget
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.arms import FEWEST_UNDISTURBED, Arm, Start, compared, decided, undisturbed_pairs
-from runner.kit.decode.job import Job
-from runner.kit.decode.launches import Launches
+from runner.kit.decode.arms import (
+    FEWEST_UNDISTURBED,
+    DecodeArm,
+    DecodeStart,
+    comparisons_of,
+    intervals,
+    undisturbed_pairs,
+)
+from runner.kit.decode.job import DecodeJob
 from runner.kit.decode.worker import WARM_STEPS
+from runner.kit.interleaved import Rounds, alternated, decided, interleaved, no_time
 from runner.kit.probe import say
+from runner.kit.profiling import Launches
 from runner.kit.ranks import World
 
 _WARM_UP_TURNS = 2
@@ -27,7 +37,7 @@ _SPARE = 1.5
 
 
 @dataclass(frozen=True)
-class Series:
+class RequestedStarts:
     """The requested turns.
 
     Attributes:
@@ -50,7 +60,7 @@ class Series:
 
 
 @dataclass
-class Taken:
+class TakenStarts:
     """The turns that were taken.
 
     Attributes:
@@ -59,7 +69,7 @@ class Taken:
         tokens: the tokens that it generated.
     """
 
-    arms: dict[str, Arm]
+    arms: dict[str, DecodeArm]
     ready: Mapping[str, Any]
     tokens: list[int]
 
@@ -69,13 +79,15 @@ class Taken:
         return len(self.arms["caller"].starts)
 
 
-def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], series: Series) -> Taken:
+def take_starts(
+    job: DecodeJob, mode: Mode, environments: Mapping[str, Mapping[str, str]], series: RequestedStarts
+) -> TakenStarts:
     """Decode in every environment, start by start: at least one, and no more than needed for a decision.
 
     Raises:
         RunbookError: a process died, or did not answer by the deadline.
     """
-    taken = Taken({name: Arm() for name in environments}, {}, [])
+    taken = TakenStarts({name: DecodeArm() for name in environments}, {}, [])
     longest, enough = 0.0, False
     while not enough:
         began = time.monotonic()
@@ -99,20 +111,16 @@ def take(job: Job, mode: Mode, environments: Mapping[str, Mapping[str, str]], se
     return taken
 
 
-def _world(job: Job, mode: Mode, environment: Mapping[str, str], deadline: float, name: str) -> World:
+def _world(job: DecodeJob, mode: Mode, environment: Mapping[str, str], deadline: float, name: str) -> World:
     return World(job.program(mode), job.ranks if job.ranks > 1 else None, environment, deadline, name)
 
 
-def _order(worlds: Mapping[str, World], number: int) -> list[str]:
-    """ABBA order: neither environment is always first, so that drift cancels."""
-    return list(worlds)[:: -1 if number % 2 else 1]
-
-
-def _enough(taken: Taken, series: Series, longest: float) -> bool:
+def _enough(taken: TakenStarts, series: RequestedStarts, longest: float) -> bool:
     """Whether to stop: all starts are done, the comparison is decided, or the next would not end in time."""
     if taken.starts == series.starts:
         return True
-    if len(taken.arms) > 1 and decided(compared(taken.arms["caller"], taken.arms["clean"]), series.bound):
+    comparisons = comparisons_of(taken.arms)
+    if comparisons and decided(intervals(comparisons), series.bound):
         say(f"decided after {taken.starts} of at most {series.starts} starts")
         return True
     within = series.latest if series.latest and taken.starts < series.fewest else series.budget
@@ -122,17 +130,19 @@ def _enough(taken: Taken, series: Series, longest: float) -> bool:
     return False
 
 
-def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, series: Series) -> None:
+def _start(
+    worlds: Mapping[str, World], taken: TakenStarts, job: DecodeJob, mode: Mode, series: RequestedStarts
+) -> None:
     """One start of every environment: build, warm up, time in interleaved turns; inspect the first start."""
-    began, starts = time.monotonic(), dict[str, Start]()
-    for name in _order(worlds, taken.starts):
+    began, starts = time.monotonic(), dict[str, DecodeStart]()
+    for name in alternated(worlds, taken.starts):
         (said, *_) = worlds[name].ask({"start": True}, "building the model")
         taken.arms[name].threads = said["threads"]
         for _ in range(_WARM_UP_TURNS):
             (answer, *_) = worlds[name].ask({"new_tokens": job.new_tokens}, "warming up")
         if name == "caller" and not taken.starts:
             taken.ready, taken.tokens = said, answer["tokens"]
-        starts[name] = Start()
+        starts[name] = DecodeStart()
     _take_turns(worlds, starts, job, series, taken.starts, time.monotonic() - began)
     for name, start in starts.items():
         if not taken.arms[name].starts:
@@ -144,9 +154,9 @@ def _start(worlds: Mapping[str, World], taken: Taken, job: Job, mode: Mode, seri
 
 def _take_turns(
     worlds: Mapping[str, World],
-    starts: Mapping[str, Start],
-    job: Job,
-    series: Series,
+    starts: Mapping[str, DecodeStart],
+    job: DecodeJob,
+    series: RequestedStarts,
     first: int,
     start_up: float,
 ) -> None:
@@ -155,30 +165,38 @@ def _take_turns(
     Turns are repeated for as long as the start took to build: after that, another start gives more information. At the
     end of the budget it stops with the turns it has, unless they are too few for a median.
     """
-    turn, repeats_end = 0, float("inf")
-    while turn < series.turns or (
-        turn < series.turns * _MOST_REPEATS
-        and time.monotonic() < repeats_end
-        and _disturbed(starts, series.turns)
-    ):
-        if series.budget.left < 0 and turn >= FEWEST_UNDISTURBED:
-            say(f"ran {turn} turns: time limit")
-            return
-        for name in _order(worlds, first + turn):
-            starts[name].add(worlds[name].ask({"new_tokens": job.new_tokens}, "decoding"))
-        turn += 1
-        if turn == series.turns:
+    repeats_end = math.inf
+
+    def enough(turns: int) -> bool:
+        nonlocal repeats_end
+        if turns == series.turns:
             repeats_end = time.monotonic() + start_up
+        late = time.monotonic() >= repeats_end
+        return turns >= series.turns and (late or not _disturbed(starts, series.turns))
+
+    def turn(name: str, _: int) -> None:
+        starts[name].add(worlds[name].ask({"new_tokens": job.new_tokens}, "decoding"))
+
+    rounds = Rounds(
+        series.turns * _MOST_REPEATS,
+        series.budget,
+        fewest=FEWEST_UNDISTURBED,
+        expect=no_time,
+        enough=enough,
+        late=lambda turns: say(f"ran {turns} turns: time limit"),
+        first=first,
+    )
+    interleaved({name: partial(turn, name) for name in starts}, rounds)
 
 
-def _disturbed(starts: Mapping[str, Start], wanted: int) -> bool:
+def _disturbed(starts: Mapping[str, DecodeStart], wanted: int) -> bool:
     """Whether a comparison still lacks undisturbed pairs."""
     if "clean" not in starts:
         return False
     return any(len(pairs) < wanted for pairs in undisturbed_pairs(starts["caller"], starts["clean"]).values())
 
 
-def _look_inside(world: World, arm: Arm, job: Job, mode: Mode) -> None:
+def _look_inside(world: World, arm: DecodeArm, job: DecodeJob, mode: Mode) -> None:
     """Peak memory and launches, in untimed turns, because measuring them costs time."""
     # Without a device allocator, storages can be tracked only in an eager model in one process.
     if job.device == "cuda" or (job.ranks == 1 and mode is Mode.EAGER):
@@ -191,7 +209,7 @@ def _look_inside(world: World, arm: Arm, job: Job, mode: Mode) -> None:
         _count(world, arm, steps)
 
 
-def _count(world: World, arm: Arm, steps: int) -> None:
+def _count(world: World, arm: DecodeArm, steps: int) -> None:
     """Count graph replays, then all launches under the profiler; the replays remain if the profiler does not return."""
     replays = min(answer["replays"] for answer in world.ask({"replays": steps}, "counting replays"))
     arm.counted_steps, arm.launches = steps, Launches(None, replays, None)

@@ -21,19 +21,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.kit.allocations import follow
+from runner.kit.allocations import follow_allocations
 from runner.kit.compile_guard.figures import cache_counts
 from runner.kit.compile_guard.spec import Mode
-from runner.kit.decode.launches import launches_of, replays_of
 from runner.kit.decode.run_queue import share, waited
-from runner.kit.model_library import import_models
+from runner.kit.profiling import launches_of, replays_of
 from runner.kit.rank_line import RankLine
 from runner.kit.tensor_parallel import joined
+from runner.kit.transformer import import_models, open_model, random_tokens, usual_type
 from runner.sizing.models import model_shape
-from runner.sizing.presets import PRESETS
 
 if TYPE_CHECKING:
     import torch
@@ -134,18 +132,12 @@ def _serve(line: RankLine, arguments: argparse.Namespace, mesh: "DeviceMesh | No
     import torch
 
     from runner.kit.decode.loop import Decoder
-    from runner.kit.transformer import build_model, load_model
 
     shape, device = model_shape(arguments.model), torch.device(arguments.device)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    if arguments.model in PRESETS or arguments.model.endswith(".json"):
-        model = build_model(shape, dtype, device, mesh=mesh)
-    else:
-        model = load_model(Path(arguments.model), dtype, device, mesh=mesh)
+    dtype = usual_type(device.type)
+    model = open_model(shape, dtype, device, mesh=mesh)
     decoder = Decoder(model, arguments.max_length, arguments.mode)
-    generator = torch.Generator().manual_seed(0)
-    size = (arguments.batch_size, arguments.prompt_length)
-    prompt = torch.randint(0, shape.vocab, size, generator=generator).to(device)
+    prompt = random_tokens(shape, arguments.batch_size, arguments.prompt_length, device)
     line.send({"threads": torch.get_num_threads(), "dtype": str(dtype), "torch": torch.__version__})
     for command in line.commands():
         if "end" in command:
@@ -205,7 +197,7 @@ def _peak(decoder: "Decoder", model: Any, prompt: "torch.Tensor", new_tokens: in
         decoder.generate(prompt, new_tokens)
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated())
-    with torch.no_grad(), follow() as follower:
+    with torch.no_grad(), follow_allocations() as follower:
         follower.add(*model.parameters(), *model.buffers(), *decoder.cached())
         decoder.generate(prompt, new_tokens)
         return int(follower.peak)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.base.errors import InputError, RunbookError
-from runner.kit.allocations import OverBudgetError, follow
+from runner.kit.allocations import OverBudgetError, follow_allocations
 from runner.kit.long_context.allocator import BACKEND, refusal, refused_reserve, used_settings
 from runner.kit.long_context.cache import cache_bytes, kv_type, new_cache
 from runner.kit.long_context.checkpointing import Checkpointed
 from runner.kit.transformer import build_model
-from runner.sizing import Work
 from runner.sizing.models import ModelShape
+from runner.sizing.work import ModelWork
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -63,7 +63,7 @@ class Runs(Protocol):
     def allocator(self) -> Mapping[str, object]:
         """See above."""
 
-    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+    def run(self, work: ModelWork, *, followed: bool = True) -> tuple[Reached, ...]:
         """The result on each rank.
 
         Without `followed`, a CPU host has no peak and no limit, and a GPU keeps the memory that the last work reserved,
@@ -71,7 +71,7 @@ class Runs(Protocol):
         """
 
 
-class Bench:
+class MemoryBench:
     """A model with random weights that runs prefills or training steps.
 
     On a GPU, the caching allocator gives the peak and enforces the limit; on a CPU host, tracking every storage does
@@ -92,7 +92,7 @@ class Bench:
     def __init__(
         self,
         shape: ModelShape,
-        work: Work,
+        work: ModelWork,
         budget: int | None,
         *,
         gpu: bool,
@@ -128,7 +128,7 @@ class Bench:
         if self._snapshot is not None:
             torch.cuda.memory._record_memory_history(max_entries=_SNAPSHOT_ENTRIES)  # noqa: SLF001 - documented so
 
-    def _with_state(self, work: Work) -> Any:
+    def _with_state(self, work: ModelWork) -> Any:
         """The optimizer, with its state allocated, which needs a first step."""
         import torch
 
@@ -152,14 +152,14 @@ class Bench:
     def _gradient_came(self, _: Any) -> None:
         self._passed += 1
 
-    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+    def run(self, work: ModelWork, *, followed: bool = True) -> tuple[Reached, ...]:
         """Run one piece of work; out of memory is a result. See `Runs`."""
         import torch
 
         self._passed = 0
         self._checkpointed.mode = work.checkpointing
         self._model.set_attn_implementation(work.attention)
-        follower = follow(self._budget) if followed and not self._cuda else None
+        follower = follow_allocations(self._budget) if followed and not self._cuda else None
         if self._cuda and followed:
             # Each peak of the reserved memory starts from the weights alone.
             torch.cuda.empty_cache()
@@ -187,14 +187,14 @@ class Bench:
         self._clean()
         return (reached,)
 
-    def _all_steps(self, work: Work) -> int:
+    def _all_steps(self, work: ModelWork) -> int:
         if work.training is not None:
             # Forward and backward of every block, the logits, and the optimizer's step.
             return 2 * len(self._steps)
         chunk = min(work.chunk or work.tokens, work.tokens)
         return -(-work.tokens // chunk) * len(self._steps)
 
-    def _do(self, work: Work, follower: Any) -> int:
+    def _do(self, work: ModelWork, follower: Any) -> int:
         with follower or contextlib.nullcontext():
             if follower is not None:
                 follower.add(*self._model.parameters(), *self._model.buffers(), *self._state())
@@ -203,7 +203,7 @@ class Bench:
                 return 0
             return self._read(work)
 
-    def _train(self, work: Work) -> None:
+    def _train(self, work: ModelWork) -> None:
         """Forward, loss over all positions, backward, and the optimizer's step."""
         import torch
 
@@ -214,7 +214,7 @@ class Bench:
         assert self._optimizer is not None
         self._optimizer.step()
 
-    def _read(self, work: Work) -> int:
+    def _read(self, work: ModelWork) -> int:
         """Prefill chunk by chunk; returns the bytes of the cache's tensors at the end."""
         import torch
 

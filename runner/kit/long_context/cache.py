@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from runner.sizing import Work
+from runner.sizing.work import ModelWork
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ def kv_type(kv_bytes: int) -> "torch.dtype":
     return {1: torch.float8_e4m3fn, 2: torch.bfloat16, 4: torch.float32}[kv_bytes]
 
 
-def new_cache(config: Any, work: Work) -> Any:
+def new_cache(config: Any, work: ModelWork) -> Any:
     """An empty transformers cache for one prompt.
 
     A growing cache copies itself; for a prompt in chunks it is allocated once, as in a server.

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from runner.sizing import Checkpointing
+from runner.sizing.work import Checkpointing
 
 
 class Checkpointed:

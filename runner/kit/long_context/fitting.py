@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from runner.base.errors import InputError
 from runner.base.units import format_value
 from runner.kit.probe import NotApplicableError, preset_of
-from runner.sizing import GPU_OVERHEAD_BYTES, Work, footprint, longest, optimizer_bytes, weight_bytes
-from runner.sizing.models import ModelShape, model_shape
-from runner.sizing.presets import PRESETS
+from runner.sizing.limits import GPU_OVERHEAD_BYTES, footprint, longest
+from runner.sizing.models import ModelShape, fitting_model, model_shape
+from runner.sizing.work import ModelWork, optimizer_bytes, weight_bytes
 
 # Default lengths, without a GPU and with one: of a sweep, of a comparison of remedies, of training steps.
 _LENGTHS = {
@@ -29,7 +29,7 @@ _CPU_BYTES, _GPU_BYTES = 4, 2
 
 
 @dataclass(frozen=True)
-class Device:
+class SweepDevice:
     """One device of a sweep, or one that a plan assumes.
 
     Attributes:
@@ -51,7 +51,7 @@ class Device:
         return None if self.memory is None else int(self.memory * _USABLE)
 
 
-def chosen_shape(arguments: argparse.Namespace, device: Device) -> ModelShape:
+def chosen_shape(arguments: argparse.Namespace, device: SweepDevice) -> ModelShape:
     """The requested model, or the largest, up to the preset's, that the device can hold with its work.
 
     Its weights need at most half of the usable memory, and the whole peak fits: at the longest requested or default
@@ -63,27 +63,26 @@ def chosen_shape(arguments: argparse.Namespace, device: Device) -> ModelShape:
     """
     if arguments.model or device.usable is None:
         return model_shape(arguments.model or preset_of(arguments))
-    preset = preset_of(arguments)
-    lightest = None
-    given = arguments.sequence_lengths
+    usable, given = device.usable, arguments.sequence_lengths
     among = given or _LENGTHS[_kind(arguments)][device.gpu]
     tokens = min(among) if device.gpu and arguments.mode == "training" and not given else max(among)
-    for name in reversed(PRESETS[: PRESETS.index(preset) + 1]):
-        shape = model_shape(name)
-        work = _work_at(arguments, tokens, device.element)
-        if weight_bytes(shape, work) <= device.usable / 2:
-            lightest = shape
-            if footprint(shape, work).total <= device.usable:
-                return shape
-    if lightest is None:
+    work = _work_at(arguments, tokens, device.element)
+
+    def loads(shape: ModelShape) -> bool:
+        return weight_bytes(shape, work) <= usable / 2
+
+    shape, _ = fitting_model(
+        None, preset_of(arguments), lambda shape: loads(shape) and footprint(shape, work).total <= usable
+    )
+    if not loads(shape):
         raise NotApplicableError(
             f"even the tiny model does not fit into {format_value(device.memory, 'B')} of free memory; "
             "free some, or use another host"
         )
-    return lightest
+    return shape
 
 
-def lengths_of(arguments: argparse.Namespace, shape: ModelShape, device: Device) -> tuple[int, ...]:
+def lengths_of(arguments: argparse.Namespace, shape: ModelShape, device: SweepDevice) -> tuple[int, ...]:
     """Each requested length once, in the given order; without a request, those that suit the device.
 
     Raises:
@@ -99,7 +98,9 @@ def lengths_of(arguments: argparse.Namespace, shape: ModelShape, device: Device)
     return lengths
 
 
-def work_of(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[int], device: Device) -> Work:
+def longest_work(
+    arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[int], device: SweepDevice
+) -> ModelWork:
     """The work at the longest length.
 
     Raises:
@@ -116,7 +117,7 @@ def work_of(arguments: argparse.Namespace, shape: ModelShape, lengths: Sequence[
 
 
 def budget_of(
-    arguments: argparse.Namespace, shape: ModelShape, work: Work, device: Device
+    arguments: argparse.Namespace, shape: ModelShape, work: ModelWork, device: SweepDevice
 ) -> tuple[int | None, int | None]:
     """Bytes that each device may use, and the bytes asked for if a GPU has less; None without a budget.
 
@@ -139,7 +140,7 @@ def budget_of(
     return budget, asked if asked > most else None
 
 
-def check_device(shape: ModelShape, work: Work, budget: int | None, device: Device) -> None:
+def check_device(shape: ModelShape, work: ModelWork, budget: int | None, device: SweepDevice) -> None:
     """Refuse work that would exhaust this host's memory.
 
     On a GPU, out of memory is a result. A CPU host must hold all of it, or the budget plus the allocation that exceeds
@@ -164,7 +165,9 @@ def _kind(arguments: argparse.Namespace) -> str:
     return "comparison" if compared else str(arguments.mode)
 
 
-def _default_lengths(arguments: argparse.Namespace, shape: ModelShape, device: Device) -> tuple[int, ...]:
+def _default_lengths(
+    arguments: argparse.Namespace, shape: ModelShape, device: SweepDevice
+) -> tuple[int, ...]:
     lengths = _LENGTHS[_kind(arguments)][device.gpu]
     if arguments.mode != "training" or not device.gpu or device.usable is None:
         return lengths
@@ -175,8 +178,8 @@ def _default_lengths(arguments: argparse.Namespace, shape: ModelShape, device: D
     return tuple(int(most * part) // _TRAINED_STEP * _TRAINED_STEP for part in _TRAINED)
 
 
-def _work_at(arguments: argparse.Namespace, tokens: int, element: int) -> Work:
-    return Work(
+def _work_at(arguments: argparse.Namespace, tokens: int, element: int) -> ModelWork:
+    return ModelWork(
         tokens=tokens,
         batch=arguments.batch_size,
         weight_bytes=element,
@@ -190,7 +193,7 @@ def _work_at(arguments: argparse.Namespace, tokens: int, element: int) -> Work:
     )
 
 
-def _asked_budget(arguments: argparse.Namespace, shape: ModelShape, work: Work) -> int | None:
+def _asked_budget(arguments: argparse.Namespace, shape: ModelShape, work: ModelWork) -> int | None:
     if arguments.budget_gib is not None:
         return int(arguments.budget_gib * 2**30)
     if arguments.budget_share is None:

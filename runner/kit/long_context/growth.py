@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runner.base.stats import quadratic_fit
-from runner.sizing import MARGIN
+from runner.sizing.limits import MARGIN
 
 _FEWEST_LENGTHS = 3
 # A quadratic term below this share of the growth is noise of the fit.
@@ -13,7 +13,7 @@ _NO_TERM = 0.05
 
 
 @dataclass(frozen=True)
-class Growth:
+class MemoryGrowth:
     """Peak bytes ≈ constant + linear × tokens + quadratic × tokens².
 
     Attributes:
@@ -40,11 +40,11 @@ class Growth:
         return bisect_right(range(1, most + 1), allowed, key=self.at)
 
 
-def growth(peaks: Mapping[int, int]) -> Growth | None:
+def fit_growth(peaks: Mapping[int, int]) -> MemoryGrowth | None:
     """The growth of peaks (tokens → bytes); None with fewer than three lengths, or if peaks do not grow."""
     if len(peaks) < _FEWEST_LENGTHS or peaks[max(peaks)] <= peaks[min(peaks)]:
         return None
     constant, linear, quadratic = quadratic_fit(sorted(peaks.items()))
     far = max(peaks)
     grown = linear * far + quadratic * far * far
-    return Growth(constant, linear, quadratic, quadratic * far * far / grown if grown > 0 else 0.0)
+    return MemoryGrowth(constant, linear, quadratic, quadratic * far * far / grown if grown > 0 else 0.0)

@@ -6,23 +6,15 @@ from runner.base.units import format_value
 from runner.kit.long_context.question import Question, describe_parts
 from runner.kit.probe import Findings, say, single
 from runner.record.model import Measurement
-from runner.sizing import (
-    GPU_OVERHEAD_BYTES,
-    Remedy,
-    footprint,
-    largest_batch,
-    longest,
-    quadratic_term,
-    remedies,
-    together,
-)
+from runner.sizing.limits import GPU_OVERHEAD_BYTES, footprint, largest_batch, longest, quadratic_term
+from runner.sizing.remedies import MemoryRemedy, memory_remedies, together
 
 
 def plan(question: Question, budget: int) -> Findings:
     """The memory of every length, whether it fits, and what would make it fit."""
     shape = question.shape
     measurements: list[Measurement] = []
-    ranked: dict[int, list[Remedy]] = {}
+    ranked: dict[int, list[MemoryRemedy]] = {}
     for tokens in question.lengths:
         work = question.at(tokens)
         found, batch = footprint(shape, work), largest_batch(shape, work, budget)
@@ -71,9 +63,9 @@ def plan(question: Question, budget: int) -> Findings:
     )
 
 
-def _print_remedies(question: Question, tokens: int, budget: int) -> list[Remedy]:
+def _print_remedies(question: Question, tokens: int, budget: int) -> list[MemoryRemedy]:
     """Print and return the ranked changes for one length; if no single one is enough, also the combination."""
-    ranked = remedies(question.shape, question.at(tokens), budget, gpus=question.devices)
+    ranked = memory_remedies(question.shape, question.at(tokens), budget, gpus=question.devices)
     for one in ranked:
         then = "fits" if one.fits else "not enough alone"
         saved = format_value(one.saves, "B")
@@ -87,7 +79,7 @@ def _print_remedies(question: Question, tokens: int, budget: int) -> list[Remedy
     return ranked
 
 
-def _written(remedy: Remedy) -> dict[str, object]:
+def _written(remedy: MemoryRemedy) -> dict[str, object]:
     return {
         "name": remedy.name,
         "flags": remedy.flags,

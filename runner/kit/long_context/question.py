@@ -12,17 +12,20 @@ from runner.base.units import format_value
 from runner.hardware.boards import BOARDS, Board, board_named
 from runner.hardware.machine import Machine
 from runner.kit.long_context.fitting import (
-    Device,
+    SweepDevice,
     budget_of,
     check_device,
     chosen_shape,
     lengths_of,
-    work_of,
+    longest_work,
 )
+from runner.kit.options import value_of
 from runner.kit.probe import NotApplicableError
 from runner.kit.tensor_parallel import check_degree
-from runner.sizing import NODE_GPUS, Footprint, Remedy, Work, board_budget, first_remedy, footprint
+from runner.sizing.limits import board_budget, footprint
 from runner.sizing.models import ModelShape
+from runner.sizing.remedies import NODE_GPUS, MemoryRemedy, first_remedy
+from runner.sizing.work import Footprint, ModelWork
 
 # Without a GPU ranks are processes on this host's cores.
 _MOST_CPU_RANKS = 8
@@ -51,12 +54,12 @@ class Question:
 
     shape: ModelShape
     lengths: tuple[int, ...]
-    work: Work
+    work: ModelWork
     budget: int | None
     gpu: bool = False
     board: Board | None = None
     devices: int = NODE_GPUS
-    remedy: Remedy | None = None
+    remedy: MemoryRemedy | None = None
     beyond_device: int | None = None
 
     @property
@@ -69,7 +72,7 @@ class Question:
         """Devices that share the model."""
         return self.work.tensor_parallel
 
-    def at(self, tokens: int) -> Work:
+    def at(self, tokens: int) -> ModelWork:
         """The work at another length."""
         return replace(self.work, tokens=tokens)
 
@@ -81,20 +84,18 @@ def planned(arguments: argparse.Namespace, look: Looks) -> Question:
         InputError: invalid input.
     """
     _check_numbers(arguments)
-    for flag in ("find_limit", "compare_remedies", "apply_first_remedy", "snapshot"):
-        if getattr(arguments, flag):
-            raise InputError(
-                f"--{flag.replace('_', '-')} is for a sweep; omit it, or omit --plan, which only predicts"
-            )
+    for flag in ("--find-limit", "--compare-remedies", "--apply-first-remedy", "--snapshot"):
+        if value_of(arguments, flag):
+            raise InputError(f"{flag} is for a sweep; omit it, or omit --plan, which only predicts")
     board = _board(arguments)
     if board is None and arguments.budget_gib is None and arguments.budget_share is None:
         raise InputError("--plan needs --board or --budget-gib to set the available memory")
     # A share refers to this host's memory use; a board computes in half precision.
     on_host = board is None and arguments.budget_gib is None
-    device = _device(arguments, look()) if on_host else Device(gpu=True)
+    device = _device(arguments, look()) if on_host else SweepDevice(gpu=True)
     shape = chosen_shape(arguments, device)
     lengths = lengths_of(arguments, shape, device)
-    work = work_of(arguments, shape, lengths, device)
+    work = longest_work(arguments, shape, lengths, device)
     budget, beyond = budget_of(arguments, shape, work, device)
     if budget is None and board is not None:
         budget = board_budget(board)
@@ -126,7 +127,7 @@ def swept(arguments: argparse.Namespace, look: Looks) -> Question:
     shape = chosen_shape(arguments, device)
     check_degree(shape, ranks)
     lengths = lengths_of(arguments, shape, device)
-    work = work_of(arguments, shape, lengths, device)
+    work = longest_work(arguments, shape, lengths, device)
     budget, beyond = budget_of(arguments, shape, work, device)
     if budget is None and (arguments.find_limit or arguments.apply_first_remedy):
         if not gpus:
@@ -162,17 +163,12 @@ def describe_parts(found: Footprint) -> str:
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, value, most in (
-        ("--budget-gib", arguments.budget_gib, _MOST_GIB),
-        ("--budget-share", arguments.budget_share, _MOST_SHARES),
-    ):
+    for name, most in (("--budget-gib", _MOST_GIB), ("--budget-share", _MOST_SHARES)):
+        value = value_of(arguments, name)
         if value is not None and not 0 < value <= most:
             raise InputError(f"{name} {value:g}: must be above zero, and at most {most:,}")
-    for name, value in (
-        ("--batch-size", arguments.batch_size),
-        ("--tensor-parallel-gpus", arguments.tensor_parallel_gpus),
-        ("--chunk", arguments.chunk),
-    ):
+    for name in ("--batch-size", "--tensor-parallel-gpus", "--chunk"):
+        value = value_of(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: must be a whole number, 1 or more")
     if arguments.batch_size > _MOST_SEQUENCES:
@@ -193,11 +189,11 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         raise InputError("--optimizer is for --mode training")
 
 
-def _device(arguments: argparse.Namespace, machine: Machine) -> Device:
+def _device(arguments: argparse.Namespace, machine: Machine) -> SweepDevice:
     """One device of this host; ranks without a GPU share the free memory."""
     if machine.gpus:
-        return Device(gpu=True, memory=machine.gpus[0].memory_bytes)
-    return Device(gpu=False, memory=psutil.virtual_memory().available // arguments.tensor_parallel_gpus)
+        return SweepDevice(gpu=True, memory=machine.gpus[0].memory_bytes)
+    return SweepDevice(gpu=False, memory=psutil.virtual_memory().available // arguments.tensor_parallel_gpus)
 
 
 def _board(arguments: argparse.Namespace) -> Board | None:

@@ -7,14 +7,22 @@ from statistics import median
 from runner.base.units import format_value
 from runner.entry.model import Scalar
 from runner.kit.long_context.question import Question
-from runner.kit.long_context.sweep import BEYOND, Comparison, Limit, Row, Swept, reserve_share
+from runner.kit.long_context.sweep import (
+    BEYOND,
+    LengthRow,
+    Limit,
+    RemedyComparison,
+    SweptLengths,
+    reserve_share,
+)
 from runner.kit.probe import Findings, measured, say, single
 from runner.record.model import Measurement
-from runner.sizing import footprint, kv_cache_bytes, quadratic_term
+from runner.sizing.limits import footprint, quadratic_term
+from runner.sizing.work import kv_cache_bytes
 
 
-def report(
-    question: Question, swept: Swept, asked: dict[str, object], allocator: Mapping[str, object]
+def sweep_findings(
+    question: Question, swept: SweptLengths, asked: dict[str, object], allocator: Mapping[str, object]
 ) -> Findings:
     """The findings of a sweep.
 
@@ -53,16 +61,14 @@ def report(
             "growth": asdict(swept.growth) if swept.growth else None,
             "quadratic_term": _named_term(question, swept),
             "remedy": question.remedy.flags if question.remedy else None,
-            **_of_allocator(question, rows, allocator),
+            **(_of_allocator(question, rows, allocator) if allocator else {}),
         },
     )
 
 
 def _of_allocator(
-    question: Question, rows: tuple[Row, ...], allocator: Mapping[str, object]
+    question: Question, rows: tuple[LengthRow, ...], allocator: Mapping[str, object]
 ) -> dict[str, object]:
-    if not allocator:
-        return {}
     return {
         "allocator": dict(allocator),
         "allocator_reserve_bytes": {str(row.tokens): row.worst.reserve for row in rows},
@@ -70,7 +76,7 @@ def _of_allocator(
     }
 
 
-def _of_row(question: Question, row: Row) -> Iterator[Measurement]:
+def _of_row(question: Question, row: LengthRow) -> Iterator[Measurement]:
     tokens, reached = row.tokens, row.worst
     predicted = footprint(question.shape, row.work).total
     yield single("predicted_memory", predicted, tokens=tokens)
@@ -105,7 +111,7 @@ def _of_limit(limit: Limit) -> Iterator[Measurement]:
             yield single("limit_fits", int(row.fits), run=place)
 
 
-def _of_comparison(compared: Comparison) -> Iterator[Measurement]:
+def _of_comparison(compared: RemedyComparison) -> Iterator[Measurement]:
     labels: dict[str, Scalar] = {"remedy": compared.name, "tokens": compared.plain.tokens}
     if not compared.changed.fits:
         return
@@ -132,7 +138,7 @@ def _limit_fault(limit: Limit | None) -> str | None:
     return None
 
 
-def _named_term(question: Question, swept: Swept) -> str | None:
+def _named_term(question: Question, swept: SweptLengths) -> str | None:
     """The name of the quadratic term; if the formulas have none but the fit does, a note about that."""
     named = quadratic_term(question.work)
     if named is None and swept.growth is not None and swept.growth.is_quadratic:
@@ -140,7 +146,7 @@ def _named_term(question: Question, swept: Swept) -> str | None:
     return named
 
 
-def _describe_growth(question: Question, swept: Swept) -> str:
+def _describe_growth(question: Question, swept: SweptLengths) -> str:
     assert swept.growth is not None
     grown = swept.growth
     named = _named_term(question, swept)
@@ -155,7 +161,7 @@ def _describe_growth(question: Question, swept: Swept) -> str:
     )
 
 
-def _ran_out(row: Row) -> str:
+def _ran_out(row: LengthRow) -> str:
     held = max(row.worst.held.items(), key=lambda one: one[1], default=None)
     most = f"; {held[0]} held {format_value(held[1], 'B')} of it" if held else ""
     return (

@@ -1,18 +1,21 @@
 """Measures every length, finds the longest prompt that fits, and compares remedies. The runner is a parameter."""
 
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from runner.base.units import format_value
 from runner.kit.budget import Budget
+from runner.kit.interleaved import Rounds, interleaved, paired_ratios
 from runner.kit.long_context.bench import Reached, Runs
-from runner.kit.long_context.growth import Growth, growth
+from runner.kit.long_context.growth import MemoryGrowth, fit_growth
 from runner.kit.long_context.question import Question, describe_parts
 from runner.kit.probe import say
-from runner.sizing import MARGIN, Work, footprint, longest, remedies
+from runner.sizing.limits import MARGIN, footprint, longest
 from runner.sizing.models import ModelShape
+from runner.sizing.remedies import memory_remedies
+from runner.sizing.work import ModelWork
 
 # A prompt this many times the predicted longest one must run out of memory.
 BEYOND = 1.25
@@ -22,7 +25,7 @@ ACTIVATION_CHECKPOINTING = "full activation checkpointing"
 
 
 @dataclass(frozen=True)
-class Row:
+class LengthRow:
     """One length, on every rank.
 
     Attributes:
@@ -30,7 +33,7 @@ class Row:
             there was no time or no memory for it.
     """
 
-    work: Work
+    work: ModelWork
     ranks: tuple[Reached, ...]
     seconds: float | None = None
 
@@ -62,12 +65,12 @@ class Limit:
 
     arithmetic: int
     fitted: int | None
-    at: Row | None
-    beyond: Row | None
+    at: LengthRow | None
+    beyond: LengthRow | None
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RemedyComparison:
     """One remedy compared with none, at one length.
 
     Attributes:
@@ -79,22 +82,24 @@ class Comparison:
     name: str
     flags: str
     predicted: int
-    plain: Row
-    changed: Row
+    plain: LengthRow
+    changed: LengthRow
     time_ratios: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweptLengths:
     """The results of a sweep."""
 
-    rows: tuple[Row, ...]
-    growth: Growth | None
+    rows: tuple[LengthRow, ...]
+    growth: MemoryGrowth | None
     limit: Limit | None = None
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[RemedyComparison, ...] = ()
 
 
-def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, compare_rounds: int) -> Swept:
+def sweep(
+    question: Question, runs: Runs, within: Budget, *, find_limit: bool, compare_rounds: int
+) -> SweptLengths:
     """Run every length, in the given order; then the limit and the remedies, if requested.
 
     Args:
@@ -105,19 +110,19 @@ def sweep(question: Question, runs: Runs, within: Budget, *, find_limit: bool, c
         compare_rounds: maximum rounds in which each remedy is interleaved with no remedy; 0 for no comparison.
     """
     rows = tuple(_timed(question, runs, tokens, within) for tokens in question.lengths)
-    grown = growth(_alike(question, rows))
+    grown = fit_growth(_alike(question, rows))
     limit = None
     if find_limit and question.budget is not None:
         limit = _limit(question, runs, grown, question.budget, reserve_share(question, rows))
     fitting = [row for row in rows if row.fits]
-    compared: tuple[Comparison, ...] = ()
+    compared: tuple[RemedyComparison, ...] = ()
     if compare_rounds and fitting:
         longest_row = max(fitting, key=lambda row: row.tokens)
         compared = tuple(_compared(question, runs, longest_row, compare_rounds, within))
-    return Swept(rows, grown, limit, compared)
+    return SweptLengths(rows, grown, limit, compared)
 
 
-def reserve_share(question: Question, rows: tuple[Row, ...]) -> float:
+def reserve_share(question: Question, rows: tuple[LengthRow, ...]) -> float:
     """Bytes that a GPU's allocator takes beyond those of tensors, as a share of all that grow with the prompt.
 
     Taken from runs that filled the budget. Another run has given nothing back, so what it reserved says nothing; 0
@@ -126,7 +131,7 @@ def reserve_share(question: Question, rows: tuple[Row, ...]) -> float:
     return max((_share(question, row, one) for row in rows for one in row.ranks), default=0.0)
 
 
-def _share(question: Question, row: Row, one: Reached) -> float:
+def _share(question: Question, row: LengthRow, one: Reached) -> float:
     if one.reserve is None or one.reserved is None:
         return 0.0
     if one.over is None and (question.budget is None or one.reserved + one.reserve <= question.budget):
@@ -135,18 +140,18 @@ def _share(question: Question, row: Row, one: Reached) -> float:
     return one.reserve / (found.total - found.weights - found.optimizer + one.reserve)
 
 
-def _alike(question: Question, rows: tuple[Row, ...]) -> dict[int, int]:
+def _alike(question: Question, rows: tuple[LengthRow, ...]) -> dict[int, int]:
     """Peaks of the lengths whose peak is at the same point as the longest one's; if that changes, growth has a kink."""
     moments = {row.tokens: _moment(question, row.work) for row in rows if row.fits}
     last = moments.get(max(moments, default=0))
     return {row.tokens: row.worst.peak for row in rows if moments.get(row.tokens) == last and row.fits}
 
 
-def _moment(question: Question, work: Work) -> tuple[str, bool]:
+def _moment(question: Question, work: ModelWork) -> tuple[str, bool]:
     return footprint(question.shape, work).moment, work.chunk is None or work.tokens > work.chunk
 
 
-def _timed(question: Question, runs: Runs, tokens: int, within: Budget) -> Row:
+def _timed(question: Question, runs: Runs, tokens: int, within: Budget) -> LengthRow:
     """A measured length with its time; on a GPU that takes a second run."""
     row = _measured(question, runs, tokens)
     first = max(one.seconds for one in row.ranks)
@@ -155,7 +160,7 @@ def _timed(question: Question, runs: Runs, tokens: int, within: Budget) -> Row:
     return replace(row, seconds=_seconds(runs, row.work)) if within.has(first) else row
 
 
-def _seconds(runs: Runs, work: Work) -> float | None:
+def _seconds(runs: Runs, work: ModelWork) -> float | None:
     """Wall time of the slowest rank, without the tracking of memory; None if one ran out of memory.
 
     What an earlier run left reserved can be of the wrong sizes for a work that fitted from the weights alone.
@@ -164,9 +169,9 @@ def _seconds(runs: Runs, work: Work) -> float | None:
     return max(one.seconds for one in ranks) if all(one.over is None for one in ranks) else None
 
 
-def _measured(question: Question, runs: Runs, tokens: int) -> Row:
+def _measured(question: Question, runs: Runs, tokens: int) -> LengthRow:
     work = question.at(tokens)
-    row = Row(work, runs.run(work))
+    row = LengthRow(work, runs.run(work))
     reached = row.worst
     said = f"stopped at {reached.done:.0%}: {reached.over}" if reached.over else "fits"
     predicted = describe_parts(footprint(question.shape, work))
@@ -177,7 +182,7 @@ def _measured(question: Question, runs: Runs, tokens: int) -> Row:
     return row
 
 
-def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int, reserve: float) -> Limit:
+def _limit(question: Question, runs: Runs, grown: MemoryGrowth | None, budget: int, reserve: float) -> Limit:
     most, margin = question.shape.max_positions, MARGIN + reserve
     by_arithmetic = longest(question.shape, question.work, budget, margin)
     fitted = grown.longest(budget, most, margin) if grown else None
@@ -195,38 +200,39 @@ def _limit(question: Question, runs: Runs, grown: Growth | None, budget: int, re
 
 
 def _compared(
-    question: Question, runs: Runs, plain: Row, rounds: int, within: Budget
-) -> Iterator[Comparison]:
+    question: Question, runs: Runs, plain: LengthRow, rounds: int, within: Budget
+) -> Iterator[RemedyComparison]:
     arms = list(_arms(question.shape, plain.work))
-    changed = {name: Row(work, runs.run(work)) for name, _, work, _ in arms}
+    changed = {name: LengthRow(work, runs.run(work)) for name, _, work, _ in arms}
     if question.gpu and arms:
         # It takes the most memory. What it reserves here is reserved in every round.
         runs.run(plain.work, followed=False)
-    seconds: dict[str, list[float | None]] = {"": [], **{name: [] for name, *_ in arms}}
-    took = 0.0
-    for number in range(rounds if arms else 0):
-        if number and not within.has(took):
-            say(f"ran {number} of {rounds} rounds: time limit")
-            break
-        began = time.monotonic()
-        turns = [("", plain.work), *((name, work) for name, _, work, _ in arms if changed[name].fits)]
-        for name, work in turns if number % 2 else reversed(turns):
-            seconds[name].append(_seconds(runs, work))
-        took = time.monotonic() - began
+    works = {"": plain.work} | {name: work for name, _, work, _ in arms if changed[name].fits}
+
+    def seconds(name: str, _: int) -> float | None:
+        return _seconds(runs, works[name])
+
+    def late(number: int) -> None:
+        say(f"ran {number} of {rounds} rounds: time limit")
+
+    most = rounds if arms else 0
+    taken = interleaved(
+        {name: partial(seconds, name) for name in works},
+        Rounds(most, within, expect=lambda took: took[-1], late=late, first=1),
+    )
     for name, flags, _, predicted in arms:
-        pairs = zip(seconds[""], seconds[name], strict=False)
-        ratios = tuple(after / before for before, after in pairs if before is not None and after is not None)
-        yield Comparison(name, flags, predicted, plain, changed[name], ratios)
+        ratios = tuple(paired_ratios(taken[name], taken[""])) if name in taken else ()
+        yield RemedyComparison(name, flags, predicted, plain, changed[name], ratios)
 
 
-def _arms(shape: ModelShape, work: Work) -> Iterator[tuple[str, str, Work, int]]:
+def _arms(shape: ModelShape, work: ModelWork) -> Iterator[tuple[str, str, ModelWork, int]]:
     """The remedies that can be compared on these devices: not another batch size or number of devices.
 
     Of a training step, only those that the formulas predict to matter: where gradients have the peak, activations do
     not.
     """
     peak = footprint(shape, work).total
-    for one in remedies(shape, work, sys.maxsize, gpus=work.tensor_parallel):
+    for one in memory_remedies(shape, work, sys.maxsize, gpus=work.tensor_parallel):
         if (one.work.batch, one.work.tensor_parallel) != (work.batch, work.tensor_parallel):
             continue
         if work.training is None or one.saves >= _WORTH * peak:

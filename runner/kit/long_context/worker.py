@@ -1,6 +1,5 @@
 """One rank of a sweep with tensor parallelism: runs the requested work, and returns the result of its device."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,24 +8,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.kit.long_context.bench import Bench, Reached
+from runner.kit.long_context.bench import MemoryBench, Reached
 from runner.kit.long_context.question import Question
 from runner.kit.rank_line import RankLine
 from runner.kit.ranks import World
-from runner.sizing import Work
+from runner.kit.tensor_parallel import joined
 from runner.sizing.models import model_shape
+from runner.sizing.work import ModelWork
 
 # Timeout of one collective: if one rank runs out of memory, the others wait for it.
 _COLLECTIVE_S = 300.0
 
 
-class Ranks:
+class SweepRanks:
     """Ranks under torchrun that run the same work together: see `bench.Runs`."""
 
     def __init__(self, world: World, allocator: Mapping[str, object]) -> None:
         self._world, self.allocator = world, allocator
 
-    def run(self, work: Work, *, followed: bool = True) -> tuple[Reached, ...]:
+    def run(self, work: ModelWork, *, followed: bool = True) -> tuple[Reached, ...]:
         """The result on each rank.
 
         Raises:
@@ -40,12 +40,12 @@ class Ranks:
 @contextmanager
 def ranks(
     question: Question, snapshot: Path | None, environment: Mapping[str, str], deadline: float
-) -> Iterator[Ranks]:
+) -> Iterator[SweepRanks]:
     """The ranks that the work is split over, with the model built.
 
     Args:
         question: the question.
-        snapshot: as in `Bench`; each rank adds its number to the name.
+        snapshot: as in `MemoryBench`; each rank adds its number to the name.
         environment: complete environment of the ranks.
         deadline: `time.monotonic()` after which a missing answer is an error.
 
@@ -53,58 +53,42 @@ def ranks(
         RankError: a rank died or gave no answer.
     """
     work, budget, gpu = question.work, question.budget, question.gpu
-    program = [
-        "-m",
-        "runner.kit.long_context.worker",
-        "--model",
-        question.shape.name,
-        "--work",
-        json.dumps(asdict(work)),
-    ]
-    program += ["--gpu"] if gpu else []
-    program += ["--budget", str(budget)] if budget is not None else []
-    program += ["--snapshot", str(snapshot)] if snapshot is not None else []
+    order = {"model": question.shape.name, "work": asdict(work), "budget": budget, "gpu": gpu}
+    order["snapshot"] = None if snapshot is None else str(snapshot)
+    program = ["-m", "runner.kit.long_context.worker", json.dumps(order)]
     own = dict(environment) if gpu else {**environment, "OMP_NUM_THREADS": "1"}
     with World(program, work.tensor_parallel, own, deadline) as world:
         first, *_ = world.ask(None, "building the model")
-        yield Ranks(world, first["allocator"])
+        yield SweepRanks(world, first["allocator"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build this rank's shards, then serve commands until the connection closes."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--budget", type=int)
-    parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--snapshot", type=Path)
-    arguments = parser.parse_args(argv)
+    """Build the shards that the JSON argument asks for, then serve commands until the connection closes."""
+    (order,) = sys.argv[1:] if argv is None else argv
     line = RankLine()
     try:
-        _serve(line, arguments, Work(**json.loads(arguments.work)))
+        _serve(line, **json.loads(order))
     except Exception as error:  # noqa: BLE001 - every error must reach the caller
         line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
         return 1
     return 0
 
 
-def _serve(line: RankLine, arguments: argparse.Namespace, work: Work) -> None:
-    from runner.kit.tensor_parallel import joined
-
-    device = "cuda" if arguments.gpu else "cpu"
-    with joined(device, line.rank, work.tensor_parallel, _COLLECTIVE_S) as mesh:
-        shape = model_shape(arguments.model)
-        snapshot: Path | None = arguments.snapshot
-        if snapshot is not None:
-            snapshot = snapshot.with_name(f"{snapshot.stem}-{line.rank}{snapshot.suffix}")
-        bench = Bench(shape, work, arguments.budget, gpu=arguments.gpu, mesh=mesh, snapshot=snapshot)
+def _serve(
+    line: RankLine, *, model: str, work: dict[str, Any], budget: int | None, gpu: bool, snapshot: str | None
+) -> None:
+    split, place = ModelWork(**work), None if snapshot is None else Path(snapshot)
+    with joined("cuda" if gpu else "cpu", line.rank, split.tensor_parallel, _COLLECTIVE_S) as mesh:
+        if place is not None:
+            place = place.with_name(f"{place.stem}-{line.rank}{place.suffix}")
+        bench = MemoryBench(model_shape(model), split, budget, gpu=gpu, mesh=mesh, snapshot=place)
         line.send({"allocator": dict(bench.allocator)})
         for command in line.commands():
             line.send(_answer(bench, command))
 
 
-def _answer(bench: Bench, command: dict[str, Any]) -> dict[str, Any]:
-    (reached,) = bench.run(Work(**command["work"]), followed=command["followed"])
+def _answer(bench: MemoryBench, command: dict[str, Any]) -> dict[str, Any]:
+    (reached,) = bench.run(ModelWork(**command["work"]), followed=command["followed"])
     return asdict(reached)
 
 

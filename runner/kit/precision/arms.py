@@ -15,12 +15,13 @@ from runner.kit.precision.linear import (
     COMPUTE_CAPABILITY,
     block_linears,
     convert,
+    replace_layer,
     weight_scales,
     why_not_fp8,
 )
 from runner.kit.precision.product import fp8_product
 from runner.kit.precision.scales import Scales, read_scales
-from runner.kit.transformer import build_model
+from runner.kit.transformer import build_model, random_tokens
 from runner.sizing.models import ModelShape, model_shape
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Arm:
+class PrecisionArm:
     """A model in one precision.
 
     Attributes:
@@ -63,7 +64,7 @@ class Arm:
 
 def build_arm(
     mode: str, shape: ModelShape, device: str, scales: Scales | None = None, *, check: bool = True
-) -> Arm:
+) -> PrecisionArm:
     """Build the model in a mode; all modes start from the same bf16 weights.
 
     `fp8` is torchao's dynamic row-wise FP8 on a GPU. With calibrated scales, and on a CPU (which torchao does not
@@ -100,7 +101,7 @@ def build_arm(
         implementation = f"{fp8_product(device).name}, per tensor"
     elif mode == "fp8_te":
         inside, implementation = _transformer_engine(model), ENGINE
-    return Arm(mode, _hidden()(model.model, inside), model, left, implementation)
+    return PrecisionArm(mode, _hidden()(model.model, inside), model, left, implementation)
 
 
 def _cast_weights(model: Any, dtype: "torch.dtype") -> None:
@@ -120,9 +121,7 @@ def build_for_guard(
     read = None if scales is None else read_scales(Path(scales), shape, layer_names(shape))
     # The guard builds with fake tensors, which have no values; the caller's own model is checked.
     arm = build_arm(mode, shape, device, read, check=False)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, shape.vocab, (batch_size, tokens), generator=generator)
-    return arm.module, (ids.to(device),)
+    return arm.module, (random_tokens(shape, batch_size, tokens, device),)
 
 
 def unavailable(mode: str, device: str, *, static: bool = False) -> str | None:
@@ -143,10 +142,7 @@ def unavailable(mode: str, device: str, *, static: bool = False) -> str | None:
 
 def _why_no_torchao() -> str | None:
     try:
-        from torchao.quantization import (  # noqa: F401 - checks that it is installed and complete
-            Float8DynamicActivationFloat8WeightConfig,
-            PerRow,
-        )
+        from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow  # noqa: F401 - checks that it is installed and complete
     except (ImportError, OSError) as error:
         return f"torchao is not usable ({str(error).partition(chr(10))[0]}): install the `fp8` extra, or use --scales"
     return None
@@ -187,13 +183,12 @@ def _transformer_engine(model: Any) -> Callable[[], AbstractContextManager[Any]]
     import transformer_engine.pytorch as engine
 
     for name, linear in list(block_linears(model)):
-        parent, _, last = name.removeprefix("layers.").rpartition(".")
         theirs = engine.Linear(
             linear.in_features, linear.out_features, bias=False, params_dtype=torch.bfloat16
         )
         with torch.no_grad():
             theirs.weight.copy_(linear.weight)
-        setattr(model.model.layers.get_submodule(parent), last, theirs)
+        replace_layer(model, name, theirs)
     # Newer versions have `autocast` in place of `fp8_autocast`. No recipe can be created inside a compiled region.
     recipe = _default_recipe()
     if hasattr(engine, "autocast"):
@@ -237,21 +232,14 @@ def _hidden() -> Any:
     return Hidden
 
 
-def reference(shape: ModelShape, device: str, tokens: "torch.Tensor") -> "torch.Tensor":
+def fp32_reference(shape: ModelShape, device: str, tokens: "torch.Tensor") -> "torch.Tensor":
     """Hidden states of the same weights computed in fp32; the model is freed before this returns."""
     import torch
 
     model = build_model(shape, torch.bfloat16, device).float()
-    return Arm("fp32", _hidden()(model.model, contextlib.nullcontext), model, {}, None).forward(tokens)
-
-
-def signal_to_noise(found: "torch.Tensor", exact: "torch.Tensor") -> float:
-    """10 log₁₀(Σ exact² ÷ Σ (found − exact)²), dB; at most 150."""
-    import torch
-
-    signal = exact.double().pow(2).sum()
-    noise = (found.double() - exact.double()).pow(2).sum().clamp(min=signal * 1e-15)
-    return float(10 * torch.log10(signal / noise))
+    return PrecisionArm("fp32", _hidden()(model.model, contextlib.nullcontext), model, {}, None).forward(
+        tokens
+    )
 
 
 def library_versions() -> dict[str, str]:

@@ -1,25 +1,92 @@
-"""The models of a sweep: built, checked, compiled and compared with fp32, one mode after the other."""
+"""The models of a sweep: built, checked, compiled and compared with fp32, one mode after the other; what was found."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import RunbookError
 from runner.kit.budget import Budget
-from runner.kit.precision.arms import Arm, build_arm, reference, signal_to_noise, unavailable
-from runner.kit.precision.choice import Work, sample_tokens
+from runner.kit.precision.arms import PrecisionArm, build_arm, fp32_reference, unavailable
+from runner.kit.precision.choice import Prefill, sample_tokens
 from runner.kit.precision.compiled import Compiled, find_rungs, within_time
+from runner.kit.precision.linear import signal_to_noise
 from runner.kit.precision.measuring import seconds_after_compiling
-from runner.kit.precision.product import fp8_product
-from runner.kit.precision.proof import census, left_out, proof_of
+from runner.kit.precision.product import IN_FP32, fp8_product
+from runner.kit.precision.proof import Proof, census, layers_left_out, proof_of
 from runner.kit.precision.reporting import BASELINE
 from runner.kit.precision.scales import Scales
-from runner.kit.precision.swept import Swept
 from runner.kit.probe import say
 
 if TYPE_CHECKING:
     import torch
+
+
+# With less than this share of the GEMM time in FP8, the mode did not run in the requested precision.
+_MOSTLY = 0.5
+UNKNOWN = "unknown"
+
+
+@dataclass
+class SweptModes:
+    """Results by mode.
+
+    Attributes:
+        arms: those that ran.
+        accuracy: signal-to-noise ratio, dB.
+        proofs: GEMM kernels of FP8 modes.
+        left: layers outside FP8, with the reason.
+        census: number of layers of each kind.
+        unavailable: why a mode did not run.
+        untimed: the replacement of the FP8 GEMM if only accuracy is measured, on a CPU whose native FP8 GEMM is not
+            usable. This is not a fallback: the values are FP8, and no speed is reported.
+    """
+
+    arms: dict[str, PrecisionArm] = field(default_factory=dict)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    left: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    census: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    untimed: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, mode: str, why_not: str) -> None:
+        """Forget what was found of a mode that then failed."""
+        of_mode: list[dict[str, Any]] = [
+            self.arms,
+            self.accuracy,
+            self.proofs,
+            self.left,
+            self.census,
+            self.untimed,
+        ]
+        for one in of_mode:
+            one.pop(mode, None)
+        self.unavailable[mode] = why_not
+
+    def precision(self, mode: str) -> str:
+        """The precision in which a mode's GEMMs ran, or `UNKNOWN`."""
+        proof = self.proofs.get(mode)
+        if proof is not None and proof.share is None:
+            return UNKNOWN
+        if proof is not None and proof.share is not None and proof.share < _MOSTLY:
+            return BASELINE
+        return IN_FP32 if mode in self.untimed else mode
+
+    @property
+    def fallback(self) -> str | None:
+        """Modes that multiplied in another precision than requested; None if there are none."""
+        said = [
+            f"{mode}: only {proof.share:.0%} of the GEMM time was in FP8 kernels"
+            for mode, proof in self.proofs.items()
+            if proof.share is not None and proof.share < _MOSTLY
+        ]
+        return "; ".join(said) or None
+
+    @property
+    def unproved(self) -> dict[str, str]:
+        """Why it is unknown in which precision a mode's GEMMs ran, by mode. That is not a fallback."""
+        return {mode: proof.unknown for mode, proof in self.proofs.items() if proof.unknown is not None}
 
 
 @dataclass(frozen=True)
@@ -32,7 +99,9 @@ class Asked:
     scales: Path | None
 
 
-def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tuple[Swept, Compiled]:
+def build_modes(
+    asked: Asked, work: Prefill, scales: Scales | None, whole: Budget
+) -> tuple[SweptModes, Compiled]:
     """Build every mode that can run, check its kernels, compile it, and compare its output with the reference.
 
     Args:
@@ -44,7 +113,7 @@ def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tup
     Raises:
         InputError: the scales are stale.
     """
-    swept = Swept()
+    swept = SweptModes()
     runnable = []
     for mode in dict.fromkeys(asked.modes):
         why_not = unavailable(mode, work.device, static=scales is not None)
@@ -63,7 +132,7 @@ def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tup
         runnable = [mode for mode in runnable if mode not in spare]
     compiled = find_rungs(asked.compile_mode, runnable, work, path, asked.deadline_s, left_s(len(runnable)))
     tokens = sample_tokens(work)
-    exact = reference(work.shape, work.device, tokens)
+    exact = fp32_reference(work.shape, work.device, tokens)
     for mode in runnable:
         why_not = compiled.why_not(mode)
         if why_not is not None:
@@ -86,7 +155,12 @@ def build(asked: Asked, work: Work, scales: Scales | None, whole: Budget) -> tup
 
 
 def _add(
-    swept: Swept, compiled: Compiled, mode: str, work: Work, scales: Scales | None, exact: "torch.Tensor"
+    swept: SweptModes,
+    compiled: Compiled,
+    mode: str,
+    work: Prefill,
+    scales: Scales | None,
+    exact: "torch.Tensor",
 ) -> None:
     tokens = sample_tokens(work)
     arm = build_arm(mode, work.shape, work.device, scales)
@@ -95,11 +169,11 @@ def _add(
     compiled.apply(mode, arm.module)
     if mode == "fp8" and not fp8_product(work.device).native:
         swept.untimed[mode] = fp8_product(work.device).described
-    swept.accuracy[mode] = signal_to_noise(arm.forward(tokens), exact)
+    swept.accuracy[mode] = signal_to_noise(arm.forward(tokens).double(), exact.double())
     swept.arms[mode] = arm
 
 
-def _look(swept: Swept, arm: Arm, tokens: "torch.Tensor") -> None:
+def _look(swept: SweptModes, arm: PrecisionArm, tokens: "torch.Tensor") -> None:
     """Check the GEMM kernels of an arm's layers; before compiling, while layers can still be distinguished."""
 
     def forward() -> object:
@@ -107,5 +181,5 @@ def _look(swept: Swept, arm: Arm, tokens: "torch.Tensor") -> None:
 
     proof = proof_of(arm.model, forward, tokens.numel(), tokens.device.type)
     swept.proofs[arm.mode] = proof
-    swept.left[arm.mode] = left_out(arm.model, proof, arm.left)
+    swept.left[arm.mode] = layers_left_out(arm.model, proof, arm.left)
     swept.census[arm.mode] = census(arm.model, forward)

@@ -10,11 +10,12 @@ import psutil
 
 from runner.base.errors import InputError, RunbookError
 from runner.base.units import format_value
+from runner.kit.options import BATCH_SIZE, add_counts, add_model
 from runner.kit.precision.scales import Scales, read_scales
 from runner.kit.probe import NotApplicableError
 from runner.kit.usable import usable_gpus
-from runner.sizing.models import ModelShape, model_shape
-from runner.sizing.presets import PRESETS, default_preset
+from runner.sizing.models import ModelShape, fitting_model
+from runner.sizing.presets import default_preset
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "fp8_te": 3}
 
 
 @dataclass(frozen=True)
-class Work:
+class Prefill:
     """A prefill of `tokens` tokens in each of `batch_size` sequences. `name` is the model's name without its folder."""
 
     shape: ModelShape
@@ -43,16 +44,8 @@ class Work:
 
 def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--batch-size`, `--tokens` and `--scales`."""
-    parser.add_argument(
-        "--model",
-        help="tiny, 8b, 40b, 70b or a model folder (default: the largest that fits, up to the preset)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="batch size in sequences (default 1)"
-    )
-    parser.add_argument(
-        "--tokens", type=int, metavar="N", help="tokens per sequence (default 4096, on a CPU 128)"
-    )
+    add_model(parser, "the largest that fits, up to the preset")
+    add_counts(parser, {**BATCH_SIZE, "--tokens": "tokens per sequence (default 4096, on a CPU 128)"})
     parser.add_argument(
         "--scales",
         type=Path,
@@ -61,7 +54,7 @@ def add_work_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
+def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Prefill:
     """The requested work, if the copies of the model for all modes fit together.
 
     Raises:
@@ -78,15 +71,18 @@ def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Work:
     # The fp32 reference runs first and is freed before the modes are built.
     element = max(_BYTES["fp32"], sum(_BYTES[mode] for mode in set(modes)))
     preset = arguments.preset or default_preset(gpus)
-    names = [arguments.model] if arguments.model else PRESETS[: PRESETS.index(preset) + 1][::-1]
-    for shape in map(model_shape, names):
+
+    def fits(shape: ModelShape) -> bool:
         if tokens > shape.max_positions:
             raise InputError(f"--tokens {tokens}: {shape.name} accepts at most {shape.max_positions}")
-        need = shape.parameters * element
-        if need <= memory * _FOR_WEIGHTS:
-            return Work(shape, device, arguments.batch_size, tokens)
+        return shape.parameters * element <= memory * _FOR_WEIGHTS
+
+    shape, fitting = fitting_model(arguments.model, preset, fits)
+    if fitting:
+        return Prefill(shape, device, arguments.batch_size, tokens)
+    need = format_value(shape.parameters * element, "B")
     raise NotApplicableError(
-        f"{names[-1]} in {len(set(modes))} precisions needs {format_value(need, 'B')} for weights; the {device} has"
+        f"{shape.name} in {len(set(modes))} precisions needs {need} for weights; the {device} has"
         f" {format_value(memory, 'B')} free; choose a smaller --model or fewer --modes"
     )
 
@@ -129,10 +125,8 @@ def scales_from(arguments: argparse.Namespace, shape: ModelShape) -> Scales | No
     return None if arguments.scales is None else read_scales(arguments.scales, shape, layer_names(shape))
 
 
-def sample_tokens(work: Work, seed: int = 0) -> "torch.Tensor":
+def sample_tokens(work: Prefill, seed: int = 0) -> "torch.Tensor":
     """Random tokens [batch, tokens] on the device; the same for the same seed."""
-    import torch
+    from runner.kit.transformer import random_tokens
 
-    generator = torch.Generator().manual_seed(seed)
-    size = (work.batch_size, work.tokens)
-    return torch.randint(0, work.shape.vocab, size, generator=generator).to(work.device)
+    return random_tokens(work.shape, work.batch_size, work.tokens, work.device, seed)

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.kit.compile_guard import Guarded, safe_compile
 from runner.kit.precision.arms import build_for_guard, why_not_compiled
-from runner.kit.precision.choice import Work
+from runner.kit.precision.choice import Prefill
 from runner.kit.probe import say
 
 EAGER, PER_BLOCK, LADDER = "eager", "per-block", "smart"
@@ -100,7 +100,7 @@ def within_time(modes: Sequence[str], left_s: Callable[[int], float]) -> tuple[s
 def find_rungs(
     asked: str | None,
     modes: Sequence[str],
-    work: Work,
+    work: Prefill,
     scales: str | None,
     deadline_s: float,
     left_s: float = math.inf,
@@ -149,7 +149,10 @@ def find_rungs(
         )
 
     # A GPU's host has the cores, and a block needs little memory. Whole models are built one after the other.
-    guarded = _at_once(one, others) if asked is None else _in_turn(one, others)
+    if asked is None:
+        guarded = _at_once(one, others)
+    else:
+        guarded = {mode: one(mode, len(others) - place) for place, mode in enumerate(others)}
     return Compiled(requested, guarded, eager, chosen=asked is None)
 
 
@@ -161,10 +164,6 @@ def _at_once(one: Callable[[str, int], Guarded], modes: Sequence[str]) -> dict[s
         with contextlib.suppress(ImportError, OSError):
             importlib.import_module("torch._inductor.compile_fx")
         return dict(zip(modes, guarded, strict=True))
-
-
-def _in_turn(one: Callable[[str, int], Guarded], modes: Sequence[str]) -> dict[str, Guarded]:
-    return {mode: one(mode, len(modes) - place) for place, mode in enumerate(modes)}
 
 
 def tolerance(mode: str, blocks: int) -> float:

@@ -121,7 +121,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Window:
+class EnergyWindow:
     """Repeated work over a period of time.
 
     Attributes:
@@ -176,7 +176,7 @@ def run_window(
     seconds: float,
     counters: Sequence[Counter] = (),
     sensors: Callable[[], Sensors] | None = None,
-) -> Window:
+) -> EnergyWindow:
     """Repeat `work` (which synchronizes the device) for at least that long, and at least twice."""
     clock = time.perf_counter
     traces = tuple(Trace(counter) for counter in counters)
@@ -184,13 +184,12 @@ def run_window(
     over = threading.Event()
     watchers = []
     if traces:
-        watchers.append(
-            threading.Thread(target=watch, args=(traces, over.wait, clock), name="energy", daemon=True)
-        )
         _first_values(traces, clock)
-    if traces and sensors is not None:
-        reading = (sensors, readings, over.wait)
-        watchers.append(threading.Thread(target=_sense, args=reading, name="sensors", daemon=True))
+        polling = (traces, over.wait, clock)
+        watchers.append(threading.Thread(target=poll_counters, args=polling, name="energy", daemon=True))
+        if sensors is not None:
+            reading = (sensors, readings, over.wait)
+            watchers.append(threading.Thread(target=_sense, args=reading, name="sensors", daemon=True))
     for watcher in watchers:
         watcher.start()
     began, ends = clock(), list[float]()
@@ -205,7 +204,7 @@ def run_window(
     if watchers and watchers[0].is_alive():
         for trace in traces:
             trace.error = trace.error or _SILENT
-    return Window(began, tuple(ends), traces, tuple(readings))
+    return EnergyWindow(began, tuple(ends), traces, tuple(readings))
 
 
 def _first_values(traces: Sequence[Trace], clock: Callable[[], float]) -> None:
@@ -216,7 +215,7 @@ def _first_values(traces: Sequence[Trace], clock: Callable[[], float]) -> None:
             trace.error = _SILENT
 
 
-def watch(traces: Sequence[Trace], over: Callable[[float], bool], clock: Callable[[], float]) -> None:
+def poll_counters(traces: Sequence[Trace], over: Callable[[float], bool], clock: Callable[[], float]) -> None:
     """Poll the counters until `over`, which waits that many seconds and tells whether the window has ended."""
     while not over(POLL_S):
         for trace in traces:

@@ -2,13 +2,13 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.kit.budget import Budget
-from runner.kit.precision.linear import E4M3_MAX, E4M3_TINIEST, block_linears, scale_of
+from runner.kit.precision.linear import E4M3_MAX, E4M3_TINIEST, block_linears, e4m3_scale, signal_to_noise
+from runner.kit.profiling import hooked
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ def magnitudes(
 
         return hook
 
-    with _hooked(model, watch), torch.no_grad():
+    with hooked(block_linears(model), watch), torch.no_grad():
         longest = 0.0
         for number, batch in enumerate(batches):
             if number and not allowance.has(longest):
@@ -84,33 +84,22 @@ def quality(source: Any, fp8: Any, tokens: "torch.Tensor") -> dict[str, Quality]
                 return
             x, ours = inputs[0], layers[name]
             exact = x.float() @ layer.weight.float().t()
-            noise = (ours(x).float() - exact).pow(2).mean()
-            scale = float(scale_of(x) if ours.input_scale is None else ours.input_scale)
+            scale = float(e4m3_scale(x) if ours.input_scale is None else ours.input_scale)
             magnitude = x.float().abs()
             # E4M3 rounds half to even, so up to half of its smallest number becomes zero.
             vanishes = (magnitude <= E4M3_TINIEST / 2 * scale) & (magnitude > 0)
             found[name] = Quality(
-                # Above 120 dB fp32 itself is the limit; the floor keeps the ratio of an exact layer finite.
-                float(10 * torch.log10(exact.pow(2).mean() / noise.clamp(min=1e-12 * exact.pow(2).mean()))),
+                # Above 120 dB fp32 itself is the limit.
+                signal_to_noise(ours(x).float(), exact, most=120.0),
                 float((magnitude > E4M3_MAX * scale * 1.0001).float().mean()),
                 float(vanishes.sum() / (magnitude > 0).sum().clamp(min=1)),
             )
 
         return hook
 
-    with _hooked(source, compare), torch.no_grad():
+    with hooked(block_linears(source), compare), torch.no_grad():
         source.model(tokens, use_cache=False)
     return found
-
-
-@contextmanager
-def _hooked(model: Any, make: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-    hooks = [layer.register_forward_hook(make(name)) for name, layer in block_linears(model)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def inaccurate(found: Mapping[str, Quality], floor_db: float) -> dict[str, Quality]:

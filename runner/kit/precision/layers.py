@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.base.units import format_value
 from runner.entry.model import Scalar
-from runner.kit.precision.choice import Work
+from runner.kit.precision.choice import Prefill
 from runner.kit.precision.examine import Quality, inaccurate
 from runner.kit.precision.product import Fp8Product
 from runner.kit.precision.proof import Proof
@@ -88,7 +88,7 @@ def by_layer(found: Examined) -> dict[str, Any]:
     }
 
 
-def report(found: Examined, work: Work) -> list[Measurement]:
+def layer_measurements(found: Examined, work: Prefill) -> list[Measurement]:
     """The measurements; prints a line for each kind of finding."""
     labels: dict[str, Scalar] = {"model": work.name, "tokens": work.tokens}
     inside, product = sum(found.proof.by_layer.values()), found.product

@@ -62,10 +62,14 @@ def convert(
         if reason:
             left[name] = reason
             continue
-        parent, _, last = name.removeprefix("layers.").rpartition(".")
-        scale = None if static is None else static[name]
-        setattr(model.model.layers.get_submodule(parent), last, _fp8_linear()(linear, scale))
+        replace_layer(model, name, _fp8_linear()(linear, None if static is None else static[name]))
     return left
+
+
+def replace_layer(model: Any, name: str, layer: Any) -> None:
+    """Put another layer in the place of one that `block_linears` names."""
+    parent, _, last = name.removeprefix("layers.").rpartition(".")
+    setattr(model.model.layers.get_submodule(parent), last, layer)
 
 
 def set_input_scales(model: Any, static: Mapping[str, float] | None) -> None:
@@ -81,7 +85,7 @@ def set_input_scales(model: Any, static: Mapping[str, float] | None) -> None:
 
 def weight_scales(model: Any) -> dict[str, float]:
     """Scale of every linear layer's weight, by name; also serves as a fingerprint of the weights."""
-    return {name: float(scale_of(layer.weight)) for name, layer in block_linears(model)}
+    return {name: float(e4m3_scale(layer.weight)) for name, layer in block_linears(model)}
 
 
 def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":
@@ -92,9 +96,21 @@ def quantise(values: "torch.Tensor", scale: "torch.Tensor") -> "torch.Tensor":
     return (values.float() / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
-def scale_of(values: "torch.Tensor") -> "torch.Tensor":
+def e4m3_scale(values: "torch.Tensor") -> "torch.Tensor":
     """The fp32 scale that maps the largest magnitude to E4M3's largest number."""
     return (values.abs().amax().float() / E4M3_MAX).clamp(min=1e-12)
+
+
+def signal_to_noise(found: "torch.Tensor", exact: "torch.Tensor", most: float = 150.0) -> float:
+    """10 log₁₀(Σ exact² ÷ Σ (found − exact)²), dB; at most `most`, so that it is finite for equal tensors.
+
+    Computed in the tensors' type. For an `exact` of zeros it is NaN or −∞.
+    """
+    import torch
+
+    signal = exact.pow(2).sum()
+    noise = (found - exact).pow(2).sum().clamp(min=signal * 10 ** (-most / 10))
+    return float(10 * torch.log10(signal / noise))
 
 
 @cache
@@ -110,7 +126,7 @@ def _fp8_linear() -> Any:
             self.in_features, self.out_features = linear.in_features, linear.out_features
             weight = linear.weight.detach()
             # Never trained and never cast: plain tensors, which `Module.to` does not convert.
-            self.weight_scale = scale_of(weight)
+            self.weight_scale = e4m3_scale(weight)
             self.weight = quantise(weight, self.weight_scale)
             self.input_scale = (
                 None if input_scale is None else torch.tensor(input_scale, device=weight.device)
@@ -119,7 +135,7 @@ def _fp8_linear() -> Any:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             rows = x.reshape(-1, self.in_features)
-            scale = scale_of(rows) if self.input_scale is None else self.input_scale
+            scale = e4m3_scale(rows) if self.input_scale is None else self.input_scale
             product = self._multiply(
                 quantise(rows, scale), self.weight.t(), scale, self.weight_scale, x.dtype
             )

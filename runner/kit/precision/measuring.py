@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from statistics import median
 
 from runner.kit.budget import Budget
+from runner.kit.interleaved import Rounds, interleaved
 from runner.kit.precision.counters import NVML_TICK_S, Counter, EnergyError, Sensors
-from runner.kit.precision.energy import TICKS_IN_A_WINDOW, Window, run_window
+from runner.kit.precision.energy import TICKS_IN_A_WINDOW, EnergyWindow, run_window
 
 WARM_UP_ITERATIONS = 2
 # With twelve windows per mode, a comparison of energy finds a change of 3 % with 1 % noise; the speed of a CPU is too
@@ -25,7 +27,7 @@ _IDLE_NAP_S = 0.01
 
 
 @dataclass
-class Taken:
+class ModeSamples:
     """The samples of one mode, one per window. Energy includes only the turns in which no window was refused.
 
     Attributes:
@@ -62,7 +64,7 @@ class Energy:
 class Tally:
     """All modes' samples, the windows whose energy was refused, and, if there is no energy, the reason."""
 
-    taken: Mapping[str, Taken]
+    taken: Mapping[str, ModeSamples]
     refused: Sequence[str]
     no_energy: str | None
 
@@ -114,7 +116,7 @@ def timed(
         energy = energy_within(energy, len(work), window_seconds(energy), allowance)
         seconds = window_seconds(energy)
     rounds = windows.rounds or (ROUNDS_WITH_ENERGY if energy.counters else ROUNDS)
-    taken = interleaved(work, energy, seconds, rounds, allowance)
+    taken = _taken(work, energy, seconds, rounds, allowance)
     idle, no_idle = idle_watts(energy, seconds, allowance)
     return Timed(
         tally(taken, tokens, idle, energy.missing) if work else Tally({}, (), "no mode is timed"),
@@ -165,35 +167,30 @@ def idle_watts(energy: Energy, seconds: float, allowance: Budget) -> tuple[float
         return None, str(error)
 
 
-def interleaved(
-    work: Mapping[str, Callable[[], object]],
-    energy: Energy,
-    seconds: float,
-    rounds: int,
-    allowance: Budget,
-) -> dict[str, list[Window]]:
+def _taken(
+    work: Mapping[str, Callable[[], object]], energy: Energy, seconds: float, rounds: int, allowance: Budget
+) -> dict[str, list[EnergyWindow]]:
     """Two windows per mode and round, in ABBA order, so that drifts of clock and temperature cancel.
 
     After the first round, a round that would not end within the allowance is not begun, so there may be fewer.
     """
-    windows: dict[str, list[Window]] = {mode: [] for mode in work}
     for one in work.values():
         for _ in range(WARM_UP_ITERATIONS):
             one()
-    longest = 0.0
-    for number in range(rounds):
-        later = _IDLE_WINDOWS * seconds if energy.counters and number >= _ROUNDS_BEFORE_IDLE else 0.0
-        if number and not allowance.has(longest + later):
-            break
-        began = time.monotonic()
-        for mode in [*work, *list(work)[::-1]]:
-            windows[mode].append(run_window(work[mode], seconds, energy.counters, energy.sensors))
-        longest = max(longest, time.monotonic() - began)
-    return windows
+
+    def expected(taken: Sequence[float]) -> float:
+        later = _IDLE_WINDOWS * seconds if energy.counters and len(taken) >= _ROUNDS_BEFORE_IDLE else 0.0
+        return max(taken) + later
+
+    def window(mode: str, _: int) -> EnergyWindow:
+        return run_window(work[mode], seconds, energy.counters, energy.sensors)
+
+    arms = {mode: partial(window, mode) for mode in work}
+    return interleaved(arms, Rounds(rounds, allowance, expect=expected, passes=2))
 
 
 def tally(
-    windows: Mapping[str, Sequence[Window]], tokens: int, idle: float | None, missing: str | None
+    windows: Mapping[str, Sequence[EnergyWindow]], tokens: int, idle: float | None, missing: str | None
 ) -> Tally:
     """Convert windows to samples.
 
@@ -231,8 +228,8 @@ def tally(
     return Tally(taken, refused, None)
 
 
-def _without_energy(windows: Sequence[Window], tokens: int) -> Taken:
-    found = Taken([one.iterations * tokens / one.seconds for one in windows])
+def _without_energy(windows: Sequence[EnergyWindow], tokens: int) -> ModeSamples:
+    found = ModeSamples([one.iterations * tokens / one.seconds for one in windows])
     for window in windows:
         clocks = [one.sm_clock_hz for one in window.sensors if one.sm_clock_hz is not None]
         temperatures = [one.temperature_c for one in window.sensors if one.temperature_c is not None]
@@ -249,7 +246,9 @@ def _without_energy(windows: Sequence[Window], tokens: int) -> Taken:
     return found
 
 
-def _add_energy(taken: Taken, window: Window, joules: float, tokens: int, idle: float | None) -> None:
+def _add_energy(
+    taken: ModeSamples, window: EnergyWindow, joules: float, tokens: int, idle: float | None
+) -> None:
     each_s = window.seconds / window.iterations
     taken.per_joule.append(tokens / joules)
     taken.watts.append(joules / each_s)

@@ -10,13 +10,12 @@ slow. Its accuracy is the same up to fp32 rounding; its speed is not that of FP8
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.kit.budget import Budget, budget
+from runner.kit.budget import Budget, budget, seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +185,5 @@ def _best(run: Callable[[], object], allowance: Budget) -> float:
     """The shortest of a few runs, in seconds; at least one run, and more if they fit."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < _REPEATS and allowance.has(min(seconds))):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(seconds_of(run))
     return min(seconds)

@@ -18,9 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runner.kit.precision.kernel_names import Matcher, ProofError, matcher
-from runner.kit.precision.kernels import Kernel, kernels_of, profiled
-from runner.kit.precision.linear import block_linears, quantise, scale_of
+from runner.kit.precision.linear import block_linears, e4m3_scale, quantise
 from runner.kit.precision.product import fp8_product
+from runner.kit.profiling import Kernel, hooked, kernels_of, profiled
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def known_products(
     import torch
 
     multiply = fp8_product(x.device.type).multiply
-    tensorwise = scale_of(x), scale_of(weight)
+    tensorwise = e4m3_scale(x), e4m3_scale(weight)
     rowwise = x.abs().amax(1, keepdim=True).float() / 448, weight.abs().amax(1, keepdim=True).float() / 448
     for scale_a, scale_b in (tensorwise, rowwise):
         a, b = quantise(x, scale_a), quantise(weight, scale_b)
@@ -129,7 +129,7 @@ def proof_of(model: Any, forward: Callable[[], object], rows: int, device: str) 
         told_by = calibrated_matcher(model, rows, device)
     except ProofError as error:
         return Proof(None, {}, {}, None, str(error))
-    kernels = kernels_of(model, forward, device)
+    kernels = kernels_of(block_linears(model), forward, device)
     return prove(kernels, told_by) if kernels else Proof(None, {}, {}, told_by.rule, _nothing_seen(device))
 
 
@@ -162,21 +162,14 @@ def census(model: Any, forward: Callable[[], object]) -> dict[str, int]:
     import torch
 
     found: Counter[str] = Counter()
-    hooks = []
 
-    def hook(layer: Any, inputs: tuple["torch.Tensor"], output: "torch.Tensor") -> None:
+    def note(layer: Any, inputs: tuple["torch.Tensor"], output: "torch.Tensor") -> None:
         weight = layer.weight.data if isinstance(layer.weight, torch.nn.Parameter) else layer.weight
         kept = type(weight).__name__ if type(weight) is not torch.Tensor else _type(weight)
         found[f"{type(layer).__name__}: weight {kept}, {_type(inputs[0])} → {_type(output)}"] += 1
 
-    for _, layer in block_linears(model):
-        hooks.append(layer.register_forward_hook(hook))
-    try:
-        with torch.no_grad():
-            forward()
-    finally:
-        for one in hooks:
-            one.remove()
+    with hooked(block_linears(model), lambda _: note), torch.no_grad():
+        forward()
     return dict(found)
 
 
@@ -184,7 +177,7 @@ def _type(values: "torch.Tensor") -> str:
     return str(values.dtype).removeprefix("torch.")
 
 
-def left_out(model: Any, proof: Proof, reasons: Mapping[str, str]) -> dict[str, str]:
+def layers_left_out(model: Any, proof: Proof, reasons: Mapping[str, str]) -> dict[str, str]:
     """Layers that did not multiply in FP8, by name, each with the reason."""
     left: dict[str, str] = {}
     for name, layer in block_linears(model):
@@ -198,7 +191,7 @@ def left_out(model: Any, proof: Proof, reasons: Mapping[str, str]) -> dict[str, 
     return left
 
 
-def unproved(model: Any, proof: Proof, left: Mapping[str, str]) -> list[str]:
+def unproved_layers(model: Any, proof: Proof, left: Mapping[str, str]) -> list[str]:
     """Layers of which it is unknown whether they multiplied in FP8: no GEMM was recognised in them."""
     return [name for name, _ in block_linears(model) if name not in proof.by_layer and name not in left]
 

@@ -5,7 +5,8 @@ from statistics import median
 
 from runner.base.units import format_value
 from runner.entry.model import Scalar
-from runner.kit.precision.measuring import Taken, Tally
+from runner.kit.interleaved import paired_ratios
+from runner.kit.precision.measuring import ModeSamples, Tally
 from runner.kit.probe import measured, say, single
 from runner.record.model import Measurement
 from runner.sizing.models import ModelShape
@@ -62,12 +63,12 @@ def of_modes(
         pairs = {"speed_ratio": (taken.rate, base.rate), "energy_ratio": (taken.per_joule, base.per_joule)}
         for name, (ours, theirs) in pairs.items():
             if ours:
-                ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-                measurements.append(measured(name, ratios, **labels, **more.get(name, {}), mode=mode))
+                own = {**labels, **more.get(name, {}), "mode": mode}
+                measurements.append(measured(name, paired_ratios(ours, theirs), **own))
     return measurements
 
 
-def _optional(taken: Taken) -> dict[str, list[float]]:
+def _optional(taken: ModeSamples) -> dict[str, list[float]]:
     return {
         "tokens_per_joule": taken.per_joule,
         "joules_per_token": [1 / one for one in taken.per_joule],
