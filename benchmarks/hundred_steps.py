@@ -2,14 +2,17 @@
 
     python benchmarks/hundred_steps.py
 
-Both sides take turns in one run. The runner's side is the whole program from its start: parse, plan, run each block
-in its own session with its environment carried on, and save the record after every step.
+The rounds of both sides alternate in one run. The runner's side is the whole program from its start: parse, plan, run
+each block in its own session with its environment carried on, and save the record after every step. Where other work
+shares the machine, only the CPU seconds tell anything.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.base.stats import median_interval, spread
@@ -24,43 +27,54 @@ HEAD = (
 TAIL = "\n## Fix\n\nNone.\n\n## Verify\n\nNone.\n"
 
 
-def runner_seconds(folder: Path) -> float:
-    """Seconds of `runbook run` over the hundred steps."""
+Taken = tuple[float, float]
+
+
+def taken(work: Callable[[], object]) -> Taken:
+    """Wall seconds of a side, and CPU seconds of all processes that it started and that ended."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    work()
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def run_entry(folder: Path) -> None:
+    """`runbook run` over the hundred steps."""
     words = ["--runbooks", str(folder / "runbooks"), "--data", str(folder / "data"), "run", "hundred"]
-    began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "runner.cli.main", *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    return time.perf_counter() - began
+    command = [sys.executable, "-m", "runner.cli.main", *words]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def bash_seconds() -> float:
-    """Seconds of one bash a block, nothing recorded."""
-    began = time.perf_counter()
+def run_blocks() -> None:
+    """One bash a block, nothing recorded."""
     for number in range(STEPS):
-        subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", f"echo {number}"], check=True, stdout=subprocess.DEVNULL
-        )
-    return time.perf_counter() - began
+        words = ["bash", "-euo", "pipefail", "-c", f"echo {number}"]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+def show(name: str, ours: Sequence[float], theirs: Sequence[float]) -> None:
+    """One line: the median of each side, and their ratio with its interval."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    interval = median_interval(ratios)
+    assert interval is not None
+    print(
+        f"{name}: runbook run {spread(ours).median:.3f} s, bash {spread(theirs).median:.3f} s, "
+        f"ratio {spread(ratios).median:.2f} [{interval.low:.2f} … {interval.high:.2f}], {len(ratios)} rounds"
+    )
 
 
 def main() -> None:
-    """Print both sides and their ratio, round by round interleaved."""
+    """Print both sides and their ratios."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "runbooks").mkdir()
         blocks = "\n".join(f"```bash {{#s{number}}}\necho {number}\n```\n" for number in range(STEPS))
         (folder / "runbooks" / "hundred.md").write_text(HEAD + blocks + TAIL, encoding="utf-8")
-        runner_seconds(folder)
-        rounds = [(runner_seconds(folder), bash_seconds()) for _ in range(ROUNDS)]
-    ours, theirs = [list(side) for side in zip(*rounds, strict=True)]
-    ratio = median_interval([one / other for one, other in rounds])
-    assert ratio is not None
-    print(
-        f"runbook run, {STEPS} steps, record included: median {spread(ours).median:.3f} s of {ROUNDS} rounds"
-    )
-    print(f"bash, the same {STEPS} blocks:               median {spread(theirs).median:.3f} s")
-    print(f"ratio {spread([a / b for a, b in rounds]).median:.2f} [{ratio.low:.2f} … {ratio.high:.2f}]")
+        run_entry(folder)
+        rounds = [(taken(lambda: run_entry(folder)), taken(run_blocks)) for _ in range(ROUNDS)]
+    print(f"{STEPS} steps, record included, beside bash running the same {STEPS} blocks")
+    for place, name in enumerate(("wall", "CPU")):
+        show(name, [one[place] for one, _ in rounds], [other[place] for _, other in rounds])
 
 
 if __name__ == "__main__":

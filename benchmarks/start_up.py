@@ -1,11 +1,11 @@
-"""How long `import runner` and `runbook list` take beside a bare interpreter, interleaved in one run.
+"""CPU time of `import runner` and of `runbook list` beside a bare interpreter, interleaved in one run.
 
 python benchmarks/start_up.py
 """
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from runner.base.stats import median_interval, spread
@@ -19,21 +19,22 @@ COMMANDS = {
 }
 
 
-def seconds(command: list[str]) -> float:
-    """Wall seconds of one run of a command."""
-    began = time.perf_counter()
+def cpu_seconds(command: list[str]) -> float:
+    """CPU seconds of one run of a command: these commands wait for nothing, and other work does not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
-    """Take turns, so that a drift of the machine falls on every side alike."""
+    """Alternate, so that a drift of the machine falls on every side alike."""
     for command in COMMANDS.values():
-        seconds(command)
+        cpu_seconds(command)
     samples: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():
-            samples[name].append(seconds(command))
+            samples[name].append(cpu_seconds(command))
     bare = samples["bare interpreter"]
     for name, taken in samples.items():
         over = [one - other for one, other in zip(taken, bare, strict=True)]

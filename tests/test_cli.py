@@ -268,6 +268,16 @@ def test_torch_is_not_imported_by_what_does_not_need_it(tmp_path: Path, words: l
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("given", [None, "a_plugin"])
+def test_a_step_has_the_callers_setting_of_pydantic_plugins(tmp_path: Path, given: str | None) -> None:
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    write_entry(tmp_path / "runbooks", step("look", f"echo ${{{name}-unset}}"))
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {} if given is None else {name: given}
+    subprocess.run(command(tmp_path, "run", "small"), cwd=ROOT, env=environment, check=True, timeout=400)
+    assert records(tmp_path)[0].steps[0].stdout_tail == f"{given or 'unset'}\n"
+
+
 def test_a_log_names_each_step_as_it_begins_with_the_time_that_it_may_take(tmp_path: Path) -> None:
     write_entry(tmp_path / "runbooks", step("look", "true", "timeout=40"), verify=step("see", "true"))
     lines = runbook(tmp_path, "run", "small").stdout.splitlines()

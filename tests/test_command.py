@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.run import watchdog
-from runner.run.command import CommandResult, Ending, run_block
-from runner.run.output import HEAD_BYTES, TAIL_BYTES, Window
+from runner.run.command import BlockEnding, CommandResult, run_block
+from runner.run.output import HEAD_BYTES, TAIL_BYTES, OutputWindow
 
 ROOT = Path(__file__).parents[1]
 BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
@@ -59,7 +59,7 @@ def late_once_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_block_runs_in_the_folder_given_without_standard_input(tmp_path: Path) -> None:
     result = run("pwd; cat; echo end >&2", tmp_path)
-    assert (result.ending, result.exit_status) == (Ending.EXITED, 0)
+    assert (result.ending, result.exit_status) == (BlockEnding.EXITED, 0)
     assert result.stdout.text == f"{tmp_path}\n"
     assert result.stderr.text == "end\n"
 
@@ -80,7 +80,7 @@ def test_the_exit_status_is_bashs_own_under_strict_settings(
     command: str, status: int, tmp_path: Path
 ) -> None:
     result = run(command, tmp_path)
-    assert (result.ending, result.exit_status) == (Ending.EXITED, status)
+    assert (result.ending, result.exit_status) == (BlockEnding.EXITED, status)
     assert result.environment is None
     assert "unreachable" not in result.stdout.text
 
@@ -119,6 +119,44 @@ def test_the_environment_is_carried_however_a_block_ends_well(command: str, tmp_
     assert result.environment["A"] == "1"
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["echo hi", "exit 0", "LOCAL=1; f() { :; }", "cd /; IFS=e; set -f", "trap 'echo bye' EXIT; true"],
+)
+def test_the_environment_of_a_block_that_exports_nothing_is_the_one_it_was_given(
+    command: str, tmp_path: Path
+) -> None:
+    before = {**BASE, "no name of bash's": "1", "LINES": "two\nlines \x01 \udcff", "EMPTY": ""}
+    assert run(command, tmp_path, environment=before).environment == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "f() { echo $1; }; export -f f",
+        "export LINES=$LINES' '",
+        "unset EMPTY",
+        "export -n EMPTY",
+        "read() { :; }; EMPTY=1",
+    ],
+)
+def test_every_change_of_what_a_block_exports_is_carried(command: str, tmp_path: Path) -> None:
+    before = {**BASE, "LINES": "two\nlines", "EMPTY": ""}
+    shown = f"{command}\nenv -0 > {tmp_path}/shown"
+    given = run(shown, tmp_path, environment=before).environment
+    words = (tmp_path / "shown").read_text().split("\0")[:-1]
+    expected = {name: value for name, _, value in (word.partition("=") for word in words)}
+    assert given is not None
+    assert given != before
+    assert given == {name: value for name, value in expected.items() if name in given}
+    assert set(expected) - set(given) <= {"PWD", "OLDPWD", "SHLVL", "_", "RUNBOOK_STEP_TOKEN"}
+
+
+def test_a_block_that_traces_itself_does_not_trace_what_carries_its_environment(tmp_path: Path) -> None:
+    result = run("set -x; echo hi", tmp_path, environment={**BASE, "QUIET": "not to be printed"})
+    assert (result.stdout.text, result.stderr.text) == ("hi\n", "+ echo hi\n")
+
+
 def test_a_blocks_own_exit_trap_still_runs(tmp_path: Path) -> None:
     assert run("trap 'echo bye' EXIT; echo hi", tmp_path).stdout.text == "hi\nbye\n"
 
@@ -127,7 +165,7 @@ def test_a_deadline_ends_the_block_and_keeps_what_it_had_printed(
     tmp_path: Path, mark: str, late_once_on: Path
 ) -> None:
     result = run(f"echo early; touch {late_once_on}; exec -a {mark} sleep 1000", tmp_path)
-    assert (result.ending, result.exit_status) == (Ending.TIMEOUT, None)
+    assert (result.ending, result.exit_status) == (BlockEnding.TIMEOUT, None)
     assert result.stdout.text == "early\n"
     assert result.processes_ended >= 1
     assert alive(mark) == []
@@ -137,7 +175,7 @@ def test_a_block_that_ignores_sigterm_is_killed(tmp_path: Path, mark: str) -> No
     result = run(
         f"trap '' TERM; while true; do bash -c 'exec -a {mark} sleep 0.2'; done", tmp_path, timeout=0.3
     )
-    assert result.ending is Ending.TIMEOUT
+    assert result.ending is BlockEnding.TIMEOUT
     assert alive(mark) == []
 
 
@@ -162,7 +200,7 @@ def test_a_daemon_that_left_group_session_and_environment_does_not_get_away(
         "true" if ends_by_itself else f"touch {late_once_on}; sleep 1000"
     )
     result = run(command, tmp_path)
-    assert result.ending is (Ending.EXITED if ends_by_itself else Ending.TIMEOUT)
+    assert result.ending is (BlockEnding.EXITED if ends_by_itself else BlockEnding.TIMEOUT)
     assert result.stdout.text == "started\n"
     assert result.processes_ended >= 1
     assert alive(mark) == []
@@ -189,20 +227,20 @@ def test_ctrl_c_at_the_moment_of_the_start_leaves_nothing_running(
     monkeypatch.setattr(subprocess, "Popen", interrupted_start)
     before = signal.getsignal(signal.SIGINT)
     result = run(f"exec -a {mark} sleep 1000", tmp_path)
-    assert result.ending is Ending.INTERRUPTED
+    assert result.ending is BlockEnding.INTERRUPTED
     assert alive(mark) == []
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_timeout_kills_grandchildren_that_changed_their_group(tmp_path: Path, mark: str) -> None:
     result = run(f"setsid bash -c 'trap \"\" TERM; exec -a {mark} sleep 1000' & wait", tmp_path, timeout=0.5)
-    assert result.ending is Ending.TIMEOUT
+    assert result.ending is BlockEnding.TIMEOUT
     assert alive(mark) == []
 
 
 def test_a_background_process_that_holds_the_pipes_does_not_hold_the_run(tmp_path: Path, mark: str) -> None:
     result = run(f"(exec -a {mark} sleep 1000) & echo done", tmp_path)
-    assert (result.ending, result.exit_status, result.stdout.text) == (Ending.EXITED, 0, "done\n")
+    assert (result.ending, result.exit_status, result.stdout.text) == (BlockEnding.EXITED, 0, "done\n")
     assert result.processes_ended >= 1
     assert alive(mark) == []
 
@@ -215,7 +253,7 @@ def test_what_is_asked_to_end_may_start_programs_to_clean_up_with(
     wait = f"while [ ! -e {tmp_path}/on ]; do sleep 0.01; done"
     for _ in range(5):
         result = run(f'(exec -a {mark} bash -c "{cleans}") & {wait}', tmp_path)
-        assert (result.ending, result.exit_status) == (Ending.EXITED, 0)
+        assert (result.ending, result.exit_status) == (BlockEnding.EXITED, 0)
         assert (tmp_path / "clean").exists()
         (tmp_path / "clean").unlink()
         (tmp_path / "on").unlink()
@@ -234,7 +272,7 @@ def test_children_of_the_caller_are_left_alone(tmp_path: Path) -> None:
 
 def test_closed_output_does_not_end_a_block_early(tmp_path: Path) -> None:
     result = run("exec 1>&- 2>&-; sleep 0.2; exit 4", tmp_path)
-    assert (result.ending, result.exit_status) == (Ending.EXITED, 4)
+    assert (result.ending, result.exit_status) == (BlockEnding.EXITED, 4)
 
 
 def test_a_gigabyte_of_output_is_read_and_bounded(tmp_path: Path) -> None:
@@ -255,9 +293,9 @@ def test_bytes_of_any_kind_become_text(tmp_path: Path) -> None:
 
 def test_a_block_that_cannot_start_says_why(tmp_path: Path) -> None:
     result = run("true", tmp_path / "not-there")
-    assert result.ending is Ending.NOT_STARTED
+    assert result.ending is BlockEnding.NOT_STARTED
     assert "not-there" in (result.problem or "")
-    assert run("x" * 200_000, tmp_path).ending is Ending.NOT_STARTED
+    assert run("x" * 200_000, tmp_path).ending is BlockEnding.NOT_STARTED
 
 
 INTERRUPTED = """
@@ -320,7 +358,7 @@ def test_ctrl_c_while_what_a_block_left_behind_is_ended_is_an_interrupt_too(
 def test_a_window_never_holds_more_than_its_bounds_and_counts_every_byte(
     pieces: list[bytes], head: int, tail: int
 ) -> None:
-    window = Window(head, tail)
+    window = OutputWindow(head, tail)
     for piece in pieces:
         window.add(piece)
     whole = b"".join(pieces)
@@ -335,7 +373,7 @@ def test_a_window_never_holds_more_than_its_bounds_and_counts_every_byte(
 
 @given(st.integers(20, 200))
 def test_no_half_of_a_word_remains_at_a_cut(length: int) -> None:
-    window = Window()
+    window = OutputWindow()
     secret = "s" * length
     window.add(b"x " * (HEAD_BYTES // 2 - length // 4))
     window.add(f"{secret} ".encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli.cluster import add_cluster_arguments
+from runner.cli.cluster_arguments import add_cluster_arguments
 from tests.test_cli import ROOT, command, step, write_entry
 
 # Every option of the group `with --on slurm`, with a value.

@@ -42,7 +42,7 @@ def broken_by(raising: str) -> tuple[str, ...]:
     """The program, with the look at the machine replaced by something that nobody foresaw."""
     program = (
         f"import sys\nfrom runner.cli import diagnose, list, main\ndef broken():\n    {raising}\n"
-        "list.look = diagnose.look = broken\nsys.exit(main.main())"
+        "list.look_class = diagnose.look = broken\nsys.exit(main.main())"
     )
     return ("-c", program)
 

@@ -132,7 +132,7 @@ def test_a_signal_between_two_steps_is_heeded_at_the_next_and_the_record_has_its
     )
     program = (
         "import os, signal, sys\nfrom runner.cli import main, progress\n"
-        "progress.Progress.step_ended = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "progress.RunProgress.step_ended = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         f"sys.exit(main.main({command(tmp_path, 'run', 'small')[3:]!r}))"
     )
     done = subprocess.run(

@@ -14,8 +14,8 @@ from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
 from runner.record.documents import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.record.model import StepResult
-from runner.run.local import run_plan
-from runner.run.pace import Pace, Turn
+from runner.run.local import RunContext, run_plan
+from runner.run.pace import Pace, TimeSlot
 from tests.builders import a_machine, a_runbook, eight_b200
 
 BASE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
@@ -42,13 +42,9 @@ def run(
     scratch.mkdir(parents=True)
     results = run_plan(
         make_plan(entry, here, request or Request(reproduce=True)),
-        here,
-        run_id="run-1",
-        root=folder,
-        environment=environment,
-        scratch=scratch,
-        on_start=lambda _step, _turn: None,
-        pace=pace,
+        RunContext(here, "run-1", folder, environment, scratch),
+        lambda _step, _slot: None,
+        pace,
     )
     return {result.id: result for result in results}
 
@@ -358,15 +354,15 @@ def test_a_full_temporary_folder_is_an_error_of_the_step_and_not_of_the_runner(
 
 
 class Paced:
-    """A pace that gives every step the same turn, and keeps what it is told."""
+    """A pace that gives every step the same slot, and keeps what it is told."""
 
-    def __init__(self, turn: Turn) -> None:
-        self._turn = turn
+    def __init__(self, slot: TimeSlot) -> None:
+        self._slot = slot
         self.told: list[tuple[str, str]] = []
 
-    def turn(self, step: Step) -> Turn:
+    def slot(self, step: Step) -> TimeSlot:
         assert step.id
-        return self._turn
+        return self._slot
 
     def ended(self, result: StepResult) -> None:
         self.told.append((result.id, result.status))
@@ -380,13 +376,13 @@ def test_a_step_finds_the_seconds_that_it_has(tmp_path: Path) -> None:
     )
     results = run(tmp_path / "own", *steps, a_step("after", shows, timeout=70))
     assert [printed(results, name) for name in results] == ["60", "1", "70"]
-    results = run(tmp_path / "less", *steps, pace=Paced(Turn(12.5, 3)))
+    results = run(tmp_path / "less", *steps, pace=Paced(TimeSlot(12.5, 3)))
     assert printed(results, "own") == "12.5"
 
 
 def test_a_step_cut_by_the_time_left_says_so_and_is_no_finished_one(tmp_path: Path) -> None:
     cut = run(
-        tmp_path / "cut", a_step("long", "sleep 1000"), pace=Paced(Turn(0.2, 0.1, cut="the time was up"))
+        tmp_path / "cut", a_step("long", "sleep 1000"), pace=Paced(TimeSlot(0.2, 0.1, cut="the time was up"))
     )
     own = run(tmp_path / "own", a_step("long", "sleep 1000", timeout=0.2))
     assert (cut["long"].status, cut["long"].reason) == ("timeout", "the time was up")
@@ -398,7 +394,7 @@ def test_a_step_cut_by_the_time_left_says_so_and_is_no_finished_one(tmp_path: Pa
 
 
 def test_a_step_left_out_is_skipped_with_the_reason_and_so_is_what_needs_it(tmp_path: Path) -> None:
-    pace = Paced(Turn(0.0, 40, left_out="left out: about 40 s expected"))
+    pace = Paced(TimeSlot(0.0, 40, left_out="left out: about 40 s expected"))
     results = run(
         tmp_path,
         a_step("a", "touch ran"),

@@ -3,13 +3,15 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runner.hardware import gpus as gpus_module
 from runner.hardware.boards import BOARDS, board_named, board_of
-from runner.hardware.gpus import nvml_deadline
-from runner.hardware.machine import Machine, look, machine_class
+from runner.hardware.gpus import look_at_gpus, nvml_deadline
+from runner.hardware.machine import Machine, look, look_class, machine_class
 from runner.hardware.processor import Processor
+from runner.hardware.topology_nvml import read_topology
 from tests.builders import a_gpu
 
 EPYC = Processor("AMD EPYC", "x86_64", 2, "v4")
@@ -136,6 +138,21 @@ def test_looking_at_this_host_gives_facts_and_no_identifier() -> None:
     assert "uuid" not in found.model_dump_json().lower()
 
 
+def test_the_memory_of_this_host_is_what_the_system_reports() -> None:
+    assert look().memory_bytes == psutil.virtual_memory().total
+
+
+def test_the_class_alone_is_that_of_the_whole_look() -> None:
+    assert look_class() == look().machine_class
+
+
+def test_nvml_is_not_imported_where_its_library_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus_module, "_LIBRARY", "libnvidia-ml-of-no-host.so.1")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert look_at_gpus().gpus == ()
+    assert read_topology() is None
+
+
 def test_looking_does_not_import_torch() -> None:
     program = "import sys; from runner.hardware.machine import look; look(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -144,7 +161,7 @@ def test_looking_does_not_import_torch() -> None:
 def test_a_wedged_driver_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     monkeypatch.setattr(gpus_module, "nvml_deadline", lambda: 0.05)
-    monkeypatch.setattr(gpus_module, "_read", lambda nvml: release.wait())
+    monkeypatch.setattr(gpus_module, "_read", release.wait)
     found = look()
     release.set()
     assert found.gpu_error is not None
@@ -163,7 +180,7 @@ def test_nvml_gets_more_time_where_more_gpus_may_have_to_be_started(tmp_path: Pa
 def test_a_library_that_fails_in_any_way_is_an_error_of_its_own_and_not_a_hung_driver(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(nvml: object) -> None:
+    def broken() -> None:
         raise OSError("bad file")
 
     monkeypatch.setattr(gpus_module, "_read", broken)

@@ -2,14 +2,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import RunbookFaultsError
+from runner.entry import head as head_module
 from runner.entry.attributes import read_attributes
 from runner.entry.model import Phase, Prose, Runbook, Safety, Step
 from runner.entry.parse import parse
 
+ROOT = Path(__file__).parents[1]
 GOOD = """\
 ---
 id: good
@@ -265,6 +268,31 @@ def test_all_faults_are_found_in_one_run() -> None:
 def test_yaml_that_means_harm_or_nothing_is_one_line(head: str, expected: str) -> None:
     (found,) = [fault for fault in faults(f"---\n{head}\n---\n") if expected in fault]
     assert "\n" not in found
+
+
+def _read_by(loader: type[head_module._Loader] | type[head_module._FastLoader], text: str) -> object:
+    """What a loader reads, with the lines; None where it finds a fault."""
+
+    def told(node: yaml.Node | None) -> object:
+        if isinstance(node, yaml.CollectionNode):
+            parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+            return node.tag, node.start_mark.line, [told(part) for part in parts]
+        return node and (node.tag, node.value, node.start_mark.line)
+
+    with suppress(yaml.YAMLError):
+        return told(loader(text).get_single_node())
+    return None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runbooks").glob("*.md")), ids=lambda path: path.stem)
+def test_both_loaders_read_a_head_and_parts_of_it_alike(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").split("---\n")[1].split("\n")
+    assert _read_by(head_module._FastLoader, "\n".join(lines)) is not None
+    for place in range(0, len(lines), 9):
+        for text in ("\n".join(lines[:place]), "\n".join(lines[:place] + lines[place + 1 :])):
+            # What the fast one refuses, the other one reads or reports.
+            fast = _read_by(head_module._FastLoader, text)
+            assert fast in (None, _read_by(head_module._Loader, text))
 
 
 def test_a_file_without_front_matter_says_how_to_begin() -> None:

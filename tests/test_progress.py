@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.cli.progress import Progress
+from runner.cli.progress import RunProgress
 from runner.cli.summary import Ended, left_out_lines, look_at, print_summary
 from runner.entry.model import Evidence, Phase, Step
 from runner.entry.plan import Plan, Request, make_plan
 from runner.record.model import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
 from runner.run.command import run_block
-from runner.run.pace import Turn
+from runner.run.pace import TimeSlot
 from tests.builders import a_machine, a_runbook
 from tests.evidence_samples import record, step
 
@@ -22,11 +22,11 @@ WARM = Step(id="warm", phase=Phase.VERIFY, command="true", line=1, timeout=60)
 PLAN = make_plan(a_runbook(WARM), a_machine(), Request())
 
 
-def in_a_log(*seconds: float, turn: Turn | None = None) -> list[str]:
+def in_a_log(*seconds: float, slot: TimeSlot | None = None) -> list[str]:
     """The lines of a log after its heading, with the step still running at these times."""
     out = io.StringIO()
-    with Progress(Console(file=out, width=80), PLAN, "cpu") as progress:
-        progress.step_begins(WARM, turn or Turn(60, 25, measured=True))
+    with RunProgress(Console(file=out, width=80), PLAN, "cpu") as progress:
+        progress.step_begins(WARM, slot or TimeSlot(60, 25, measured=True))
         for moment in seconds:
             progress.still_running(moment)
     return out.getvalue().splitlines()[1:]
@@ -37,7 +37,7 @@ def test_a_log_names_the_step_when_it_begins_and_what_it_may_take() -> None:
 
 
 def test_a_log_does_not_state_a_guess() -> None:
-    assert in_a_log(turn=Turn(90, 9)) == ["  verify/warm: running, at most 90 s"]
+    assert in_a_log(slot=TimeSlot(90, 9)) == ["  verify/warm: running, at most 90 s"]
 
 
 def test_a_log_says_each_half_minute_that_the_step_still_runs() -> None:
@@ -51,12 +51,12 @@ def test_a_terminal_of_80_columns_shows_the_step_its_time_and_what_is_expected_i
     out = io.StringIO()
     console = Console(file=out, width=80, force_terminal=True, color_system=None)
     long = WARM.model_copy(update={"id": "w" * 90})
-    with Progress(console, PLAN, "cpu") as progress:
-        progress.step_begins(WARM, Turn(60, 25, measured=True))
+    with RunProgress(console, PLAN, "cpu") as progress:
+        progress.step_begins(WARM, TimeSlot(60, 25, measured=True))
         progress.still_running(12.4)
         progress._bar.refresh()
         shown = out.getvalue()
-        progress.step_begins(long, Turn(60, 25, measured=True))
+        progress.step_begins(long, TimeSlot(60, 25, measured=True))
         progress._bar.refresh()
     assert "verify/warm: 12 s, expected 25 s, at most 60 s" in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
@@ -68,8 +68,8 @@ def test_the_terminal_is_as_it_was_after_an_interruption() -> None:
     console = Console(file=out, width=80, force_terminal=True)
 
     def interrupted() -> None:
-        with Progress(console, PLAN, "cpu") as progress:
-            progress.step_begins(WARM, Turn(60, 25))
+        with RunProgress(console, PLAN, "cpu") as progress:
+            progress.step_begins(WARM, TimeSlot(60, 25))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

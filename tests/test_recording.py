@@ -16,8 +16,8 @@ from runner.record import store as store_module
 from runner.record.model import Code, Outcome, Record, StepResult, StepStatus
 from runner.record.store import Problem, Store
 from runner.run.lock import node_lock
-from runner.run.pace import Turn
-from runner.run.recording import Bench, Kept, run_and_record
+from runner.run.pace import TimeSlot
+from runner.run.recording import Kept, RunSetting, run_and_record
 from tests.builders import a_machine, a_runbook, eight_b200
 
 FULL = OSError(28, "No space left on device")
@@ -33,7 +33,7 @@ class Watcher:
     troubles: list[str] = field(default_factory=list)
     at_end_of_step: Callable[[StepResult], None] = lambda _result: None
 
-    def step_begins(self, step: Step, turn: Turn) -> None:
+    def step_begins(self, step: Step, slot: TimeSlot) -> None:
         records = list(self.store.records())
         self.begun.append((step.id, len(records[0].steps) if records else -1))
 
@@ -60,14 +60,14 @@ class House:
 
     def run(self, *steps: Step, machine: Machine | None = None, request: Request | None = None) -> Kept:
         here, asked = machine or a_machine(), request or Request()
-        bench = Bench(
+        setting = RunSetting(
             here,
             self.store,
             self.folder,
             dict(os.environ),
             Code(commit=None, dirty=None, package="0" * 64, entries="0" * 64),
         )
-        return run_and_record(make_plan(a_runbook(*steps), here, asked), asked, bench, self.watcher)
+        return run_and_record(make_plan(a_runbook(*steps), here, asked), asked, setting, self.watcher)
 
     def records(self) -> list[Record]:
         problems: list[Problem] = []

@@ -13,8 +13,8 @@ from runner.entry.model import Phase, Step
 from runner.entry.plan import Plan, Request, make_plan
 from runner.record.durations import Expected
 from runner.record.model import StepResult, StepStatus
-from runner.run.pace import CLOSING_S, Schedule, Turn, foreseen
-from runner.run.schedule import MARGIN, SPARE_S, Tier, Work, correction, share_out, work_of
+from runner.run.pace import CLOSING_S, Schedule, TimeSlot, foreseen
+from runner.run.schedule import MARGIN, SPARE_S, StepWork, Tier, correction, share_out, step_works
 from tests.builders import a_machine, a_runbook
 from tests.evidence_samples import step as a_stored_step
 
@@ -41,45 +41,45 @@ class Run:
     entries: Sequence[tuple[Plan, Mapping[str, Expected]]]
     takes: Callable[[str, float], float] = lambda _id, expected: expected
     now: float = 100.0
-    turns: list[dict[str, Turn]] = field(default_factory=list)
+    slots: list[dict[str, TimeSlot]] = field(default_factory=list)
     begun: list[float] = field(default_factory=list)
 
     def play(self) -> "Run":
-        works = [work_of(*entry) for entry in self.entries]
+        works = [step_works(*entry) for entry in self.entries]
         schedule = Schedule(self.within, works, lambda: self.now)
         for number, (plan, expected) in enumerate(self.entries):
             self.begun.append(self.now)
-            pace, turns = schedule.entry(number), dict[str, Turn]()
+            pace, slots = schedule.entry(number), dict[str, TimeSlot]()
             for planned in plan.steps:
                 step = planned.step
-                turn = turns[step.id] = pace.turn(step)
+                slot = slots[step.id] = pace.slot(step)
                 took = self.takes(step.id, expected[step.id].seconds)
-                if turn.left_out is None:
-                    self.now += min(took, turn.deadline_s)
-                pace.ended(a_result(step, turn, took))
-            self.turns.append(turns)
+                if slot.left_out is None:
+                    self.now += min(took, slot.deadline_s)
+                pace.ended(a_result(step, slot, took))
+            self.slots.append(slots)
         return self
 
     def left_out(self, entry: int = 0) -> list[str]:
-        return [name for name, turn in self.turns[entry].items() if turn.left_out is not None]
+        return [name for name, slot in self.slots[entry].items() if slot.left_out is not None]
 
     def cut(self) -> list[str]:
         return [
             name
-            for turns, (_, expected) in zip(self.turns, self.entries, strict=True)
-            for name, turn in turns.items()
-            if turn.left_out is None and self.takes(name, expected[name].seconds) > turn.deadline_s
+            for slots, (_, expected) in zip(self.slots, self.entries, strict=True)
+            for name, slot in slots.items()
+            if slot.left_out is None and self.takes(name, expected[name].seconds) > slot.deadline_s
         ]
 
 
-def a_result(step: Step, turn: Turn, took: float) -> StepResult:
-    status = StepStatus.PASSED if took <= turn.deadline_s else StepStatus.TIMEOUT
-    ran = turn.left_out is None
+def a_result(step: Step, slot: TimeSlot, took: float) -> StepResult:
+    status = StepStatus.PASSED if took <= slot.deadline_s else StepStatus.TIMEOUT
+    ran = slot.left_out is None
     if not ran:
         return a_stored_step(
             step.id, status=StepStatus.SKIPPED, phase=step.phase, left_out=True, reason="no time"
         )
-    return a_stored_step(step.id, status=status, phase=step.phase, duration_s=min(took, turn.deadline_s))
+    return a_stored_step(step.id, status=status, phase=step.phase, duration_s=min(took, slot.deadline_s))
 
 
 def played(within: float | None, *steps: Step, takes: float = 1.0, **seconds: float) -> Run:
@@ -93,8 +93,8 @@ PROVED = (*FULL, a_step("see", V), a_step("clean", V))
 
 
 def test_without_a_limit_every_step_has_its_own_deadline() -> None:
-    turns = played(None, *PROVED).turns[0]
-    assert {(turn.deadline_s, turn.left_out, turn.cut) for turn in turns.values()} == {(300.0, None, None)}
+    slots = played(None, *PROVED).slots[0]
+    assert {(slot.deadline_s, slot.left_out, slot.cut) for slot in slots.values()} == {(300.0, None, None)}
 
 
 def test_with_time_enough_nothing_is_left_out() -> None:
@@ -116,44 +116,44 @@ def test_a_diagnose_step_that_the_proof_needs_is_part_of_the_proof() -> None:
 
 def test_where_nothing_is_injected_diagnose_is_what_finds_the_fault() -> None:
     plan = a_plan(a_step("look"), a_step("undo", F), a_step("see", V))
-    assert [work.tier for work in work_of(plan, durations(plan))] == [Tier.PROOF] * 3
+    assert [work.tier for work in step_works(plan, durations(plan))] == [Tier.PROOF] * 3
 
 
 def test_verify_is_not_started_when_its_fix_was_left_out() -> None:
     run = played(50, a_step("inject", R), a_step("undo", F), a_step("see", V), undo=100, see=1)
     assert run.left_out() == ["undo", "see"]
-    assert run.turns[0]["see"].left_out == "left out: it follows undo, which was left out"
+    assert run.slots[0]["see"].left_out == "left out: it follows undo, which was left out"
 
 
 def test_a_step_whose_need_cannot_run_here_takes_nobodys_time() -> None:
     plan = a_plan(a_step("gpu", gpus=8), a_step("after", needs=("gpu",)), a_step("look"))
-    assert [work.id for work in work_of(plan, durations(plan))] == ["look"]
+    assert [work.id for work in step_works(plan, durations(plan))] == ["look"]
 
 
 def test_a_step_that_does_not_fit_says_what_it_takes_and_what_was_left() -> None:
-    turn = played(300, a_step("long", timeout=900), long=400).turns[0]["long"]
-    assert turn.left_out == "left out: expected 6 min 40 s, 4 min 55 s left of 5 min"
+    slot = played(300, a_step("long", timeout=900), long=400).slots[0]["long"]
+    assert slot.left_out == "left out: expected 6 min 40 s, 4 min 55 s left of 5 min"
 
 
 def test_a_step_that_would_only_just_fit_is_not_started_either_and_says_so() -> None:
-    turn = played(60, a_step("long"), long=50).turns[0]["long"]
-    assert turn.left_out == "left out: expected 50 s, 55 s left of 60 s, which leaves no margin"
+    slot = played(60, a_step("long"), long=50).slots[0]["long"]
+    assert slot.left_out == "left out: expected 50 s, 55 s left of 60 s, which leaves no margin"
 
 
 def test_a_guess_is_called_one_where_it_leaves_a_step_out() -> None:
     plan = a_plan(a_step("a"))
     run = Run(10, [(plan, {"a": Expected(30.0, measured=False)})]).play()
-    said = run.turns[0]["a"].left_out
+    said = run.slots[0]["a"].left_out
     assert said == "left out: no record, assumed 30 s, 5 s left of 10 s"
 
 
 def test_a_deadline_shortened_by_the_time_left_says_so_and_ones_own_says_nothing() -> None:
-    turns = played(100, a_step("a", timeout=20), a_step("b")).turns[0]
-    assert (turns["a"].deadline_s, turns["a"].cut) == (20, None)
-    assert turns["b"].deadline_s == pytest.approx(100 - CLOSING_S - 10)
-    assert turns["b"].cut is not None
-    assert "ended after 87 s, all that was left of 100 s" in turns["b"].cut
-    assert "its own deadline is 5 min" in turns["b"].cut
+    slots = played(100, a_step("a", timeout=20), a_step("b")).slots[0]
+    assert (slots["a"].deadline_s, slots["a"].cut) == (20, None)
+    assert slots["b"].deadline_s == pytest.approx(100 - CLOSING_S - 10)
+    assert slots["b"].cut is not None
+    assert "ended after 87 s, all that was left of 100 s" in slots["b"].cut
+    assert "its own deadline is 5 min" in slots["b"].cut
 
 
 def test_a_slower_machine_is_noticed_and_less_is_started() -> None:
@@ -162,7 +162,7 @@ def test_a_slower_machine_is_noticed_and_less_is_started() -> None:
     run = played(200, *steps, takes=4.0)
     assert run.left_out()
     assert not run.cut()
-    last = run.turns[0]["s9"]
+    last = run.slots[0]["s9"]
     assert last.about_s == 40
 
 
@@ -185,7 +185,7 @@ def test_a_guess_is_not_compared_with() -> None:
     plan = a_plan(a_step("a"), a_step("b"), a_step("c"))
     guessed = {p.step.id: Expected(10.0, measured=False) for p in plan.steps}
     run = Run(1000, [(plan, guessed)], lambda _id, due: 9 * due).play()
-    assert [turn.about_s for turn in run.turns[0].values()] == [10, 10, 10]
+    assert [slot.about_s for slot in run.slots[0].values()] == [10, 10, 10]
 
 
 def test_a_hanging_early_entry_leaves_the_later_ones_what_they_are_expected_to_need() -> None:
@@ -208,15 +208,15 @@ def test_a_hanging_optional_step_leaves_the_proof_of_its_entry_what_it_is_expect
 
 def test_steps_that_use_all_the_time_they_may_leave_the_later_ones_theirs() -> None:
     plan = a_plan(*PROVED)
-    works = [work_of(plan, {step.id: Expected(10, measured=False) for step in PROVED})]
+    works = [step_works(plan, {step.id: Expected(10, measured=False) for step in PROVED})]
     now = 0.0
     pace = Schedule(130, works, lambda: now).entry(0)
     for planned in plan.steps:
-        turn = pace.turn(planned.step)
-        assert turn.left_out is None
-        assert works[0][0].expected.seconds <= turn.work_s <= turn.deadline_s
-        now += turn.work_s
-        pace.ended(a_result(planned.step, turn, turn.work_s))
+        slot = pace.slot(planned.step)
+        assert slot.left_out is None
+        assert works[0][0].expected.seconds <= slot.work_s <= slot.deadline_s
+        now += slot.work_s
+        pace.ended(a_result(planned.step, slot, slot.work_s))
     assert 110 < now <= 130, "and the time is used"
 
 
@@ -225,16 +225,16 @@ def with_headline(plan: Plan, step_id: str | None) -> Plan:
     return replace(plan, runbook=plan.runbook.model_copy(update={"head": head}))
 
 
-def share_of(step_id: str, entries: list[Plan], within: float) -> tuple[Turn, float]:
-    """The turn of a step of the first entry, whose steps before it take what is expected, and its start."""
-    works, now = [work_of(plan, durations(plan)) for plan in entries], 0.0
+def share_of(step_id: str, entries: list[Plan], within: float) -> tuple[TimeSlot, float]:
+    """The slot of a step of the first entry, whose steps before it take what is expected, and its start."""
+    works, now = [step_works(plan, durations(plan)) for plan in entries], 0.0
     pace = Schedule(within, works, lambda: now).entry(0)
     for planned in entries[0].steps:
-        turn = pace.turn(planned.step)
+        slot = pace.slot(planned.step)
         if planned.step.id == step_id:
-            return turn, now
-        now += turn.about_s if turn.left_out is None else 0.0
-        pace.ended(a_result(planned.step, turn, turn.about_s))
+            return slot, now
+        now += slot.about_s if slot.left_out is None else 0.0
+        pace.ended(a_result(planned.step, slot, slot.about_s))
     raise AssertionError(step_id)
 
 
@@ -253,16 +253,16 @@ def test_the_headline_of_an_entry_may_take_the_time_of_optional_steps_and_not_th
 def test_after_a_headline_that_uses_all_its_time_the_rest_of_the_proof_is_still_started() -> None:
     plan = with_headline(a_plan(*PROVED), "see")
     entries = [(plan, durations(plan)), (plan, durations(plan))]
-    works, now = [work_of(*entry) for entry in entries], 0.0
+    works, now = [step_works(*entry) for entry in entries], 0.0
     schedule = Schedule(200, works, lambda: now)
     for number in range(2):
         pace = schedule.entry(number)
         for planned in plan.steps:
-            turn = pace.turn(planned.step)
-            took = turn.work_s if planned.step.id == "see" else turn.about_s
-            assert turn.left_out is None or planned.step.id in {"look", "more", "again"}
-            now += took if turn.left_out is None else 0.0
-            pace.ended(a_result(planned.step, turn, took))
+            slot = pace.slot(planned.step)
+            took = slot.work_s if planned.step.id == "see" else slot.about_s
+            assert slot.left_out is None or planned.step.id in {"look", "more", "again"}
+            now += took if slot.left_out is None else 0.0
+            pace.ended(a_result(planned.step, slot, took))
 
 
 def test_what_an_entry_does_not_use_goes_to_the_later_ones() -> None:
@@ -276,7 +276,7 @@ def test_what_an_entry_does_not_use_goes_to_the_later_ones() -> None:
 def test_what_is_foreseen_is_what_happens_on_a_machine_as_expected() -> None:
     plan = a_plan(*PROVED)
     run = Run(62, [(plan, durations(plan))]).play()
-    assert foreseen([plan], [durations(plan)], 62) == (run.turns[0],)
+    assert foreseen([plan], [durations(plan)], 62) == (run.slots[0],)
 
 
 # Whatever the entries are and however slow the machine is.
@@ -318,15 +318,15 @@ def test_a_run_never_exceeds_its_time_while_steps_keep_to_their_deadlines(drawn:
 @ON_ANY_MACHINE
 @given(RUNS)
 def test_a_step_that_is_started_has_room_for_what_is_expected_of_it(drawn: Drawn) -> None:
-    for turns in a_run(drawn).play().turns:
-        for turn in turns.values():
-            assert turn.left_out is not None or 0 < turn.about_s <= turn.deadline_s + 1e-9
+    for slots in a_run(drawn).play().slots:
+        for slot in slots.values():
+            assert slot.left_out is not None or 0 < slot.about_s <= slot.deadline_s + 1e-9
 
 
 @ON_ANY_MACHINE
 @given(RUNS)
 def test_the_same_run_is_scheduled_the_same_way(drawn: Drawn) -> None:
-    assert a_run(drawn).play().turns == a_run(drawn).play().turns
+    assert a_run(drawn).play().slots == a_run(drawn).play().slots
 
 
 @ON_ANY_MACHINE
@@ -337,7 +337,7 @@ def test_an_entry_that_hangs_takes_no_time_that_falls_to_the_proof_of_later_ones
     # Whatever the first entry starts hangs, so that nothing is learnt of the machine from it.
     hanging = [(phase, due, limit, math.inf) for phase, due, limit, _ in entries[0]]
     run = a_run((within, [hanging, *entries[1:]])).play()
-    works = [work_of(*entry) for entry in run.entries]
+    works = [step_works(*entry) for entry in run.entries]
     _, *theirs = share_out(within - CLOSING_S, works, 1.0)
     proofs = sum(
         work.room(1.0)
@@ -351,7 +351,7 @@ def test_an_entry_that_hangs_takes_no_time_that_falls_to_the_proof_of_later_ones
 @ON_ANY_MACHINE
 @given(RUNS)
 def test_what_is_shared_out_fits_and_an_entry_gets_what_its_share_holds(drawn: Drawn) -> None:
-    works = [work_of(*entry) for entry in a_run(drawn).entries]
+    works = [step_works(*entry) for entry in a_run(drawn).entries]
     seconds = drawn[0]
     chosen = share_out(seconds, works, 1.0)
     rooms = [
@@ -368,9 +368,9 @@ def test_what_is_shared_out_fits_and_an_entry_gets_what_its_share_holds(drawn: D
 
 
 def test_all_that_fits_is_chosen_and_what_no_share_holds_goes_where_least_is_lacking() -> None:
-    def entry(*seconds: float) -> list[Work]:
+    def entry(*seconds: float) -> list[StepWork]:
         return [
-            Work(f"s{number}", Expected(due / MARGIN, measured=True), 3000, Tier.PROOF)
+            StepWork(f"s{number}", Expected(due / MARGIN, measured=True), 3000, Tier.PROOF)
             for number, due in enumerate(seconds)
         ]
 

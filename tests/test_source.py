@@ -18,6 +18,7 @@ from runner.base.errors import InputError, StoreError
 from runner.base.places import running_package
 from runner.cli.main import main
 from runner.fleet.archive import pack_code, unpack
+from runner.record import source as source_module
 from runner.record.code import code_state
 from runner.record.commits import History
 from runner.record.gate import gate
@@ -209,10 +210,10 @@ def test_a_change_elsewhere_does_not_count(checkout: Path) -> None:
 def test_a_file_that_cannot_be_read_is_no_file_of_the_commit(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path: bytes, _mode: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(source_module, "open", refuse, raising=False)
     assert state(checkout).dirty is True
 
 

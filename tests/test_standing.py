@@ -211,7 +211,7 @@ def test_a_proof_by_a_step_that_has_changed_since_has_no_tick() -> None:
 def test_the_list_shows_the_outcome_judged_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.cli.list.look", machine)
+    monkeypatch.setattr("runner.cli.list.look_class", lambda: machine().machine_class)
     drilled = a_run(1, Outcome.DRILL_PASSED).model_copy(update={"outcome": Outcome.FIX_PROVED})
     trend(tmp_path, (drilled, a_run(2, Outcome.SYMPTOM, DIAGNOSE)), capsys, status=0)
     words = ["--runbooks", str(tmp_path / "entries"), "--data", str(tmp_path / "data"), "list"]

@@ -14,7 +14,7 @@ from runner.base.errors import InputError
 from runner.hardware.boards import board_named
 from runner.hardware.topology import Topology
 from runner.hardware.topology_text import parse_topology
-from runner.hardware.wiring import expected_link, judge
+from runner.hardware.wiring import expected_link, judge_wiring
 from tests.nvml import EIGHT_B200, environment
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +205,7 @@ def test_a_pasted_matrix_is_judged_from_a_file_and_from_standard_input(tmp_path:
 
 
 def test_links_to_network_cards_are_not_held_against_the_node() -> None:
-    assert judge(parse_topology(HEALTHY), board_named("B200")).healthy
+    assert judge_wiring(parse_topology(HEALTHY), board_named("B200")).healthy
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def pasted(name: str) -> Topology:
     ],
 )
 def test_a_node_without_nvlink_on_an_unknown_board_is_not_judged(name: str) -> None:
-    verdict = judge(pasted(name), None)
+    verdict = judge_wiring(pasted(name), None)
     assert (verdict.symptom, verdict.healthy) == (False, False)
     assert verdict.unknown == (
         "no pair of GPUs has NVLink, as on boards without it or with it down; name the board with --board to judge it"
     )
-    assert judge(pasted(name), board_named("B200")).symptom
+    assert judge_wiring(pasted(name), board_named("B200")).symptom
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_node_without_nvlink_on_an_unknown_board_is_not_judged(name: str) -> N
     ],
 )
 def test_links_from_gpu_to_gpu_differ_by_pair_without_being_a_fault(name: str) -> None:
-    verdict = judge(pasted(name), None)
+    verdict = judge_wiring(pasted(name), None)
     assert not verdict.symptom
     assert (verdict.unknown or "").startswith("pairs of GPUs differ, as they do without NVLink switches (NV")
 
@@ -275,9 +275,9 @@ def test_links_from_gpu_to_gpu_differ_by_pair_without_being_a_fault(name: str) -
 def test_a_bridge_that_is_missing_between_two_boards_is_the_symptom() -> None:
     text = (TEXTS / "four_h100_pairs_driver_550.txt").read_text(encoding="utf-8")
     for board in ("H100-NVL", "H100-PCIe"):
-        assert judge(parse_topology(text.replace("NV6", "NV12")), board_named(board)).healthy
+        assert judge_wiring(parse_topology(text.replace("NV6", "NV12")), board_named(board)).healthy
         # One of three bridges, each of four links.
-        verdict = judge(parse_topology(text.replace("NV6", "NV4")), board_named(board))
+        verdict = judge_wiring(parse_topology(text.replace("NV6", "NV4")), board_named(board))
         assert verdict.symptom
         assert f"NV12 where {board} is bridged" in verdict.faults[0].expected
 
@@ -285,15 +285,15 @@ def test_a_bridge_that_is_missing_between_two_boards_is_the_symptom() -> None:
 @pytest.mark.parametrize("board", ["H100", "H200", None])
 def test_four_gpus_without_switches_share_a_third_of_their_links_with_each_other(board: str | None) -> None:
     named = None if board is None else board_named(board)
-    assert judge(pasted("four_h100_hgx"), named).healthy
+    assert judge_wiring(pasted("four_h100_hgx"), named).healthy
     assert expected_link(pasted("four_h100_hgx"), named) == "NV6"
     text = HEALTHY.replace("NV18", "NV6")
-    assert judge(parse_topology(text), board_named("H100")).symptom
+    assert judge_wiring(parse_topology(text), board_named("H100")).symptom
 
 
 @pytest.mark.parametrize("board", ["B200", None])
 def test_one_gpu_that_lost_its_links_is_the_symptom_and_is_named(board: str | None) -> None:
-    verdict = judge(pasted("eight_b200_one_lost"), None if board is None else board_named(board))
+    verdict = judge_wiring(pasted("eight_b200_one_lost"), None if board is None else board_named(board))
     (fault,) = verdict.faults
     assert fault.symptom
     assert fault.found == "no uniform NVLink mesh (NODE × 3, NV18 × 21, SYS × 4), and none at all at GPU 3"
@@ -325,8 +325,8 @@ def test_columns_of_nics_are_never_read(width: int) -> None:
 
 def test_one_uniform_mesh_is_healthy_when_no_board_is_named() -> None:
     fewer = HEALTHY.replace("NV18", "NV12")
-    assert judge(parse_topology(fewer), None).healthy
-    assert not judge(parse_topology(fewer), board_named("B200")).healthy
+    assert judge_wiring(parse_topology(fewer), None).healthy
+    assert not judge_wiring(parse_topology(fewer), board_named("B200")).healthy
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from runner.base import processes
 from runner.base.errors import BusyError
 from runner.run import leftovers
-from runner.run.command import CommandResult, Ending, run_block
+from runner.run.command import BlockEnding, CommandResult, run_block
 from runner.run.lock import node_lock
 from tests.cluster import until
 from tests.test_cli import ROOT, command, records, runbook, step, write_entry
@@ -42,7 +42,7 @@ def signals_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_block_left_behind_and_nothing_ends_is_named_and_given_up(tmp_path: Path, mark: str) -> None:
     result = impatient(f"(exec -a {mark} sleep 1000) & echo done", tmp_path, timeout=400)
     (pid,) = alive(mark)
-    assert (result.ending, result.exit_status, result.stdout.text) == (Ending.EXITED, 0, "done\n")
+    assert (result.ending, result.exit_status, result.stdout.text) == (BlockEnding.EXITED, 0, "done\n")
     assert result.problem == f"could not be killed: process {pid} (state S, `sleep`)"
     assert result.stuck
 
@@ -51,7 +51,7 @@ def test_what_a_block_left_behind_and_nothing_ends_is_named_and_given_up(tmp_pat
 def test_a_shell_that_nothing_ends_is_given_up_at_the_deadline(tmp_path: Path, mark: str) -> None:
     result = impatient(f"echo early; exec -a {mark} sleep 1000", tmp_path, timeout=2)
     (pid,) = alive(mark)
-    assert (result.ending, result.exit_status, result.stdout.text) == (Ending.TIMEOUT, None, "early\n")
+    assert (result.ending, result.exit_status, result.stdout.text) == (BlockEnding.TIMEOUT, None, "early\n")
     assert result.problem == f"could not be killed: process {pid} (state S, `sleep`)"
 
 
@@ -96,7 +96,7 @@ def test_a_block_whose_shell_was_in_time_and_what_it_started_long_past_it_has_no
 
     monkeypatch.setattr(leftovers.ProcessTree, "end", slowly)
     result = run(f"(exec -a {mark} sleep 1000) & true", tmp_path, timeout=400)
-    assert (result.ending, result.exit_status) == (Ending.TIMEOUT, None)
+    assert (result.ending, result.exit_status) == (BlockEnding.TIMEOUT, None)
     assert result.problem is not None
     assert "its child processes were terminated" in result.problem
     assert alive(mark) == []
@@ -133,7 +133,7 @@ def test_a_chain_of_forks_is_caught(leave: str, ends_by_itself: bool, tmp_path: 
     result = run(
         block if ends_by_itself else f"{block}; sleep 1000", tmp_path, timeout=400 if ends_by_itself else 5
     )
-    assert result.ending is (Ending.EXITED if ends_by_itself else Ending.TIMEOUT)
+    assert result.ending is (BlockEnding.EXITED if ends_by_itself else BlockEnding.TIMEOUT)
     assert (result.problem, result.stuck) == (None, False)
     assert alive(mark) == []
 

@@ -13,20 +13,24 @@ from hypothesis import strategies as st
 from runner.hardware.visible import (
     INSTALLED_GPUS,
     USABLE_GPUS,
-    Device,
+    InstalledGpu,
     Instance,
-    Shown,
+    VisibleDevice,
     listed,
     one_of,
-    shown,
+    visible_devices,
 )
 from runner.kit.probe import Findings, base_parser, run_probe
 from runner.probes import nccl_env
 from tests.nvml import EIGHT_B200, environment
 
-FOUR = tuple(Device(uuid) for uuid in ("GPU-aa01", "GPU-ab02", "GPU-ab13", "GPU-cc03"))
+FOUR = tuple(InstalledGpu(uuid) for uuid in ("GPU-aa01", "GPU-ab02", "GPU-ab13", "GPU-cc03"))
 SLICES = tuple(Instance(10 * size, f"MIG-{size:02}-x", 6 + size, 0) for size in (1, 2))
-SPLIT = (Device("GPU-aa01", mig=True, instances=SLICES), Device("GPU-ab02"), Device("GPU-cc03", mig=True))
+SPLIT = (
+    InstalledGpu("GPU-aa01", mig=True, instances=SLICES),
+    InstalledGpu("GPU-ab02"),
+    InstalledGpu("GPU-cc03", mig=True),
+)
 LOOK = """
 import json
 from runner.hardware.machine import look_both
@@ -42,8 +46,8 @@ print(json.dumps({
 """
 
 
-def numbers(value: str | None, devices: tuple[Device, ...] = FOUR) -> list[int]:
-    return [one.gpu for one in shown(value, devices)]
+def numbers(value: str | None, devices: tuple[InstalledGpu, ...] = FOUR) -> list[int]:
+    return [one.gpu for one in visible_devices(value, devices)]
 
 
 @pytest.mark.parametrize(
@@ -81,21 +85,23 @@ def test_the_list_is_read_as_cuda_reads_it(value: str | None, found: list[int]) 
 @pytest.mark.parametrize(
     ("value", "found"),
     [
-        (None, [Shown(0, SLICES[0])]),
-        ("0", [Shown(0, SLICES[0])]),
-        ("1", [Shown(1)]),
-        ("1,0", [Shown(0, SLICES[0])]),
+        (None, [VisibleDevice(0, SLICES[0])]),
+        ("0", [VisibleDevice(0, SLICES[0])]),
+        ("1", [VisibleDevice(1)]),
+        ("1,0", [VisibleDevice(0, SLICES[0])]),
         ("2", []),
-        ("GPU-ab02", [Shown(1)]),
-        ("MIG-02", [Shown(0, SLICES[1])]),
-        ("MIG-02-x,MIG-01-x", [Shown(0, SLICES[1])]),
+        ("GPU-ab02", [VisibleDevice(1)]),
+        ("MIG-02", [VisibleDevice(0, SLICES[1])]),
+        ("MIG-02-x,MIG-01-x", [VisibleDevice(0, SLICES[1])]),
         ("MIG-0", []),
-        ("MIG-GPU-aa01/8/0", [Shown(0, SLICES[1])]),
+        ("MIG-GPU-aa01/8/0", [VisibleDevice(0, SLICES[1])]),
         ("MIG-GPU-aa01/9/0", []),
     ],
 )
-def test_a_process_gets_one_instance_and_with_it_no_whole_gpu(value: str | None, found: list[Shown]) -> None:
-    assert shown(value, SPLIT) == found
+def test_a_process_gets_one_instance_and_with_it_no_whole_gpu(
+    value: str | None, found: list[VisibleDevice]
+) -> None:
+    assert visible_devices(value, SPLIT) == found
 
 
 @given(

@@ -7,7 +7,6 @@ A checkout uses its own `runbooks/` and `site_data/`. An installed package bring
 import os
 import pwd
 import stat
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,6 +183,9 @@ def _is_checkout(folder: Path) -> bool:
         if not (folder / "runbooks").is_dir():
             return False
         text = read_placed(folder / "pyproject.toml", _LARGEST_PYPROJECT).decode()
+        # Imported late: most commands run in a checkout that needs no proof, or beside the entries of a wheel.
+        import tomllib  # noqa: PLC0415
+
         project = tomllib.loads(text).get("project")
     except (OSError, PlacedFileError, ValueError):
         return False

@@ -1,4 +1,4 @@
-"""`--on slurm`: arguments, live view and completion of a campaign, shared by `run` and `collect`."""
+"""`--on slurm`: live view and completion of a campaign, shared by `run` and `collect`."""
 
 import argparse
 import json
@@ -6,7 +6,6 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -14,15 +13,16 @@ from rich.console import Console
 from runner.base.errors import InputError
 from runner.base.places import running_package
 from runner.base.plain import json_text
-from runner.base.screen import Screen
 from runner.cli.chosen import chosen_entries
-from runner.cli.console import console_on
+from runner.cli.cluster_arguments import campaigns_folder
+from runner.cli.console import console_of
 from runner.cli.fleet_view import FleetProgress, fleet_report
 from runner.entry.model import Runbook
 from runner.entry.plan import Request, asked_steps
+from runner.fleet import START_WITHIN_S
 from runner.fleet.alias import alias_key
 from runner.fleet.archive import pack_code
-from runner.fleet.campaign import START_WITHIN_S, Campaign, JointSteps
+from runner.fleet.campaign import Campaign, JointSteps
 from runner.fleet.commands import Slurm
 from runner.fleet.folder import Folder
 from runner.fleet.follow import cancel_jobs, follow_jobs
@@ -32,106 +32,6 @@ from runner.fleet.submit import Order, again, prepare, submit
 from runner.history.campaigns import NodeRow, distributions, suspects
 from runner.record.code import code_state, user_cache
 from runner.record.redaction.redact import host_secrets, redact_json, telling
-
-# A log has no width; at 80 columns every table cell would wrap.
-LOG_WIDTH = 150
-_ONLY_ON_SLURM = (
-    "nodes", "nodelist", "partition", "account", "gpus", "time", "start_within", "prefix", "python",
-    "no_shared_files", "detach", "campaigns", "confirm",
-)  # fmt: skip
-_WHERE = "folder of the campaigns (default: scratch/campaigns)"
-
-
-def add_cluster_arguments(parser: argparse.ArgumentParser, *, lasting: bool = True) -> None:
-    """Declare `--on` and its options; `lasting`: also `--detach` and `--confirm`."""
-    parser.add_argument(
-        "--on", choices=("local", "slurm"), default="local", help="where to run (default: local, this node)"
-    )
-    group = parser.add_argument_group("with --on slurm")
-    which = group.add_mutually_exclusive_group()
-    which.add_argument(
-        "--nodes", type=_count, metavar="N", help="number of nodes (default: the whole partition)"
-    )
-    which.add_argument("--nodelist", metavar="L", help="exactly these nodes, for example node[01-16,20]")
-    group.add_argument("--partition", metavar="P", help="Slurm partition (default: Slurm's default)")
-    group.add_argument("--account", metavar="A", help="Slurm account")
-    group.add_argument("--gpus", type=_count, metavar="G", help="GPUs to request on each node")
-    group.add_argument(
-        "--time",
-        type=_count,
-        metavar="MIN",
-        help="time limit of a job in minutes (default: the sum of its step deadlines)",
-    )
-    group.add_argument(
-        "--start-within",
-        type=_count,
-        metavar="S",
-        help=f"cancel a job that is pending for more than S seconds (default {START_WITHIN_S:g})",
-    )
-    group.add_argument(
-        "--prefix",
-        default="",
-        metavar="WORDS",
-        help="command to put before Python, for example a container launcher",
-    )
-    group.add_argument(
-        "--python",
-        metavar="PATH",
-        help="Python on the nodes (default: the node's own if it has torch with CUDA, else this one)",
-    )
-    group.add_argument(
-        "--no-shared-files",
-        action="store_true",
-        help="the nodes share no file system; send the code with each job",
-    )
-    if lasting:
-        group.add_argument(
-            "--detach", action="store_true", help="submit and exit; gather later with `runbook collect`"
-        )
-        add_campaign_arguments(group)
-    else:
-        group.add_argument("--campaigns", type=Path, metavar="DIR", help=_WHERE)
-        parser.set_defaults(detach=False, confirm=False)
-
-
-def add_campaign_arguments(parser: argparse._ActionsContainer) -> None:
-    """Declare the options that `collect` shares: `--campaigns` and `--confirm`."""
-    parser.add_argument("--campaigns", type=Path, metavar="DIR", help=_WHERE)
-    parser.add_argument(
-        "--confirm", action="store_true", help="run suspect nodes a second time to confirm that they are slow"
-    )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def on_slurm(arguments: argparse.Namespace) -> bool:
-    """Whether `--on slurm` was given.
-
-    Raises:
-        InputError: an option that needs it was given without it, or two options that exclude each other were given.
-    """
-    if arguments.on == "slurm":
-        if arguments.detach and arguments.confirm:
-            raise InputError(
-                "--confirm cannot be used with --detach; omit it, and run `runbook collect --confirm` later"
-            )
-        return True
-    given = [name for name in _ONLY_ON_SLURM if getattr(arguments, name)]
-    if given:
-        flag = given[0].replace("_", "-")
-        raise InputError(f"--{flag} requires --on slurm; add --on slurm, or omit --{flag}")
-    return False
-
-
-def campaigns_folder(arguments: argparse.Namespace) -> Path:
-    """The folder of campaigns: the one given, else scratch/campaigns next to the data folder."""
-    named: Path | None = arguments.campaigns
-    return named or arguments.data.resolve().parent / "scratch" / "campaigns"
 
 
 def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
@@ -218,15 +118,6 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
     names = (*host_secrets(), *telling(gathered.names.values()))
     document = {"campaign": campaign.id, "nodes": redact_json(rows, names), "records": records}
     print(json_text(document, sort_keys=True))
-
-
-def console_of(*, to_stderr: bool, patience_s: float | None = None) -> Console:
-    """The console for human-readable lines: standard error if standard output is for a program.
-
-    With `patience_s`, a line that the reader does not accept in that time (Ctrl-S, a full pipe) is discarded.
-    """
-    screen = Screen(sys.stderr if to_stderr else sys.stdout, patience_s)
-    return console_on(screen, None if screen.isatty() else LOG_WIDTH)
 
 
 def order_of(

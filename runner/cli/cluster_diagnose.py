@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from runner.base.plain import json_text, one_line
-from runner.cli.cluster import console_of, launch, order_of
+from runner.cli.cluster import launch, order_of
+from runner.cli.console import console_of
 from runner.cli.fleet_view import folded_table
 from runner.entry.read import read_all
 from runner.fleet.gathering import NodeDiagnosis, gather_diagnoses

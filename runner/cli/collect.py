@@ -3,7 +3,9 @@
 import argparse
 
 from runner.base.errors import InputError
-from runner.cli.cluster import add_campaign_arguments, campaigns_folder, close, console_of, see_through
+from runner.cli.cluster import close, see_through
+from runner.cli.cluster_arguments import add_campaign_arguments, campaigns_folder
+from runner.cli.console import console_of
 from runner.cli.fleet_view import FleetProgress
 from runner.fleet.commands import Slurm
 from runner.fleet.folder import find_folder

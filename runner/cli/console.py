@@ -1,5 +1,6 @@
 """Rich consoles that remove control sequences and foreign styles from the text that they print."""
 
+import sys
 from collections.abc import Iterable
 from typing import IO, Any, TextIO, cast
 
@@ -10,6 +11,9 @@ from rich.text import Text
 
 from runner.base.plain import plain
 from runner.base.screen import Screen
+
+# A log has no width; at 80 columns every table cell would wrap.
+LOG_WIDTH = 150
 
 
 class _Styled:
@@ -51,3 +55,12 @@ def console_on(stream: TextIO | Screen, width: int | None = None) -> Console:
     """
     screen = stream if isinstance(stream, Screen) else Screen(stream)
     return _Console(file=cast("IO[str]", _Styled(screen)), width=width)
+
+
+def console_of(*, to_stderr: bool, patience_s: float | None = None) -> Console:
+    """The console for human-readable lines: standard error if standard output is for a program.
+
+    With `patience_s`, a line that the reader does not accept in that time (Ctrl-S, a full pipe) is discarded.
+    """
+    screen = Screen(sys.stderr if to_stderr else sys.stdout, patience_s)
+    return console_on(screen, None if screen.isatty() else LOG_WIDTH)

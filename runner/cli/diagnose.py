@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.base.errors import InputError
 from runner.base.plain import json_text
-from runner.cli.cluster import add_cluster_arguments, on_slurm
+from runner.cli.cluster_arguments import add_cluster_arguments, on_slurm
 from runner.cli.cluster_diagnose import diagnose_on_slurm
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.read import read_all

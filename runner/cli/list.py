@@ -13,7 +13,7 @@ from runner.cli.console import console_on
 from runner.cli.rows import aligned
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
-from runner.hardware.machine import look
+from runner.hardware.machine import look_class
 from runner.history.endings import Standing, by_any_id, outcome_words, scope_words
 from runner.pages.evidence import gather
 from runner.record.store import Store
@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries in the order of their numbers."""
     runbooks = read_all(arguments.runbooks)
-    machine_class = look().machine_class
+    machine_class = look_class()
     records = list(Store(arguments.data).records(machine_class=machine_class))
     entries = by_any_id(runbooks)
     latest: dict[str, datetime] = {}

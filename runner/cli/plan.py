@@ -17,7 +17,7 @@ from runner.cli.request import add_request_arguments, request_from
 from runner.entry.plan import Plan, PlannedStep, make_plan
 from runner.hardware.machine import look_both
 from runner.record.redaction.redact import host_secrets, redact_text
-from runner.run.pace import Turn, foreseen
+from runner.run.pace import TimeSlot, foreseen
 
 _NARROWEST = 20
 
@@ -40,13 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     console = console_on(sys.stdout)
     # In a pipe nothing is folded.
     width = console.width if sys.stdout.isatty() else None
-    for plan, turns in zip(plans, every, strict=True):
+    for plan, slots in zip(plans, every, strict=True):
         title = f"{plan.runbook.id} on {escape(machine.machine_class)}, preset {plan.preset}"
         console.print(f"[bold]{title}[/bold]", highlight=False, soft_wrap=True)
-        for line in _lines(plan, turns, width) if plan.steps else ():
+        for line in _lines(plan, slots, width) if plan.steps else ():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         console.print()
-    due = sum(turn.about_s for turns in every for turn in turns.values() if turn.left_out is None)
+    due = sum(slot.about_s for slots in every for slot in slots.values() if slot.left_out is None)
     console.print(
         f"Expected runtime: {format_duration(due)} (from records; without records, a tenth of each deadline)",
         highlight=False,
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(plan: Plan, turns: Mapping[str, Turn], width: int | None) -> Iterator[str]:
+def _lines(plan: Plan, slots: Mapping[str, TimeSlot], width: int | None) -> Iterator[str]:
     """Phase, id and what becomes of each step. The id has to be typed, so only what follows it is folded."""
     steps = [planned.step for planned in plan.steps]
     phases, ids = (
@@ -68,7 +68,7 @@ def _lines(plan: Plan, turns: Mapping[str, Turn], width: int | None) -> Iterator
     for planned in plan.steps:
         step = planned.step
         head = f"  {step.phase.value:<{max(phases)}}  {step.id:<{max(ids)}}  "
-        said = one_line(redact_text(_said(planned, turns.get(step.id)), host_secrets()))
+        said = one_line(redact_text(_said(planned, slots.get(step.id)), host_secrets()))
         if width is None:
             yield head + said
         elif width - len(head) >= _NARROWEST:
@@ -78,9 +78,9 @@ def _lines(plan: Plan, turns: Mapping[str, Turn], width: int | None) -> Iterator
             yield textwrap.indent(textwrap.fill(said, max(width - 4, _NARROWEST)), " " * 4)
 
 
-def _said(planned: PlannedStep, turn: Turn | None) -> str:
-    if turn is None:
+def _said(planned: PlannedStep, slot: TimeSlot | None) -> str:
+    if slot is None:
         return f"skipped: {planned.skip}"
-    if turn.left_out is not None:
-        return turn.left_out
-    return f"runs: expected {format_duration(turn.about_s)}, at most {format_duration(turn.deadline_s)}"
+    if slot.left_out is not None:
+        return slot.left_out
+    return f"runs: expected {format_duration(slot.about_s)}, at most {format_duration(slot.deadline_s)}"

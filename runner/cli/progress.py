@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
+from rich.text import Text
 
-from runner.base.plain import one_line
+from runner.base.plain import one_line, plain
 from runner.base.screen import tell_trouble
 from runner.base.units import format_bytes, format_duration, format_value
 from runner.entry.model import Step
@@ -20,7 +21,7 @@ from runner.entry.plan import Plan
 from runner.record.evaluation import interval_of
 from runner.record.headline import key_measurement, telling_labels
 from runner.record.model import StepResult, StepStatus
-from runner.run.pace import Turn
+from runner.run.pace import TimeSlot
 from runner.vocabulary import label_of
 
 # How often a log reports that a step is still running, in seconds.
@@ -36,7 +37,7 @@ _COLOURS = {
 }
 
 
-class Progress:
+class RunProgress:
     """Observer of one run; a context manager that restores the terminal on exit."""
 
     def __init__(self, console: Console, plan: Plan, machine_class: str) -> None:
@@ -67,11 +68,11 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def step_begins(self, step: Step, turn: Turn) -> None:
+    def step_begins(self, step: Step, slot: TimeSlot) -> None:
         """Show the step that is running, its expected duration and its deadline."""
-        about = f"expected {format_duration(turn.about_s)}, " if turn.measured else ""
+        about = f"expected {format_duration(slot.about_s)}, " if slot.measured else ""
         self._working = f"{step.phase.value}/{step.id}"
-        self._limits = f"{about}at most {format_duration(turn.deadline_s)}"
+        self._limits = f"{about}at most {format_duration(slot.deadline_s)}"
         self._told_s = 0.0
         if self._console.is_terminal:
             self._show(0.0)
@@ -91,7 +92,15 @@ class Progress:
         self._bar.update(self._task, description=f"{self._working}: {so_far}, {self._limits}")
 
     def _say(self, what: str) -> None:
-        self._console.print(f"  {self._working}: {what}", highlight=False, soft_wrap=True)
+        self._print(Text(f"  {self._working}: {what}"))
+
+    def _print(self, line: Text) -> None:
+        # A log has no styles, and Rich needs a third of the runner's own time for a line.
+        if self._console.is_terminal:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        else:
+            self._console.file.write(plain(line.plain) + "\n")
+            self._console.file.flush()
 
     def step_ended(self, result: StepResult) -> None:
         """Print the step's line and move the bar."""
@@ -100,11 +109,13 @@ class Progress:
         number = key_number(result)
         said = one_line("; ".join(filter(None, (number, result.reason))))
         colour = _COLOURS[result.status]
-        self._console.print(
-            f"  {result.phase.value}/{result.id}: [{colour}]{result.status.value}[/{colour}]{took}"
-            + (f" – {escape(said)}" if said else ""),
-            highlight=False,
-            soft_wrap=True,
+        self._print(
+            Text.assemble(
+                f"  {result.phase.value}/{result.id}: ",
+                (result.status.value, colour),
+                took,
+                f" – {said}" if said else "",
+            )
         )
 
     def trouble(self, message: str) -> None:

@@ -19,9 +19,10 @@ from runner.base.places import running_package
 from runner.base.plain import one_line
 from runner.base.screen import Screen, tell_trouble
 from runner.cli.chosen import HELP, chosen_entries
-from runner.cli.cluster import add_cluster_arguments, console_of, on_slurm, run_on_slurm
+from runner.cli.cluster_arguments import add_cluster_arguments, on_slurm
+from runner.cli.console import console_of
 from runner.cli.estimates import expected_times
-from runner.cli.progress import Progress
+from runner.cli.progress import RunProgress
 from runner.cli.request import add_request_arguments, request_from
 from runner.cli.summary import Ended, print_summary
 from runner.entry.model import Phase
@@ -37,8 +38,8 @@ from runner.record.stamp import read_stamp
 from runner.record.store import Store
 from runner.run.command import run_block
 from runner.run.pace import Schedule
-from runner.run.recording import Bench, Kept, run_and_record
-from runner.run.schedule import work_of
+from runner.run.recording import Kept, RunSetting, run_and_record
+from runner.run.schedule import step_works
 
 # How long output may wait for a reader that does not read, in seconds; step deadlines are not extended.
 _PATIENCE_S = 5.0
@@ -65,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     request = request_from(arguments)
     if on_slurm(arguments):
+        # Imported late: a run on this node needs nothing of a campaign.
+        from runner.cli.cluster import run_on_slurm  # noqa: PLC0415
+
         return run_on_slurm(arguments, request)
     stamp = None if arguments.stamp is None else read_stamp(arguments.stamp)
     if stamp is not None and stamp.members:
@@ -82,16 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
     if stamp is not None:
         code = stamp.code_here(code)
     again = partial(code_at_the_end, package=running_package(), entries=arguments.runbooks)
-    bench = Bench(machine, Store(arguments.data), root, dict(os.environ), code, stamp, code_at_end=again)
-    works = [work_of(*one) for one in zip(plans, expected_times(arguments, plans, machine), strict=True)]
+    setting = RunSetting(
+        machine, Store(arguments.data), root, dict(os.environ), code, stamp, code_at_end=again
+    )
+    works = [step_works(*one) for one in zip(plans, expected_times(arguments, plans, machine), strict=True)]
     schedule = Schedule(request.within, works, time.monotonic, began)
     kept: list[Kept] = []
     ended: list[Ended] = []
     for number, plan in enumerate(plans):
-        with Progress(console, plan, machine.machine_class) as progress:
+        with RunProgress(console, plan, machine.machine_class) as progress:
             try:
                 shown = partial(run_block, still_running=progress.still_running)
-                across = replace(bench, run=joint_runner(shown, plan.runbook))
+                across = replace(setting, run=joint_runner(shown, plan.runbook))
                 kept.append(run_and_record(plan, request, across, progress, schedule.entry(number)))
                 ended.append(Ended(plan, kept[-1].record))
             except BusyError as error:

@@ -12,7 +12,7 @@ _BRACES = re.compile(r"(?P<language>[^\s{]*)\s*\{(?P<inside>[^{}]*)\}\s*")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 # On the command line, this names every entry.
 ALL = "all"
-KNOWN = ("gpus", "needs", "nodes", "safety", "slow", "timeout")
+KNOWN_ATTRIBUTES = ("gpus", "needs", "nodes", "safety", "slow", "timeout")
 LONGEST_S = 24 * 3600.0
 
 
@@ -62,8 +62,8 @@ def read_attributes(info: str) -> Attributes:
             step_id = word[1:]
             continue
         name, equals, value = word.partition("=")
-        if name not in KNOWN:
-            faults.append(f"unknown attribute {name!r}{nearest(name, KNOWN)}")
+        if name not in KNOWN_ATTRIBUTES:
+            faults.append(f"unknown attribute {name!r}{nearest(name, KNOWN_ATTRIBUTES)}")
         elif name in fields:
             faults.append(f"duplicate attribute {name!r}")
         else:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from runner.entry.model import Runbook, Step
+from runner.entry.model import Phase, Runbook, Step
 from runner.vocabulary.versions import method_version
 
 # What a digest of record schemas 1 to 3 covers of a step. Stored digests depend on this list, so it never changes; an
@@ -15,6 +15,17 @@ _BEFORE_SCHEMA_4 = {"id", "phase", "command", "gpus", "nodes", "timeout", "safet
 def current_digest(runbook: Runbook, step: Step) -> str:
     """The digest of a number that is taken now."""
     return step_digest(runbook, step, _methods_now(step))
+
+
+def current_digests(runbook: Runbook) -> dict[str, str]:
+    """The current digest of every step of an entry, by id: one by one, a hundred steps take a hundred times as long."""
+    digests: dict[str, str] = {}
+    earlier: dict[Phase, list[str]] = {phase: [] for phase in Phase}
+    for step in runbook.steps:
+        fixes = earlier[Phase.FIX] if step.phase is Phase.VERIFY else []
+        earlier[step.phase].append(step.command)
+        digests[step.id] = commands_digest([*fixes, *earlier[step.phase]], _methods_now(step))
+    return digests
 
 
 def is_current(digest: str, runbook: Runbook, step: Step) -> bool:

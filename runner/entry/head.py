@@ -1,16 +1,17 @@
 """Parses the YAML head of a runbook, with the line of every key and with limits on size and nesting."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from runner.base.bounded_yaml import BoundedLoader
+from runner.base.bounded_yaml import BoundedLoader, FastBoundedLoader
 from runner.base.errors import Fault, RunbookFaultsError
 from runner.base.words import nearest
 from runner.entry.model import FrontMatter
@@ -20,20 +21,34 @@ DEEPEST = 8
 Place = tuple[str | int, ...]
 
 
-class _Loader(BoundedLoader):
-    """A loader for heads: no aliases, and no deeper than the model."""
-
-    deepest = DEEPEST
-    most_nodes = 5_000
-    aliases = False
+_BOOL = "tag:yaml.org,2002:bool"
 
 
-# YAML 1.1 reads `on`, `off`, `yes` and `no` as booleans. Here `on:` is a key, and only true and false are booleans.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false)$"), ["t", "f"])
+class _Rules:
+    """The rules of a head: no aliases, no deeper than the model, and only true and false are booleans."""
+
+    deepest, most_nodes, aliases = DEEPEST, 5_000, False
+    # YAML 1.1 also reads `on`, `off`, `yes` and `no` as booleans; here `on:` is a key.
+    yaml_implicit_resolvers: ClassVar = {
+        first: [
+            (tag, re.compile("(?:true|false)$") if tag == _BOOL else pattern)
+            for tag, pattern in resolvers
+            if tag != _BOOL or first in "tf"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Loader(_Rules, BoundedLoader):
+    """The loader whose messages are shown."""
+
+
+class _FastLoader(_Rules, FastBoundedLoader):
+    """The loader for a head without faults."""
+
+
+# What the two loaders read differently.
+_ONLY_SLOW = re.compile("[\t\ufeff]")
 
 
 def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
@@ -79,7 +94,7 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
                 (Fault(path, number, "this line is indented with a tab; YAML requires spaces"),)
             )
     try:
-        node = _Loader(text).get_single_node()
+        node = _node(text)
     except yaml.MarkedYAMLError as error:
         raise RunbookFaultsError((_yaml_fault(error, first_line, path),)) from error
     # A plain ValueError: an escape or a version number that the YAML parser accepts and Python does not.
@@ -103,6 +118,13 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
     if faults:
         raise RunbookFaultsError(tuple(faults))
     return node, lines
+
+
+def _node(text: str) -> yaml.Node | None:
+    if not _ONLY_SLOW.search(text):
+        with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError):
+            return _FastLoader(text).get_single_node()
+    return _Loader(text).get_single_node()
 
 
 def _walk(

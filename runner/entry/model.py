@@ -19,6 +19,9 @@ class Phase(StrEnum):
     VERIFY = "verify"
 
 
+_RUN_ORDER = {phase: place for place, phase in enumerate(Phase)}
+
+
 class Safety(StrEnum):
     """What a step may do to the node; a `changes-host` step runs only if the caller allows it by name."""
 
@@ -267,9 +270,8 @@ class Runbook(_Strict):
     @property
     def steps(self) -> tuple[Step, ...]:
         """All steps in run order: by phase, then by place in the file."""
-        order = list(Phase)
         steps = [part for section in self.sections for part in section.body if isinstance(part, Step)]
-        return tuple(sorted(steps, key=lambda step: order.index(step.phase)))
+        return tuple(sorted(steps, key=lambda step: _RUN_ORDER[step.phase]))
 
     def step(self, step_id: str) -> Step | None:
         """The step with this id, or None."""

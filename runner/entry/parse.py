@@ -51,7 +51,8 @@ def parse(text: str, path: Path, *, references: bool = True) -> Runbook:
     # markdown-it converts these to \n itself; doing it first keeps its line numbers and ours equal.
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     draft = _Draft(path, text.split("\n"))
-    tokens = MarkdownIt("commonmark").use(front_matter_plugin).parse(text)
+    # Text within a paragraph is not looked at here.
+    tokens = MarkdownIt("commonmark").disable("inline").use(front_matter_plugin).parse(text)
     head = _head(tokens, draft)
     sections = _sections(tokens, draft, None if head is None else head.title, today=references)
     if head is not None:

@@ -12,7 +12,7 @@ _REDIRECTION = re.compile(r"(?:(?<=\s)\d+)?(?:&>>?|>>?\|?|<<?<?)\s*(?:&\d+|&-|[^
 
 
 @dataclass(frozen=True)
-class Call:
+class ProgramCall:
     """One `python -m runner.…` call of a block: the first line of its command (from 1), its module, its arguments."""
 
     line: int
@@ -25,7 +25,7 @@ class Call:
         return self.module.removeprefix(_PROBE) if self.module.startswith(_PROBE) else None
 
 
-def calls_of(block: str) -> Iterator[Call]:
+def calls_of(block: str) -> Iterator[ProgramCall]:
     """Every call of this project's programs, in order."""
     for line, words in _simple_commands(block):
         call = _call(line, words)
@@ -67,9 +67,13 @@ def _split(text: str) -> Iterator[list[str]]:
     yield words
 
 
-def _call(line: int, words: Sequence[str]) -> Call | None:
+def _call(line: int, words: Sequence[str]) -> ProgramCall | None:
     for place in range(len(words) - 2):
         if re.fullmatch(r"(.*/)?python3?(\.\d+)?", words[place]) and words[place + 1] == "-m":
             module = words[place + 2]
-            return Call(line, module, tuple(words[place + 3 :])) if module.split(".")[0] == "runner" else None
+            return (
+                ProgramCall(line, module, tuple(words[place + 3 :]))
+                if module.split(".")[0] == "runner"
+                else None
+            )
     return None

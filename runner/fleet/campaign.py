@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from runner.fleet import START_WITHIN_S
 from runner.fleet.commands import Wish
 from runner.record.model import Code
-
-START_WITHIN_S = 3600.0
 
 
 class JobProgress(StrEnum):

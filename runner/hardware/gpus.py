@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.base.time_limit import answer_within
 from runner.hardware import visible
-from runner.hardware.visible import Device, Instance
+from runner.hardware.visible import InstalledGpu, Instance
 
 _DEADLINE_S = 20.0
 # Without persistence mode, the driver starts each GPU anew for every program that opens it.
 _START_S = 5.0
 _DEV = Path("/dev")
+_LIBRARY = "libnvidia-ml.so.1"
 
 
 class Gpu(BaseModel):
@@ -74,10 +75,8 @@ def nvml_deadline(dev: Path = _DEV) -> float:
 
 def look_at_gpus() -> Sight:
     """Read the GPUs of this host. Does not raise on a faulty host."""
-    import pynvml  # noqa: PLC0415 - not needed on a host without GPUs
-
     try:
-        return answer_within(nvml_deadline(), lambda: _read(pynvml))
+        return answer_within(nvml_deadline(), _read)
     except TimeoutError as error:
         return Sight(
             error=f"NVML: {error}; the driver may be hung, or starts every GPU anew (nvidia-smi -pm 1 keeps them on)"
@@ -91,7 +90,21 @@ def visible_count() -> int:
     return len(look_at_gpus().visible.gpus)
 
 
-def _read(nvml: Any) -> Sight:
+def load_nvml() -> Any:
+    """The module `pynvml`; None on a host without NVIDIA's library, where importing it would only take time."""
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return None
+    import pynvml  # noqa: PLC0415 - as above
+
+    return pynvml
+
+
+def _read() -> Sight:
+    nvml = load_nvml()
+    if nvml is None:
+        return Sight(error=_why_unreadable("NVML Shared Library Not Found"))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -140,7 +153,7 @@ def _is_stand_in(count: int) -> bool:
     if count and not any(_DEV.glob("nvidia[0-9]*")) and not (_DEV / "dxg").exists():
         return True
     try:
-        return hasattr(ctypes.CDLL("libnvidia-ml.so.1"), "runbook_stand_in_nvml")
+        return hasattr(ctypes.CDLL(_LIBRARY), "runbook_stand_in_nvml")
     except OSError:
         return False
 
@@ -179,7 +192,7 @@ def _visible(nvml: Any, handles: Sequence[Any], gpus: Sequence[Gpu]) -> Visible:
     value = os.environ.get(visible.NAME)
     identified = visible.names_identifiers(value)
     devices = [_device(nvml, handle, gpu, identified) for handle, gpu in zip(handles, gpus, strict=True)]
-    found = visible.shown(value, devices)
+    found = visible.visible_devices(value, devices)
     numbers = list(dict.fromkeys(one.gpu for one in found))
     modes = {number: _ask(nvml, "nvmlDeviceGetComputeMode", handles[number]) for number in numbers}
     alone = {number for number in numbers if modes[number] == nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS}
@@ -202,15 +215,18 @@ def _visible(nvml: Any, handles: Sequence[Any], gpus: Sequence[Gpu]) -> Visible:
 
 
 def _hidden_by(
-    value: str | None, devices: Sequence[Device], found: Sequence[visible.Shown], held: Sequence[int]
+    value: str | None,
+    devices: Sequence[InstalledGpu],
+    found: Sequence[visible.VisibleDevice],
+    held: Sequence[int],
 ) -> str | None:
     if len([one for one in found if one.instance is None]) == len(devices):
         return "compute mode" if held else None
-    by_default = set(visible.shown(None, devices))
+    by_default = set(visible.visible_devices(None, devices))
     return "MIG" if value is None or set(found) == by_default else visible.NAME
 
 
-def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> Device:
+def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> InstalledGpu:
     def uuid(of: Any) -> str:
         return _text(_ask(nvml, "nvmlDeviceGetUUID", of) or "") if identified else ""
 
@@ -218,7 +234,7 @@ def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> Device:
     places = [_ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, place) for place in range(most)]
     parts = [part for part in places if part is not None]
     memories = [_ask(nvml, "nvmlDeviceGetMemoryInfo", part) for part in parts]
-    return Device(
+    return InstalledGpu(
         uuid(handle),
         gpu.mig,
         tuple(

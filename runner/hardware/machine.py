@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
@@ -87,6 +86,16 @@ def _gpu_kind(gpu: Gpu) -> str:
     return f"{name}-mig" if gpu.mig else name
 
 
+def look_class() -> str:
+    """The machine class of this host, without the other facts about it."""
+    seen = look_at_gpus()
+    return machine_class(seen.gpus, seen.error, _processor())
+
+
+def _processor() -> Processor:
+    return read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
+
+
 def look() -> Machine:
     """Inspect this host. Does not raise on a faulty host; does not import torch."""
     return look_both()[0]
@@ -95,7 +104,7 @@ def look() -> Machine:
 def look_both() -> tuple[Machine, Visible]:
     """This host, and the GPUs of it that CUDA programs started from this process can use. Reads NVML once."""
     seen = look_at_gpus()
-    processor = read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
+    processor = _processor()
     torch, cuda = _torch_versions()
     machine = Machine(
         machine_class=machine_class(seen.gpus, seen.error, processor),
@@ -107,7 +116,7 @@ def look_both() -> tuple[Machine, Visible]:
         cpu_matrix=processor.matrix,
         cores=processor.cores,
         arch=processor.arch,
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         os=_os_name(),
         kernel=platform.release(),
         python=platform.python_version(),

@@ -44,7 +44,7 @@ class GpuWiring:
 
 
 @dataclass(frozen=True)
-class Pair:
+class GpuPair:
     """The connection of two GPUs: `NV18`, or the PCIe path `PIX`, `PXB`, `PHB`, `NODE`, `SYS`; else `unknown`.
 
     `p2p` is the status of peer access, `ok` or why there is none; None if it is not known.
@@ -72,5 +72,5 @@ class Topology:
 
     source: Literal["nvml", "text"]
     gpus: tuple[GpuWiring, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[GpuPair, ...]
     mig: bool = False

@@ -1,13 +1,12 @@
 """Reads the wiring of this node through NVML."""
 
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from runner.base.errors import RunbookError
 from runner.base.time_limit import answer_within
-from runner.hardware.gpus import nvml_deadline
-from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuWiring, Pair, Topology
+from runner.hardware.gpus import load_nvml, nvml_deadline
+from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuPair, GpuWiring, Topology
 
 # NVML's nvmlGpuTopologyLevel_t, as `nvidia-smi topo -m` shows it.
 _LEVELS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
@@ -43,16 +42,6 @@ _IS_SO = 1
 _NODE_WORDS = 16
 
 
-@dataclass(frozen=True)
-class _Fabric:
-    """The fabric state of one GPU; `None` means unknown."""
-
-    state: str | None = None
-    error: int | None = None
-    clique: int | None = None
-    complaints: tuple[str, ...] = ()
-
-
 def read_topology() -> Topology | None:
     """The wiring as reported by NVML; None on a host without an NVIDIA library or driver.
 
@@ -68,11 +57,12 @@ def read_topology() -> Topology | None:
 
 
 def _read() -> Topology | None:
-    import pynvml  # noqa: PLC0415 - not needed on a host without GPUs
-
+    pynvml = load_nvml()
+    if pynvml is None:
+        return None
     try:
         pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
+    except pynvml.NVMLError_DriverNotLoaded:
         return None
     except pynvml.NVMLError as error:
         raise RunbookError(f"cannot initialize NVML: {error}; check the driver with nvidia-smi") from error
@@ -121,14 +111,7 @@ class _Reader:
 
     def alone(self, index: int, handle: Any) -> GpuWiring:
         """The fabric state of the only GPU."""
-        fabric = self._fabric(handle)
-        return GpuWiring(
-            index=index,
-            fabric_state=fabric.state,
-            fabric_error=fabric.error,
-            fabric_clique=fabric.clique,
-            fabric_complaints=fabric.complaints,
-        )
+        return GpuWiring(index, **self._fabric(handle))
 
     def gpu(self, index: int, handle: Any) -> GpuWiring:
         """One GPU's links, fabric, PCIe and NUMA node."""
@@ -138,16 +121,12 @@ class _Reader:
         ]
         known = [(link, state) for link, state in enumerate(states) if state is not None]
         self._active[index] = [link for link, state in known if state]
-        fabric = self._fabric(handle)
         return GpuWiring(
-            index=index,
+            index,
             links_active=len(self._active[index]) if known else None,
             links_down=tuple(link for link, state in known if not state),
             link_errors=self._errors(handle, [link for link, _ in known]),
-            fabric_state=fabric.state,
-            fabric_error=fabric.error,
-            fabric_clique=fabric.clique,
-            fabric_complaints=fabric.complaints,
+            **self._fabric(handle),
             pcie_generation=self.ask("nvmlDeviceGetCurrPcieLinkGeneration", handle),
             pcie_width=self.ask("nvmlDeviceGetCurrPcieLinkWidth", handle),
             pcie_max_generation=self.ask("nvmlDeviceGetMaxPcieLinkGeneration", handle),
@@ -197,30 +176,36 @@ class _Reader:
         ]
         return sum(read) if read else None
 
-    def _fabric(self, handle: Any) -> "_Fabric":
+    def _fabric(self, handle: Any) -> dict[str, Any]:
+        """The fields of `GpuWiring` about the fabric, as far as they are known."""
         info = self._nvml.c_nvmlGpuFabricInfoV_t()
         if self.ask("nvmlDeviceGetGpuFabricInfoV", handle, self._nvml.byref(info)) is None:
-            return _Fabric()
+            return {}
         state = FABRIC_STATES.get(info.state, f"unknown ({info.state})")
         # Status, partition and health are valid only after a registration attempt.
         if state in {"not supported", "not started"}:
-            return _Fabric(state)
+            return {"fabric_state": state}
         complaints = tuple(
             name for name, shift in _COMPLAINTS.items() if (info.healthMask >> shift) & 3 == _IS_SO
         )
-        return _Fabric(state, int(info.status), int(info.cliqueId), complaints)
+        return {
+            "fabric_state": state,
+            "fabric_error": int(info.status),
+            "fabric_clique": int(info.cliqueId),
+            "fabric_complaints": complaints,
+        }
 
-    def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> Pair:
+    def pair(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> GpuPair:
         """How two GPUs are connected: NVLinks if the driver reports any, else the PCIe path."""
         readable = self.ask("nvmlDeviceGetP2PStatus", handle_a, handle_b, 0)  # 0: NVML_P2P_CAPS_INDEX_READ
         p2p = None if readable is None else _P2P.get(readable, "unknown")
         links = self._links_between(a, b, handle_a, handle_b)
         if links is None:
-            return Pair(a.index, b.index, UNKNOWN, p2p)
+            return GpuPair(a.index, b.index, UNKNOWN, p2p)
         if links:
-            return Pair(a.index, b.index, f"NV{links}", p2p)
+            return GpuPair(a.index, b.index, f"NV{links}", p2p)
         level = self.ask("nvmlDeviceGetTopologyCommonAncestor", handle_a, handle_b)
-        return Pair(a.index, b.index, _LEVELS.get(level, UNKNOWN), p2p)
+        return GpuPair(a.index, b.index, _LEVELS.get(level, UNKNOWN), p2p)
 
     def _links_between(self, a: GpuWiring, b: GpuWiring, handle_a: Any, handle_b: Any) -> int | None:
         """With switches, every active link reaches every GPU; without, only the links to this peer are counted.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runner.base.errors import InputError
 from runner.base.pasted import pasted
-from runner.hardware.topology import GpuWiring, Pair, Topology
+from runner.hardware.topology import GpuPair, GpuWiring, Topology
 
 _CELL = re.compile(r"X|NV\d{1,4}|PIX|PXB|PHB|NODE|SYS|SOC")
 _CELLS = re.compile(rf"(?:{_CELL.pattern})+")
@@ -176,10 +176,10 @@ def _cells(words: Sequence[str], count: int, line: int) -> list[str]:
     return found[:count]
 
 
-def _pair(rows: dict[int, list[str]], columns: dict[int, int], a: int, b: int) -> Pair:
+def _pair(rows: dict[int, list[str]], columns: dict[int, int], a: int, b: int) -> GpuPair:
     there, back = rows[a][columns[b]], rows[b][columns[a]]
     if there != back or there == "X":
         raise InputError(
             f"the matrix is not symmetric: GPU{a} to GPU{b} is {there}, GPU{b} to GPU{a} is {back}; paste it again"
         )
-    return Pair(a, b, "SYS" if there == "SOC" else there)
+    return GpuPair(a, b, "SYS" if there == "SOC" else there)

@@ -35,7 +35,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Device:
+class InstalledGpu:
     """One installed GPU as far as it decides what is visible. UUIDs are read only to compare them, never stored."""
 
     uuid: str = ""
@@ -44,7 +44,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Shown:
+class VisibleDevice:
     """One device that CUDA shows: an installed GPU by number, or an instance of it."""
 
     gpu: int
@@ -81,7 +81,7 @@ def _number(entry: str) -> str | None:
     return str(int(match[1])) if match and int(match[1]) >= 0 else None
 
 
-def shown(value: str | None, devices: Sequence[Device]) -> list[Shown]:
+def visible_devices(value: str | None, devices: Sequence[InstalledGpu]) -> list[VisibleDevice]:
     """The devices that CUDA enumerates, in its order.
 
     Args:
@@ -103,14 +103,14 @@ def shown(value: str | None, devices: Sequence[Device]) -> list[Shown]:
     return instances[:1] or found
 
 
-def _first(index: int, device: Device) -> list[Shown]:
+def _first(index: int, device: InstalledGpu) -> list[VisibleDevice]:
     """The GPU, or the first instance of a split one; nothing if it has none."""
     if not device.mig:
-        return [Shown(index)]
-    return [Shown(index, device.instances[0])] if device.instances else []
+        return [VisibleDevice(index)]
+    return [VisibleDevice(index, device.instances[0])] if device.instances else []
 
 
-def _named(name: str, devices: Sequence[Device]) -> Shown | None:
+def _named(name: str, devices: Sequence[InstalledGpu]) -> VisibleDevice | None:
     if name.startswith(_MIG):
         return _instance(name, devices)
     if name.startswith(_GPU):
@@ -120,8 +120,8 @@ def _named(name: str, devices: Sequence[Device]) -> Shown | None:
     return next(iter(_first(number, devices[number])), None) if number is not None else None
 
 
-def _instance(name: str, devices: Sequence[Device]) -> Shown | None:
-    every = [Shown(index, one) for index, device in enumerate(devices) for one in device.instances]
+def _instance(name: str, devices: Sequence[InstalledGpu]) -> VisibleDevice | None:
+    every = [VisibleDevice(index, one) for index, device in enumerate(devices) for one in device.instances]
     old = _OLD_INSTANCE.fullmatch(name)
     if old is not None:
         ids = int(old[2]), int(old[3])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from runner.hardware.boards import Board
-from runner.hardware.topology import GpuWiring, Pair, Topology
+from runner.hardware.topology import GpuPair, GpuWiring, Topology
 
 # No GPU up to Blackwell has more; if its pairs show more together, its links end at switches and reach every GPU.
 _MOST_LINKS = 18
@@ -35,7 +35,7 @@ class WiringFault:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WiringVerdict:
     """The verdict on the wiring. Faults with `symptom` false are only notes.
 
     `unknown` says why the wiring between the GPUs cannot be judged; None if it can.
@@ -77,10 +77,10 @@ def _allowed(board: Board, gpus: int) -> list[str]:
     return [f"NV{board.nvlinks}"] + [f"NV{board.nvlinks // 3}"] * third
 
 
-def judge(topology: Topology, board: Board | None) -> Verdict:
+def judge_wiring(topology: Topology, board: Board | None) -> WiringVerdict:
     """Compare the wiring with its board or, for an unknown board, with what its links imply."""
     mesh, unknown = _mesh(topology, board)
-    return Verdict(
+    return WiringVerdict(
         (
             *_fabric_faults(topology.gpus),
             *_partition_faults(topology.gpus),
@@ -119,7 +119,7 @@ def _mesh(topology: Topology, board: Board | None) -> tuple[list[WiringFault], s
     return [_uneven(topology, pairs, f"{' or '.join(allowed)} for all pairs on {board.name}")], None
 
 
-def _shows_no_nvlink(topology: Topology, pairs: Sequence[Pair]) -> bool:
+def _shows_no_nvlink(topology: Topology, pairs: Sequence[GpuPair]) -> bool:
     return (
         topology.source == "nvml"
         and not any(pair.nvlinks for pair in pairs)
@@ -127,7 +127,9 @@ def _shows_no_nvlink(topology: Topology, pairs: Sequence[Pair]) -> bool:
     )
 
 
-def _mesh_of_unknown_board(topology: Topology, pairs: Sequence[Pair]) -> tuple[list[WiringFault], str | None]:
+def _mesh_of_unknown_board(
+    topology: Topology, pairs: Sequence[GpuPair]
+) -> tuple[list[WiringFault], str | None]:
     links: Counter[int] = Counter()
     for pair in pairs:
         links[pair.a] += pair.nvlinks
@@ -142,7 +144,7 @@ def _mesh_of_unknown_board(topology: Topology, pairs: Sequence[Pair]) -> tuple[l
     return [], f"pairs of GPUs differ, as they do without NVLink switches ({_counts(pairs)}); {_NAME_IT}"
 
 
-def _uneven(topology: Topology, pairs: Sequence[Pair], expected: str) -> WiringFault:
+def _uneven(topology: Topology, pairs: Sequence[GpuPair], expected: str) -> WiringFault:
     linked = {gpu for pair in pairs if pair.nvlinks for gpu in (pair.a, pair.b)}
     alone = [str(gpu.index) for gpu in topology.gpus if gpu.index not in linked]
     return WiringFault(
@@ -157,12 +159,12 @@ def _uneven(topology: Topology, pairs: Sequence[Pair], expected: str) -> WiringF
     )
 
 
-def _counts(pairs: Sequence[Pair]) -> str:
+def _counts(pairs: Sequence[GpuPair]) -> str:
     kinds = sorted({pair.link for pair in pairs})
     return ", ".join(f"{kind} × {sum(pair.link == kind for pair in pairs)}" for kind in kinds)
 
 
-def not_started(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
+def fabric_not_started(gpus: Sequence[GpuWiring]) -> list[WiringFault]:
     """The fabric faults with which CUDA does not start. With any other it starts, and the node can be measured."""
     return _fabric_faults([gpu for gpu in gpus if gpu.fabric_state in {"not started", "in progress"}])
 

@@ -4,7 +4,7 @@ from runner.base.errors import RunbookError
 from runner.hardware.gpus import Sight, look_at_gpus
 from runner.hardware.topology import Topology
 from runner.hardware.topology_nvml import read_topology
-from runner.hardware.wiring import not_started
+from runner.hardware.wiring import fabric_not_started
 from runner.kit.probe import NotApplicableError
 
 
@@ -27,7 +27,7 @@ def _wiring(seen: Sight) -> Topology | None:
             f"the GPUs of this host cannot be read ({seen.error}); check the driver with nvidia-smi"
         )
     shown = {gpu.index for gpu in seen.visible.gpus}
-    for fault in not_started([gpu for gpu in topology.gpus if gpu.index in shown]):
+    for fault in fabric_not_started([gpu for gpu in topology.gpus if gpu.index in shown]):
         raise NotApplicableError(f"CUDA does not start until the fabric is up: {fault}")
     return topology
 

@@ -25,10 +25,10 @@ from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.hardware.boards import BOARDS, Board, board_named, board_of
 from runner.hardware.machine import look
-from runner.hardware.topology import GpuWiring, Pair, Topology
+from runner.hardware.topology import GpuPair, GpuWiring, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
-from runner.hardware.wiring import Verdict, expected_link, judge
+from runner.hardware.wiring import WiringVerdict, expected_link, judge_wiring
 from runner.kit.probe import Findings, NotApplicableError, Probe, base_parser, say, single
 from runner.record.model import Measurement
 from runner.vocabulary.model import Metric
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> Findings:
     topology, board = _from_text(arguments) if arguments.source else _from_nvml(arguments)
-    verdict, expected = judge(topology, board), expected_link(topology, board)
+    verdict, expected = judge_wiring(topology, board), expected_link(topology, board)
     for fault in verdict.faults:
         say(f"{'SYMPTOM' if fault.symptom else 'note'}: {fault}")
     if not verdict.faults and verdict.unknown is None:
@@ -79,7 +79,7 @@ def _pairs(topology: Topology) -> str:
     return f"all pairs {kinds[0]}" if len(kinds) == 1 else f"pairs {', '.join(kinds)}"
 
 
-def _as_dict(pair: Pair, expected: str | None) -> dict[str, object]:
+def _as_dict(pair: GpuPair, expected: str | None) -> dict[str, object]:
     """A pair's verdict; `as_expected` is None without an expectation or a reading."""
     good = None if expected is None or not pair.known else pair.link == expected and pair.p2p in {None, "ok"}
     return {"link": pair.link, "expected": expected, "p2p": pair.p2p, "as_expected": good}
@@ -91,7 +91,7 @@ def _shown(gpu: GpuWiring) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
 
 
-def _reason(verdict: Verdict) -> str | None:
+def _reason(verdict: WiringVerdict) -> str | None:
     symptoms = [fault for fault in verdict.faults if fault.symptom]
     if not symptoms:
         return verdict.unknown

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.base.errors import RecordError, StoreError
-from runner.entry.digest import is_current
+from runner.entry.digest import current_digests
 from runner.entry.model import Runbook, Step
 from runner.hardware.machine import Machine
 from runner.record.model import Record, StepStatus
@@ -52,13 +52,13 @@ def expected_durations(
     runs without a time limit. A step that only ever found itself not applicable on this class, or on one with as many
     GPUs, has the time that it took to say so.
     """
-    steps = {step.id: step for step in runbook.steps}
+    digests = current_digests(runbook)
     best: dict[str, tuple[tuple[object, ...], float]] = {}
     for record in records:
         if not _speaks_of(record, runbook, preset, machine):
             continue
         for result in record.steps:
-            if result.id not in steps or result.duration_s is None:
+            if result.id not in digests or result.duration_s is None:
                 continue
             here = record.machine.machine_class == machine.machine_class
             alike = here or (0 < len(machine.gpus) == len(record.machine.gpus))
@@ -66,7 +66,7 @@ def expected_durations(
                 continue
             rank = (
                 result.status.finished,
-                is_current(result.digest, runbook, steps[result.id]),
+                result.digest == digests[result.id],
                 here,
                 record.options.within is None,
                 record.moment,

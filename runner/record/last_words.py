@@ -10,7 +10,7 @@ from runner.record.redaction.redact import redact_text
 
 LONGEST = 240
 _TAIL_BYTES = 4096
-# The escapes by which `Window` represents bytes that are not UTF-8, and control characters.
+# The escapes by which `OutputWindow` represents bytes that are not UTF-8, and control characters.
 _NOT_TEXT = re.compile(r"\\x[0-9a-f]{2}|[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _MOST_NOT_TEXT = 0.5

@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from runner.base.errors import DocumentError, RecordError
-from runner.record.documents import parse_json, telling_error
 from runner.record.migrations import migrate
 from runner.record.model import SCHEMA_VERSION, Record
 
@@ -38,6 +37,9 @@ def parse_record(data: bytes, name: str, *, as_written: bool = False) -> Record:
 
 def _refusal(data: bytes, name: str, error: ValidationError) -> RecordError:
     """Why this is not a record; it is parsed again for a precise message."""
+    # Imported late: most records have no fault.
+    from runner.record.documents import parse_json, telling_error  # noqa: PLC0415
+
     try:
         # A missing value is null; NaN would make every derived number NaN.
         content: Any = parse_json(data.decode("utf-8"), name)
@@ -49,7 +51,11 @@ def _refusal(data: bytes, name: str, error: ValidationError) -> RecordError:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         return _newer(name, version)
-    return RecordError(f"{name} is not a record: {_told(error)}")
+    first = telling_error(error)
+    # The place contains keys of a possibly hostile file.
+    place = ".".join(str(part) for part in first["loc"])[:_LONGEST_PLACE]
+    told = f"{place + ': ' if place else ''}{first['msg']}"
+    return RecordError(f"{name} is not a record: {told}")
 
 
 def _newer(name: str, version: int) -> RecordError:
@@ -75,11 +81,3 @@ def refuse_twice(data: bytes, name: str) -> None:
         return found
 
     json.loads(data, object_pairs_hook=once)
-
-
-def _told(error: ValidationError) -> str:
-    """The fault, with its place."""
-    first = telling_error(error)
-    # The place contains keys of a possibly hostile file.
-    place = ".".join(str(part) for part in first["loc"])[:_LONGEST_PLACE]
-    return f"{place + ': ' if place else ''}{first['msg']}"

@@ -177,7 +177,10 @@ def _read(entry: "os.DirEntry[bytes]", name: bytes) -> CodeFile:
         if entry.is_symlink():
             return CodeFile(name, os.readlink(entry.path), b"link")  # noqa: PTH115 - Path would normalise the target
         if entry.is_file(follow_symlinks=False):
-            return CodeFile(name, Path(os.fsdecode(entry.path)).read_bytes())
+            if _COMPILED.fullmatch(name):
+                return CodeFile(name, b"")
+            with open(entry.path, "rb") as file:  # noqa: PTH123 - making a Path takes as long as reading
+                return CodeFile(name, file.read())
     except OSError:
         return CodeFile(name, b"", b"unreadable")
     return CodeFile(name, b"", b"special")

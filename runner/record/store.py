@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.base.bounds import RECORD_BYTES
 from runner.base.errors import RecordError, StoreError
@@ -21,8 +22,9 @@ from runner.base.plain import visible_line
 from runner.base.units import format_bytes
 from runner.record.model import Record, StepResult
 from runner.record.reading import parse_record, refuse_twice
-from runner.record.redaction.redact import host_secrets
-from runner.record.writing import Written
+
+if TYPE_CHECKING:
+    from runner.record.writing import Written
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # Folders above a record within the data folder: class and runbook.
@@ -53,11 +55,14 @@ class Store:
         """
         self.root = root
         self._secrets = secrets
-        self._written = Written(())
+        self._written: Written | None = None
 
     @property
     def secrets(self) -> Sequence[str]:
         """The words that must not occur in a record, in addition to the patterns."""
+        # Imported late, as below: who only reads needs no redaction.
+        from runner.record.redaction.redact import host_secrets  # noqa: PLC0415
+
         return host_secrets() if self._secrets is None else self._secrets
 
     def path_of(self, record: Record) -> Path:
@@ -192,8 +197,10 @@ class Store:
     def _is_place_of_record(self, path: Path) -> bool:
         return path.name.endswith(".json") and len(path.parts) == len(self.root.parts) + _LEVELS + 1
 
-    def _written_for(self, record: Record) -> Written:
-        if record.run_id != self._written.run_id:
+    def _written_for(self, record: Record) -> "Written":
+        from runner.record.writing import Written  # noqa: PLC0415
+
+        if self._written is None or record.run_id != self._written.run_id:
             self._written = Written(self.secrets, record.run_id)
         return self._written
 

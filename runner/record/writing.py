@@ -25,6 +25,8 @@ class Written:
     secrets: Sequence[str]
     run_id: str = ""
     _window: int = 0
+    # The record without steps, and its fields as JSON.
+    _head: tuple[Record, dict[str, str]] | None = None
     # Steps as given, redacted, and as JSON at the current window: a finished step does not change.
     _steps: list[tuple[StepResult, StepResult, str]] = field(default_factory=list)
 
@@ -34,8 +36,7 @@ class Written:
         Raises:
             ValueError: it holds NaN or Infinity.
         """
-        head = _fitted_head(redact_head(record.model_copy(update={"steps": ()}), self.secrets))
-        fields = {name: _dump(value, _INDENT) for name, value in head.model_dump(mode="json").items()}
+        fields = self._fields(record.model_copy(update={"steps": ()}))
         self._take(record.steps)
         while True:
             steps = [fragment for _, _, fragment in self._steps]
@@ -50,6 +51,14 @@ class Written:
                 return text
             self._window += 1
             self._steps = [(step, clean, self._fragment(clean)) for step, clean, _ in self._steps]
+
+    def _fields(self, head: Record) -> dict[str, str]:
+        """The fields of a record without steps, as JSON; most saves of a run differ only in their steps."""
+        if self._head is None or self._head[0] != head:
+            clean = _fitted_head(redact_head(head, self.secrets))
+            dumped = clean.model_dump(mode="json").items()
+            self._head = head, {name: _dump(value, _INDENT) for name, value in dumped}
+        return dict(self._head[1])
 
     def _take(self, steps: Sequence[StepResult]) -> None:
         same = 0

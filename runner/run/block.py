@@ -14,7 +14,7 @@ from typing import IO, Self
 from runner.base.processes import Cleared, stat_of
 from runner.run.interrupts import interrupts_let_in
 from runner.run.leftovers import ProcessTree
-from runner.run.output import Window
+from runner.run.output import OutputWindow
 
 GRACE_S = 2.0
 _READ_BYTES = 1 << 20
@@ -31,7 +31,7 @@ _PIPE_BYTES = 1 << 20
 _stuck: "list[subprocess.Popen[bytes]]" = []
 
 
-class Ending(StrEnum):
+class BlockEnding(StrEnum):
     """How a block ended."""
 
     EXITED = "exited"
@@ -40,13 +40,13 @@ class Ending(StrEnum):
     NOT_STARTED = "not_started"
 
 
-class Block:
+class RunningBlock:
     """The shell of a block with its pipes; a context manager that closes them."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", tree: ProcessTree) -> None:
         self._process, self._tree = process, tree
         self._selector = selectors.DefaultSelector()
-        self.stdout, self.stderr = Window(), Window()
+        self.stdout, self.stderr = OutputWindow(), OutputWindow()
         self._pidfd: int | None = None
 
     def __enter__(self) -> Self:
@@ -77,7 +77,7 @@ class Block:
         timeout: float,
         still_running: Callable[[float], None],
         stopped: Callable[[], bool],
-    ) -> Ending:
+    ) -> BlockEnding:
         """Read until the shell ends, the deadline passes, or Ctrl-C; interrupts are enabled from here on.
 
         `began` is in monotonic seconds; the deadline is `timeout` seconds later.
@@ -88,18 +88,18 @@ class Block:
                 while self._process.poll() is None:
                     passed = time.monotonic() - began
                     if passed >= timeout:
-                        return Ending.TIMEOUT
+                        return BlockEnding.TIMEOUT
                     if stopped():
-                        return Ending.INTERRUPTED
+                        return BlockEnding.INTERRUPTED
                     if passed - told >= _SHOWN_EVERY_S:
                         told = passed
                         still_running(passed)
                     self._read(min(timeout - passed, told + _SHOWN_EVERY_S - passed))
         except KeyboardInterrupt:
-            return Ending.INTERRUPTED
-        return Ending.EXITED
+            return BlockEnding.INTERRUPTED
+        return BlockEnding.EXITED
 
-    def finish(self, ending: Ending, patience_s: float) -> tuple[Ending, Cleared]:
+    def finish(self, ending: BlockEnding, patience_s: float) -> tuple[BlockEnding, Cleared]:
         """Terminate all remaining processes and read the rest of the output.
 
         Args:
@@ -110,14 +110,14 @@ class Block:
             How the block ended, `interrupted` after a Ctrl-C meanwhile, so that nothing is started after it; and what
             happened to its processes, including the shell.
         """
-        grace, shell_ended = GRACE_S, ending is not Ending.EXITED
+        grace, shell_ended = GRACE_S, ending is not BlockEnding.EXITED
         while True:
             try:
                 with interrupts_let_in():
                     cleared = self._end(grace, patience_s)
             except KeyboardInterrupt:
                 # A second Ctrl-C: kill the rest without grace.
-                ending, grace, patience_s = Ending.INTERRUPTED, 0.0, min(patience_s, _IMPATIENCE_S)
+                ending, grace, patience_s = BlockEnding.INTERRUPTED, 0.0, min(patience_s, _IMPATIENCE_S)
             else:
                 self._read_rest()
                 return ending, Cleared(cleared.ended + shell_ended, cleared.left)
@@ -158,7 +158,7 @@ class Block:
                 continue
             self._take(key.fileobj, key.data)
 
-    def _take(self, pipe: "IO[bytes] | selectors._FileObject", window: Window) -> int:  # type: ignore[name-defined]
+    def _take(self, pipe: "IO[bytes] | selectors._FileObject", window: OutputWindow) -> int:  # type: ignore[name-defined]
         """One read of a pipe: the number of bytes, 0 if nothing is available."""
         try:
             data = os.read(pipe if isinstance(pipe, int) else pipe.fileno(), _READ_BYTES)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from runner.base.processes import Cleared
 from runner.run import lock
-from runner.run.block import GRACE_S, Block, Ending
+from runner.run.block import GRACE_S, BlockEnding, RunningBlock
 from runner.run.exports import read_environment, script
 from runner.run.interrupts import interrupts_held
 from runner.run.leftovers import TOKEN, ProcessTree
 from runner.run.output import Captured
 
-__all__ = ["PATIENCE_S", "CommandResult", "Ending", "not_started", "run_block"]
+__all__ = ["PATIENCE_S", "BlockEnding", "CommandResult", "block_not_started", "run_block"]
 
 # How long killed processes may take to disappear, in seconds: the driver first frees the memory of eight GPUs. A
 # process that is still there afterwards is stuck in the kernel.
@@ -40,7 +40,7 @@ class CommandResult:
         stuck: whether some of its processes could not be killed; `problem` names them.
     """
 
-    ending: Ending
+    ending: BlockEnding
     exit_status: int | None
     stdout: Captured
     stderr: Captured
@@ -81,7 +81,7 @@ def run_block(
     try:
         temporary = tempfile.TemporaryDirectory(prefix="runbook-block-", ignore_cleanup_errors=True)
     except OSError as error:
-        return not_started(f"cannot create a temporary folder: {error}")
+        return block_not_started(f"cannot create a temporary folder: {error}")
     with temporary as folder, interrupts_held():
         after = Path(folder) / "environment"
         began = time.monotonic()
@@ -99,21 +99,21 @@ def run_block(
             )
         except (OSError, ValueError) as error:
             tree.ends()
-            return not_started(str(error))
+            return block_not_started(str(error))
         tree.starts(process.pid)
-        with Block(process, tree) as block:
+        with RunningBlock(process, tree) as block:
             ending = block.run(began, timeout, still_running, stopped)
             ending, cleared = block.finish(ending, patience)
         duration = time.monotonic() - began
         late = duration - timeout
         problem = _left(cleared)
-        if ending is Ending.EXITED and cleared.ended and late > 2 * GRACE_S:
+        if ending is BlockEnding.EXITED and cleared.ended and late > 2 * GRACE_S:
             # Its shell ended in time, but its child processes did not.
             ending, problem = (
-                Ending.TIMEOUT,
+                BlockEnding.TIMEOUT,
                 problem or f"its child processes were terminated {late:.0f} s after it",
             )
-        status = process.returncode if ending is Ending.EXITED else None
+        status = process.returncode if ending is BlockEnding.EXITED else None
         carried = read_environment(after, environment) if status == 0 else None
         if carried is not None and not carried:
             problem = problem or _LOST
@@ -144,7 +144,7 @@ def _left(cleared: Cleared) -> str | None:
     return f"could not be killed: {named}" + (f" and {more} more" if more > 0 else "")
 
 
-def not_started(problem: str) -> CommandResult:
+def block_not_started(problem: str) -> CommandResult:
     """The result of a block that did not start, with the reason."""
     nothing = Captured("", 0)
-    return CommandResult(Ending.NOT_STARTED, None, nothing, nothing, 0.0, None, 0, problem)
+    return CommandResult(BlockEnding.NOT_STARTED, None, nothing, nothing, 0.0, None, 0, problem)

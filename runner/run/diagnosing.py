@@ -16,8 +16,8 @@ from runner.entry.plan import Plan, PlannedStep, Request, make_plan
 from runner.hardware.machine import Machine
 from runner.record.diagnosis import Diagnosis, NotLooked, Obstacle, State, diagnose_entry, rank
 from runner.run.block import GRACE_S
-from runner.run.command import CommandResult, Ending, not_started, run_block
-from runner.run.local import SECONDS, run_plan
+from runner.run.command import BlockEnding, CommandResult, block_not_started, run_block
+from runner.run.local import SECONDS, RunContext, run_plan
 
 # Names the process whose environment the probes judge (`runner.kit.judged`).
 JUDGED_PID = "RUNBOOK_JUDGED_PID"
@@ -108,10 +108,10 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
 
     def run(command: str, *, environment: Mapping[str, str], timeout: float, cwd: Path) -> CommandResult:
         if stopped.is_set():
-            return replace(not_started("the diagnosis was interrupted"), ending=Ending.INTERRUPTED)
+            return replace(block_not_started("the diagnosis was interrupted"), ending=BlockEnding.INTERRUPTED)
         left = look.deadline - time.monotonic()
         if left <= 0:
-            return not_started("the overall deadline had passed")
+            return block_not_started("the overall deadline had passed")
         seconds = min(timeout, left)
         given = {**environment, SECONDS: f"{seconds:.6g}"}
         return run_block(
@@ -123,16 +123,8 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
             patience=_PATIENCE_S,
         )
 
-    results = run_plan(
-        plan,
-        machine,
-        run_id="diagnose",
-        root=look.root,
-        environment=look.environment,
-        scratch=look.scratch / runbook.id,
-        on_start=lambda _step, _turn: None,
-        run=run,
-    )
+    context = RunContext(machine, "diagnose", look.root, look.environment, look.scratch / runbook.id, run)
+    results = run_plan(plan, context, lambda _step, _slot: None)
     # A node with unreadable GPUs is not healthy: steps that need GPUs count as blocked.
     blocked = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
     return diagnose_entry(runbook, list(results), blocked, gpus=len(machine.gpus))

@@ -1,5 +1,6 @@
 """Captures the environment at the end of a block, from which the next block of its phase starts."""
 
+import functools
 import os
 import shlex
 import shutil
@@ -12,6 +13,10 @@ from runner.run.watchdog import TOKEN
 _MOST_BYTES = 1 << 28
 # Variables that bash itself sets or changes; they would be wrong in the next block.
 _OF_BASH = ("_", "SHLVL", "PWD", "OLDPWD", TOKEN)
+# What bash exports, as text. A variable that bash cannot name is not in it, nor can a block change it.
+_EXPORTS = "{ builtin export -p && builtin export -fp; } 2>/dev/null >|"
+# The file `environment` is this one byte if the block exports what it was given.
+_SAME = b"="
 
 
 def script(command: str, after: Path) -> str:
@@ -20,22 +25,45 @@ def script(command: str, after: Path) -> str:
     The trap keeps the exit status and writes the environment only after success. A block that sets its own EXIT trap
     replaces this one, so the environment is also written after the block. If it cannot be written completely (too
     large for a process, no space left), the file is empty.
+
+    Most blocks export nothing. Bash compares its exports at both ends of the block itself, and starts `env` only if
+    they differ: starting a program takes longer than the rest of a short block.
     """
-    env = shutil.which("env") or "/usr/bin/env"
-    place = shlex.quote(str(after))
-    write = f"{shlex.quote(env)} -0 2>/dev/null >| {place} || : >| {place} || :"
+    place, first, last = (shlex.quote(f"{after}{suffix}") for suffix in ("", ".first", ".last"))
+    read = "IFS= builtin read -r -d ''"
+    # Without `set -x`, which would print the whole environment.
+    write = (
+        "{ set +x; trap - DEBUG; } 2>/dev/null; "
+        f"if {_EXPORTS} {last} && [ -s {first} ] && "
+        f"{{ {read} runbook_first < {first}; {read} runbook_last < {last}; "
+        '[ "${runbook_first-1}" = "${runbook_last-2}" ]; } 2>/dev/null; '
+        f"then builtin printf = >| {place} || : >| {place} || :; "
+        f"else {shlex.quote(_env())} -0 2>/dev/null >| {place} || : >| {place} || :; fi"
+    )
     trap = f"if [ $? -eq 0 ] && [ ! -s {place} ]; then {write}; fi"
-    return f"trap {shlex.quote(trap)} EXIT; {command}\n{write}\n"
+    return f"trap {shlex.quote(trap)} EXIT; {_EXPORTS} {first} || :; {command}\n{write}\n"
+
+
+@functools.cache
+def _env() -> str:
+    return shutil.which("env") or "/usr/bin/env"
 
 
 def read_environment(path: Path, before: Mapping[str, str]) -> dict[str, str] | None:
-    """The environment after a block; None if its shell was replaced (`exec`), empty if it was lost."""
+    """The environment after a block; None if its shell was replaced (`exec`), empty if it was lost.
+
+    Args:
+        path: the file that the block's script wrote.
+        before: the environment that the block was given.
+    """
     try:
         data = read_placed(path, _MOST_BYTES)
     except PlacedFileError:
         return None
     if not data:
         return {}
+    kept = {name: before[name] for name in _OF_BASH if name in before and name != TOKEN}
+    if data == _SAME:
+        return {name: value for name, value in before.items() if name != TOKEN}
     pairs = (os.fsdecode(item).partition("=") for item in data.split(b"\0") if item)
-    found = {name: value for name, equals, value in pairs if equals and name not in _OF_BASH}
-    return found | {name: before[name] for name in _OF_BASH if name in before and name != TOKEN}
+    return {name: value for name, equals, value in pairs if equals and name not in _OF_BASH} | kept

@@ -22,34 +22,52 @@ _Handler = Callable[[int, FrameType | None], object]
 
 
 class _Holding:
-    """Held signals and their handlers. Python runs handlers only in the main thread."""
+    """Holds signals back from their handlers while it is closed. Python runs handlers only in the main thread."""
 
     def __init__(self) -> None:
-        self.handlers: dict[signal.Signals, _Handler] = {}
-        self.waiting: list[int] = []
+        handlers = {number: signal.getsignal(number) for number in ENDING}
+        # An ignored signal, for example under nohup, stays ignored, and a default action stays the default.
+        self._handlers: dict[int, _Handler] = {
+            number: handler for number, handler in handlers.items() if callable(handler)
+        }
+        self._waiting: list[int] = []
+        self.open = False
+        for number in self._handlers:
+            signal.signal(number, self._arrived)
 
-    def begin(self) -> None:
-        for number in ENDING:
-            handler = signal.getsignal(number)
-            # An ignored signal, for example under nohup, stays ignored, and a default action stays the default.
-            if number not in self.handlers and callable(handler):
-                self.handlers[number] = handler
-                signal.signal(number, lambda number, _frame: self.waiting.append(number))
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self.open:
+            self._waiting.append(number)
+            return
+        # Closed already if the handler raises, wherever the signal arrived.
+        self.open = False
+        self._handlers[number](number, frame)
+        self.open = True
+
+    def handle_held(self) -> None:
+        """Handle the held signals. A handler may raise; the others stay held."""
+        while self._waiting:
+            number = self._waiting.pop()
+            self._handlers[number](number, None)
 
     def end(self) -> None:
+        """Restore the handlers, and handle what is held."""
+        self.open = True
         try:
-            for number, handler in tuple(self.handlers.items()):
+            for number, handler in self._handlers.items():
                 signal.signal(number, handler)
-                self.handlers.pop(number)
         except BaseException:
             # A signal that arrived meanwhile raised an exception; the other handlers must still be restored.
             self.end()
             raise
-        while self.waiting:
-            signal.raise_signal(self.waiting.pop())
+        self.handle_held()
 
 
 _holding: _Holding | None = None
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -60,11 +78,10 @@ def interrupts_held() -> Iterator[None]:
     would leave an unfinished record.
     """
     global _holding  # noqa: PLW0603 - signal handlers belong to the process
-    if _holding is not None or threading.current_thread() is not threading.main_thread():
+    if _holding is not None or not _in_main_thread():
         yield
         return
     _holding = holding = _Holding()
-    holding.begin()
     try:
         yield
     finally:
@@ -76,11 +93,12 @@ def interrupts_held() -> Iterator[None]:
 def interrupts_let_in() -> Iterator[None]:
     """Within `interrupts_held`: handle signals at once, held ones first."""
     holding = _holding
-    if holding is None or threading.current_thread() is not threading.main_thread():
+    if holding is None or not _in_main_thread():
         yield
         return
+    holding.open = True
     try:
-        holding.end()
+        holding.handle_held()
         yield
     finally:
-        holding.begin()
+        holding.open = False

@@ -18,7 +18,7 @@ class Captured:
     dropped_bytes: int
 
 
-class Window:
+class OutputWindow:
     """Accepts output of any size and encoding and keeps a bounded part of it."""
 
     def __init__(self, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:

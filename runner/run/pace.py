@@ -14,14 +14,14 @@ from runner.entry.model import Step
 from runner.entry.plan import Plan
 from runner.record.durations import Expected
 from runner.record.model import StepResult
-from runner.run.schedule import SPARE_S, Tier, Work, correction, share_out, work_of
+from runner.run.schedule import SPARE_S, StepWork, Tier, correction, share_out, step_works
 
 # Reserved at the end, in seconds: a terminated step has a grace of 2 s, and the record must be written.
 CLOSING_S = 3.0
 
 
 @dataclass(frozen=True)
-class Turn:
+class TimeSlot:
     """The decision about the step that is next.
 
     Attributes:
@@ -50,7 +50,7 @@ class Turn:
 class Pace(Protocol):
     """Decides how long each step of one entry may take."""
 
-    def turn(self, step: Step) -> Turn:
+    def slot(self, step: Step) -> TimeSlot:
         """Decide about the step that is next."""
 
     def ended(self, result: StepResult) -> None:
@@ -60,9 +60,9 @@ class Pace(Protocol):
 class NoTimeLimit:
     """No time limit: every step has its own deadline and none is left out."""
 
-    def turn(self, step: Step) -> Turn:
+    def slot(self, step: Step) -> TimeSlot:
         """The step's own deadline."""
-        return Turn(step.timeout, step.timeout)
+        return TimeSlot(step.timeout, step.timeout)
 
     def ended(self, result: StepResult) -> None:
         """Ignored."""
@@ -74,7 +74,7 @@ class Schedule:
     def __init__(
         self,
         within_s: float | None,
-        entries: Sequence[Sequence[Work]],
+        entries: Sequence[Sequence[StepWork]],
         clock: Callable[[], float],
         began: float | None = None,
     ) -> None:
@@ -107,10 +107,14 @@ class EntryPace:
         self._began: float | None = None
         self._left_out: set[str] = set()
 
-    def turn(self, step: Step) -> Turn:
+    def slot(self, step: Step) -> TimeSlot:
         """Decide how long the next step may take, or why it is left out."""
         schedule, work = self._schedule, self._works[step.id]
-        factor, now = correction(schedule.compared), schedule.clock()
+        factor = correction(schedule.compared)
+        about, measured = work.about(factor), work.expected.measured
+        if math.isinf(schedule.within_s):
+            return TimeSlot(step.timeout, about, measured)
+        now = schedule.clock()
         mine = max(0.0, self._ends(now, factor, work.tier) - now)
         ids = list(self._works)
         ahead = [
@@ -121,21 +125,20 @@ class EntryPace:
         (fitting,) = share_out(mine, [ahead], factor)
         # Time that a step of a lower tier must leave to later ones.
         first = sum(one.room(factor) for one in ahead if one.id in fitting and one.tier < work.tier)
-        about, measured = work.about(factor), work.expected.measured
         if step.id in fitting and mine - first >= work.to_start(factor):
             deadline = min(step.timeout, mine - first)
             # The number that represents the entry may take time that optional steps could have used.
             least = work.tier if work.headline else max(Tier)
             free = self._free(now, factor, ids[ids.index(step.id) + 1 :], least)
             share = min(deadline, max(work.room(factor), free))
-            return Turn(deadline, about, measured, cut=self._cut(deadline, step), share_s=share)
+            return TimeSlot(deadline, about, measured, cut=self._cut(deadline, step), share_s=share)
         missing = sorted(work.after & self._left_out)
         self._left_out.add(step.id)
         if missing:
             why = f"left out: it follows {missing[0]}, which was left out"
         else:
             why = self._too_little(work, about, max(0.0, mine - SPARE_S - first))
-        return Turn(0.0, about, measured, left_out=why)
+        return TimeSlot(0.0, about, measured, left_out=why)
 
     def _free(self, now: float, factor: float, later: Sequence[str], least: Tier) -> float:
         """Seconds of this entry's time that these later steps do not need, as far as they fit, down to a tier."""
@@ -176,7 +179,7 @@ class EntryPace:
         if work and work.expected.measured and result.status.finished and result.duration_s is not None:
             self._schedule.compared.append((work.expected.seconds, result.duration_s))
 
-    def _too_little(self, work: Work, about: float, room: float) -> str:
+    def _too_little(self, work: StepWork, about: float, room: float) -> str:
         how = "expected" if work.expected.measured else "no record, assumed"
         left = f"{format_duration(room)} left of {format_duration(self._schedule.within_s)}"
         return f"left out: {how} {format_duration(about)}, {left}" + (
@@ -195,7 +198,7 @@ class EntryPace:
 
 def foreseen(
     plans: Sequence[Plan], expected: Sequence[Mapping[str, Expected]], within_s: float | None
-) -> tuple[Mapping[str, Turn], ...]:
+) -> tuple[Mapping[str, TimeSlot], ...]:
     """The decisions about the steps of each entry, by id, if each takes exactly its expected time.
 
     Args:
@@ -203,15 +206,15 @@ def foreseen(
         expected: of each plan, by step id.
         within_s: seconds for all of them together; None for no limit.
     """
-    works = [work_of(*one) for one in zip(plans, expected, strict=True)]
+    works = [step_works(*one) for one in zip(plans, expected, strict=True)]
     now = 0.0
     schedule = Schedule(within_s, works, lambda: now)
-    found: list[Mapping[str, Turn]] = []
+    found: list[Mapping[str, TimeSlot]] = []
     for number, plan in enumerate(plans):
         pace, planned_ids = schedule.entry(number), {work.id for work in works[number]}
-        turns: dict[str, Turn] = {}
+        slots: dict[str, TimeSlot] = {}
         for step in (planned.step for planned in plan.steps if planned.step.id in planned_ids):
-            turn = turns[step.id] = pace.turn(step)
-            now += turn.about_s if turn.left_out is None else 0.0
-        found.append(turns)
+            slot = slots[step.id] = pace.slot(step)
+            now += slot.about_s if slot.left_out is None else 0.0
+        found.append(slots)
     return tuple(found)

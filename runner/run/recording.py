@@ -20,15 +20,15 @@ from runner.record.stamp import Stamp
 from runner.record.store import Store
 from runner.run.command import run_block
 from runner.run.interrupts import interrupts_held
-from runner.run.local import BlockRunner, run_plan
+from runner.run.local import BlockRunner, RunContext, run_plan
 from runner.run.lock import node_lock
-from runner.run.pace import Pace, Turn
+from runner.run.pace import Pace, TimeSlot
 
 
 class Observer(Protocol):
     """Receives the progress of a run."""
 
-    def step_begins(self, step: Step, turn: Turn) -> None:
+    def step_begins(self, step: Step, slot: TimeSlot) -> None:
         """A step is about to run, with this deadline."""
 
     def step_ended(self, result: StepResult) -> None:
@@ -39,7 +39,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class Bench:
+class RunSetting:
     """The setting of runs: folder, environment, and the code and campaign to record.
 
     Attributes:
@@ -71,7 +71,7 @@ class Kept:
 
 
 def run_and_record(
-    plan: Plan, request: Request, bench: Bench, observer: Observer, pace: Pace | None = None
+    plan: Plan, request: Request, setting: RunSetting, observer: Observer, pace: Pace | None = None
 ) -> Kept:
     """Run a plan on this node; the record is saved before the first step, after every step, and at the end.
 
@@ -87,28 +87,21 @@ def run_and_record(
         RunbookError: no temporary folder can be created; nothing has run.
     """
     # Steps arrive redacted, and the store redacts the whole record, so that observers never print private text.
-    record = redact_head(_new_record(plan, request, bench), host_secrets())
+    record = redact_head(_new_record(plan, request, setting), host_secrets())
     # A signal that ends the run is handled while a step runs, else after the record is complete.
     with interrupts_held():
         with node_lock(record.run_id), _scratch() as scratch:
-            bench.store.save(record)
+            setting.store.save(record)
             failing: StoreError | None = None
-            for result in run_plan(
-                plan,
-                bench.machine,
-                run_id=record.run_id,
-                root=bench.root,
-                environment=bench.environment,
-                scratch=Path(scratch),
-                on_start=observer.step_begins,
-                run=bench.run,
-                pace=pace,
-            ):
+            context = RunContext(
+                setting.machine, record.run_id, setting.root, setting.environment, Path(scratch), setting.run
+            )
+            for result in run_plan(plan, context, observer.step_begins, pace):
                 record = record.model_copy(update={"steps": (*record.steps, result)})
                 observer.step_ended(result)
-                failing = _try_save(bench.store, record, observer, failing)
-            record = _finished(record, plan, bench)
-        return _kept(record, bench.store, observer)
+                failing = _try_save(setting.store, record, observer, failing)
+            record = _finished(record, plan, setting)
+        return _kept(record, setting.store, observer)
 
 
 def _kept(record: Record, store: Store, observer: Observer) -> Kept:
@@ -134,12 +127,12 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
         ) from error
 
 
-def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
+def _new_record(plan: Plan, request: Request, setting: RunSetting) -> Record:
     head = plan.runbook.head
-    stamp = bench.stamp
+    stamp = setting.stamp
     members = stamp.members if stamp else ()
     # The load is read for each run, also when several entries run one after the other.
-    machine = bench.machine.model_copy(update={"load": os.getloadavg()[0]})
+    machine = setting.machine.model_copy(update={"load": os.getloadavg()[0]})
     if members:
         joint = joint_class(machine.machine_class, len(members))
         machine = machine.model_copy(update={"machine_class": joint})
@@ -149,7 +142,7 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
         node_alias=stamp.node_alias if stamp else node_alias(),
         members=members,
         runbook=RunbookRef(id=head.id, number=head.number, title=head.title),
-        code=bench.code,
+        code=setting.code,
         machine=machine,
         started_at=datetime.now(UTC),
         options=Options(
@@ -161,15 +154,15 @@ def _new_record(plan: Plan, request: Request, bench: Bench) -> Record:
             allow=request.allow,
             within=request.within,
         ),
-        simulated=bench.machine.simulated,
+        simulated=setting.machine.simulated,
     )
 
 
-def _finished(record: Record, plan: Plan, bench: Bench) -> Record:
-    found, verdicts = judge_run(plan.runbook, record.steps, bench.machine)
+def _finished(record: Record, plan: Plan, setting: RunSetting) -> Record:
+    found, verdicts = judge_run(plan.runbook, record.steps, setting.machine)
     return record.model_copy(
         update={
-            "code": bench.code_at_end(record.code),
+            "code": setting.code_at_end(record.code),
             "verdicts": verdicts,
             "outcome": found.outcome,
             "unproved": found.unproved,

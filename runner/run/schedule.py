@@ -46,7 +46,7 @@ class Tier(IntEnum):
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """The time requirement of a step that is to run.
 
     Attributes:
@@ -76,7 +76,7 @@ class Work:
         return min(self.longest_s, START_MARGIN * factor * self.expected.seconds + SPARE_S)
 
 
-def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
+def step_works(plan: Plan, expected: Mapping[str, Expected]) -> tuple[StepWork, ...]:
     """The time requirements of the steps of a plan that run here, in order."""
     runs: dict[str, Step] = {}
     for planned in plan.steps:
@@ -86,7 +86,7 @@ def work_of(plan: Plan, expected: Mapping[str, Expected]) -> tuple[Work, ...]:
     tiers = _tiers(list(runs.values()))
     fixes = {step.id for step in runs.values() if step.phase is Phase.FIX}
     return tuple(
-        Work(
+        StepWork(
             step.id,
             expected[step.id],
             step.timeout,
@@ -127,7 +127,9 @@ def correction(compared: Sequence[tuple[float, float]]) -> float:
     return weighed[-1][0]
 
 
-def share_out(left_s: float, entries: Sequence[Sequence[Work]], factor: float) -> tuple[frozenset[str], ...]:
+def share_out(
+    left_s: float, entries: Sequence[Sequence[StepWork]], factor: float
+) -> tuple[frozenset[str], ...]:
     """The ids of the steps of each entry that fit into the seconds left, if all entries start now.
 
     Time is assigned tier by tier. If a tier does not fit, each entry first gets the steps that fit into its share,
@@ -152,7 +154,7 @@ def share_out(left_s: float, entries: Sequence[Sequence[Work]], factor: float) -
     return tuple(frozenset(ids) for ids in chosen)
 
 
-def _take(works: Sequence[Work], chosen: set[str], tier: Tier, seconds: float, factor: float) -> float:
+def _take(works: Sequence[StepWork], chosen: set[str], tier: Tier, seconds: float, factor: float) -> float:
     """Choose, in run order, the steps of a tier that fit and whose predecessors are chosen; return the seconds used."""
     ids = {work.id for work in works}
     used = 0.0
