@@ -315,10 +315,11 @@ def test_what_a_json_reader_gets_is_json_or_nothing(tmp_path: Path) -> None:
 
 def test_a_python_without_torch_is_no_bug_of_a_probe(tmp_path: Path) -> None:
     program = (
-        "import sys\nsys.modules['torch'] = None\nfrom runner.kit.probe import Probe, base_parser, run_probe\n"
+        "import dataclasses, sys\nsys.modules['torch'] = None\nfrom runner.kit.probe import base_parser\n"
+        "from runner.probes.nccl_env import PROBE\n"
         "def work(_):\n    import torch.distributed\n"
-        "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=work)\n"
-        "sys.exit(run_probe(probe, []))"
+        "probe = dataclasses.replace(PROBE, parser=lambda: base_parser('A probe.'), run=work)\n"
+        "sys.exit(probe.main([]))"
     )
     done = run(tmp_path, program=("-c", program))
     assert (done.returncode, done.stdout) == (3, "")
@@ -331,8 +332,8 @@ def test_a_probe_whose_processes_need_torch_reports_that_it_is_missing_before_it
     tmp_path: Path, words: list[str]
 ) -> None:
     program = (
-        f"import sys\nsys.modules['torch'] = None\nfrom runner.probes.{words[0]} import main\n"
-        f"sys.exit(main({words[1:]!r}))"
+        f"import sys\nsys.modules['torch'] = None\nfrom runner.probes.{words[0]} import PROBE\n"
+        f"sys.exit(PROBE.main({words[1:]!r}))"
     )
     done = run(tmp_path, program=("-c", program))
     assert (done.returncode, done.stdout) == (3, "")
@@ -350,9 +351,10 @@ def test_bad_arguments_of_a_probe_are_refused_in_one_line_that_names_its_help(tm
 
 def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom runner.kit.probe import Probe, base_parser, run_probe\n"
-        "probe = Probe('nccl_env', parser=lambda: base_parser('A probe.'), run=lambda _: 1 / 0)\n"
-        "sys.exit(run_probe(probe, []))"
+        "import dataclasses, sys\nfrom runner.kit.probe import base_parser\n"
+        "from runner.probes.nccl_env import PROBE\n"
+        "probe = dataclasses.replace(PROBE, parser=lambda: base_parser('A probe.'), run=lambda _: 1 / 0)\n"
+        "sys.exit(probe.main([]))"
     )
     done = run(tmp_path, program=("-c", program))
     assert (done.returncode, done.stdout) == (3, "")

@@ -3,7 +3,7 @@
 import pytest
 
 from runner.base.errors import InputError
-from runner.kit.probe import Probe, run_probe
+from runner.kit.probe import Probe
 from runner.probes import collectives, gpt_large_optimized, nccl_env, rendezvous, torch_compile_repro
 
 
@@ -19,7 +19,7 @@ from runner.probes import collectives, gpt_large_optimized, nccl_env, rendezvous
 def test_a_number_that_is_not_finite_or_too_large_is_refused_in_one_line(
     probe: Probe, option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_probe(probe, [f"{option}={value}"]) == InputError.exit_status
+    assert probe.main([f"{option}={value}"]) == InputError.exit_status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{probe.name}: {option} ")
     assert "must be a number, at most 1000000000" in line

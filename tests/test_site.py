@@ -275,9 +275,7 @@ def test_a_build_starts_no_program(site: Site) -> None:
 
 def test_a_build_loads_nothing_that_runs_steps(site: Site) -> None:
     assert "runner.pages.render" in site.modules
-    forbidden = re.compile(
-        r"(runner\.(launch|cli|probes|check|commands|plan)|torch|transformers|pynvml)(\.|$)"
-    )
+    forbidden = re.compile(r"(runner\.(run|fleet|cli|kit\.running)|torch|transformers|pynvml|psutil)(\.|$)")
     assert not [name for name in site.modules if forbidden.match(name)]
 
 

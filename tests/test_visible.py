@@ -20,7 +20,7 @@ from runner.hardware.visible import (
     one_of,
     visible_devices,
 )
-from runner.kit.probe import Findings, base_parser, run_probe
+from runner.kit.probe import Findings, base_parser
 from runner.probes import nccl_env
 from tests.nvml import EIGHT_B200, environment
 
@@ -201,7 +201,7 @@ def test_a_document_tells_if_its_run_could_use_only_some_of_the_gpus(
         run=lambda _: Findings(effective={"a": 1}),
         shows=None,
     )
-    assert run_probe(probe, []) == 0
+    assert probe.main([]) == 0
     assert json.loads(capsys.readouterr().out)["effective"] == {"a": 1} | told
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.base.summaries import SINGLE, STATISTICS
-from runner.kit.probe import CRASHED, Findings, base_parser, run_probe
+from runner.kit.probe import CRASHED, Findings, base_parser
 from runner.probes import collectives
 from runner.record.model import Measurement
 from runner.vocabulary import (
@@ -117,5 +117,5 @@ def test_a_probe_that_reports_what_is_not_listed_is_a_bug_and_no_symptom(
     probe = dataclasses.replace(
         collectives.PROBE, parser=lambda: base_parser("x"), run=lambda _: Findings([found])
     )
-    assert run_probe(probe, []) == CRASHED
+    assert probe.main([]) == CRASHED
     assert says in capsys.readouterr().err
