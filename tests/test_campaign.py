@@ -28,7 +28,7 @@ from runner.fleet.follow import cancel_jobs, follow_jobs, refresh, why_no_answer
 from runner.fleet.gathering import gather_records
 from runner.fleet.joint import joint_block
 from runner.fleet.retry import Fleet
-from runner.fleet.script import NO_FOLDER, NO_PYTHON, Task, batch_script
+from runner.fleet.script import NO_FOLDER, NO_PYTHON, NodeTask, batch_script
 from runner.fleet.submit import Order, again, choose_nodes, prepare, submit
 from runner.fleet.text import JobEnd
 from runner.record.model import Code, Outcome, Record
@@ -621,7 +621,7 @@ def test_a_nodes_name_is_taken_out_of_what_it_returned(tmp_path: Path) -> None:
 # The script, run by the real bash.
 
 
-def run_script(tmp_path: Path, task: Task, **variables: str) -> int:
+def run_script(tmp_path: Path, task: NodeTask, **variables: str) -> int:
     script = tmp_path / "script"
     script.write_text(batch_script(task), encoding="utf-8")
     done = subprocess.run(
@@ -633,7 +633,7 @@ def run_script(tmp_path: Path, task: Task, **variables: str) -> int:
     return done.returncode
 
 
-def a_task(tmp_path: Path, **changes: Any) -> Task:
+def a_task(tmp_path: Path, **changes: Any) -> NodeTask:
     for name in ("tmp", "place"):
         (tmp_path / name).mkdir(exist_ok=True)
     runbooks = tmp_path / "runbooks"
@@ -650,7 +650,7 @@ def a_task(tmp_path: Path, **changes: Any) -> Task:
         "python": None,
         "home_python": sys.executable,
     }
-    return Task(**given | changes)
+    return NodeTask(**given | changes)
 
 
 def test_the_script_runs_the_code_that_it_carries_and_leaves_only_its_results(tmp_path: Path) -> None:

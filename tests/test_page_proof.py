@@ -16,7 +16,7 @@ from runner.entry.read import read_all
 from runner.pages.answer import injecting, sample_line, symptom_line
 from runner.pages.before_after import before_and_after
 from runner.pages.change import change_text
-from runner.pages.evidence import Evidence, gather
+from runner.pages.evidence import SiteEvidence, gather
 from runner.pages.lists import ELSE, decision_tree
 from runner.pages.plot import time_ticks, trend_plot, value_ticks
 from runner.pages.render import render
@@ -39,7 +39,7 @@ def broken_entry() -> Runbook:
     return parse(REPRODUCED, Path("small.md"))
 
 
-def gathered(found: list[Record]) -> Evidence:
+def gathered(found: list[Record]) -> SiteEvidence:
     return gather(found, [broken_entry()])
 
 

@@ -21,7 +21,7 @@ from mkdocs.config import load_config
 from runner.entry.model import Runbook, Signature
 from runner.entry.parse import parse
 from runner.pages.render import Page, record_path, render
-from runner.pages.text import age, cell, day, inert, plain
+from runner.pages.text import age, captured_text, cell, day, inert
 from runner.pages.view import condition_text
 from runner.record.model import Outcome, Record, StepStatus, record_schema
 from runner.vocabulary import METRICS
@@ -156,11 +156,11 @@ def test_a_number_of_other_work_than_was_asked_for_is_marked_wherever_it_stands(
     assert "410 MB/s with a fallback" in rows[CPU].words
     assert f"fallback: {why}" in rows[CPU].words
     assert "fallback" not in rows[H100].words
-    plain = [found[path].text for path in ("index.md.txt", "entries/small.md.txt", "index.md")]
+    captured_text = [found[path].text for path in ("index.md.txt", "entries/small.md.txt", "index.md")]
     text = read_html(found["entries/small.md"].text)
     folded = [one.words for one in text.all("span", **{"class": "rb-seen"})]
     standing = [one.words for one in text.all("section", **{"class": "rb-standing"})]
-    for said in (*plain, " ".join(folded), " ".join(standing)):
+    for said in (*captured_text, " ".join(folded), " ".join(standing)):
         assert "with a fallback" in said
 
 
@@ -332,14 +332,14 @@ TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=8).map("".join
 def test_text_from_outside_is_shown_as_it_is_and_interpreted_by_nobody(text: str) -> None:
     safe = str(inert(text))
     # HTML alone: the very same text, without escape sequences and controls.
-    assert html.unescape(safe) == plain(text)
+    assert html.unescape(safe) == captured_text(text)
     assert not re.search(r"[\n<>\"'`{}\[\]*_|\x00-\x1f]", safe)
     # Through Markdown, where it stands in a raw block.
     shown = read_html(
         markdown.markdown(f"# A\n\n<pre>{safe}</pre>\n\nafter", extensions=["tables", "admonition"])
     )
     assert shown.skeleton == ["<>", "<h1>", "</h1>", "<pre>", "</pre>", "<p>", "</p>", "</>"]
-    assert shown.one("pre").text == plain(text)
+    assert shown.one("pre").text == captured_text(text)
 
 
 @given(TEXTS)
@@ -347,15 +347,15 @@ def test_text_from_outside_is_shown_as_it_is_and_interpreted_by_nobody(text: str
 def test_a_short_text_stays_on_one_line_and_keeps_its_words(text: str) -> None:
     shown = html.unescape(str(cell(text)))
     assert "\n" not in shown
-    assert shown == plain(" ".join(text.split()))
+    assert shown == captured_text(" ".join(text.split()))
 
 
 @given(TEXTS)
 @example(EVERYTHING)
 def test_plain_text_has_no_control_characters_and_no_more_to_take_out(text: str) -> None:
-    shown = plain(text)
+    shown = captured_text(text)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", shown)
-    assert plain(shown) == shown
+    assert captured_text(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_plain_text_has_no_control_characters_and_no_more_to_take_out(text: str)
     ],
 )
 def test_escape_sequences_go_and_other_controls_show_as_pictures(text: str, shown: str) -> None:
-    assert plain(text) == shown
+    assert captured_text(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from runner.entry.model import Runbook
 from runner.entry.parse import parse
 from runner.entry.read import folder_faults, read_all
 from runner.entry.signatures import signature_table
-from runner.pages.evidence import Evidence, gather, last_refresh
+from runner.pages.evidence import SiteEvidence, gather, last_refresh
 from runner.pages.lists import ROWS_AT_START
 from runner.pages.render import Page, render
 from runner.record.model import Outcome, Record, StepStatus
@@ -60,7 +60,7 @@ def ended(*outcomes: tuple[int, str, Outcome], **changes: Any) -> list[Record]:
     ]
 
 
-def gathered(found: list[Record]) -> Evidence:
+def gathered(found: list[Record]) -> SiteEvidence:
     return gather(found, [entry()])
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from runner.entry.model import Runbook, Step
 from runner.entry.read import read_all, read_runbook
-from runner.pages.text import plain
+from runner.pages.text import captured_text
 from runner.record.model import SCHEMA_VERSION, Code, Measurement, Record
 from runner.record.store import Store
 from tests.evidence_samples import machine, measurement
@@ -427,12 +427,12 @@ def test_no_script_picture_link_or_handler_comes_from_text(hostile: Hostile, pat
 def test_captured_output_is_shown_as_it_was_printed(hostile: Hostile) -> None:
     outputs = hostile.site.page("entries/small.html").all("pre", class_="rb-output")
     assert len(outputs) == 6
-    assert {one.text for one in outputs} == {plain(EVERYTHING)}
+    assert {one.text for one in outputs} == {captured_text(EVERYTHING)}
 
 
 def test_every_place_for_text_shows_all_of_it(hostile: Hostile) -> None:
     """Where the tame page says its words, the hostile page says all of the hostile ones."""
-    wanted = " ".join(plain(" ".join(EVERYTHING.split())).split())
+    wanted = " ".join(captured_text(" ".join(EVERYTHING.split())).split())
     tame, page = (
         built.page("entries/small.html").one("article").words for built in (hostile.tame, hostile.site)
     )
@@ -444,7 +444,7 @@ def test_every_place_for_text_shows_all_of_it(hostile: Hostile) -> None:
 
 def test_the_title_is_text_in_the_page_in_its_header_and_in_the_browser(hostile: Hostile) -> None:
     page = hostile.site.page("entries/small.html")
-    shown = " ".join(plain(" ".join(EVERYTHING.split())).split())
+    shown = " ".join(captured_text(" ".join(EVERYTHING.split())).split())
     assert page.one("h1").words.removesuffix("¶").strip() == shown
     assert "<script>alert(1)</script>" in page.one("title").text
     assert "<script>alert(1)</script>" in page.one("header").words

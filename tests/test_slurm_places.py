@@ -22,7 +22,7 @@ from runner.fleet.script import (
     NO_PORT,
     NOT_OURS,
     OTHER_CODE,
-    Task,
+    NodeTask,
     batch_script,
     fetch_command,
 )
@@ -58,7 +58,7 @@ def run_bash(
     )
 
 
-def a_job(tmp_path: Path, **changes: Any) -> Task:
+def a_job(tmp_path: Path, **changes: Any) -> NodeTask:
     """A job without shared files that runs no entry: its Python is a `true`."""
     given = {"place": None, "prefix": "bash -c true", "key": "1-node-1"} | changes
     return a_task(tmp_path, **given)

@@ -38,7 +38,7 @@ sys.exit(0 if re.search(r"^cuda\\b.*=\\s*['\\"][\\d.]+['\\"]", t, re.M) else 3)
 
 
 @dataclass(frozen=True)
-class Task:
+class NodeTask:
     """The task of one job of a campaign.
 
     Attributes:
@@ -66,7 +66,7 @@ class Task:
     joint: bool = False
 
 
-def batch_script(task: Task) -> str:
+def batch_script(task: NodeTask) -> str:
     """The script for `sbatch`. Every failure before the entry runs has its own exit status."""
     parts = [_HEAD, _GUARDS, _ROOM, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
     parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
@@ -87,7 +87,7 @@ def fetch_command(campaign: str, key: str) -> str:
     return "\n".join(lines)
 
 
-def _values(task: Task) -> dict[str, str]:
+def _values(task: NodeTask) -> dict[str, str]:
     given = {
         "campaign": task.stamp.campaign,
         "key": task.key,
@@ -108,7 +108,7 @@ def _values(task: Task) -> dict[str, str]:
     }
 
 
-def _archive(task: Task) -> str:
+def _archive(task: NodeTask) -> str:
     if task.code is not None:
         return f"cat {shlex.quote(task.code)}"
     text = base64.encodebytes(task.archive).decode()

@@ -15,7 +15,7 @@ from runner.fleet.campaign import Campaign, CampaignJob, CampaignSettings, JobPr
 from runner.fleet.commands import ControllerAwayError, Slurm, SlurmError
 from runner.fleet.folder import CODE, Folder
 from runner.fleet.retry import Fleet
-from runner.fleet.script import Task, batch_script
+from runner.fleet.script import NodeTask, batch_script
 from runner.fleet.text import ClusterNode, QueuedJob
 from runner.record.stamp import Stamp
 
@@ -165,7 +165,7 @@ def _script(campaign: Campaign, job: CampaignJob, folder: Folder, archive: bytes
     place.mkdir(mode=0o700, exist_ok=True)
     joint = next((one for one in campaign.joint if job.joint and one.entry == job.entries[0]), None)
     steps = [word for step in (joint.steps if joint else ()) for word in ("--step", step)]
-    task = Task(
+    task = NodeTask(
         stamp=Stamp(
             campaign=campaign.id,
             node_alias=job.aliases[0],

@@ -108,7 +108,7 @@ def series_of(record: Record, entries: Mapping[str, Runbook]) -> Iterator[Series
             )
 
 
-def joined(parts: Iterable[Series]) -> tuple[Series, ...]:
+def joined_series(parts: Iterable[Series]) -> tuple[Series, ...]:
     """Series in any order, joined where the numbers are comparable; by class, entry, step and way of measuring."""
     found: dict[tuple[Any, ...], list[Series]] = {}
     for one in parts:
@@ -132,4 +132,4 @@ def read_series(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> 
         runbooks: the entries by whose current ids runs are named; a run of any other entry keeps its id.
     """
     entries = by_any_id(runbooks)
-    return joined(one for record in records for one in series_of(record, entries))
+    return joined_series(one for record in records for one in series_of(record, entries))

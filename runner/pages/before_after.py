@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from runner.entry.model import Condition, Phase, Runbook, Scalar
 from runner.pages.change import ChangeText, change_text
-from runner.pages.evidence import Evidence
+from runner.pages.evidence import SiteEvidence
 from runner.pages.numbers import Number, number, show_labels
 from runner.record.evaluation import fitting
 from runner.record.headline import key_measurement
@@ -51,7 +51,7 @@ class Pair:
         return self.rank < _UNNAMED
 
 
-def before_and_after(runbook: Runbook, evidence: Evidence) -> tuple[Pair, ...]:
+def before_and_after(runbook: Runbook, evidence: SiteEvidence) -> tuple[Pair, ...]:
     """What a step with the fault and a step of Verify both measured, in each class's run; what decides comes first.
 
     The fault is there in Reproduce, and in a step of Diagnose that found the symptom. Control arms are left out: they

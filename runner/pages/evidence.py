@@ -16,7 +16,7 @@ from runner.history.endings import (
     home_preset,
     standing,
 )
-from runner.history.series import Series, joined, series_of
+from runner.history.series import Series, joined_series, series_of
 from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.model import Options, Record
 from runner.record.outcomes import Judged
@@ -31,7 +31,7 @@ _StepKey = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SiteEvidence:
     """All records, looked up the ways that pages need.
 
     Attributes:
@@ -73,7 +73,7 @@ class Evidence:
         return self.finished.get((machine_class, runbook, step, self.presets.get(machine_class, "")), ())
 
 
-def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> Evidence:
+def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> SiteEvidence:
     """Index records, reading each once. Simulated records are skipped: their measurements may not be shown.
 
     Args:
@@ -111,10 +111,10 @@ def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> Evide
             if at_home and _is_newer(record, of_entry.get(ending.scope)):
                 of_entry[ending.scope] = (record, ending.judged)
     series: dict[tuple[str, str, str], tuple[Series, ...]] = {}
-    for one in joined(numbers):
+    for one in joined_series(numbers):
         place = (one.machine_class, one.runbook, one.step)
         series[place] = (*series.get(place, ()), one)
-    return Evidence(
+    return SiteEvidence(
         finished={
             key: tuple(sorted(nodes.values(), key=lambda one: one[0].moment))
             for key, nodes in finished.items()
@@ -152,7 +152,7 @@ class Refresh:
     first: tuple[VerdictChange, ...]
 
 
-def last_refresh(evidence: Evidence) -> Refresh | None:
+def last_refresh(evidence: SiteEvidence) -> Refresh | None:
     """The newest round of runs, or None."""
     newest = max((one.when for one in evidence.endings), default=None)
     if newest is None:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
-from runner.pages.text import plain
+from runner.pages.text import captured_text
 from runner.pages.trends import TrendView
 
 WIDTH, HEIGHT = 720, 220
@@ -78,7 +78,7 @@ def trend_plot(trend: TrendView, name: str) -> Markup:
             "stroke": "currentColor",
             "role": "img",
             "id": name,
-            "aria-label": plain(" ".join(trend.words.split())),
+            "aria-label": captured_text(" ".join(trend.words.split())),
         },
     )
     svg.extend(_axes(frame, labels, pattern))

@@ -13,7 +13,7 @@ from runner.entry.signatures import signature_table
 from runner.history.endings import scope_words
 from runner.history.verdict_changes import OUTCOME, VerdictChange
 from runner.pages.badges import shown_outcome, state_words
-from runner.pages.evidence import Evidence
+from runner.pages.evidence import SiteEvidence
 from runner.record.model import Record
 from runner.record.outcomes import Judged
 
@@ -48,7 +48,7 @@ def catalogue(runbooks: Sequence[Runbook], symptoms: dict[str, str]) -> list[dic
     ]
 
 
-def latest_results(runbooks: Sequence[Runbook], evidence: Evidence) -> dict[str, object]:
+def latest_results(runbooks: Sequence[Runbook], evidence: SiteEvidence) -> dict[str, object]:
     """The outcome of every entry on every class, and the newest finished result of every step, per class and preset."""
     known = {runbook.id for runbook in runbooks}
     standings = [

@@ -15,14 +15,14 @@ from markupsafe import Markup
 from runner.base.errors import Fault, InputError, RunbookFaultsError
 from runner.pages.calls import Call, CallError, find_calls
 from runner.pages.computed import COMPUTED
-from runner.pages.readings import Known, measured, measured_table
+from runner.pages.readings import Known, measured_table, prose_reading
 from runner.pages.tables import Reading, Table
 from runner.pages.text import cell, escaped
 
 Shown = tuple[Reading, ...] | Table
 
 MEASURED: Mapping[str, Callable[..., Shown]] = MappingProxyType(
-    {"measured": measured, "measured_table": measured_table}
+    {"measured": prose_reading, "measured_table": measured_table}
 )
 NAMES = frozenset({*COMPUTED, *MEASURED})
 

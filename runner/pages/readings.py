@@ -11,7 +11,7 @@ from runner.entry.model import Condition, Runbook, Scalar
 from runner.entry.references import metric_fault
 from runner.hardware.boards import BOARDS
 from runner.pages.calls import CallError
-from runner.pages.evidence import HEADLINE_CLASSES, Evidence
+from runner.pages.evidence import HEADLINE_CLASSES, SiteEvidence
 from runner.pages.numbers import across_nodes, number, show_labels
 from runner.pages.tables import Reading, Table
 from runner.record.evaluation import differing, fitting
@@ -32,7 +32,7 @@ class Known:
     """
 
     runbooks: Mapping[str, Runbook]
-    evidence: Evidence
+    evidence: SiteEvidence
     broken: frozenset[str] = field(default=frozenset())
     strict: bool = False
 
@@ -61,7 +61,7 @@ def _conditions(runbook: Runbook) -> Iterator[Condition]:
         yield from (one for one in (claim.confirmed_if, claim.contradicted_if) if one is not None)
 
 
-def measured(
+def prose_reading(
     known: Known, metric: str, at: Mapping[str, Scalar] | None = None, on: str | None = None
 ) -> tuple[Reading, ...]:
     """One number of prose, on one class or on every class that has it.

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from runner.entry.model import Prose, Runbook
 from runner.pages.answer import symptom_line
-from runner.pages.evidence import Evidence
+from runner.pages.evidence import SiteEvidence
 from runner.pages.prose import Shown, as_markdown, expand
 from runner.pages.readings import Known
 from runner.pages.view import MatrixCell, matrix_row
@@ -47,7 +47,7 @@ class Site:
     """
 
     runbooks: Sequence[Runbook]
-    evidence: Evidence
+    evidence: SiteEvidence
     jinja: Environment
     shared: Mapping[str, object]
 

@@ -40,7 +40,7 @@ def environment(templates: Path, now: datetime) -> Environment:
         printed=printed,
         cell=cell,
         day=day,
-        fence=fence,
+        fence=fenced,
         words=state_words,
         md=_md,
         help=_help,
@@ -75,7 +75,7 @@ def _help(text: str) -> Markup:
     return Markup(shown)  # noqa: S704 - as above
 
 
-def fence(command: str) -> Markup:
+def fenced(command: str) -> Markup:
     """A command as a fenced block, exactly as it runs; the fence is longer than any run of backquotes in it."""
     runs = re.findall(r"^\s*(`+)", command, re.MULTILINE)
     marks = "`" * max([3, *(len(run) + 1 for run in runs)])

@@ -22,7 +22,7 @@ SHOWN_OF_OUTPUT = 6_000
 _ACTIVE = re.compile(r"[\t\n&<>\"'`~{}\[\]*_#|!:\\$+=^@-]")
 
 
-def plain(text: str) -> str:
+def captured_text(text: str) -> str:
     """Captured output without escape sequences; other control characters show as their pictures (`␀`)."""
     if text.isprintable():
         # Most texts: neither an escape sequence nor any other control character.
@@ -45,7 +45,7 @@ def inert(text: str) -> Markup:
     begin on; so do tabs, which Markdown would widen as if all were one line, and the characters that Markdown and
     its extensions look for within a line.
     """
-    return Markup(_ACTIVE.sub(lambda match: f"&#{ord(match[0])};", plain(text)))  # noqa: S704
+    return Markup(_ACTIVE.sub(lambda match: f"&#{ord(match[0])};", captured_text(text)))  # noqa: S704
 
 
 def printed(text: str) -> Markup:
@@ -72,7 +72,7 @@ def escaped(text: str) -> str:
 
     A backslash stands before what every dialect lets it escape; the others are character references.
     """
-    shown = re.sub(r"([\\`*_{}\[\]>#|])", r"\\\1", plain(_short(text)).replace("&", "&amp;"))
+    shown = re.sub(r"([\\`*_{}\[\]>#|])", r"\\\1", captured_text(_short(text)).replace("&", "&amp;"))
     return re.sub(r"[<~$]", lambda match: f"&#{ord(match[0])};", shown)
 
 

@@ -10,7 +10,7 @@ from runner.entry.digest import is_current
 from runner.entry.model import Expectation, Phase, Runbook
 from runner.history.conditions import version_changes
 from runner.history.series import Point, Series, points_of
-from runner.pages.evidence import Evidence
+from runner.pages.evidence import SiteEvidence
 from runner.pages.numbers import show_labels, show_value
 from runner.record.evaluation import fits_class, fitting
 from runner.record.model import Measurement
@@ -110,12 +110,12 @@ class TrendView:
         return "; ".join(said)
 
 
-def trends(runbook: Runbook, evidence: Evidence) -> tuple[TrendView, ...]:
+def trends(runbook: Runbook, evidence: SiteEvidence) -> tuple[TrendView, ...]:
     """The trend of the entry's number, one for each class with records."""
     return tuple(trend for name in evidence.classes if (trend := _trend(runbook, evidence, name)) is not None)
 
 
-def _trend(runbook: Runbook, evidence: Evidence, machine_class: str) -> TrendView | None:
+def _trend(runbook: Runbook, evidence: SiteEvidence, machine_class: str) -> TrendView | None:
     verify = [step for step in runbook.steps if step.phase is Phase.VERIFY]
     headline = [step for step in runbook.steps if step.id == runbook.head.headline]
     for step in (*headline, *reversed(verify), *reversed(runbook.steps)):

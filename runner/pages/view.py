@@ -9,7 +9,7 @@ from runner.base.words import bracketed
 from runner.entry.digest import is_current
 from runner.entry.model import Claim, Condition, Expectation, Runbook, Scalar, Step
 from runner.history.endings import RanStep, scope_words
-from runner.pages.evidence import Evidence
+from runner.pages.evidence import SiteEvidence
 from runner.pages.numbers import Number, across_nodes, number, show_interval, show_labels, show_value
 from runner.record.evaluation import Evaluated, evaluate, fits, fits_class
 from runner.record.headline import key_measurement
@@ -47,12 +47,12 @@ class StepEvidence:
     bounds: tuple[Bound, ...]
 
 
-def step_evidence(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[StepEvidence, ...]:
+def step_evidence(runbook: Runbook, step: Step, evidence: SiteEvidence) -> tuple[StepEvidence, ...]:
     """One row a class, in the order of the matrix."""
     return tuple(_on_class(runbook, step, evidence, name) for name in evidence.classes)
 
 
-def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> StepEvidence:
+def _on_class(runbook: Runbook, step: Step, evidence: SiteEvidence, machine_class: str) -> StepEvidence:
     found = evidence.step(machine_class, runbook.id, step.id)
     bounds = _bounds_of(runbook, step)
     if found is None:
@@ -79,7 +79,7 @@ def _on_class(runbook: Runbook, step: Step, evidence: Evidence, machine_class: s
     )
 
 
-def bounds_elsewhere(runbook: Runbook, step: Step, evidence: Evidence) -> tuple[Bound, ...]:
+def bounds_elsewhere(runbook: Runbook, step: Step, evidence: SiteEvidence) -> tuple[Bound, ...]:
     """Expectations of a step that are meant for hardware of which no class is shown."""
     return tuple(
         _bound(bound, None)
@@ -92,7 +92,9 @@ def _bounds_of(runbook: Runbook, step: Step) -> list[Expectation]:
     return [bound for bound in runbook.head.expectations if bound.metric.partition(".")[0] == step.id]
 
 
-def _why_unmeasured(runbook: Runbook, step: Step, evidence: Evidence, machine_class: str) -> tuple[str, str]:
+def _why_unmeasured(
+    runbook: Runbook, step: Step, evidence: SiteEvidence, machine_class: str
+) -> tuple[str, str]:
     run = evidence.run(machine_class, runbook.id)
     last = next((result for result in run.steps if result.id == step.id), None) if run else None
     if last is None:
@@ -177,12 +179,12 @@ class MatrixCell:
         return min(URGENCY.index(state) for state in (self.state, *(one.state for one in self.beside)))
 
 
-def matrix_row(runbook: Runbook, evidence: Evidence) -> tuple[MatrixCell, ...]:
+def matrix_row(runbook: Runbook, evidence: SiteEvidence) -> tuple[MatrixCell, ...]:
     """One cell a class; a class without a record reads unmeasured."""
     return tuple(_cell(runbook, evidence, name) for name in evidence.classes)
 
 
-def _cell(runbook: Runbook, evidence: Evidence, machine_class: str) -> MatrixCell:
+def _cell(runbook: Runbook, evidence: SiteEvidence, machine_class: str) -> MatrixCell:
     stands = evidence.standings.get((machine_class, runbook.id))
     if stands is None:
         return MatrixCell(machine_class, "unmeasured", None, None, False)
@@ -234,7 +236,7 @@ class ClaimView:
     states: tuple[tuple[str, ClaimState, str, Record | None, bool], ...]
 
 
-def claim_views(runbook: Runbook, evidence: Evidence) -> tuple[ClaimView, ...]:
+def claim_views(runbook: Runbook, evidence: SiteEvidence) -> tuple[ClaimView, ...]:
     """Every claim, decided afresh per class."""
     judged = {
         name: judge_claims(runbook, run.steps, run.machine)
@@ -284,7 +286,7 @@ def _claim_shown(claim: Claim, state: ClaimState, found: Evaluated) -> str:
     return f"{label_of(name)}{bracketed(show_labels(bound.at))} ÷ {below}: {format_value(value, '1')} ×"
 
 
-def shown_records(runbooks: Sequence[Runbook], evidence: Evidence) -> tuple[Record, ...]:
+def shown_records(runbooks: Sequence[Runbook], evidence: SiteEvidence) -> tuple[Record, ...]:
     """The records that some page takes a number or an outcome from, each once."""
     ids = {runbook.id for runbook in runbooks}
     found = {

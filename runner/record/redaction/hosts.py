@@ -13,8 +13,8 @@ from runner.record.redaction.rule import (
     Rule,
     assigned,
     assignments,
+    each_alone,
     grouped,
-    single,
     word_set,
 )
 
@@ -28,7 +28,7 @@ _DOMAINS = r"internal|localdomain|local|corp|cluster|lan|intranet|intra|private|
 _INDEXES = "rank|ranks|id|ids|idx|index|mode|util|mem|memory|count|local|world|list|type|group"
 _COUNTS = "multi|single|per|num|two|one|intra|inter|cross|nvidia|cuda|torch|max|min|sm"
 
-FORM_RULES = single(
+FORM_RULES = each_alone(
     Rule(
         "[host]",
         "." + _DOMAINS.replace("|", "|.").replace("\\", ""),
@@ -79,7 +79,7 @@ FORM_RULES = single(
         r"(?<![A-Za-z])Linux ((?!version\b)[A-Za-z][\w.-]{0,80}+(?= \d{1,2}\.\d{1,3}[.-]))",
     ),
 )
-IP_HOST_RULES = single(
+IP_HOST_RULES = each_alone(
     Rule("[host]", "ip-", rf"{ALONE}ip-\d{{1,3}}(?:-\d{{1,3}}){{3}}(?:\.[\w-]{{1,63}}){{0,8}}{END}")
 )
 

@@ -5,7 +5,7 @@ import ipaddress
 import re
 
 from runner.record.redaction.public_names import names_no_host, names_no_owner
-from runner.record.redaction.rule import ALONE, END, HEX, IS, Rule, assignments, grouped, single
+from runner.record.redaction.rule import ALONE, END, HEX, IS, Rule, assignments, each_alone, grouped
 
 NAMES_OF_USERS = "USER|LOGNAME|USERNAME|SUDO_USER|SLURM_JOB_USER|SLURM_JOB_ACCOUNT|UserId|GroupId"
 _USER_KEYS = "user|user_?name|logname|owner"
@@ -54,7 +54,7 @@ def _is_zero(found: str, _before: str) -> bool:
 # Device names in tables; a number after them is a GUID, elsewhere it may be a pointer.
 _DEVICES = r"(?:mlx[45]|bnxt_re|irdma|hfi1|rocep\w{1,20}|ibp\w{1,20}|qib)_?\d{0,3}"
 
-HARDWARE_RULES = single(
+HARDWARE_RULES = each_alone(
     Rule(
         "[uuid]",
         re.compile(rf"-{HEX}{{4}}-{HEX}{{4}}-"),
@@ -104,7 +104,7 @@ HARDWARE_RULES = single(
     ),
 )
 
-IPV6_RULES = single(
+IPV6_RULES = each_alone(
     Rule(
         "[ip]",
         re.compile(rf":{HEX}{{0,4}}:{HEX}{{0,4}}:|::"),
@@ -115,7 +115,7 @@ IPV6_RULES = single(
         _harmless_ipv6,
     ),
 )
-MAIL_AND_IPV4_RULES = single(
+MAIL_AND_IPV4_RULES = each_alone(
     Rule(
         "[user]@[host]",
         "@",
@@ -215,7 +215,7 @@ _AWS_IDS = (
 _cloud = functools.partial(Rule, "[redacted]")
 
 CLOUD_RULES = (
-    *single(
+    *each_alone(
         Rule(
             "[host]",
             re.compile(r"-[0-9a-f]{17}(?![\w-])"),

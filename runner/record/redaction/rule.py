@@ -104,6 +104,6 @@ def grouped(*members: Rule) -> Group:
     return tuple(sorted(word for word in words if not any(o in word for o in words - {word}))), members
 
 
-def single(*members: Rule) -> tuple[Group, ...]:
+def each_alone(*members: Rule) -> tuple[Group, ...]:
     """Each rule as a group of its own."""
     return tuple(((), (rule,)) for rule in members)

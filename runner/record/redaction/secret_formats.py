@@ -7,7 +7,7 @@ linear time.
 import re
 from collections.abc import Sequence
 
-from runner.record.redaction.rule import ALONE, END, HEX, Group, Rule, grouped, single
+from runner.record.redaction.rule import ALONE, END, HEX, Group, Rule, each_alone, grouped
 
 _W = r"[\w-]"
 _AN = "[A-Za-z0-9]"
@@ -148,7 +148,7 @@ def _mark(hints: Sequence[str]) -> str:
 
 
 FORMAT_RULES: tuple[Group, ...] = (
-    *single(
+    *each_alone(
         Rule(
             "[token]",
             "eyj",
@@ -158,7 +158,7 @@ FORMAT_RULES: tuple[Group, ...] = (
         )
     ),
     *(_formats_with(mark) for mark in ("_", "-", ".", "")),
-    *single(
+    *each_alone(
         # Old tokens of Vault and Twilio, and of Discord bots, have such short prefixes that the whole form is the hint.
         Rule(
             "[token]",

@@ -3,7 +3,7 @@
 import functools
 import re
 
-from runner.record.redaction.rule import ALONE, END, IS, NEXT, QUOTE, Rule, grouped, single
+from runner.record.redaction.rule import ALONE, END, IS, NEXT, QUOTE, Rule, each_alone, grouped
 
 _NOT_TAKEN = r"(?!(?:(?i:bearer|basic|token)[ \t]{1,4})?\[token\](?:[\\\s\"']|\Z))"
 _VALUE = r"(?:(?<=\")[^\"\n]+|(?<=')[^'\n]+|[^\s\"']+)"
@@ -31,7 +31,7 @@ _key = functools.partial(Rule, "[private-key]")
 _token = functools.partial(Rule, "[token]")
 
 PLACE_RULES = (
-    *single(
+    *each_alone(
         _key(
             "-----begin",
             r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
@@ -147,7 +147,7 @@ PLACE_RULES = (
         _token("bearer", r"(?i:bearer)[ \t]{1,4}((?=[A-Za-z._~+/=-]{0,200}+\d)[\w.~+/=-]{12,}+)"),
     ),
 )
-CREDENTIALS_RULES = single(Rule("[credentials]@", "://", r"://((?!\[credentials\]@)[^\s/\"'<>]{1,300}@)"))
+CREDENTIALS_RULES = each_alone(Rule("[credentials]@", "://", r"://((?!\[credentials\]@)[^\s/\"'<>]{1,300}@)"))
 
 # A key whose value is a secret although the value has no recognisable form.
 SECRET_KEY = re.compile(
