@@ -12,11 +12,11 @@ from runner.kit.compile_guard.command import Watched
 from runner.kit.compile_guard.spec import builder_name
 from runner.kit.compile_guard.watch import OUTPUT
 from runner.kit.growth_law import exponential
-from runner.kit.repro import growth_child
+from runner.kit.repro import growth_child, growth_curve
 from runner.kit.repro.growing_models import chain, one_sum
 from runner.kit.repro.growth_child import COMPILES, CompileSeries, finished
-from runner.probes import compile_growth
-from runner.probes.compile_growth import PROBE, CurvePoint, curve_growth
+from runner.kit.repro.growth_curve import CurvePoint, curve_growth
+from runner.probes.compile_growth import PROBE
 
 main = PROBE.main
 
@@ -26,7 +26,7 @@ def a_point(turns: int, cpu_s: float | None, mode: str = "whole", **changes: Any
 
 
 def found(points: list[CurvePoint], *sizes: int) -> Any:
-    return compile_growth._findings("operations", points, sizes, tolerance=1e-3)
+    return growth_curve._findings("operations", points, sizes, tolerance=1e-3)
 
 
 @given(
@@ -223,7 +223,7 @@ def test_what_a_child_that_was_ended_or_that_crashed_had_done_is_kept(
 ) -> None:
     (tmp_path / COMPILES).write_text("".join(json.dumps(line) + "\n" for line in DONE))
     (tmp_path / OUTPUT).write_text("Segmentation fault\n")
-    points = compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=ended, status=status))
+    points = growth_curve._points("operations", SERIES, a_watched(tmp_path, ended=ended, status=status))
     assert [(point.grown, point.mode, point.late) for point in points] == [
         (1, "whole", False),
         (1, "per-block", late),
@@ -233,7 +233,7 @@ def test_what_a_child_that_was_ended_or_that_crashed_had_done_is_kept(
 
 def test_a_child_that_left_sizes_out_has_no_unfinished_point(tmp_path: Path) -> None:
     (tmp_path / COMPILES).write_text("".join(json.dumps(line) + "\n" for line in DONE))
-    points = compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=True, status=0))
+    points = growth_curve._points("operations", SERIES, a_watched(tmp_path, ended=True, status=0))
     assert [point.grown for point in points] == [1]
 
 
@@ -241,4 +241,4 @@ def test_a_child_that_left_sizes_out_has_no_unfinished_point(tmp_path: Path) -> 
 def test_where_not_even_a_sum_compiles_nothing_is_measured(lines: str, tmp_path: Path) -> None:
     (tmp_path / COMPILES).write_text(lines)
     with pytest.raises(RunbookError, match=r"torch.compile fails even for x \+ 1: "):
-        compile_growth._points("operations", SERIES, a_watched(tmp_path, ended=True, status=1))
+        growth_curve._points("operations", SERIES, a_watched(tmp_path, ended=True, status=1))

@@ -22,6 +22,7 @@ from runner.cli.main import main as runbook
 from runner.entry.read import read_runbook
 from runner.kit.judged import read_environ
 from runner.kit.leftovers.serving_config import parallel_sizes, read_sizes
+from runner.kit.nccl import report
 from runner.kit.nccl.sources import read_own, read_process, running_jobs
 from runner.kit.nccl.units import read_units
 from runner.kit.precision.scales import read_scales
@@ -249,8 +250,8 @@ def test_an_answer_is_waited_for_only_so_long_and_errors_come_through() -> None:
 def test_a_look_at_processes_that_do_not_answer_cannot_say(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(nccl_env, "_LOOK_S", 0.05)
-    monkeypatch.setattr(nccl_env, "read_own", lambda *_: time.sleep(3))
+    monkeypatch.setattr(report, "_LOOK_S", 0.05)
+    monkeypatch.setattr(report, "read_own", lambda *_: time.sleep(3))
     assert nccl_env.PROBE.main(["--units"]) == 3
     assert "does not answer" in capsys.readouterr().err
     monkeypatch.setattr(live_compiles, "_LOOK_S", 0.0)

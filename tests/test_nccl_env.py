@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner.base.errors import InputError
+from runner.kit.nccl import report
 from runner.kit.probe import OK, SYMPTOM
-from runner.probes import nccl_env
 from runner.probes.nccl_env import PROBE
 from runner.record.documents import read_document
 from tests.test_cli import ROOT
@@ -23,8 +23,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     # NCCL asks the user database up to 2.29, then HOME.
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(nccl_env, "home_of", lambda user: tmp_path)
-    monkeypatch.setattr(nccl_env, "UNIT_FOLDERS", ())
+    monkeypatch.setattr(report, "home_of", lambda user: tmp_path)
+    monkeypatch.setattr(report, "UNIT_FOLDERS", ())
 
 
 def test_nothing_set_is_healthy(capsys: pytest.CaptureFixture[str]) -> None:

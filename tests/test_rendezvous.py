@@ -5,9 +5,9 @@ import psutil
 import pytest
 
 from runner.base.errors import InputError
+from runner.kit import rendezvous
 from runner.kit.leftovers.variables import leftovers
 from runner.kit.probe import OK, SYMPTOM
-from runner.probes import rendezvous
 from runner.probes.rendezvous import PROBE
 from tests.cluster import free_ports
 

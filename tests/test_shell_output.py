@@ -20,6 +20,7 @@ from runner.base.plain import visible_line
 from runner.base.remedy import Remedy, is_plain, shell_lines, word
 from runner.cli.diagnosis_formats import as_text
 from runner.kit.leftovers.variables import leftovers
+from runner.kit.nccl import report
 from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.probe import OK
 from runner.probes import nccl_env, stale_env
@@ -278,7 +279,7 @@ def within(environment: Mapping[str, str]) -> Iterator[io.StringIO]:
     printed = io.StringIO()
     with (
         patch.dict(os.environ, environment, clear=True),
-        patch.object(nccl_env, "home_of", lambda _: Path("/nonexistent")),
+        patch.object(report, "home_of", lambda _: Path("/nonexistent")),
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(io.StringIO()) as said,
     ):

@@ -21,7 +21,7 @@ from runner.entry.signatures import match_log
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
 from runner.kit.compile_guard.budget import LEAST_S
-from runner.kit.repro import block_stack, live_compiles, scripts
+from runner.kit.repro import block_stack, live_compiles, scripts, stack_compile
 from runner.kit.repro.bundle import KEPT_VARIABLES
 from runner.kit.repro.stack_size import SIZES, memory, parameters
 from runner.probes import torch_compile_repro
@@ -150,7 +150,7 @@ def test_with_a_backward_pass_the_memory_is_that_of_three_times_the_weights_and_
 
 def on_a_host_with(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     host = look().model_copy(update={"gpus": (gpu,), "cuda": "13.0"})
-    monkeypatch.setattr(torch_compile_repro, "look_at_machine", lambda: host)
+    monkeypatch.setattr(stack_compile, "look_at_machine", lambda: host)
 
 
 def test_a_limit_of_address_space_is_refused_where_a_gpu_is_used(

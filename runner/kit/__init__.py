@@ -11,6 +11,7 @@
 * `ranks` and `tensor_parallel`: processes that work together, and a model split over them.
 * `collective_timing`: bandwidth of collectives in one environment or several.
 * `compile_guard`: a compile in a process that can be killed.
+* `compile_options`: its modes, and the options `--compile-mode` and `--skip-compile`, without the guard itself.
 
 The folders hold the parts of one entry's probes each; none of them may import torch at its top.
 """

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 from runner.kit.budget import wait_for
 from runner.kit.precision.product import OPERATOR
@@ -167,6 +166,8 @@ def count_launches(calls: Iterable[str]) -> Launches | None:
 
 def replays_of(work: Callable[[], object]) -> int:
     """Run the work once and count the CUDA graphs that torch replays meanwhile."""
+    from unittest import mock
+
     import torch
 
     replay, counted = torch.cuda.CUDAGraph.replay, 0

@@ -20,8 +20,9 @@ Therefore `build_model` must be a top-level function that the child can import.
 
 from runner.kit.compile_guard.attempt import Attempt
 from runner.kit.compile_guard.guarded import CacheMissWarning, Guarded, WarmStart
-from runner.kit.compile_guard.ladder import LADDERS, add_compile_arguments, safe_compile
-from runner.kit.compile_guard.spec import Builder, Stall
+from runner.kit.compile_guard.ladder import safe_compile
+from runner.kit.compile_guard.spec import Builder
+from runner.kit.compile_options import LADDERS, Stall, add_compile_arguments
 
 __all__ = [
     "LADDERS",

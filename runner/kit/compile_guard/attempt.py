@@ -12,9 +12,10 @@ from runner.base.places import running_package
 from runner.kit.children import without_launch
 from runner.kit.compile_guard.cache import folder_bytes, merge
 from runner.kit.compile_guard.command import last_output, watched_environment
-from runner.kit.compile_guard.spec import Mode, Spec
+from runner.kit.compile_guard.spec import Spec
 from runner.kit.compile_guard.stacks import Verdict, in_words
 from runner.kit.compile_guard.watch import CACHE, EVENTS, Sample, TimeFor, Watch, watched
+from runner.kit.compile_options import Mode
 
 Outcome = Literal["finished", "deadline", "raised", "memory", "died", "wrong"]
 

@@ -9,7 +9,6 @@ because the graph of a block does not depend on the values of its weights.
 import copy
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 from runner.base.errors import InputError
 from runner.kit.compile_guard.modes import blocks_of
@@ -39,6 +38,8 @@ def lay_out(build: Callable[[], tuple[Any, tuple[Any, ...]]], *, backward: bool)
     Raises:
         InputError: the model does not call its blocks, or passes a module to them.
     """
+    from unittest import mock
+
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -31,8 +31,9 @@ from runner.kit.compile_guard.modes import (
     repeated_blocks,
     tensors,
 )
-from runner.kit.compile_guard.spec import Mode, Spec, resolve
+from runner.kit.compile_guard.spec import Spec, resolve
 from runner.kit.compile_guard.watch import EVENTS
+from runner.kit.compile_options import Mode
 from runner.kit.json_lines import append
 
 _ERROR_LINE = re.compile(r"\berror: ")

@@ -11,7 +11,7 @@ from runner.kit.compile_guard.attempt import Attempt
 from runner.kit.compile_guard.cache import merge
 from runner.kit.compile_guard.figures import cache_counts
 from runner.kit.compile_guard.modes import compile_in_place
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 
 
 class CacheMissWarning(UserWarning):

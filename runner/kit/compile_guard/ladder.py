@@ -1,6 +1,5 @@
 """The ladder: whole model, one block at a time, one compile thread, eager."""
 
-import argparse
 import sys
 import tempfile
 import time
@@ -14,47 +13,12 @@ from runner.kit.compile_guard import budget
 from runner.kit.compile_guard.agreement import Peers, peers
 from runner.kit.compile_guard.attempt import Attempt, attempt
 from runner.kit.compile_guard.guarded import Guarded
-from runner.kit.compile_guard.spec import Builder, Mode, Spec, Stall, builder_name
+from runner.kit.compile_guard.spec import Builder, Spec, builder_name
 from runner.kit.compile_guard.watch import TimeFor
-
-LADDERS: Mapping[str, tuple[Mode, ...]] = {
-    "smart": (Mode.WHOLE, Mode.PER_BLOCK, Mode.ONE_THREAD, Mode.EAGER),
-    "whole": (Mode.WHOLE,),
-    "per-block": (Mode.PER_BLOCK,),
-    "one-thread": (Mode.ONE_THREAD,),
-    "eager": (Mode.EAGER,),
-}
-"""Requested mode -> rungs to try, best first. Only `smart` asks for a ladder."""
-
-_SMART = "smart{}: under a deadline, whole model, else per block, else one compile thread, else eager"
+from runner.kit.compile_options import LADDERS, Mode, Stall
 
 # Compilers fuse and reorder sums, so outputs differ by rounding: a few thousand ulps of the output's type.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
-
-
-def add_compile_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Give a probe's parser the two options that every probe that compiles has.
-
-    `--compile-mode` is one of `LADDERS`; `--skip-compile` is short for `--compile-mode eager`.
-
-    Args:
-        parser: the probe's.
-        default: what a probe that chooses the mode itself does by default, for the help; its default is None. Without
-            it, the default is `smart`.
-    """
-    parser.add_argument(
-        "--compile-mode",
-        choices=tuple(LADDERS),
-        default=None if default else "smart",
-        help=_SMART.format("" if default else " (default)") + (f" (default: {default})" if default else ""),
-    )
-    parser.add_argument(
-        "--skip-compile",
-        dest="compile_mode",
-        action="store_const",
-        const="eager",
-        help="do not compile; run the model in eager mode",
-    )
 
 
 def safe_compile(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runner.base.errors import InputError
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 
 
 def compile_in_place(model: Any, mode: Mode) -> None:

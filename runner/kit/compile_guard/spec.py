@@ -6,40 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
 from runner.base.errors import InputError
+from runner.kit.compile_options import Mode as Mode  # noqa: PLC0414 - the decode loops take it from here
 
 Builder = Callable[..., tuple[Any, tuple[Any, ...]]]
 """A top-level function that returns `(module, inputs)`: an `nn.Module` on its device, and the inputs of forward."""
-
-
-class Mode(StrEnum):
-    """How a model is compiled: one rung of the ladder.
-
-    `one-thread` compiles without Inductor's worker pool: per block if the model has repeated blocks, else whole.
-    """
-
-    WHOLE = "whole"
-    PER_BLOCK = "per-block"
-    ONE_THREAD = "one-thread"
-    EAGER = "eager"
-
-
-class Stall(StrEnum):
-    """A stall injected into Inductor, for drills: it keeps one CPU fully busy and never ends.
-
-    `every-graph` stalls any compile, so only eager works; `whole-model` stalls only the first rung.
-    """
-
-    EVERY_GRAPH = "every-graph"
-    WHOLE_MODEL = "whole-model"
-
-    def hits(self, mode: Mode) -> bool:
-        """Whether this stall affects a compile in that mode."""
-        return mode is Mode.WHOLE or (mode is not Mode.EAGER and self is Stall.EVERY_GRAPH)
 
 
 @dataclass(frozen=True)

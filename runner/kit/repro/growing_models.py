@@ -1,9 +1,15 @@
 """The models whose compile times `compile_growth` compares: they grow in operations, or in parameters alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from runner.kit.repro import block_stack
-
+# Turns of the chain; widths of the stack. The widest of four blocks has 4 · 14.5 · 26432² = 40.5e9 parameters.
+CURVE_SIZES: Mapping[str, tuple[int, ...]] = {
+    "operations": (3, 5, 7),
+    "parameters": (64, 512, 4096, 26432),
+}
+# A curve needs three points, however long they take.
+ALWAYS = 3
 HEAD_WIDTH = 64
 _BLOCKS = 4
 # Smaller allocations may reuse memory with arbitrary contents.
@@ -59,6 +65,8 @@ def wide_stack(*, width: int, device: str) -> tuple[Any, tuple[Any, ...]]:
         device: `cpu` (float32) or `cuda` (bfloat16).
     """
     import torch
+
+    from runner.kit.repro import block_stack
 
     shape = {"blocks": _BLOCKS, "width": width, "heads": width // HEAD_WIDTH, "hidden": width * 7 // 2}
     model, _ = block_stack.build(**shape, tokens=1, device="meta")

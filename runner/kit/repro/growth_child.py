@@ -19,8 +19,9 @@ from runner.kit.compile_guard import workers
 from runner.kit.compile_guard.child import in_one_line, ran_out_of_memory
 from runner.kit.compile_guard.figures import CompilerTime, cpu_seconds
 from runner.kit.compile_guard.modes import compile_in_place, output_difference, tensors
-from runner.kit.compile_guard.spec import Mode, Task, resolve
+from runner.kit.compile_guard.spec import Task, resolve
 from runner.kit.compile_guard.watch import EVENTS
+from runner.kit.compile_options import Mode
 from runner.kit.json_lines import append, complete
 
 SERIES, COMPILES = "series.json", "compiles.jsonl"
