@@ -14,17 +14,11 @@ import torch
 
 from runner.base.errors import InputError, RunbookError
 from runner.kit.budget import Budget
+from runner.kit.kernel_traces import _fitting, _largest, _on_device, _outermost, _timed
 from runner.kit.precision.linear import signal_to_noise
 from runner.kit.precision.product import NATIVE
 from runner.kit.traced_work import SHAPES, Operation, under_nsys
-from runner.probes.capture_fp8_flexattention_traces import (
-    PROBE,
-    _fitting,
-    _largest,
-    _on_device,
-    _outermost,
-    _timed,
-)
+from runner.probes.capture_fp8_flexattention_traces import PROBE
 from runner.sizing.presets import PRESETS
 
 main = PROBE.main

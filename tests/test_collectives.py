@@ -16,12 +16,12 @@ from runner.base.errors import InputError
 from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.kit import collective_timing
 from runner.kit.budget import VARIABLE
-from runner.kit.collective_timing import OPS, CollectiveJob, _in_rounds, bus_factor, ranks_of, whole_size
+from runner.kit.collective_comparison import _channels, scrubbed
+from runner.kit.collective_timing import CollectiveJob, _in_rounds, bus_factor, ranks_of, whole_size
 from runner.kit.nccl.log import Transport
 from runner.kit.nccl.settings import NcclSetting, Origin
 from runner.kit.probe import CRASHED, NOT_APPLICABLE
-from runner.probes import collectives
-from runner.probes.collectives import PROBE, scrubbed
+from runner.probes.collectives import OPS, PROBE
 from tests.nvml import EIGHT_B200
 from tests.nvml import environment as nvml_environment
 
@@ -294,7 +294,7 @@ def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
 
 def test_the_transport_of_each_arm_is_a_measurement() -> None:
     job = CollectiveJob(("all_reduce",), (1024,), 2, "nccl", 1, 0, 60.0, port=None)
-    found = collectives._channels({"caller": Transport({"SHM/direct": 3}, None), "clean": None}, job)
+    found = _channels({"caller": Transport({"SHM/direct": 3}, None), "clean": None}, job)
     assert [(one.name, one.value, one.labels["transport"], one.labels["arm"]) for one in found] == [
         ("nccl_channels", 3, "SHM/direct", "caller")
     ]

@@ -20,6 +20,7 @@ from runner.base.errors import InputError
 from runner.entry.read import read_runbook
 from runner.hardware.gpus import Gpu
 from runner.hardware.machine import look
+from runner.kit.long_context import validation
 from runner.kit.long_context.allocator import (
     BACKEND,
     expand_segments,
@@ -88,7 +89,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     @contextlib.contextmanager
     def one(preset: str, memory: int = H200, *, expandable: bool = True) -> Iterator[Probing]:
         host = look().model_copy(update={"gpus": (Gpu(index=0, name="NVIDIA H200", memory_bytes=memory),)})
-        monkeypatch.setattr(probe, "look", lambda: host)
+        monkeypatch.setattr(validation, "look", lambda: host)
         monkeypatch.setenv("RUNBOOK_PRESET", preset)
         with meta_gpu(monkeypatch, memory, expandable=expandable):
 

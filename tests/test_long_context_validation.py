@@ -14,6 +14,7 @@ import runner.probes.long_context_validation as probe
 from runner.base.errors import InputError
 from runner.hardware.machine import look
 from runner.kit.budget import VARIABLE
+from runner.kit.long_context import validation
 from runner.kit.long_context.bench import MemoryBench, Reached
 from runner.kit.long_context.cache import new_cache
 from runner.kit.probe import NOT_APPLICABLE, OK, SYMPTOM
@@ -53,7 +54,7 @@ def small(tmp_path: Path) -> str:
 def probing(small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Probing:
     """Run the probe on the small model as on a host without a GPU; its exit status and its document."""
     host = look().model_copy(update={"gpus": ()})
-    monkeypatch.setattr(probe, "look", lambda: host)
+    monkeypatch.setattr(validation, "look", lambda: host)
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         status = probe.PROBE.main(["--model", small, *arguments])
@@ -494,7 +495,7 @@ def test_any_number_of_sequences_fits_into_a_budget_beyond_measure() -> None:
 
 def test_the_faqs_case_is_planned_without_torch_and_costs_less_than_its_imports() -> None:
     program = (
-        "import sys, resource, runner.probes.long_context_validation as p;"
+        "import sys, resource, runner.kit.long_context.validation, runner.probes.long_context_validation as p;"
         "used = lambda: sum(resource.getrusage(resource.RUSAGE_SELF)[:2]);"
         "imports = used();"
         "status = p.PROBE.main(['--plan', '--board', 'B200', '--model', '70b', '--tensor-parallel-gpus', '8',"
@@ -585,7 +586,7 @@ def test_what_would_bring_a_host_down_is_not_begun(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = look().model_copy(update={"gpus": ()})
-    monkeypatch.setattr(probe, "look", lambda: host)
+    monkeypatch.setattr(validation, "look", lambda: host)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
     assert probe.PROBE.main(arguments) == NOT_APPLICABLE
     assert "choose a smaller --model" in json.loads(capsys.readouterr().out)["reason"]

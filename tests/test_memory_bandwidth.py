@@ -11,8 +11,9 @@ from runner.base.errors import InputError
 from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.hardware.boards import board_named
 from runner.kit.budget import VARIABLE
+from runner.kit.copy_bandwidth import Copy, copies, peak_of, weak_pairs
 from runner.kit.probe import OK, measured
-from runner.probes.memory_bandwidth import PROBE, Copy, copies, peak_of, weak_pairs
+from runner.probes.memory_bandwidth import PROBE
 from runner.record.model import Measurement
 from tests.nvml import EIGHT_B200, environment
 

@@ -22,7 +22,6 @@ from runner.kit.probe import measured, say, single
 from runner.kit.ranks import World
 from runner.record.model import Measurement
 
-OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 ELEMENT = 4
 _ROUNDS = 10
 _MOST_IN_A_ROUND = 64
@@ -33,7 +32,7 @@ class CollectiveJob:
     """The collectives to time.
 
     Attributes:
-        ops: of `OPS`.
+        ops: the names that `collectives_worker` knows.
         sizes: of a message, in bytes.
         ranks, backend: number of ranks, over `nccl` or `gloo`.
         iterations, warmup: timed and untimed iterations of each size.

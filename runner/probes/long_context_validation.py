@@ -20,36 +20,17 @@ Exit status: 0 all lengths fit, 1 one does not, 2 bad input, 3 measurement faile
 """
 
 import argparse
-import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from runner.base.units import format_value
-from runner.hardware.boards import BOARDS
-from runner.hardware.machine import look_visible as look
-from runner.kit.budget import budget
-from runner.kit.children import ended_by_sigterm
-from runner.kit.long_context.allocator import expand_segments
-from runner.kit.long_context.bench import MemoryBench, Runs
 from runner.kit.long_context.metrics import METRICS
-from runner.kit.long_context.planning import plan
-from runner.kit.long_context.question import Question, planned, swept
-from runner.kit.long_context.report import sweep_findings
-from runner.kit.long_context.sweep import sweep
-from runner.kit.long_context.worker import ranks
 from runner.kit.options import BATCH_SIZE, add_choices, add_counts, add_flags, add_model, add_numbers
-from runner.kit.probe import Findings, Probe, base_parser, say
-
-_RANKS_DEADLINE_S = 3000.0
-# A comparison shows the saving of each remedy; more rounds than end within this time from the start of the probe only
-# narrow its time ratio. On a GPU, importing torch and building the model are part of it.
-_ROUNDS_ON_CPU_S, _ROUNDS_ON_GPU_S = 15.0, 45.0
+from runner.kit.probe import Findings, Probe, base_parser
 
 
 def _parser() -> argparse.ArgumentParser:
+    from runner.hardware.boards import BOARDS
+
     parser = base_parser(__doc__)
     _add_work(parser)
     _add_budget(parser)
@@ -118,53 +99,9 @@ def _add_budget(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
-    if arguments.plan:
-        question = planned(arguments, look)
-        assert question.budget is not None
-        _say_budget(question)
-        return plan(question, question.budget)
-    question = swept(arguments, look)
-    within = budget(_ROUNDS_ON_GPU_S if question.gpu else _ROUNDS_ON_CPU_S)
-    _say_budget(question)
-    if question.remedy is not None:
-        say(f"the plan's first remedy: {question.remedy.name} ({question.remedy.flags})")
-    if arguments.snapshot is not None and not question.gpu:
-        say("--snapshot needs a GPU; the document lists what held the memory")
-    say(f"{question.model}, {question.shape.parameters / 1e9:.3g}B parameters, {arguments.mode}")
-    if question.gpu:
-        # Also for the ranks: they get this environment.
-        expand_segments(os.environ)
-    with _runs(question, arguments.snapshot) as runs:
-        found = sweep(
-            question, runs, within, find_limit=arguments.find_limit, compare_rounds=arguments.compare_remedies
-        )
-        return sweep_findings(question, found, _asked(arguments, question), runs.allocator)
+    from runner.kit.long_context.validation import memory_findings
 
-
-def _say_budget(question: Question) -> None:
-    if question.beyond_device is not None:
-        asked = format_value(question.beyond_device, "B")
-        say(f"the budget of {asked} is above the GPU's memory; {format_value(question.budget, 'B')} are used")
-
-
-def _asked(arguments: argparse.Namespace, question: Question) -> dict[str, object]:
-    names = ("mode", "batch_size", "logits", "chunk", "kv_dtype", "attention", "activation_checkpointing")
-    flags = {
-        name: getattr(arguments, name) for name in (*names, "tensor_parallel_gpus", "apply_first_remedy")
-    }
-    return {"model": question.model if arguments.model else None, **flags}
-
-
-@contextmanager
-def _runs(question: Question, snapshot: Path | None) -> Iterator[Runs]:
-    if question.ranks == 1:
-        yield MemoryBench(question.shape, question.work, question.budget, gpu=question.gpu, snapshot=snapshot)
-        return
-    with (
-        ended_by_sigterm(),
-        ranks(question, snapshot, os.environ, time.monotonic() + _RANKS_DEADLINE_S) as running,
-    ):
-        yield running
+    return memory_findings(arguments)
 
 
 PROBE = Probe(
