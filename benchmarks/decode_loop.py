@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from runner.base.stats import median_interval, spread
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.loop import Decoder
 from runner.kit.decode.run_queue import MOST_WAITED, share, waited
 from runner.kit.transformer import build_model

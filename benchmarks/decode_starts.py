@@ -20,7 +20,7 @@ from statistics import fmean, stdev, variance
 
 from runner.base.units import format_value
 from runner.kit.budget import Budget
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.arms import compared
 from runner.kit.decode.job import DecodeJob
 from runner.kit.decode.turns import RequestedStarts, take_starts

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.loop import Decoder
 from runner.kit.rank_line import RankLine
 from runner.kit.tensor_parallel import joined, shard

@@ -11,7 +11,7 @@ import pytest
 from runner.base.sequential import FEWEST
 from runner.kit import ranks
 from runner.kit.budget import Budget
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode import turns
 from runner.kit.decode.arms import compared
 from runner.kit.decode.job import DecodeJob

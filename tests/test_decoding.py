@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runner.kit.compile_guard import safe_compile
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.loop import Decoder, build_step, decoding_step
 from runner.kit.transformer import build_model
 from runner.sizing.models import ModelShape
@@ -126,7 +126,7 @@ import json, sys
 import torch
 from runner.sizing.models import ModelShape
 from runner.kit.compile_guard.figures import cache_counts
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.loop import Decoder
 from runner.kit.transformer import build_model
 

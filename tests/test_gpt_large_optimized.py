@@ -15,7 +15,7 @@ import pytest
 from runner.base.errors import InputError, RankError
 from runner.base.stats import Interval
 from runner.kit.budget import VARIABLE
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.job import DecodeJob
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.ranks import World

@@ -12,14 +12,8 @@ from runner.base.errors import InputError
 from runner.kit import budget
 from runner.kit.precision.choice import layer_names
 from runner.kit.precision.linear import convert, e4m3_scale, quantise
-from runner.kit.precision.scales import (
-    NOTHING_TO_RECALIBRATE,
-    RECIPES,
-    Scales,
-    digest_of,
-    read_scales,
-    scale_by,
-)
+from runner.kit.precision.options import NOTHING_TO_RECALIBRATE, RECIPES
+from runner.kit.precision.scales import Scales, digest_of, read_scales, scale_by
 from runner.kit.probe import NOT_APPLICABLE
 from runner.kit.transformer import build_model
 from runner.probes import precision_power_sweep

@@ -10,7 +10,7 @@ import pytest
 
 from runner.base.errors import InputError
 from runner.kit import budget
-from runner.kit.precision import measuring
+from runner.kit.precision import measuring, power_sweep
 from runner.kit.precision.counters import Sensors
 from runner.kit.precision.energy import EnergyWindow, Tick, Trace
 from runner.kit.precision.linear import block_linears
@@ -132,7 +132,7 @@ class HostPower:
 def test_a_sweep_with_a_counter_reports_joules_with_and_without_idle_power_and_their_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision_power_sweep, "counters_of", lambda _: ((HostPower(),), lambda: READING))
+    monkeypatch.setattr(power_sweep, "counters_of", lambda _: ((HostPower(),), lambda: READING))
     words = ["--modes", "bf16", "fp16", "--window", "0.2", "--price-per-kwh", "0.1", "--pue", "1.2"]
     status, document = sweep(tmp_path, *words)
     # A host that was too busy for the watch has windows refused, rightly, with nothing at work as well.

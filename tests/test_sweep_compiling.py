@@ -12,7 +12,7 @@ import pytest
 
 from runner.kit.budget import Budget
 from runner.kit.compile_guard.guarded import Guarded
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.precision import building, compiled
 from runner.kit.precision.choice import Prefill
 from runner.kit.precision.compiled import find_rungs, tolerance, within_time

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from runner.base.errors import InputError
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.ranks import World
 from runner.kit.tensor_parallel import check_degree, degrees, shard
 from runner.kit.transformer import build_model

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from runner.base.errors import InputError
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.job import DecodeJob
 from runner.kit.decode.loop import Decoder
 from runner.kit.ranks import World

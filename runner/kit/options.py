@@ -1,4 +1,4 @@
-"""Options that several probes have, and the numbers that none can work with."""
+"""Options that several probes have, a default that they share, and the numbers that none can work with."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,9 @@ Numbers = Mapping[str, str | tuple[float, str]]
 """Options that take a number: the help of each, by name; or the default, which is added to the help, and the help."""
 
 BATCH_SIZE: Numbers = MappingProxyType({"--batch-size": (1, "batch size in sequences")})
+
+# Below this share of the speed in a clean environment, the caller's environment is the fault.
+ENVIRONMENT_FLOOR = 0.9
 
 # Records hold integers of 64 bits; the system's timers take about as many seconds as the second.
 LARGEST_INTEGER, LARGEST_FLOAT = 2**63 - 1, 1e9

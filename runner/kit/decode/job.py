@@ -12,7 +12,7 @@ from runner.base.units import format_value
 from runner.hardware.machine import Machine
 from runner.kit.compile_guard import Guarded, safe_compile
 from runner.kit.compile_guard.ladder import TOLERANCE
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.loop import build_step
 from runner.kit.options import require_positive
 from runner.kit.probe import NotApplicableError

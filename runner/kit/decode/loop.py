@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from runner.kit.compile_guard.modes import compile_in_place
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.transformer import build_model, usual_type
 from runner.sizing.models import ModelShape
 

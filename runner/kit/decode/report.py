@@ -10,7 +10,8 @@ from runner.base.units import format_value
 from runner.hardware.boards import Board
 from runner.kit.decode.arms import DecodeArm, SpeedComparison, comparisons_of, intervals
 from runner.kit.decode.job import DecodeJob
-from runner.kit.interleaved import ENVIRONMENT_FLOOR, decided, interval_below
+from runner.kit.interleaved import decided, interval_below
+from runner.kit.options import ENVIRONMENT_FLOOR
 from runner.kit.probe import measured, say, single
 from runner.record.evaluation import STOPPED
 from runner.record.model import Measurement

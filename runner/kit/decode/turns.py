@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.base.errors import LateRankError
 from runner.kit.budget import Budget
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.arms import (
     FEWEST_UNDISTURBED,
     DecodeArm,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.kit.allocations import follow_allocations
 from runner.kit.compile_guard.figures import cache_counts
-from runner.kit.compile_guard.spec import Mode
+from runner.kit.compile_options import Mode
 from runner.kit.decode.run_queue import share, waited
 from runner.kit.profiling import launches_of, replays_of
 from runner.kit.rank_line import RankLine

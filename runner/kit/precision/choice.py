@@ -10,7 +10,6 @@ import psutil
 
 from runner.base.errors import InputError, RunbookError
 from runner.base.units import format_value
-from runner.kit.options import BATCH_SIZE, add_counts, add_model
 from runner.kit.precision.scales import Scales, read_scales
 from runner.kit.probe import NotApplicableError
 from runner.kit.usable import usable_gpus
@@ -40,18 +39,6 @@ class Prefill:
     @property
     def name(self) -> str:
         return Path(self.shape.name).name
-
-
-def add_work_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--batch-size`, `--tokens` and `--scales`."""
-    add_model(parser, "the largest that fits, up to the preset")
-    add_counts(parser, {**BATCH_SIZE, "--tokens": "tokens per sequence (default 4096, on a CPU 128)"})
-    parser.add_argument(
-        "--scales",
-        type=Path,
-        metavar="FILE",
-        help="static FP8 scales from fp8_transformer_engine --recalibrate (default: dynamic scales)",
-    )
 
 
 def choose_work(arguments: argparse.Namespace, modes: Collection[str]) -> Prefill:

@@ -11,18 +11,15 @@ from runner.kit.budget import Budget
 from runner.kit.interleaved import Rounds, interleaved
 from runner.kit.precision.counters import NVML_TICK_S, Counter, EnergyError, Sensors
 from runner.kit.precision.energy import TICKS_IN_A_WINDOW, EnergyWindow, run_window
+from runner.kit.precision.options import ROUNDS, ROUNDS_WITH_ENERGY, WINDOW_S
 
 WARM_UP_ITERATIONS = 2
-# With twelve windows per mode, a comparison of energy finds a change of 3 % with 1 % noise; the speed of a CPU is too
-# noisy for twelve windows to help.
-ROUNDS_WITH_ENERGY, ROUNDS = 6, 3
 # Idle power is measured last. Rounds after the second leave time for it.
 _ROUNDS_BEFORE_IDLE = 2
 # Clocks and power drop some time after the last work, so the first window is discarded.
 _IDLE_WINDOWS = 2
 # Chosen for 8b on a GPU: building the model, profiling its GEMMs, and the first compiled forward.
 _BUILD_S = 12.0
-WINDOW_S = 0.2
 _IDLE_NAP_S = 0.01
 
 

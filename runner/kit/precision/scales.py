@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
+from runner.kit.precision.options import RECIPES
 from runner.sizing.models import ModelShape
 
 FORMAT = 2
@@ -17,20 +18,6 @@ _MOST_BYTES = 32 << 20
 _AGAIN = "create new ones with --recalibrate --output-json FILE"
 # Unchanged weights give the same scale; this tolerance is for rounding on another device.
 _SAME_WEIGHTS = 1e-3
-
-RECIPES: Mapping[str, str] = {
-    "max": "the largest magnitude in the history",
-    "most-recent": "the magnitude of the last batch in the history",
-    "percentile": "the largest percentile of magnitudes in the history; larger values saturate",
-}
-"""How a static scale is computed: the two of delayed scaling, and one that trades outliers for resolution."""
-
-NOTHING_TO_RECALIBRATE: Mapping[str, str] = {
-    "current": "current (dynamic) scaling computes its scale from the tensor that it quantises",
-    "blockwise": "blockwise scaling computes a scale for each block from the current tensor",
-    "mxfp8": "MXFP8 computes a power-of-two scale for every 32 numbers from the current tensor",
-}
-"""Recipes without stored scales, each with the reason."""
 
 
 @dataclass(frozen=True)
