@@ -24,9 +24,10 @@ from runner.kit.compile_guard.blocks import lay_out
 from runner.kit.compile_guard.budget import LEAST_S, allotment, worth_trying
 from runner.kit.compile_guard.cache import folder_bytes, merge
 from runner.kit.compile_guard.child import in_one_line
-from runner.kit.compile_guard.spec import Mode, Spec, builder_name, resolve
+from runner.kit.compile_guard.spec import Spec, builder_name, resolve
 from runner.kit.compile_guard.stacks import Observation, frames_of, innermost_frame, slow_or_stuck
 from runner.kit.compile_guard.watch import TimeFor
+from runner.kit.compile_options import Mode
 from runner.kit.repro import block_stack
 from runner.kit.repro.growing_models import chain
 

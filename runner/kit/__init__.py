@@ -13,5 +13,7 @@
 * `compile_guard`: a compile in a process that can be killed.
 * `compile_options`: its modes, and the options `--compile-mode` and `--skip-compile`, without the guard itself.
 
-The folders hold the parts of one entry's probes each; none of them may import torch at its top.
+Every command that reads entries imports the modules of all probes for their declarations, so these import only `probe`,
+`options`, `undo`, `compile_options` and metrics at their top. The work of a probe is imported inside its `_run`; the
+folders and the other modules hold that work. None of them imports torch at its top.
 """

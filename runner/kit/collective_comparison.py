@@ -15,11 +15,12 @@ from runner.hardware.topology import Topology
 from runner.kit.budget import Budget, budget
 from runner.kit.children import ended_by_sigterm
 from runner.kit.collective_timing import ELEMENT, CollectiveJob, ranks_of, time_collective, whole_size
-from runner.kit.interleaved import ENVIRONMENT_FLOOR, interval_below
+from runner.kit.interleaved import interval_below
 from runner.kit.nccl.log import Transport, fault_of, read_transport
 from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.nccl.sources import home_of, read_own
 from runner.kit.nccl.values import Judgement
+from runner.kit.options import ENVIRONMENT_FLOOR
 from runner.kit.probe import Findings, NotApplicableError, say, single
 from runner.kit.usable import require_sharing, wiring_with_fabric
 from runner.record.model import Measurement

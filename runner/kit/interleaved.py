@@ -16,7 +16,6 @@ from typing import TypeVar
 from runner.base.sequential import answer
 from runner.base.stats import Interval
 from runner.kit.budget import Budget
-from runner.kit.options import ENVIRONMENT_FLOOR as ENVIRONMENT_FLOOR  # noqa: PLC0414 - collectives take it from here
 from runner.record.evaluation import interval_of
 from runner.record.model import Measurement
 

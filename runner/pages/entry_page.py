@@ -7,12 +7,13 @@ from runner.entry.by_hand import BY_HAND
 from runner.entry.model import Phase, Prose, Runbook, Step
 from runner.pages.answer import injecting, symptom_line
 from runner.pages.before_after import before_and_after
+from runner.pages.claims import claim_views
 from runner.pages.plot import trend_plot
 from runner.pages.programs import redirect
 from runner.pages.prose import as_html, as_markdown
 from runner.pages.site import Page, Site, plain_page
 from runner.pages.trends import trends
-from runner.pages.view import Bound, StepEvidence, bounds_elsewhere, claim_views, step_evidence
+from runner.pages.view import Bound, StepEvidence, bounds_elsewhere, step_evidence
 from runner.record.model import Record
 from runner.record.outcomes import Judged
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from runner.base.errors import InputError
-from runner.kit.compile_options import Mode as Mode  # noqa: PLC0414 - the decode loops take it from here
 
 Builder = Callable[..., tuple[Any, tuple[Any, ...]]]
 """A top-level function that returns `(module, inputs)`: an `nn.Module` on its device, and the inputs of forward."""
