@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 from runner.base.units import format_value
 from runner.base.words import bracketed
-from runner.entry.digest import is_current
 from runner.entry.model import Claim, Runbook
 from runner.pages.evidence import SiteEvidence
 from runner.pages.numbers import show_labels, show_value
 from runner.record.evaluation import Evaluated
 from runner.record.judge import judge_claims
-from runner.record.model import ClaimState, Record, StepResult
+from runner.record.model import ClaimState, Record
 from runner.vocabulary import label_of
 
 
@@ -50,16 +49,10 @@ def _is_stale(runbook: Runbook, claim: Claim, run: Record) -> bool:
     bounds = [one for one in (claim.confirmed_if, claim.contradicted_if) if one is not None]
     named = {metric.partition(".")[0] for one in bounds for metric in (one.metric, one.over or one.metric)}
     return any(
-        _has_changed(runbook, result)
+        has_changed(runbook, result)
         for result in run.steps
         if result.id in named and runbook.step(result.id) is not None
     )
-
-
-def _has_changed(runbook: Runbook, result: StepResult) -> bool:
-    """Whether the entry no longer has the step of this result as it was."""
-    step = runbook.step(result.id)
-    return step is None or not is_current(result.digest, runbook, step)
 
 
 def _claim_shown(claim: Claim, state: ClaimState, found: Evaluated) -> str:

@@ -194,7 +194,7 @@ def _cell(runbook: Runbook, evidence: SiteEvidence, machine_class: str) -> Matri
         _key(result, evidence.nodes(machine_class, runbook.id, result.id))
         for result in (*chosen, *reversed(ran))
     )
-    stale = any(_has_changed(runbook, result) for result in ran)
+    stale = any(has_changed(runbook, result) for result in ran)
     return MatrixCell(
         machine_class,
         stands.judged.outcome.value,
@@ -220,6 +220,12 @@ def by_urgency(row: tuple[Runbook, tuple[MatrixCell, ...]]) -> tuple[int, int]:
     """Sorts rows of the matrix: the most urgent of their outcomes, then the number."""
     runbook, cells = row
     return min(cell.urgency for cell in cells), runbook.head.number
+
+
+def has_changed(runbook: Runbook, result: StepResult) -> bool:
+    """Whether the entry no longer has the step of this result as it was."""
+    step = runbook.step(result.id)
+    return step is None or not is_current(result.digest, runbook, step)
 
 
 def shown_records(runbooks: Sequence[Runbook], evidence: SiteEvidence) -> tuple[Record, ...]:
