@@ -7,6 +7,7 @@ from runner.base.words import bracketed
 from runner.entry.model import Claim, Runbook
 from runner.pages.evidence import SiteEvidence
 from runner.pages.numbers import show_labels, show_value
+from runner.pages.view import has_changed
 from runner.record.evaluation import Evaluated
 from runner.record.judge import judge_claims
 from runner.record.model import ClaimState, Record
