@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -108,13 +109,17 @@ def test_sigterm_is_handled_as_before_once_the_work_is_over() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("has_pidfd", [True, False])
+@pytest.mark.parametrize(("module", "name"), [(os, "pidfd_open"), (signal, "pidfd_send_signal")])
+@pytest.mark.parametrize("pidfds", ["there", "refused", "absent"])
 def test_no_signal_reaches_a_later_process_with_the_same_pid(
-    monkeypatch: pytest.MonkeyPatch, *, has_pidfd: bool
+    module: ModuleType, name: str, pidfds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not has_pidfd:
+    if pidfds == "refused":
         # As in a sandbox that refuses them.
-        monkeypatch.setattr(os, "pidfd_open", lambda _pid: os.open("/nowhere", os.O_RDONLY))
+        monkeypatch.setattr(module, name, lambda *_: os.open("/nowhere", os.O_RDONLY))
+    if pidfds == "absent":
+        # As in a Python that was built on an old kernel.
+        monkeypatch.delattr(module, name)
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
         stat = stat_of(process.pid)
         assert stat is not None

@@ -69,6 +69,19 @@ def test_a_rank_that_is_behind_the_others_is_named_though_all_are_silent(
         late(world(tmp_path, after=after), reached)
 
 
+def test_an_error_that_comes_together_with_the_greeting_is_no_answer() -> None:
+    program = (
+        "import os, socket\n"
+        "line = socket.socket(socket.AF_UNIX)\n"
+        "line.connect(os.environ['RUNBOOK_RANK_LINE'])\n"
+        'line.sendall(b\'{"rank": 0, "pid": 1}\\n{"error": "ImportError: no torch"}\\n\')\n'
+        "line.recv(1)"
+    )
+    world = World(["-c", program], None, os.environ, time.monotonic() + 400)
+    with world, pytest.raises(RankError, match=r"^rank 0 failed while joining: ImportError: no torch$"):
+        world.ask(None, "joining")
+
+
 def test_a_taken_port_is_named_at_once(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

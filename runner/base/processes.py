@@ -160,22 +160,31 @@ def environment_has(pid: int, variable: str) -> bool:
 def send(process: Stat, number: signal.Signals) -> None:
     """Send a signal to this process, and to no later one with its pid; nothing happens if it may not be signalled."""
     descriptor = None
-    # An old kernel and some sandboxes have no such descriptors.
-    with contextlib.suppress(OSError):
+    # An old kernel and some sandboxes have no such descriptors, nor has a Python built for old kernels the functions.
+    with contextlib.suppress(OSError, AttributeError):
         descriptor = os.pidfd_open(process.pid)
     try:
         # The descriptor names the process that has the pid now.
         now = stat_of(process.pid)
-        if now is None or now.started != process.started:
-            return
-        with contextlib.suppress(OSError):
-            if descriptor is None:
-                os.kill(process.pid, number)
-            else:
-                signal.pidfd_send_signal(descriptor, number)
+        if now is not None and now.started == process.started:
+            _send_now(process.pid, descriptor, number)
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _send_now(pid: int, descriptor: int | None, number: signal.Signals) -> None:
+    try:
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, number)
+            return
+    except ProcessLookupError:
+        return
+    except (OSError, AttributeError):
+        # Refused, as above, although there is a descriptor.
+        pass
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
 
 
 def end_all(

@@ -73,18 +73,19 @@ class Member:
     def greets(self, seconds: float) -> bool:
         """Wait for the rank's greeting, which it sends immediately after it connects; False if it does not come."""
         self.connection.settimeout(seconds)
+        # No more than the greeting: an error that the rank sends next must be received like any other.
         while not self.inbox:
-            if not self.read():
+            if not self.read(1):
                 return False
         self.connection.settimeout(None)
         hello = self.inbox.pop(0)
         self.rank, self.pid = hello["rank"], hello["pid"]
         return True
 
-    def read(self) -> bool:
+    def read(self, most_bytes: int = 1 << 20) -> bool:
         """Read the available data; False if the line is closed."""
         try:
-            data = self.connection.recv(1 << 20)
+            data = self.connection.recv(most_bytes)
         except OSError:
             data = b""
         messages, self._rest = complete(self._rest + data)

@@ -14,7 +14,7 @@ _MOST_BYTES = 1 << 28
 # Variables that bash itself sets or changes; they would be wrong in the next block.
 _OF_BASH = ("_", "SHLVL", "PWD", "OLDPWD", TOKEN)
 # What bash exports, as text. A variable that bash cannot name is not in it, nor can a block change it.
-_EXPORTS = "{ builtin export -p && builtin export -fp; } 2>/dev/null >|"
+_EXPORTS = "{ builtin export -p && builtin export -fp; }"
 # The file `environment` is this one byte if the block exports what it was given.
 _SAME = b"="
 
@@ -27,21 +27,29 @@ def script(command: str, after: Path) -> str:
     large for a process, no space left), the file is empty.
 
     Most blocks export nothing. Bash compares its exports at both ends of the block itself, and starts `env` only if
-    they differ: starting a program takes longer than the rest of a short block.
+    they differ: starting a program takes longer than the rest of a short block. `env` is always started if a file in
+    BASH_ENV may change the environment at each start, in POSIX mode, which prints no bodies of functions, and with
+    `set -x`, which would print the whole environment.
     """
     place, first, last = (shlex.quote(f"{after}{suffix}") for suffix in ("", ".first", ".last"))
-    read = "IFS= builtin read -r -d ''"
-    # Without `set -x`, which would print the whole environment.
-    write = (
-        "{ set +x; trap - DEBUG; } 2>/dev/null; "
-        f"if {_EXPORTS} {last} && [ -s {first} ] && "
-        f"{{ {read} runbook_first < {first}; {read} runbook_last < {last}; "
-        '[ "${runbook_first-1}" = "${runbook_last-2}" ]; } 2>/dev/null; '
-        f"then builtin printf = >| {place} || : >| {place} || :; "
-        f"else {shlex.quote(_env())} -0 2>/dev/null >| {place} || : >| {place} || :; fi"
+    note = f"[[ -o posix || ${{BASH_ENV-}} ]] || {_EXPORTS} 2>/dev/null >| {first} || :"
+    # The block's own EXIT trap comes later, and an error here may end the shell. So this changes no option and no trap,
+    # and uses no `read`, which needs an assignment to IFS; that may be readonly. `set -a` does not export arrays.
+    same = (
+        f"[[ ! -o posix && ! -o xtrace ]] && {_EXPORTS} >| {last} && "
+        f"builtin mapfile runbook_first < {first} && builtin mapfile runbook_last < {last} && "
+        'builtin [ "${runbook_first[*]-1}" = "${runbook_last[*]-2}" ] && '
+        f"builtin printf = >| {place} && [[ -s {place} ]]"
     )
-    trap = f"if [ $? -eq 0 ] && [ ! -s {place} ]; then {write}; fi"
-    return f"trap {shlex.quote(trap)} EXIT; {_EXPORTS} {first} || :; {command}\n{write}\n"
+    # A DEBUG trap of the block prints a line for each of these commands.
+    write = (
+        f"{{ {{ {same}; }} >/dev/null || {shlex.quote(_env())} -0 >| {place}; }} 2>/dev/null "
+        f"|| : >| {place} || :"
+    )
+    trap = f"{{ if [ $? -eq 0 ] && [ ! -s {place} ]; then {write}; fi; }} 2>/dev/null || :"
+    # A last line that ends with a backslash goes on in the next one.
+    end = "\n\n" if command.endswith("\\") else "\n"
+    return f"trap {shlex.quote(trap)} EXIT; {note}; {command}{end}{write}\n"
 
 
 @functools.cache
