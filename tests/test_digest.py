@@ -1,6 +1,8 @@
 """What makes a stored number stale: a changed command or method, and nothing else."""
 
+import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ from runner.entry.digest import current_digest, digest_before_schema_4, is_curre
 from runner.entry.model import Phase, Runbook, Safety, Step
 from runner.entry.read import read_all
 from runner.record.commits import History
+from runner.record.gate import record_problems
 from runner.record.migrations import migrate
-from runner.record.model import Record
+from runner.record.model import Record, StepResult
+from runner.record.reading import parse_record
 from runner.record.store import Store
 from runner.vocabulary import PROBES
 from runner.vocabulary.versions import method_version
+from tests.evidence_samples import record
+from tests.evidence_samples import step as result_of
 
 ROOT = Path(__file__).parents[1]
 STORED = sorted((ROOT / "site_data").rglob("*.json"))
@@ -156,50 +162,50 @@ def test_a_stored_record_has_the_digests_of_the_entry_at_its_commit_as_written_a
         assert result.digest == now or (result.digest == earlier and not result.status.finished)
 
 
-def a_step(step_id: str, phase: str, command: str, *probe: object) -> dict[str, object]:
+def a_step(step_id: str, phase: Phase, command: str, *probe: object) -> StepResult:
     """A step of a record of schema 3."""
     name, version = probe or (None, None)
-    return {
-        "id": step_id,
-        "phase": phase,
-        "command": command,
-        "digest": f"old of {step_id}",
-        "probe": name,
-        "method_version": version,
-    }
+    return result_of(
+        step_id,
+        phase=phase,
+        command=command,
+        digest=f"old of {step_id}",
+        probe=name,
+        method_version=version,
+    )
 
 
-LOOK = a_step("look", "diagnose", "python -m runner.probes.stale_env", "stale_env", 1)
-MEND = a_step("mend", "fix", "unset A")
+LOOK = a_step("look", Phase.DIAGNOSE, "python -m runner.probes.stale_env", "stale_env", 1)
+MEND = a_step("mend", Phase.FIX, "unset A")
 AGAIN = a_step(
     "again",
-    "verify",
+    Phase.VERIFY,
     "python -m runner.probes.stale_env && python -m runner.probes.collectives",
     "collectives",
     2,
 )
 
 
-def digests_of(*steps: Mapping[str, object], schema: int = 3) -> dict[str, str]:
+def digests_of(*steps: StepResult, schema: int = 3) -> dict[str, str]:
     """The digests of these steps after the migration."""
-    content = {"schema_version": schema, "run_id": "a", "steps": list(steps)}
-    migrated = migrate(content)
-    assert migrated == {**content, "schema_version": 4, "steps": migrated["steps"]}
-    assert [{**step, "digest": ""} for step in migrated["steps"]] == [
-        {**step, "digest": ""} for step in steps
+    before = record(*steps, schema_version=schema)
+    migrated = migrate(before)
+    undone = [
+        after.model_copy(update={"digest": step.digest})
+        for step, after in zip(before.steps, migrated.steps, strict=True)
     ]
-    return {step["id"]: step["digest"] for step in migrated["steps"]}
+    assert migrated.schema_version == 4
+    assert before == migrated.model_copy(update={"schema_version": schema, "steps": tuple(undone)})
+    return {step.id: step.digest for step in migrated.steps}
 
 
 @pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_record_of_an_earlier_schema_has_the_digests_of_its_commands_and_methods(schema: int) -> None:
     found = digests_of(LOOK, MEND, AGAIN, schema=schema)
     assert found == {
-        "look": digest.commands_digest([str(LOOK["command"])], {"stale_env": 1}),
+        "look": digest.commands_digest([LOOK.command], {"stale_env": 1}),
         "mend": digest.commands_digest(["unset A"], {}),
-        "again": digest.commands_digest(
-            ["unset A", str(AGAIN["command"])], {"stale_env": 1, "collectives": 2}
-        ),
+        "again": digest.commands_digest(["unset A", AGAIN.command], {"stale_env": 1, "collectives": 2}),
     }
 
 
@@ -208,25 +214,51 @@ def test_a_step_of_several_probes_keeps_its_digest_if_no_step_of_the_record_tell
 
 
 def test_a_skipped_step_has_the_method_versions_of_the_steps_that_ran() -> None:
-    skipped = a_step("skipped", "diagnose", "python -m runner.probes.stale_env --again")
+    skipped = a_step("skipped", Phase.DIAGNOSE, "python -m runner.probes.stale_env --again")
     assert digests_of(LOOK, skipped)["skipped"] == digest.commands_digest(
-        [str(LOOK["command"]), str(skipped["command"])], {"stale_env": 1}
+        [LOOK.command, skipped.command], {"stale_env": 1}
     )
     assert digests_of(skipped)["skipped"] == "old of skipped"
 
 
 def test_a_redacted_command_keeps_the_digest_of_its_step_and_of_those_that_inherit_it() -> None:
-    redacted = a_step("mend", "fix", "ssh [host] true")
+    redacted = a_step("mend", Phase.FIX, "ssh [host] true")
     found = digests_of(LOOK, redacted, AGAIN)
     assert (found["mend"], found["again"]) == ("old of mend", "old of again")
     assert found["look"] != "old of look"
 
 
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_a_record_without_its_optional_fields_is_read_as_with_their_defaults(schema: int) -> None:
+    content = json.loads(STORED[0].read_bytes()) | {"schema_version": schema}
+    for step in content["steps"]:
+        step.update(method_version=None)
+    written = parse_record(json.dumps(content).encode(), "it", as_written=True)
+    short = written.model_dump(mode="json", exclude_defaults=True)
+    assert any("probe" in step and "method_version" not in step for step in short["steps"])
+    read, read_short = (parse_record(json.dumps(one).encode(), "it") for one in (content, short))
+    assert read_short == read
+
+
+def test_the_gate_expects_the_digest_in_the_form_of_the_schema() -> None:
+    path = STORED[-1]
+    store, history = Store(ROOT / "site_data", secrets=()), History(path)
+    written, read = store.examine(path)[0], store.load(path)
+    if history.commit(read.code.commit or "") is None:
+        pytest.skip("this clone does not have the commit")
+    assert written.schema_version < read.schema_version == 4
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    for one in (written, read):
+        assert list(record_problems(one, now, (), history)) == []
+        other = one.model_copy(update={"schema_version": 7 - one.schema_version})
+        assert {problem.partition(": ")[2] for problem in record_problems(other, now, (), history)} == {
+            "has a different digest than its commit's entry; run the entry again"
+        }
+
+
 def test_a_record_of_the_current_schema_stays_as_it_is() -> None:
-    content = {"schema_version": 4, "steps": [LOOK]}
-    assert migrate(content) == content
+    assert migrate(record(LOOK)) == record(LOOK)
 
 
-@pytest.mark.parametrize("steps", [{}, {"steps": []}])
-def test_a_record_without_steps_is_migrated(steps: dict[str, object]) -> None:
-    assert migrate({"schema_version": 1, **steps}) == {"schema_version": 4, "steps": []}
+def test_a_record_without_steps_is_migrated() -> None:
+    assert migrate(record(schema_version=1)) == record(schema_version=4)

@@ -14,6 +14,7 @@ from runner.base.significance import rank_shift
 from runner.cli.main import main
 from runner.entry.model import Phase
 from runner.history.compare import ComparedNumber, compare_classes, compare_records
+from runner.history.conditions import conditions_of, differences
 from runner.history.endings import endings
 from runner.history.series import read_series
 from runner.history.trend import FEWEST, LEVEL, RECENT, WINDOW, newest_change, trend
@@ -210,6 +211,24 @@ def test_other_steps_that_changed_in_the_newest_runs_are_named_as_a_cause() -> N
         records[place] = one.model_copy(update={"steps": (before, *one.steps)})
     (found,) = trend(records).changes
     assert found.causes == ("changed steps (wiring)",)
+
+
+@pytest.mark.parametrize("command", ["true", "python -m runner.probes.topology", "ping [host]"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_step_whose_digest_may_be_of_an_earlier_form_has_changed_only_if_its_command_has(
+    command: str, *, same: bool
+) -> None:
+    before, after = (
+        record(step("wiring", digest=digest, command=text, status=status))
+        for digest, text, status in (
+            ("a" * 16, command, StepStatus.TIMEOUT),
+            ("b" * 16, command if same else f"{command} # changed", StepStatus.PASSED),
+        )
+    )
+    told = command == "true" or not same
+    for one, other in ((before, after), (after, before)):
+        found = differences([conditions_of(one)], [conditions_of(other)])
+        assert found == (("changed steps (wiring)",) if told else ())
 
 
 def test_runs_under_a_former_id_are_in_the_series_of_the_entry() -> None:

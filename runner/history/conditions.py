@@ -4,8 +4,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from runner.entry.model import probes_in
 from runner.hardware.machine import Machine
 from runner.record.model import Record, StepStatus
+from runner.record.redaction.redact import PLACEHOLDER
 
 # Components that a number depends on, the most likely cause of a change first.
 VERSIONS = ("driver", "torch", "cuda", "nccl", "python", "kernel", "os", "cpu")
@@ -17,22 +19,35 @@ class RunConditions:
 
     Attributes:
         versions: by name, all of `VERSIONS`; `none` for a missing component.
-        digests: by step.
+        digests: by step that ran.
+        commands: by step that ran.
+        unsure: the steps whose digest can be of an earlier form, because the record does not tell the current one
+            (`runner.record.migrations`).
         allow: what the caller allowed.
     """
 
     versions: Mapping[str, str]
     digests: Mapping[str, str]
+    commands: Mapping[str, str]
+    unsure: frozenset[str]
     node: str
     allow: tuple[str, ...]
 
 
 def conditions_of(record: Record) -> RunConditions:
     """The conditions of this run."""
-    # A step that was skipped explains no difference, and its digest can be of an earlier form.
-    ran = (step for step in record.steps if step.status is not StepStatus.SKIPPED)
-    digests = tuple((step.id, step.digest) for step in ran)
-    return _shared(_versions(record.machine), digests, record.node_alias, record.options.allow)
+    # A step that was skipped explains no difference.
+    ran = [step for step in record.steps if step.status is not StepStatus.SKIPPED]
+    told = {step.probe for step in record.steps}
+    redacted = any(PLACEHOLDER.search(step.command) for step in record.steps)
+    return _shared(
+        _versions(record.machine),
+        tuple((step.id, step.digest) for step in ran),
+        tuple((step.id, step.command) for step in ran),
+        frozenset(step.id for step in ran if redacted or not told.issuperset(probes_in(step.command))),
+        record.node_alias,
+        record.options.allow,
+    )
 
 
 _Pairs = tuple[tuple[str, str], ...]
@@ -44,8 +59,15 @@ def _versions(machine: Machine) -> _Pairs:
 
 # Most runs of a long history have equal conditions, and share one object.
 @functools.lru_cache(maxsize=1024)
-def _shared(versions: _Pairs, digests: _Pairs, node: str, allow: tuple[str, ...]) -> RunConditions:
-    return RunConditions(dict(versions), dict(digests), node, allow)
+def _shared(
+    versions: _Pairs,
+    digests: _Pairs,
+    commands: _Pairs,
+    unsure: frozenset[str],
+    node: str,
+    allow: tuple[str, ...],
+) -> RunConditions:
+    return RunConditions(dict(versions), dict(digests), dict(commands), unsure, node, allow)
 
 
 _Runs = Sequence[RunConditions]
@@ -82,5 +104,11 @@ def differences(earlier: _Runs, later: _Runs) -> tuple[str, ...]:
 
 
 def _step_changed(step: str, earlier: _Runs, later: _Runs) -> bool:
-    had, has = ({run.digests[step] for run in runs if step in run.digests} for runs in (earlier, later))
-    return bool(had) and not had & has
+    ran_earlier, ran_later = ([run for run in runs if step in run.digests] for runs in (earlier, later))
+    had, has = ({run.digests[step] for run in runs} for runs in (ran_earlier, ran_later))
+    if not had or had & has:
+        return False
+    if not any(step in run.unsure for run in (*ran_earlier, *ran_later)):
+        return True
+    # Digests of two forms differ even where nothing has changed.
+    return not {run.commands[step] for run in ran_earlier} & {run.commands[step] for run in ran_later}

@@ -49,15 +49,15 @@ class Commit:
     digests: CommitDigests
     methods: Mapping[str, int]
     texts: Mapping[str, bytes]
-    step_digests: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict, compare=False)
+    step_digests: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict, compare=False)
 
     def entry(self, runbook_id: str) -> Runbook | None:
         """The entry at this commit; None if there was none, or if the current format cannot parse it."""
         text = self.texts.get(runbook_id)
         return None if text is None else _entry(text, runbook_id)
 
-    def digests_of(self, runbook: Runbook, step: Step) -> tuple[str, ...]:
-        """The digests that a result of a step of this entry at this commit may have: one for each form."""
+    def digests_of(self, runbook: Runbook, step: Step) -> tuple[str, str]:
+        """The digest of a step of this entry at this commit: its current form, and that of schemas 1 to 3."""
         key = (runbook.id, step.id)
         if key not in self.step_digests:
             self.step_digests[key] = (

@@ -1,27 +1,26 @@
-"""Migrations of the content of records that earlier versions wrote. Pure.
+"""Migrations of records that earlier versions wrote. Pure.
 
-A migration receives the parsed JSON of a sound record of the schema before its own.
+A record of an earlier schema also fits the current one, so that a migration changes a record and not its JSON: reading
+a folder of such records takes no second validation.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from runner.entry.digest import commands_digest
 from runner.entry.model import Phase, probes_in
+from runner.record.model import Record, StepResult
 from runner.record.redaction.redact import PLACEHOLDER
 
-_Json = Mapping[str, Any]
 
-
-def migrate(content: _Json) -> _Json:
-    """The content of a record in the current schema."""
+def migrate(record: Record) -> Record:
+    """The record in the current schema."""
     for version, migration in _MIGRATIONS.items():
-        if content["schema_version"] < version:
-            content = {**migration(content), "schema_version": version}
-    return content
+        if record.schema_version < version:
+            record = migration(record).model_copy(update={"schema_version": version})
+    return record
 
 
-def _digests_of_commands(content: _Json) -> _Json:
+def _digests_of_commands(record: Record) -> Record:
     """Brings the digest of each step to the form that covers only commands and method versions.
 
     A record holds all that this digest covers: a run also holds every step whose environment one of its steps
@@ -30,23 +29,23 @@ def _digests_of_commands(content: _Json) -> _Json:
     that keeps the state of the step, but a changed attribute, such as `timeout`, makes its numbers stale as it did
     before.
     """
-    steps = content.get("steps", [])
-    methods = {step["probe"]: step["method_version"] for step in steps if step.get("probe")}
+    steps = record.steps
+    methods = {step.probe: step.method_version for step in steps if step.probe}
     digests = [_digest(step, steps[:place], methods) for place, step in enumerate(steps)]
-    return {
-        **content,
-        "steps": [{**step, "digest": digest} for step, digest in zip(steps, digests, strict=True)],
-    }
+    migrated = [
+        step.model_copy(update={"digest": digest}) for step, digest in zip(steps, digests, strict=True)
+    ]
+    return record.model_copy(update={"steps": tuple(migrated)})
 
 
-def _digest(step: _Json, earlier: list[_Json], methods: Mapping[str, int | None]) -> str:
-    inherited = {step["phase"], Phase.FIX} if step["phase"] == Phase.VERIFY else {step["phase"]}
-    commands = [one["command"] for one in (*earlier, step) if one["phase"] in inherited]
-    of_step = {name: version for name in probes_in(step["command"]) if (version := methods.get(name))}
-    if of_step.keys() < {*probes_in(step["command"])} or any(map(PLACEHOLDER.search, commands)):
-        return str(step["digest"])
+def _digest(step: StepResult, earlier: Sequence[StepResult], methods: Mapping[str, int | None]) -> str:
+    inherited = {step.phase, Phase.FIX} if step.phase is Phase.VERIFY else {step.phase}
+    commands = [one.command for one in (*earlier, step) if one.phase in inherited]
+    of_step = {name: version for name in probes_in(step.command) if (version := methods.get(name))}
+    if of_step.keys() < {*probes_in(step.command)} or any(map(PLACEHOLDER.search, commands)):
+        return step.digest
     return commands_digest(commands, of_step)
 
 
 # By the schema that each leads to; schemas 2 and 3 only added fields.
-_MIGRATIONS: Mapping[int, Callable[[_Json], _Json]] = {4: _digests_of_commands}
+_MIGRATIONS: Mapping[int, Callable[[Record], Record]] = {4: _digests_of_commands}

@@ -120,6 +120,11 @@ def schema_of_the_future(record: Json) -> None:
 
 
 @lie
+def schema_of_digests_in_another_form(record: Json) -> None:
+    record["schema_version"] = 3 if record["schema_version"] > 3 else 4
+
+
+@lie
 def simulated(record: Json) -> None:
     record["simulated"] = True
 

@@ -8,6 +8,7 @@ from runner.entry.plan import Request, asked_steps, explained_by_visibility, why
 from runner.record.commits import Commit
 from runner.record.gate.words import AGAIN, quoted
 from runner.record.judge import failed_by_expectation
+from runner.record.migrations import migrate
 from runner.record.model import Outcome, Record, StepResult, StepStatus, StoredVerdict
 from runner.record.outcomes import judge_run
 from runner.record.redaction.redact import redact_text
@@ -15,6 +16,8 @@ from runner.vocabulary import PROBES
 
 # The first schema whose entries name a proof; in earlier schemas Verify alone proved a fix.
 _WITH_PROOF = 3
+# The first schema whose digests cover only commands and method versions.
+_WITH_CURRENT_DIGESTS = 4
 _ANY_NODES = 1 << 20
 
 
@@ -81,7 +84,7 @@ def _step_problems(
         yield f"has phase {result.phase}, but is a step of {step.phase}; {AGAIN}"
     if result.command not in {step.command, redact_text(step.command)}:
         yield f"has a different command than its commit's entry; {AGAIN}"
-    if commit.methods and result.digest not in commit.digests_of(runbook, step):
+    if commit.methods and not _has_its_digest(record, result, commit.digests_of(runbook, step)):
         yield f"has a different digest than its commit's entry; {AGAIN}"
     version = commit.methods.get(result.probe or "")
     if version is not None and result.method_version != version:
@@ -103,6 +106,20 @@ def _step_problems(
         or _may_be_skipped(record, step, result.reason, earlier, _used(record, runbook))
     ):
         yield f"was skipped, but was not blocked; {AGAIN}"
+
+
+def _has_its_digest(record: Record, result: StepResult, digests: tuple[str, str]) -> bool:
+    """Whether a result has the digest of its step in the form of its record's schema."""
+    now, earlier = digests
+    if record.schema_version < _WITH_CURRENT_DIGESTS:
+        return result.digest == earlier
+    # Where a migration cannot tell the current form, a record that was read and stored again has the earlier one.
+    return result.digest == now or (result.digest == earlier and _stays_when_migrated(record, result))
+
+
+def _stays_when_migrated(record: Record, result: StepResult) -> bool:
+    before = record.model_copy(update={"schema_version": _WITH_CURRENT_DIGESTS - 1})
+    return migrate(before).steps[record.steps.index(result)].digest == result.digest
 
 
 def _request(record: Record, nodes: int) -> Request:

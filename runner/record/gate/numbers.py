@@ -43,7 +43,7 @@ def _declared(measurement: Measurement, metric: Metric, step: StepResult) -> Ite
         return
     earlier = (step.method_version or 0) < info.method_version
     if current_name(name) not in info.emits and not (name in RETIRED and earlier):
-        yield f"{name} is not a metric that {step.probe} reports; list it in runner/vocabulary/ if it does"
+        yield f"{name} is not a metric that {step.probe} reports; declare it in its module if it does"
         return
     foreign = sorted(set(measurement.labels) - set(info.labels))
     if foreign:
