@@ -1,6 +1,7 @@
 """What README.md and the page "Where things are" say of the folders is true of the folders."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,11 @@ def test_every_file_and_folder_that_is_named_is_there(path: Path) -> None:
     assert named
     missing = {name for name in named if not (ROOT / name).exists()}
     assert not missing
+
+
+def test_nothing_lies_beside_the_folders_by_accident() -> None:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = {name for name in done.stdout.splitlines() if "/" not in name}
+    assert files
+    # A redirection such as `2>5` makes a file without a suffix.
+    assert {name for name in files if not Path(name).suffix and not name.startswith(".")} <= {"LICENSE"}

@@ -295,6 +295,42 @@ def test_both_loaders_read_a_head_and_parts_of_it_alike(path: Path) -> None:
             assert fast in (None, _read_by(head_module._Loader, text))
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "a: {o?}",
+        "a: [b, o? c]",
+        "a: {b:\n}",
+        "a: !",
+        "a: !.!",
+        "a: !x,y []",
+        "a: |#\n  b",
+        "a:\tb",
+        "\ufeffa: b",
+        "?",
+        "---",
+    ],
+)
+def test_what_libyaml_reads_differently_is_read_by_the_parser_of_pyyaml(head: str) -> None:
+    assert _read_by(head_module._FastLoader, head) is None
+
+
+# The characters that mean something in YAML, and the line breaks that only YAML knows.
+_YAML = st.lists(
+    st.sampled_from(
+        [*"ab1?!&*#|>%@`'\"\\,:[]{}-=~ \n", ": ", "- ", "? ", " #", "\n  ", "\x85", "\u2028", "---", "..."]
+    ),
+    max_size=12,
+)
+
+
+@given(_YAML)
+def test_both_loaders_read_any_head_alike(parts: list[str]) -> None:
+    text = "".join(parts)
+    fast = _read_by(head_module._FastLoader, text)
+    assert fast in (None, _read_by(head_module._Loader, text))
+
+
 def test_a_file_without_front_matter_says_how_to_begin() -> None:
     assert faults("# Hello\n")[0].startswith("1: no front matter; begin the file with ---")
 

@@ -466,3 +466,14 @@ def test_the_bash_that_evaluates_here_sees_what_is_run(text: str, seen: str) -> 
     found, quiet = (evaluate(one, {"B": "1"}) for one in (text, "# nothing\n"))
     assert getattr(found, seen) != getattr(quiet, seen)
     assert quiet == Evaluated([], [], quiet.before, quiet.before, same_shell=True, marks=[])
+
+
+def test_with_shell_the_reason_of_a_finding_still_goes_to_standard_error() -> None:
+    command = [sys.executable, "-m", "runner.probes.stale_env"]
+    variables = {**CLEAN, "PYTHONPATH": str(ROOT), "LOCAL_RANK": "3"}
+    plain, shell = (
+        subprocess.run([*command, *words], env=variables, capture_output=True, check=False, timeout=60)
+        for words in ((), ("--shell",))
+    )
+    assert b"stale_env: leftover LOCAL_RANK" in shell.stderr
+    assert shell.stderr == plain.stderr

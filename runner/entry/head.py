@@ -47,10 +47,6 @@ class _FastLoader(_Rules, FastBoundedLoader):
     """The loader for a head without faults."""
 
 
-# What the two loaders read differently.
-_ONLY_SLOW = re.compile("[\t\ufeff]")
-
-
 def parse_head(text: str, first_line: int, path: Path) -> FrontMatter:
     """Parse and validate a head.
 
@@ -121,9 +117,8 @@ def _compose(text: str, first_line: int, path: Path) -> tuple[yaml.MappingNode, 
 
 
 def _node(text: str) -> yaml.Node | None:
-    if not _ONLY_SLOW.search(text):
-        with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError):
-            return _FastLoader(text).get_single_node()
+    with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError):
+        return _FastLoader(text).get_single_node()
     return _Loader(text).get_single_node()
 
 

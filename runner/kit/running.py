@@ -73,8 +73,6 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
         document = _document(probe, findings)
         shown = probe.shows(arguments, document) if probe.shows else None
         publish(document, arguments.output_json, shown)
-        if shown is not None:
-            return OK
     except RunbookError as error:
         say(f"{probe.name}: {error}")
         return error.exit_status
@@ -91,6 +89,8 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
         return _crashed(probe, error)
     if findings.reason:
         say(f"{probe.name}: {findings.reason}")
+    if shown is not None:
+        return OK
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
 
 
