@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.entry.model import probes_in
 from runner.hardware.machine import Machine
 from runner.record.model import Record, StepStatus
-from runner.record.redaction.redact import PLACEHOLDER
+from runner.record.redaction.placeholder import PLACEHOLDER
 
 # Components that a number depends on, the most likely cause of a change first.
 VERSIONS = ("driver", "torch", "cuda", "nccl", "python", "kernel", "os", "cpu")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from runner.entry.digest import commands_digest
 from runner.entry.model import Phase, probes_in
 from runner.record.model import Record, StepResult
-from runner.record.redaction.redact import PLACEHOLDER
+from runner.record.redaction.placeholder import PLACEHOLDER
 
 
 def migrate(record: Record) -> Record:

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 
 from runner.record.gate.words import AGAIN
 from runner.record.model import Measurement, StepResult, StepStatus
-from runner.record.redaction.redact import PLACEHOLDER
+from runner.record.redaction.placeholder import PLACEHOLDER
 
 _KEPT = ("probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details")
 _ELSEWHERE = frozenset("|>&;")

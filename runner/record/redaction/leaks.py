@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from runner.base.plain import plain
 from runner.record.model import Record
-from runner.record.redaction.redact import PLACEHOLDER, redact_json
+from runner.record.redaction.placeholder import PLACEHOLDER
+from runner.record.redaction.redact import redact_json
 
 # Fields that this project generates in a fixed form; any match with a redaction rule in them is a coincidence.
 _OURS = frozenset(

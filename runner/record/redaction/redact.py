@@ -21,6 +21,7 @@ from runner.base.plain import MARK, marked, plain
 from runner.record.model import Measurement, Record, StepResult
 from runner.record.redaction.environment_dumps import looks_like_environment, removed
 from runner.record.redaction.patterns import RULES, SPEAKING_NAME
+from runner.record.redaction.placeholder import PLACEHOLDER
 from runner.record.redaction.rule import Finds, Group, holds_one, word_set
 from runner.record.redaction.views import View, read, views
 
@@ -37,10 +38,6 @@ _SHORT = 512
 _SERIAL = 1_000_000
 _MOST_ROUNDS = 50
 _NO_NAME = re.compile(r"[^\w.-]+")
-PLACEHOLDER = re.compile(
-    r"\[(?:ip|mac|guid|uuid|serial|host|user|token|credentials|private-key|redacted"
-    r"|environment of \d+ variables removed)\]"
-)
 
 
 def redact_text(text: str, secrets: Sequence[str] = ()) -> str:
