@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.base.errors import InputError
 from runner.check.commands import probe_options
+from runner.kit.probe import Probe
 from runner.vocabulary import PROBES
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +19,20 @@ def test_the_site_shows_no_default_that_comes_from_the_environment_of_its_build(
     without = probe_options()
     monkeypatch.setenv("RUNBOOK_PRESET", "70b")
     assert probe_options() == without
+
+
+@pytest.mark.parametrize("name", sorted(probe_options()))
+def test_a_preset_of_the_environment_that_does_not_exist_is_refused_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNBOOK_PRESET", "9000b")
+    probe = PROBES[name]
+    assert isinstance(probe, Probe)
+    with pytest.raises(SystemExit) as ended:
+        probe.main(["--curve", "operations"] if name == "compile_growth" else [])
+    assert ended.value.code == InputError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}: error: RUNBOOK_PRESET is '9000b' (choose from 'tiny', ")
 
 
 def test_every_probe_and_what_every_option_takes_is_there() -> None:

@@ -73,7 +73,13 @@ class Probe(Declaration):
         """Parse its arguments, under the name by which it is called; `--help` and bad arguments end the program."""
         parser = self.parser()
         parser.prog = f"python -m runner.probes.{self.name}"
-        return parser.parse_args(argv)
+        arguments = parser.parse_args(argv)
+        # argparse checks the words of a command, and not a default.
+        if arguments.preset and arguments.preset not in PRESETS:
+            parser.error(
+                f"RUNBOOK_PRESET is {arguments.preset!r} (choose from {', '.join(map(repr, PRESETS))})"
+            )
+        return arguments
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the probe and return its exit status."""
