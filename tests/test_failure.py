@@ -103,7 +103,7 @@ def test_a_lack_of_memory_is_said_and_is_no_bug(tmp_path: Path) -> None:
 
 
 def test_a_module_that_cannot_be_imported_is_3(tmp_path: Path) -> None:
-    (tmp_path / "psutil.py").write_text("import no_such_module_of_anyone\n", encoding="utf-8")
+    (tmp_path / "yaml.py").write_text("import no_such_module_of_anyone\n", encoding="utf-8")
     done = run(tmp_path, "diagnose", variables={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert done.returncode == 3
     assert "no_such_module_of_anyone" in done.stderr.splitlines()[-1]
@@ -140,7 +140,7 @@ def fail(
 ) -> subprocess.CompletedProcess[str]:
     more, program, poisoned = FAILING[name]
     if poisoned:
-        (tmp_path / "psutil.py").write_text("import no_such_module_of_anyone\n", encoding="utf-8")
+        (tmp_path / "yaml.py").write_text("import no_such_module_of_anyone\n", encoding="utf-8")
         variables = {**variables, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     return run(tmp_path, "diagnose", *words, *more, program=program, variables=variables)
 

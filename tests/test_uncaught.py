@@ -19,7 +19,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "the script": ("runbook", "diagnose"),
 }
 # What a module of ours imports first, what it imports late, and what is said at the end by.
-MODULES = ("argparse", "pydantic", "psutil", "dataclasses", "traceback", "json")
+MODULES = ("argparse", "pydantic", "yaml", "dataclasses", "traceback", "json")
 RAISING: Mapping[str, tuple[str, int]] = {
     "an error": ("raise RuntimeError('broken\\nin two lines')", 3),
     "a missing module": ("import no_such_module_of_anyone", 3),
