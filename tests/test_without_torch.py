@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from runner.hardware.machine import look_visible
 from runner.kit.probe import CRASHED
 from runner.kit.repro import stack_compile
 
@@ -25,7 +26,7 @@ def test_a_probe_without_torch_says_what_to_start_it_with(
     monkeypatch.setitem(sys.modules, "torch", None)
     if name == "torch_compile_repro":
         # It asks what is installed, not what can be imported.
-        machine = stack_compile.look_at_machine().model_copy(update={"torch": None})
+        machine = look_visible().model_copy(update={"torch": None})
         monkeypatch.setattr(stack_compile, "look_at_machine", lambda: machine)
     assert module.PROBE.main(PROBES[name]) == CRASHED
     lines = [line for line in capsys.readouterr().err.splitlines() if "torch is not installed" in line]
