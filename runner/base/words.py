@@ -1,4 +1,4 @@
-"""Helpers for messages: suggest a known word, count a noun, name labels."""
+"""Helpers for messages: suggest a known word, count a noun or what is left out, name labels."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 fault`, `2 faults`, `2 entries`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def and_more(count: int) -> str:
+    """` (and 2 more)` after the first of three things; empty if there is only one."""
+    return f" (and {count - 1} more)" if count > 1 else ""
 
 
 def bracketed(text: str) -> str:

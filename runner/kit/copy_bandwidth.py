@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runner.base.errors import InputError
 from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.base.units import format_bytes, format_value, parse_bytes
+from runner.base.words import and_more
 from runner.entry.model import Scalar
 from runner.hardware.boards import Board, board_of
 from runner.kit.budget import budget, seconds_of
@@ -125,11 +126,10 @@ def copy_findings(arguments: argparse.Namespace) -> Findings:
     found.append(single("wrong_elements", wrong))
     found += _over_pairs(found)
     reasons = [f"{wrong:,} elements are wrong after the copy"] if wrong else weak_pairs(found)
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return Findings(
         measurements=found,
         status="symptom" if reasons else "ok",
-        reason=f"{reasons[0]}{more}" if reasons else None,
+        reason=f"{reasons[0]}{and_more(len(reasons))}" if reasons else None,
         requested={"size": arguments.size},
         effective={"gpus": gpus, "board": board.name if board else None, "threads": torch.get_num_threads()},
         details={"peer_access": _peer_access(gpus)},

@@ -33,6 +33,10 @@ class RankLine:
         """Send a message to the process that started the ranks; one with `error` says that this rank has failed."""
         self._socket.sendall(encoded(message))
 
+    def send_error(self, error: Exception) -> None:
+        """Send an error, in one line."""
+        self.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
+
     def mark(self, where: str) -> None:
         """Report the progress of this rank, so that a rank that falls behind can be named."""
         self.send({"at": where})
@@ -48,7 +52,7 @@ def serve(work: Callable[[RankLine], None]) -> int:
     try:
         work(line)
     except Exception as error:  # noqa: BLE001 - every error of this rank must reach the caller
-        line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
+        line.send_error(error)
         return 1
     return 0
 

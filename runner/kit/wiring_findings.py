@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
+from runner.base.words import and_more
 from runner.hardware.boards import Board, board_named, board_of
 from runner.hardware.machine import look
 from runner.hardware.topology import GpuPair, GpuWiring, Topology
@@ -68,8 +69,7 @@ def _reason(verdict: WiringVerdict) -> str | None:
     symptoms = [fault for fault in verdict.faults if fault.symptom]
     if not symptoms:
         return verdict.unknown
-    more = f" (and {len(symptoms) - 1} more)" if len(symptoms) > 1 else ""
-    return f"{symptoms[0]}{more}"
+    return f"{symptoms[0]}{and_more(len(symptoms))}"
 
 
 def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:

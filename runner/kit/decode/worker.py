@@ -77,13 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 else:
                     _serve(line, arguments, mesh)
     except Exception as error:  # noqa: BLE001 - every error must reach the caller
-        _tell(line, error)
+        line.send_error(error)
         return _TOLD
     return 0
-
-
-def _tell(line: RankLine, error: Exception) -> None:
-    line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
 
 
 def _load() -> None:
@@ -116,7 +112,7 @@ def _in_a_child(line: RankLine, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - every error must reach the caller
-            _tell(line, error)
+            line.send_error(error)
             os._exit(_TOLD)
         os._exit(0)
     _, status = os.waitpid(child, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.base.plain import visible_line
 from runner.base.remedy import Remedy
+from runner.base.words import and_more
 from runner.hardware.visible import NAME
 from runner.kit.judged import environment_of, judged_pid
 from runner.kit.leftovers.serving_config import read_sizes
@@ -35,11 +36,12 @@ def leftover_findings(arguments: argparse.Namespace) -> Findings:
             "" if arguments.config is None else f", and no tensor-parallel size above 1 in {arguments.config}"
         )
         say(visible_line(f"no leftovers of a multi-GPU launch in {where}{sizes}"))
-    more = f" (and {len(harmful) - 1} more)" if len(harmful) > 1 else ""
     return Findings(
         measurements=[single("stale_variables", len(harmful))],
         status="symptom" if harmful else "ok",
-        reason=visible_line(f"leftover {harmful[0].name}: {harmful[0].does}{more}") if harmful else None,
+        reason=visible_line(f"leftover {harmful[0].name}: {harmful[0].does}{and_more(len(harmful))}")
+        if harmful
+        else None,
         requested={"of": "this environment" if pid is None else "a running process"},
         details={
             "findings": [_as_dict(leftover) for leftover in [*found, *by_hand]],

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.kit.long_context.bench import MemoryBench, Reached
 from runner.kit.long_context.question import Question
-from runner.kit.rank_line import RankLine
+from runner.kit.rank_line import RankLine, serve
 from runner.kit.ranks import World
 from runner.kit.tensor_parallel import joined
 from runner.sizing.models import model_shape
@@ -65,13 +65,7 @@ def ranks(
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the shards that the JSON argument asks for, then serve commands until the connection closes."""
     (order,) = sys.argv[1:] if argv is None else argv
-    line = RankLine()
-    try:
-        _serve(line, **json.loads(order))
-    except Exception as error:  # noqa: BLE001 - every error must reach the caller
-        line.send({"error": f"{type(error).__name__}: {error}".partition("\n")[0]})
-        return 1
-    return 0
+    return serve(lambda line: _serve(line, **json.loads(order)))
 
 
 def _serve(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from runner.base.errors import InputError, RunbookError
 from runner.base.plain import visible_line
 from runner.base.time_limit import answer_within
+from runner.base.words import and_more
 from runner.kit.judged import judged_pid
 from runner.kit.nccl.names import Version, format_version
 from runner.kit.nccl.settings import NcclFinding, NcclSetting, judge_setting
@@ -139,10 +140,9 @@ def _reason(faults: Sequence[NcclFinding], nodes: int) -> str | None:
     if not faults:
         return None
     worst = next((fault for fault in faults if fault.judgement is Judgement.HARMFUL), faults[0])
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     scope = "one node" if nodes == 1 else f"{nodes} nodes"
     where = f"{worst.setting.name} ({worst.setting.source})"
-    return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{more}")
+    return visible_line(f"{where} is {worst.judgement} on {scope}: {worst.why}{and_more(len(faults))}")
 
 
 def _as_dict(finding: NcclFinding) -> dict[str, object]:

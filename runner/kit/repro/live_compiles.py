@@ -16,6 +16,7 @@ import psutil
 from runner.base.errors import RunbookError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.time_limit import answer_within
+from runner.base.words import and_more
 from runner.kit.compile_guard.cache import file_sizes
 from runner.kit.compile_guard.processes import is_worker
 from runner.kit.judged import environment_of
@@ -136,10 +137,9 @@ def _suspect(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
         return None
     busiest = pegged[0]
     moves = "compiling" if busiest.compiling else "no compiler and no growing cache"
-    more = f" (and {len(pegged) - 1} more)" if len(pegged) > 1 else ""
     return (
         f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy for {window_s:g} s, "
-        f"{moves}{more}; if its warm-up should be over, run py-spy dump --pid {busiest.pid} twice"
+        f"{moves}{and_more(len(pegged))}; if its warm-up should be over, run py-spy dump --pid {busiest.pid} twice"
     )
 
 
