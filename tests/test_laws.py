@@ -18,6 +18,7 @@ ROOMS = (
     ("base",),
     ("vocabulary",),
     ("hardware",),
+    ("hang",),
     ("sizing",),
     ("entry",),
     ("record",),
