@@ -52,7 +52,7 @@ class RankRow(Frozen):
     culprit: bool
 
 
-class Verdict(Frozen):
+class HangVerdict(Frozen):
     """The answer about one job.
 
     Attributes:

@@ -41,7 +41,7 @@ class CallState(StrEnum):
     COMPLETED = "completed"
 
 
-class Call(Frozen):
+class CollectiveCall(Frozen):
     """One collective or point-to-point call that a rank has made.
 
     Attributes:
@@ -83,7 +83,7 @@ class Recording(Frozen):
     """
 
     version: Name
-    calls: tuple[Call, ...]
+    calls: tuple[CollectiveCall, ...]
     groups: Mapping[str, Group] = Field(default_factory=dict)
 
 
