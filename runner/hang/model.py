@@ -48,6 +48,7 @@ class CollectiveCall(Frozen):
         group: the process group's name.
         seq: its number among the collectives of this group, from 1; the same call has the same number on every rank.
         op: the operation without the backend's name, such as `all_reduce`.
+        backend: such as `nccl`; empty if not recorded.
         inputs, outputs: the sizes of its tensors, in elements a dimension.
         dtypes: of its inputs.
         site: the line of the program that called it: the innermost frame outside torch; None if not recorded.
@@ -57,6 +58,7 @@ class CollectiveCall(Frozen):
     group: Name
     seq: Count
     op: Name
+    backend: Name = ""
     inputs: tuple[tuple[Count, ...], ...] = ()
     outputs: tuple[tuple[Count, ...], ...] = ()
     dtypes: tuple[Name, ...] = ()

@@ -1,0 +1,211 @@
+"""A verdict in words: one sentence, and one line for each rank. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from runner.base.words import bracketed, counted
+from runner.hang.activity import Doing, place_of
+from runner.hang.answer import Answer
+from runner.hang.findings import HangKind, RankRow
+from runner.hang.model import CollectiveCall, Snapshot
+from runner.hang.standing import Standing
+
+_FEW = 4
+_SIZES = 60
+
+
+def sentence_of(answer: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+    """The answer as one sentence, without a full stop at its end."""
+    text = _SENTENCES[answer.kind](answer, ranks, snapshot)
+    unsure = answer.culprits and not answer.certain and answer.kind is not HangKind.JOINING
+    return f"most likely: {text}" if unsure else text
+
+
+def row_of(one: Standing, *, culprit: bool) -> RankRow:
+    """One rank for the table."""
+    return RankRow(rank=one.rank, node=one.look.node, pid=one.look.pid, does=does(one), culprit=culprit)
+
+
+def does(one: Standing) -> str:
+    """What a rank does or waits for."""
+    if one.ended:
+        return "has ended"
+    if one.stopped:
+        return "is stopped"
+    now, pending = one.now, one.pending
+    where = bracketed(place_of(now.site)) if now is not None and now.site is not None else ""
+    if one.waits and pending is not None and (now is None or now.doing is not Doing.JOINING):
+        return f"waits in {call_name(pending)}{where}"
+    if now is not None and now.doing is Doing.COLLECTIVE:
+        return f"waits in {now.op or 'a collective'}{where}"
+    if now is not None:
+        return f"{now.doing}: {place_of(now.site or now.frame)}"
+    return f"last called {call_name(pending)}" if pending is not None else "was not seen"
+
+
+def call_name(call: CollectiveCall) -> str:
+    """`all_reduce #4821 of group 0`."""
+    return f"{call.op} #{call.seq} of group {call.group}"
+
+
+def ranks_named(numbers: Iterable[int]) -> str:
+    """`rank 3`, `ranks 0-12, 14-63`."""
+    ordered = sorted(set(numbers))
+    starts = [ordered[0], *(after for before, after in pairwise(ordered) if after != before + 1)]
+    ends = [*(before for before, after in pairwise(ordered) if after != before + 1), ordered[-1]]
+    spans = [
+        f"{start}" if start == end else f"{start}{'-' if end > start + 1 else ', '}{end}"
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(spans)}"
+
+
+def _named(numbers: Sequence[int], ranks: Mapping[int, Standing]) -> str:
+    """The ranks with their nodes and process ids, if they are few."""
+    text = ranks_named(numbers)
+    looks = [ranks[number].look for number in numbers if number in ranks]
+    if len(looks) == 1 and looks[0].pid is not None:
+        return f"{text} ({looks[0].node}, pid {looks[0].pid})"
+    nodes = dict.fromkeys(look.node for look in looks if look.node)
+    return f"{text}{bracketed(', '.join(nodes))}" if 0 < len(nodes) <= _FEW else text
+
+
+def _verb(answer: Answer, one: str, several: str) -> str:
+    return one if len(answer.culprits) == 1 else several
+
+
+def _in_call(answer: Answer, ranks: Mapping[int, Standing]) -> str:
+    """The collective in which the others wait."""
+    if answer.call is not None:
+        return call_name(answer.call)
+    ops = Counter(now.op for rank in answer.waiting if (now := ranks[rank].now) is not None and now.op)
+    return f"{ops.most_common(1)[0][0]}" if ops else "a collective"
+
+
+def _waiters(answer: Answer) -> str:
+    number = len(answer.waiting)
+    return f"{counted(number, 'rank')} {'waits' if number == 1 else 'wait'}"
+
+
+def _stopped(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    text = f"{_named(answer.culprits, ranks)} {_verb(answer, 'is', 'are')} stopped"
+    if not answer.waiting:
+        return f"{text}; no rank was seen waiting"
+    return f"{text}, and {_waiters(answer)} in {_in_call(answer, ranks)}"
+
+
+def _gone(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    ended = f"{_named(answer.culprits, ranks)} {_verb(answer, 'has', 'have')} ended"
+    return f"{ended}, and {_waiters(answer)} in {_in_call(answer, ranks)}; read the end of its log"
+
+
+def _late(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    text = (
+        f"{_named(answer.culprits, ranks)} {_verb(answer, 'has', 'have')} not entered {_in_call(answer, ranks)}, "
+        f"in which {_waiters(answer)}"
+    )
+    now = ranks[answer.culprits[0]].now if answer.culprits[0] in ranks else None
+    if now is None:
+        return f"{text}; what it does was not seen"
+    side = "" if now.doing is Doing.GPU_WAIT else ": CPU side"
+    return f"{text}; it is {now.doing}, {place_of(now.site or now.frame)}{side}"
+
+
+def _skipped(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    call = answer.mismatch.expected if answer.mismatch else answer.call
+    where = bracketed(place_of(call.site)) if call is not None and call.site else ""
+    text = f"{_named(answer.culprits, ranks)} left out {_in_call(answer, ranks)}{where}, in which {_waiters(answer)}"
+    went = answer.mismatch.call if answer.mismatch else ranks[answer.culprits[0]].pending
+    site = bracketed(place_of(went.site)) if went is not None and went.site else ""
+    return f"{text}; it went on to {call_name(went)}{site}" if went is not None else text
+
+
+def _other_op(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    one = answer.mismatch
+    if one is None:
+        return (
+            f"all ranks are in collectives, but not of one line of the program: "
+            f"{_named(answer.culprits, ranks)} in another than the rest"
+        )
+    places = [bracketed(place_of(call.site)) if call.site else "" for call in (one.call, one.expected)]
+    return (
+        f"{_named(answer.culprits, ranks)} called {one.call.op}{places[0]} as #{one.seq} of group {one.group}, "
+        f"where the others called {one.expected.op}{places[1]}"
+    )
+
+
+def _other_size(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    one = answer.mismatch
+    if one is None:
+        return f"{_named(answer.culprits, ranks)} called with another size"
+    return (
+        f"{_named(answer.culprits, ranks)} called {call_name(one.call)} with {_tensors(one.call)}, "
+        f"the others with {_tensors(one.expected)}"
+    )
+
+
+def _tensors(call: CollectiveCall) -> str:
+    text = ", ".join("×".join(map(str, size)) or "a scalar" for size in call.inputs)
+    kinds = "/".join(dict.fromkeys(call.dtypes))
+    return f"{text[:_SIZES]}{'…' if len(text) > _SIZES else ''} {kinds}".strip()
+
+
+def _not_started(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    return (
+        f"the GPU of {_named(answer.culprits, ranks)} has not begun {_in_call(answer, ranks)}, which the GPUs of "
+        f"{counted(len(answer.waiting), 'rank')} are in; earlier work on it has not ended"
+    )
+
+
+def _same_place(answer: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+    text = f"{_all(answer)} in {_in_call(answer, ranks)} and none goes on: a GPU, a link or the network"
+    if answer.culprits:
+        return f"{text}; NCCL gets no answer from {_named(answer.culprits, ranks)}"
+    nodes = dict.fromkeys(f"Xid {one.code} on {one.node}" for one in snapshot.xids)
+    return f"{text}; {', '.join(list(nodes)[:_FEW])}" if nodes else text
+
+
+def _joining(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    text = f"{counted(len(answer.waiting), 'rank')} of {len(ranks) + len(answer.unseen_ranks)} wait to join"
+    if answer.culprits:
+        text = f"{text}; {_named(answer.culprits, ranks)} {_verb(answer, 'does', 'do')} not"
+    return f"{text}; not seen: {ranks_named(answer.unseen_ranks)}" if answer.unseen_ranks else text
+
+
+def _moving(_: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+    what = "the job" if len(ranks) != 1 else "the rank"
+    return f"{what} went on within {snapshot.seconds:.2g} s: no hang"
+
+
+def _unknown(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+    if answer.unseen_ranks and answer.waiting:
+        return (
+            f"{_all(answer)} that {'was' if len(answer.waiting) == 1 else 'were'} seen in {_in_call(answer, ranks)}; "
+            f"what holds them up is on a rank that was not seen: {ranks_named(answer.unseen_ranks)}"
+        )
+    doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
+    if doing and not any(one.waits for one in ranks.values()):
+        told = ", ".join(f"{number} {what}" for what, number in doing.most_common())
+        return f"no rank was seen waiting for another: {told}"
+    return "what was seen does not tell which rank holds up the others" if ranks else "no rank was seen"
+
+
+def _all(answer: Answer) -> str:
+    number = len(answer.waiting)
+    return "the one rank waits" if number == 1 else f"all {number} ranks wait"
+
+
+_SENTENCES = {
+    HangKind.MOVING: _moving,
+    HangKind.UNKNOWN: _unknown,
+    HangKind.LATE: _late,
+    HangKind.STOPPED: _stopped,
+    HangKind.GONE: _gone,
+    HangKind.SKIPPED: _skipped,
+    HangKind.OTHER_OP: _other_op,
+    HangKind.OTHER_SIZE: _other_size,
+    HangKind.NOT_STARTED: _not_started,
+    HangKind.SAME_PLACE: _same_place,
+    HangKind.JOINING: _joining,
+}
