@@ -5,9 +5,8 @@ ranks did before: in a training loop the same calls follow each other. Without s
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from runner.hang.findings import HangKind
 from runner.hang.model import CallState, CollectiveCall
@@ -15,6 +14,8 @@ from runner.hang.standing import Standing, groups_of
 
 # How often something followed before it counts as a rule, and in which share of the cases.
 _FEWEST, _SHARE = 2, 0.9
+# The longest run of calls that is compared with the past.
+_LONGEST = 8
 _MAJORITY_OF = 3
 # Operations whose tensors may differ from rank to rank; of others, the tensors that must be equal.
 _BY_INPUT = {
@@ -39,6 +40,7 @@ class Mismatch:
         call: what they called.
         expected: what the others called.
         kind: SKIPPED, OTHER_OP or OTHER_SIZE.
+        decided: whether anything tells who is wrong; else all ranks of the call are culprits.
         certain: whether history or a clear majority decides, and neither contradicts.
     """
 
@@ -48,6 +50,7 @@ class Mismatch:
     call: CollectiveCall
     expected: CollectiveCall
     kind: HangKind
+    decided: bool
     certain: bool
 
 
@@ -61,7 +64,7 @@ def order_of_program(call: CollectiveCall) -> Hashable:
     """What tells the calls of a program apart: the line that makes them, or else operation and sizes."""
     if call.site is not None:
         return (call.op, call.site.file, call.site.line)
-    return (call.op, call.inputs, call.outputs)
+    return (call.op, call.inputs, call.outputs, call.dtypes)
 
 
 def _in_group(group: str, ranks: Iterable[Standing]) -> Mismatch | None:
@@ -76,14 +79,24 @@ def _in_group(group: str, ranks: Iterable[Standing]) -> Mismatch | None:
         here = {rank: calls[seq] for rank, calls in made.items() if seq in calls}
         if all(call.state is CallState.COMPLETED for call in here.values()):
             continue
-        for comparable, kind in ((_operation, HangKind.OTHER_OP), (_tensors, HangKind.OTHER_SIZE)):
-            if len({comparable(call) for call in here.values()}) > 1:
-                return _judged(group, seq, here, made, kind)
+        if len({call.op for call in here.values()}) > 1:
+            return _judged(group, _origin(seq, here, made), made, HangKind.OTHER_OP)
+        if len({_tensors(call) for call in here.values()}) > 1:
+            return _judged(group, _origin(seq, here, made), made, HangKind.OTHER_SIZE)
     return None
 
 
-def _operation(call: CollectiveCall) -> Hashable:
-    return call.op
+_Calls = Mapping[int, Mapping[int, CollectiveCall]]
+
+
+def _origin(seq: int, here: Iterable[int], made: _Calls) -> int:
+    """Where the ranks parted: calls of different lines match as long as operation and size happen to be equal."""
+    ranks = tuple(here)
+    while all(seq - 1 in made[rank] for rank in ranks):
+        if len({order_of_program(made[rank][seq - 1]) for rank in ranks}) == 1:
+            break
+        seq -= 1
+    return seq
 
 
 def _tensors(call: CollectiveCall) -> Hashable:
@@ -94,80 +107,104 @@ def _tensors(call: CollectiveCall) -> Hashable:
     return None
 
 
-def _judged(
-    group: str,
-    seq: int,
-    here: Mapping[int, CollectiveCall],
-    made: Mapping[int, Mapping[int, CollectiveCall]],
-    kind: HangKind,
-) -> Mismatch:
-    by_size = kind is HangKind.OTHER_SIZE
+def _judged(group: str, seq: int, made: _Calls, kind: HangKind) -> Mismatch:
+    here = {rank: calls[seq] for rank, calls in made.items() if seq in calls}
+    if len({call.site for call in here.values()}) > 1:
+        kind = HangKind.OTHER_OP
+    # Without lines, sizes are part of what tells calls apart.
+    by_size = kind is HangKind.OTHER_SIZE and all(call.site is not None for call in here.values())
     key = _tensors if by_size else order_of_program
-    follows = _follows(made.values(), seq)
-    # The call before is the same on every rank.
-    previous = next((calls[seq - 1] for calls in made.values() if seq - 1 in calls), None)
-    if by_size:
-        usual = _usual(_sizes_at_its_line(here, seq, made))
-    else:
-        usual = _usual(follows.get(order_of_program(previous))) if previous is not None else None
-    counts = Counter(key(call) for call in here.values())
-    (most, votes), *others = counts.most_common()
-    majority = most if not others or votes > others[0][1] else None
-    right = usual if usual in counts else majority
-    certain = right is not None and (
-        (right == usual and majority in {None, right})
-        or (usual is None and len(here) >= _MAJORITY_OF and right == majority)
-    )
-    if right is None:
-        # Two ranks and no history: either may be wrong.
-        right = most
-    culprits = tuple(rank for rank, call in here.items() if key(call) != right)
+    past = {rank: [calls[number] for number in sorted(calls) if number < seq] for rank, calls in made.items()}
+    usual = {rank: (_usual_size if by_size else _usual_call)(rank, here[rank], past) for rank in here}
+    strayed = {rank for rank in here if usual[rank] is not None and usual[rank] != key(here[rank])}
+    loyal = {rank for rank in here if usual[rank] == key(here[rank])}
+    majority = _majority([key(call) for call in here.values()])
+    outvoted = {rank for rank in here if majority is not None and key(here[rank]) != majority}
+    by_past = bool(strayed) and strayed | loyal == here.keys() and bool(loyal)
+    culprits = sorted(strayed if by_past else outvoted or here)
+    certain = outvoted <= strayed if by_past else bool(outvoted) and not strayed and len(here) >= _MAJORITY_OF
     call = here[culprits[0]]
-    expected = next(call for call in here.values() if key(call) == right)
-    if not by_size and _usual(follows.get(order_of_program(expected))) == order_of_program(call):
+    expected = next(one for one in here.values() if key(one) != key(call))
+    if not by_size and _goes_on(call, expected, past):
         kind = HangKind.SKIPPED
-    return Mismatch(group, seq, culprits, call, expected, kind, certain)
+    return Mismatch(group, seq, tuple(culprits), call, expected, kind, by_past or bool(outvoted), certain)
+
+
+def _majority(keys: Sequence[Hashable]) -> Hashable | None:
+    (most, votes), *others = Counter(keys).most_common()
+    return most if not others or votes > others[0][1] else None
+
+
+def _usual_call(
+    rank: int, _: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
+) -> Hashable | None:
+    """The call that used to follow what this rank did before; by the past of all ranks if its own is too short."""
+    programs = {one: [order_of_program(call) for call in calls] for one, calls in past.items()}
+    own = programs[rank]
+    return _expected(own, (own,)) or _expected(own, programs.values())
+
+
+def _usual_size(
+    rank: int, here: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
+) -> Hashable | None:
+    """The sizes that the same line used to have on this rank, or on all ranks if this one has not called it yet."""
+    own, every = past[rank], [call for calls in past.values() for call in calls]
+    for calls in (own, every):
+        sizes = Counter(_tensors(call) for call in calls if (call.op, call.site) == (here.op, here.site))
+        if sizes:
+            return _usual(sizes)
+    return None
+
+
+def _goes_on(
+    call: CollectiveCall, expected: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
+) -> bool:
+    """Whether the call is the one that used to come after the expected one."""
+    programs = [[order_of_program(one) for one in calls] for calls in past.values()]
+    context = [*max(programs, key=len), order_of_program(expected)]
+    return _expected(context, programs) == order_of_program(call)
 
 
 def off_course(ranks: Mapping[int, Standing]) -> frozenset[int]:
-    """The ranks whose last call is not the one that used to follow the call before it, in the order of the program."""
+    """The ranks one of whose latest calls is not the one that used to follow the calls before it.
+
+    Calls are taken in the order of the program. A rank that left out a call may have gone on a little: its next calls
+    are in groups whose members it does not keep waiting.
+    """
     made = {rank: [(call.group, order_of_program(call)) for call in one.calls] for rank, one in ranks.items()}
-    follows: dict[Hashable, Counter[Hashable]] = {}
-    for calls in made.values():
-        for before, after in pairwise(calls[:-1]):
-            follows.setdefault(before, Counter())[after] += 1
-    found = set()
-    for rank, calls in made.items():
-        if len(calls) > 1 and (usual := _usual(follows.get(calls[-2]))) is not None and usual != calls[-1]:
-            found.add(rank)
-    return frozenset(found)
+    return frozenset(rank for rank in made if _strayed(rank, made))
 
 
-def _follows(made: Iterable[Mapping[int, CollectiveCall]], before: int) -> dict[Hashable, Counter[Hashable]]:
-    """What followed each call of the group on any rank, below the number `before`."""
-    found: dict[Hashable, Counter[Hashable]] = {}
-    for calls in made:
-        for seq, call in calls.items():
-            if seq + 1 < before and seq + 1 in calls:
-                found.setdefault(order_of_program(call), Counter())[order_of_program(calls[seq + 1])] += 1
-    return found
+def _strayed(rank: int, made: Mapping[int, Sequence[Hashable]]) -> bool:
+    calls = made[rank]
+    for at in range(max(1, len(calls) - _LONGEST), len(calls)):
+        # Ranks have groups of their own, so a rank's own past comes first.
+        past = calls[:at]
+        usual = _expected(past, (past,)) or _expected(past, (one[:at] for one in made.values()))
+        if usual is not None and usual != calls[at]:
+            return True
+    return False
 
 
-def _sizes_at_its_line(
-    here: Mapping[int, CollectiveCall], seq: int, made: Mapping[int, Mapping[int, CollectiveCall]]
-) -> Counter[Hashable]:
-    """The sizes of earlier calls from the same line, or of the same operation if lines are not recorded."""
+def _expected(context: Sequence[Hashable], histories: Iterable[Sequence[Hashable]]) -> Hashable | None:
+    """What used to follow these calls; None if there is no rule.
 
-    def line(call: CollectiveCall) -> Hashable:
-        return (call.op, call.site)
-
-    lines = {line(call) for call in here.values()}
-    return Counter(
-        _tensors(call)
-        for calls in made.values()
-        for number, call in calls.items()
-        if number < seq and line(call) in lines
-    )
+    A longer context is asked only where a shorter one was followed by different calls: loops repeat lines.
+    """
+    pasts = list(histories)
+    for length in range(1, min(len(context), _LONGEST) + 1):
+        end = tuple(context[-length:])
+        counts = Counter(
+            past[at + length]
+            for past in pasts
+            for at in range(len(past) - length)
+            if tuple(past[at : at + length]) == end
+        )
+        if (usual := _usual(counts)) is not None:
+            return usual
+        if counts.total() < _FEWEST:
+            return None
+    return None
 
 
 def _usual(counts: Counter[Hashable] | None) -> Hashable | None:

@@ -172,8 +172,8 @@ def _crossed(awaited: Mapping[int, Sequence[Standing]], ranks: Ranks) -> Answer:
     strayed = off_course(ranks) & awaited.keys()
     culprits = tuple(sorted(strayed or wanted))
     waiting = awaited[culprits[0]]
-    certain = strayed == wanted or (not strayed and len(wanted) == 1 and most > 1)
-    return Answer(HangKind.SKIPPED, culprits, certain, waiting[0].pending, tuple(one.rank for one in waiting))
+    names = tuple(one.rank for one in waiting)
+    return Answer(HangKind.SKIPPED, culprits, len(strayed) == 1, waiting[0].pending, names)
 
 
 def _last_number(one: Standing, group: str) -> int:
@@ -187,7 +187,8 @@ def _outside(ranks: Ranks) -> Answer | None:
     outside = tuple(rank for rank, one in ranks.items() if one.waits is False)
     if not waiting or not outside:
         return None
-    known = len(waiting) + len(outside) == len(ranks)
+    # Of several ranks outside, some may only be on their way: stacks do not tell the groups.
+    known = len(outside) == 1 and len(waiting) + 1 == len(ranks)
     blocked = all(ranks[rank].look.still or ranks[rank].tells_progress for rank in waiting)
     return Answer(HangKind.LATE, outside, known and blocked, _common(_these(waiting, ranks)), waiting)
 

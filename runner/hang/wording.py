@@ -129,6 +129,11 @@ def _other_op(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str
             f"{_named(answer.culprits, ranks)} in another than the rest"
         )
     places = [bracketed(place_of(call.site)) if call.site else "" for call in (one.call, one.expected)]
+    if not one.decided:
+        return (
+            f"{_named(answer.culprits, ranks)} made different calls as #{one.seq} of group {one.group}: "
+            f"{one.call.op}{places[0]} and {one.expected.op}{places[1]}; nothing tells which is wrong"
+        )
     return (
         f"{_named(answer.culprits, ranks)} called {one.call.op}{places[0]} as #{one.seq} of group {one.group}, "
         f"where the others called {one.expected.op}{places[1]}"
@@ -139,6 +144,11 @@ def _other_size(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> s
     one = answer.mismatch
     if one is None:
         return f"{_named(answer.culprits, ranks)} called with another size"
+    if not one.decided:
+        return (
+            f"{_named(answer.culprits, ranks)} called {call_name(one.call)} with different sizes: "
+            f"{_tensors(one.call)} and {_tensors(one.expected)}; nothing tells which is wrong"
+        )
     return (
         f"{_named(answer.culprits, ranks)} called {call_name(one.call)} with {_tensors(one.call)}, "
         f"the others with {_tensors(one.expected)}"

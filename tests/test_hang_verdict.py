@@ -1,0 +1,70 @@
+"""Which rank is named for what was seen: jobs of every form, one of whose ranks is faulty."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.hang.findings import HangKind
+from runner.hang.verdict import judge_hang
+from tests.hang_simulation import Fault, Job, Line
+
+KINDS = {
+    "skip": {HangKind.SKIPPED},
+    "op": {HangKind.OTHER_OP},
+    "shape": {HangKind.OTHER_SIZE},
+    "late": {HangKind.LATE},
+    "stop": {HangKind.STOPPED},
+    "gone": {HangKind.GONE},
+}
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+STEPS = 7
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    inner, outer = draw(st.sampled_from([(1, 3), (1, 4), (2, 2), (2, 4), (4, 2), (3, 3), (4, 4)]))
+    world = inner * outer
+    kinds = ["all", "outer"] + (["inner"] if inner > 1 else [])
+    line = st.builds(Line, st.sampled_from(kinds), st.sampled_from(OPS), st.sampled_from([8, 16, 32]))
+    program = draw(st.lists(line, min_size=2, max_size=6))
+    fault = Fault(
+        draw(st.sampled_from(sorted(KINDS))),
+        draw(st.integers(0, world - 1)),
+        draw(st.integers(3, STEPS - 2)),
+        draw(st.integers(0, len(program) - 1)),
+    )
+    return Job(world, inner, program, fault, draw(st.booleans()), sites=draw(st.booleans()))
+
+
+@settings(max_examples=3000, deadline=None)
+@given(jobs(), st.booleans(), st.booleans())
+def test_no_wrong_rank_is_ever_named_as_certain(job: Job, recordings: bool, stacks: bool) -> None:
+    job.run(STEPS)
+    (verdict,) = judge_hang(job.snapshot(recordings=recordings, stacks=stacks))
+    assert job.fault is not None
+    if verdict.certain and verdict.kind is not HangKind.MOVING:
+        assert verdict.culprits == (job.fault.rank,), verdict.sentence
+
+
+@settings(max_examples=3000, deadline=None)
+@given(jobs())
+def test_with_recorder_and_stacks_the_faulty_rank_of_three_or_more_is_named(job: Job) -> None:
+    assert job.fault is not None
+    hangs = job.run(STEPS)
+    (verdict,) = judge_hang(job.snapshot(recordings=True, stacks=True))
+    if not hangs:
+        return
+    assert job.fault.rank in verdict.culprits, verdict.sentence
+    assert len(verdict.culprits) == 1 or not verdict.certain
+
+
+@pytest.mark.parametrize(("name", "nccl"), [*product(sorted(KINDS), (False, True))])
+def test_each_fault_of_a_loop_of_different_calls_has_its_own_kind(name: str, nccl: bool) -> None:
+    program = [Line("all", "all_reduce", 64), Line("all", "all_gather", 8), Line("all", "broadcast", 4)]
+    job = Job(4, 1, program, Fault(name, 2, 3, 1), nccl)
+    assert job.run(STEPS)
+    (verdict,) = judge_hang(job.snapshot(recordings=True, stacks=True))
+    assert verdict.kind in KINDS[name], verdict.sentence
+    assert (verdict.culprits, verdict.certain, verdict.entry) == ((2,), True, "nccl-collective-timeout")
