@@ -188,7 +188,7 @@ def _outside(ranks: Ranks) -> Answer | None:
     if not waiting or not outside:
         return None
     # Of several ranks outside, some may only be on their way: stacks do not tell the groups.
-    known = len(outside) == 1 and len(waiting) + 1 == len(ranks)
+    known = len(outside) == 1 and len(waiting) + 1 == len(ranks) == world_size(ranks)
     blocked = all(ranks[rank].look.still or ranks[rank].tells_progress for rank in waiting)
     return Answer(HangKind.LATE, outside, known and blocked, _common(_these(waiting, ranks)), waiting)
 
