@@ -65,7 +65,7 @@ class Standing:
         """Whether it waits for other ranks; None if unknown."""
         if self.ended or self.stopped:
             return False
-        seen = [activity.doing.waits for activity in self.activities]
+        seen = [self._waits_in(activity) for activity in self.activities]
         if seen and all(one is False for one in seen):
             # NCCL runs beside the program: a rank that computes on its CPU may have a collective pending.
             return bool(self.tells_progress and self.pending is not None)
@@ -74,6 +74,11 @@ class Standing:
         if self.tells_progress:
             return self.pending is not None
         return None
+
+    def _waits_in(self, activity: Activity) -> bool | None:
+        # A line such as `loss.item()` waits for the GPU, and that perhaps for a collective: no Python frame shows it.
+        blind = self.look.gpu is not None and not self.recorded
+        return None if blind and activity.doing is Doing.ELSEWHERE else activity.doing.waits
 
     @cached_property
     def moved(self) -> bool | None:

@@ -190,11 +190,14 @@ def _moving(_: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str
 
 def _unknown(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
     if answer.unseen_ranks and answer.waiting:
-        return (
-            f"{_all(answer)} that {'was' if len(answer.waiting) == 1 else 'were'} seen in {_in_call(answer, ranks)}; "
-            f"what holds them up is on a rank that was not seen: {ranks_named(answer.unseen_ranks)}"
-        )
+        number = len(answer.waiting)
+        seen = "1 rank was seen, and it waits" if number == 1 else f"{number} ranks were seen, and all wait"
+        unseen = ranks_named(answer.unseen_ranks)
+        return f"{seen} in {_in_call(answer, ranks)}; what holds them up is on a rank that was not seen: {unseen}"
     doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
+    if set(doing) == {Doing.GPU_WAIT}:
+        number = counted(len(ranks), "rank")
+        return f"{number} wait for their GPUs; without a flight recorder or RAS, the cause is not seen"
     if doing and not any(one.waits for one in ranks.values()):
         told = ", ".join(f"{number} {what}" for what, number in doing.most_common())
         return f"no rank was seen waiting for another: {told}"
