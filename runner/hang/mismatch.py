@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from runner.hang.findings import HangKind
 from runner.hang.model import CallState, CollectiveCall
-from runner.hang.standing import Standing, groups_of
+from runner.hang.standing import RankStanding, groups_of
 
 # How often something followed before it counts as a rule, and in which share of the cases.
 _FEWEST, _SHARE = 2, 0.9
@@ -54,7 +54,7 @@ class Mismatch:
     certain: bool
 
 
-def mismatches(ranks: Mapping[int, Standing]) -> tuple[Mismatch, ...]:
+def mismatches(ranks: Mapping[int, RankStanding]) -> tuple[Mismatch, ...]:
     """The first mismatch of each group that has one, the certain ones first."""
     found = [one for group in groups_of(ranks) if (one := _in_group(group, ranks.values())) is not None]
     return tuple(sorted(found, key=lambda one: not one.certain))
@@ -67,7 +67,7 @@ def order_of_program(call: CollectiveCall) -> Hashable:
     return (call.op, call.inputs, call.outputs, call.dtypes)
 
 
-def _in_group(group: str, ranks: Iterable[Standing]) -> Mismatch | None:
+def _in_group(group: str, ranks: Iterable[RankStanding]) -> Mismatch | None:
     made = {
         one.rank: {call.seq: call for call in one.calls if call.group == group}
         for one in ranks
@@ -165,7 +165,7 @@ def _goes_on(
     return _expected(context, programs) == order_of_program(call)
 
 
-def off_course(ranks: Mapping[int, Standing]) -> frozenset[int]:
+def off_course(ranks: Mapping[int, RankStanding]) -> frozenset[int]:
     """The ranks one of whose latest calls is not the one that used to follow the calls before it.
 
     Calls are taken in the order of the program. A rank that left out a call may have gone on a little: its next calls

@@ -11,7 +11,7 @@ _ENDED = frozenset({ProcessState.GONE, ProcessState.ZOMBIE})
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankStanding:
     """One rank, as the verdict sees it.
 
     Attributes:
@@ -97,9 +97,9 @@ class Standing:
         return False if before is not None and after is not None and self.waits else None
 
 
-def standings(looks: Iterable[RankLook]) -> dict[int, Standing]:
+def standings(looks: Iterable[RankLook]) -> dict[int, RankStanding]:
     """The ranks of one job by number; a look without a number is left out."""
-    found: dict[int, Standing] = {}
+    found: dict[int, RankStanding] = {}
     for look in looks:
         if look.rank is None:
             continue
@@ -107,16 +107,16 @@ def standings(looks: Iterable[RankLook]) -> dict[int, Standing]:
         calls = tuple(call for call in recording.calls if not call.point_to_point) if recording else ()
         activities = tuple(one for one in map(activity_of, look.stacks) if one is not None)
         latest = {call.group: call for call in calls}
-        found[look.rank] = Standing(look.rank, look, activities, calls, latest)
+        found[look.rank] = RankStanding(look.rank, look, activities, calls, latest)
     return dict(sorted(found.items()))
 
 
-def world_size(ranks: Mapping[int, Standing]) -> int | None:
+def world_size(ranks: Mapping[int, RankStanding]) -> int | None:
     """The largest world size that a rank's environment names; None if none does."""
     return max((one.look.world_size for one in ranks.values() if one.look.world_size), default=None)
 
 
-def members_of(group: str, ranks: Mapping[int, Standing]) -> frozenset[int]:
+def members_of(group: str, ranks: Mapping[int, RankStanding]) -> frozenset[int]:
     """The ranks of a process group, those that were not seen included.
 
     A recorder that does not name the members (gloo) leaves those that have called it; the default group, `0`, has all.
@@ -138,12 +138,12 @@ def members_of(group: str, ranks: Mapping[int, Standing]) -> frozenset[int]:
     return frozenset(called)
 
 
-def groups_of(ranks: Mapping[int, Standing]) -> tuple[str, ...]:
+def groups_of(ranks: Mapping[int, RankStanding]) -> tuple[str, ...]:
     """The process groups that any rank has called, in order of name."""
     return tuple(sorted({group for one in ranks.values() for group in one.latest}))
 
 
-def joining(ranks: Iterable[Standing]) -> list[Standing]:
+def joining(ranks: Iterable[RankStanding]) -> list[RankStanding]:
     """The ranks that join a process group."""
     return [one for one in ranks if one.now is not None and one.now.doing is Doing.JOINING]
 

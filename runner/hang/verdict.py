@@ -14,7 +14,7 @@ from runner.hang.answer import Answer
 from runner.hang.findings import HangKind, HangVerdict, RankRow
 from runner.hang.mismatch import mismatches, off_course
 from runner.hang.model import CallState, CollectiveCall, RankLook, Snapshot, Unseen
-from runner.hang.standing import Standing, joining, members_of, standings, world_size
+from runner.hang.standing import RankStanding, joining, members_of, standings, world_size
 from runner.hang.wording import row_of, sentence_of
 
 _ENTRY = "nccl-collective-timeout"
@@ -25,7 +25,7 @@ _ENTRIES = {
 _DEVICES: Literal["GPU or network"] = "GPU or network"
 
 
-Ranks = Mapping[int, Standing]
+Ranks = Mapping[int, RankStanding]
 
 
 def judge_hang(snapshot: Snapshot) -> tuple[HangVerdict, ...]:
@@ -84,7 +84,7 @@ def _unseen_of(looks: Iterable[RankLook]) -> list[Unseen]:
     return list(dict.fromkeys(one for look in looks for one in look.unseen))
 
 
-def _these(numbers: Iterable[int], ranks: Ranks) -> list[Standing]:
+def _these(numbers: Iterable[int], ranks: Ranks) -> list[RankStanding]:
     return [ranks[number] for number in numbers if number in ranks]
 
 
@@ -139,7 +139,7 @@ def _joining(ranks: Ranks) -> Answer | None:
 
 def _behind(ranks: Ranks) -> Answer | None:
     """By flight recorder: each blocked rank waits for the members of its group that have not come as far."""
-    awaited: dict[int, list[Standing]] = {}
+    awaited: dict[int, list[RankStanding]] = {}
     for one in ranks.values():
         pending = one.pending
         if not one.recorded or one.waits is False or pending is None:
@@ -154,14 +154,14 @@ def _behind(ranks: Ranks) -> Answer | None:
     return _late(roots, ranks) if roots else _crossed(awaited, ranks)
 
 
-def _late(roots: Mapping[int, Sequence[Standing]], ranks: Ranks) -> Answer:
+def _late(roots: Mapping[int, Sequence[RankStanding]], ranks: Ranks) -> Answer:
     first = max(roots.values(), key=len)
     certain = all(ranks[rank].waits is False for rank in roots) and any(one.waits for one in first)
     waiting = tuple(sorted({one.rank for by in roots.values() for one in by}))
     return Answer(HangKind.LATE, tuple(sorted(roots)), certain, first[0].pending, waiting)
 
 
-def _crossed(awaited: Mapping[int, Sequence[Standing]], ranks: Ranks) -> Answer:
+def _crossed(awaited: Mapping[int, Sequence[RankStanding]], ranks: Ranks) -> Answer:
     """Ranks that wait for each other in different groups: one of them went past a call.
 
     That is the one whose last step differs from what all ranks did before; without such a history, the one for which
@@ -176,7 +176,7 @@ def _crossed(awaited: Mapping[int, Sequence[Standing]], ranks: Ranks) -> Answer:
     return Answer(HangKind.SKIPPED, culprits, len(strayed) == 1, waiting[0].pending, names)
 
 
-def _last_number(one: Standing, group: str) -> int:
+def _last_number(one: RankStanding, group: str) -> int:
     call = one.latest.get(group)
     return call.seq if call is not None else 0
 
@@ -228,7 +228,7 @@ def _together(ranks: Ranks) -> Answer | None:
     return Answer(HangKind.SAME_PLACE, (), False, call, waiting)
 
 
-def _common(ranks: Sequence[Standing]) -> CollectiveCall | None:
+def _common(ranks: Sequence[RankStanding]) -> CollectiveCall | None:
     """The collective that blocks most of these ranks."""
     calls = [one.pending for one in ranks if one.pending is not None]
     numbers = [(call.group, call.seq) for call in calls]

@@ -9,25 +9,25 @@ from runner.hang.activity import Doing, place_of
 from runner.hang.answer import Answer
 from runner.hang.findings import HangKind, RankRow
 from runner.hang.model import CollectiveCall, Snapshot
-from runner.hang.standing import Standing
+from runner.hang.standing import RankStanding
 
 _FEW = 4
 _SIZES = 60
 
 
-def sentence_of(answer: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+def sentence_of(answer: Answer, ranks: Mapping[int, RankStanding], snapshot: Snapshot) -> str:
     """The answer as one sentence, without a full stop at its end."""
     text = _SENTENCES[answer.kind](answer, ranks, snapshot)
     unsure = answer.culprits and not answer.certain and answer.kind is not HangKind.JOINING
     return f"most likely: {text}" if unsure else text
 
 
-def row_of(one: Standing, *, culprit: bool) -> RankRow:
+def row_of(one: RankStanding, *, culprit: bool) -> RankRow:
     """One rank for the table."""
     return RankRow(rank=one.rank, node=one.look.node, pid=one.look.pid, does=does(one), culprit=culprit)
 
 
-def does(one: Standing) -> str:
+def does(one: RankStanding) -> str:
     """What a rank does or waits for."""
     if one.ended:
         return "has ended"
@@ -61,7 +61,7 @@ def ranks_named(numbers: Iterable[int]) -> str:
     return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(spans)}"
 
 
-def _named(numbers: Sequence[int], ranks: Mapping[int, Standing]) -> str:
+def _named(numbers: Sequence[int], ranks: Mapping[int, RankStanding]) -> str:
     """The ranks with their nodes and process ids, if they are few."""
     text = ranks_named(numbers)
     looks = [ranks[number].look for number in numbers if number in ranks]
@@ -75,7 +75,7 @@ def _verb(answer: Answer, one: str, several: str) -> str:
     return one if len(answer.culprits) == 1 else several
 
 
-def _in_call(answer: Answer, ranks: Mapping[int, Standing]) -> str:
+def _in_call(answer: Answer, ranks: Mapping[int, RankStanding]) -> str:
     """The collective in which the others wait."""
     if answer.call is not None:
         return call_name(answer.call)
@@ -88,19 +88,19 @@ def _waiters(answer: Answer) -> str:
     return f"{counted(number, 'rank')} {'waits' if number == 1 else 'wait'}"
 
 
-def _stopped(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _stopped(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     text = f"{_named(answer.culprits, ranks)} {_verb(answer, 'is', 'are')} stopped"
     if not answer.waiting:
         return f"{text}; no rank was seen waiting"
     return f"{text}, and {_waiters(answer)} in {_in_call(answer, ranks)}"
 
 
-def _gone(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _gone(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     ended = f"{_named(answer.culprits, ranks)} {_verb(answer, 'has', 'have')} ended"
     return f"{ended}, and {_waiters(answer)} in {_in_call(answer, ranks)}; read the end of its log"
 
 
-def _late(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _late(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     text = (
         f"{_named(answer.culprits, ranks)} {_verb(answer, 'has', 'have')} not entered {_in_call(answer, ranks)}, "
         f"in which {_waiters(answer)}"
@@ -112,7 +112,7 @@ def _late(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
     return f"{text}; it is {now.doing}, {place_of(now.site or now.frame)}{side}"
 
 
-def _skipped(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _skipped(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     call = answer.mismatch.expected if answer.mismatch else answer.call
     where = bracketed(place_of(call.site)) if call is not None and call.site else ""
     text = f"{_named(answer.culprits, ranks)} left out {_in_call(answer, ranks)}{where}, in which {_waiters(answer)}"
@@ -121,7 +121,7 @@ def _skipped(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
     return f"{text}; it went on to {call_name(went)}{site}" if went is not None else text
 
 
-def _other_op(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _other_op(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     one = answer.mismatch
     if one is None:
         return (
@@ -140,7 +140,7 @@ def _other_op(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str
     )
 
 
-def _other_size(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _other_size(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     one = answer.mismatch
     if one is None:
         return f"{_named(answer.culprits, ranks)} called with another size"
@@ -161,14 +161,14 @@ def _tensors(call: CollectiveCall) -> str:
     return f"{text[:_SIZES]}{'…' if len(text) > _SIZES else ''} {kinds}".strip()
 
 
-def _not_started(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _not_started(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     return (
         f"the GPU of {_named(answer.culprits, ranks)} has not begun {_in_call(answer, ranks)}, which the GPUs of "
         f"{counted(len(answer.waiting), 'rank')} are in; earlier work on it has not ended"
     )
 
 
-def _same_place(answer: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+def _same_place(answer: Answer, ranks: Mapping[int, RankStanding], snapshot: Snapshot) -> str:
     text = f"{_all(answer)} in {_in_call(answer, ranks)} and none goes on: a GPU, a link or the network"
     if answer.culprits:
         return f"{text}; NCCL gets no answer from {_named(answer.culprits, ranks)}"
@@ -176,19 +176,19 @@ def _same_place(answer: Answer, ranks: Mapping[int, Standing], snapshot: Snapsho
     return f"{text}; {', '.join(list(nodes)[:_FEW])}" if nodes else text
 
 
-def _joining(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _joining(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     text = f"{counted(len(answer.waiting), 'rank')} of {len(ranks) + len(answer.unseen_ranks)} wait to join"
     if answer.culprits:
         text = f"{text}; {_named(answer.culprits, ranks)} {_verb(answer, 'does', 'do')} not"
     return f"{text}; not seen: {ranks_named(answer.unseen_ranks)}" if answer.unseen_ranks else text
 
 
-def _moving(_: Answer, ranks: Mapping[int, Standing], snapshot: Snapshot) -> str:
+def _moving(_: Answer, ranks: Mapping[int, RankStanding], snapshot: Snapshot) -> str:
     what = "the job" if len(ranks) != 1 else "the rank"
     return f"{what} went on within {snapshot.seconds:.2g} s: no hang"
 
 
-def _unknown(answer: Answer, ranks: Mapping[int, Standing], _: Snapshot) -> str:
+def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     if answer.unseen_ranks and answer.waiting:
         number = len(answer.waiting)
         seen = "1 rank was seen, and it waits" if number == 1 else f"{number} ranks were seen, and all wait"
