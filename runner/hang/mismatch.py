@@ -17,6 +17,8 @@ _FEWEST, _SHARE = 2, 0.9
 # The longest run of calls that is compared with the past.
 _LONGEST = 8
 _MAJORITY_OF = 3
+# Ranks of a large job whose past is asked where a rank's own is too short.
+_ASKED = 32
 # Operations whose tensors may differ from rank to rank; of others, the tensors that must be equal.
 _BY_INPUT = {
     "all_reduce",
@@ -139,17 +141,15 @@ def _usual_call(
     rank: int, _: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
 ) -> Hashable | None:
     """The call that used to follow what this rank did before; by the past of all ranks if its own is too short."""
-    programs = {one: [order_of_program(call) for call in calls] for one, calls in past.items()}
-    own = programs[rank]
-    return _expected(own, (own,)) or _expected(own, programs.values())
+    own = _program(past[rank])
+    return _expected(own, (own,)) or _expected(own, map(_program, islice(past.values(), _ASKED)))
 
 
 def _usual_size(
     rank: int, here: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
 ) -> Hashable | None:
     """The sizes that the same line used to have on this rank, or on all ranks if this one has not called it yet."""
-    own, every = past[rank], [call for calls in past.values() for call in calls]
-    for calls in (own, every):
+    for calls in (past[rank], chain.from_iterable(islice(past.values(), _ASKED))):
         sizes = Counter(_tensors(call) for call in calls if (call.op, call.site) == (here.op, here.site))
         if sizes:
             return _usual(sizes)
@@ -160,9 +160,13 @@ def _goes_on(
     call: CollectiveCall, expected: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
 ) -> bool:
     """Whether the call is the one that used to come after the expected one."""
-    programs = [[order_of_program(one) for one in calls] for calls in past.values()]
+    programs = [*map(_program, islice(past.values(), _ASKED))]
     context = [*max(programs, key=len), order_of_program(expected)]
     return _expected(context, programs) == order_of_program(call)
+
+
+def _program(calls: Iterable[CollectiveCall]) -> list[Hashable]:
+    return [order_of_program(call) for call in calls]
 
 
 def off_course(ranks: Mapping[int, RankStanding]) -> frozenset[int]:
@@ -180,7 +184,9 @@ def _strayed(rank: int, made: Mapping[int, Sequence[Hashable]]) -> bool:
     for at in range(max(1, len(calls) - _LONGEST), len(calls)):
         # Ranks have groups of their own, so a rank's own past comes first.
         past = calls[:at]
-        usual = _expected(past, (past,)) or _expected(past, (one[:at] for one in made.values()))
+        usual = _expected(past, (past,)) or _expected(
+            past, (one[:at] for one in islice(made.values(), _ASKED))
+        )
         if usual is not None and usual != calls[at]:
             return True
     return False

@@ -196,8 +196,8 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
         return f"{seen} in {_in_call(answer, ranks)}; what holds them up is on a rank that was not seen: {unseen}"
     doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
     if set(doing) == {Doing.GPU_WAIT}:
-        number = counted(len(ranks), "rank")
-        return f"{number} wait for their GPUs; without a flight recorder or RAS, the cause is not seen"
+        every = counted(len(ranks), "rank")
+        return f"{every} wait for their GPUs; without a flight recorder or RAS, the cause is not seen"
     if doing and not any(one.waits for one in ranks.values()):
         told = ", ".join(f"{number} {what}" for what, number in doing.most_common())
         return f"no rank was seen waiting for another: {told}"
