@@ -7,6 +7,7 @@ ranks did before: in a training loop the same calls follow each other. Without s
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from runner.hang.findings import HangKind
 from runner.hang.model import CallState, CollectiveCall
