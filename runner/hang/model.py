@@ -170,6 +170,9 @@ class RasReport(Frozen):
         findings: its errors and warnings, a line each.
         silent_ranks: ranks that it names as not responding.
         behind_ranks: ranks whose number of collectives is below that of the others.
+        world: ranks of its job, which `silent_ranks` and `behind_ranks` number; None if no communicator spans the job,
+            and then both are empty. Another size than the job's own: this is the answer of another job on the node.
+        pids: processes of its job, each in the pid namespace of its node; empty where NCCL lists none (before 2.28.7).
     """
 
     version: Fact
@@ -177,6 +180,8 @@ class RasReport(Frozen):
     findings: tuple[Fact, ...] = ()
     silent_ranks: tuple[Count, ...] = ()
     behind_ranks: tuple[Count, ...] = ()
+    world: Count | None = None
+    pids: tuple[Count, ...] = ()
 
 
 class Snapshot(Frozen):

@@ -104,11 +104,11 @@ def load_nvml() -> Any:
 def _read() -> Sight:
     nvml = load_nvml()
     if nvml is None:
-        return Sight(error=_why_unreadable("NVML Shared Library Not Found"))
+        return Sight(error=why_unreadable("NVML Shared Library Not Found"))
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Sight(error=_why_unreadable(str(error)))
+        return Sight(error=why_unreadable(str(error)))
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
@@ -117,11 +117,12 @@ def _read() -> Sight:
     except nvml.NVMLError as error:
         return Sight(error=f"NVML: {error}"[:FACT_CHARACTERS])
     finally:
-        _shut_down(nvml)
+        shut_down_nvml(nvml)
     return Sight(gpus, shown, driver, simulated=_is_stand_in(len(gpus)))
 
 
-def _shut_down(nvml: Any) -> None:
+def shut_down_nvml(nvml: Any) -> None:
+    """End the use of NVML; nothing happens if that fails."""
     try:
         nvml.nvmlShutdown()
     except nvml.NVMLError:
@@ -129,7 +130,7 @@ def _shut_down(nvml: Any) -> None:
         return
 
 
-def _why_unreadable(message: str) -> str | None:
+def why_unreadable(message: str) -> str | None:
     """The error if the host shows signs of NVIDIA GPUs; None on a host without GPUs."""
     return f"NVML: {message}" if _signs_of_gpus() else None
 
@@ -158,7 +159,7 @@ def _is_stand_in(count: int) -> bool:
         return False
 
 
-def _ask(nvml: Any, name: str, *arguments: object) -> Any:
+def ask_nvml(nvml: Any, name: str, *arguments: object) -> Any:
     """One reading; None if this board or driver does not support it."""
     try:
         return getattr(nvml, name)(*arguments)
@@ -167,13 +168,13 @@ def _ask(nvml: Any, name: str, *arguments: object) -> Any:
 
 
 def _read_gpu(nvml: Any, index: int, handle: Any) -> Gpu:
-    capability = _ask(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
-    sm = _ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM)
-    memory = _ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM)
-    limit = _ask(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
-    mig = _ask(nvml, "nvmlDeviceGetMigMode", handle)
-    reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
-    processes = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle)
+    capability = ask_nvml(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+    sm = ask_nvml(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM)
+    memory = ask_nvml(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM)
+    limit = ask_nvml(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
+    mig = ask_nvml(nvml, "nvmlDeviceGetMigMode", handle)
+    reasons = ask_nvml(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
+    processes = ask_nvml(nvml, "nvmlDeviceGetComputeRunningProcesses", handle)
     return Gpu(
         index=index,
         name=_text(nvml.nvmlDeviceGetName(handle)),
@@ -194,7 +195,7 @@ def _visible(nvml: Any, handles: Sequence[Any], gpus: Sequence[Gpu]) -> Visible:
     devices = [_device(nvml, handle, gpu, identified) for handle, gpu in zip(handles, gpus, strict=True)]
     found = visible.visible_devices(value, devices)
     numbers = list(dict.fromkeys(one.gpu for one in found))
-    modes = {number: _ask(nvml, "nvmlDeviceGetComputeMode", handles[number]) for number in numbers}
+    modes = {number: ask_nvml(nvml, "nvmlDeviceGetComputeMode", handles[number]) for number in numbers}
     alone = {number for number in numbers if modes[number] == nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS}
     # Clients of MPS share the one process that holds the GPU.
     holders = {number: _holders(nvml, handles[number]) for number in alone}
@@ -228,12 +229,12 @@ def _hidden_by(
 
 def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> InstalledGpu:
     def uuid(of: Any) -> str:
-        return _text(_ask(nvml, "nvmlDeviceGetUUID", of) or "") if identified else ""
+        return _text(ask_nvml(nvml, "nvmlDeviceGetUUID", of) or "") if identified else ""
 
-    most = (_ask(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0) if gpu.mig else 0
-    places = [_ask(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, place) for place in range(most)]
+    most = (ask_nvml(nvml, "nvmlDeviceGetMaxMigDeviceCount", handle) or 0) if gpu.mig else 0
+    places = [ask_nvml(nvml, "nvmlDeviceGetMigDeviceHandleByIndex", handle, place) for place in range(most)]
     parts = [part for part in places if part is not None]
-    memories = [_ask(nvml, "nvmlDeviceGetMemoryInfo", part) for part in parts]
+    memories = [ask_nvml(nvml, "nvmlDeviceGetMemoryInfo", part) for part in parts]
     return InstalledGpu(
         uuid(handle),
         gpu.mig,
@@ -241,8 +242,8 @@ def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> InstalledGpu:
             Instance(
                 0 if memory is None else int(memory.total),
                 uuid(part),
-                _ask(nvml, "nvmlDeviceGetGpuInstanceId", part),
-                _ask(nvml, "nvmlDeviceGetComputeInstanceId", part),
+                ask_nvml(nvml, "nvmlDeviceGetGpuInstanceId", part),
+                ask_nvml(nvml, "nvmlDeviceGetComputeInstanceId", part),
             )
             for part, memory in zip(parts, memories, strict=True)
         ),
@@ -251,12 +252,12 @@ def _device(nvml: Any, handle: Any, gpu: Gpu, identified: bool) -> InstalledGpu:
 
 def _holders(nvml: Any, handle: Any) -> list[int]:
     """Other processes with a context on this GPU."""
-    processes = _ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
+    processes = ask_nvml(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or ()
     return [process.pid for process in processes if process.pid != os.getpid()]
 
 
 def _is_mps(nvml: Any, pid: int) -> bool:
-    return "nvidia-cuda-mps" in _text(_ask(nvml, "nvmlSystemGetProcessName", pid) or "")
+    return "nvidia-cuda-mps" in _text(ask_nvml(nvml, "nvmlSystemGetProcessName", pid) or "")
 
 
 # Bits of nvmlClocksEventReasons that mean throttling; idle and user-set clocks are not among them.

@@ -12,6 +12,8 @@
  *   remote_kind KIND          (of the links that go nowhere named: 1 a CPU, 2 a switch, 255 unknown)
  *   counters KIND             (of board.h)         compute_mode GPU MODE
  *   holder GPU PID NAME       (a process on this GPU)                     instance GPU BYTES
+ *   context GPU PID BYTES     (one more process, with the memory that it holds)
+ *   utilisation GPU PERCENT   power GPU MILLIWATTS  off_bus GPU  (it is counted and cannot be opened)
  *   temperature 45            energy GPU WATTS SWING PERIOD_MS            energy_wrap GPU AT_MS
  *   energy_stall GPU FROM_MS TO_MS LOSES          energy_lost GPU AT_MS
  *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString; CODE 9999: no answer, ever)
@@ -77,6 +79,13 @@ static int load_use(const char *line) {
     if (sscanf(line, "compute_mode %u %u", &a, &b) == 2 && a < GPUS) return board.compute_mode[a] = b, 1;
     if (sscanf(line, "holder %u %u %63s", &a, &b, text) == 3 && a < GPUS)
         return board.holder[a] = b, snprintf(board.holder_name[a], 64, "%s", text), 1;
+    if (sscanf(line, "context %u %u %llu", &a, &b, &value) == 3 && a < GPUS && board.context_count < FAILS) {
+        board.contexts[board.context_count].gpu = a, board.contexts[board.context_count].pid = b;
+        return board.contexts[board.context_count++].bytes = value, 1;
+    }
+    if (sscanf(line, "off_bus %u", &a) == 1 && a < GPUS) return board.off_bus[a] = 1;
+    if (sscanf(line, "utilisation %u %u", &a, &b) == 2 && a < GPUS) return board.utilisation[a] = b, 1;
+    if (sscanf(line, "power %u %u", &a, &b) == 2 && a < GPUS) return board.power[a] = b, 1;
     if (sscanf(line, "instance %u %llu", &a, &value) == 2 && a < GPUS && board.instances[a] < INSTANCES)
         return board.instance[a][board.instances[a]++] = value, 1;
     return 0;

@@ -34,6 +34,9 @@ struct board {
     unsigned pcie[GPUS][4];
     int numa[GPUS];
     unsigned compute_mode[GPUS], holder[GPUS];
+    struct { unsigned gpu, pid; unsigned long long bytes; } contexts[FAILS];
+    unsigned context_count, utilisation[GPUS], power[GPUS]; /* percent, mW */
+    unsigned char off_bus[GPUS];
     char holder_name[GPUS][64];
     unsigned long long instance[GPUS][INSTANCES];
     unsigned instances[GPUS];

@@ -17,6 +17,7 @@ int nvmlSystemGetDriverVersion(char *out, unsigned n) { ANSWER(snprintf(out, n, 
 int nvmlDeviceGetCount_v2(unsigned *out) { ANSWER(*out = board.count); }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **out) {
     if (i >= board.count) return INVALID_ARGUMENT;
+    if (board.off_bus[i]) return GPU_IS_LOST;
     ANSWER(*out = HANDLE(i, 0));
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {
@@ -42,6 +43,8 @@ int nvmlDeviceGetClockInfo(void *h, int kind, unsigned *out) {
     ANSWER(*out = kind == 2 ? board.memory_clock : board.sm_clock);
 }
 int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned *out) { (void)h; ANSWER(*out = board.power_limit); }
+int nvmlDeviceGetUtilizationRates(void *h, unsigned *out) { ANSWER(out[0] = board.utilisation[G(h)], out[1] = 0); }
+int nvmlDeviceGetPowerUsage(void *h, unsigned *out) { ANSWER(*out = board.power[G(h)]); }
 int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *out) { (void)h; ANSWER(*out = board.reasons); }
 int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { (void)h, (void)sensor; ANSWER(*out = board.temperature); }
 int nvmlDeviceGetComputeMode(void *h, unsigned *out) { ANSWER(*out = board.compute_mode[G(h)]); }
@@ -49,12 +52,18 @@ int nvmlDeviceGetComputeMode(void *h, unsigned *out) { ANSWER(*out = board.compu
 /* A process: pid 4 and 4 of padding, memory 8, GPU instance 4, compute instance 4. */
 int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *count, void *out) {
     int failed = failing(__func__);
-    unsigned g = G(h), there = board.processes + !!board.holder[g], room = *count;
+    unsigned g = G(h), there = board.processes + !!board.holder[g], room = *count, at = there;
+    for (unsigned i = 0; i < board.context_count; i++) there += board.contexts[i].gpu == g;
     if (failed) return failed;
     *count = there;
     if (room < there || (there && !out)) return INSUFFICIENT_SIZE;
     if (there) memset(out, 0, (size_t)24 * there);
     if (board.holder[g]) memcpy((char *)out + (size_t)24 * board.processes, &board.holder[g], 4);
+    for (unsigned i = 0; i < board.context_count; i++) {
+        if (board.contexts[i].gpu != g) continue;
+        memcpy((char *)out + (size_t)24 * at, &board.contexts[i].pid, 4);
+        memcpy((char *)out + (size_t)24 * at++ + 8, &board.contexts[i].bytes, 8);
+    }
     return OK;
 }
 int nvmlSystemGetProcessName(unsigned pid, char *out, unsigned n) {
