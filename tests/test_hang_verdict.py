@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.hang.dumps import read_dumps
 from runner.hang.findings import HangKind
 from runner.hang.model import Snapshot
 from runner.hang.verdict import judge_hang
@@ -102,3 +104,25 @@ def test_each_fault_of_a_loop_of_different_calls_has_its_own_kind(name: str, ncc
     (verdict,) = judge_hang(job.snapshot(recordings=True, stacks=True))
     assert verdict.kind in KINDS[name], verdict.sentence
     assert (verdict.culprits, verdict.certain, verdict.entry) == ((2,), True, "nccl-collective-timeout")
+
+
+DUMPS = Path(__file__).parent / "dumps"
+
+
+@pytest.mark.parametrize("version", ["torch-2.8", "torch-2.11", "torch-2.13"])
+@pytest.mark.parametrize(
+    ("job", "kind", "culprits", "certain"),
+    [
+        ("none", HangKind.UNKNOWN, (), False),
+        ("skip", HangKind.SKIPPED, (1,), True),
+        ("op", HangKind.OTHER_OP, (1,), True),
+        # Dumps alone do not tell whether it is on its way.
+        ("late", HangKind.LATE, (1,), False),
+    ],
+)
+def test_dumps_of_real_jobs_name_the_rank_that_was_made_faulty(
+    version: str, job: str, kind: HangKind, culprits: tuple[int, ...], *, certain: bool
+) -> None:
+    ranks, unseen = read_dumps(DUMPS / version / job)
+    (verdict,) = judge_hang(Snapshot(seconds=0, ranks=ranks, unseen=unseen))
+    assert (verdict.kind, verdict.culprits, verdict.certain) == (kind, culprits, certain), verdict.sentence

@@ -99,7 +99,9 @@ _COMPILED = tuple(
 )
 # Frames that say nothing about the program: torch, installed libraries' wrappers of it, Python, native code.
 _LIBRARY = re.compile(
-    r"(?:.*/)?(?:torch|torchgen|triton)/.*|.*\.so[.\d]*|<.*>|(?:.*/)?(?:lib/)?python3[.\d]*/(?!site-packages|dist-packages).*"
+    r"(?:.*/(?:site|dist)-packages/)?(?:torch|torchgen|triton)/.*"
+    r"|.*/torch/(?:_\w+|amp|autograd|cuda|distributed|fx|jit|multiprocessing|nn|optim|utils)/.*"
+    r"|.*\.so[.\d]*|<.*>|(?:.*/)?(?:lib/)?python3[.\d]*/(?!site-packages|dist-packages).*"
     r"|(?:.*/)?(?:threading|runpy|contextlib|queue|selectors|socket|subprocess)\.py|\[.*\]|"
 )
 

@@ -7,7 +7,7 @@ ranks did before: in a training loop the same calls follow each other. Without s
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 from runner.hang.findings import HangKind
 from runner.hang.model import CallState, CollectiveCall
@@ -76,9 +76,9 @@ def _in_group(group: str, ranks: Iterable[RankStanding]) -> Mismatch | None:
         for one in ranks
         if group in one.latest
     }
-    last = [max(calls) for calls in made.values()]
-    # A call behind all ranks has matched.
-    for seq in range(min(last), max(last) + 1) if last else ():
+    # What all ranks have passed has matched.
+    passed = min((max(calls) for calls in made.values()), default=0)
+    for seq in sorted({number for calls in made.values() for number in calls if number >= passed}):
         here = {rank: calls[seq] for rank, calls in made.items() if seq in calls}
         if all(call.state is CallState.COMPLETED for call in here.values()):
             continue
@@ -160,10 +160,9 @@ def _usual_size(
 def _goes_on(
     call: CollectiveCall, expected: CollectiveCall, past: Mapping[int, Sequence[CollectiveCall]]
 ) -> bool:
-    """Whether the call is the one that used to come after the expected one."""
-    programs = [*map(_program, islice(past.values(), _ASKED))]
-    context = [*max(programs, key=len), order_of_program(expected)]
-    return _expected(context, programs) == order_of_program(call)
+    """Whether the call is one that came after the expected one before, so that only that one is missing."""
+    pair = (order_of_program(expected), order_of_program(call))
+    return any(pair in pairwise(map(order_of_program, calls)) for calls in past.values())
 
 
 def _program(calls: Iterable[CollectiveCall]) -> list[Hashable]:

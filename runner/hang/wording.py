@@ -194,6 +194,9 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
         seen = "1 rank was seen, and it waits" if number == 1 else f"{number} ranks were seen, and all wait"
         unseen = ranks_named(answer.unseen_ranks)
         return f"{seen} in {_in_call(answer, ranks)}; what holds them up is on a rank that was not seen: {unseen}"
+    last = {one.calls[-1] if one.calls else None for one in ranks.values()}
+    if len(ranks) > 1 and len(last) == 1 and (call := last.pop()) is not None:
+        return f"all {len(ranks)} ranks made the same calls, up to {call_name(call)}; whether it ended was not recorded"
     doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
     if set(doing) == {Doing.GPU_WAIT}:
         every = counted(len(ranks), "rank")
