@@ -201,6 +201,21 @@ def test_ranks_that_nccl_cannot_reach_are_the_most_likely_ones() -> None:
     assert verdict.sentence.startswith("most likely: ")
 
 
+def test_counts_of_nccl_name_the_most_likely_rank_where_ranks_wait_for_their_gpus() -> None:
+    waits = stack(("synchronize", f"{SITE}/torch/cuda/__init__.py"))
+    ranks = [look(rank, stacks=(waits,) * 3, still=False, gpu=GpuLoad(index=rank)) for rank in range(4)]
+    ras = RasReport(version="2.28.9", healthy=False, behind_ranks=(1,), world=4, pids=(100, 101, 102, 103))
+    verdict = answer(*ranks, ras=ras)
+    assert (verdict.kind, verdict.culprits, verdict.certain) == (HangKind.LATE, (1,), False)
+
+
+@pytest.mark.parametrize("other", [{"world": 8}, {"pids": (7, 8)}])
+def test_the_answer_of_another_job_on_the_port_of_ras_is_not_used(other: Mapping[str, object]) -> None:
+    ranks = [look(rank, stacks=(COMPUTING,) * 3, gpu=GpuLoad(index=rank)) for rank in range(4)]
+    ras = RasReport.model_validate({"version": "2.28.9", "healthy": False, "behind_ranks": (1,), **other})
+    assert answer(*ranks, ras=ras).culprits == ()
+
+
 def test_a_line_of_the_program_on_a_gpu_may_wait_for_it() -> None:
     """`loss.item()` blocks in CUDA, which no Python frame shows."""
     item = look(1, stacks=(COMPUTING,) * 3, still=False, gpu=GpuLoad(index=1))

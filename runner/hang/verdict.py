@@ -13,7 +13,7 @@ from runner.hang.activity import Doing
 from runner.hang.answer import Answer
 from runner.hang.findings import HangKind, HangVerdict, RankRow
 from runner.hang.mismatch import mismatches, off_course
-from runner.hang.model import CallState, CollectiveCall, RankLook, Snapshot, Unseen
+from runner.hang.model import CallState, CollectiveCall, RankLook, RasReport, Snapshot, Unseen
 from runner.hang.standing import RankStanding, joining, members_of, standings, world_size
 from runner.hang.wording import row_of, sentence_of
 
@@ -42,9 +42,8 @@ def _verdict(job: str, looks: Sequence[RankLook], snapshot: Snapshot) -> HangVer
     ranks = standings(looks)
     answer = next((found for detect in _DETECTORS if (found := detect(ranks)) is not None), None)
     answer = answer or Answer(HangKind.UNKNOWN)
-    if answer.kind is HangKind.SAME_PLACE and snapshot.ras is not None:
-        silent = tuple(rank for rank in snapshot.ras.silent_ranks if rank in ranks)
-        answer = replace(answer, culprits=silent)
+    if snapshot.ras is not None and _is_of(snapshot.ras, ranks):
+        answer = _with_ras(answer, snapshot.ras, ranks)
     numberless = [
         RankRow(rank=None, node=look.node, pid=look.pid, does="has no RANK in its environment", culprit=False)
         for look in looks
@@ -62,6 +61,26 @@ def _verdict(job: str, looks: Sequence[RankLook], snapshot: Snapshot) -> HangVer
         entry=_entry(answer, ranks),
         unseen=(*snapshot.unseen, *_unseen_of(looks)),
     )
+
+
+def _is_of(ras: RasReport, ranks: Ranks) -> bool:
+    """Whether this is the answer of this job: all jobs of a node share one port."""
+    pids = {one.look.pid for one in ranks.values()}
+    return ras.world in {None, world_size(ranks)} and (not ras.pids or bool(pids & set(ras.pids)))
+
+
+def _with_ras(answer: Answer, ras: RasReport, ranks: Ranks) -> Answer:
+    """What NCCL counts makes a rank the most likely one where nothing else names one."""
+    silent = tuple(rank for rank in ras.silent_ranks if rank in ranks)
+    behind = tuple(rank for rank in ras.behind_ranks if rank in ranks)
+    if answer.kind is HangKind.SAME_PLACE and silent:
+        return replace(answer, culprits=silent)
+    # Counts of a job that goes on differ too.
+    still = not any(one.moved for one in ranks.values())
+    if answer.kind is HangKind.UNKNOWN and behind and still:
+        waiting = tuple(rank for rank in ranks if rank not in behind)
+        return replace(answer, kind=HangKind.LATE, culprits=behind, waiting=waiting)
+    return answer
 
 
 def _side(answer: Answer, ranks: Ranks) -> Literal["CPU", "GPU or network"] | None:
