@@ -14,13 +14,13 @@ from types import MappingProxyType
 import pytest
 
 from runner.base.confined import open_within
+from runner.base.environment import read_environ
 from runner.base.errors import InputError, RunbookError, RunbookFaultsError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.time_limit import answer_within
 from runner.check.faults import check
 from runner.cli.main import main as runbook
 from runner.entry.read import read_runbook
-from runner.kit.judged import read_environ
 from runner.kit.leftovers.serving_config import parallel_sizes, read_sizes
 from runner.kit.nccl import report
 from runner.kit.nccl.sources import read_own, read_process, running_jobs

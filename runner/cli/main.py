@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "list the steps that would run here, the skipped ones with the reason, and the maximum runtime",
     "run": "run entries on this node and record the measurements",
     "diagnose": "run the read-only Diagnose steps of every entry on this node, ranked by findings",
+    "hang": "find the rank that holds up a job that hangs now; reads only",
     "collect": "gather the results of a Slurm campaign from its nodes, and report",
     "match": "find the entries that match a log, best first",
     "verify-data": "check that the data folder may be published",

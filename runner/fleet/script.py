@@ -69,10 +69,41 @@ class NodeTask:
 def batch_script(task: NodeTask) -> str:
     """The script for `sbatch`. Every failure before the entry runs has its own exit status."""
     parts = [_HEAD, _GUARDS, _ROOM, _PLACE_SHARED if task.place else _PLACE_OWN, _UNPACK]
-    parts += [_SPREAD if task.joint else "", _CHOOSE, _RUN]
+    parts += [_STAMP, _SPREAD if task.joint else "", _CHOOSE, _RUN]
     script = "\n".join(part.strip("\n") for part in parts if part) + "\n"
     values = _values(task)
     # In one pass, so that placeholders inside values are not replaced.
+    return _BLANK.sub(lambda blank: values[blank[1]], script)
+
+
+def step_script(
+    archive: bytes, words: tuple[str, ...], prefix: str, python: str | None, home_python: str, seconds: float
+) -> str:
+    """The script that runs `runbook` beside a running job on a node, and prints its standard output.
+
+    That is packed (gzip) and encoded (base64), for its size. The script leaves nothing on the node.
+
+    Args:
+        archive: the packed code.
+        words: the command and its arguments.
+        prefix: as in `NodeTask`.
+        python: as in `NodeTask`.
+        home_python: as in `NodeTask`.
+        seconds: after this time the command is ended.
+    """
+    script = (
+        "\n".join(part.strip("\n") for part in (_STEP_HEAD, _GUARDS, _ROOM, _UNPACK, _CHOOSE, _STEP)) + "\n"
+    )
+    values = {
+        "ask": shlex.quote(_ASK),
+        "python": shlex.quote(python or ""),
+        "home": shlex.quote(home_python),
+        "digest": hashlib.sha256(archive).hexdigest(),
+        "archive": _carried(archive),
+        "prefix": prefix,
+        "words": shlex.join(words),
+        "seconds": f"{seconds:g}",
+    }
     return _BLANK.sub(lambda blank: values[blank[1]], script)
 
 
@@ -111,13 +142,22 @@ def _values(task: NodeTask) -> dict[str, str]:
 def _archive(task: NodeTask) -> str:
     if task.code is not None:
         return f"cat {shlex.quote(task.code)}"
-    text = base64.encodebytes(task.archive).decode()
+    return _carried(task.archive)
+
+
+def _carried(archive: bytes) -> str:
+    text = base64.encodebytes(archive).decode()
     return f"base64 -d <<'END_OF_CODE'\n{text}END_OF_CODE\n"
 
 
 _HEAD = """
 #!/bin/bash
 # One node of the campaign @campaign@; removes everything that it creates, except its results.
+set -u
+"""
+_STEP_HEAD = """
+#!/bin/bash
+# Looks at one node of a running job; removes everything that it creates.
 set -u
 """
 # Every user of a node can see these names and create them first. `fixed`: no other user can replace a folder that is
@@ -170,6 +210,8 @@ root=$work
 code > "$work/code.tar.gz" || exit 71
 [ "$(sha256sum < "$work/code.tar.gz")" = "@digest@  -" ] || exit 75
 tar -xzf "$work/code.tar.gz" -C "$work" || exit 71
+"""
+_STAMP = """
 printf %s @stamp@ > "$work/stamp.json" || exit 71
 """
 # srun copies its standard input to every task: each node creates a folder of the same name and unpacks a copy there
@@ -232,4 +274,14 @@ while kill -0 "$running" 2>/dev/null; do wait "$running"; status=$?; done
 [ ! -d "$root/artifacts" ] || cp -R "$root/artifacts" "$place/" || true
 printf '{"exit_status": %d}\\n' "$status" > "$place/.end" && mv "$place/.end" "$place/end.json" || exit 73
 case $status in 0|1|3|130) exit 0;; *) exit "$status";; esac
+"""
+_STEP = """
+cd "$root" || exit 71
+timeout -k 5 @seconds@ @prefix@ "$python" -m runner.cli.main --runbooks "$root/runbooks" --data "$work/data" \\
+    @words@ > "$work/answer" 2> "$work/said" < /dev/null &
+running=$!
+wait "$running"; status=$?
+tail -c 2000 "$work/said" >&2
+gzip -c "$work/answer" | base64
+case $status in 0|1|3) exit 0;; *) exit "$status";; esac
 """

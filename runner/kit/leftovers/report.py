@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from runner.base.environment import environment_of
 from runner.base.plain import visible_line
 from runner.base.remedy import Remedy
 from runner.base.words import and_more
 from runner.hardware.visible import NAME
-from runner.kit.judged import environment_of, judged_pid
+from runner.kit.judged import judged_pid
 from runner.kit.leftovers.serving_config import read_sizes
 from runner.kit.leftovers.variables import Harm, Leftover, leftovers
 from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.base.environment import read_environ
 from runner.base.errors import InputError, RunbookError
 from runner.base.placed import PlacedFileError, placed_file
-from runner.kit.judged import read_environ
 from runner.kit.nccl.names import PREFIX, Version
 from runner.kit.nccl.settings import NcclSetting, Origin
 from runner.kit.nccl.version import holds_nccl, loaded_version, read_maps

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from runner.base.environment import environment_of
 from runner.base.errors import RunbookError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.time_limit import answer_within
 from runner.base.words import and_more
 from runner.kit.compile_guard.cache import file_sizes
 from runner.kit.compile_guard.processes import is_worker
-from runner.kit.judged import environment_of
 from runner.kit.probe import Findings, say, single
 
 # A process that uses this share of one core counts as "CPU at 100 %".

@@ -1,0 +1,131 @@
+"""Looks at one rank for some seconds: its stacks, whether it runs, its flight recorder. Reads only."""
+
+import threading
+import time
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from runner.base.parallel import in_parallel
+from runner.hang.activity import Doing, activity_of
+from runner.hang.asking import RECORDER, ask_recording
+from runner.hang.model import ProcessState, RankLook, Recording, Stack, Unseen
+from runner.hang.motion import read_motion
+from runner.hang.rank_process import RankProcess
+from runner.hang.spying import StackTaker
+
+STACKS = 3
+# Time limits of one source, in seconds.
+_STACK_S, _NATIVE_S, _RECORDER_S = 2.0, 3.0, 2.5
+_ENDED = frozenset({ProcessState.GONE, ProcessState.ZOMBIE})
+
+
+@dataclass(frozen=True)
+class RankWatch:
+    """How to look at the ranks of a node.
+
+    Attributes:
+        node: its name.
+        began: `time.monotonic()` of the begin, the same for all ranks.
+        seconds: length of the observation.
+        dump: whether a rank may be asked to write a dump.
+        stacks: takes the stacks.
+        over: set when the observation is given up.
+    """
+
+    node: str
+    began: float
+    seconds: float
+    dump: bool
+    stacks: StackTaker
+    over: threading.Event
+
+    def look(self, process: RankProcess) -> RankLook:
+        """The rank over the seconds of the observation."""
+        first = read_motion(process.pid, process.started)
+        before = self._asked(process, first.state)
+        stacks, unseen = self._stacks(process)
+        last = read_motion(process.pid, process.started)
+        after = self._asked(process, last.state, before)
+        native = self._native(process, stacks, last.state)
+        if isinstance(native, Unseen):
+            unseen.append(native)
+        elif native:
+            stacks = refined(stacks, native)
+        recordings = [_answer_of(one) for one in (before, after)]
+        unseen += [one for one in recordings[1:] if isinstance(one, Unseen)]
+        ended = last.state in _ENDED
+        return RankLook(
+            node=self.node,
+            job=process.job,
+            rank=process.rank,
+            world_size=process.world_size,
+            pid=process.pid,
+            state=last.state,
+            cpu_share=None if ended else first.share_until(last),
+            # What it did before it ended is no answer to what it does.
+            stacks=() if ended else stacks,
+            still=first.still_until(last),
+            before=recordings[0] if isinstance(recordings[0], Recording) else None,
+            recording=recordings[1] if isinstance(recordings[1], Recording) else None,
+            unseen=() if ended else tuple(dict.fromkeys(unseen)),
+        )
+
+    def _stacks(self, process: RankProcess) -> tuple[tuple[Stack, ...], list[Unseen]]:
+        """Its stacks over the observation, and why there are not more. Lasts as long as the observation."""
+        taken: list[Stack] = []
+        unseen: list[Unseen] = []
+        for turn in range(STACKS):
+            self.over.wait(max(0.0, self.began + turn / (STACKS - 1) * self.seconds - time.monotonic()))
+            if unseen or self.over.is_set():
+                # What failed once takes no more time from others.
+                continue
+            answer = self.stacks.stack(process.pid, _STACK_S)
+            if isinstance(answer, Unseen):
+                unseen.append(answer)
+            else:
+                taken.append(answer)
+        return tuple(taken), unseen
+
+    def _asked(
+        self,
+        process: RankProcess,
+        state: ProcessState,
+        earlier: "Future[Recording | Unseen] | None" = None,
+    ) -> "Future[Recording | Unseen]":
+        def ask(_: None) -> Recording | Unseen:
+            if state in {*_ENDED, ProcessState.STOPPED}:
+                return Unseen(source=RECORDER, reason=f"the process is {state.value}")
+            if earlier is not None:
+                # Both make the rank write the same file.
+                wait((earlier,), _RECORDER_S)
+            return ask_recording(process, _RECORDER_S, dump=self.dump)
+
+        return in_parallel(ask, (None,), 1)[0]
+
+    def _native(
+        self, process: RankProcess, stacks: tuple[Stack, ...], state: ProcessState
+    ) -> Stack | Unseen | None:
+        """Native functions where Python's say nothing: the same line each time, which calls into C."""
+        if len(stacks) < STACKS or len(set(stacks)) > 1 or state in _ENDED or state is ProcessState.STOPPED:
+            return None
+        activity = activity_of(stacks[-1])
+        if activity is None or activity.doing not in {Doing.ELSEWHERE, Doing.BACKWARD} or self.over.is_set():
+            return None
+        return self.stacks.native_stack(process.pid, _NATIVE_S)
+
+
+def refined(stacks: tuple[Stack, ...], native: Stack) -> tuple[Stack, ...]:
+    """The stacks with the native functions of one that was taken in the same place."""
+    return tuple(native if _python_part(native, stack) == stack else stack for stack in stacks)
+
+
+def _python_part(native: Stack, stack: Stack) -> Stack:
+    known = set(stack)
+    return tuple(frame for frame in native if frame in known)
+
+
+def _answer_of(future: "Future[Recording | Unseen]") -> Recording | Unseen:
+    wait((future,), 2 * _RECORDER_S)
+    if not future.done():
+        return Unseen(source=RECORDER, reason="no answer in time")
+    return future.result()
