@@ -31,6 +31,10 @@ _TIMEOUT_S, _STARTS, _STEPS = 8.0, 1.5, 60
 _GLOO_RANKS = 3
 
 
+# Of NCCL itself.
+SHARED_GPUS = "NCCL_MULTI_RANK_GPU_ENABLE"
+
+
 @dataclass(frozen=True)
 class JobShape:
     """What to start: how many ranks, over `gloo` or `nccl`."""
@@ -74,15 +78,20 @@ def shape_of(arguments: argparse.Namespace) -> JobShape:
     if backend == "nccl":
         # Not before: gloo needs no driver.
         usable = usable_gpus()
-        if usable == 1:
+        shared = os.environ.get(SHARED_GPUS) == "1"
+        if usable == 1 and not shared:
             raise NotApplicableError(
-                "ranks over NCCL need two GPUs, and one is visible; --backend gloo drills on the CPU"
+                "ranks over NCCL need two GPUs, and one is visible; --backend gloo drills on the CPU, "
+                f"and {SHARED_GPUS}=1 lets ranks share a GPU (NCCL 2.30 and newer)"
             )
-        ranks = usable if ranks is None else ranks
-        if ranks > usable:
+        if ranks is None:
+            ranks = max(usable, _GLOO_RANKS) if shared else usable
+        if ranks > usable and not shared:
             raise InputError(
                 f"--ranks {ranks}: NCCL needs a GPU for each; {usable} are visible (--backend gloo needs none)"
             )
+        if ranks > usable and arguments.fault == "neighbour":
+            raise NotApplicableError(f"ranks that share a GPU are neighbours already; unset {SHARED_GPUS}")
     ranks = _GLOO_RANKS if ranks is None else ranks
     if ranks < 2:  # noqa: PLR2004 - a rank alone waits for nobody
         raise InputError(f"--ranks {ranks}: a drill needs two ranks or more")

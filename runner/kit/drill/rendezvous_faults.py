@@ -55,7 +55,7 @@ def drill_rendezvous(case: str, timeout_s: float) -> tuple[RendezvousEnding, ...
     """Let ranks fail to meet.
 
     Args:
-        case: one of `RENDEZVOUS_FAULTS`. An unknown host is always tried beside a dead port: their messages are compared.
+        case: one of `RENDEZVOUS_FAULTS`. An unknown host is always tried beside a dead port, to compare their messages.
         timeout_s: of the rendezvous.
 
     Returns:

@@ -62,7 +62,8 @@ def _work(line: RankLine, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     if arguments.backend == "nccl":
-        device = torch.device("cuda", line.rank)
+        # Ranks may share GPUs, if NCCL is told so.
+        device = torch.device("cuda", line.rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     with _worker_server():
         line.mark("joining")
