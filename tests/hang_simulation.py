@@ -45,6 +45,8 @@ class Fault:
 class Job:
     """A job of `world` ranks; `inner` is the size of its inner groups (tensor parallel), which divides `world`.
 
+    `ahead` calls beyond the one that blocks it are enqueued by a rank over NCCL, up to the end of its step.
+
     Groups: `all` (name 0), `inner` (neighbouring ranks) and `outer` (ranks with the same place in their inner group).
     """
 
@@ -54,6 +56,7 @@ class Job:
     fault: Fault | None
     nccl: bool
     sites: bool = True
+    ahead: int = 0
     made: dict[int, list[CollectiveCall]] = field(default_factory=dict)
     blocked: set[int] = field(default_factory=set)
 
@@ -106,7 +109,20 @@ class Job:
                 waiting[rank] = key
                 self.made[rank].append(self._call(name, key[1], op, elements, at))
         self.blocked = set(waiting)
+        for rank in waiting if self.nccl else ():
+            self._enqueue(rank, places[rank], numbers)
         return bool(waiting)
+
+    def _enqueue(self, rank: int, place: int, numbers: dict[tuple[str, int], int]) -> None:
+        """Call what a rank calls before it waits for its GPU, at the end of a step."""
+        for _ in range(self.ahead):
+            step, at = divmod(place, len(self.program))
+            if at == 0 or self._fault_at(rank, step, at) is not None:
+                return
+            line, place = self.program[at], place + 1
+            name, _ = self.group_of(line.kind, rank)
+            numbers[name, rank] = numbers.get((name, rank), 0) + 1
+            self.made[rank].append(self._call(name, numbers[name, rank], line.op, line.elements, at))
 
     def _fault_at(self, rank: int, step: int, at: int) -> str | None:
         fault = self.fault
@@ -135,7 +151,7 @@ class Job:
             inputs=((elements,),),
             outputs=((elements,),),
             dtypes=("Float",),
-            state=CallState.STARTED if self.nccl else CallState.SCHEDULED,
+            state=CallState.SCHEDULED,
             site=self.site(at) if self.sites else None,
         )
 

@@ -590,3 +590,16 @@ def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
             connection.sendall(b"x" * 65536)
 
     assert "more than 1MiB" in refusal(pour)
+
+
+@pytest.mark.parametrize("form", ["txt", "json"])
+@pytest.mark.parametrize(
+    ("name", "world", "healthy", "behind"),
+    [("running_2.28.9", 1, True, ()), ("skip_2.31.2", 3, False, (1,)), ("late_2.31.2", 3, False, (1,))],
+)
+def test_what_nccl_itself_answered_is_read(
+    name: str, world: int, behind: tuple[int, ...], form: str, *, healthy: bool
+) -> None:
+    path = SAMPLES / f"real_{name}.{form}"
+    report = parse_ras_text(path.read_text()) if form == "txt" else parse_ras_json(path.read_bytes())
+    assert (report.world, report.healthy, report.behind_ranks) == (world, healthy, behind)

@@ -39,7 +39,9 @@ def jobs(draw: st.DrawFn) -> Job:
         draw(st.integers(3, STEPS - 2)),
         draw(st.integers(0, len(program) - 1)),
     )
-    return Job(world, inner, program, fault, draw(st.booleans()), sites=draw(st.booleans()))
+    return Job(
+        world, inner, program, fault, draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 3))
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -126,3 +128,18 @@ def test_dumps_of_real_jobs_name_the_rank_that_was_made_faulty(
     ranks, unseen = read_dumps(DUMPS / version / job)
     (verdict,) = judge_hang(Snapshot(seconds=0, ranks=ranks, unseen=unseen))
     assert (verdict.kind, verdict.culprits, verdict.certain) == (kind, culprits, certain), verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("job", "kind", "certain"), [("skip", HangKind.SKIPPED, True), ("late", HangKind.LATE, True)]
+)
+def test_dumps_of_real_jobs_over_nccl_name_the_rank(job: str, kind: HangKind, *, certain: bool) -> None:
+    ranks, unseen = read_dumps(DUMPS / "nccl-2.31" / job)
+    (verdict,) = judge_hang(Snapshot(seconds=0, ranks=ranks, unseen=unseen))
+    assert (verdict.kind, verdict.culprits, verdict.certain) == (kind, (1,), certain), verdict.sentence
+
+
+def test_the_dump_of_one_rank_whose_gpu_is_blocked_points_to_the_gpu() -> None:
+    ranks, unseen = read_dumps(DUMPS / "nccl-2.28" / "blocked")
+    (verdict,) = judge_hang(Snapshot(seconds=0, ranks=ranks, unseen=unseen))
+    assert (verdict.kind, verdict.side) == (HangKind.SAME_PLACE, "GPU or network")

@@ -5,7 +5,7 @@ ranks did before: in a training loop the same calls follow each other. Without s
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 
@@ -70,14 +70,14 @@ def order_of_program(call: CollectiveCall) -> Hashable:
     return (call.op, call.inputs, call.outputs, call.dtypes)
 
 
-def _in_group(group: str, ranks: Iterable[RankStanding]) -> Mismatch | None:
+def _in_group(group: str, ranks: Collection[RankStanding]) -> Mismatch | None:
     made = {
         one.rank: {call.seq: call for call in one.calls if call.group == group}
         for one in ranks
         if group in one.latest
     }
-    # What all ranks have passed has matched.
-    passed = min((max(calls) for calls in made.values()), default=0)
+    # What all ranks have passed has matched. NCCL runs behind the program, which calls on.
+    passed = min((_open(one, group) for one in ranks if one.rank in made), default=0)
     for seq in sorted({number for calls in made.values() for number in calls if number >= passed}):
         here = {rank: calls[seq] for rank, calls in made.items() if seq in calls}
         if all(call.state is CallState.COMPLETED for call in here.values()):
@@ -87,6 +87,15 @@ def _in_group(group: str, ranks: Iterable[RankStanding]) -> Mismatch | None:
         if len({_tensors(call) for call in here.values()}) > 1:
             return _judged(group, _origin(seq, here, made), made, HangKind.OTHER_SIZE)
     return None
+
+
+def _open(one: RankStanding, group: str) -> int:
+    """The number of the first call of a group that this rank may not have ended."""
+    if one.tells_progress:
+        for call in one.calls:
+            if call.group == group and call.state is not CallState.COMPLETED:
+                return call.seq
+    return one.latest[group].seq
 
 
 _Calls = Mapping[int, Mapping[int, CollectiveCall]]
@@ -176,7 +185,9 @@ def off_course(ranks: Mapping[int, RankStanding]) -> frozenset[int]:
     are in groups whose members it does not keep waiting.
     """
     made = {rank: [(call.group, order_of_program(call)) for call in one.calls] for rank, one in ranks.items()}
-    return frozenset(rank for rank in made if _strayed(rank, made))
+    found = frozenset(rank for rank in made if _strayed(rank, made))
+    # A phase that is new to all, such as an evaluation, says nothing about one.
+    return found if len(found) <= len(made) / 2 else frozenset()
 
 
 def _strayed(rank: int, made: Mapping[int, Sequence[Hashable]]) -> bool:

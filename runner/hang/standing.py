@@ -55,6 +55,23 @@ class RankStanding:
             return next((call for call in self.calls if call.state is not CallState.COMPLETED), None)
         return self.calls[-1]
 
+    def reached(self, group: str) -> int:
+        """The number of the last call of a group that it has come to; 0 for none.
+
+        With NCCL a program calls on, and what it called after a call that blocks it has to wait as well.
+        """
+        return self._reached.get(group, 0)
+
+    @cached_property
+    def _reached(self) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        pending, behind = self.pending, False
+        for call in self.calls:
+            if not behind or call.state is CallState.COMPLETED:
+                found[call.group] = max(call.seq, found.get(call.group, 0))
+            behind = behind or (self.tells_progress and call is pending)
+        return found
+
     @cached_property
     def tells_progress(self) -> bool:
         """Whether the states of its calls mean something; gloo leaves all of them at `scheduled`."""

@@ -164,7 +164,7 @@ def _behind(ranks: Ranks) -> Answer | None:
         if not one.recorded or one.waits is False or pending is None:
             continue
         for rank in members_of(pending.group, ranks) & ranks.keys():
-            if ranks[rank].recorded and _last_number(ranks[rank], pending.group) < pending.seq:
+            if ranks[rank].recorded and ranks[rank].reached(pending.group) < pending.seq:
                 awaited.setdefault(rank, []).append(one)
     if not awaited:
         return None
@@ -193,11 +193,6 @@ def _crossed(awaited: Mapping[int, Sequence[RankStanding]], ranks: Ranks) -> Ans
     waiting = awaited[culprits[0]]
     names = tuple(one.rank for one in waiting)
     return Answer(HangKind.SKIPPED, culprits, len(strayed) == 1, waiting[0].pending, names)
-
-
-def _last_number(one: RankStanding, group: str) -> int:
-    call = one.latest.get(group)
-    return call.seq if call is not None else 0
 
 
 def _outside(ranks: Ranks) -> Answer | None:
