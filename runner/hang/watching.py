@@ -15,7 +15,9 @@ from runner.hang.spying import StackTaker
 
 STACKS = 3
 # Time limits of one source, in seconds.
-_STACK_S, _NATIVE_S, _RECORDER_S = 2.0, 3.0, 2.5
+_STACK_S, _NATIVE_S = 2.0, 3.0
+# After the observation. The first answer of a recorder took 3 to 5 s over NCCL on an H200, later ones milliseconds.
+_RECORDER_AFTER_S = 4.0
 _ENDED = frozenset({ProcessState.GONE, ProcessState.ZOMBIE})
 
 
@@ -51,8 +53,11 @@ class RankWatch:
             unseen.append(native)
         elif native:
             stacks = refined(stacks, native)
-        recordings = [_answer_of(one) for one in (before, after)]
-        unseen += [one for one in recordings[1:] if isinstance(one, Unseen)]
+        early, late = (self._answer_of(one) for one in (before, after))
+        if isinstance(late, Unseen) and isinstance(early, Recording):
+            # Where it stands is known, but not whether it goes on.
+            early, late = late, early
+        unseen += [late] if isinstance(late, Unseen) else []
         ended = last.state in _ENDED
         return RankLook(
             node=self.node,
@@ -65,8 +70,8 @@ class RankWatch:
             # What it did before it ended is no answer to what it does.
             stacks=() if ended else stacks,
             still=first.still_until(last),
-            before=recordings[0] if isinstance(recordings[0], Recording) else None,
-            recording=recordings[1] if isinstance(recordings[1], Recording) else None,
+            before=early if isinstance(early, Recording) else None,
+            recording=late if isinstance(late, Recording) else None,
             unseen=() if ended else tuple(dict.fromkeys(unseen)),
         )
 
@@ -97,10 +102,19 @@ class RankWatch:
                 return Unseen(source=RECORDER, reason=f"the process is {state.value}")
             if earlier is not None:
                 # Both make the rank write the same file.
-                wait((earlier,), _RECORDER_S)
-            return ask_recording(process, _RECORDER_S, dump=self.dump)
+                wait((earlier,), self._recorder_left())
+            return ask_recording(process, self._recorder_left(), dump=self.dump)
 
         return in_parallel(ask, (None,), 1)[0]
+
+    def _recorder_left(self) -> float:
+        return max(0.0, self.began + self.seconds + _RECORDER_AFTER_S - time.monotonic())
+
+    def _answer_of(self, future: "Future[Recording | Unseen]") -> Recording | Unseen:
+        wait((future,), self._recorder_left())
+        if not future.done():
+            return Unseen(source=RECORDER, reason="no answer in time")
+        return future.result()
 
     def _native(
         self, process: RankProcess, stacks: tuple[Stack, ...], state: ProcessState
@@ -122,10 +136,3 @@ def refined(stacks: tuple[Stack, ...], native: Stack) -> tuple[Stack, ...]:
 def _python_part(native: Stack, stack: Stack) -> Stack:
     known = set(stack)
     return tuple(frame for frame in native if frame in known)
-
-
-def _answer_of(future: "Future[Recording | Unseen]") -> Recording | Unseen:
-    wait((future,), 2 * _RECORDER_S)
-    if not future.done():
-        return Unseen(source=RECORDER, reason="no answer in time")
-    return future.result()

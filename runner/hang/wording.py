@@ -199,8 +199,12 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
         return f"all {len(ranks)} ranks made the same calls, up to {call_name(call)}; whether it ended was not recorded"
     doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
     if set(doing) == {Doing.GPU_WAIT}:
-        every = counted(len(ranks), "rank")
-        return f"{every} wait for their GPUs; without a flight recorder or RAS, the cause is not seen"
+        every = (
+            "the one rank waits for its GPU"
+            if len(ranks) == 1
+            else f"all {len(ranks)} ranks wait for their GPUs"
+        )
+        return f"{every}; without a flight recorder or RAS, the cause is not seen"
     if doing and not any(one.waits for one in ranks.values()):
         told = ", ".join(f"{number} {what}" for what, number in doing.most_common())
         return f"no rank was seen waiting for another: {told}"
