@@ -146,7 +146,7 @@ def test_a_rank_that_loads_data_while_others_wait_is_named_with_its_place() -> N
     assert (verdict.kind, verdict.certain, verdict.side) == (HangKind.LATE, True, "CPU")
     assert [row.does for row in verdict.rows][:2] == [
         "loading data: main (train.py:7)",
-        "waits in all_reduce (main (train.py:7))",
+        "waits in all_reduce, main (train.py:7)",
     ]
 
 

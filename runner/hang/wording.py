@@ -34,7 +34,7 @@ def does(one: RankStanding) -> str:
     if one.stopped:
         return "is stopped"
     now, pending = one.now, one.pending
-    where = bracketed(place_of(now.site)) if now is not None and now.site is not None else ""
+    where = f", {place_of(now.site)}" if now is not None and now.site is not None else ""
     if one.waits and pending is not None and (now is None or now.doing is not Doing.JOINING):
         return f"waits in {call_name(pending)}{where}"
     if now is not None and now.doing is Doing.COLLECTIVE:
@@ -194,6 +194,8 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
         seen = "1 rank was seen, and it waits" if number == 1 else f"{number} ranks were seen, and all wait"
         unseen = ranks_named(answer.unseen_ranks)
         return f"{seen} in {_in_call(answer, ranks)}; what holds them up is on a rank that was not seen: {unseen}"
+    if ranks and all(one.ended for one in ranks.values()):
+        return f"no process is left of {_named(tuple(ranks), ranks)}"
     last = {one.calls[-1] if one.calls else None for one in ranks.values()}
     if len(ranks) > 1 and len(last) == 1 and (call := last.pop()) is not None:
         return f"all {len(ranks)} ranks made the same calls, up to {call_name(call)}; whether it ended was not recorded"
