@@ -209,7 +209,7 @@ def test_four_ranks_with_a_neighbour_are_judged_rightly() -> None:
 @pytest.mark.system
 def test_a_larger_timeout_helps_a_late_rank_and_not_a_skipped_call() -> None:
     for fault, survived in (("skip", [0, 0]), ("late", [0, 1])):
-        _, document = drill("--fault", fault, "--ranks", "2", "--timeouts", "3", "60", "--lateness", "10")
+        _, document = drill("--fault", fault, "--ranks", "2", "--timeouts", "5", "25", "--lateness", "12")
         assert values(document, "survived_timeout") == survived
 
 

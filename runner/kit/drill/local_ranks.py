@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from runner.base.errors import RankError
+from runner.base.processes import stat_of
 from runner.kit.children import Child, without_launch
 from runner.kit.json_lines import encoded
 from runner.kit.probe import require_torch
@@ -25,6 +26,7 @@ from runner.kit.rank_line import LINE_VARIABLE, Member
 _POLL_S = 0.1
 _GREETING_S = 60.0
 _END_GRACE_S = 10.0
+_STOPPED = "Tt"
 # The last line of a traceback, or what C++ says when it aborts.
 _CAUSE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception)\b|what\(\):")
 
@@ -214,9 +216,20 @@ class LocalRanks:
                 self._closed.add(member.rank)
 
     def resume(self, rank: int) -> None:
-        """Continue a stopped rank."""
+        """Continue a rank that stops itself, once it has stopped.
+
+        Raises:
+            RankError: it does not stop.
+        """
+        pid = self.pids[rank]
+
+        def stopped() -> bool:
+            found = stat_of(pid)
+            return found is None or found.state in _STOPPED or not found.lives
+
+        self.wait_until(stopped, f"stopping rank {rank}")
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pids[rank], signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
 
     def dismiss(self) -> None:
         """Close the lines, which ends the loops of the ranks, and wait a while for their ends."""

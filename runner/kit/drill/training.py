@@ -177,10 +177,10 @@ class Training:
 
         if act is Act.OTHER_OP:
             dist.all_gather([torch.empty_like(gradient) for _ in range(self.ranks)], gradient)
-        elif act is Act.OTHER_SIZE:
-            dist.all_reduce(torch.cat((gradient, gradient)))
         else:
-            dist.all_reduce(gradient)
+            # Of another size from the same line, as it comes with an uneven batch.
+            larger = act is Act.OTHER_SIZE
+            dist.all_reduce(torch.cat((gradient, gradient)) if larger else gradient)
 
     def _gather_metrics(self, gradient: "torch.Tensor", act: Act) -> None:
         import torch
@@ -202,10 +202,9 @@ class Training:
             dist.all_gather(
                 [torch.empty_like(self._norm) for _ in range(self.ranks)], self._norm, group=self.second
             )
-        elif act is Act.OTHER_SIZE:
-            dist.all_reduce(torch.cat((self._norm, self._norm)), group=self.second)
         else:
-            dist.all_reduce(self._norm, group=self.second)
+            larger = act is Act.OTHER_SIZE
+            dist.all_reduce(torch.cat((self._norm, self._norm)) if larger else self._norm, group=self.second)
 
     def _meet(self, _: "torch.Tensor", act: Act) -> None:
         import torch
