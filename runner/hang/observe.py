@@ -25,8 +25,8 @@ from runner.hang.xid_lines import xid_lines
 
 SECONDS = 3.0
 RAS = "NCCL RAS"
-# What a source may take after the observation has ended, in seconds.
-_AFTER_S = 4.5
+# When the last source has to have answered, after the begin and after the observation, in seconds.
+_LATEST_S, _AFTER_S = 8.0, 4.5
 _SIDE_S = 4.0
 _GIVE_UP_S = 0.2
 
@@ -65,7 +65,7 @@ def observe(
 def _observed(
     watch: RankWatch, ranks: Sequence[RankProcess], gone: Sequence[RankLook], unseen: Sequence[Unseen]
 ) -> Snapshot:
-    deadline = watch.began + watch.seconds + _AFTER_S
+    deadline = watch.began + max(_LATEST_S, watch.seconds + _AFTER_S)
     gpus = _started(lambda: gpu_loads(_SIDE_S))
     xids = _started(lambda: xid_lines(watch.node, _age_s(ranks)))
     ras = _started(lambda: _ras(ranks))

@@ -16,8 +16,9 @@ from runner.hang.spying import StackTaker
 STACKS = 3
 # Time limits of one source, in seconds.
 _STACK_S, _NATIVE_S = 2.0, 3.0
-# After the observation. The first answer of a recorder took 3 to 5 s over NCCL on an H200, later ones milliseconds.
-_RECORDER_AFTER_S = 4.0
+# After the begin, or after the observation. Over NCCL, on one H200 with torch 2.11, the first answer of a recorder took
+# 5 to 6 s, later ones milliseconds.
+_RECORDER_S, _RECORDER_AFTER_S = 7.5, 4.0
 _ENDED = frozenset({ProcessState.GONE, ProcessState.ZOMBIE})
 
 
@@ -108,7 +109,8 @@ class RankWatch:
         return in_parallel(ask, (None,), 1)[0]
 
     def _recorder_left(self) -> float:
-        return max(0.0, self.began + self.seconds + _RECORDER_AFTER_S - time.monotonic())
+        latest = self.began + max(_RECORDER_S, self.seconds + _RECORDER_AFTER_S)
+        return max(0.0, latest - time.monotonic())
 
     def _answer_of(self, future: "Future[Recording | Unseen]") -> Recording | Unseen:
         wait((future,), self._recorder_left())
