@@ -5,27 +5,31 @@
 Every run starts ranks of its own, injects one fault, looks at the ranks as `runbook hang` does, and compares rank and
 kind with the injected ones; ranks are ended after the look. `neighbour` and `nan` are found by the steps of the ranks,
 `none` is a healthy job in which nothing may be named. Faults take turns, so that a drift of the machine falls on all of
-them alike. Both files are written anew after every run: OUTPUT.md, a table, and OUTPUT.json, every run. One run takes 6
+them alike. Both files are written anew after every run: OUTPUT.md, a table, and OUTPUT.json, conditions and every run. One run takes 6
 to 15 s on two cores, 120 runs about 20 minutes. The exit status is 1 if a wrong rank was named as certain, or if fewer
 than 95 % were named.
 """
 
 import argparse
-import json
+import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from pydantic import BaseModel
 
 from runner.base.errors import RunbookError
+from runner.base.places import running_package
+from runner.hardware.machine import look
 from runner.kit.drill.defaults import HANGS
 from runner.kit.drill.hanging import drill_hang
 from runner.kit.drill.injection import Injection, chosen
 from runner.kit.drill.job import JobShape
 from runner.kit.drill.stepping import drill_nan, drill_steps
+from runner.record.code import code_state
 
 FAULTS = (*HANGS, "neighbour", "nan", "none")
 STEPS = 20
@@ -46,6 +50,40 @@ class Result(BaseModel):
     answer: str = ""
     look_s: float | None = None
     run_s: float = 0.0
+
+
+class Conditions(BaseModel):
+    """Where, when and with what the runs were made. `load`: one-minute load averages at their begin and their end."""
+
+    machine_class: str
+    cpu: str | None
+    torch: str | None
+    python: str
+    commit: str | None
+    began: str
+    load: tuple[float, float]
+
+
+class Report(BaseModel):
+    """All runs, in order."""
+
+    conditions: Conditions
+    runs: tuple[Result, ...]
+
+
+def conditions(began: str, load: float) -> Conditions:
+    """The conditions of the runs until now."""
+    machine = look()
+    commit = code_state(running_package(), Path("runbooks")).commit
+    return Conditions(
+        machine_class=machine.machine_class,
+        cpu=machine.cpu,
+        torch=machine.torch,
+        python=machine.python,
+        commit=commit,
+        began=began,
+        load=(load, os.getloadavg()[0]),
+    )
 
 
 def judged(shape: JobShape, fault: Injection | None, result: Result) -> None:
@@ -119,6 +157,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[3, 4], help="the seeds take turns with them")
     parser.add_argument("--output", type=Path, default=Path("hang_accuracy"))
     arguments = parser.parse_args()
+    began, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"), os.getloadavg()[0]
     results: list[Result] = []
     for _ in range(arguments.repeats):
         for fault in arguments.faults:
@@ -131,8 +170,10 @@ def main() -> int:
                     flush=True,
                 )
                 arguments.output.with_suffix(".md").write_text(table(results), encoding="utf-8")
-                every = json.dumps([result.model_dump() for result in results], indent=1)
-                arguments.output.with_suffix(".json").write_text(every + "\n", encoding="utf-8")
+                report = Report(conditions=conditions(began, load), runs=tuple(results))
+                arguments.output.with_suffix(".json").write_text(
+                    report.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8"
+                )
     print(table(results))
     right = sum(one.right for one in results)
     return int(any(one.wrong_certain for one in results) or right < WANTED * len(results))
