@@ -5,9 +5,9 @@
 Every run starts ranks of its own, injects one fault, looks at the ranks as `runbook hang` does, and compares rank and
 kind with the injected ones; ranks are ended after the look. `neighbour` and `nan` are found by the steps of the ranks,
 `none` is a healthy job in which nothing may be named. Faults take turns, so that a drift of the machine falls on all of
-them alike. Both files are written anew after every run: OUTPUT.md, a table, and OUTPUT.json, conditions and every run. One run takes 6
-to 15 s on two cores, 120 runs about 20 minutes. The exit status is 1 if a wrong rank was named as certain, or if fewer
-than 95 % were named.
+them alike. Both files are written anew after every run: OUTPUT.md, a table, and OUTPUT.json, the conditions and every
+run. One run takes 6 to 15 s on two cores, 120 runs about 20 minutes. The exit status is 1 if a wrong rank was named as
+certain, or if fewer than 95 % were named.
 """
 
 import argparse
