@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import signal
@@ -331,16 +332,18 @@ def test_snapshots_of_nodes_become_one_of_the_job() -> None:
 
 
 def test_only_ranks_of_the_named_slurm_job_are_looked_at(tmp_path: Path) -> None:
+    # Ids that no other test of this host has at the same time.
+    job, another = f"71{os.getpid()}", f"72{os.getpid()}"
     told = rank_environment(0, 1, 1)
-    mine, other = told | {"SLURM_JOB_ID": "71"}, told | {"SLURM_JOB_ID": "72"}
+    mine, other = told | {"SLURM_JOB_ID": job}, told | {"SLURM_JOB_ID": another}
     with lookalike(tmp_path, mine) as wanted, lookalike(tmp_path, other):
-        _, out, _ = run("--json", "--seconds", "0.1", "--job", "71")
+        _, out, _ = run("--json", "--seconds", "0.1", "--job", job)
         assert [look["pid"] for look in json.loads(out)["snapshot"]["ranks"]] == [wanted.pid]
-    status, out, _ = run("--json", "--seconds", "0.1", "--job", "71")
+    status, out, _ = run("--json", "--seconds", "0.1", "--job", job)
     assert (status, json.loads(out)["snapshot"]["ranks"]) == (3, [])
-    status, _, error = run("--seconds", "0.1", "--job", "71")
+    status, _, error = run("--seconds", "0.1", "--job", job)
     assert (status, error.count("\n")) == (2, 1)
-    assert "in Slurm job 71" in error
+    assert f"in Slurm job {job}" in error
 
 
 def test_the_job_goes_on_unharmed_after_all_this(job: HangingJob) -> None:

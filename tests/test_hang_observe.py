@@ -33,8 +33,8 @@ from tests.hanging_ranks import LOOKALIKE, HangingJob, hanging_job, lookalike, r
 
 pytestmark = pytest.mark.host
 
-# A job that nothing else on this host has.
-PORT = 1
+# A job that nothing else on this host has: its processes are looked for among all of the host. Nothing connects to it.
+PORT = 100_000 + os.getpid()
 POD = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT)}
 START_CHILD = """
 child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]], stdin=subprocess.PIPE,

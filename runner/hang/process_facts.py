@@ -1,7 +1,7 @@
 """What /proc tells of processes that may be ranks: their environments, libraries and command lines. Reads only."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 
 from runner.base.environment import read_environ, variables_in
@@ -14,8 +14,8 @@ from runner.hang.rank_process import RankProcess, told_of
 
 RANKS = "ranks"
 _PROC = Path("/proc")
-# A process whose memory lies on a dead mount does not answer.
-_ANSWER_S, _GIVE_UP_S = 3.0, 0.1
+# A process whose memory lies on a dead mount does not answer: no answer of any process for this long, in seconds.
+_ANSWER_S, _GIVE_UP_S = 2.0, 0.1
 _AT_ONCE = 16
 _MOST_BYTES = 64 << 20
 _TORCH = b"libtorch"
@@ -29,7 +29,11 @@ def environments_of(stats: Sequence[Stat]) -> tuple[dict[int, RankProcess], dict
     told: dict[int, RankProcess] = {}
     refused: dict[int, list[Unseen]] = {}
     futures = in_parallel(lambda stat: told_of(variables_in(read_environ(stat.pid))), stats, _AT_ONCE)
-    wait(futures, _ANSWER_S)
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, _ANSWER_S, FIRST_COMPLETED)
+        if not done:
+            break
     for stat, future in zip(stats, futures, strict=True):
         if not future.done():
             refused[stat.pid] = [
