@@ -350,9 +350,11 @@ def test_a_rank_that_is_not_set_up_is_told_what_to_set() -> None:
 
 
 @contextlib.contextmanager
-def piped(tmp_path: Path, write: Callable[[Path], None]) -> Iterator[RankProcess]:
+def piped(
+    tmp_path: Path, write: Callable[[Path], None], file: Path | None = None, **told: str
+) -> Iterator[RankProcess]:
     """A rank with NCCL's pipe: it polls the pipe, and writes its dump for each byte."""
-    pipe, file = tmp_path / "fr_3.pipe", tmp_path / "dump_3"
+    pipe, file = tmp_path / "fr_3.pipe", file or tmp_path / "dump_3"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     over = threading.Event()
@@ -368,7 +370,7 @@ def piped(tmp_path: Path, write: Callable[[Path], None]) -> Iterator[RankProcess
     try:
         yield me(
             TORCH_NCCL_DEBUG_INFO_PIPE_FILE=str(tmp_path / "fr_"),
-            TORCH_FR_DUMP_TEMP_FILE=str(tmp_path / "dump_"),
+            **(told or {"TORCH_FR_DUMP_TEMP_FILE": str(tmp_path / "dump_")}),
         )
     finally:
         over.set()
@@ -397,6 +399,30 @@ def test_a_byte_in_nccls_pipe_brings_the_complete_dump(tmp_path: Path) -> None:
             found = ask_recording(rank, 100.0)
             assert isinstance(found, Recording)
             assert [call.seq for call in found.calls] == [7]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ".cache/torch/comm_lib_trace_rank_3",
+        ".cache/torch/nccl_trace_rank_3",
+        "xdg/torch/comm_lib_trace_rank_3",
+    ],
+)
+def test_a_dump_is_found_where_any_version_of_torch_writes_it_by_default(place: str, tmp_path: Path) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True)
+    with piped(
+        tmp_path, in_two_parts, file, HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "xdg")
+    ) as rank:
+        assert isinstance(ask_recording(rank, 100.0), Recording)
+
+
+def test_a_dump_is_found_by_the_older_name_of_its_prefix_too(tmp_path: Path) -> None:
+    names = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+    told = {name: str(tmp_path / f"{number}_") for number, name in enumerate(names)}
+    with piped(tmp_path, in_two_parts, tmp_path / "1_3", **told) as rank:
+        assert isinstance(ask_recording(rank, 100.0), Recording)
 
 
 def test_no_dump_is_asked_for_if_the_caller_wants_none(tmp_path: Path) -> None:

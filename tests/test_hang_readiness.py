@@ -72,15 +72,23 @@ def test_a_setting_that_hides_nothing_is_not_named(variables: dict[str, str]) ->
 
 
 def test_a_recorder_without_a_size_is_off_only_where_the_version_of_torch_is_known_to_have_it_off() -> None:
-    assert hidden({}, "2.4.1") == ["TORCH_FR_BUFFER_SIZE"]
-    assert hidden({}, "2.8.0+cu128") == ["TORCH_FR_BUFFER_SIZE"]
-    assert hidden({}, "2.13.0+cpu") == hidden({}) == []
+    assert hidden({}, "2.8.0+cu128") == hidden({}, "2.10.0") == ["TORCH_FR_BUFFER_SIZE"]
+    assert hidden({}, "2.11.0+cu130") == hidden({}, "2.13.0+cpu") == hidden({}) == []
+
+
+def test_an_older_torch_reads_the_older_name_alone_and_dumps_only_if_it_is_asked_to() -> None:
+    newer = {"TORCH_FR_BUFFER_SIZE": "2000"}
+    assert hidden({}, "2.4.1") == ["TORCH_NCCL_TRACE_BUFFER_SIZE", "TORCH_NCCL_DUMP_ON_TIMEOUT"]
+    assert hidden(newer, "2.7.1") == ["TORCH_NCCL_TRACE_BUFFER_SIZE"]
+    assert hidden(READY, "2.4.1") == []
 
 
 def test_the_dump_of_nccls_groups_needs_its_own_size() -> None:
-    assert hidden({"TORCH_FR_BUFFER_SIZE": "2000", "TORCH_NCCL_TRACE_BUFFER_SIZE": "0"}) == [
-        "TORCH_NCCL_TRACE_BUFFER_SIZE"
-    ]
+    newer, older = {"TORCH_FR_BUFFER_SIZE": "2000"}, "TORCH_NCCL_TRACE_BUFFER_SIZE"
+    assert hidden(newer | {older: "0"}) == [older]
+    # Its default is 0 up to torch 2.10, whatever the newer name says.
+    assert hidden(newer, "2.9.1") == hidden(newer, "2.10.0") == [older]
+    assert hidden(newer, "2.11.0") == hidden(newer) == []
 
 
 def test_a_folder_of_dumps_that_cannot_be_written_to_is_named() -> None:

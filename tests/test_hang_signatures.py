@@ -100,6 +100,22 @@ def test_ranks_that_are_nearly_equal_in_megatrons_report_are_no_finding(least: f
     assert ranked([line]) == []
 
 
+@pytest.mark.parametrize(
+    ("clocks", "found"),
+    [
+        (("765MHz", "1980MHz"), ["straggler-rank"]),
+        (("765.00MHz", "1980.00MHz"), ["straggler-rank"]),
+        (("345.50MHz", "2062.00MHz"), ["straggler-rank"]),
+        (("1950.00MHz", "1980.00MHz"), []),
+        (("345.00MHz", "345.00MHz"), []),
+    ],
+)
+def test_a_gpu_at_half_the_clock_in_megatrons_report_is_a_finding(
+    clocks: tuple[str, str], found: list[str]
+) -> None:
+    assert ranked([f"| MnClk/Rnk: {clocks[0]}/3 | MxClk/Rnk: {clocks[1]}/0 | MnDRtt/Rnk: 14.27us/23"]) == found
+
+
 @pytest.mark.parametrize(("least", "most"), [(52.1, 297.3), (142.11, 297.32), (199.0, 500.1), (350.0, 700.2)])
 def test_a_rank_of_half_the_throughput_in_megatrons_report_is_a_finding(least: float, most: float) -> None:
     line = f"| MnEtpt/Rnk: {least:.2f}TF/0 | MxEtpt/Rnk: {most:.2f}TF/8"

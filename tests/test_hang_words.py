@@ -166,7 +166,7 @@ def test_where_all_ranks_that_were_seen_wait_the_others_are_named() -> None:
     verdict = answer(waiting(0), waiting(1))
     assert (verdict.kind, verdict.certain, verdict.culprits) == (HangKind.UNKNOWN, False, ())
     assert verdict.sentence == (
-        "2 ranks were seen, and all wait in all_reduce; what holds them up is on a rank that was not seen: ranks 2, 3"
+        "2 ranks were seen, and all wait in all_reduce; look at ranks 2, 3, which were not seen"
     )
 
 
@@ -177,7 +177,8 @@ def test_a_collective_that_all_ranks_are_in_points_to_devices_and_tells_xids() -
     verdict = answer(*ranks, xids=(xid,))
     assert (verdict.kind, verdict.side) == (HangKind.SAME_PLACE, "GPU or network")
     assert verdict.sentence == (
-        "all 4 ranks wait in all_reduce #9 of group 0 and none goes on: a GPU, a link or the network; Xid 79 on node-1"
+        "all 4 ranks wait in all_reduce #9 of group 0 and none makes progress: a GPU, a link or the network; "
+        "Xid 79 on node-1"
     )
 
 
@@ -247,8 +248,8 @@ def test_ranks_that_join_name_the_one_that_does_not() -> None:
     there = [look(rank, stacks=(joins,) * 3, still=True) for rank in (0, 1, 3)]
     verdict = answer(*there, look(2, stacks=(LOADING,) * 3, still=True))
     assert (verdict.kind, verdict.culprits, verdict.entry) == (HangKind.JOINING, (2,), "rendezvous-failure")
-    assert verdict.sentence == "3 ranks of 4 wait to join; rank 2 (node-1, pid 102) does not"
-    assert answer(*there).sentence == "3 ranks of 4 wait to join; not seen: rank 2"
+    assert verdict.sentence == "3 of 4 ranks wait to join; rank 2 (node-1, pid 102) does not"
+    assert answer(*there).sentence == "3 of 4 ranks wait to join; not seen: rank 2"
 
 
 def test_what_was_not_seen_is_part_of_the_answer_and_told_once() -> None:

@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runner.base.confined import open_within
@@ -31,12 +31,16 @@ from runner.hang.rank_process import RankProcess
 RECORDER = "flight recorder"
 _PROC = Path("/proc")
 _MOST_BYTES = 256 << 20
+_TMP = "/tmp"  # noqa: S108 - torch's own default
 _POLL_S = 0.05
+_PREFIXES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+# What changes when a file is written; None: no such file.
+_State = tuple[int, int, int] | None
 # The recorder of NCCL's own process groups, with frames and the members of groups, and that of all other backends.
 _NCCL, _OTHERS = "dump_nccl_trace_pickle", "fr_trace_json"
 _NOT_SET_UP = (
-    "not set up: start the job with TORCH_NCCL_DEBUG_INFO_PIPE_FILE=PREFIX (NCCL), or with "
-    "TORCH_WORKER_SERVER_SOCKET=PATH, one for each rank, and torch's worker_main()"
+    "not set up: start the job with TORCH_NCCL_DEBUG_INFO_PIPE_FILE=PREFIX and TORCH_NCCL_TRACE_BUFFER_SIZE=2000 "
+    "(NCCL), or with TORCH_WORKER_SERVER_SOCKET=PATH, another for each rank, and torch's worker_main()"
 )
 
 
@@ -76,7 +80,7 @@ def _of_server(process: RankProcess, path: str, deadline: float) -> Recording | 
         return _unseen(f"its worker server does not answer: {_why(error)}")
     except InputError as error:
         return _unseen(f"the answer of its worker server {error}")
-    return found or _unseen("its worker server has no flight recorder; torch 2.9 and newer have")
+    return found or _unseen("its worker server has no flight recorder; that of torch 2.10 and newer has one")
 
 
 def _get(process: RankProcess, path: str, handler: str, deadline: float) -> bytes:
@@ -119,8 +123,7 @@ def _demand_own(line: socket.socket, process: RankProcess) -> None:
 
 
 def _of_pipe(process: RankProcess, pipe: str, deadline: float) -> Recording | Unseen:
-    file = _dump_file(process)
-    before = _written(process, file)
+    before = {file: _written(process, file) for file in _dump_files(process)}
     try:
         with _place_of(process, pipe) as place:
             if not stat.S_ISFIFO(os.fstat(place).st_mode):
@@ -135,23 +138,24 @@ def _of_pipe(process: RankProcess, pipe: str, deadline: float) -> Recording | Un
             os.close(descriptor)
     except OSError as error:
         why = {
-            errno.ENXIO: "its pipe has no reader: the process group with NCCL has ended",
-            errno.ENOENT: "its pipe does not exist: no process group with NCCL was started",
+            errno.ENXIO: "its pipe has no reader: its NCCL process group has ended",
+            errno.ENOENT: "its pipe does not exist: it has no NCCL process group yet, or its "
+            "TORCH_NCCL_TRACE_BUFFER_SIZE is 0, the default up to torch 2.10",
         }
         return _unseen(why.get(error.errno or 0, f"its pipe cannot be opened: {_why(error)}"))
-    return _awaited(process, file, before, deadline)
+    return _awaited(process, before, deadline)
 
 
-def _awaited(process: RankProcess, file: str, before: object, deadline: float) -> Recording | Unseen:
+def _awaited(process: RankProcess, before: Mapping[str, _State], deadline: float) -> Recording | Unseen:
     """The dump, once it is complete: torch writes it in one go, but not at once."""
-    last: object = before
+    last = dict(before)
     problem = "asked through its pipe, it wrote no dump in time"
     while time.monotonic() < deadline:
         time.sleep(_POLL_S)
-        now = _written(process, file)
-        if now is None or now in {before, last}:
-            last = now
-            if now is None or now == before:
+        for file in before:
+            now = _written(process, file)
+            same, last[file] = now == last[file], now
+            if now is None or now == before[file] or not same:
                 continue
             try:
                 return read_recording(read_placed(_absolute(process, file), _MOST_BYTES, root=_root(process)))
@@ -159,11 +163,10 @@ def _awaited(process: RankProcess, file: str, before: object, deadline: float) -
                 problem = f"its dump cannot be read: it {error.why}"
             except InputError as error:
                 problem = f"its dump {error}"
-        last = now
     return _unseen(problem)
 
 
-def _written(process: RankProcess, file: str) -> tuple[int, int, int] | None:
+def _written(process: RankProcess, file: str) -> _State:
     """What changes when the file is written."""
     try:
         with placed_file(_absolute(process, file), root=_root(process)) as descriptor:
@@ -173,12 +176,18 @@ def _written(process: RankProcess, file: str) -> tuple[int, int, int] | None:
         return None
 
 
-def _dump_file(process: RankProcess) -> str:
-    """Torch's DebugInfoWriter::getWriter: the prefix of the environment, or the user's cache, and the rank."""
+def _dump_files(process: RankProcess) -> list[str]:
+    """Where it may write: torch's DebugInfoWriter::getWriter, which has the prefix of the environment or a default.
+
+    Up to torch 2.7 the first name is not read. The default has been in /tmp up to 2.6, and had another name up to 2.8.
+    """
     told = process.told
-    prefix = told.get("TORCH_FR_DUMP_TEMP_FILE") or told.get("TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
-    cache = told.get("XDG_CACHE_HOME") or f"{told.get('HOME', '/tmp')}/.cache"  # noqa: S108 - torch's own default
-    return f"{prefix or f'{cache}/torch/comm_lib_trace_rank_'}{process.rank}"
+    prefixes = [told[name] for name in _PREFIXES if told.get(name)]
+    if not prefixes:
+        caches = [told.get("XDG_CACHE_HOME"), f"{told.get('HOME', _TMP)}/.cache"]
+        prefixes = [f"{cache}/torch/comm_lib_trace_rank_" for cache in caches if cache]
+        prefixes += [f"{caches[1]}/torch/nccl_trace_rank_", f"{_TMP}/nccl_trace_rank_"]
+    return list(dict.fromkeys(f"{prefix}{process.rank}" for prefix in prefixes))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from runner.hang.standing import RankStanding
 
 _FEW = 4
 _SIZES = 60
+_UNDECIDED = "what was seen does not tell which is wrong"
 
 
 def sentence_of(answer: Answer, ranks: Mapping[int, RankStanding], snapshot: Snapshot) -> str:
@@ -109,7 +110,8 @@ def _late(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str
     if now is None:
         return f"{text}; what it does was not seen"
     side = "" if now.doing is Doing.GPU_WAIT else ": CPU side"
-    return f"{text}; it is {now.doing}, {place_of(now.site or now.frame)}{side}"
+    who = "it is" if len(answer.culprits) == 1 else f"rank {answer.culprits[0]} is"
+    return f"{text}; {who} {now.doing}, {place_of(now.site or now.frame)}{side}"
 
 
 def _skipped(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
@@ -118,21 +120,25 @@ def _skipped(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
     text = f"{_named(answer.culprits, ranks)} left out {_in_call(answer, ranks)}{where}, in which {_waiters(answer)}"
     went = answer.mismatch.call if answer.mismatch else ranks[answer.culprits[0]].pending
     site = bracketed(place_of(went.site)) if went is not None and went.site else ""
-    return f"{text}; it went on to {call_name(went)}{site}" if went is not None else text
+    return (
+        f"{text}; {_verb(answer, 'it', 'they')} went on to {call_name(went)}{site}"
+        if went is not None
+        else text
+    )
 
 
 def _other_op(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     one = answer.mismatch
     if one is None:
         return (
-            f"all ranks are in collectives, but not of one line of the program: "
-            f"{_named(answer.culprits, ranks)} in another than the rest"
+            f"all ranks wait in collectives, but {_named(answer.culprits, ranks)} {_verb(answer, 'is', 'are')} "
+            f"in another line of the program than the rest"
         )
     places = [bracketed(place_of(call.site)) if call.site else "" for call in (one.call, one.expected)]
     if not one.decided:
         return (
             f"{_named(answer.culprits, ranks)} made different calls as #{one.seq} of group {one.group}: "
-            f"{one.call.op}{places[0]} and {one.expected.op}{places[1]}; nothing tells which is wrong"
+            f"{one.call.op}{places[0]} and {one.expected.op}{places[1]}; {_UNDECIDED}"
         )
     return (
         f"{_named(answer.culprits, ranks)} called {one.call.op}{places[0]} as #{one.seq} of group {one.group}, "
@@ -143,11 +149,11 @@ def _other_op(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) ->
 def _other_size(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     one = answer.mismatch
     if one is None:
-        return f"{_named(answer.culprits, ranks)} called with another size"
+        return f"{_named(answer.culprits, ranks)} called a collective with another size than the others"
     if not one.decided:
         return (
             f"{_named(answer.culprits, ranks)} called {call_name(one.call)} with different sizes: "
-            f"{_tensors(one.call)} and {_tensors(one.expected)}; nothing tells which is wrong"
+            f"{_tensors(one.call)} and {_tensors(one.expected)}; {_UNDECIDED}"
         )
     return (
         f"{_named(answer.culprits, ranks)} called {call_name(one.call)} with {_tensors(one.call)}, "
@@ -164,12 +170,14 @@ def _tensors(call: CollectiveCall) -> str:
 def _not_started(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
     return (
         f"the GPU of {_named(answer.culprits, ranks)} has not begun {_in_call(answer, ranks)}, which the GPUs of "
-        f"{counted(len(answer.waiting), 'rank')} are in; earlier work on it has not ended"
+        f"{counted(len(answer.waiting), 'rank')} are in; earlier work on that GPU has not ended"
     )
 
 
 def _same_place(answer: Answer, ranks: Mapping[int, RankStanding], snapshot: Snapshot) -> str:
-    text = f"{_all(answer)} in {_in_call(answer, ranks)} and none goes on: a GPU, a link or the network"
+    text = (
+        f"{_all(answer)} in {_in_call(answer, ranks)} and none makes progress: a GPU, a link or the network"
+    )
     if answer.culprits:
         return f"{text}; NCCL gets no answer from {_named(answer.culprits, ranks)}"
     nodes = dict.fromkeys(f"Xid {one.code} on {one.node}" for one in snapshot.xids)
@@ -177,7 +185,8 @@ def _same_place(answer: Answer, ranks: Mapping[int, RankStanding], snapshot: Sna
 
 
 def _joining(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
-    text = f"{counted(len(answer.waiting), 'rank')} of {len(ranks) + len(answer.unseen_ranks)} wait to join"
+    number, every = len(answer.waiting), counted(len(ranks) + len(answer.unseen_ranks), "rank")
+    text = f"{number} of {every} {'waits' if number == 1 else 'wait'} to join"
     if answer.culprits:
         text = f"{text}; {_named(answer.culprits, ranks)} {_verb(answer, 'does', 'do')} not"
     return f"{text}; not seen: {ranks_named(answer.unseen_ranks)}" if answer.unseen_ranks else text
@@ -192,8 +201,9 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
     if answer.unseen_ranks and answer.waiting:
         number = len(answer.waiting)
         seen = "1 rank was seen, and it waits" if number == 1 else f"{number} ranks were seen, and all wait"
-        unseen = ranks_named(answer.unseen_ranks)
-        return f"{seen} in {_in_call(answer, ranks)}; what holds them up is on a rank that was not seen: {unseen}"
+        were = "was" if len(answer.unseen_ranks) == 1 else "were"
+        unseen = f"{ranks_named(answer.unseen_ranks)}, which {were} not seen"
+        return f"{seen} in {_in_call(answer, ranks)}; look at {unseen}"
     if ranks and all(one.ended for one in ranks.values()):
         return f"no process is left of {_named(tuple(ranks), ranks)}"
     last = {one.calls[-1] if one.calls else None for one in ranks.values()}

@@ -24,9 +24,11 @@ _DUMP = ("TORCH_NCCL_DUMP_ON_TIMEOUT",)
 _WAIT = ("TORCH_NCCL_BLOCKING_WAIT", "NCCL_BLOCKING_WAIT")
 _HANDLING = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "NCCL_ASYNC_ERROR_HANDLING")
 _FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
+_NEWEST = (99, 0)
 _TRUE, _FALSE = {"y", "yes", "1", "t", "true"}, {"n", "no", "0", "f", "false"}
-# The newest torch in whose sources the recorder was seen to be off where no size is set.
-_OFF_BY_DEFAULT = (2, 8)
+# The newest torch whose recorder, and whose dumps of NCCL's groups, are off where no size is set; the newest that reads
+# the older name of the size alone; the newest that writes no dump after a timeout unless it is asked to.
+_OFF_BY_DEFAULT, _OLDER_NAME_ALONE, _NO_DUMP_BY_DEFAULT = (2, 10), (2, 7), (2, 6)
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,22 @@ def blind_spots(
         name = _set(environment, names) or names[0]
         found.append(BlindSpot(name, hides, instead))
 
-    size, dumps = _number(environment, RECORDER), _number(environment, _DUMPER)
+    release = _release(torch) if torch is not None else _NEWEST
+    sizes = _DUMPER if release <= _OLDER_NAME_ALONE else RECORDER
+    size, dumps = _number(environment, sizes), _number(environment, _DUMPER)
     if size is not None and size <= 0:
-        add(RECORDER, "the flight recorder is off", "2000")
-    elif size is None and torch is not None and _release(torch) <= _OFF_BY_DEFAULT:
-        add(RECORDER, f"the flight recorder of torch {torch} is off if no size is set", "2000")
+        add(sizes, "the flight recorder is off", "2000")
+    elif size is None and release <= _OFF_BY_DEFAULT:
+        add(sizes, f"the flight recorder of torch {torch} is off if this size is not set", "2000")
     elif dumps is not None and dumps <= 0:
         add(_DUMPER, "NCCL's groups write no dump, whatever TORCH_FR_BUFFER_SIZE is", "2000")
-    if _flag(environment, _DUMP) is False:
+    elif dumps is None and release <= _OFF_BY_DEFAULT:
+        add(_DUMPER, f"NCCL's groups of torch {torch} write no dump if this size is not set too", "2000")
+    dump = _flag(environment, _DUMP)
+    if dump is False:
         add(_DUMP, "a timeout writes no dump", "1")
+    elif dump is None and release <= _NO_DUMP_BY_DEFAULT:
+        add(_DUMP, f"a timeout in torch {torch} writes no dump if this is not set", "1")
     if _flag(environment, _WAIT):
         add(_WAIT, "no watchdog runs, and a timeout writes no dump", "0")
     if _number(environment, _HANDLING) == 0:
