@@ -81,7 +81,8 @@ def test_an_interrupt_leaves_nothing(within: str, tmp_path: Path, monkeypatch: p
     assert child.alive() == []
 
 
-def test_sigterm_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     program = (
         "import os, sys; from pathlib import Path\n"
         "from runner.kit.children import Child, ended_by_sigterm\n"
@@ -97,16 +98,26 @@ def test_sigterm_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     ) as process:
         until(lambda: (tmp_path / "output").exists() and said(tmp_path, "up")(), "the child to be at work")
         assert len(with_mark(mark)) >= 3
-        process.terminate()
-        assert process.wait(400) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(400) == 128 + number
     assert with_mark(mark) == []
 
 
-def test_sigterm_is_handled_as_before_once_the_work_is_over() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_handled_as_before_once_the_work_is_over(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with ended_by_sigterm():
-        assert signal.getsignal(signal.SIGTERM) is not before
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(number) is not before
+    assert signal.getsignal(number) is before
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_sigterm():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("module", "name"), [(os, "pidfd_open"), (signal, "pidfd_send_signal")])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.base.errors import InputError
-from runner.hang.dump_names import dump_files, written_ranges
+from runner.hang.dump_names import dump_files
 from runner.hang.dumps import read_dump, read_dumps, read_recording
 from runner.hang.model import CallState, Recording
 from tests import hand_written_dumps
@@ -532,8 +532,3 @@ def test_a_dump_of_an_earlier_job_is_not_a_rank_that_is_behind(tmp_path: Path) -
     assert [look.rank for look in looks] == [1]
     assert len(unseen) == 1
     assert "rank 0 ends more than a day before the others" in unseen[0].reason
-
-
-def test_ranks_are_written_as_ranges() -> None:
-    assert written_ranges([5, 0, 1, 2, 2]) == "0-2, 5"
-    assert written_ranges(range(0, 100, 2)).endswith("38 and 30 more ranges")

@@ -311,7 +311,7 @@ def endless(_: str, line: socket.socket) -> None:
 def test_a_server_without_an_answer_is_a_reason(
     answer: Callable[[str, socket.socket], None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(asking, "MOST_BYTES", 1 << 20)
     with served(tmp_path / "socket", answer):
         told = me(TORCH_WORKER_SERVER_SOCKET=str(tmp_path / "socket"))
         found = ask_recording(told, 1.0 if answer is silent else 100.0)

@@ -113,7 +113,9 @@ def test_ranks_that_are_nearly_equal_in_megatrons_report_are_no_finding(least: f
 def test_a_gpu_at_half_the_clock_in_megatrons_report_is_a_finding(
     clocks: tuple[str, str], found: list[str]
 ) -> None:
-    assert ranked([f"| MnClk/Rnk: {clocks[0]}/3 | MxClk/Rnk: {clocks[1]}/0 | MnDRtt/Rnk: 14.27us/23"]) == found
+    assert (
+        ranked([f"| MnClk/Rnk: {clocks[0]}/3 | MxClk/Rnk: {clocks[1]}/0 | MnDRtt/Rnk: 14.27us/23"]) == found
+    )
 
 
 @pytest.mark.parametrize(("least", "most"), [(52.1, 297.3), (142.11, 297.32), (199.0, 500.1), (350.0, 700.2)])

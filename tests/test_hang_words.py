@@ -81,6 +81,12 @@ COMPUTING = stack(("forward", "/job/model.py"))
             Doing.ELSEWHERE,
             "",
         ),
+        # A module that is imported does not load data yet.
+        (
+            stack(("<module>", f"{SITE}/torch/utils/data/dataloader.py")),
+            Doing.ELSEWHERE,
+            "",
+        ),
         # A function of the program with the name of a collective is not one.
         (stack(("broadcast", "/job/news.py")), Doing.ELSEWHERE, "broadcast (news.py:10)"),
         # A checkpoint whose ranks meet is in a collective.

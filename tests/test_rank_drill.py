@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -151,6 +153,9 @@ def test_messages_are_the_same_but_for_their_addresses_and_numbers() -> None:
         (["--repeat", "0"], "--repeat must be above zero"),
         (["--timeout", "0"], "--timeout must be above zero"),
         (["--steps", "3"], "--steps must be at least 10"),
+        (["--steps", "99999999999"], "--steps must be at most 100,000"),
+        (["--ranks", "100000"], "--ranks must be at most 256"),
+        (["--repeat", "99999999999"], "--repeat must be at most 1,000"),
         (["--timeouts", "1", "2"], "--timeouts takes"),
         (["--fault", "skip", "--timeouts", "0"], "--timeouts takes"),
     ],
@@ -170,6 +175,14 @@ def test_one_gpu_has_no_second_rank_for_nccl(
     monkeypatch.setattr(job, "usable_gpus", lambda: 1)
     assert main(["--fault", "skip"]) == NOT_APPLICABLE
     assert "ranks over NCCL need two GPUs" in json.loads(capsys.readouterr().out)["reason"]
+
+
+def test_without_a_gpu_there_is_no_rank_for_nccl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job, "usable_gpus", lambda: 0)
+    assert main(["--fault", "skip", "--backend", "nccl"]) == NOT_APPLICABLE
+    assert "none is visible; --backend gloo" in json.loads(capsys.readouterr().out)["reason"]
 
 
 def test_more_ranks_over_nccl_than_gpus_are_bad_input(
@@ -246,3 +259,15 @@ def _once_one_is_stopped(probe: "subprocess.Popen[Any]") -> list[psutil.Process]
                 continue
         time.sleep(0.05)
     pytest.fail("no rank stopped")
+
+
+def test_a_temporary_folder_that_is_too_long_for_sockets_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / ("l" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert main(["--backend", "gloo", "--fault", "skip"]) == InputError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "too long for the sockets of the ranks; set TMPDIR" in line
+    assert list(long.iterdir()) == []

@@ -269,3 +269,27 @@ def test_a_store_goes_on_after_connections_that_are_closed_at_once(libuv: bool) 
         socket.create_connection(("127.0.0.1", store.port)).close()
     store_of("127.0.0.1", store.port, 2, False, own, use_libuv=libuv).set("key", "value")
     assert store.get("key") == b"value"
+
+
+def test_an_environment_of_nonsense_is_quoted_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment(monkeypatch, MASTER_ADDR="\x1b]0;x\x07\nb", MASTER_PORT=1, GLOO_SOCKET_IFNAME="a\nb")
+    assert main([]) == SYMPTOM
+    captured = capsys.readouterr()
+    found = obstacles(json.loads(captured.out))
+    assert len(found) == 2
+    assert all(one.isprintable() for one in found)
+    # Each obstacle, and the reason at the end.
+    assert captured.err.count("\n") == 3
+
+
+def test_a_world_without_end_is_no_bug_of_the_probe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    environment(
+        monkeypatch, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="9" * 5000, LOCAL_WORLD_SIZE=1
+    )
+    status, document = looked(capsys)
+    assert (status, obstacles(document)) == (OK, [])

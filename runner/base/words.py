@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+_MOST_RANGES = 20
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -26,6 +29,19 @@ def and_more(count: int) -> str:
 def bracketed(text: str) -> str:
     """` (text)`, to follow another word; empty if the text is."""
     return f" ({text})" if text else ""
+
+
+def ranges(numbers: Iterable[int], most: int = _MOST_RANGES) -> str:
+    """`0-3, 7, 9, 12-14`, or the first `most` of many: `0, 2 and 498 more ranges`."""
+    ordered = sorted(set(numbers))
+    starts = ordered[:1] + [after for before, after in pairwise(ordered) if after != before + 1]
+    ends = [before for before, after in pairwise(ordered) if after != before + 1] + ordered[-1:]
+    spans = [
+        f"{start}" if start == end else f"{start}{'-' if end > start + 1 else ', '}{end}"
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    more = len(spans) - most
+    return ", ".join(spans[:most]) + (f" and {counted(more, 'more range')}" if more > 0 else "")
 
 
 def label_pairs(labels: Mapping[str, object]) -> str:

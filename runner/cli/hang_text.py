@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from runner.base.plain import one_line
-from runner.base.words import counted
+from runner.base.words import counted, ranges
 from runner.cli.console import console_on
 from runner.hang.findings import HangKind, HangVerdict, RankRow
 from runner.hang.model import GpuLoad, RankLook, Snapshot, Unseen
@@ -19,18 +19,24 @@ _CALM = frozenset({HangKind.MOVING, HangKind.UNKNOWN})
 # More rows than a screen has are of no use; the JSON has every rank.
 _MOST_ROWS = 40
 _HEADINGS = ("rank", "node", "pid", "CPU", "GPU", "state", "does")
+# What a narrow terminal does without, first to last, so that the last column has some room.
+_DISPENSABLE = ("state", "CPU", "GPU", "pid", "node")
+_ROOM = 24
 _MOST_REASONS = 30
+_WIDEST_RANKS = 20
 
 
-def print_hangs(stream: TextIO, snapshot: Snapshot, verdicts: Sequence[HangVerdict]) -> None:
-    """Print the answer about each job."""
-    console = console_on(stream)
+def print_hangs(
+    stream: TextIO, snapshot: Snapshot, verdicts: Sequence[HangVerdict], width: int | None = None
+) -> None:
+    """Print the answer about each job. `width`: in columns; the terminal's when left out."""
+    console = console_on(stream, width)
     for verdict in verdicts:
         looks = [look for look in snapshot.ranks if look.job == verdict.job]
         if len(verdicts) > 1:
             _line(console, f"Job {verdict.job or 'without an address'}:")
         _line(console, _sentence(verdict))
-        console.print(_table(verdict.rows, looks))
+        console.print(_table(verdict.rows, looks, console.width))
         if verdict.entry is not None:
             _line(console, f"Next: runbook show {verdict.entry}")
     if not verdicts:
@@ -48,7 +54,7 @@ def _sentence(verdict: HangVerdict) -> str:
     return f"{'unknown: ' if verdict.kind is HangKind.UNKNOWN else ''}{verdict.sentence}"
 
 
-def _table(rows: Sequence[RankRow], looks: Sequence[RankLook]) -> Table:
+def _table(rows: Sequence[RankRow], looks: Sequence[RankLook], width: int) -> Table:
     by_place = {(look.rank, look.node, look.pid): look for look in looks}
     groups: dict[tuple[object, ...], list[tuple[RankRow, RankLook | None]]] = {}
     for row in rows:
@@ -62,6 +68,10 @@ def _table(rows: Sequence[RankRow], looks: Sequence[RankLook]) -> Table:
         cells.append(("…", "", "", "", "", "", f"and {counted(left, 'rank')}; --json has all of them"))
     # A host without GPUs, and files, leave columns without a value.
     kept = [at for at, _ in enumerate(_HEADINGS) if any(row[at] for row in cells)]
+    widths = [max(len(line[at]) for line in (_HEADINGS, *cells)) + 2 for at, _ in enumerate(_HEADINGS)]
+    for name in _DISPENSABLE:
+        if sum(widths[at] for at in kept[:-1]) + _ROOM > width:
+            kept = [at for at in kept if _HEADINGS[at] != name]
     columns = [
         Column(_HEADINGS[at], overflow="fold", ratio=1 if _HEADINGS[at] == "does" else None) for at in kept
     ]
@@ -79,13 +89,23 @@ def _cells(group: Sequence[tuple[RankRow, RankLook | None]]) -> tuple[str, ...]:
     pids = [row.pid for row in rows if row.pid is not None]
     states = [look.state.value for look in looks if look.state is not None]
     return (
-        ranks_named(numbers).partition(" ")[2] if numbers else "",
+        _ranks(numbers),
         nodes[0] if len(nodes) == 1 else counted(len(nodes), "node") if nodes else "",
         str(pids[0]) if len(pids) == 1 else "",
         _share([look.cpu_share for look in looks if look.cpu_share is not None]),
         _gpu([look.gpu for look in looks if look.gpu is not None]),
         states[0] if states else "",
         one_line(rows[0].does),
+    )
+
+
+def _ranks(numbers: Sequence[int]) -> str:
+    """Short, so that what they do has room: `0-12, 14-63`, or `0, 2, 4, … (32)`."""
+    text = ranges(numbers)
+    return (
+        text
+        if len(text) <= _WIDEST_RANKS
+        else f"{ranges(numbers, 2).partition(' and ')[0]}, … ({len(numbers)})"
     )
 
 

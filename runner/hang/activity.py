@@ -97,6 +97,7 @@ _COMPILED = tuple(
     (row.doing, re.compile(rf"(?:.*/)?{row.file}"), re.compile(rf"(?:.*[.:>])?(?:{row.function})"))
     for row in _ROWS
 )
+_IMPORTED = "<module>"
 # Frames that say nothing about the program: torch, installed libraries' wrappers of it, Python, native code.
 _LIBRARY = re.compile(
     r"(?:.*/(?:site|dist)-packages/)?(?:torch|torchgen|triton)/.*"
@@ -112,6 +113,9 @@ def activity_of(stack: Stack) -> Activity | None:
         return None
     site = program_site(stack)
     for frame in stack:
+        if frame.function == _IMPORTED:
+            # A module of torch that is imported does not yet do what its functions do.
+            continue
         for doing, file, function in _COMPILED:
             if file.fullmatch(frame.file) and function.fullmatch(frame.function):
                 op = (

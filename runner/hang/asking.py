@@ -11,7 +11,6 @@ pipe and a regular file.
 import contextlib
 import errno
 import http.client
-import json
 import os
 import socket
 import stat
@@ -26,11 +25,12 @@ from runner.base.placed import PlacedFileError, placed_file, read_placed
 from runner.base.plain import one_line
 from runner.hang.dumps import read_recording
 from runner.hang.model import Recording, Unseen
+from runner.hang.plain_json import read_json
 from runner.hang.rank_process import RankProcess
+from runner.hang.unpickling import MOST_BYTES
 
 RECORDER = "flight recorder"
 _PROC = Path("/proc")
-_MOST_BYTES = 256 << 20
 _TMP = "/tmp"  # noqa: S108 - torch's own default
 _POLL_S = 0.05
 _PREFIXES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
@@ -68,7 +68,7 @@ def ask_recording(process: RankProcess, seconds: float, *, dump: bool = True) ->
 
 def _of_server(process: RankProcess, path: str, deadline: float) -> Recording | Unseen:
     try:
-        names = json.loads(_get(process, path, "", deadline))
+        names = read_json(_get(process, path, "", deadline))
         listed = [name for name in (_NCCL, _OTHERS) if isinstance(names, list) and name in names]
         found: Recording | None = None
         for name in listed:
@@ -106,7 +106,7 @@ def _get(process: RankProcess, path: str, handler: str, deadline: float) -> byte
 
 def _read_all(response: http.client.HTTPResponse, line: socket.socket, deadline: float) -> bytes:
     taken = bytearray()
-    while len(taken) <= _MOST_BYTES:
+    while len(taken) <= MOST_BYTES:
         line.settimeout(_left(deadline))
         more = response.read1(1 << 16)
         if not more:
@@ -123,8 +123,9 @@ def _demand_own(line: socket.socket, process: RankProcess) -> None:
 
 
 def _of_pipe(process: RankProcess, pipe: str, deadline: float) -> Recording | Unseen:
-    before = {file: _written(process, file) for file in _dump_files(process)}
     try:
+        files = [_absolute(process, file) for file in _dump_files(process)]
+        before = {file: _written(process, file) for file in files}
         with _place_of(process, pipe) as place:
             if not stat.S_ISFIFO(os.fstat(place).st_mode):
                 return _unseen("its TORCH_NCCL_DEBUG_INFO_PIPE_FILE is not a pipe")
@@ -146,7 +147,7 @@ def _of_pipe(process: RankProcess, pipe: str, deadline: float) -> Recording | Un
     return _awaited(process, before, deadline)
 
 
-def _awaited(process: RankProcess, before: Mapping[str, _State], deadline: float) -> Recording | Unseen:
+def _awaited(process: RankProcess, before: Mapping[Path, _State], deadline: float) -> Recording | Unseen:
     """The dump, once it is complete: torch writes it in one go, but not at once."""
     last = dict(before)
     problem = "asked through its pipe, it wrote no dump in time"
@@ -158,7 +159,7 @@ def _awaited(process: RankProcess, before: Mapping[str, _State], deadline: float
             if now is None or now == before[file] or not same:
                 continue
             try:
-                return read_recording(read_placed(_absolute(process, file), _MOST_BYTES, root=_root(process)))
+                return read_recording(read_placed(file, MOST_BYTES, root=_root(process)))
             except PlacedFileError as error:
                 problem = f"its dump cannot be read: it {error.why}"
             except InputError as error:
@@ -166,10 +167,10 @@ def _awaited(process: RankProcess, before: Mapping[str, _State], deadline: float
     return _unseen(problem)
 
 
-def _written(process: RankProcess, file: str) -> _State:
+def _written(process: RankProcess, file: Path) -> _State:
     """What changes when the file is written."""
     try:
-        with placed_file(_absolute(process, file), root=_root(process)) as descriptor:
+        with placed_file(file, root=_root(process)) as descriptor:
             found = os.fstat(descriptor)
             return found.st_ino, found.st_mtime_ns, found.st_size
     except PlacedFileError:

@@ -3,15 +3,14 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from runner.hang.recordings import MOST_RANKS, DumpContent
+from runner.hang.model import MOST_RANKS
+from runner.hang.recordings import DumpContent
 
 _ENDINGS = r"(?:\.(?:json|pickle|pkl|pk|pt|bin|dump|dat|trace|gz|zst|xz|bz2|zip))*"
 # `rank` and its number, else a number at the end; then the endings that dumps are given.
 _NAMED = re.compile(rf"(.*rank[-_]?)(\d+)((?!\d)[^.]*{_ENDINGS})", re.IGNORECASE | re.DOTALL)
 _NUMBERED = re.compile(rf"(.*?)(\d+)({_ENDINGS})", re.IGNORECASE | re.DOTALL)
-_MOST_RANGES = 20
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,6 @@ def newest_sets(sets: Sequence[DumpSet]) -> tuple[list[DumpSet], list[DumpSet]]:
         if not own & ranks:
             ranks |= own
     return used, older
-
-
-def written_ranges(numbers: Iterable[int]) -> str:
-    """`0-3, 7`, or the first of many."""
-    ordered = sorted(set(numbers))
-    starts = ordered[:1] + [after for before, after in pairwise(ordered) if after != before + 1]
-    ends = [before for before, after in pairwise(ordered) if after != before + 1] + ordered[-1:]
-    parts = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
-    more = len(parts) - _MOST_RANGES
-    return ", ".join(parts[:_MOST_RANGES]) + (f" and {more} more ranges" if more > 0 else "")
 
 
 def _dump_file(name: str) -> DumpFile | None:

@@ -14,11 +14,11 @@ from runner.base.bounds import FACT_CHARACTERS
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
 from runner.base.plain import visible_line
-from runner.base.words import and_more, counted
-from runner.hang.dump_names import DumpFile, DumpSet, dump_files, newest_sets, written_ranges
-from runner.hang.model import RankLook, Recording, Unseen
+from runner.base.words import and_more, counted, ranges
+from runner.hang.dump_names import DumpFile, DumpSet, dump_files, newest_sets
+from runner.hang.model import MOST_RANKS, RankLook, Recording, Unseen
 from runner.hang.plain_json import read_json
-from runner.hang.recordings import MOST_RANKS, SOURCE, DumpContent, content_of
+from runner.hang.recordings import SOURCE, DumpContent, content_of
 from runner.hang.unpickling import MOST_BYTES, read_pickle
 
 _MOST_FILES = 2 * MOST_RANKS
@@ -155,7 +155,7 @@ def _unread(file: DumpFile, why: str) -> Unseen:
 
 def _left_out(one: DumpSet) -> Unseen:
     names = visible_line(one.pattern)
-    ranks = written_ranges(file.rank for file in one.contents)
+    ranks = ranges(file.rank for file in one.contents)
     return _unseen(
         f"{counted(len(one.contents), 'dump')} named {names}, of rank {ranks}: not used, others of the same ranks are "
         "newer or say more"
@@ -211,4 +211,4 @@ def _missing(contents: Mapping[int, DumpContent], there: set[int]) -> Sequence[U
     absent = set(range(last + 1)) - there
     if not absent:
         return ()
-    return [_unseen(f"no dump of rank {written_ranges(absent)}: it wrote none, or its file is elsewhere")]
+    return [_unseen(f"no dump of rank {ranges(absent)}: it wrote none, or its file is elsewhere")]

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner.base.bounds import Count, Fact, Name, Reading
 
+MOST_RANKS = 100_000
+"""More ranks than any job has. A larger number, in an environment or a dump, says nothing."""
+
 
 class Frozen(BaseModel):
     """A model whose values do not change."""
@@ -196,7 +199,7 @@ class Snapshot(Frozen):
     """
 
     seconds: Reading
-    ranks: Annotated[tuple[RankLook, ...], Field(max_length=100_000)]
+    ranks: Annotated[tuple[RankLook, ...], Field(max_length=MOST_RANKS)]
     xids: tuple[XidLine, ...] = ()
     ras: RasReport | None = None
     unseen: tuple[Unseen, ...] = ()

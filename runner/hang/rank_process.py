@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.base.plain import one_line
+from runner.hang.model import MOST_RANKS
 
 # What is read of an environment. Everything else in it, secrets included, is dropped at once.
 _KEPT = frozenset(
@@ -18,7 +19,6 @@ _KEPT = frozenset(
 )  # fmt: skip
 # torchrun's own default, which says nothing.
 _NO_RUN = "none"
-_MOST_DIGITS = 9
 _MOST_CHARACTERS = 200
 # A rank and the number of ranks, by launcher: torchrun's names, Slurm's with or without a WORLD_SIZE of the batch
 # script, and Open MPI's.
@@ -77,9 +77,10 @@ class RankProcess:
         return self.number("RANK"), self.number("WORLD_SIZE")
 
     def number(self, name: str) -> int | None:
-        """A variable that is a whole number; None if it is not."""
+        """A variable that is the number of a rank or of ranks; None if it is not."""
         text = self.told.get(name, "")
-        return int(text) if text.isdecimal() and text.isascii() and len(text) <= _MOST_DIGITS else None
+        whole = text.isdecimal() and text.isascii() and len(text) <= len(str(MOST_RANKS))
+        return int(text) if whole and int(text) <= MOST_RANKS else None
 
 
 def told_of(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,9 @@ from runner.hang.model import ProcessState, RankLook, Unseen
 from runner.hang.process_facts import RANKS, environments_of, has_torch, is_launcher
 from runner.hang.rank_process import RankProcess
 
+# More ranks than run on one node: a larger LOCAL_WORLD_SIZE says nothing about which ranks are missing.
+_MOST_ON_A_NODE = 1024
+
 
 @dataclass(frozen=True)
 class RanksHere:
@@ -193,6 +196,8 @@ def _gone(of: Sequence[RankProcess], alive: Sequence[RankProcess], node: str) ->
     for one in of:
         size, rank, local = one.number("LOCAL_WORLD_SIZE"), one.rank, one.local_rank
         if size is None or rank is None or local is None or not local <= rank or local >= size:
+            continue
+        if size > _MOST_ON_A_NODE:
             continue
         for number in range(rank - local, min(rank - local + size, one.world_size or 0)):
             if (one.job, number) not in there:

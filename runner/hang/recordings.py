@@ -15,13 +15,14 @@ from runner.base.errors import InputError
 from runner.base.plain import visible_line
 from runner.base.words import counted
 from runner.hang.activity import program_site
-from runner.hang.model import CallState, CollectiveCall, Frame, Group, Recording, Unseen
+from runner.hang.model import MOST_RANKS, CallState, CollectiveCall, Frame, Group, Recording, Unseen
 from runner.hang.unpickling import Plain
 
 SOURCE = "flight recorder"
-MOST_RANKS = 100_000
 _MOST_CALLS, _MOST_GROUPS, _MOST_TENSORS, _MOST_DIMENSIONS = 100_000, 10_000, 10_000, 64
 _LARGEST = 2**53
+# The longest that Linux allows for the name of a file, of which frames have whole paths.
+_MOST_CHARACTERS = 255
 _NEWEST_MAJOR = 2
 _STATES = {state.value: state for state in CallState}
 # Sources of the frames of C++ that the recorder writes with TORCH_FR_CPP_STACK=1.
@@ -169,7 +170,9 @@ def _program_frame(frame: Any) -> Frame | None:
         frame = _written_frame(frame)
     if not isinstance(frame, dict):
         return None
-    function, file = _text(frame.get("name")), _text(frame.get("filename"))
+    function, path = _text(frame.get("name")), frame.get("filename")
+    # The end of a path tells more than its begin.
+    file = _text(path[-_MOST_CHARACTERS:]) if isinstance(path, str) else ""
     if not file or "::" in function or file.endswith(_NATIVE):
         return None
     return program_site((Frame(function=function, file=file, line=_whole(frame.get("line")) or 0),))
@@ -227,8 +230,8 @@ def _whole(value: Any, largest: int = _LARGEST) -> int | None:
 
 
 def _text(value: Any) -> str:
-    """A string, shortened and without control characters; empty for anything else."""
+    """A string, short enough for a sentence and without control characters; empty for anything else."""
     if not isinstance(value, str):
         return ""
-    short = value[:FACT_CHARACTERS]
-    return short if short.isprintable() else visible_line(short)[:FACT_CHARACTERS]
+    short = value[:_MOST_CHARACTERS]
+    return short if short.isprintable() else visible_line(short)[:_MOST_CHARACTERS]

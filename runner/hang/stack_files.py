@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, read_placed
-from runner.base.plain import one_line
+from runner.base.plain import visible_line
 from runner.hang.model import RankLook, Unseen
 from runner.hang.stacks import stack_in
 
@@ -25,12 +25,13 @@ def read_stacks(folder: Path) -> tuple[tuple[RankLook, ...], tuple[Unseen, ...]]
     Raises:
         InputError: the folder cannot be read, or no file in it can be used.
     """
+    shown = visible_line(str(folder))
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror}; name a folder of stacks") from error
+        raise InputError(f"cannot read {shown}: {error.strerror}; name a folder of stacks") from error
     if len(paths) > _MOST_FILES:
-        raise InputError(f"{folder} holds more than {_MOST_FILES} files; name a folder of stacks alone")
+        raise InputError(f"{shown} holds more than {_MOST_FILES} files; name a folder of stacks alone")
     looks: dict[int, RankLook] = {}
     unseen: list[Unseen] = []
     for path in paths:
@@ -47,12 +48,12 @@ def read_stacks(folder: Path) -> tuple[tuple[RankLook, ...], tuple[Unseen, ...]]
             looks[rank] = RankLook(node="", rank=rank, stacks=(stack,))
     if not looks:
         why = f": {unseen[0].reason}" if unseen else ""
-        raise InputError(f"no stack in {folder} can be used{why}; write them with `py-spy dump --pid PID`")
+        raise InputError(f"no stack in {shown} can be used{why}; write them with `py-spy dump --pid PID`")
     return tuple(looks[rank] for rank in sorted(looks)), tuple(unseen)
 
 
 def _unseen(path: Path, why: str) -> Unseen:
-    return Unseen(source=STACK, reason=one_line(f"{path.name} {why}")[:_MOST_CHARACTERS])
+    return Unseen(source=STACK, reason=f"{visible_line(path.name)} {why}"[:_MOST_CHARACTERS])
 
 
 def rank_in_name(name: str) -> int:

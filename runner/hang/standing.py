@@ -8,6 +8,8 @@ from runner.hang.activity import Activity, Doing, activity_of
 from runner.hang.model import CallState, CollectiveCall, ProcessState, RankLook, Recording
 
 _ENDED = frozenset({ProcessState.GONE, ProcessState.ZOMBIE})
+# CPU seconds per second of a process whose thread polls instead of sleeping, on a busy host.
+_SPINS = 0.3
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,16 @@ class RankStanding:
         # A line such as `loss.item()` waits for the GPU, and that perhaps for a collective: no Python frame shows it.
         blind = self.look.gpu is not None and not self.recorded
         return None if blind and activity.doing is Doing.ELSEWHERE else activity.doing.waits
+
+    @property
+    def woke(self) -> bool:
+        """Whether its main thread ran during the observation, though each stack shows it waiting: it left a wait.
+
+        A rank that gloo blocks sleeps. One that waits for its GPU may spin, and so may one whose GPU was not seen.
+        """
+        share = self.look.cpu_share
+        sleeps = self.look.gpu is None and share is not None and share < _SPINS
+        return bool(self.waits) and self.look.still is False and sleeps
 
     @cached_property
     def moved(self) -> bool | None:

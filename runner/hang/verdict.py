@@ -45,7 +45,13 @@ def _verdict(job: str, looks: Sequence[RankLook], snapshot: Snapshot) -> HangVer
     if snapshot.ras is not None and _is_of(snapshot.ras, ranks):
         answer = _with_ras(answer, snapshot.ras, ranks)
     numberless = [
-        RankRow(rank=None, node=look.node, pid=look.pid, does="has no RANK in its environment", culprit=False)
+        RankRow(
+            rank=None,
+            node=look.node,
+            pid=look.pid,
+            does="has no valid RANK in its environment",
+            culprit=False,
+        )
         for look in looks
         if look.rank is None
     ]
@@ -159,13 +165,17 @@ def _joining(ranks: Ranks) -> Answer | None:
 def _behind(ranks: Ranks) -> Answer | None:
     """By flight recorder: each blocked rank waits for the members of its group that have not come as far."""
     awaited: dict[int, list[RankStanding]] = {}
+    blocked: dict[str, list[tuple[int, RankStanding]]] = {}
     for one in ranks.values():
-        pending = one.pending
-        if not one.recorded or one.waits is False or pending is None:
-            continue
-        for rank in members_of(pending.group, ranks) & ranks.keys():
-            if ranks[rank].recorded and ranks[rank].reached(pending.group) < pending.seq:
-                awaited.setdefault(rank, []).append(one)
+        if one.recorded and one.waits is not False and one.pending is not None:
+            blocked.setdefault(one.pending.group, []).append((one.pending.seq, one))
+    # A group at a time: a job of a thousand ranks has a million pairs of them.
+    for group, waiting in blocked.items():
+        for rank in members_of(group, ranks) & ranks.keys():
+            if ranks[rank].recorded:
+                came = ranks[rank].reached(group)
+                awaited.setdefault(rank, []).extend(one for seq, one in waiting if came < seq)
+    awaited = {rank: by for rank, by in awaited.items() if by}
     if not awaited:
         return None
     waiters = {one.rank for by in awaited.values() for one in by}
@@ -195,11 +205,16 @@ def _crossed(awaited: Mapping[int, Sequence[RankStanding]], ranks: Ranks) -> Ans
     return Answer(HangKind.SKIPPED, culprits, len(strayed) == 1, waiting[0].pending, names)
 
 
+def _go_on(waiting: Sequence[int], ranks: Ranks) -> bool:
+    """Whether the ranks that were seen waiting may have been seen in several waits: no sign of a hang."""
+    return all(ranks[rank].woke and not ranks[rank].recorded for rank in waiting)
+
+
 def _outside(ranks: Ranks) -> Answer | None:
     """By stacks: most ranks are in a collective and some are not."""
     waiting = _waiting(ranks)
     outside = tuple(rank for rank, one in ranks.items() if one.waits is False)
-    if not waiting or not outside:
+    if not waiting or not outside or _go_on(waiting, ranks):
         return None
     # Of several ranks outside, some may only be on their way: stacks do not tell the groups.
     known = len(outside) == 1 and len(waiting) + 1 == len(ranks) == world_size(ranks)

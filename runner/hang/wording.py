@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
-from runner.base.words import bracketed, counted
+from runner.base.words import bracketed, counted, ranges
 from runner.hang.activity import Doing, place_of
 from runner.hang.answer import Answer
 from runner.hang.findings import HangKind, RankRow
@@ -52,14 +51,8 @@ def call_name(call: CollectiveCall) -> str:
 
 def ranks_named(numbers: Iterable[int]) -> str:
     """`rank 3`, `ranks 0-12, 14-63`."""
-    ordered = sorted(set(numbers))
-    starts = [ordered[0], *(after for before, after in pairwise(ordered) if after != before + 1)]
-    ends = [*(before for before, after in pairwise(ordered) if after != before + 1), ordered[-1]]
-    spans = [
-        f"{start}" if start == end else f"{start}{'-' if end > start + 1 else ', '}{end}"
-        for start, end in zip(starts, ends, strict=True)
-    ]
-    return f"{'rank' if len(ordered) == 1 else 'ranks'} {', '.join(spans)}"
+    every = set(numbers)
+    return f"{'rank' if len(every) == 1 else 'ranks'} {ranges(every)}"
 
 
 def _named(numbers: Sequence[int], ranks: Mapping[int, RankStanding]) -> str:
@@ -164,7 +157,11 @@ def _other_size(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) 
 def _tensors(call: CollectiveCall) -> str:
     text = ", ".join("×".join(map(str, size)) or "a scalar" for size in call.inputs)
     kinds = "/".join(dict.fromkeys(call.dtypes))
-    return f"{text[:_SIZES]}{'…' if len(text) > _SIZES else ''} {kinds}".strip()
+    return f"{_cut(text)} {_cut(kinds)}".strip()
+
+
+def _cut(text: str) -> str:
+    return f"{text[:_SIZES]}…" if len(text) > _SIZES else text
 
 
 def _not_started(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> str:
@@ -209,6 +206,12 @@ def _unknown(answer: Answer, ranks: Mapping[int, RankStanding], _: Snapshot) -> 
     last = {one.calls[-1] if one.calls else None for one in ranks.values()}
     if len(ranks) > 1 and len(last) == 1 and (call := last.pop()) is not None:
         return f"all {len(ranks)} ranks made the same calls, up to {call_name(call)}; whether it ended was not recorded"
+    woke = [rank for rank, one in ranks.items() if one.woke]
+    if woke:
+        return (
+            f"{ranks_named(woke)} ran between waits, so the job may go on; look longer with --seconds 30, or start it "
+            "with a flight recorder"
+        )
     doing = Counter(now.doing for one in ranks.values() if (now := one.now) is not None)
     if set(doing) == {Doing.GPU_WAIT}:
         every = (

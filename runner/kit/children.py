@@ -32,6 +32,7 @@ GRACE_S = 1.0
 # How long killed processes may take to disappear, in seconds; later they are reported as left.
 _PATIENCE_S = 5.0
 _PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -126,17 +127,20 @@ class Child:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM unwind the stack, so that children end with the process that started them."""
+    """Make SIGTERM, and the SIGHUP of a terminal that closes, unwind the stack: children and folders go first."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    # Under nohup SIGHUP is ignored, and stays ignored.
+    heeded = [one for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN]
+    before = [(one, signal.signal(one, leave)) for one in heeded]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, earlier in before:
+            signal.signal(one, earlier)
 
 
 def die_with_parent(parent: int) -> bool:

@@ -8,14 +8,40 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from runner.base.errors import InputError
+from runner.base.plain import visible_line
 from runner.kit.json_lines import complete, encoded
 
+# unix(7): a path of 108 bytes, its end included; the longest name in such a folder is `server_255`.
+_LONGEST_PATH, _LONGEST_NAME = 107, 10
 LINE_VARIABLE = "RUNBOOK_RANK_LINE"
 SOLE_VARIABLE = "RUNBOOK_SOLE_RANK"
+
+
+def listening_line(folder: Path, ranks: int) -> socket.socket:
+    """The caller's end of the lines: a socket at `folder`/line, to which this many ranks connect.
+
+    Raises:
+        InputError: the path of the folder is too long for the sockets of the ranks.
+    """
+    if len(os.fsencode(folder)) + 1 + _LONGEST_NAME > _LONGEST_PATH:
+        raise InputError(
+            f"{visible_line(str(folder.parent))} is too long for the sockets of the ranks; set TMPDIR to a folder with "
+            "a shorter path"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(folder / "line"))
+        listener.listen(ranks)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 class RankLine:

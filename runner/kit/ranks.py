@@ -30,7 +30,7 @@ from runner.base.errors import InputError, LateRankError, RankError
 from runner.kit.children import Child, without_launch
 from runner.kit.json_lines import encoded
 from runner.kit.probe import require_torch
-from runner.kit.rank_line import LINE_VARIABLE, SOLE_VARIABLE, Member
+from runner.kit.rank_line import LINE_VARIABLE, SOLE_VARIABLE, Member, listening_line
 
 _END_GRACE_S = 10.0
 _POLL_S = 0.2
@@ -84,9 +84,7 @@ class World:
         enter = self._resources.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="ranks-")))
         self._output = folder / "output"
-        self._listener = enter(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        self._listener.bind(str(folder / "line"))
-        self._listener.listen(self._ranks)
+        self._listener = enter(listening_line(folder, self._ranks))
         self._selector = enter(selectors.DefaultSelector())
         self._selector.register(self._listener, selectors.EVENT_READ)
         own = {**self._environment, SOLE_VARIABLE: "0"}

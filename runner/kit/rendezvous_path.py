@@ -14,6 +14,7 @@ import psutil
 
 from runner.base.environment import environment_of
 from runner.base.errors import RunbookError
+from runner.base.plain import visible_line
 from runner.base.time_limit import answer_within
 from runner.kit.clock import clock_state
 from runner.kit.judged import judged_pid
@@ -47,7 +48,9 @@ def path_findings() -> Findings:
     if not host:
         raise NotApplicableError("MASTER_ADDR is not set: no rendezvous by address is configured here")
     _require_same_network(pid)
-    report = PathReport(told={"host": host, "port": environment.get("MASTER_PORT", "")})
+    report = PathReport(
+        told={"host": visible_line(host), "port": visible_line(environment.get("MASTER_PORT", ""))}
+    )
     _check_interfaces(environment, report)
     report.told["clock"] = clock_state()
     port = environment.get("MASTER_PORT", "")
@@ -56,13 +59,15 @@ def path_findings() -> Findings:
     elif addresses := _resolved(host, int(port), report):
         _check_address(environment, addresses, report)
         _check_port(environment, addresses, int(port), pid, report)
-    for one in report.obstacles:
+    # They quote the environment, in which anything may be.
+    obstacles = [visible_line(one) for one in report.obstacles]
+    for one in obstacles:
         say(one)
     return Findings(
-        measurements=[single("rendezvous_obstacles", len(report.obstacles)), *report.measurements],
-        status="symptom" if report.obstacles else "ok",
-        reason=report.obstacles[0] if report.obstacles else None,
-        details={**report.told, "obstacles": report.obstacles},
+        measurements=[single("rendezvous_obstacles", len(obstacles)), *report.measurements],
+        status="symptom" if obstacles else "ok",
+        reason=obstacles[0] if obstacles else None,
+        details={**report.told, "obstacles": obstacles},
     )
 
 
@@ -107,7 +112,7 @@ def _check_address(environment: Mapping[str, str], addresses: Sequence[str], rep
     host, listed = environment["MASTER_ADDR"], ", ".join(addresses)
     report.told["own"] = own = [one for one in addresses if _own(one)]
     sizes = [environment.get(name, "") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")]
-    several = all(one.isdecimal() for one in sizes) and int(sizes[0]) > int(sizes[1])
+    several = all(re.fullmatch(r"[0-9]{1,9}", one) for one in sizes) and int(sizes[0]) > int(sizes[1])
     if environment.get("RANK") == "0" and not own:
         report.obstacles.append(
             f"rank 0 runs here, and MASTER_ADDR {host} ({listed}) is no address of this host"

@@ -16,6 +16,8 @@ from runner.kit.options import require_positive, value_of
 from runner.kit.probe import Findings, say, single
 
 _RENDEZVOUS_S = 3.0
+# All ranks are processes of one host.
+_MOST = {"--ranks": 256, "--repeat": 1_000, "--steps": 100_000}
 
 
 def drill_findings(arguments: argparse.Namespace) -> Findings:
@@ -55,6 +57,9 @@ def drill_findings(arguments: argparse.Namespace) -> Findings:
 def _check(arguments: argparse.Namespace) -> None:
     given = ("--timeout", "--lateness")
     require_positive(arguments, "--repeat", *(one for one in given if value_of(arguments, one) is not None))
+    for option, most in _MOST.items():
+        if (value_of(arguments, option) or 0) > most:
+            raise InputError(f"{option} must be at most {most:,}, not {value_of(arguments, option):,}")
     if arguments.seed < 0:
         raise InputError(f"--seed must be zero or more, not {arguments.seed}")
     if arguments.steps < PARTS:

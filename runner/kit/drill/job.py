@@ -79,6 +79,10 @@ def shape_of(arguments: argparse.Namespace) -> JobShape:
         # Not before: gloo needs no driver.
         usable = usable_gpus()
         shared = os.environ.get(SHARED_GPUS) == "1"
+        if not usable:
+            raise NotApplicableError(
+                "ranks over NCCL need GPUs, and none is visible; --backend gloo drills on the CPU"
+            )
         if usable == 1 and not shared:
             raise NotApplicableError(
                 "ranks over NCCL need two GPUs, and one is visible; --backend gloo drills on the CPU, "

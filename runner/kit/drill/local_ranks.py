@@ -21,7 +21,7 @@ from runner.base.processes import stat_of
 from runner.kit.children import Child, without_launch
 from runner.kit.json_lines import encoded
 from runner.kit.probe import require_torch
-from runner.kit.rank_line import LINE_VARIABLE, Member
+from runner.kit.rank_line import LINE_VARIABLE, Member, listening_line
 
 _POLL_S = 0.1
 _GREETING_S = 60.0
@@ -74,9 +74,7 @@ class LocalRanks:
 
     def _start(self) -> None:
         enter = self._resources.enter_context
-        self._listener = enter(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        self._listener.bind(str(self._folder / "line"))
-        self._listener.listen(self.ranks)
+        self._listener = enter(listening_line(self._folder, self.ranks))
         self._selector = enter(selectors.DefaultSelector())
         self._selector.register(self._listener, selectors.EVENT_READ)
         port = _free_port()
