@@ -9,10 +9,10 @@ With gloo, `shape` aborts a neighbour of the culprit: then the flight recorders 
 one rank's gradient and counts before and after the reduction. `unknown-host`, `dead-port`, `held-port` and
 `large-world` are faults of the rendezvous, by the call that joins a group. --timeouts runs a fault at several timeouts.
 
-Output: culprit_named, wrong_certain, drill_faults (counts), hang_look_time (s), ranks_complaining, survived_timeout;
-compute_time and wait_time (s) by rank, compute_share, slowest_over_median, slow_ranks, least_wait_is_slowest;
-nonfinite_ranks, nonfinite_ranks_after; rendezvous_failure_time (s), same_message. Symptom: the fault was found. With
-`none`: something was found in healthy ranks.
+Output: culprit_named, wrong_certain, drill_faults (counts), hang_look_time (s), ras_healthy, ranks_complaining,
+survived_timeout; compute_time and wait_time (s) by rank, compute_share, slowest_over_median, slow_ranks,
+least_wait_is_slowest; nonfinite_ranks, nonfinite_ranks_after; rendezvous_failure_time (s), same_message. Symptom: the
+fault was found. With `none`: something was found in healthy ranks.
 
 Example:
     python -m runner.probes.rank_drill --fault skip --ranks 4 --seed 2

@@ -28,6 +28,8 @@ def report_hangs(
         [one.named for one in drills], [one.wrong_certain for one in drills], labels, injected=True
     )
     measurements.append(measured("hang_look_time", [one.look_s for one in drills], **labels))
+    if asked := [float(one.ras.healthy) for one in drills if one.ras is not None]:
+        measurements.append(single("ras_healthy", sum(asked), **labels))
     if len(drills) == 1 and drills[0].complaining is not None:
         measurements += _endings(drills[0], labels)
     found = [one.verdict.sentence for one in drills if one.verdict and one.verdict.culprits]

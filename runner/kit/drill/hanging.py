@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runner.base.errors import RankError, RunbookError
 from runner.hang.findings import HangKind, HangVerdict
-from runner.hang.model import ProcessState, RankLook, Snapshot
+from runner.hang.model import ProcessState, RankLook, RasReport, Snapshot
 from runner.kit.drill.injection import Injection
 from runner.kit.drill.job import DrilledRanks, JobShape, Rehearsal, drilled_ranks
 from runner.kit.drill.local_ranks import LocalRanks
@@ -44,6 +44,7 @@ class HangDrill:
         timeout_s: of the collectives.
         complaining: ranks that ended with an error of their own; None if the drill did not wait for it.
         last_words: the error of each of them.
+        ras: what NCCL's RAS said meanwhile; None if it was not asked, or did not answer.
     """
 
     injection: Injection | None
@@ -53,6 +54,7 @@ class HangDrill:
     timeout_s: float
     complaining: tuple[int, ...] | None
     last_words: tuple[str, ...] = ()
+    ras: RasReport | None = None
 
     @property
     def survived(self) -> bool | None:
@@ -98,10 +100,11 @@ def drill_hang(shape: JobShape, fault: Injection, timeout_s: float | None, *, to
             timeout_s = rehearsal.timeout_s if ends else max(_LONG_TIMEOUT_S, rehearsal.timeout_s)
         _run_into(drilled, rehearsal, fault, timeout_s, _LATE_SHARE * timeout_s)
         local, began, source = drilled.local, time.monotonic(), "live"
-        verdict = None
+        verdict = ras = None
         if _stands_still(local, rehearsal):
             began = time.monotonic()
-            verdict = _judged(_seen(local.pids))
+            seen = _seen(local.pids)
+            verdict, ras = _judged(seen), seen.ras
             local.listen()
             _refuse_moved(local, fault, time.monotonic() - began)
         if _some_gone(local):
@@ -117,7 +120,7 @@ def drill_hang(shape: JobShape, fault: Injection, timeout_s: float | None, *, to
         words = tuple(local.last_word(rank) or "" for rank in complaining or ())
         if complaining == ():
             local.dismiss()
-    return HangDrill(fault, verdict, source, look_s, timeout_s, complaining, words)
+    return HangDrill(fault, verdict, source, look_s, timeout_s, complaining, words, ras)
 
 
 def drill_timeout(shape: JobShape, fault: Injection, timeout_s: float, late_s: float) -> HangDrill:

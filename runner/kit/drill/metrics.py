@@ -28,6 +28,14 @@ METRICS = (
         label="Time of a look at a hanging job",
     ),
     Metric(
+        "ras_healthy",
+        "1",
+        "lower",
+        "Drills in which NCCL's RAS reports no error and no warning while the ranks hang; only over NCCL.",
+        kind="count",
+        label="Hangs that RAS calls OK",
+    ),
+    Metric(
         "ranks_complaining",
         "1",
         None,
