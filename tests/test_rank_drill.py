@@ -97,9 +97,17 @@ def test_in_healthy_ranks_nothing_is_found() -> None:
     assert len(values(document, "compute_time")) == 2
 
 
+_TRIES = 4
+
+
 @needs_two_cores
 def test_the_rank_with_a_neighbour_is_slow_and_waits_least() -> None:
-    status, document = drill("--fault", "neighbour", "--ranks", "2")
+    for seed in range(_TRIES):
+        status, document = drill("--fault", "neighbour", "--ranks", "2", "--seed", str(seed))
+        assert values(document, "wrong_certain") == [0]
+        # Beside other work the difference may not be steady enough for a verdict, and then none is given.
+        if status == SYMPTOM:
+            break
     assert status == SYMPTOM
     assert found_as_injected(document), document["measurements"]
     assert values(document, "least_wait_is_slowest") == [1]
