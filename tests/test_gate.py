@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -377,6 +378,21 @@ def test_what_a_probe_may_print_beside_its_document_is_no_contradiction(store: S
         when = {"started_at": start, "ended_at": start.replace(minute=1), "run_id": f"{number:012x}"}
         write(store, record(taken, **when))
     assert messages(store) == []
+
+
+def test_invisible_characters_that_a_record_does_not_keep_are_no_contradiction(store: Store) -> None:
+    """gloo ends a message with a picture and a variation selector, which JSON escapes and a record drops."""
+    words = "Read error. GLHF! \U0001f3d6\ufe0f"
+    document = {"probe": "collectives", "measurements": [], "status": "ok", "details": {"words": [words]}}
+    taken = step("a", command="python -m runner.probes.collectives", stdout_tail=json.dumps(document))
+    write(
+        store, record(taken.model_copy(update={"probe": "collectives", "details": {"words": [words[:-1]]}}))
+    )
+    assert not [one for one in messages(store) if "details" in one]
+    other = taken.model_copy(update={"probe": "collectives", "details": {"words": [words[1:-1]]}})
+    start = datetime(2026, 10, 1, tzinfo=UTC)
+    write(store, record(other, started_at=start, ended_at=start.replace(minute=1), run_id="0" * 12))
+    assert [one for one in messages(store) if "a different details" in one]
 
 
 def test_whatever_a_record_holds_a_refusal_is_one_line_without_escapes(store: Store) -> None:
