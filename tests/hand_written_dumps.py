@@ -23,10 +23,10 @@ NATIVE_FRAMES = [
     {"name": "torch::CapturedTraceback::gather(bool, bool, bool)", "filename": "??", "line": 0},
     {
         "name": "c10d::ProcessGroupNCCL::allreduce(...)",
-        "filename": "/work/c10d/ProcessGroupNCCL.cpp",
+        "filename": "/build/c10d/ProcessGroupNCCL.cpp",
         "line": 4000,
     },
-    {"name": "_PyEval_EvalFrameDefault", "filename": "/work/Python/ceval.c", "line": 5},
+    {"name": "_PyEval_EvalFrameDefault", "filename": "/build/Python/ceval.c", "line": 5},
 ]
 
 

@@ -189,7 +189,7 @@ def test_files_of_dumps_and_stacks_are_judged_like_a_live_job(
             PY_SPY if rank != 1 else FAULTHANDLER.replace("all_reduce", "x")
         )
     (stacks / "rank1.txt").write_text(
-        'Process 1: python\n\nThread 1 (idle): "MainThread"\n    decode (/work/images.py:9)\n'
+        'Process 1: python\n\nThread 1 (idle): "MainThread"\n    decode (/job/images.py:9)\n'
     )
     (stacks / "notes.txt").write_text("")
     assert main(["hang", "--dumps", str(dumps), "--stacks", str(stacks)]) == 1

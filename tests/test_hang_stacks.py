@@ -45,7 +45,7 @@ Thread 0x00007fbae5c126c0 (most recent call first):
 Thread 0x00007fbb06618b80 [python] (most recent call first):
   File "/venv/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
   File "/venv/torch/distributed/c10d_logger.py", line 83 in wrapper
-  File "/work/train.py", line 20 in <module>
+  File "/job/train.py", line 20 in <module>
 INFO still alive
 """
 
