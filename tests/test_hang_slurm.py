@@ -45,6 +45,8 @@ if rank == LATE:
     hold()
 dist.all_reduce(torch.ones(8))
 (here / f"done{rank}").touch()
+# Ranks that only exit may abort in torch's own threads.
+dist.destroy_process_group()
 """.replace("LATE", str(LATE))
 BATCH = """#!/bin/bash
 export MASTER_ADDR=127.0.0.1 MASTER_PORT={port} WORLD_SIZE={nodes} OMP_NUM_THREADS=1 GLOO_SOCKET_IFNAME=lo
