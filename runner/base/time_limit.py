@@ -1,5 +1,7 @@
 """Runs a call with a time limit: a hung driver or a dead mount can block a call forever."""
 
+import errno
+import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from typing import TypeVar
@@ -23,3 +25,15 @@ def answer_within(seconds: float, work: Callable[[], _Answer]) -> _Answer:
     if not future.done():
         raise TimeoutError(f"no answer within {seconds:g} s")
     return future.result()
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds until a `time.monotonic()`, for the time limit of the next call.
+
+    Raises:
+        TimeoutError: none are left.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
+    return left

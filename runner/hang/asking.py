@@ -23,6 +23,7 @@ from runner.base.confined import open_within
 from runner.base.errors import InputError
 from runner.base.placed import PlacedFileError, placed_file, read_placed
 from runner.base.plain import one_line
+from runner.base.time_limit import seconds_left
 from runner.hang.dumps import read_recording
 from runner.hang.model import Recording, Unseen
 from runner.hang.plain_json import read_json
@@ -84,14 +85,14 @@ def _of_server(process: RankProcess, path: str, deadline: float) -> Recording | 
 
 
 def _get(process: RankProcess, path: str, handler: str, deadline: float) -> bytes:
-    connection = http.client.HTTPConnection("localhost", timeout=_left(deadline))
+    connection = http.client.HTTPConnection("localhost", timeout=seconds_left(deadline))
     with _place_of(process, path) as place:
         if not stat.S_ISSOCK(os.fstat(place).st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         connection.sock = line
         try:
-            line.settimeout(_left(deadline))
+            line.settimeout(seconds_left(deadline))
             line.connect(f"/proc/self/fd/{place}")
             _demand_own(line, process)
             # Handlers were first reachable by POST only; the list of them by GET only.
@@ -107,7 +108,7 @@ def _get(process: RankProcess, path: str, handler: str, deadline: float) -> byte
 def _read_all(response: http.client.HTTPResponse, line: socket.socket, deadline: float) -> bytes:
     taken = bytearray()
     while len(taken) <= MOST_BYTES:
-        line.settimeout(_left(deadline))
+        line.settimeout(seconds_left(deadline))
         more = response.read1(1 << 16)
         if not more:
             return bytes(taken)
@@ -212,13 +213,6 @@ def _absolute(process: RankProcess, path: str) -> Path:
 
 def _root(process: RankProcess) -> Path:
     return _PROC / str(process.pid) / "root"
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError(errno.ETIMEDOUT, "no answer in time")
-    return left
 
 
 def _why(error: Exception) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from runner.base.plain import visible_line
-from runner.base.time_limit import answer_within
+from runner.base.time_limit import answer_within, seconds_left
 from runner.base.units import format_bytes
 from runner.hang.model import RasReport
 from runner.hang.ras_counts import RasError
@@ -158,14 +158,14 @@ def _connected(address: str, port: int, by: float, deadline: float) -> socket.so
     refused: OSError | None = None
     try:
         places = answer_within(
-            _left(deadline), lambda: socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+            seconds_left(deadline), lambda: socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
         )
     except (ValueError, OverflowError) as error:
         raise RasError(f"{visible_line(address[:80])!r} is not the address of NCCL's RAS: {error}") from error
     for family, kind, protocol, _, place in places:
         connection = socket.socket(family, kind, protocol)
         try:
-            connection.settimeout(_left(by))
+            connection.settimeout(seconds_left(by))
             connection.connect(place)
         except OSError as error:
             connection.close()
@@ -173,13 +173,6 @@ def _connected(address: str, port: int, by: float, deadline: float) -> socket.so
         else:
             return connection
     raise refused or OSError("the name has no address")
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 class _Conversation:
@@ -190,7 +183,7 @@ class _Conversation:
         self._waiting = bytearray()
 
     def say(self, line: str) -> None:
-        self.connection.settimeout(_left(self.deadline))
+        self.connection.settimeout(seconds_left(self.deadline))
         self.connection.sendall(f"{line}\n".encode())
 
     def greet(self) -> None:
@@ -232,7 +225,7 @@ class _Conversation:
         return visible_line(line[:_MOST_LINE_BYTES].decode(errors="replace").removesuffix("\r"))
 
     def _receive(self) -> bool:
-        self.connection.settimeout(_left(self.deadline))
+        self.connection.settimeout(seconds_left(self.deadline))
         found = self.connection.recv(65536)
         self._waiting += found
         return bool(found)

@@ -1,7 +1,7 @@
 """Where each rank of a job stands: the calls that it has made, the one that blocks it, whether it moves. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from runner.hang.activity import Activity, Doing, activity_of
@@ -18,15 +18,27 @@ class RankStanding:
 
     Attributes:
         rank: its number; every rank of a verdict has one.
-        activities: of its stacks, in order of time.
-        calls: its collectives, the oldest first; point-to-point calls are left out.
+        look: what was seen of it.
     """
 
     rank: int
     look: RankLook
-    activities: tuple[Activity, ...] = ()
-    calls: tuple[CollectiveCall, ...] = ()
-    latest: Mapping[str, CollectiveCall] = field(default_factory=dict)
+
+    @cached_property
+    def activities(self) -> tuple[Activity, ...]:
+        """What its stacks say, in order of time."""
+        return tuple(one for one in map(activity_of, self.look.stacks) if one is not None)
+
+    @cached_property
+    def calls(self) -> tuple[CollectiveCall, ...]:
+        """Its collectives, the oldest first; point-to-point calls are left out."""
+        recording = self.look.recording
+        return tuple(call for call in recording.calls if not call.point_to_point) if recording else ()
+
+    @cached_property
+    def latest(self) -> Mapping[str, CollectiveCall]:
+        """The last of them in each group."""
+        return {call.group: call for call in self.calls}
 
     @property
     def ended(self) -> bool:
@@ -128,15 +140,7 @@ class RankStanding:
 
 def standings(looks: Iterable[RankLook]) -> dict[int, RankStanding]:
     """The ranks of one job by number; a look without a number is left out."""
-    found: dict[int, RankStanding] = {}
-    for look in looks:
-        if look.rank is None:
-            continue
-        recording = look.recording
-        calls = tuple(call for call in recording.calls if not call.point_to_point) if recording else ()
-        activities = tuple(one for one in map(activity_of, look.stacks) if one is not None)
-        latest = {call.group: call for call in calls}
-        found[look.rank] = RankStanding(look.rank, look, activities, calls, latest)
+    found = {look.rank: RankStanding(look.rank, look) for look in looks if look.rank is not None}
     return dict(sorted(found.items()))
 
 

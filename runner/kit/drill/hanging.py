@@ -64,8 +64,9 @@ class HangDrill:
     @property
     def named(self) -> bool:
         """Whether the verdict names the injected rank, it alone, and the injected kind."""
-        right = self.injection is not None and self.verdict is not None
-        return right and self._names_culprit and self.verdict.kind is _KINDS[self.injection.fault]  # type: ignore[union-attr]
+        if self.injection is None or self.verdict is None:
+            return False
+        return self._names_culprit and self.verdict.kind is _KINDS[self.injection.fault]
 
     @property
     def wrong_certain(self) -> bool:

@@ -169,7 +169,7 @@ class LocalRanks:
     def answered(self, rank: int) -> bool:
         """Whether a rank has an answer that was not taken."""
         member = self._members.get(rank)
-        return bool(member) and any("ended" not in message for message in member.inbox)  # type: ignore[union-attr]
+        return member is not None and any("ended" not in message for message in member.inbox)
 
     def take(self, rank: int) -> dict[str, Any]:
         """The oldest answer of a rank that was not taken."""

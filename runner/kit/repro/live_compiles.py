@@ -15,17 +15,17 @@ import psutil
 
 from runner.base.environment import environment_of
 from runner.base.errors import RunbookError
-from runner.base.placed import PlacedFileError, read_placed
 from runner.base.time_limit import answer_within
 from runner.base.words import and_more
+from runner.hang.process_facts import has_torch
 from runner.kit.compile_guard.cache import file_sizes
 from runner.kit.compile_guard.processes import is_worker
 from runner.kit.probe import Findings, say, single
 
 # A process that uses this share of one core counts as "CPU at 100 %".
 PEGGED_SHARE = 0.9
-# Limits: a compile cache has tens of thousands of files; maps have a few megabytes.
-_MOST_FILES, _MOST_BYTES = 200_000, 32 << 20
+# A compile cache has tens of thousands of files.
+_MOST_FILES = 200_000
 # Reading every process twice takes a second or two.
 _LOOK_S = 40.0
 # Of Inductor's C++ and Triton backends and of CUDA extensions; some installations wrap gcc, which is then `gcc-real`.
@@ -75,7 +75,7 @@ def look_at_processes(window_s: float) -> tuple[LiveCompile, ...]:
     for process in psutil.process_iter():
         # A process may end while it is read.
         with contextlib.suppress(psutil.Error):
-            if _has_torch(process):
+            if has_torch(process.pid) and not is_worker(process):
                 before[process.pid] = _State.of(process)
     began = time.monotonic()
     time.sleep(window_s)
@@ -163,15 +163,6 @@ class _State:
         size = None if cache is None else _bytes_of(cache)
         cpu_s = times.user + times.system
         return cls(process.name(), cpu_s, workers, compilers, None if size is None else cache, size or 0)
-
-
-def _has_torch(process: psutil.Process) -> bool:
-    """Whether libtorch is mapped and the process is not a compile worker."""
-    try:
-        maps = read_placed(Path(f"/proc/{process.pid}/maps"), _MOST_BYTES)
-    except PlacedFileError:
-        return False
-    return b"libtorch_cpu" in maps and not is_worker(process)
 
 
 def _bytes_of(cache: Path) -> int | None:
