@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.hang import xid_lines as log
 from runner.hang.model import XidLine
-from runner.hang.xid_lines import KernelMessage, find_xids, kmsg_message, syslog_messages, xid_lines
+from runner.hang.xid_lines import find_xids, xid_lines
+from runner.node import kernel_messages as log
+from runner.node.kernel_messages import KernelMessage, kmsg_message, syslog_messages
 
 NOW = 10_000.0
 FALLEN = "NVRM: Xid (PCI:0000:3b:00): 79, pid=4021, name=python3, GPU has fallen off the bus."
@@ -144,16 +145,16 @@ def test_a_log_without_end_is_said_to_be_read_in_part(monkeypatch: pytest.Monkey
 
 def test_a_log_whose_begin_is_overwritten_says_so_if_that_part_was_wanted() -> None:
     kept = [KernelMessage(0, NOW - 120.0, "one", 7_000)]
-    (reason,) = log._lost(kept, 3600.0, NOW)
+    (reason,) = log.what_is_missing(kept, 3600.0, NOW)
     assert "2 min" in reason
-    assert log._lost(kept, 60.0, NOW) == []
+    assert log.what_is_missing(kept, 60.0, NOW) == []
     # The first message since the start of the node: nothing was overwritten.
-    assert log._lost([KernelMessage(0, NOW - 120.0, "one", 0)], 3600.0, NOW) == []
+    assert log.what_is_missing([KernelMessage(0, NOW - 120.0, "one", 0)], 3600.0, NOW) == []
 
 
 def test_the_log_of_a_sandbox_is_not_the_log_of_the_node() -> None:
-    assert "gVisor" in log._lost([KernelMessage(0, 0.0, "Starting gVisor...")], 60.0, NOW)[0]
-    assert log._lost([], 60.0, NOW) != []
+    assert "gVisor" in log.what_is_missing([KernelMessage(0, 0.0, "Starting gVisor...")], 60.0, NOW)[0]
+    assert log.what_is_missing([], 60.0, NOW) != []
 
 
 def test_the_log_of_this_host_is_read_or_its_reason_named() -> None:

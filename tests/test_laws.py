@@ -18,6 +18,7 @@ ROOMS = (
     ("base",),
     ("vocabulary",),
     ("hardware",),
+    ("node",),
     ("hang",),
     ("sizing",),
     ("entry",),

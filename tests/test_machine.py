@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from runner.hardware import gpus as gpus_module
+from runner.hardware import nvml as nvml_module
 from runner.hardware.boards import BOARDS, board_named, board_of
 from runner.hardware.gpus import look_at_gpus, nvml_deadline
 from runner.hardware.machine import Machine, look, look_class, machine_class
@@ -147,7 +148,7 @@ def test_the_class_alone_is_that_of_the_whole_look() -> None:
 
 
 def test_nvml_is_not_imported_where_its_library_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus_module, "_LIBRARY", "libnvidia-ml-of-no-host.so.1")
+    monkeypatch.setattr(nvml_module, "_LIBRARY", "libnvidia-ml-of-no-host.so.1")
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert look_at_gpus().gpus == ()
     assert read_topology() is None

@@ -11,6 +11,13 @@ from runner.vocabulary import PROBES
 
 ROOT = Path(__file__).parents[1]
 
+# What each of these probes cannot be called without.
+REQUIRED = {
+    "compile_growth": ["--curve", "operations"],
+    "gpu_state": ["--group", "memory"],
+    "host_paths": ["--group", "limits"],
+}
+
 
 def test_the_site_shows_no_default_that_comes_from_the_environment_of_its_build(
     monkeypatch: pytest.MonkeyPatch,
@@ -29,7 +36,7 @@ def test_a_preset_of_the_environment_that_does_not_exist_is_refused_in_one_line(
     probe = PROBES[name]
     assert isinstance(probe, Probe)
     with pytest.raises(SystemExit) as ended:
-        probe.main(["--curve", "operations"] if name == "compile_growth" else [])
+        probe.main(REQUIRED.get(name, []))
     assert ended.value.code == InputError.exit_status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{name}: error: RUNBOOK_PRESET is '9000b' (choose from 'tiny', ")

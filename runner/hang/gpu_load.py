@@ -9,7 +9,8 @@ from runner.base.bounds import FACT_CHARACTERS
 from runner.base.time_limit import answer_within
 from runner.base.words import counted
 from runner.hang.model import GpuLoad, Unseen
-from runner.hardware.gpus import ask_nvml, load_nvml, shut_down_nvml, why_unreadable
+from runner.hardware.gpus import why_unreadable
+from runner.hardware.nvml import ask_nvml, load_nvml, shut_down_nvml
 
 NO_GPU = "this host has no GPU"
 _SOURCE = "GPU"

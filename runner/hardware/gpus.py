@@ -1,6 +1,5 @@
 """The GPUs of this host, read through NVML: those that are installed, and those that CUDA shows to this process."""
 
-import ctypes
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.base.time_limit import answer_within
 from runner.hardware import visible
+from runner.hardware.nvml import ask_nvml, is_marked_stand_in, load_nvml, shut_down_nvml
 from runner.hardware.visible import InstalledGpu, Instance
 
 _DEADLINE_S = 20.0
 # Without persistence mode, the driver starts each GPU anew for every program that opens it.
 _START_S = 5.0
 _DEV = Path("/dev")
-_LIBRARY = "libnvidia-ml.so.1"
 
 
 class Gpu(BaseModel):
@@ -90,17 +89,6 @@ def visible_count() -> int:
     return len(look_at_gpus().visible.gpus)
 
 
-def load_nvml() -> Any:
-    """The module `pynvml`; None on a host without NVIDIA's library, where importing it would only take time."""
-    try:
-        ctypes.CDLL(_LIBRARY)
-    except OSError:
-        return None
-    import pynvml  # noqa: PLC0415 - as above
-
-    return pynvml
-
-
 def _read() -> Sight:
     nvml = load_nvml()
     if nvml is None:
@@ -118,16 +106,7 @@ def _read() -> Sight:
         return Sight(error=f"NVML: {error}"[:FACT_CHARACTERS])
     finally:
         shut_down_nvml(nvml)
-    return Sight(gpus, shown, driver, simulated=_is_stand_in(len(gpus)))
-
-
-def shut_down_nvml(nvml: Any) -> None:
-    """End the use of NVML; nothing happens if that fails."""
-    try:
-        nvml.nvmlShutdown()
-    except nvml.NVMLError:
-        # Whatever was read stays right.
-        return
+    return Sight(gpus, shown, driver, simulated=is_stand_in(len(gpus)))
 
 
 def why_unreadable(message: str) -> str | None:
@@ -149,22 +128,11 @@ def _signs_of_gpus(pci: Path = Path("/sys/bus/pci/devices"), dev: Path = _DEV) -
     return False
 
 
-def _is_stand_in(count: int) -> bool:
+def is_stand_in(count: int) -> bool:
     """GPUs without device nodes are not real; a stub library has a marker symbol."""
     if count and not any(_DEV.glob("nvidia[0-9]*")) and not (_DEV / "dxg").exists():
         return True
-    try:
-        return hasattr(ctypes.CDLL(_LIBRARY), "runbook_stand_in_nvml")
-    except OSError:
-        return False
-
-
-def ask_nvml(nvml: Any, name: str, *arguments: object) -> Any:
-    """One reading; None if this board or driver does not support it."""
-    try:
-        return getattr(nvml, name)(*arguments)
-    except nvml.NVMLError:
-        return None
+    return is_marked_stand_in()
 
 
 def _read_gpu(nvml: Any, index: int, handle: Any) -> Gpu:

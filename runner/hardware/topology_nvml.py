@@ -5,7 +5,8 @@ from typing import Any
 
 from runner.base.errors import RunbookError
 from runner.base.time_limit import answer_within
-from runner.hardware.gpus import load_nvml, nvml_deadline
+from runner.hardware.gpus import nvml_deadline
+from runner.hardware.nvml import load_nvml, shut_down_nvml
 from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuPair, GpuWiring, Topology
 
 # NVML's nvmlGpuTopologyLevel_t, as `nvidia-smi topo -m` shows it.
@@ -79,7 +80,7 @@ def _read() -> Topology | None:
     except pynvml.NVMLError as error:
         raise RunbookError(f"NVML cannot read the GPUs: {error}; check dmesg for Xid messages") from error
     finally:
-        pynvml.nvmlShutdown()
+        shut_down_nvml(pynvml)
     return Topology("nvml", gpus, pairs, mig)
 
 

@@ -91,6 +91,14 @@ FP8_SHARE = Metric(
     kind="share",
     label="FP8 share of GEMM time",
 )
+NODE_FAULTS = Metric(
+    "node_faults",
+    "1",
+    "lower",
+    "Findings about a node, in one group of facts, that need something to be done.",
+    kind="count",
+    label="Faults of the node",
+)
 
 # Metrics that no probe reports any more: records with them stay readable, and the names are not used again.
 RETIRED: Mapping[str, Metric] = MappingProxyType(

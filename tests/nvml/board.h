@@ -53,6 +53,9 @@ extern struct board board;
 
 int load(const char *path);
 double now_ms(void);
+/* One line of the file, which the module reads (1) or does not know (0); and what it answers before it read any. */
+int load_memory(const char *line), load_ports(const char *line), load_software(const char *line), load_clocks(const char *line);
+void start_memory(void), start_ports(void), start_software(void), start_clocks(void);
 /* The code with which a call has to fail, or OK; does not return for NEVER. */
 int failing(const char *function);
 

@@ -1,0 +1,97 @@
+"""What `gpu_state` does: reads a group of NVML's facts once, or again and again for a while, and judges them."""
+
+import argparse
+import contextlib
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from runner.base.errors import RunbookError
+from runner.hardware.gpus import is_stand_in, why_unreadable
+from runner.hardware.nvml import NvmlHungError, load_nvml, shut_down_nvml
+from runner.kit.node_findings import node_findings
+from runner.kit.probe import Findings, NotApplicableError
+from runner.node.findings import NodeVerdict, NotRead
+from runner.node.gpu.asking import NvmlAsker, OpenGpu, open_gpus, unopened
+from runner.node.gpu.group import GpuGroup, GpuReading, NvmlFailure
+
+# The modules `runner.node.gpu.NAME` with a `GROUP`.
+GROUPS = ("memory", "links", "fabric", "software", "clocks", "pcie")
+# Between two readings of a watch, in seconds.
+_PACE_S = 1.0
+
+
+def gpu_findings(arguments: argparse.Namespace) -> Findings:
+    """Read and judge one group of this node's GPUs.
+
+    Raises:
+        NotApplicableError: this host has no NVIDIA GPU, or the group does not apply to its GPUs.
+        RunbookError: the GPUs cannot be read, or what matters of them cannot.
+    """
+    group: GpuGroup[Any] = importlib.import_module(f"runner.node.gpu.{arguments.group}").GROUP
+    requested = {"group": arguments.group, "watch_s": arguments.watch}
+    with _started() as asker:
+        if isinstance(asker, NvmlFailure):
+            judged, gpus = _without_nvml(group, asker), 0
+        else:
+            opened = open_gpus(asker)
+            gpus = len(opened)
+            judged = _judged(group, asker, opened, arguments)
+    effective = {"source": "nvml", "gpus": gpus, "simulated": is_stand_in(gpus)}
+    return node_findings(judged, requested, effective, group=arguments.group, source="nvml")
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[NvmlAsker | NvmlFailure]:
+    nvml = load_nvml()
+    if nvml is None:
+        yield NvmlFailure(None, "NVML Shared Library Not Found")
+        return
+    try:
+        nvml.nvmlInit()
+    except NvmlHungError as error:
+        yield NvmlFailure(None, str(error))
+        return
+    except nvml.NVMLError as error:
+        yield NvmlFailure(error.value, str(error))
+        return
+    try:
+        yield NvmlAsker(nvml)
+    finally:
+        shut_down_nvml(nvml)
+
+
+def _without_nvml(group: GpuGroup[Any], failure: NvmlFailure) -> NodeVerdict:
+    why = why_unreadable(failure.text)
+    if why is None:
+        raise NotApplicableError("this host has no NVIDIA GPU")
+    if group.judge_failure is None:
+        raise RunbookError(f"the GPUs cannot be read ({why}); see `runbook show gpu-not-usable`")
+    return group.judge_failure(failure)
+
+
+def _judged(
+    group: GpuGroup[Any], asker: NvmlAsker, gpus: Sequence[OpenGpu], arguments: argparse.Namespace
+) -> NodeVerdict:
+    closed = tuple(
+        NotRead(one.of, f"cannot be opened: {one.text}; see `runbook show gpu-not-usable`")
+        for one in unopened(asker.refusals)
+    )
+    if not gpus and not closed:
+        raise NotApplicableError("the driver is loaded and reports no GPU")
+    readings = tuple(_readings(group, asker, gpus, arguments.watch))
+    judged = group.judge(readings)
+    # The group about GPUs that cannot be used has a finding for each.
+    return judged if group.judge_failure else replace(judged, not_read=judged.not_read + closed)
+
+
+def _readings(
+    group: GpuGroup[Any], asker: NvmlAsker, gpus: Sequence[OpenGpu], seconds: float
+) -> Iterator[GpuReading[Any]]:
+    began = time.monotonic()
+    yield GpuReading(0.0, group.read(asker, gpus))
+    while (left := began + seconds - time.monotonic()) > 0:
+        time.sleep(min(_PACE_S, left))
+        yield GpuReading(time.monotonic() - began, group.read(asker, gpus))

@@ -1,0 +1,1 @@
+"""What /proc, /sys and the control groups tell of this node, or of a captured tree, by group."""

@@ -1,0 +1,25 @@
+"""The contract of a group of facts about the host: read and judge."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from runner.node.findings import NodeVerdict
+from runner.node.host.tree import HostTree
+
+HostFacts = TypeVar("HostFacts")
+
+
+@dataclass(frozen=True)
+class HostGroup(Generic[HostFacts]):
+    """One group of facts.
+
+    Attributes:
+        name: as in `--group`.
+        read: reads the facts of this host, or of a captured tree. Does not raise for what is missing.
+        judge: the verdict. Pure.
+    """
+
+    name: str
+    read: Callable[[HostTree], HostFacts]
+    judge: Callable[[HostFacts], NodeVerdict]

@@ -1,0 +1,5 @@
+"""What `host_paths --group pci` measures."""
+
+from runner.vocabulary.model import Metric
+
+METRICS: tuple[Metric, ...] = ()

@@ -1,0 +1,54 @@
+"""What /proc, /sys and the control groups tell of this host, compared with what a node for large models needs.
+
+Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open files, processes, the control group's
+memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU) and `rdma` (ports, rates, counters,
+GPUDirect). With --pid the limits are those of a running process, which may differ from this shell's; with --root the
+files come from a tree that was captured on another node.
+
+Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
+what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: the group
+does not apply to this host.
+
+Example:
+    python -m runner.probes.host_paths --group limits --pid 4711
+    python -m runner.probes.host_paths --group rdma --root captured/
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from runner.kit.probe import Findings, Probe, base_parser
+from runner.node.host import limits_metrics, pci_metrics, rdma_metrics
+from runner.vocabulary.shared import NODE_FAULTS
+
+
+def _parser() -> argparse.ArgumentParser:
+    from runner.kit.host_paths import GROUPS
+
+    parser = base_parser(__doc__)
+    parser.add_argument("--group", choices=GROUPS, required=True, help="which facts to read and judge")
+    parser.add_argument("--pid", type=int, metavar="PID", help="judge the limits of a running process")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="read a captured tree instead of this host")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> Findings:
+    from runner.kit.host_paths import host_findings
+
+    return host_findings(arguments)
+
+
+PROBE = Probe(
+    "host_paths",
+    method_version=1,
+    summary="Limits, PCIe tree and RDMA ports of this host, and what to do about them",
+    metrics=(NODE_FAULTS, *limits_metrics.METRICS, *pci_metrics.METRICS, *rdma_metrics.METRICS),
+    labels=("group", "source", "gpu", "port", "device"),
+    parser=_parser,
+    run=_run,
+)
+
+
+if __name__ == "__main__":
+    sys.exit(PROBE.main())
