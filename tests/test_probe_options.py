@@ -16,6 +16,7 @@ REQUIRED = {
     "compile_growth": ["--curve", "operations"],
     "gpu_state": ["--group", "memory"],
     "host_paths": ["--group", "limits"],
+    "limits_drill": ["--limit", "shm"],
 }
 
 

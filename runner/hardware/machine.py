@@ -105,7 +105,7 @@ def look_both() -> tuple[Machine, Visible]:
     """This host, and the GPUs of it that CUDA programs started from this process can use. Reads NVML once."""
     seen = look_at_gpus()
     processor = _processor()
-    torch, cuda = _torch_versions()
+    torch, cuda = installed_torch()
     machine = Machine(
         machine_class=machine_class(seen.gpus, seen.error, processor),
         gpus=seen.gpus,
@@ -122,7 +122,7 @@ def look_both() -> tuple[Machine, Visible]:
         python=platform.python_version(),
         torch=torch,
         cuda=cuda,
-        nccl=_nccl_version(),
+        nccl=installed_nccl(),
         load=os.getloadavg()[0],
         simulated=seen.simulated,
     )
@@ -152,8 +152,8 @@ def _os_name() -> str:
         return platform.system()
 
 
-def _torch_versions() -> tuple[str | None, str | None]:
-    """Versions of torch and of its CUDA, read from files, because importing torch takes seconds."""
+def installed_torch() -> tuple[str | None, str | None]:
+    """Versions of torch and of its CUDA in this Python, read from files, because importing torch takes seconds."""
     try:
         distribution = importlib.metadata.distribution("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -167,7 +167,8 @@ def _torch_versions() -> tuple[str | None, str | None]:
     return version[1] if version else distribution.version, cuda[1] if cuda else None
 
 
-def _nccl_version() -> str | None:
+def installed_nccl() -> str | None:
+    """Version of the NCCL package of this Python; None if it has none: NCCL may still be in the system, or in torch."""
     # By name, because listing all installed distributions takes a tenth of a second.
     for cuda in ("cu13", "cu12"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

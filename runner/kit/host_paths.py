@@ -13,7 +13,7 @@ from runner.node.host.group import HostGroup
 from runner.node.host.tree import HostTree
 
 # The modules `runner.node.host.NAME` with a `GROUP`.
-GROUPS = ("limits", "pci", "rdma")
+GROUPS = ("limits", "pci", "rdma", "settings")
 
 
 def host_findings(arguments: argparse.Namespace) -> Findings:

@@ -1,9 +1,10 @@
 """What /proc, /sys and the control groups tell of this host, compared with what a node for large models needs.
 
 Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open files, processes, the control group's
-memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU) and `rdma` (ports, rates, counters,
-GPUDirect). With --pid the limits are those of a running process, which may differ from this shell's; with --root the
-files come from a tree that was captured on another node.
+memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters,
+GPUDirect) and `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault). With
+--pid the limits are those of a running process, which may differ from this shell's; with --root the files come from a
+tree that was captured on another node.
 
 Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
 what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: the group

@@ -1,13 +1,25 @@
 """Reads /proc, /sys and the like of this host, or of a captured tree, and keeps what could not be read."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from runner.base.confined import open_within
 from runner.base.placed import PlacedFileError, read_placed
 from runner.node.findings import NotRead
 
 _LARGEST_FILE = 1 << 20
 _MOST_NAMES = 20_000
+
+
+@dataclass(frozen=True)
+class FileSystemSpace:
+    """Size and free space of a file system, in bytes."""
+
+    size: int
+    free: int
 
 
 class HostTree:
@@ -58,7 +70,8 @@ class HostTree:
     def names(self, folder: str) -> Sequence[str]:
         """The sorted names in a folder; empty if it is not there or cannot be read."""
         try:
-            found = sorted(one.name for one in self._place(folder).iterdir())
+            with self._placed(folder) as place:
+                found = sorted(one.name for one in place.iterdir())
         except FileNotFoundError:
             return ()
         except OSError as error:
@@ -68,17 +81,41 @@ class HostTree:
 
     def link(self, path: str) -> str | None:
         """Where a symbolic link points to, as it is written; None if it is not one."""
+        folder, _, name = path.rpartition("/")
         try:
-            return str(self._place(path).readlink())
+            with self._placed(folder or "/") as place:
+                return str((place / name).readlink())
         except OSError:
             return None
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
         try:
-            return self._place(path).exists()
+            with self._placed(path) as place:
+                return place.exists()
         except OSError:
             return False
 
-    def _place(self, path: str) -> Path:
-        return Path(path) if self.root is None else self.root / path.lstrip("/")
+    def space(self, path: str) -> FileSystemSpace | None:
+        """The file system that holds a path of this host; None if it cannot be read, and for a captured tree."""
+        if self.root is not None:
+            return None
+        try:
+            found = os.statvfs(path)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self.not_read.append(NotRead(path, error.strerror or str(error)))
+            return None
+        return FileSystemSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    @contextlib.contextmanager
+    def _placed(self, path: str) -> Iterator[Path]:
+        """The path to open; links of a captured tree stay within it."""
+        if self.root is None:
+            yield Path(path)
+            return
+        descriptor = open_within(self.root, Path(path))
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)

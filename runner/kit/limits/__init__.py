@@ -1,0 +1,1 @@
+"""The work of `limits_drill`: real work under a small limit of its own."""
