@@ -23,7 +23,8 @@ from runner.entry.parse import parse
 from runner.pages.render import Page, record_path, render
 from runner.pages.text import age, captured_text, cell, day, inert
 from runner.pages.view import condition_text
-from runner.record.model import Outcome, Record, StepStatus, record_schema
+from runner.record.model import Outcome, Record, StepStatus
+from runner.record.schema import record_schema
 from runner.vocabulary import METRICS
 from tests.evidence_samples import machine, measurement
 from tests.golden_entry import NOW, START, TEXT, drilled, ended_as, entry, records, result, run

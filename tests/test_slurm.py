@@ -297,6 +297,49 @@ def test_a_look_at_many_nodes_ranks_the_nodes_and_stores_nothing(site: Site) -> 
     assert not (site.here / "data").exists()
 
 
+def settings_step(odd: str) -> str:
+    """A step whose probe reads a VBIOS that is another one on this node, and a setting that only this node has not."""
+    return (
+        f'vbios=96.00.A5; odd=; [ "$SLURMD_NODENAME" = {odd} ] && vbios=96.00.68 || odd=\', "IOMMU": "on"\'\n'
+        'echo "{\\"probe\\": \\"host_paths\\", \\"method_version\\": 1, \\"status\\": \\"ok\\", '
+        '\\"details\\": {\\"settings\\": {\\"VBIOS\\": \\"$vbios\\"$odd}}}" > "$RUNBOOK_RESULT"'
+    )
+
+
+def test_a_campaign_names_the_node_whose_settings_differ_from_those_of_the_fleet(site: Site) -> None:
+    site.entry(step("d", settings_step("n7")))
+    status, said, printed = site.run(site.campaign("small"))
+    assert status == 0, said["nodes"]
+    odd = next(alias for alias, node in site.names().items() if node == "n7")
+    vbios, *rest = said["settings"]
+    assert (vbios["name"], vbios["majority"], vbios["nodes"]) == ("VBIOS", "96.00.A5", 8)
+    assert vbios["held"][1] == {"value": "96.00.68", "count": 1, "nodes": [odd]}
+    iommu = next(one for one in rest if one["name"] == "IOMMU")
+    assert (iommu["equal"], iommu["unknown"]) == (True, [odd])
+    assert {"kernel", "operating system", "Python"} <= {one["name"] for one in rest if one["equal"]}
+    # Names of nodes only on the terminal, where those that agree are not listed.
+    assert "VBIOS: 96.00.A5 on 7 of 8 nodes; 96.00.68 on 1 (n7)" in printed
+    assert "not known on 1 of 8 nodes (n7): IOMMU" in printed
+
+
+def test_a_look_at_many_nodes_names_the_one_whose_settings_differ(site: Site) -> None:
+    site.entry(step("d", settings_step("n2")))
+    words = site.words("diagnose", "--on", "slurm", "--prefix", str(site.wrap), "--nodelist", "n[1-4]")
+    done = subprocess.run(words, cwd=ROOT, env=site.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "VBIOS: 96.00.A5 on 3 of 4 nodes; 96.00.68 on 1 (n2)" in done.stdout
+    rows = json.loads(
+        subprocess.run(
+            [*words, "--json"], cwd=ROOT, env=site.environment, capture_output=True, text=True, check=False
+        ).stdout
+    )
+    odd = next(alias for alias, node in site.names().items() if node == "n2")
+    assert {row["node_alias"]: row["differs"] for row in rows if row["differs"]} == {
+        odd: {"VBIOS": {"value": "96.00.68", "majority": "96.00.A5"}}
+    }
+    assert {row["settings"]["VBIOS"] for row in rows} == {"96.00.A5", "96.00.68"}
+
+
 # The third answer is lost on its way, and the fifth question finds no controller.
 LOSSY = """\
 #!/bin/bash

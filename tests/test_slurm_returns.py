@@ -239,6 +239,17 @@ def test_a_diagnosis_of_another_shape_is_none(tmp_path: Path, text: str) -> None
     assert (found.exit_status, found.reason) == (1, None)
 
 
+@pytest.mark.parametrize("settings", ["7", "[1]", '{"driver": 7}', '{"driver": {"a": 1}}'])
+def test_settings_of_another_shape_are_none_and_cost_no_finding(tmp_path: Path, settings: str) -> None:
+    folder, campaign, _ = started(tmp_path, Play(n1="IDLE"))
+    place = folder.place(campaign.jobs[0]) / "diagnosis.json"
+    place.write_text(f'{{"exit_status": 1, "entries": [], "machine_class": "x", "settings": {settings}}}')
+    (found,) = gather_diagnoses(over(campaign), folder)
+    assert (found.exit_status, found.reason) == (1, None)
+    assert found.settings is not None
+    assert found.settings.settings == {}
+
+
 def two_nodes(tmp_path: Path) -> tuple[Folder, Campaign]:
     folder, campaign, _ = started(tmp_path, Play(n1="IDLE", n2="IDLE"))
     return folder, over(campaign)

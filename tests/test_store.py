@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from runner.base.bounds import RECORD_BYTES
 from runner.base.errors import RecordError, StoreError
-from runner.record.model import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus, record_schema
+from runner.record.model import SCHEMA_VERSION, Outcome, Record, StepResult, StepStatus
 from runner.record.redaction.redact import redact_step
+from runner.record.schema import record_schema
 from runner.record.store import Problem, Store, latest
 from tests.evidence_samples import B200, machine, measurement, record, redacted, step
 

@@ -30,6 +30,7 @@ from runner.fleet.gathering import Gathered, gather_records
 from runner.fleet.retry import Fleet
 from runner.fleet.submit import Order, again, prepare, submit
 from runner.history.campaigns import NodeRow, distributions, suspects
+from runner.history.golden import compare_settings, settings_as_json, settings_of_records
 from runner.record.code import code_state, user_cache
 from runner.record.redaction.redact import host_secrets, redact_json, telling
 
@@ -116,7 +117,13 @@ def _print_json(campaign: Campaign, gathered: Gathered) -> None:
     records = [json.loads(path.read_text(encoding="utf-8")) for path in gathered.paths]
     # Reasons come from Slurm and from the nodes, and may contain node names.
     names = (*host_secrets(), *telling(gathered.names.values()))
-    document = {"campaign": campaign.id, "nodes": redact_json(rows, names), "records": records}
+    settings = settings_as_json(compare_settings(settings_of_records(gathered.records)))
+    document = {
+        "campaign": campaign.id,
+        "nodes": redact_json(rows, names),
+        "settings": redact_json(settings, names),
+        "records": records,
+    }
     print(json_text(document, sort_keys=True))
 
 

@@ -10,9 +10,10 @@ from rich.markup import escape
 from runner.base.plain import json_text, one_line
 from runner.cli.cluster import launch, order_of
 from runner.cli.console import console_of
-from runner.cli.fleet_view import folded_table
+from runner.cli.fleet_view import folded_table, print_settings
 from runner.entry.read import read_all
 from runner.fleet.gathering import NodeDiagnosis, gather_diagnoses
+from runner.history.golden import ComparedSetting, compare_settings
 from runner.record.redaction.redact import host_secrets, redact_json, telling
 
 _FOUND, _UNKNOWN, _CLEAR = 1, 3, 0
@@ -34,11 +35,13 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
     console = console_of(to_stderr=arguments.format == "json")
     folder, campaign = launch(arguments, order, console)
     rows = sorted(gather_diagnoses(campaign, folder), key=_urgency)
+    compared = compare_settings(row.settings for row in rows if row.settings)
     if arguments.format == "json":
         names = (*host_secrets(), *telling(name for row in rows for name in row.job.nodes))
-        print(json_text([redact_json(_as_json(row), names) for row in rows]))
+        print(json_text([redact_json(_as_json(row, compared), names) for row in rows]))
     else:
         _print(console, rows)
+        print_settings(console, compared, {row.job.key: row.job.nodes[0] for row in rows})
     return rows[0].exit_status if rows else _UNKNOWN
 
 
@@ -46,12 +49,20 @@ def _urgency(row: NodeDiagnosis) -> tuple[int, str]:
     return _MOST_URGENT_FIRST.index(row.exit_status), row.job.nodes[0]
 
 
-def _as_json(row: NodeDiagnosis) -> dict[str, JsonValue]:
+def _as_json(row: NodeDiagnosis, compared: Sequence[ComparedSetting]) -> dict[str, JsonValue]:
     entries: list[JsonValue] = [dict(entry) for entry in row.entries]
+    settings: dict[str, JsonValue] = dict(row.settings.settings) if row.settings else {}
+    differs: dict[str, JsonValue] = {
+        one.name: {"value": settings[one.name], "majority": one.majority.value}
+        for one in compared
+        if one.majority and row.job.key in one.differing
+    }
     return {
         "node_alias": row.job.key,
         "exit_status": row.exit_status,
         "reason": row.reason,
+        "settings": settings,
+        "differs": differs,
         "entries": entries,
     }
 

@@ -14,6 +14,7 @@ from runner.cli.cluster_diagnose import diagnose_on_slurm
 from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
 from runner.entry.read import read_all
 from runner.hardware.machine import Machine, look
+from runner.history.golden import node_settings
 from runner.record.code import node_alias
 from runner.record.diagnosis import Diagnosis, as_json, diagnosis_status, grave
 from runner.run.diagnosing import Look, diagnose, judging
@@ -121,6 +122,7 @@ def _formatted(
             "simulated": machine.simulated,
             "duration_s": round(seconds, 3),
             "exit_status": diagnosis_status(diagnoses),
+            "settings": node_settings(node_alias(), machine, (one.settings for one in diagnoses)).settings,
             "entries": as_json(diagnoses),
         }
         return json_text(document) + "\n"

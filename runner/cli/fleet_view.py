@@ -1,6 +1,6 @@
 """Display of a campaign: one live line per node, then the fleet report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,9 +13,12 @@ from runner.base.plain import one_line
 from runner.base.screen import tell_trouble
 from runner.base.stats import OUTLYING_SCORE, OUTLYING_SHARE
 from runner.base.units import format_bytes
+from runner.base.words import folded_names
 from runner.fleet.campaign import CampaignJob, JobProgress
 from runner.fleet.gathering import DONE, ERROR, Gathered
 from runner.history.campaigns import Distribution, NodeRow, sentence
+from runner.history.golden import ComparedSetting, compare_settings, settings_of_records
+from runner.history.golden_text import also_differ, setting_sentences
 
 # More lines than the terminal has would flicker; above this number, only unfinished jobs are listed.
 _MOST_LINES = 40
@@ -92,7 +95,7 @@ def _named(job: CampaignJob) -> str:
 
 
 def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Sequence[Distribution]) -> None:
-    """Print one line per node, the distribution of each key metric, and the outliers with their distance.
+    """Print one line per node, the distribution of each key metric, the outliers, and the settings that differ.
 
     Node names appear only on this terminal; records and pages use aliases.
     """
@@ -100,8 +103,10 @@ def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Seq
     keys = [one for one in found if one.key and len(one.values) > 1]
     if keys:
         console.print(_metric_table(keys))
-    for line in _outliers(found):
+    compared = compare_settings(settings_of_records(gathered.records))
+    for line in _outliers(found, compared):
         console.print(escape(line), highlight=False, soft_wrap=True)
+    print_settings(console, compared, gathered.names)
     rows = gathered.rows
     well = sum(row.state == DONE for row in rows)
     broken = sum(row.state == ERROR for row in rows)
@@ -111,6 +116,25 @@ def fleet_report(console: Console, campaign: str, gathered: Gathered, found: Seq
         highlight=False,
         soft_wrap=True,
     )
+
+
+def print_settings(console: Console, compared: Sequence[ComparedSetting], names: Mapping[str, str]) -> None:
+    """Print in which settings nodes differ; nothing if no two nodes can be compared.
+
+    Args:
+        console: where.
+        compared: as `compare_settings` gives them.
+        names: alias → name in Slurm.
+    """
+
+    def named(aliases: Sequence[str]) -> str:
+        return folded_names(one_line(names.get(alias, alias)) for alias in aliases)
+
+    if not compared:
+        return
+    console.print("[bold]Settings of the nodes[/bold], the rarest value first")
+    for line in setting_sentences(compared, named):
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def folded_table(title: str, *headings: str) -> Table:
@@ -165,10 +189,11 @@ def _metric(one: Distribution) -> str:
     return f"{one.metric} ({labels})" if labels else one.metric
 
 
-def _outliers(found: Sequence[Distribution]) -> Iterator[str]:
+def _outliers(found: Sequence[Distribution], compared: Sequence[ComparedSetting]) -> Iterator[str]:
     odd = [(one, said) for one in found if (said := sentence(one))]
     for one, said in odd:
-        yield f"{one.entry}/{one.step} {_metric(one)}: {said}"
+        also = also_differ(one, compared)
+        yield f"{one.entry}/{one.step} {_metric(one)}: {said}" + (f"; {also}" if also else "")
     if odd:
         yield (
             f"An outlier is more than {OUTLYING_SCORE:g} scaled median absolute deviations and {OUTLYING_SHARE:.0%} "

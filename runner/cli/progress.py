@@ -21,6 +21,7 @@ from runner.entry.plan import Plan
 from runner.record.evaluation import interval_of
 from runner.record.headline import key_measurement, telling_labels
 from runner.record.model import StepResult, StepStatus
+from runner.record.simulated import NOT_COUNTED
 from runner.run.pace import TimeSlot
 from runner.vocabulary import label_of
 
@@ -106,7 +107,7 @@ class RunProgress:
         """Print the step's line and move the bar."""
         self._bar.advance(self._task)
         took = "" if result.duration_s is None else f" in {format_value(result.duration_s, 's')}"
-        number = key_number(result)
+        number = NOT_COUNTED if result.simulated else key_number(result)
         said = one_line("; ".join(filter(None, (number, result.reason))))
         colour = _COLOURS[result.status]
         self._print(

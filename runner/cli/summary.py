@@ -19,6 +19,7 @@ from runner.history.endings import outcome_words
 from runner.record.headline import key_measurement
 from runner.record.model import Outcome, Record, StepResult, StepStatus, Verdict
 from runner.record.outcomes import drill_sentence
+from runner.record.simulated import NOT_COUNTED
 from runner.vocabulary import label_of
 
 _COLOURS = {0: "green", 1: "red", 3: "yellow"}
@@ -80,19 +81,23 @@ def _rows(ended: Sequence[Ended], width: int) -> Iterator[Text]:
 
 def _headline(one: Ended) -> str:
     """The entry's main number if it was measured, else the last one that was."""
-    taken = [
-        (step.id, key) for step in one.record.steps if step.status.finished and (key := key_measurement(step))
-    ]
+    taken = [(step.id, key) for step in one.record.steps if step.counts and (key := key_measurement(step))]
     wanted = [key for step_id, key in taken if step_id == one.plan.runbook.head.headline]
     keys = wanted or [key for _, key in taken[-1:]]
     return f"{label_of(keys[0].name)}: {format_value(keys[0].value, keys[0].unit)}" if keys else ""
 
 
 def look_at(one: Ended) -> Iterator[str]:
-    """What an entry did not prove, or why its outcome is not good: steps broken, failed, left out, bounds undecided."""
+    """What an entry did not prove, which steps were simulated, and why its outcome is not good.
+
+    The reasons are steps that broke, failed or were left out, and bounds that were not decided.
+    """
     name = one.record.runbook.id
     if one.record.unproved:
         yield f"{name}: {drill_sentence(one.record.unproved)}"
+    for step in one.record.steps:
+        if step.simulated:
+            yield f"{name} {step.phase.value}/{step.id}: {NOT_COUNTED}"
     if not one.outcome.exit_status:
         return
     for step in one.record.steps:

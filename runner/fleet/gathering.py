@@ -14,9 +14,11 @@ from runner.fleet.campaign import Campaign, CampaignJob, JobProgress
 from runner.fleet.folder import Folder
 from runner.fleet.script import DIAGNOSIS
 from runner.history.campaigns import NodeRow
+from runner.history.golden import NodeSettings, hardware_kind
 from runner.record.documents import MAX_DOCUMENT_BYTES
 from runner.record.model import Outcome, Record
 from runner.record.redaction.redact import host_secrets, telling
+from runner.record.settings import plain_settings
 from runner.record.store import Store
 
 # The states of a row.
@@ -199,17 +201,20 @@ class _Diagnosis(BaseModel):
     """The output of `runbook diagnose --json` on a node, as far as it is used here."""
 
     exit_status: Literal[0, 1, 3]
+    machine_class: str = ""
+    settings: JsonValue = None
     entries: tuple[dict[str, JsonValue], ...]
 
 
 @dataclass(frozen=True)
 class NodeDiagnosis:
-    """The diagnosis of a node; with the status 3 (unknown) and a reason if there is none."""
+    """The diagnosis of a node; with the status 3 (unknown) and a reason, and without settings, if there is none."""
 
     job: CampaignJob
     exit_status: int = 3
     entries: tuple[Mapping[str, JsonValue], ...] = ()
     reason: str | None = None
+    settings: NodeSettings | None = None
 
 
 def gather_diagnoses(campaign: Campaign, folder: Folder) -> tuple[NodeDiagnosis, ...]:
@@ -231,4 +236,5 @@ def _diagnosis(folder: Folder, job: CampaignJob) -> NodeDiagnosis:
         return NodeDiagnosis(job, reason=why)
     except ValidationError:
         return NodeDiagnosis(job, reason=f"returned {DIAGNOSIS}, which is not a valid diagnosis")
-    return NodeDiagnosis(job, found.exit_status, found.entries)
+    settings = NodeSettings(job.key, hardware_kind(found.machine_class), plain_settings(found.settings))
+    return NodeDiagnosis(job, found.exit_status, found.entries, settings=settings)

@@ -93,7 +93,7 @@ def distributions(records: Iterable[Record]) -> tuple[Distribution, ...]:
     taken: dict[tuple[str, ...], list[_Taken]] = defaultdict(list)
     for record in sorted(records, key=lambda one: one.moment):
         for step in record.steps if not record.members else ():
-            if step.status.finished:
+            if step.counts:
                 key = key_measurement(step)
                 for one in step.measurements:
                     place = (record.runbook.id, step.id, one.name, json.dumps(one.labels, sort_keys=True))

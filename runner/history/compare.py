@@ -9,6 +9,7 @@ from runner.history.change import SMALLEST_BETWEEN_RUNS, Change, Doubt, change_b
 from runner.history.conditions import conditions_of, differences
 from runner.history.endings import RanStep
 from runner.record.model import Measurement, Record
+from runner.record.simulated import was_simulated
 from runner.vocabulary import current_name
 
 # Entry, step, preset.
@@ -164,13 +165,20 @@ def _rows(place: _Place, first: RanStep | None, second: RanStep | None) -> Itera
 def _measured(ran: RanStep | None) -> dict[tuple[str, str, str], Measurement]:
     return {
         (current_name(one.name), one.unit, repr(sorted(one.labels.items()))): one
-        for one in (ran[1].measurements if ran else ())
+        for one in (ran[1].measurements if ran and not _is_simulated(ran) else ())
     }
+
+
+def _is_simulated(ran: RanStep) -> bool:
+    record, step = ran
+    return step.simulated or was_simulated(record)
 
 
 def _not_comparable(one: RanStep, two: RanStep) -> str | None:
     """Why two results may not be compared, or None."""
     (first, step), (second, other) = one, two
+    if _is_simulated(one) or _is_simulated(two):
+        return "not comparable: simulated"
     for which in (step, other):
         if not which.status.finished:
             return f"not comparable: {which.status}" + (f" ({which.reason})" if which.reason else "")

@@ -14,6 +14,7 @@ from runner.hardware.machine import Machine
 from runner.history.conditions import RunConditions, conditions_of
 from runner.record.model import Options, Outcome, Record, StepResult, Verdict
 from runner.record.outcomes import Judged, judge_run
+from runner.record.simulated import was_simulated
 from runner.sizing.presets import default_preset
 
 JudgedRun = tuple[Record, Judged]
@@ -80,7 +81,7 @@ def endings(runbooks: Sequence[Runbook], records: Iterable[Record]) -> Iterator[
 
 def ending_of(runbook: Runbook, record: Record) -> Ending | None:
     """The outcome of this run; None if it was simulated or cut off."""
-    if record.outcome is None or record.simulated or record.machine.simulated:
+    if record.outcome is None or was_simulated(record):
         return None
     found, verdicts = judge_run(runbook, record.steps, record.machine)
     sure = tuple((one.id, one.verdict) for one in verdicts if one.decides and one.verdict in _DECIDED)
@@ -162,8 +163,8 @@ def outcome_words(outcome: Outcome, record: Record) -> str:
     if outcome is not Outcome.HEALTHY:
         return outcome.value.replace("_", " ")
     if scope.steps:
-        # A step that was asked for and skipped says nothing about the node.
-        finished = {step.id for step in record.steps if step.status.finished}
+        # A step that was asked for and skipped or simulated says nothing about the node.
+        finished = {step.id for step in record.steps if step.counts}
         ran = [step for step in scope.steps if step in finished] or ["none"]
         return f"healthy in {'step' if len(ran) == 1 else 'steps'} {', '.join(ran)} only"
     if len(scope.phases) < len(Phase):

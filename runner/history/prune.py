@@ -35,7 +35,7 @@ def _newest(records: Sequence[Record]) -> dict[tuple[object, ...], str]:
     for record in sorted(records, key=lambda record: record.moment):
         where = (record.machine.machine_class, record.runbook.id, record.node_alias)
         for step in record.steps:
-            if step.status.finished:
+            if step.counts:
                 found[*where, step.id, record.options.preset] = record.run_id
         if record.outcome is not None:
             found[*where, scope_of(record.options)] = record.run_id

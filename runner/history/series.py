@@ -11,6 +11,7 @@ from runner.history.conditions import RunConditions, conditions_of
 from runner.history.endings import by_any_id, scope_of
 from runner.record.headline import key_measurement
 from runner.record.model import Record
+from runner.record.simulated import was_simulated
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +71,20 @@ class Series:
 
 
 def series_of(record: Record, entries: Mapping[str, Runbook]) -> Iterator[Series]:
-    """The key number of every finished step, as series of one point; nothing of a simulated run.
+    """The key number of every finished step, as series of one point; nothing of a simulated run or step.
 
     Args:
         record: a run.
         entries: by every id that they have or had (`runner.history.endings.by_any_id`); a run under a former id is one
             of the entry.
     """
-    if record.simulated or record.machine.simulated:
+    if was_simulated(record):
         return
     entry = entries.get(record.runbook.id)
     scope = scope_of(record.options).model_dump_json()
     conditions = conditions_of(record)
     for step in record.steps:
-        number = key_measurement(step) if step.status.finished else None
+        number = key_measurement(step) if step.counts else None
         if number is not None:
             point = Point(
                 run_id=record.run_id,

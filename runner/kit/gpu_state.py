@@ -39,8 +39,9 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
             opened = open_gpus(asker)
             gpus = len(opened)
             judged = _judged(group, asker, opened, arguments)
-    effective = {"source": "nvml", "gpus": gpus, "simulated": is_stand_in(gpus)}
-    return node_findings(judged, requested, effective, group=arguments.group, source="nvml")
+    effective = {"source": "nvml", "gpus": gpus}
+    found = node_findings(judged, requested, effective, group=arguments.group, source="nvml")
+    return replace(found, simulated=is_stand_in(gpus))
 
 
 @contextlib.contextmanager

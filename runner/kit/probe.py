@@ -38,7 +38,10 @@ class NotApplicableError(Exception):
 
 @dataclass(frozen=True)
 class Findings:
-    """The result of a probe; `runner.kit.running` turns it into the document and the exit status."""
+    """The result of a probe; `runner.kit.running` turns it into the document and the exit status.
+
+    `simulated`: the hardware that it read is not there. A marked stand-in for NVML needs no mention here.
+    """
 
     measurements: Sequence[Measurement] = ()
     status: Literal["ok", "symptom", "not_applicable"] = "ok"
@@ -48,6 +51,7 @@ class Findings:
     fallback_reason: str | None = None
     fallback_asked: bool = False
     details: Mapping[str, object] = field(default_factory=dict)
+    simulated: bool = False
 
 
 class ProbeBody(Protocol):

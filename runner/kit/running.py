@@ -17,6 +17,7 @@ from typing import TextIO, cast
 
 from runner.base.errors import InputError, RunbookError
 from runner.base.screen import Screen
+from runner.hardware.nvml import is_marked_stand_in
 from runner.hardware.prerequisites import missing_to_compile
 from runner.hardware.visible import INSTALLED_GPUS, USABLE_GPUS
 from runner.kit.options import check_numbers
@@ -143,6 +144,8 @@ def _document(probe: Probe, findings: Findings) -> Document:
             "fallback_asked": findings.fallback_asked,
             "details": dict(findings.details),
             "measurements": tuple(findings.measurements),
+            # Also of a probe that reads no GPU itself: a stand-in that it could have seen may have set its work.
+            "simulated": findings.simulated or is_marked_stand_in(),
         }
     )
 

@@ -67,7 +67,7 @@ def before_and_after(runbook: Runbook, evidence: SiteEvidence) -> tuple[Pair, ..
 
 
 def _pairs(runbook: Runbook, machine_class: str, run: Record) -> Iterator[Pair]:
-    ran = [step for step in run.steps if step.status.finished]
+    ran = [step for step in run.steps if step.counts]
     faulty = [step for step in ran if step.phase is Phase.REPRODUCE]
     faulty += [step for step in ran if step.phase is Phase.DIAGNOSE and step.status is StepStatus.SYMPTOM]
     seen: set[tuple[str, str]] = set()

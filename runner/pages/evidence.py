@@ -20,6 +20,7 @@ from runner.history.series import Series, joined_series, series_of
 from runner.history.verdict_changes import VerdictChange, verdict_changes
 from runner.record.model import Options, Record
 from runner.record.outcomes import Judged
+from runner.record.simulated import was_simulated
 
 # The machines that this knowledge base is for: always shown, and unmeasured until a record exists.
 HEADLINE_CLASSES = ("8xB200-180GB",)
@@ -74,7 +75,7 @@ class SiteEvidence:
 
 
 def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> SiteEvidence:
-    """Index records, reading each once. Simulated records are skipped: their measurements may not be shown.
+    """Index records, reading each once. Simulated runs and steps are skipped: their numbers may not be shown.
 
     Args:
         records: in any order.
@@ -88,7 +89,7 @@ def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> SiteE
     campaigns: list[tuple[Record, Judged | None]] = []
     presets: dict[str, str] = {}
     for record in records:
-        if record.simulated or record.machine.simulated:
+        if was_simulated(record):
             continue
         machine_class = record.machine.machine_class
         entry = entries.get(record.runbook.id)
@@ -96,7 +97,7 @@ def gather(records: Iterable[Record], runbooks: Sequence[Runbook] = ()) -> SiteE
         preset = record.options.preset
         at_home = preset == presets.setdefault(machine_class, home_preset(record.machine))
         for result in record.steps:
-            if result.status.finished:
+            if result.counts:
                 nodes = finished[machine_class, runbook, result.id, preset]
                 if _is_newer(record, nodes.get(record.node_alias)):
                     nodes[record.node_alias] = (record, result)

@@ -1,12 +1,16 @@
 """What the fleet page shows: campaigns over several nodes, how their numbers are spread, and the outliers. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from runner.base.plain import one_line
 from runner.base.stats import FEWEST_FOR_OUTLIERS, OUTLYING_SCORE, OUTLYING_SHARE
 from runner.base.units import format_bytes
+from runner.base.words import bracketed, first_of_many
 from runner.history.campaigns import Distribution, distributions, sentence
+from runner.history.golden import ComparedSetting, compare_settings, settings_of_records
+from runner.history.golden_text import also_differ, setting_sentences
 from runner.pages.site import Site
 from runner.record.model import Outcome, Record
 from runner.record.outcomes import Judged, drill_sentence
@@ -48,7 +52,9 @@ class CampaignView:
 
     Attributes:
         outcomes: (entry, its outcomes counted).
-        odd: (metric, sentence) for each metric in which nodes are suspect.
+        odd: (metric, sentence) for each metric in which nodes are suspect, with settings in which they differ too.
+        settings: sentences about the settings that differ between nodes, the most suspicious first.
+        golden: (setting, value, of how many nodes) for each setting that has a majority or is equal on all nodes.
         joint: records of runs over several nodes as one, judged.
     """
 
@@ -59,9 +65,13 @@ class CampaignView:
     outcomes: tuple[tuple[str, tuple[Count, ...]], ...]
     spreads: tuple[SpreadRow, ...]
     odd: tuple[tuple[str, str], ...]
+    settings: tuple[str, ...]
+    golden: tuple[tuple[str, str, str], ...]
     joint: tuple[tuple[Record, Judged], ...]
 
 
+# Aliases are no numbers, so they cannot be folded.
+_MOST_ALIASES = 8
 _CUT_OFF = Judged(Outcome.INCOMPLETE)
 
 
@@ -94,6 +104,7 @@ def _view(name: str, taken: Sequence[Ran]) -> CampaignView:
     records = [record for record, _ in taken]
     single = [record for record in records if not record.members]
     found = distributions(single)
+    compared = compare_settings(settings_of_records(single))
     return CampaignView(
         id=name,
         began=min(record.started_at for record in records),
@@ -102,12 +113,31 @@ def _view(name: str, taken: Sequence[Ran]) -> CampaignView:
         outcomes=tuple(_outcomes([run for run in taken if not run[0].members])),
         spreads=tuple(_spread(one) for one in found if one.key),
         odd=tuple(
-            (f"{one.entry}/{one.step} {one.metric}{_in_brackets(one.labels)}", said)
+            (
+                f"{one.entry}/{one.step} {one.metric}{_in_brackets(one.labels)}",
+                _with_settings(said, one, compared),
+            )
             for one in found
             if (said := sentence(one))
         ),
+        settings=tuple(setting_sentences(compared, lambda aliases: first_of_many(aliases, _MOST_ALIASES))),
+        golden=tuple(_golden(compared)),
         joint=tuple((record, found or _CUT_OFF) for record, found in taken if record.members),
     )
+
+
+def _with_settings(said: str, found: Distribution, compared: Sequence[ComparedSetting]) -> str:
+    also = also_differ(found, compared)
+    return f"{said}; {also}" if also else said
+
+
+def _golden(compared: Sequence[ComparedSetting]) -> Iterator[tuple[str, str, str]]:
+    several = len({one.kind for one in compared}) > 1
+    for one in sorted(compared, key=lambda one: (one.kind, one.name)):
+        most = one.majority or (one.held[0] if one.equal else None)
+        if most:
+            name = f"{one_line(one.name)}{bracketed(one.kind) if several else ''}"
+            yield name, one_line(most.value), f"{len(most.nodes)} of {one.nodes}"
 
 
 def _outcomes(taken: Sequence[Ran]) -> Iterable[tuple[str, tuple[Count, ...]]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.pages.site import Page, Site, plain_page
-from runner.record.model import record_schema
+from runner.record.schema import record_schema
 from runner.vocabulary import METRICS, PROBES
 
 

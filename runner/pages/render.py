@@ -19,7 +19,8 @@ from runner.pages.reference import reference_pages
 from runner.pages.site import Page, Site, plain_page
 from runner.pages.templates import environment, record_path
 from runner.pages.view import shown_records
-from runner.record.model import Record, record_schema
+from runner.record.model import Record
+from runner.record.schema import record_schema
 from runner.record.store import Problem, Store
 
 __all__ = ["Page", "hand_written", "record_path", "render", "render_folders"]

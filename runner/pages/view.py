@@ -14,7 +14,11 @@ from runner.pages.numbers import Number, across_nodes, number, show_interval, sh
 from runner.record.evaluation import Evaluated, evaluate, fits, fits_class
 from runner.record.headline import key_measurement
 from runner.record.model import Outcome, Record, StepResult, Verdict
+from runner.record.simulated import NOT_COUNTED
 from runner.vocabulary import METRICS, label_of
+
+# The state of a step that ran against a stand-in for its hardware.
+SIMULATED = "simulated"
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def _why_unmeasured(
     last = next((result for result in run.steps if result.id == step.id), None) if run else None
     if last is None:
         return "unmeasured", "no record of this step on this class"
+    if last.simulated:
+        return SIMULATED, NOT_COUNTED
     return last.status.value, last.reason or ""
 
 
@@ -187,7 +193,7 @@ def _cell(runbook: Runbook, evidence: SiteEvidence, machine_class: str) -> Matri
     stands = evidence.standings.get((machine_class, runbook.id))
     if stands is None:
         return MatrixCell(machine_class, "unmeasured", None, None, False)
-    ran = [result for result in stands.record.steps if result.status.finished]
+    ran = [result for result in stands.record.steps if result.counts]
     # The number that the entry chose, else the last one: Verify is the strongest evidence.
     chosen = [result for result in ran if result.id == runbook.head.headline]
     keys = (

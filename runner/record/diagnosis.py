@@ -5,7 +5,7 @@ run are part of the result, each with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,8 @@ from runner.base.remedy import shell_lines
 from runner.entry.model import Runbook, Safety, Severity
 from runner.record.model import StepResult, StepStatus
 from runner.record.outcomes import unrequested_fallback
+from runner.record.settings import step_settings
+from runner.record.simulated import NOT_COUNTED
 
 _GRAVEST_FIRST = tuple(reversed(Severity))
 
@@ -81,7 +83,7 @@ class NotLooked:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One entry on this node."""
+    """One entry on this node. `settings`: what its steps read of the node that should be equal on all nodes."""
 
     entry: str
     number: int
@@ -91,6 +93,7 @@ class Diagnosis:
     hints: tuple[str, ...]
     looked: tuple[str, ...]
     not_looked: tuple[NotLooked, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def severity(self) -> Severity | None:
@@ -117,24 +120,35 @@ class Diagnosis:
 
 
 def diagnose_entry(
-    runbook: Runbook, results: Sequence[StepResult], blocked: Iterable[str] = (), *, gpus: int = 0
+    runbook: Runbook,
+    results: Sequence[StepResult],
+    blocked: Iterable[str] = (),
+    *,
+    gpus: int = 0,
+    rehearsed: bool = False,
 ) -> Diagnosis:
     """Sort an entry's results into findings, hints, and steps without a result.
 
     A step that ran something else than it was asked to (an unrequested fallback) says nothing about the issue: it
-    counts as blocked.
+    counts as blocked. So does a simulated one.
 
     Args:
         runbook: the entry.
         results: of its Diagnose steps, those that were skipped with their reasons.
         blocked: ids of skipped steps that apply to this node, and that the node itself kept from running.
         gpus: how many GPUs this node has.
+        rehearsed: the node itself is simulated, so that simulated steps are judged like any others.
     """
     kept_from = frozenset(blocked)
     findings, hints, looked, blind = [], [], [], []
+    settings: dict[str, str] = {}
     for result in results:
+        settings |= step_settings(result, rehearsed=rehearsed)
         if unrequested_fallback(result):
             blind.append(NotLooked(result.id, result.reason or "unrequested fallback", Obstacle.BLOCKED))
+            continue
+        if result.simulated and not rehearsed:
+            blind.append(NotLooked(result.id, NOT_COUNTED, Obstacle.BLOCKED))
             continue
         if result.status in {StepStatus.SYMPTOM, StepStatus.FAILED}:
             findings.append(_finding(runbook, result))
@@ -149,7 +163,15 @@ def diagnose_entry(
     head = runbook.head
     state = _state(findings, hints, looked, blind)
     return Diagnosis(
-        head.id, head.number, head.title, state, tuple(findings), tuple(hints), tuple(looked), tuple(blind)
+        head.id,
+        head.number,
+        head.title,
+        state,
+        tuple(findings),
+        tuple(hints),
+        tuple(looked),
+        tuple(blind),
+        settings,
     )
 
 

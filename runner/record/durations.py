@@ -11,6 +11,7 @@ from runner.entry.digest import current_digests
 from runner.entry.model import Runbook, Step
 from runner.hardware.machine import Machine
 from runner.record.model import Record, StepStatus
+from runner.record.simulated import was_simulated
 from runner.record.store import Store
 
 # Without a record: a tenth of the deadline, at most 60 s.
@@ -58,7 +59,8 @@ def expected_durations(
         if not _speaks_of(record, runbook, preset, machine):
             continue
         for result in record.steps:
-            if result.id not in digests or result.duration_s is None:
+            unlike = result.simulated and not was_simulated(record)
+            if result.id not in digests or result.duration_s is None or unlike:
                 continue
             here = record.machine.machine_class == machine.machine_class
             alike = here or (0 < len(machine.gpus) == len(record.machine.gpus))
@@ -84,7 +86,7 @@ def _speaks_of(record: Record, runbook: Runbook, preset: str, machine: Machine) 
         record.runbook.id in {runbook.id, *runbook.head.formerly}
         and record.options.preset == preset
         and bool(record.machine.gpus) == bool(machine.gpus)
-        and record.simulated == machine.simulated
+        and was_simulated(record) == machine.simulated
     )
 
 

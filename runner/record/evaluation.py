@@ -51,6 +51,9 @@ def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine
     further labels are allowed if exactly one measurement matches. The interval comes from raw samples if the value is
     their median or geometric mean (`interval_of`); any other statistic is judged by its value.
 
+    A simulated step measured nothing. Only where the whole run was simulated, and so is never shown, its steps are
+    judged as a real node's would be.
+
     Returns:
         `met` or `missed` if the whole interval is on one side of every bound, `inconclusive` if it covers one,
         `not_evaluated` with a note if there is nothing to evaluate.
@@ -59,7 +62,7 @@ def evaluate(condition: Condition, steps: Sequence[StepResult], machine: Machine
     if not fits(condition.on, machine):
         return Evaluated(Verdict.NOT_EVALUATED, None, unit, None, f"meant for {_hardware(condition.on)}")
     try:
-        value, unit, interval = _value(condition, steps)
+        value, unit, interval = _value(condition, steps, rehearsed=machine.simulated)
         low, high = _bounds(condition, unit)
     except _NotEvaluatedError as reason:
         return Evaluated(Verdict.NOT_EVALUATED, None, unit, None, str(reason))
@@ -125,11 +128,14 @@ def _expected_unit(condition: Condition) -> str:
     return "1" if condition.over is not None or metric is None else metric.unit
 
 
-def _value(condition: Condition, steps: Sequence[StepResult]) -> tuple[float, str, Interval | None]:
-    upper = _pick(condition.metric, condition.at, steps)
+def _value(
+    condition: Condition, steps: Sequence[StepResult], *, rehearsed: bool
+) -> tuple[float, str, Interval | None]:
+    upper = _pick(condition.metric, condition.at, steps, rehearsed=rehearsed)
     if condition.over is None:
         return upper.value, upper.unit, interval_of(upper)
-    lower = _pick(condition.over, condition.at if condition.over_at is None else condition.over_at, steps)
+    over_at = condition.at if condition.over_at is None else condition.over_at
+    lower = _pick(condition.over, over_at, steps, rehearsed=rehearsed)
     if upper.unit != lower.unit:
         raise _NotEvaluatedError(f"{condition.metric} is in {upper.unit}, {condition.over} in {lower.unit}")
     if lower.value == 0 or not math.isfinite(upper.value / lower.value):
@@ -155,7 +161,9 @@ def interval_of(measurement: Measurement) -> Interval | None:
     return median_interval(measurement.samples) if measurement.statistic == "median" else None
 
 
-def _pick(metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult]) -> Measurement:
+def _pick(
+    metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult], *, rehearsed: bool
+) -> Measurement:
     step_id, _, name = metric.partition(".")
     found = [step for step in steps if step.id == step_id]
     if not found:
@@ -165,6 +173,8 @@ def _pick(metric: str, at: Mapping[str, Scalar], steps: Sequence[StepResult]) ->
         raise _NotEvaluatedError(
             f"step {step_id}: {step.status}" + (f" ({step.reason})" if step.reason else "")
         )
+    if step.simulated and not rehearsed:
+        raise _NotEvaluatedError(f"step {step_id}: simulated, not counted")
     found_here = fitting(step.measurements, name, at)
     if not found_here:
         named = any(measurement.name == name for measurement in step.measurements)

@@ -8,8 +8,11 @@ from runner.vocabulary import PROBES
 
 
 def key_measurement(result: StepResult) -> Measurement | None:
-    """The key measurement of a step: the last one it reported for the first metric of its probe."""
-    info = PROBES.get(result.probe or "")
+    """The key measurement of a step: the last one it reported for the first metric of its probe.
+
+    None if it has none, or was simulated: such a number stands for nothing.
+    """
+    info = None if result.simulated else PROBES.get(result.probe or "")
     for name in info.emits if info else ():
         named = [measurement for measurement in result.measurements if measurement.name == name]
         if named:

@@ -47,5 +47,11 @@ def _digest(step: StepResult, earlier: Sequence[StepResult], methods: Mapping[st
     return commands_digest(commands, of_step)
 
 
+def _no_step_simulated(record: Record) -> Record:
+    """Earlier schemas knew only runs that were simulated as a whole."""
+    steps = [step.model_copy(update={"simulated": False}) for step in record.steps]
+    return record.model_copy(update={"steps": tuple(steps)})
+
+
 # By the schema that each leads to; schemas 2 and 3 only added fields.
-_MIGRATIONS: Mapping[int, Callable[[Record], Record]] = {4: _digests_of_commands}
+_MIGRATIONS: Mapping[int, Callable[[Record], Record]] = {4: _digests_of_commands, 5: _no_step_simulated}

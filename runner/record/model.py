@@ -1,8 +1,8 @@
-"""Data model of a record: one run of one runbook on one node. The JSON Schema is generated from these classes."""
+"""Data model of a record: one run of one runbook on one node."""
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -10,7 +10,7 @@ from runner.base import bounds
 from runner.entry.model import Evidence, Phase
 from runner.hardware.machine import Machine
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _MOST_STEPS = 500
 
 
@@ -85,11 +85,8 @@ def _utc(value: datetime) -> str:
     return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Instant = Annotated[
-    AwareDatetime,
-    Field(ge=bounds.FIRST_MOMENT, lt=bounds.LAST_MOMENT),
-    PlainSerializer(_utc, return_type=str),
-]
+_InBounds = Field(ge=bounds.FIRST_MOMENT, lt=bounds.LAST_MOMENT)
+Instant = Annotated[AwareDatetime, _InBounds, PlainSerializer(_utc, return_type=str)]
 """UTC with time zone, in milliseconds."""
 
 
@@ -130,6 +127,7 @@ class Document(_Model):
         fallback_reason: why `effective` differs from `requested`.
         fallback_asked: the caller allowed fallbacks (`--compile-mode smart`), so a fallback is not a failure.
         details: further data, in JSON.
+        simulated: the probe read a stand-in for hardware (`runner.record.simulated`).
     """
 
     probe: bounds.Name
@@ -142,12 +140,14 @@ class Document(_Model):
     fallback_asked: bool = False
     details: bounds.PlainJson = Field(default_factory=dict)
     measurements: _Measurements = ()
+    simulated: bool = False
 
 
 class StepResult(_Model):
     """One step of a run: command, status, output (first and last part) and measurements.
 
     `left_out`: skipped, or terminated before its own deadline, because of the time limit of the run.
+    `simulated`: as in its document.
     """
 
     id: bounds.Name
@@ -174,12 +174,18 @@ class StepResult(_Model):
     fallback_asked: bool = False
     details: bounds.PlainJson = Field(default_factory=dict)
     measurements: _Measurements = ()
+    simulated: bool = False
 
     @model_validator(mode="after")
     def _finished_has_run(self) -> Self:
         if self.status.finished and None in (self.started_at, self.duration_s, self.exit_status):
             raise ValueError(f"{self.status} without a start, a duration and an exit status")
         return self
+
+    @property
+    def counts(self) -> bool:
+        """Whether its result may be shown, compared and judged: it finished and was not simulated."""
+        return self.status.finished and not self.simulated
 
 
 class RunbookRef(_Model):
@@ -258,6 +264,7 @@ class Record(_Model):
     `outcome`, and for `drill_passed` `unproved` (why its effect was not measured), were judged when the run ended.
     History: pages judge them again.
     `run_id` is a valid file name without path separators.
+    `simulated`: the run as a whole was.
     """
 
     schema_version: Annotated[int, Field(ge=1, le=1_000)] = SCHEMA_VERSION
@@ -289,11 +296,3 @@ class Record(_Model):
     def moment(self) -> tuple[datetime, str]:
         """Sort key, oldest first."""
         return self.started_at, self.run_id
-
-
-def record_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a record."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Record.model_json_schema(mode="serialization"),
-    }

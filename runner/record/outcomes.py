@@ -52,7 +52,7 @@ def judge_run(
     Steps that the entry no longer has keep their status; steps of its proof that are not in the run count as missing.
     """
     verdicts = judge_expectations(runbook, steps, machine)
-    found = outcome_in_time(outcome(runbook, steps, verdicts), steps)
+    found = outcome_in_time(outcome(runbook, steps, verdicts, rehearsed=machine.simulated), steps)
     if found is Outcome.HEALTHY and machine.gpu_error and _kept_from_gpus(runbook, steps):
         # Steps that needed the GPUs could not check them.
         found = Outcome.INCONCLUSIVE
@@ -61,13 +61,20 @@ def judge_run(
     ), verdicts
 
 
-def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[StoredVerdict]) -> Outcome:
+def outcome(
+    runbook: Runbook,
+    steps: Sequence[StepResult],
+    verdicts: Sequence[StoredVerdict],
+    *,
+    rehearsed: bool = False,
+) -> Outcome:
     """The outcome of a run. The first row that applies decides:
 
     | the run | outcome |
     | --- | --- |
     | a step ended in error, timeout or interrupted | incomplete |
     | every step was skipped (or there was none) | not_applicable |
+    | every step that was not skipped was simulated | inconclusive |
     | a deciding expectation is inconclusive | inconclusive |
     | fault shown; Verify did not run | symptom |
     | fault shown; Verify ran; Verify or Fix is not clean | not_fixed |
@@ -80,15 +87,17 @@ def outcome(runbook: Runbook, steps: Sequence[StepResult], verdicts: Sequence[St
     | Diagnose ran, or Verify without Fix | healthy |
     | Diagnose did not run | inconclusive: nothing checked the node before Fix |
 
-    *Ran*: a step of the phase was not skipped. *Clean*: none of its steps is `symptom` or `failed`. *Fault shown*:
-    Diagnose is not clean, or a step of Reproduce shows the symptom. A step that passed but whose deciding
-    expectation was missed later (a ratio to a later step) counts as failed.
+    *Ran*: a step of the phase was neither skipped nor simulated. With `rehearsed`, for a run that was simulated as a
+    whole, simulated steps count here, and still prove nothing. *Clean*: none of its steps is `symptom` or `failed`.
+    *Fault shown*: Diagnose is not clean, or a step of Reproduce shows the symptom. A step that passed but whose
+    deciding expectation was missed later (a ratio to a later step) counts as failed.
     """
     if any(step.status.broken for step in steps):
         return Outcome.INCOMPLETE
-    ran = [step for step in steps if step.status is not StepStatus.SKIPPED]
+    taken = [step for step in steps if step.status is not StepStatus.SKIPPED]
+    ran = [step for step in taken if rehearsed or not step.simulated]
     if not ran:
-        return Outcome.NOT_APPLICABLE
+        return Outcome.INCONCLUSIVE if taken else Outcome.NOT_APPLICABLE
     if any(verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE for verdict in verdicts):
         return Outcome.INCONCLUSIVE
     phases = {step.phase for step in ran}

@@ -15,9 +15,9 @@ def proof_gaps(
 ) -> tuple[str, ...]:
     """Why the fix is not proved: one reason for each missing part of the proof; empty if the proof is complete.
 
-    A part is missing if a step of Fix was skipped, if an item of the proof did not run in Verify or was not measured,
-    or if the entry bounds an item but no such bound applies to this machine and was met. A step that the entry has
-    changed since counts as it ran; its numbers are shown as stale.
+    A part is missing if a step of Fix was skipped, if an item of the proof did not run in Verify, was not measured or
+    was simulated, or if the entry bounds an item but no such bound applies to this machine and was met. A step that the
+    entry has changed since counts as it ran; its numbers are shown as stale.
 
     Args:
         runbook: the entry.
@@ -53,6 +53,8 @@ def _missing(item: ProofItem, result: StepResult | None) -> str | None:
         return f"{where}: {result.reason or 'skipped'}"
     if not result.status.finished:
         return f"{where}: {result.status}" + (f" ({result.reason})" if result.reason else "")
+    if result.simulated:
+        return f"{where}: simulated, which proves nothing"
     if item.measurement is None or fitting(result.measurements, item.measurement, item.at):
         return None
     because = f": {result.reason}" if result.reason else ""

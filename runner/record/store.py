@@ -22,6 +22,7 @@ from runner.base.plain import visible_line
 from runner.base.units import format_bytes
 from runner.record.model import Record, StepResult
 from runner.record.reading import parse_record, refuse_twice
+from runner.record.simulated import was_simulated
 
 if TYPE_CHECKING:
     from runner.record.writing import Written
@@ -219,13 +220,13 @@ def latest(
 ) -> Mapping[tuple[str, str, str, str], tuple[Record, StepResult]]:
     """The newest finished result of every step, by (machine class, runbook id, step id, preset).
 
-    Skipped and broken steps do not count; steps of a killed run do. With several nodes of a class, the newest
-    result counts.
+    Skipped, broken and simulated steps do not count, nor does anything of a simulated run; steps of a killed run do.
+    With several nodes of a class, the newest result counts.
     """
     found: dict[tuple[str, str, str, str], tuple[Record, StepResult]] = {}
     for record in sorted(records, key=lambda record: record.moment):
-        for step in record.steps:
-            if step.status.finished:
+        for step in record.steps if not was_simulated(record) else ():
+            if step.counts:
                 key = (record.machine.machine_class, record.runbook.id, step.id, record.options.preset)
                 found[key] = (record, step)
     return found

@@ -127,7 +127,9 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
     results = run_plan(plan, context, lambda _step, _slot: None)
     # A node with unreadable GPUs is not healthy: steps that need GPUs count as blocked.
     blocked = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
-    return diagnose_entry(runbook, list(results), blocked, gpus=len(machine.gpus))
+    return diagnose_entry(
+        runbook, list(results), blocked, gpus=len(machine.gpus), rehearsed=machine.simulated
+    )
 
 
 def reading_plan(plan: Plan, gpus: int) -> Plan:

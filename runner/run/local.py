@@ -29,7 +29,7 @@ SECONDS = "RUNBOOK_SECONDS"
 # The fields of a document that its step's result has too.
 _FROM_DOCUMENT = (
     "probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details",
-    "measurements",
+    "measurements", "simulated",
 )  # fmt: skip
 
 

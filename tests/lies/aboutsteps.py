@@ -1,5 +1,6 @@
 """Lies about steps: which there are, how they ended, what ran in them."""
 
+import json
 from typing import Any
 
 from tests.lies.aboutruns import later
@@ -234,6 +235,25 @@ def printed_json_removed(record: Json) -> None:
 def reason_changed(record: Json) -> None:
     step = a_step(record, **SYMPTOM)
     step["reason"] = "something else"
+
+
+_change("step_called_simulated", PASSED, simulated=True)
+_change("skipped_called_simulated", SKIPPED, simulated=True)
+
+
+@lie
+def step_called_simulated_in_the_schema_that_has_the_mark(record: Json) -> None:
+    a_step(record, **PASSED)["simulated"] = True
+    record["schema_version"] = max(5, record["schema_version"])
+
+
+@lie
+def simulated_step_called_real(record: Json) -> None:
+    """The output still tells that the probe read a stand-in."""
+    step = a_step(record, **PASSED)
+    retell(step)
+    before, _, last = step["stdout_tail"].rstrip().rpartition("\n")
+    step["stdout_tail"] = f"{before}\n{json.dumps(json.loads(last) | {'simulated': True})}\n"
 
 
 _told("passed_for_an_invented_reason", cut=False, reason="everything is fast here")

@@ -14,6 +14,7 @@ from runner.kit.precision.product import IN_FP32
 from runner.record.documents import MAX_DOCUMENT_BYTES
 from runner.record.model import Document, Measurement, Record
 from runner.record.reading import parse_record
+from runner.record.simulated import was_simulated
 from runner.record.store import Store
 
 SWEEP = "precision_power_sweep"
@@ -110,6 +111,8 @@ def read_sweep(path: Path) -> Sweep:
         return found
     if document.probe != SWEEP:
         raise InputError(f"{path}: written by {document.probe}, not by {SWEEP}")
+    if document.simulated:
+        raise InputError(f"{path}: simulated, so it measured nothing; sweep on real GPUs")
     if not document.measurements:
         raise InputError(f"{path}: no measurements; sweep modes that can run on this host")
     return Sweep(str(path), document.effective, document.measurements)
@@ -117,7 +120,7 @@ def read_sweep(path: Path) -> Sweep:
 
 def _of_record(record: Record, name: str) -> Sweep | None:
     for step in reversed(record.steps):
-        if step.probe == SWEEP and step.status.finished and step.measurements:
+        if step.probe == SWEEP and step.counts and step.measurements:
             machine = record.machine
             versions = {"driver": machine.driver, "torch": machine.torch, "cuda": machine.cuda}
             effective = {"versions": versions} | step.effective
@@ -150,7 +153,7 @@ def baseline_and_latest(data: Path) -> tuple[Sweep, Sweep]:
     except (RecordError, StoreError) as error:
         raise InputError(f"{data}: {error}") from error
     # A simulated run measured nothing.
-    real = [one for one in records if not (one.simulated or one.machine.simulated)]
+    real = [one for one in records if not was_simulated(one)]
     found = [sweep for one in real if (sweep := _of_record(one, f"{one.started_at:%Y-%m-%d %H:%M} UTC"))]
     alike = [one for one in found if _same_work(one, found[-1])]
     if len(alike) < 2:  # noqa: PLR2004 - as above

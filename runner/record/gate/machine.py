@@ -68,7 +68,7 @@ def _missing(record: Record) -> list[str]:
     machine = record.machine
     facts = {"cpu": machine.cpu, "os": machine.os, "kernel": machine.kernel, "python": machine.python}
     facts |= {"driver": machine.driver} if machine.gpus else {}
-    measured = [one for step in record.steps for one in step.measurements]
+    measured = [one for step in record.steps if not step.simulated for one in step.measurements]
     if any(one.unit in _NEEDS_TORCH for one in measured):
         facts |= {"torch": machine.torch} | ({"cuda": machine.cuda} if machine.gpus else {})
     if any(one.labels.get("backend") == "nccl" for one in measured):

@@ -28,6 +28,10 @@ def measurement_problems(measurement: Measurement, record: Record, step: StepRes
     yield from _declared(measurement, metric, step)
     values = (measurement.value, *measurement.samples)
     yield from _possible(measurement, metric, values)
+    if step.simulated:
+        # The hardware that it stands for is not this machine's; the number is shown nowhere.
+        yield from _of_its_samples(measurement, step)
+        return
     highest = ceiling(measurement, record.machine, step)
     if highest is not None and max(values) > highest * (1 + _ROUNDING):
         found, most = (format_value(value, unit) for value in (max(values), highest))

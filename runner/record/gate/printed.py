@@ -11,7 +11,9 @@ from runner.record.gate.words import AGAIN
 from runner.record.model import Measurement, StepResult, StepStatus
 from runner.record.redaction.placeholder import PLACEHOLDER
 
-_KEPT = ("probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details")
+_KEPT = (
+    "probe", "method_version", "requested", "effective", "fallback_reason", "fallback_asked", "details", "simulated",
+)  # fmt: skip
 _ELSEWHERE = frozenset("|>&;")
 _LEFT_OUT = re.compile(r"\d+ bytes of details, more than a record holds")
 
@@ -47,6 +49,8 @@ def said_problems(step: StepResult, said: Mapping[str, Any]) -> Iterator[str]:
     if step.status is StepStatus.PASSED or (step.status is StepStatus.SYMPTOM and said.get("reason")):
         said = {**said, "reason": said.get("reason")}
         kept["reason"] = step.reason
+    # A document of an earlier version has no such mark.
+    said = {"simulated": False, **said}
     differing = next((name for name in kept if name in said and not _alike(said[name], kept[name])), None)
     if differing is not None:
         yield f"printed a document with a different {differing}; {AGAIN}"

@@ -15,6 +15,7 @@ from runner.record.gate.words import AGAIN
 from runner.record.model import Measurement, Outcome, Record, StepResult, Verdict
 from runner.record.outcomes import outcome, outcome_in_time
 from runner.record.redaction.leaks import leaks
+from runner.record.simulated import was_simulated
 
 _RUN_ID = re.compile(r"[0-9a-f]{12}")
 _PROVED = frozenset({Outcome.FIX_PROVED, Outcome.DRILL_PASSED})
@@ -44,7 +45,7 @@ def record_problems(
 def _problems(record: Record, now: datetime, secrets: Sequence[str], history: History) -> Iterator[str]:
     if not all(map(_RUN_ID.fullmatch, (record.run_id, *record.joint_runs))):
         yield f"has a run id of an invalid form; {AGAIN}"
-    if record.simulated or record.machine.simulated:
+    if was_simulated(record):
         yield "was simulated; run the entry on real GPUs"
     if record.outcome is None or record.ended_at is None:
         yield f"has no outcome: its run was cut off; {AGAIN}"
@@ -116,8 +117,13 @@ def identities(record: Record) -> Iterator[tuple[tuple[object, ...], str]]:
 
 
 def readings(record: Record) -> Iterator[tuple[tuple[object, ...], StepResult]]:
-    """The readings of each step as a whole and of each measurement, unordered: no other record can have the same."""
+    """The readings of each step as a whole and of each measurement, unordered: no other record can have the same.
+
+    A stand-in gives equal readings again and again, and they count for nothing.
+    """
     for step in record.steps:
+        if step.simulated:
+            continue
         timed = [one for one in step.measurements if one.unit in _READ]
         vectors = {tuple(sorted(_values(one))) for one in timed}
         vectors.add(tuple(sorted(value for one in timed for value in _values(one))))

@@ -13,6 +13,8 @@ from runner.vocabulary import PROBES
 
 _DOCUMENTS = ("ok", "symptom", "not_applicable")
 # Tools of other projects whose documents are converted; such a command calls none of this project's probes.
+# The first schema in which a step can be simulated.
+_WITH_SIMULATED_STEPS = 5
 _TOOLS = frozenset({"nccl_tests", "nvbandwidth"})
 
 
@@ -35,6 +37,8 @@ def step_problems(step: StepResult, record: Record) -> Iterator[str]:
     if not 0 <= step.gpus_used <= len(record.machine.gpus):
         yield f"used {step.gpus_used} GPUs of {len(record.machine.gpus)}; {AGAIN}"
     yield from _probe_problems(step)
+    if step.simulated and record.schema_version < _WITH_SIMULATED_STEPS:
+        yield f"is called simulated in a record of schema {record.schema_version}, which has no such mark; {AGAIN}"
     if said is not None:
         yield from said_problems(step, said)
     seen: set[tuple[object, ...]] = set()
@@ -110,7 +114,14 @@ def _probe_problems(step: StepResult) -> Iterator[str]:
     if step.probe is None:
         if step.status is StepStatus.PASSED and step.reason:
             yield f"passed without a document, but has a reason; {AGAIN}"
-        told = (step.measurements, step.requested, step.effective, step.details, step.fallback_reason)
+        told = (
+            step.measurements,
+            step.requested,
+            step.effective,
+            step.details,
+            step.fallback_reason,
+            step.simulated,
+        )
         if any(told) or step.fallback_asked or step.method_version is not None:
             yield f"has the contents of a document, but no probe; {AGAIN}"
         return
