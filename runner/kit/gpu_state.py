@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.base.errors import RunbookError
+from runner.base.errors import InputError, RunbookError
 from runner.hardware.gpus import is_stand_in, why_unreadable
 from runner.hardware.nvml import NvmlHungError, load_nvml, shut_down_nvml
 from runner.kit.node_findings import node_findings
+from runner.kit.pasted_input import read_pasted
 from runner.kit.probe import Findings, NotApplicableError
 from runner.node.findings import NodeVerdict, NotRead
 from runner.node.gpu.asking import NvmlAsker, OpenGpu, open_gpus, unopened
@@ -26,12 +27,22 @@ _PACE_S = 1.0
 def gpu_findings(arguments: argparse.Namespace) -> Findings:
     """Read and judge one group of this node's GPUs.
 
+    With `--from`, the GPUs are those of another node, in a pasted text.
+
     Raises:
+        InputError: the text cannot be read, or the group reads none.
         NotApplicableError: this host has no NVIDIA GPU, or the group does not apply to its GPUs.
         RunbookError: the GPUs cannot be read, or what matters of them cannot.
     """
     group: GpuGroup[Any] = importlib.import_module(f"runner.node.gpu.{arguments.group}").GROUP
     requested = {"group": arguments.group, "watch_s": arguments.watch}
+    if arguments.source is not None:
+        judged = group.judge((GpuReading(0.0, _pasted_facts(group, arguments)),))
+        # Numbers of another node are not numbers of this one.
+        judged = replace(judged, numbers=())
+        return node_findings(
+            judged, requested, {"source": "captured"}, group=arguments.group, source="captured"
+        )
     with _started() as asker:
         if isinstance(asker, NvmlFailure):
             judged, gpus = _without_nvml(group, asker), 0
@@ -42,6 +53,16 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
     effective = {"source": "nvml", "gpus": gpus}
     found = node_findings(judged, requested, effective, group=arguments.group, source="nvml")
     return replace(found, simulated=is_stand_in(gpus))
+
+
+def _pasted_facts(group: GpuGroup[Any], arguments: argparse.Namespace) -> Any:
+    if group.parse is None:
+        raise InputError(f"the group {group.name} is read from NVML only; run it on the node, without --from")
+    if arguments.watch:
+        raise InputError(
+            "--watch reads this node again and again; it has no use for a text: omit one of the two"
+        )
+    return group.parse(read_pasted(arguments.source, "the output of nvidia-smi"))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,8 @@
 """What `topology` reports: the wiring of every pair and GPU, from NVML or a pasted text, and its faults."""
 
 import argparse
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
-from runner.base.errors import InputError
-from runner.base.placed import PlacedFileError, read_placed
 from runner.base.words import and_more
 from runner.hardware.boards import Board, board_named, board_of
 from runner.hardware.machine import look
@@ -14,10 +10,9 @@ from runner.hardware.topology import GpuPair, GpuWiring, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
 from runner.hardware.wiring import WiringVerdict, expected_link, judge_wiring
+from runner.kit.pasted_input import read_pasted
 from runner.kit.probe import Findings, NotApplicableError, say, single
 from runner.record.model import Measurement
-
-_LARGEST_TEXT = 1 << 20
 
 
 def wiring_findings(arguments: argparse.Namespace) -> Findings:
@@ -73,27 +68,10 @@ def _reason(verdict: WiringVerdict) -> str | None:
 
 
 def _from_text(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:
-    topology = parse_topology(_read(arguments.source))
+    topology = parse_topology(read_pasted(arguments.source, "the matrix"))
     if len(topology.gpus) < 2:  # noqa: PLR2004 - a pair
         raise NotApplicableError("the text shows one GPU; wiring between GPUs needs two")
     return topology, board_named(arguments.board) if arguments.board else None
-
-
-def _read(source: str) -> str:
-    try:
-        if source == "-":
-            data = sys.stdin.buffer.read(_LARGEST_TEXT + 1)
-            if len(data) > _LARGEST_TEXT:
-                raise InputError(
-                    f"standard input has more than {_LARGEST_TEXT >> 20} MiB; give the matrix alone"
-                )
-        else:
-            # The path may be a pipe, as in --from <(nvidia-smi topo -m).
-            data = read_placed(Path(source), _LARGEST_TEXT, pipes=True)
-    except (OSError, PlacedFileError) as error:
-        why = error.why if isinstance(error, PlacedFileError) else error.strerror
-        raise InputError(f"cannot read {source}: {why}") from error
-    return data.decode("utf-8", "replace")
 
 
 def _from_nvml(arguments: argparse.Namespace) -> tuple[Topology, Board | None]:

@@ -12,6 +12,7 @@ GPU, or the group does not apply to these.
 Example:
     python -m runner.probes.gpu_state --group memory
     python -m runner.probes.gpu_state --group clocks --watch 60
+    nvidia-smi -q | python -m runner.probes.gpu_state --group memory --from -
 """
 
 import argparse
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument("--group", choices=GROUPS, required=True, help="which facts to read and judge")
     add_numbers(parser, "S", {"--watch": (0, "read again each second for S seconds, and judge the change")})
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="FILE",
+        help="judge another node's nvidia-smi output, pasted into FILE, instead of this node; - is standard input",
+    )
     parser.add_argument(
         "--load",
         action="store_true",

@@ -21,6 +21,7 @@ import sys
 
 from runner.kit.probe import Findings, Probe, base_parser
 from runner.vocabulary.model import Metric
+from runner.vocabulary.shared import NVLINKS_ACTIVE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,15 +62,7 @@ PROBE = Probe(
             label="NVLinks of the worst pair",
             ceiling="link_count",
         ),
-        Metric(
-            "nvlinks_active",
-            "1",
-            "higher",
-            "NVLinks of one GPU that are up, as counted by NVML.",
-            kind="count",
-            label="Active NVLinks of a GPU",
-            ceiling="link_count",
-        ),
+        NVLINKS_ACTIVE,
         Metric(
             "nvlink_errors",
             "1",

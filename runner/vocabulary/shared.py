@@ -91,6 +91,15 @@ FP8_SHARE = Metric(
     kind="share",
     label="FP8 share of GEMM time",
 )
+NVLINKS_ACTIVE = Metric(
+    "nvlinks_active",
+    "1",
+    "higher",
+    "NVLinks of one GPU that are up, as counted by NVML.",
+    kind="count",
+    label="Active NVLinks of a GPU",
+    ceiling="link_count",
+)
 NODE_FAULTS = Metric(
     "node_faults",
     "1",

@@ -56,6 +56,10 @@ double now_ms(void);
 /* One line of the file, which the module reads (1) or does not know (0); and what it answers before it read any. */
 int load_memory(const char *line), load_ports(const char *line), load_software(const char *line), load_clocks(const char *line);
 void start_memory(void), start_ports(void), start_software(void), start_clocks(void);
+/* Fields of nvmlDeviceGetFieldValues that another file answers (1) or does not have (0), and how far a counter has moved. */
+int memory_field(unsigned gpu, unsigned field, unsigned long long *out);
+int port_field(unsigned gpu, unsigned link, unsigned field, unsigned long long *out);
+unsigned long long port_moved(unsigned gpu, unsigned link, unsigned counter);
 /* The code with which a call has to fail, or OK; does not return for NEVER. */
 int failing(const char *function);
 

@@ -40,7 +40,7 @@ int nvmlDeviceGetNvLinkErrorCounter(void *h, unsigned link, unsigned counter, un
     NEEDS_LINK(link);
     if (counter >= COUNTERS) return INVALID_ARGUMENT;
     if (board.counters == 2) return NOT_SUPPORTED;
-    ANSWER(*out = board.counters ? 0 : board.errors[G(h)][link][counter]);
+    ANSWER(*out = board.counters ? 0 : board.errors[G(h)][link][counter] + port_moved(G(h), link, counter));
 }
 int nvmlDeviceGetNvLinkRemoteDeviceType(void *h, unsigned link, unsigned *out) {
     NEEDS_LINK(link);
@@ -106,7 +106,10 @@ int nvmlDeviceGetFieldValues(void *h, int n, void *out) {
     for (int i = 0; i < n; i++) {
         unsigned char *item = (unsigned char *)out + 40 * i;
         unsigned id, scope, type = 3 /* unsigned long long */, answer = NOT_SUPPORTED;
+        unsigned long long value;
         memcpy(&id, item, 4), memcpy(&scope, item + 4, 4);
+        if (memory_field(G(h), id, &value) || port_field(G(h), scope, id, &value))
+            memcpy(item + 32, &value, 8), answer = OK;
         for (int f = 0; f < board.field_count; f++)
             if (board.fields[f].gpu == G(h) && board.fields[f].link == scope && board.fields[f].field == id) {
                 memcpy(item + 32, &board.fields[f].value, 8);

@@ -94,9 +94,22 @@ class NvmlAsker:
             error = self.nvml.NVMLError(found.nvmlReturn)
             self._refused(f"nvmlDeviceGetFieldValues field {number}", of, self._kind(error), str(error))
             return None
-        # nvmlValueType_t, whole numbers only.
-        names = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
-        return int(getattr(found.value, names[found.valueType])) if found.valueType in names else None
+        return _whole(found)
+
+    def fields(
+        self, handle: Any, wanted: Sequence[tuple[int, int]], *, of: str = ""
+    ) -> dict[tuple[int, int], int]:
+        """Many whole numbers of nvmlDeviceGetFieldValues in one call, by (field, scope).
+
+        Those that the board does not have are left out, without a refusal.
+        """
+        answer = self.ask("nvmlDeviceGetFieldValues", handle, list(wanted), of=of) if wanted else None
+        read = {
+            pair: _whole(found)
+            for pair, found in zip(wanted, answer or (), strict=False)
+            if found.nvmlReturn == self.nvml.NVML_SUCCESS
+        }
+        return {pair: value for pair, value in read.items() if value is not None}
 
     def refusal(self, call: str, of: str) -> Refusal | None:
         """The newest refusal of this call about this GPU."""
@@ -144,6 +157,13 @@ def kernel_bus_id(nvml: str) -> str:
 def unopened(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """The GPUs that could not be opened."""
     return tuple(one for one in refusals if one.call == "nvmlDeviceGetHandleByIndex")
+
+
+def _whole(field: Any) -> int | None:
+    """The value of a field; None if it is no whole number."""
+    # nvmlValueType_t.
+    names = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
+    return int(getattr(field.value, names[field.valueType])) if field.valueType in names else None
 
 
 def _text(value: str | bytes | None) -> str | None:

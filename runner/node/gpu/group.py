@@ -40,9 +40,12 @@ class GpuGroup(Generic[Facts]):
         read: reads the facts of all GPUs once. Does not raise for a GPU that refuses: the asker keeps the refusals.
         judge: the verdict on one reading, or on several taken under `--watch`, the oldest first. Pure.
         judge_failure: the verdict on an NVML that does not start, of the group that is about that.
+        parse: the facts in a text that was pasted from another node; raises InputError if it holds none. None if the
+            group reads no text.
     """
 
     name: str
     read: Callable[[NvmlAsker, Sequence[OpenGpu]], Facts]
     judge: Callable[[Sequence[GpuReading[Facts]]], NodeVerdict]
     judge_failure: Callable[[NvmlFailure], NodeVerdict] | None = None
+    parse: Callable[[str], Facts] | None = None
