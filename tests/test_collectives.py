@@ -289,7 +289,7 @@ def test_ranks_over_nccl_log_their_connections_and_arms_meet_apart(
     assert [environment["NCCL_DEBUG"] for environment in environments] == ["INFO", "INFO"]
     folders = [Path(environment["NCCL_DEBUG_FILE"]).parent for environment in environments]
     assert folders == [tmp_path / "caller", tmp_path / "clean"]
-    assert [arguments[-1] for arguments in started] == [4000, 4001]
+    assert [arguments[5] for arguments in started] == [4000, 4001]
 
 
 def test_the_transport_of_each_arm_is_a_measurement() -> None:

@@ -47,7 +47,7 @@ def run_on_slurm(arguments: argparse.Namespace, request: Request) -> int:
         _words(request),
         longest_s=min(together_s, request.within or math.inf),
         joint=tuple(
-            JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=max(s.nodes for s in steps))
+            JointSteps(entry=entry, steps=tuple(s.id for s in steps), nodes=min(s.nodes for s in steps))
             for entry, steps in across.items()
             if steps
         ),

@@ -16,12 +16,22 @@ from runner.kit.budget import Budget, budget
 from runner.kit.children import ended_by_sigterm
 from runner.kit.collective_timing import ELEMENT, CollectiveJob, ranks_of, time_collective, whole_size
 from runner.kit.interleaved import interval_below
+from runner.kit.joint import JointWorld
+from runner.kit.joint_collectives import (
+    fault_between,
+    follow_collectives,
+    lead_collectives,
+    network_channels,
+    networks_seen,
+)
+from runner.kit.joint_place import JointPlace, joint_place
 from runner.kit.nccl.log import Transport, fault_of, read_transport
 from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
 from runner.kit.nccl.sources import home_of, read_own
 from runner.kit.nccl.values import Judgement
 from runner.kit.options import ENVIRONMENT_FLOOR
 from runner.kit.probe import Findings, NotApplicableError, say, single
+from runner.kit.ranks import World
 from runner.kit.usable import require_sharing, wiring_with_fabric
 from runner.record.model import Measurement
 
@@ -56,13 +66,20 @@ def collective_findings(arguments: argparse.Namespace) -> Findings:
         NotApplicableError: a single rank, or a second set of ranks cannot share the GPUs.
         RankError: a rank died or gave no answer.
     """
-    job = _job(arguments)
+    place = joint_place(os.environ) if arguments.across_nodes else None
+    job = _job(arguments, place)
+    if place is not None and place.node:
+        follow_collectives(job, place)
+        # The first node has the result.
+        raise SystemExit(0)
     wiring = wiring_with_fabric() if job.backend == "nccl" else None
     settings = read_own(os.environ, home_of(os.getuid())).settings
     in_files = [setting for setting in settings if setting.origin is Origin.FILE]
     named = sorted(
         {name for name in os.environ if name.startswith(SCRUBBED)} | {one.name for one in in_files}
     )
+    if place is not None and arguments.compare_environment:
+        raise InputError("--compare-environment compares on one node; omit it with --across-nodes")
     compare = arguments.compare_environment and bool(named)
     if arguments.compare_environment and not named:
         say("no NCCL or gloo setting found: there is no second environment to compare with")
@@ -74,10 +91,12 @@ def collective_findings(arguments: argparse.Namespace) -> Findings:
     measurements: list[Measurement] = []
     with ended_by_sigterm(), contextlib.ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nccl-logs-")))
-        arms = {
-            arm: stack.enter_context(ranks_of(job, arm, environment, logs / arm, deadline))
-            for arm, environment in environments.items()
-        }
+        arms: dict[str, World | JointWorld] = {}
+        for arm, environment in environments.items():
+            if place is None:
+                arms[arm] = stack.enter_context(ranks_of(job, arm, environment, logs / arm, deadline))
+            else:
+                arms[arm] = stack.enter_context(lead_collectives(job, place, logs / arm, deadline))
         ready, *_ = [world.ask(None, "joining the group")[0] for world in arms.values()]
         within = budget(job.timeout if job.backend == "nccl" else min(job.timeout, _ON_CPU_S))
         wanted = [(op, whole_size(op, size, job.ranks)) for op in job.ops for size in job.sizes]
@@ -86,22 +105,28 @@ def collective_findings(arguments: argparse.Namespace) -> Findings:
             until = Budget(time.monotonic() + within.left / (len(wanted) - number))
             measurements += time_collective(arms, job, op, size, until)
         transports = {arm: read_transport(logs / arm) for arm in arms} if job.backend == "nccl" else {}
+        seen = networks_seen(arms["caller"], job, logs / "caller")
     wrong = [found.value for found in measurements if found.name == "wrong_elements"]
     # Without labels, for the whole run, so that one bound covers every size.
     measurements.append(single("wrong_elements", sum(wrong)))
     measurements += _channels(transports, job)
-    reason = _symptom(measurements) or fault_of(transports, _nvlinked(wiring))
+    measurements += network_channels(seen, job)
+    between = None if place is None else fault_between(seen)
+    reason = _symptom(measurements) or between
+    # Between nodes the network is the direct way.
+    reason = reason or (fault_of(transports, _nvlinked(wiring)) if place is None else None)
     return Findings(
         measurements=measurements,
         status="symptom" if reason else "ok",
         reason=reason,
         requested={"ops": list(job.ops), "ranks": arguments.ranks, "backend": arguments.backend},
-        effective={"ranks": job.ranks, "backend": job.backend, "arms": list(arms)},
+        effective={"ranks": job.ranks, "nodes": job.nodes, "backend": job.backend, "arms": list(arms)},
         details={
             "settings_left_out_of_clean": named,
             "torch": ready["torch"],
             "nccl": ready["nccl"],
             "transport": {arm: str(found) if found else None for arm, found in transports.items()},
+            "network": {f"node {node}": str(found) for node, (found, _) in seen.items()},
         },
     )
 
@@ -122,17 +147,20 @@ def _channels(transports: Mapping[str, Transport | None], job: CollectiveJob) ->
     return found
 
 
-def _job(arguments: argparse.Namespace) -> CollectiveJob:
+def _job(arguments: argparse.Namespace, place: JointPlace | None) -> CollectiveJob:
     gpus = visible_count()
     backend = arguments.backend
     if backend == "auto":
         backend = "nccl" if gpus else "gloo"
-    ranks = arguments.ranks if arguments.ranks is not None else (gpus if backend == "nccl" else 2)
+    nodes = place.nodes if place else 1
+    by_backend = gpus if backend == "nccl" else 2 if place is None else 1
+    here = arguments.ranks if arguments.ranks is not None else by_backend
+    ranks = here * nodes
     if ranks < 1 or arguments.iterations < 1 or arguments.warmup < 0 or arguments.timeout <= 0:
         raise InputError("--ranks, --iterations and --timeout must be above zero, --warmup zero or more")
-    if backend == "nccl" and ranks > gpus:
+    if backend == "nccl" and here > gpus:
         raise InputError(
-            f"{ranks} NCCL ranks need {ranks} GPUs; {gpus} are visible (--backend gloo needs none)"
+            f"{here} NCCL ranks need {here} GPUs; {gpus} are visible (--backend gloo needs none)"
         )
     if ranks == 1:
         raise NotApplicableError("bus bandwidth needs two or more ranks")
@@ -149,6 +177,7 @@ def _job(arguments: argparse.Namespace) -> CollectiveJob:
         arguments.warmup,
         arguments.timeout,
         arguments.port,
+        nodes,
     )
 
 

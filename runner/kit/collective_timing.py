@@ -5,7 +5,7 @@ Bus bandwidth is algorithm bandwidth × a factor, so that it can be compared wit
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -17,9 +17,10 @@ from runner.base.stats import FEWEST_FOR_BOOTSTRAP
 from runner.base.units import format_bytes, format_value
 from runner.kit.budget import Budget
 from runner.kit.interleaved import Rounds, interleaved, no_time, paired_ratios
+from runner.kit.joint import JointWorld
 from runner.kit.nccl.log import logging_environment
 from runner.kit.probe import measured, say, single
-from runner.kit.ranks import World
+from runner.kit.ranks import Across, World
 from runner.record.model import Measurement
 
 ELEMENT = 4
@@ -34,10 +35,11 @@ class CollectiveJob:
     Attributes:
         ops: the names that `collectives_worker` knows.
         sizes: of a message, in bytes.
-        ranks, backend: number of ranks, over `nccl` or `gloo`.
+        ranks, backend: number of ranks, on all nodes together, over `nccl` or `gloo`.
         iterations, warmup: timed and untimed iterations of each size.
         timeout: seconds until a rank that does not answer is an error.
         port: rendezvous port; None for a free one.
+        nodes: how many nodes the ranks are on.
     """
 
     ops: tuple[str, ...]
@@ -48,6 +50,14 @@ class CollectiveJob:
     warmup: int
     timeout: float
     port: int | None
+    nodes: int = 1
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Of its measurements."""
+        return {"ranks": self.ranks, "backend": self.backend} | (
+            {"nodes": self.nodes} if self.nodes > 1 else {}
+        )
 
 
 def bus_factor(op: str, ranks: int) -> float:
@@ -64,23 +74,36 @@ def whole_size(op: str, size: int, ranks: int) -> int:
 
 
 def ranks_of(
-    job: CollectiveJob, arm: str, environment: Mapping[str, str], logs: Path, deadline: float
+    job: CollectiveJob,
+    arm: str,
+    environment: Mapping[str, str],
+    logs: Path,
+    deadline: float,
+    across: Across | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> World:
-    """The ranks of one environment; over NCCL, they log into the folder `logs`, which must not exist."""
+    """The ranks of one environment on this node; over NCCL, they log into the folder `logs`, which must not exist.
+
+    `across` and `meanwhile`: as for `World`.
+    """
     program = ("-m", "runner.kit.collectives_worker", f"--backend={job.backend}", f"--timeout={job.timeout}")
     logs.mkdir()
     if job.backend == "gloo":
-        # All ranks are on this host; its host name may not resolve to a reachable address.
-        environment = {"GLOO_SOCKET_IFNAME": "lo"} | dict(environment)
+        # If all ranks are on this host, its host name may not resolve to a reachable address.
+        here = {} if across else {"GLOO_SOCKET_IFNAME": "lo"}
+        environment = here | dict(environment)
     else:
         environment = dict(environment) | logging_environment(logs)
+        if across:
+            # For the lines about HCAs.
+            environment["NCCL_DEBUG_SUBSYS"] += ",NET"
     # Two arms cannot share one port: the second uses the next.
     port = None if job.port is None else job.port + (arm == "clean")
-    return World(program, job.ranks, environment, deadline, arm, port)
+    return World(program, job.ranks // job.nodes, environment, deadline, arm, port, across, meanwhile)
 
 
 def time_collective(
-    arms: Mapping[str, World], job: CollectiveJob, op: str, size: int, until: Budget
+    arms: Mapping[str, World | JointWorld], job: CollectiveJob, op: str, size: int, until: Budget
 ) -> list[Measurement]:
     """The measurements of a collective in every environment, and the ratio of `clean` to `caller` if both are there.
 
@@ -96,7 +119,7 @@ def time_collective(
     """
     what = {"op": op, "bytes": size}
     where = f"{op} of {format_bytes(size)}"
-    labels: dict[str, Any] = {**what, "ranks": job.ranks, "backend": job.backend}
+    labels: dict[str, Any] = {**what, **job.labels}
     found: list[Measurement] = []
     for name, world in arms.items():
         wrong = sum(answer["wrong"] for answer in world.ask({**what, "check": True}, f"checking {where}"))
@@ -115,6 +138,7 @@ def time_collective(
     rounds = Rounds(len(iterations), until, fewest=FEWEST_FOR_BOOTSTRAP, expect=no_time, late=late)
     taken = interleaved({arm: partial(slowest, arm) for arm in arms}, rounds)
     factor = bus_factor(op, job.ranks)
+    across = f" on {job.nodes} nodes" if job.nodes > 1 else ""
     # The caller's arm last: the last number is the headline of the step.
     for name in reversed(taken):
         times = list(chain.from_iterable(taken[name]))
@@ -125,7 +149,7 @@ def time_collective(
             measured("collective_time_p95", times, "p95", **labels, arm=name),
         ]
         bus, *_, p50, p95 = (format_value(one.value, one.unit) for one in found[-4:])
-        say(f"{where}, {job.ranks} ranks, {job.backend}, {name}: bus {bus}, p50 {p50}, p95 {p95}")
+        say(f"{where}, {job.ranks} ranks{across}, {job.backend}, {name}: bus {bus}, p50 {p50}, p95 {p95}")
     if "clean" in arms:
         clean, caller = (map(median, taken[arm]) for arm in ("clean", "caller"))
         found.append(measured("environment_ratio", paired_ratios(clean, caller), **labels))

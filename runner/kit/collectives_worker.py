@@ -5,6 +5,7 @@ Commands: `{"op", "bytes", "check": true}` returns `{"wrong": elements}`;
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ def _work(line: RankLine, backend: str, timeout: float) -> None:
 
     device = torch.device("cpu")
     if backend == "nccl":
-        device = torch.device("cuda", line.rank)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     line.mark("in rendezvous")
     dist.init_process_group(

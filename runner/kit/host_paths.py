@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from runner.base.errors import InputError
 from runner.kit.judged import judged_pid
 from runner.kit.node_findings import node_findings
 from runner.kit.probe import Findings
-from runner.node.host.group import HostGroup
+from runner.node.findings import NodeVerdict
+from runner.node.host.group import HostGroup, HostReading
 from runner.node.host.tree import HostTree
 
 # The modules `runner.node.host.NAME` with a `GROUP`.
@@ -33,13 +36,33 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
     if pid is not None and not Path(f"/proc/{pid}").is_dir():
         raise InputError(f"there is no process {pid}; ps -e lists the running ones")
     group: HostGroup[Any] = importlib.import_module(f"runner.node.host.{arguments.group}").GROUP
-    judged = group.judge(group.read(HostTree(root, pid)))
+    judged = _judged(group, root, pid, arguments.watch)
     source = "host" if root is None else "captured"
+    if root is not None:
+        # Numbers of another host, or of a drill, are not published as those of this one.
+        judged = replace(judged, numbers=())
     of = "this shell" if pid is None else "a running process"
     return node_findings(
         judged,
-        {"group": arguments.group, "of": of},
+        {"group": arguments.group, "of": of, "watch_s": arguments.watch},
         {"source": source},
         group=arguments.group,
         source=source,
     )
+
+
+def _judged(group: HostGroup[Any], root: Path | None, pid: int | None, seconds: float) -> NodeVerdict:
+    if seconds < 0:
+        raise InputError("--watch must be zero or more")
+    began = time.monotonic()
+    readings = [HostReading(0.0, group.read(HostTree(root, pid)))]
+    if not seconds:
+        return group.judge(readings[0].facts)
+    if root is not None:
+        raise InputError("--watch reads again later, and the captured tree of --root does not change")
+    if group.judge_change is None:
+        raise InputError(f"nothing of --group {group.name} is judged by its change; omit --watch")
+    # Counters are totals: the last reading has what happened in between.
+    time.sleep(seconds)
+    readings.append(HostReading(time.monotonic() - began, group.read(HostTree(root, pid))))
+    return group.judge_change(readings)

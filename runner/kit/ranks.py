@@ -20,7 +20,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,16 @@ _LAST_WORD_S = 1.0
 _LARGEST_PORT = 65535
 
 
+@dataclass(frozen=True)
+class Across:
+    """A world over several nodes: how many, which of them this is, and where the ranks meet (on the first)."""
+
+    nodes: int
+    node: int
+    address: str
+    port: int
+
+
 class World:
     """Ranks that run one program and receive commands.
 
@@ -48,6 +59,8 @@ class World:
         deadline: `time.monotonic()` after which a missing answer is an error.
         label: name of this world in messages.
         port: rendezvous port of the ranks; None lets torchrun choose a free one.
+        across: the nodes, if the ranks of this node, `ranks` of them, are a part of the world.
+        meanwhile: called while answers are waited for, about five times a second; may raise.
 
     Raises:
         InputError: the port is in use.
@@ -62,12 +75,17 @@ class World:
         deadline: float,
         label: str = "",
         port: int | None = None,
+        across: Across | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
         require_torch()
         if port is not None:
             refuse_taken(port)
         self._program, self._environment, self._port = program, environment, port
         self._torchrun, self._ranks = ranks is not None, ranks or 1
+        self._across, self._meanwhile = across, meanwhile
+        first = across.node * self._ranks if across else 0
+        self._own = range(first, first + self._ranks)
         self._deadline, self._label = deadline, f" ({label})" if label else ""
         self._members: dict[int, Member] = {}
         self._resources = contextlib.ExitStack()
@@ -97,11 +115,17 @@ class World:
     def _command(self) -> list[str]:
         if not self._torchrun:
             return [sys.executable, *self._program]
+        local = (f"--nproc-per-node={self._ranks}",)
+        if self._across:
+            at = f"{self._across.address}:{self._across.port}"
+            many = (f"--nnodes={self._across.nodes}", f"--node-rank={self._across.node}")
+            words = (*many, *local, "--rdzv-backend=static", f"--rdzv-endpoint={at}")
+            return [sys.executable, "-m", "torch.distributed.run", *words, *self._program]
         meet = ["--standalone"]
         if self._port is not None:
             meet = ["--master-addr=127.0.0.1", f"--master-port={self._port}"]
-        local = ("--local-addr=127.0.0.1", f"--nproc-per-node={self._ranks}")
-        return [sys.executable, "-m", "torch.distributed.run", *meet, *local, *self._program]
+        here = "--local-addr=127.0.0.1"
+        return [sys.executable, "-m", "torch.distributed.run", *meet, here, *local, *self._program]
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._resources:
@@ -136,9 +160,10 @@ class World:
                     raise self._lost(rank, doing) from error
         while not all(member.inbox for member in self._members.values()):
             self._receive(doing, latest)
-        return [self._members[rank].inbox.pop(0) for rank in range(self._ranks)]
+        return [self._members[rank].inbox.pop(0) for rank in self._own]
 
     def _receive(self, doing: str, deadline: float) -> None:
+        self._meanwhile()
         left = deadline - time.monotonic()
         if left <= 0:
             raise self._late(doing)
@@ -187,7 +212,7 @@ class World:
         )
 
     def _late(self, doing: str) -> LateRankError:
-        absent = [rank for rank in range(self._ranks) if rank not in self._members]
+        absent = [rank for rank in self._own if rank not in self._members]
         missing = sorted(rank for rank, member in self._members.items() if not member.inbox)
         stopped = [rank for rank in missing if self._members[rank].state() == psutil.STATUS_STOPPED]
         furthest = max((len(member.marks) for member in self._members.values()), default=0)

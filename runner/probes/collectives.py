@@ -1,4 +1,4 @@
-"""Bandwidth of collectives over message sizes, between the GPUs of one node (NCCL) or processes on its CPU (gloo).
+"""Bandwidth of collectives over message sizes, between the GPUs of a node or several (NCCL) or processes (gloo).
 
 Physics. A collective over n ranks moves more than its message: with the best algorithm, each rank sends and receives
 2(n−1)/n of it in an all_reduce, (n−1)/n in an all_gather, reduce_scatter or all_to_all, and all of it in a broadcast.
@@ -10,10 +10,14 @@ Results are checked element by element on data whose sums are exact in fp32. Wit
 of ranks runs without the caller's NCCL_* and GLOO_* variables, interleaved with the first; the ratio of the two, pair
 by pair, separates a bad environment from bad wiring. NCCL's log shows which transport each arm used.
 
+With --across-nodes in a step with `nodes=`, the ranks of all nodes form one set. The first node prints the result, with
+the label nodes; the others print nothing. NCCL's log then shows the network between the nodes, and GPUDirect RDMA.
+
 Output: collective_time (s, the median), collective_time_p95 (its 95th percentile), algorithm_bandwidth and
 bus_bandwidth (B/s) with labels op, bytes, ranks, backend, arm (`caller` or `clean`); wrong_elements; environment_ratio;
 nccl_channels by transport. Symptom: wrong elements; a ratio whose 95 % CI is below 0.9; or a transport other than P2P
-although a clean environment uses P2P or every pair has NVLink.
+although a clean environment uses P2P or every pair has NVLink; between nodes, sockets beside active RDMA ports, no
+GPUDirect RDMA, or an error of the network in NCCL's log.
 
 Example:
     python -m runner.probes.collectives --op all_reduce --sizes 256MiB 8GiB --compare-environment
@@ -51,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     add_numbers(parser, "S", {"--timeout": (120.0, "deadline for the whole run in seconds")})
     add_counts(parser, {"--port": "rendezvous port of the ranks (default: a free port)"})
     said = "also run without the caller's NCCL_* and GLOO_* settings, interleaved, and report the ratio"
-    add_flags(parser, {"--compare-environment": said})
+    across = "one set of ranks over all nodes of a joint job (RUNBOOK_NODES); --ranks is then the number on each node"
+    add_flags(parser, {"--compare-environment": said, "--across-nodes": across})
     return parser
 
 
@@ -70,14 +75,7 @@ PROBE = Probe(
         shared.ALGORITHM_BANDWIDTH,
         shared.COLLECTIVE_TIME,
         shared.COLLECTIVE_TIME_P95,
-        Metric(
-            "nccl_channels",
-            "1",
-            None,
-            "Connections between ranks for each transport that NCCL chose, counted in its log.",
-            kind="count",
-            label="NCCL connections by transport",
-        ),
+        shared.NCCL_CHANNELS,
         shared.WRONG_ELEMENTS,
         Metric(
             "environment_ratio",
@@ -87,7 +85,7 @@ PROBE = Probe(
             label="Bandwidth against a clean environment",
         ),
     ),
-    labels=("op", "bytes", "ranks", "backend", "arm", "transport"),
+    labels=("op", "bytes", "ranks", "nodes", "node", "backend", "arm", "transport"),
     parser=_parser,
     run=_run,
 )

@@ -4,7 +4,7 @@ Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open 
 memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters,
 GPUDirect) and `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault). With
 --pid the limits are those of a running process, which may differ from this shell's; with --root the files come from a
-tree that was captured on another node.
+tree that was captured on another node; with --watch counters are judged by their change.
 
 Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
 what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: the group
@@ -19,6 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from runner.kit.options import add_numbers
 from runner.kit.probe import Findings, Probe, base_parser
 from runner.node.host import limits_metrics, pci_metrics, rdma_metrics
 from runner.vocabulary.shared import NODE_FAULTS
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.add_argument("--group", choices=GROUPS, required=True, help="which facts to read and judge")
     parser.add_argument("--pid", type=int, metavar="PID", help="judge the limits of a running process")
+    add_numbers(parser, "S", {"--watch": (0, "read again after S seconds, and judge the change")})
     parser.add_argument("--root", type=Path, metavar="DIR", help="read a captured tree instead of this host")
     return parser
 

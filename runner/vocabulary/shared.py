@@ -53,6 +53,14 @@ WRONG_ELEMENTS = Metric(
     kind="count",
     label="Wrong elements",
 )
+NCCL_CHANNELS = Metric(
+    "nccl_channels",
+    "1",
+    None,
+    "Connections between ranks for each transport that NCCL chose, counted in its log.",
+    kind="count",
+    label="NCCL connections by transport",
+)
 COPY_BANDWIDTH = Metric(
     "copy_bandwidth",
     "B/s",

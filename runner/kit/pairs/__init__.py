@@ -1,0 +1,1 @@
+"""Finds a node with a slow network among many, by bandwidth in pairs."""
