@@ -11,6 +11,7 @@ from typing import Any
 from runner.base.errors import InputError, RunbookError
 from runner.hardware.gpus import is_stand_in, why_unreadable
 from runner.hardware.nvml import NvmlHungError, load_nvml, shut_down_nvml
+from runner.kit.gpu_load import loaded_gpus
 from runner.kit.node_findings import node_findings
 from runner.kit.pasted_input import read_pasted
 from runner.kit.probe import Findings, NotApplicableError
@@ -32,10 +33,13 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
     Raises:
         InputError: the text cannot be read, or the group reads none.
         NotApplicableError: this host has no NVIDIA GPU, or the group does not apply to its GPUs.
+        InputError: a load without a watch, or a negative time.
         RunbookError: the GPUs cannot be read, or what matters of them cannot.
     """
+    if arguments.watch < 0 or (arguments.load and not arguments.watch):
+        raise InputError("--load needs --watch S with S above zero, such as --watch 60")
     group: GpuGroup[Any] = importlib.import_module(f"runner.node.gpu.{arguments.group}").GROUP
-    requested = {"group": arguments.group, "watch_s": arguments.watch}
+    requested = {"group": arguments.group, "watch_s": arguments.watch, "load": arguments.load}
     if arguments.source is not None:
         judged = group.judge((GpuReading(0.0, _pasted_facts(group, arguments)),))
         # Numbers of another node are not numbers of this one.
@@ -103,7 +107,8 @@ def _judged(
     )
     if not gpus and not closed:
         raise NotApplicableError("the driver is loaded and reports no GPU")
-    readings = tuple(_readings(group, asker, gpus, arguments.watch))
+    with loaded_gpus() if arguments.load else contextlib.nullcontext():
+        readings = tuple(_readings(group, asker, gpus, arguments.watch))
     judged = group.judge(readings)
     # The group about GPUs that cannot be used has a finding for each.
     return judged if group.judge_failure else replace(judged, not_read=judged.not_read + closed)

@@ -10,8 +10,9 @@ from typing import Any
 from runner.base.errors import InputError
 from runner.kit.judged import judged_pid
 from runner.kit.node_findings import node_findings
-from runner.kit.probe import Findings
+from runner.kit.probe import Findings, say
 from runner.node.findings import NodeVerdict
+from runner.node.host.capture import CapturingTree
 from runner.node.host.group import HostGroup, HostReading
 from runner.node.host.tree import HostTree
 
@@ -35,8 +36,15 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
     pid = arguments.pid if arguments.pid is not None or root else judged_pid()
     if pid is not None and not Path(f"/proc/{pid}").is_dir():
         raise InputError(f"there is no process {pid}; ps -e lists the running ones")
+    capture: Path | None = arguments.capture
+    if capture is not None and root is not None:
+        raise InputError("--capture reads this host and --root a captured tree; use one of them")
     group: HostGroup[Any] = importlib.import_module(f"runner.node.host.{arguments.group}").GROUP
     judged = _judged(group, root, pid, arguments.watch)
+    if capture is not None:
+        tree = CapturingTree(capture, pid)
+        group.read(tree)
+        say(f"captured {tree.finish()} files into {capture}; read them with --root {capture}")
     source = "host" if root is None else "captured"
     if root is not None:
         # Numbers of another host, or of a drill, are not published as those of this one.

@@ -3,8 +3,10 @@
 Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open files, processes, the control group's
 memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters,
 GPUDirect) and `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault). With
---pid the limits are those of a running process, which may differ from this shell's; with --root the files come from a
-tree that was captured on another node; with --watch counters are judged by their change.
+--pid the limits are those of a running process, which may differ from this shell's; with --watch counters are judged
+by their change. With --root the files come from a tree that --capture wrote on another node. A captured tree holds what
+the group reads and no more; of `pci` that includes the configuration space of the devices, with serial numbers of
+adapters.
 
 Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
 what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: the group
@@ -12,6 +14,7 @@ does not apply to this host.
 
 Example:
     python -m runner.probes.host_paths --group limits --pid 4711
+    python -m runner.probes.host_paths --group rdma --capture captured/
     python -m runner.probes.host_paths --group rdma --root captured/
 """
 
@@ -33,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pid", type=int, metavar="PID", help="judge the limits of a running process")
     add_numbers(parser, "S", {"--watch": (0, "read again after S seconds, and judge the change")})
     parser.add_argument("--root", type=Path, metavar="DIR", help="read a captured tree instead of this host")
+    parser.add_argument(
+        "--capture",
+        type=Path,
+        metavar="DIR",
+        help="also copy the files that the group reads into a new folder",
+    )
     return parser
 
 

@@ -16,7 +16,7 @@
  *   utilisation GPU PERCENT   power GPU MILLIWATTS  off_bus GPU  (it is counted and cannot be opened)
  *   temperature 45            energy GPU WATTS SWING PERIOD_MS            energy_wrap GPU AT_MS
  *   energy_stall GPU FROM_MS TO_MS LOSES          energy_lost GPU AT_MS
- *   More lines are told at the head of memory.c, ports.c, software.c and clocks.c.
+ *   More lines are told at the head of memory.c, ports.c, software.c, clocks.c and pcie.c.
  *   fail FUNCTION CODE        (FUNCTION * is every call but Init, Shutdown and ErrorString; CODE 9999: no answer, ever)
  */
 #include "board.h"
@@ -47,7 +47,7 @@ static void start(void) {
     board.sm_clock = board.memory_clock = 1000;
     board.remote_kind = 2;
     board.fabric_version = 3;
-    start_memory(), start_ports(), start_software(), start_clocks();
+    start_memory(), start_ports(), start_software(), start_clocks(), start_pcie();
 }
 
 static int load_energy(const char *line) {
@@ -164,7 +164,8 @@ int load(const char *path) {
     start();
     while (fgets(line, sizeof line, file)) {
         if (load_facts(line) || load_use(line) || load_links(line) || load_place(line) || load_energy(line) ||
-            load_fail(line) || load_memory(line) || load_ports(line) || load_software(line) || load_clocks(line))
+            load_fail(line) || load_memory(line) || load_ports(line) || load_software(line) || load_clocks(line) ||
+            load_pcie(line))
             continue;
         if (line[0] != '\n' && line[0] != '#') {
             fprintf(stderr, "stand-in NVML: cannot read %s", line);

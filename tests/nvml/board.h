@@ -54,8 +54,13 @@ extern struct board board;
 int load(const char *path);
 double now_ms(void);
 /* One line of the file, which the module reads (1) or does not know (0); and what it answers before it read any. */
-int load_memory(const char *line), load_ports(const char *line), load_software(const char *line), load_clocks(const char *line);
-void start_memory(void), start_ports(void), start_software(void), start_clocks(void);
+int load_memory(const char *line), load_ports(const char *line), load_software(const char *line), load_clocks(const char *line),
+    load_pcie(const char *line);
+void start_memory(void), start_ports(void), start_software(void), start_clocks(void), start_pcie(void);
+/* A field that moves (1), or one that the module does not know (0). */
+int clocks_field(unsigned g, unsigned field, unsigned long long *out), pcie_field(unsigned g, unsigned field, unsigned long long *out);
+unsigned sm_clock_of(unsigned g), temperature_of(unsigned g), enforced_limit_of(unsigned g);
+unsigned long long reasons_of(unsigned g);
 /* Fields of nvmlDeviceGetFieldValues that another file answers (1) or does not have (0), and how far a counter has moved. */
 int memory_field(unsigned gpu, unsigned field, unsigned long long *out);
 int port_field(unsigned gpu, unsigned link, unsigned field, unsigned long long *out);

@@ -39,14 +39,13 @@ int nvmlDeviceGetCudaComputeCapability(void *h, int *major, int *minor) {
     ANSWER(*major = board.major, *minor = board.minor);
 }
 int nvmlDeviceGetClockInfo(void *h, int kind, unsigned *out) {
-    (void)h;
-    ANSWER(*out = kind == 2 ? board.memory_clock : board.sm_clock);
+    ANSWER(*out = kind == 2 ? board.memory_clock : sm_clock_of(G(h)));
 }
-int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned *out) { (void)h; ANSWER(*out = board.power_limit); }
+int nvmlDeviceGetEnforcedPowerLimit(void *h, unsigned *out) { ANSWER(*out = enforced_limit_of(G(h))); }
 int nvmlDeviceGetUtilizationRates(void *h, unsigned *out) { ANSWER(out[0] = board.utilisation[G(h)], out[1] = 0); }
 int nvmlDeviceGetPowerUsage(void *h, unsigned *out) { ANSWER(*out = board.power[G(h)]); }
-int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *out) { (void)h; ANSWER(*out = board.reasons); }
-int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { (void)h, (void)sensor; ANSWER(*out = board.temperature); }
+int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *out) { ANSWER(*out = reasons_of(G(h))); }
+int nvmlDeviceGetTemperature(void *h, int sensor, unsigned *out) { (void)sensor; ANSWER(*out = temperature_of(G(h))); }
 int nvmlDeviceGetComputeMode(void *h, unsigned *out) { ANSWER(*out = board.compute_mode[G(h)]); }
 
 /* A process: pid 4 and 4 of padding, memory 8, GPU instance 4, compute instance 4. */

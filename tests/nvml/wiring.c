@@ -1,4 +1,4 @@
-/* The wiring: NVLink, fabric, PCIe. A link of a board without NVLink is not supported, one beyond the last is invalid. */
+/* The wiring: NVLink, fabric, PCI. A link of a board without NVLink is not supported, one beyond the last is invalid. */
 #include "board.h"
 
 #include <stdio.h>
@@ -87,10 +87,6 @@ int nvmlDeviceGetGpuFabricInfoV(void *h, void *out) {
            memcpy(bytes + 32, &board.fabric_mask[g], 4), memcpy(bytes + 24, &board.clique[g], 4));
 }
 
-int nvmlDeviceGetCurrPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][0]); }
-int nvmlDeviceGetCurrPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][1]); }
-int nvmlDeviceGetMaxPcieLinkGeneration(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][2]); }
-int nvmlDeviceGetMaxPcieLinkWidth(void *h, unsigned *out) { ANSWER(*out = board.pcie[G(h)][3]); }
 int nvmlDeviceGetMemoryAffinity(void *h, unsigned words, unsigned long *out, unsigned scope) {
     int failed = failing(__func__);
     if (failed || words == 0 || scope != 0) return failed ? failed : INVALID_ARGUMENT;
@@ -108,7 +104,8 @@ int nvmlDeviceGetFieldValues(void *h, int n, void *out) {
         unsigned id, scope, type = 3 /* unsigned long long */, answer = NOT_SUPPORTED;
         unsigned long long value;
         memcpy(&id, item, 4), memcpy(&scope, item + 4, 4);
-        if (memory_field(G(h), id, &value) || port_field(G(h), scope, id, &value))
+        if (memory_field(G(h), id, &value) || port_field(G(h), scope, id, &value) || clocks_field(G(h), id, &value) ||
+            pcie_field(G(h), id, &value))
             memcpy(item + 32, &value, 8), answer = OK;
         for (int f = 0; f < board.field_count; f++)
             if (board.fields[f].gpu == G(h) && board.fields[f].link == scope && board.fields[f].field == id) {

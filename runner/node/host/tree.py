@@ -1,6 +1,8 @@
 """Reads /proc, /sys and the like of this host, or of a captured tree, and keeps what could not be read."""
 
 import contextlib
+import errno
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,9 +10,12 @@ from pathlib import Path
 
 from runner.base.confined import open_within
 from runner.base.placed import PlacedFileError, read_placed
+from runner.base.plain import one_line
 from runner.node.findings import NotRead
 
 _LARGEST_FILE = 1 << 20
+# In a captured tree: what could not be read when it was captured, and why.
+REFUSED = "not_read.json"
 _MOST_NAMES = 20_000
 
 
@@ -34,31 +39,35 @@ class HostTree:
     def __init__(self, root: Path | None = None, pid: int | None = None) -> None:
         self.root, self.pid = root, pid
         self.not_read: list[NotRead] = []
+        self._refusals = {} if root is None else _refusals(root)
 
     @property
     def process(self) -> str:
         """The folder of the judged process: `/proc/self`, or `/proc/4711`."""
         return f"/proc/{'self' if self.pid is None else self.pid}"
 
-    def text(self, path: str) -> str | None:
-        """The content of a file, without the newline at its end; None if it is not there or cannot be read.
+    def data(self, path: str) -> bytes | None:
+        """The content of a file; None if it is not there or cannot be read.
 
         Files larger than 1 MiB are refused. Links of a captured tree stay within it.
         """
+        if path in self._refusals:
+            self._refused(path, self._refusals[path])
+            return None
         try:
-            if self.root is None:
-                data = read_placed(Path(path), _LARGEST_FILE)
-            else:
-                data = read_placed(Path(path), _LARGEST_FILE, root=self.root)
+            return read_placed(Path(path), _LARGEST_FILE, root=self.root)
         except PlacedFileError as error:
             if error.kind != "missing":
-                self.not_read.append(NotRead(path, error.why))
-            return None
+                self._refused(path, error.why)
         except OSError as error:
             # Files of /sys refuse some readings with codes of their own, such as ENODEV and EINVAL.
-            self.not_read.append(NotRead(path, error.strerror or str(error)))
-            return None
-        return data.decode(errors="replace").rstrip("\n")
+            self._refused(path, error.strerror or str(error))
+        return None
+
+    def text(self, path: str) -> str | None:
+        """The content of a file as text, without the newline at its end; None as for `data`."""
+        data = self.data(path)
+        return None if data is None else data.decode(errors="replace").rstrip("\n")
 
     def number(self, path: str) -> int | None:
         """The whole number in a file; None if there is none."""
@@ -70,20 +79,20 @@ class HostTree:
     def names(self, folder: str) -> Sequence[str]:
         """The sorted names in a folder; empty if it is not there or cannot be read."""
         try:
-            with self._placed(folder) as place:
+            with self._opened(folder) as place:
                 found = sorted(one.name for one in place.iterdir())
         except FileNotFoundError:
             return ()
         except OSError as error:
-            self.not_read.append(NotRead(folder, error.strerror or str(error)))
+            self._refused(folder, error.strerror or str(error))
             return ()
         return found[:_MOST_NAMES]
 
     def link(self, path: str) -> str | None:
         """Where a symbolic link points to, as it is written; None if it is not one."""
-        folder, _, name = path.rpartition("/")
+        parent, _, name = path.rpartition("/")
         try:
-            with self._placed(folder or "/") as place:
+            with self._opened(parent or "/") as place:
                 return str((place / name).readlink())
         except OSError:
             return None
@@ -91,8 +100,8 @@ class HostTree:
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
         try:
-            with self._placed(path) as place:
-                return place.exists()
+            with self._opened(path):
+                return True
         except OSError:
             return False
 
@@ -108,14 +117,30 @@ class HostTree:
             return None
         return FileSystemSpace(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
+    def _refused(self, path: str, why: str) -> None:
+        self.not_read.append(NotRead(path, why))
+
     @contextlib.contextmanager
-    def _placed(self, path: str) -> Iterator[Path]:
-        """The path to open; links of a captured tree stay within it."""
+    def _opened(self, path: str) -> Iterator[Path]:
+        """A path to the file or folder; links of a captured tree stay within it."""
         if self.root is None:
+            if not Path(path).exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             yield Path(path)
             return
-        descriptor = open_within(self.root, Path(path))
+        found = open_within(self.root, Path(path))
         try:
-            yield Path(f"/proc/self/fd/{descriptor}")
+            yield Path(f"/proc/self/fd/{found}")
         finally:
-            os.close(descriptor)
+            os.close(found)
+
+
+def _refusals(root: Path) -> dict[str, str]:
+    """What a captured tree says could not be read; a file that is not like that says nothing."""
+    try:
+        found = json.loads(read_placed(root / REFUSED, _LARGEST_FILE, links=False))
+    except (PlacedFileError, OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {path: one_line(why) for path, why in found.items() if isinstance(why, str)}
