@@ -3,7 +3,6 @@
 The log of a node is the same in all its containers, and its Xids concern the GPUs of all jobs.
 """
 
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from runner.base.bounds import FACT_CHARACTERS
 from runner.base.plain import one_line
 from runner.hang.model import Unseen, XidLine
+from runner.node.kernel.xid_form import xid_text
 from runner.node.kernel_messages import (
     KERNEL_FACILITY,
     KMSG,
@@ -23,8 +23,6 @@ from runner.node.kernel_messages import (
 
 _SOURCE = "kernel log"
 _MOST_LINES = 1_000
-# `NVRM: Xid (PCI:0000:3b:00): 79, …`; older drivers write no `PCI:`, MIG adds ` GPU-I:05`.
-_XID = re.compile(r"NVRM: Xid \((?:PCI:)?[0-9A-Fa-f:.]+(?: [^)]{0,40})?\): (\d{1,6})\b")
 
 
 def xid_lines(node: str, since_s: float, kmsg: Path = KMSG) -> tuple[tuple[XidLine, ...], tuple[Unseen, ...]]:
@@ -57,10 +55,10 @@ def find_xids(
     Of very many, the newest are kept.
     """
     found = [
-        XidLine(node=node, code=int(xid[1]), line=one_line(message.text)[:FACT_CHARACTERS])
+        XidLine(node=node, code=xid.code, line=one_line(message.text)[:FACT_CHARACTERS])
         for message in messages
         if message.facility == KERNEL_FACILITY
-        and (xid := _XID.match(message.text))
+        and (xid := xid_text(message.text))
         and not (age_of(message, now_s) or 0) > since_s
     ]
     return tuple(found[-_MOST_LINES:])

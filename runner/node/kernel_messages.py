@@ -82,15 +82,22 @@ def age_of(message: KernelMessage, now_s: float) -> float | None:
 
 def what_is_missing(messages: Sequence[KernelMessage], since_s: float, now_s: float) -> list[str]:
     """Whether the log holds only a part of the wanted time: new messages overwrite the oldest ones."""
-    if not messages:
-        return ["is empty, as in some sandboxes; look from the node itself"]
-    if messages[0].text.startswith("Starting gVisor"):
-        return ["is not the node's but that of a sandbox (gVisor); look from the node itself"]
+    if elsewhere := why_not_the_nodes(messages):
+        return [elsewhere]
     first = messages[0]
     age = age_of(first, now_s)
     if not first.number or age is None or age >= since_s:
         return []
     return [f"begins {age / 60:.0f} min ago; older Xids are in `journalctl -k | grep Xid`"]
+
+
+def why_not_the_nodes(messages: Sequence[KernelMessage]) -> str | None:
+    """Why what was read is not the log of the node; None if it is."""
+    if not messages:
+        return "is empty, as in some sandboxes; look from the node itself"
+    if messages[0].text.startswith("Starting gVisor"):
+        return "is not the node's but that of a sandbox (gVisor); look from the node itself"
+    return None
 
 
 def why_closed(error: OSError, kmsg: Path) -> str:
