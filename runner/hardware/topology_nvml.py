@@ -5,6 +5,7 @@ from typing import Any
 
 from runner.base.errors import RunbookError
 from runner.base.time_limit import answer_within
+from runner.hardware.fabric_health import fabric_complaints
 from runner.hardware.gpus import nvml_deadline
 from runner.hardware.nvml import load_nvml, shut_down_nvml
 from runner.hardware.topology import FABRIC_STATES, UNKNOWN, GpuPair, GpuWiring, Topology
@@ -31,14 +32,6 @@ _FIELDS = (
 )
 # nvmlValueType_t, whole numbers only.
 _VALUE_OF = {1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
-# Two bits each of the fabric's health mask: 0 unknown, 1 true, 2 false.
-_COMPLAINTS = {
-    "degraded bandwidth": 0,
-    "a route in recovery": 2,
-    "an unhealthy route": 4,
-    "recovery from access timeouts": 6,
-}
-_IS_SO = 1
 # NUMA nodes of the host are bits, 64 per word.
 _NODE_WORDS = 16
 
@@ -186,9 +179,7 @@ class _Reader:
         # Status, partition and health are valid only after a registration attempt.
         if state in {"not supported", "not started"}:
             return {"fabric_state": state}
-        complaints = tuple(
-            name for name, shift in _COMPLAINTS.items() if (info.healthMask >> shift) & 3 == _IS_SO
-        )
+        complaints = tuple(one.text for one in fabric_complaints(info.healthMask) if one.is_fault)
         return {
             "fabric_state": state,
             "fabric_error": int(info.status),

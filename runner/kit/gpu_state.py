@@ -105,7 +105,7 @@ def _judged(
         NotRead(one.of, f"cannot be opened: {one.text}; see `runbook show gpu-not-usable`")
         for one in unopened(asker.refusals)
     )
-    if not gpus and not closed:
+    if not gpus and not closed and not group.judge_failure:
         raise NotApplicableError("the driver is loaded and reports no GPU")
     with loaded_gpus() if arguments.load else contextlib.nullcontext():
         readings = tuple(_readings(group, asker, gpus, arguments.watch))

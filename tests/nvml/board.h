@@ -67,6 +67,8 @@ int port_field(unsigned gpu, unsigned link, unsigned field, unsigned long long *
 unsigned long long port_moved(unsigned gpu, unsigned link, unsigned counter);
 /* The code with which a call has to fail, or OK; does not return for NEVER. */
 int failing(const char *function);
+/* The code with which opening a GPU has to fail, or OK. */
+int opening(unsigned gpu);
 
 #define ANSWER(...)                       \
     do {                                  \

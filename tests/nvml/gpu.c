@@ -18,6 +18,8 @@ int nvmlDeviceGetCount_v2(unsigned *out) { ANSWER(*out = board.count); }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **out) {
     if (i >= board.count) return INVALID_ARGUMENT;
     if (board.off_bus[i]) return GPU_IS_LOST;
+    int failed = opening(i);
+    if (failed) return failed;
     ANSWER(*out = HANDLE(i, 0));
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **out) {

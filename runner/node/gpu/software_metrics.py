@@ -2,4 +2,13 @@
 
 from runner.vocabulary.model import Metric
 
-METRICS: tuple[Metric, ...] = ()
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "gpus_opened",
+        "1",
+        "higher",
+        "GPUs that NVML opens for this process.",
+        kind="count",
+        label="GPUs opened",
+    ),
+)
