@@ -22,7 +22,7 @@ from runner.node.gpu.driver_access import (
     device_nodes,
     read_driver_access,
 )
-from runner.node.gpu.driver_host import DriverHost, NvidiaDevice, values_by_gpu
+from runner.node.gpu.driver_host import DriverHost, NvidiaDevice
 from runner.node.gpu.group import GpuReading, NvmlFailure
 from runner.node.gpu.nvml_failure import judge_nvml_failure
 from runner.node.gpu.software import judge_software
@@ -383,12 +383,6 @@ def test_a_mode_that_forbids_is_told_from_a_control_group(tmp_path: Path) -> Non
     (tmp_path / "nvidiactl").touch(mode=0o000)
     assert device_nodes(tmp_path) == (DeviceNode("nvidiactl", EACCES),)
     assert not DriverAccess(host=HOST, nodes=device_nodes(tmp_path)).denied
-
-
-@given(st.lists(st.one_of(st.none(), st.text(max_size=3)), max_size=16))
-def test_values_by_gpu_count_every_gpu(values: list[str | None]) -> None:
-    found = values_by_gpu(values)
-    assert (found is None) == (not [one for one in values if one not in {None, "unknown"}])
 
 
 @given(st.one_of(st.none(), st.integers(0, 1000)), st.text(max_size=40), st.booleans(), st.booleans())

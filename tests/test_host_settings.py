@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.node.host.settings import GROUP
-from runner.node.host.settings_reading import counted_values, driver_version, kernel_parameters, rounded_gib
+from runner.node.host.settings_reading import counted_values, driver_module, kernel_parameters, rounded_gib
 from runner.node.host.tree import HostTree
 from tests.host_trees import host, plant
 
@@ -83,13 +83,21 @@ def test_equal_nodes_whose_firmware_keeps_some_memory_have_equal_sizes() -> None
 @pytest.mark.parametrize(
     ("text", "version"),
     [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12", "535.183.01, proprietary"),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.65.06  Release", "580.65.06, open"),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12",
+            ("535.183.01", "proprietary"),
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.65.06  Release",
+            ("580.65.06", "open"),
+        ),
         ("", None),
     ],
 )
-def test_old_and_new_drivers_say_their_version_in_different_words(text: str, version: str | None) -> None:
-    assert driver_version(text) == version
+def test_old_and_new_drivers_say_their_version_in_different_words(
+    text: str, version: tuple[str, str] | None
+) -> None:
+    assert driver_module(text) == version
 
 
 def test_of_the_kernel_parameters_nothing_that_may_name_the_node_is_kept() -> None:
@@ -112,7 +120,7 @@ def test_this_host_lists_its_settings_without_its_name() -> None:
 @given(st.text())
 def test_no_text_breaks_a_parser(text: str) -> None:
     kernel_parameters(text)
-    driver_version(text)
+    driver_module(text)
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c"])))

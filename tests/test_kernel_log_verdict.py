@@ -9,7 +9,7 @@ from runner.node.kernel.nvlink5 import NVLINK5_CODES, link_error
 from runner.node.kernel.timing import Timing
 from runner.node.kernel.verdict import LogRequest, judge_kernel_log
 from runner.node.kernel.xid_catalogue import xid_codes, xid_row
-from runner.node.recovery_action import recovery_action
+from runner.node.recovery import recovery_numbered
 
 A, B = "PCI:0000:3b:00", "PCI:0000:9b:00"
 WARP = "Graphics SM Warp Exception on"
@@ -109,11 +109,15 @@ def test_a_graver_error_long_after_the_drivers_word_is_not_hidden_by_it() -> Non
     assert only(text).action is Action.DRAIN
 
 
-def test_an_action_of_the_driver_that_is_not_known_here_is_unknown() -> None:
-    verdict = judged(log(xid(1, "154, GPU recovery action changed from 0x0 (None) to 0x9 (Something New)")))
+def test_an_action_of_the_driver_that_is_not_known_here_takes_the_node_out_of_service() -> None:
+    found = only(log(xid(1, "154, GPU recovery action changed from 0x0 (None) to 0x9 (Something New)")))
+    assert (found.action, found.vendor) == (Action.DRAIN, "Something New (Xid 154)")
+    assert [recovery_numbered(number).action for number in range(8)].count(Action.KEEP) == 1
+
+
+def test_a_line_about_the_recovery_action_that_does_not_name_it_is_unknown() -> None:
+    verdict = judged(log(xid(1, "154, GPU recovery action changed")))
     assert [one.matters for one in verdict.not_read] == [True]
-    assert recovery_action(9).action is None
-    assert [recovery_action(number).action for number in range(8)].count(Action.KEEP) == 1
 
 
 def test_an_xid_45_that_names_an_xid_in_the_log_is_its_consequence() -> None:

@@ -8,8 +8,8 @@ from runner.node.findings import Action, NotRead
 from runner.node.gpu.group import GpuReading
 from runner.node.gpu.memory import judge_memory
 from runner.node.gpu.memory_facts import EccCounts, GpuMemory, RemappedRows
-from runner.node.gpu.recovery import recovery_numbered, recovery_worded
 from runner.node.gpu.together import UnreadFact, gpus_named, not_read_together, same_on_all
+from runner.node.recovery import recovery_numbered, recovery_worded
 from tests.node_probe import judge_node
 from tests.nvml import EIGHT_B200
 from tests.nvml.boards import EIGHT_A100
@@ -135,6 +135,11 @@ def test_a_gpu_that_nvml_gives_up_is_a_fault_of_its_own(
     assert judged.faults == [(*fault, f"GPU {gpu}") for gpu in range(8)]
 
 
+def test_past_errors_after_which_the_driver_asks_for_nothing_are_a_note(tmp_path: Path) -> None:
+    (found,) = judge_node(tmp_path, NEW + "ecc 3 1 0 2 5\nrecovery 3 0\n", "memory").findings
+    assert found == ("uncorrectable-errors", "keep", "GPU 3")
+
+
 def test_what_may_not_be_read_is_unknown(tmp_path: Path) -> None:
     judged = judge_node(tmp_path, OLD + "fail nvmlDeviceGetRemappedRows 4\n", "memory")
     assert judged.status == 3
@@ -177,4 +182,6 @@ def test_equal_gaps_of_several_gpus_are_told_once() -> None:
     ]
     assert gpus_named(["GPU 0000:1b:00.0", "GPU 3"]) == "GPU 0000:1b:00.0, GPU 3"
     assert same_on_all(["a", "b", "a"]) == "a × 2, b × 1"
+    assert same_on_all(["a", None]) == "a × 1, unknown × 1"
+    assert same_on_all([None, None]) is None
     assert UnreadFact("x", "closed", "y") == UnreadFact("x", "closed", "y")

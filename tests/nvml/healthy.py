@@ -46,10 +46,10 @@ HEALTHY_NODES: dict[str, str] = {
     "four GB200": _FOUR_GB200 + _NEW + _NVLINK5,
     "eight A100 with a driver of 2022": EIGHT_A100 + _ROWS + "nvlink_version 4\n",
     "four H100 without switches": FOUR_H100 + _NEW + _NVLINK4,
-    "one H200 in a virtual machine": ONE_H200_VM + _NEW + "virtualization 1\n",
+    "one H200 in a virtual machine": ONE_H200_VM + _NEW + "virtualization 0 1\n",
     "one H200 whose links are off, in a virtual machine": ONE_H200_VM.replace("links 0", "links 18")
     + _NEW
-    + "virtualization 1\n"
+    + "virtualization 0 1\n"
     + "".join(f"link_down 0 {link}\n" for link in range(18)),
     "two H100 PCIe without a bridge": _TWO_H100_PCIE + _ROWS,
     "pairs of H100 NVL with bridges": BRIDGED_H100_NVL + _NEW + _NVLINK4,
@@ -64,5 +64,5 @@ HEALTHY_NODES: dict[str, str] = {
     "the cube mesh of a DGX-1, one GPU with retired pages": CUBE_MESH_V100 + _PAGES + "retired 5 2 1 0\n",
     "two sockets of POWER9": POWER9_V100 + _PAGES,
     "two T4": _TWO_T4 + _PAGES,
-    "a virtual GPU": ONE_H200_VM + "virtualization 2\n",
+    "a virtual GPU": ONE_H200_VM + "virtualization 0 2\n",
 }

@@ -8,7 +8,7 @@
  *   remapped_rate GPU COR_PER_S UNC_PER_S          banks GPU MAX HIGH PARTIAL LOW NONE
  *   sram GPU THRESHOLD         sram_closed (no permission, as without root)
  *   retired GPU SINGLE DOUBLE PENDING              recovery GPU ACTION
- *   repair GPU CHANNEL TPC BANK                    unrepairable GPU     virtualization MODE
+ *   repair GPU CHANNEL TPC BANK                    unrepairable GPU
  *
  * Rates are per second since the file was read. On a split GPU nothing but the mode and the recovery action is told.
  */
@@ -26,7 +26,7 @@
 
 static struct {
     unsigned kind, sram_closed, mode[GPUS][2], remapped[GPUS][4], banks[GPUS][5], threshold[GPUS], retired[GPUS][3];
-    unsigned recovery[GPUS], repair[GPUS][3], unrepairable[GPUS], virtualization;
+    unsigned recovery[GPUS], repair[GPUS][3], unrepairable[GPUS];
     unsigned long long ecc[GPUS][TYPES][SCOPES][LOCATIONS];
     double ecc_rate[GPUS][TYPES][LOCATIONS], remapped_rate[GPUS][2];
 } m;
@@ -40,7 +40,7 @@ int load_memory(const char *line) {
     unsigned g, a, b, c, d, e;
     unsigned long long n;
     double x, y;
-    if (sscanf(line, "memory_kind %u", &m.kind) == 1 || sscanf(line, "virtualization %u", &m.virtualization) == 1) return 1;
+    if (sscanf(line, "memory_kind %u", &m.kind) == 1) return 1;
     if (!strncmp(line, "sram_closed", 11)) return m.sram_closed = 1;
     if (sscanf(line, "ecc_mode %u %u %u", &g, &a, &b) == 3 && g < GPUS) return m.mode[g][0] = a, m.mode[g][1] = b, 1;
     if (sscanf(line, "ecc %u %u %u %u %llu", &g, &a, &b, &c, &n) == 5 && g < GPUS && a < TYPES && b < SCOPES && c < LOCATIONS)
@@ -76,7 +76,6 @@ static int remaps(void) { return m.kind >= 2 && !board.mig; }
         if (!(condition)) return NOT_SUPPORTED;      \
     } while (0)
 
-int nvmlDeviceGetVirtualizationMode(void *h, unsigned long long *out) { (void)h; ANSWER(*out = m.virtualization); }
 int nvmlDeviceGetEccMode(void *h, unsigned *now, unsigned *next) {
     NEEDS(has_ecc());
     return *now = m.mode[G(h)][0], *next = m.mode[G(h)][1], OK;

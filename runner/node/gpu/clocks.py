@@ -4,7 +4,6 @@ One reading shows only what needs no load to be judged: hardware slowdown now, a
 power limit is where a GPU under dense load is meant to run. What needs a load is in `clocks_watch`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict
@@ -19,6 +18,7 @@ from runner.node.gpu.clocks_reading import (
 )
 from runner.node.gpu.clocks_watch import judge_clock_watch
 from runner.node.gpu.group import GpuGroup, GpuReading
+from runner.node.gpu.together import known_settings, same_on_all
 
 _DOCUMENTED = "NVML, NvmlClocksEventReasons: slows the clocks to half or less"
 _GPUD = "gpud, hw-slowdown (2025): hardware inspection"
@@ -196,13 +196,7 @@ def _settings(gpus: Sequence[GpuClocks]) -> dict[str, str]:
         "application clock": lambda gpu: None if gpu.set_sm is None else f"{gpu.set_sm} MHz",
         "highest clock": lambda gpu: None if gpu.sm_max is None else f"{gpu.sm_max} MHz",
     }
-    found = {}
-    for name, of in shown.items():
-        values = Counter(value for gpu in gpus if (value := of(gpu)) is not None)
-        if values:
-            only = next(iter(values)) if len(values) == 1 else None
-            found[name] = only or ", ".join(f"{value} × {count}" for value, count in values.most_common())
-    return found
+    return known_settings({name: same_on_all(map(of, gpus)) for name, of in shown.items()})
 
 
 def _facts(gpu: GpuClocks) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """What the host tells about NVIDIA's driver beside NVML: kernel modules, daemons, PCI devices, installed packages."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,18 +101,6 @@ def driver_version(text: str) -> str | None:
     """The first driver version in a text: `580.95.05` in `NVIDIA UNIX x86_64 Kernel Module  580.95.05  Wed …`."""
     found = _DRIVER_VERSION.search(text)
     return found[0] if found else None
-
-
-def values_by_gpu(values: Iterable[object]) -> str | None:
-    """One value if all GPUs have the same, else counts: `96.00.A5 × 7, 96.00.68 × 1`; None if none is known."""
-    counts = Counter("unknown" if value is None else str(value) for value in values)
-    if not counts or set(counts) == {"unknown"}:
-        return None
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(
-        f"{value} × {count}" for value, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    )
 
 
 def installed_packages(text: str) -> dict[str, str]:

@@ -9,7 +9,6 @@ from runner.base.units import format_duration
 from runner.base.words import counted, ranges
 from runner.hardware.fabric_health import Condition
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
-from runner.node.gpu.driver_host import values_by_gpu
 from runner.node.gpu.fabric_reading import FabricFacts, GpuFabric, read_fabric
 from runner.node.gpu.fabric_services import (
     FABRIC_MODULES,
@@ -20,6 +19,7 @@ from runner.node.gpu.fabric_services import (
     start_of_manager,
 )
 from runner.node.gpu.group import GpuGroup, GpuReading
+from runner.node.gpu.together import same_on_all
 
 # Fabric Manager starts with the node and registers all GPUs within seconds of the driver's start. Chosen, in seconds.
 _STARTING_S = 120.0
@@ -117,7 +117,7 @@ def _too_early(gpus: Sequence[GpuFabric], uptime_s: float) -> NotRead:
 def _not_registered(waiting: Sequence[GpuFabric], facts: FabricFacts) -> NodeFinding:
     host = facts.host
     since = "" if host.uptime_s is None else f", {format_duration(host.uptime_s)} after the start of the node"
-    states = values_by_gpu(gpu.state for gpu in waiting)
+    states = same_on_all(gpu.state for gpu in waiting)
     return NodeFinding(
         kind="fabric-not-registered",
         action=Action.DRAIN,
@@ -188,7 +188,7 @@ def _settings(facts: FabricFacts) -> dict[str, str]:
         for name, version in facts.host.packages.items()
         if "fabricmanager" in name or name == "nvlsm"
     }
-    state = values_by_gpu(gpu.state for gpu in facts.gpus)
+    state = same_on_all(gpu.state for gpu in facts.gpus)
     return {"fabric state": state, **manager} if state else manager
 
 

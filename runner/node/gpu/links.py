@@ -13,7 +13,7 @@ from runner.node.gpu.links_facts import GpuLinks, LinkFacts
 from runner.node.gpu.links_growth import errors_before, errors_while_watched, moving_links
 from runner.node.gpu.links_reading import ERRORS, STATES, read_links
 from runner.node.gpu.links_text import parse_links
-from runner.node.gpu.together import gpus_named, not_read_together, same_on_all
+from runner.node.gpu.together import gpus_named, known_settings, not_read_together, same_on_all
 
 _PATTERN = "chosen here: the part that all links that are down have in common is the suspect"
 _FABRIC = "`runbook show fabric-not-ready`"
@@ -209,14 +209,13 @@ def _numbers(readings: Sequence[GpuReading[LinkFacts]], judged: Sequence[GpuLink
 def _settings(now: LinkFacts) -> dict[str, str]:
     if not any(gpu.links for gpu in now):
         return {}
-    versions = [
-        same_on_all([link.version for link in gpu.links if link.version is not None] or ["unknown"])
-        for gpu in now
-    ]
-    return {
-        "active NVLinks": same_on_all([str(len(gpu.active)) for gpu in now]),
-        "NVLink version": same_on_all(versions),
-    }
+    versions = [same_on_all(link.version for link in gpu.links if link.version is not None) for gpu in now]
+    return known_settings(
+        {
+            "active NVLinks": same_on_all(str(len(gpu.active)) for gpu in now),
+            "NVLink version": same_on_all(versions),
+        }
+    )
 
 
 def _shown(gpu: GpuLinks) -> dict[str, object]:

@@ -6,16 +6,17 @@ Contained ECC Errors, Error Recovery and Response Flags), and the constants of D
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.gpu.group import GpuGroup, GpuReading
 from runner.node.gpu.memory_facts import GpuMemory, MemoryFacts
-from runner.node.gpu.memory_findings import memory_faults
+from runner.node.gpu.memory_findings import PAST_ERRORS, memory_faults
 from runner.node.gpu.memory_growth import growth_of
 from runner.node.gpu.memory_reading import COUNTERS, MODE, PAGES, RECOVERY, ROWS, SRAM, read_memory
 from runner.node.gpu.memory_text import parse_memory
-from runner.node.gpu.recovery import RECOVERY_SOURCE
-from runner.node.gpu.together import UnreadFact, gpus_named, not_read_together, same_on_all
+from runner.node.gpu.together import UnreadFact, gpus_named, known_settings, not_read_together, same_on_all
+from runner.node.recovery import RECOVERY_SOURCE, RecoveryRequest
 
 
 def judge_memory(readings: Sequence[GpuReading[MemoryFacts]]) -> NodeVerdict:
@@ -42,15 +43,17 @@ def judge_memory(readings: Sequence[GpuReading[MemoryFacts]]) -> NodeVerdict:
         judged=f"{', '.join(parts)} of {gpus_named(list(judged))}" if judged else "",
         not_applicable=None if judged else _why_nothing(now),
         facts={gpu.where: _shown(gpu) for gpu in now},
-        settings={"ECC": same_on_all([_mode(gpu) for gpu in now])} if now else {},
+        settings=known_settings({"ECC": same_on_all(_mode(gpu) for gpu in now)}),
     )
 
 
 def _with_the_drivers_word(gpu: GpuMemory, found: list[NodeFinding]) -> list[NodeFinding]:
     """The findings, where the driver asks for an action: one finding with its word, and what is graver beside it."""
     asked = gpu.recovery
-    if asked is None or not asked.asks:
+    if asked is None:
         return found
+    if not asked.asks:
+        return [_settled(one, asked) if one.kind == PAST_ERRORS else one for one in found]
     kept = [one for one in found if one.action is Action.KEEP or one.action.rank > asked.action.rank]
     told = [one for one in found if one not in kept]
     request = NodeFinding(
@@ -64,6 +67,12 @@ def _with_the_drivers_word(gpu: GpuMemory, found: list[NodeFinding]) -> list[Nod
         vendor=asked.vendor,
     )
     return [request, *kept]
+
+
+def _settled(past: NodeFinding, asked: RecoveryRequest) -> NodeFinding:
+    """Errors after which the driver asks for nothing: their pages are out of use, and the GPU may go on."""
+    step = "nothing now; if the count grows, drain the node"
+    return replace(past, action=Action.KEEP, next=step, source=RECOVERY_SOURCE, vendor=asked.vendor)
 
 
 def _unread(gpu: GpuMemory) -> Iterator[tuple[str, NotRead]]:
@@ -127,8 +136,8 @@ def _numbers(now: MemoryFacts) -> Iterator[NodeNumber]:
         yield NodeNumber("failed_remap_share", sum(rows.failure for rows in remapped) / len(remapped))
 
 
-def _mode(gpu: GpuMemory) -> str:
-    return "unknown" if gpu.ecc is None else "on" if gpu.ecc else "off"
+def _mode(gpu: GpuMemory) -> str | None:
+    return None if gpu.ecc is None else "on" if gpu.ecc else "off"
 
 
 def _shown(gpu: GpuMemory) -> dict[str, object]:

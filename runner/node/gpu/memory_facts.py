@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from runner.hardware.boards import Board
-from runner.node.gpu.recovery import RecoveryRequest
 from runner.node.gpu.together import UnreadFact
+from runner.node.recovery import RecoveryRequest
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from runner.node.findings import Action, NodeFinding
 from runner.node.gpu.memory_facts import GpuMemory
 
 NVIDIA = "NVIDIA, GPU Memory Error Management"
+# Uncorrectable errors since the last reset, in one reading.
+PAST_ERRORS = "uncorrectable-errors"
 _RMA = f"{NVIDIA}, section RMA Policy"
 _DCGM = "NVIDIA, DCGM's health watch (dcgm_gpu_hardware_limits.h)"
 # DCGM_LIMIT_MAX_RETIRED_PAGES: the InfoROM holds no more than 64.
@@ -36,7 +38,7 @@ def memory_faults(gpu: GpuMemory) -> Iterator[NodeFinding]:
     # Where a remapping is pending, it is the same fault, which the same reset ends.
     if count and not (gpu.rows and gpu.rows.pending):
         yield NodeFinding(
-            kind="uncorrectable-errors",
+            kind=PAST_ERRORS,
             action=Action.RESET,
             where=gpu.where,
             found=f"{count} uncorrectable memory errors since its last reset",

@@ -13,8 +13,8 @@ from runner.node.gpu.memory_facts import (
     RetiredPages,
     SpareRows,
 )
-from runner.node.gpu.recovery import RECOVERY_FIELD, recovery_numbered
 from runner.node.gpu.together import UnreadFact
+from runner.node.recovery import RECOVERY_FIELD, recovery_numbered
 
 COUNTERS, ROWS, PAGES, SRAM = "ECC error counters", "remapped rows", "retired pages", "the SRAM threshold"
 MODE, RECOVERY, REPAIRS = "the ECC mode", "the GPU recovery action", "pending repairs"

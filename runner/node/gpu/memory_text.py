@@ -12,9 +12,9 @@ from runner.node.gpu.memory_facts import (
     SpareRows,
 )
 from runner.node.gpu.memory_reading import COUNTERS, MODE, PAGES, RECOVERY, ROWS
-from runner.node.gpu.recovery import recovery_worded
 from runner.node.gpu.smi_text import SmiGpu, is_known, smi_gpus
 from runner.node.gpu.together import UnreadFact
+from runner.node.recovery import recovery_worded
 
 _ROWS, _BANKS, _PAGES = "Remapped Rows", "Bank Remap Availability Histogram", "Retired Pages"
 _PASTE = "it is not in the text: paste the output of nvidia-smi -q whole"

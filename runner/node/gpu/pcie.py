@@ -5,13 +5,13 @@ a busy GPU: an idle link slows down to save power. NVML's maximum is that of the
 slot is no fault of the GPU. Error counters are totals, and are judged by their change in a watch.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mode
 
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.gpu.group import GpuGroup, GpuReading
 from runner.node.gpu.pcie_reading import GpuPcie, PcieFacts, read_pcie
+from runner.node.gpu.together import known_settings, same_on_all
 
 _RESEAT = "drain the node; reseat the GPU or its riser, check the slot; `runbook show pcie-numa-placement`"
 # Chosen: a GPU this busy computes, and runs its link at full speed.
@@ -208,11 +208,8 @@ def _numbers(series: Sequence[tuple[GpuPcie, ...]], seconds: float) -> Iterable[
 
 
 def _settings(gpus: Sequence[GpuPcie]) -> dict[str, str]:
-    values = Counter(_most(gpu) for gpu in gpus if gpu.most_width is not None)
-    if not values:
-        return {}
-    shown = [f"{value} × {count}" for value, count in values.most_common()]
-    return {"PCIe link, highest": next(iter(values)) if len(values) == 1 else ", ".join(shown)}
+    links = (None if gpu.most_width is None else _most(gpu) for gpu in gpus)
+    return known_settings({"PCIe link, highest": same_on_all(links)})
 
 
 def _most(gpu: GpuPcie) -> str:

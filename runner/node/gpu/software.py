@@ -7,10 +7,10 @@ from runner.base.words import counted, ranges
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.gpu.asking import Refusal
 from runner.node.gpu.driver_access import read_driver_access
-from runner.node.gpu.driver_host import values_by_gpu
 from runner.node.gpu.group import GpuGroup, GpuReading, NvmlFailure
 from runner.node.gpu.nvml_failure import CGROUP_SOURCE, device_cgroup_finding, judge_nvml_failure
 from runner.node.gpu.software_reading import GpuSoftware, SoftwareFacts, read_software
+from runner.node.gpu.together import known_settings, same_on_all
 
 _PERSISTENCE = "NVIDIA, Driver Persistence (r560, 2024-11)"
 _FORWARD = "NVIDIA, CUDA Compatibility, forward compatibility: data centre GPUs and some RTX boards only"
@@ -236,16 +236,16 @@ def _settings(facts: SoftwareFacts) -> dict[str, str]:
     found = {
         "driver": facts.driver,
         "CUDA of the driver": _cuda(facts.cuda),
-        "VBIOS": values_by_gpu(gpu.vbios for gpu in gpus),
-        "GSP firmware": values_by_gpu(gpu.gsp for gpu in gpus),
-        "InfoROM": values_by_gpu(gpu.inforom for gpu in gpus),
-        "persistence mode": values_by_gpu(
+        "VBIOS": same_on_all(gpu.vbios for gpu in gpus),
+        "GSP firmware": same_on_all(gpu.gsp for gpu in gpus),
+        "InfoROM": same_on_all(gpu.inforom for gpu in gpus),
+        "persistence mode": same_on_all(
             None if gpu.persistent is None else _switch(gpu.persistent) for gpu in gpus
         ),
-        "MIG": values_by_gpu(_switch(gpu.mig) for gpu in gpus),
-        "compute mode": values_by_gpu(gpu.compute_mode for gpu in gpus),
+        "MIG": same_on_all(_switch(gpu.mig) for gpu in gpus),
+        "compute mode": same_on_all(gpu.compute_mode for gpu in gpus),
     }
-    return {name: value for name, value in found.items() if value}
+    return known_settings(found)
 
 
 def _switch(on: bool) -> str:
@@ -259,7 +259,7 @@ def _shown(facts: SoftwareFacts) -> dict[str, object]:
         "module": access.host.module_version,
         "library": access.library,
         "cuda": _cuda(facts.cuda),
-        "virtualization": values_by_gpu(gpu.virtualization for gpu in facts.gpus),
+        "virtualization": same_on_all(gpu.virtualization for gpu in facts.gpus),
         "gpus": len(facts.gpus),
         "pci_gpus": len(access.host.gpus),
         "nodes": {node.name: node.refused for node in access.nodes},

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,9 +49,20 @@ def not_read_together(facts: Iterable[tuple[str, NotRead]]) -> tuple[NotRead, ..
     )
 
 
-def same_on_all(values: Sequence[str]) -> str:
-    """One value if all are equal, else each with its count, the most frequent first: `on × 7, off × 1`."""
-    counts = Counter(one_line(value) for value in values)
+def same_on_all(values: Iterable[str | None]) -> str | None:
+    """One value if all GPUs have the same, else each with its count, the most frequent first: `on × 7, off × 1`.
+
+    None counts as unknown; the result is None if nothing is known.
+    """
+    counts = Counter("unknown" if value is None else one_line(value) for value in values)
+    if not counts.keys() - {"unknown"}:
+        return None
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{value} × {count}" for value, count in counts.most_common())
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{value} × {count}" for value, count in ordered)
+
+
+def known_settings(settings: Mapping[str, str | None]) -> dict[str, str]:
+    """The settings whose value is known."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -99,14 +99,14 @@ def kernel_parameters(text: str) -> str:
     return " ".join(sorted(kept))
 
 
-def driver_version(text: str) -> str | None:
-    """Version and kind of NVIDIA's kernel module, from /proc/driver/nvidia/version: `570.86.15, open`."""
+def driver_module(text: str) -> tuple[str, str] | None:
+    """Version and kind of NVIDIA's kernel module, from /proc/driver/nvidia/version: `570.86.15`, `open`."""
     found = re.search(
         r"Kernel Module(?: for [\w-]{1,30})? {1,10}(\d{2,4}(?:\.\d{1,4}){1,3})\b", text, re.ASCII
     )
     if found is None:
         return None
-    return f"{found[1]}, {'open' if 'Open Kernel Module' in text else 'proprietary'}"
+    return found[1], "open" if "Open Kernel Module" in text else "proprietary"
 
 
 def rounded_gib(kib: int) -> str:
@@ -128,15 +128,15 @@ def _software(tree: HostTree) -> Iterator[tuple[str, str]]:
     parameters = kernel_parameters(tree.text("/proc/cmdline") or "")
     if parameters:
         yield "kernel parameters", parameters
-    driver = driver_version(tree.text("/proc/driver/nvidia/version") or "")
-    if driver:
-        yield "NVIDIA kernel module", driver
-    for module in _MODULES:
-        if tree.exists(f"/sys/module/{module}"):
+    module = driver_module(tree.text("/proc/driver/nvidia/version") or "")
+    if module:
+        yield "NVIDIA kernel module", ", ".join(module)
+    for name in _MODULES:
+        if tree.exists(f"/sys/module/{name}"):
             # A module of the kernel's own tree has no version but the kernel's.
             yield (
-                f"module {module}",
-                tree.text(f"/sys/module/{module}/version") or "loaded, without a version",
+                f"module {name}",
+                tree.text(f"/sys/module/{name}/version") or "loaded, without a version",
             )
     controllers = tree.text("/sys/fs/cgroup/cgroup.controllers")
     if controllers is not None:

@@ -8,7 +8,7 @@ from runner.node.findings import Action
 from runner.node.kernel.events import KernelEvent
 from runner.node.kernel.nvlink5 import NVLINK5_CODES, link_error
 from runner.node.kernel.xid_catalogue import CATALOG, xid_row
-from runner.node.recovery_action import RecoveryAction, recovery_action
+from runner.node.recovery import RecoveryRequest, recovery_numbered
 
 _CAUSED_BY = re.compile(r"caused by previous Xid (\d{1,6})")
 _CHANGED_TO = re.compile(r" to 0x([0-9A-Fa-f]{1,4}) \(([^)]{1,60})\)")
@@ -78,10 +78,10 @@ def previous_xid(event: KernelEvent) -> int | None:
     return int(found[1]) if found else None
 
 
-def recovery_of(event: KernelEvent) -> tuple[RecoveryAction, str] | None:
+def recovery_of(event: KernelEvent) -> tuple[RecoveryRequest, str] | None:
     """The action that an Xid 154 changed to, and the driver's words for it; None if the line does not tell."""
     found = _CHANGED_TO.search(event.detail)
-    return (recovery_action(int(found[1], 16)), found[2]) if found else None
+    return (recovery_numbered(int(found[1], 16)), found[2]) if found else None
 
 
 def _nvlink5(event: KernelEvent, meaning: str) -> Assessment:

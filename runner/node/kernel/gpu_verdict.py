@@ -138,7 +138,7 @@ def _of_gpu(gpu: _Gpu, timing: Timing) -> list[NodeFinding]:
         words = "channels of a program that ended or was ended, and no earlier error in this log"
         found.append(_note("xid-45-alone", gpu.address, gpu.alone, words, timing))
     told = recovery_of(gpu.vendor) if gpu.vendor else None
-    if gpu.vendor is not None and told is not None and told[0].action is not None:
+    if gpu.vendor is not None and told is not None:
         return [*found, _by_vendor(gpu, gpu.vendor, told[0].action, told[1], timing)]
     families: dict[str, list[Assessment]] = defaultdict(list)
     for one in gpu.causes:
@@ -240,7 +240,7 @@ def _undecided(gpu: _Gpu, timing: Timing) -> list[NotRead]:
             NotRead(what, why, matters=any(map(timing.recent, events)) and not _decided_by_driver(gpu))
         )
     told = recovery_of(gpu.vendor) if gpu.vendor else None
-    if gpu.vendor is not None and (told is None or told[0].action is None):
+    if gpu.vendor is not None and told is None:
         what = f"the recovery action of {gpu_name(gpu.address)}"
         found.append(NotRead(what, f"not known here: “{gpu.vendor.line[:160]}”"))
     return found

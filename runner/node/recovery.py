@@ -1,4 +1,4 @@
-"""The action that NVIDIA's driver itself asks for: the field NVML_FI_DEV_GET_GPU_RECOVERY_ACTION. Pure.
+"""The action that NVIDIA's driver itself asks for: NVML's field GET_GPU_RECOVERY_ACTION, and Xid 154. Pure.
 
 Numbers: nvidia-ml-py 13.615, `NVML_GPU_RECOVERY_ACTION_*`. Meanings: NVIDIA, GPU Memory Error Management, section Error
 Recovery and Response Flags; for 5 to 7, the comments of NVML's enum.
