@@ -90,6 +90,53 @@ def test_gpus_wired_over_pcie_rank_the_bandwidth_entry_first(tmp_path: Path) -> 
     status, entry = first(**nvml.environment(tmp_path, broken))
     assert (status, entry["entry"]) == (1, "nvlink-bandwidth")
     assert [finding["step"] for finding in entry["findings"]] == ["wiring"]
+    assert entry["action"] == "drain"
+    assert {single["kind"] for single in entry["findings"][0]["singles"]} == {"wiring-mesh"}
+
+
+def test_in_a_prolog_broken_wiring_drains_the_node_and_a_job_s_environment_does_not(tmp_path: Path) -> None:
+    broken = nvml.environment(tmp_path, nvml.EIGHT_B200.replace("links 18", "links 0"))
+    assert diagnose("--prolog", variables=broken).returncode == 1
+    done = diagnose("--prolog", variables={**LAUNCH, "NCCL_P2P_DISABLE": "1"})
+    assert done.returncode == 0
+    assert done.stdout.startswith("restart  ")
+
+
+# Those that the look at the host makes, each with its name in pynvml.
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        ("nvmlInit", "nvmlInit"),
+        ("nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByIndex"),
+        ("nvmlDeviceGetMigMode", "nvmlDeviceGetMigMode"),
+    ],
+)
+def test_a_call_of_nvml_that_never_returns_is_named_and_holds_up_no_other_check(
+    tmp_path: Path, call: str, named: str
+) -> None:
+    hanging = nvml.environment(tmp_path, f"{nvml.EIGHT_B200}fail {call} 9999\n")
+    done = diagnose("--json", variables=hanging)
+    said = json.loads(done.stdout)
+    # An entry about the driver may have it as a finding.
+    assert done.returncode in {1, 3}
+    assert said["nvml_hung"] == [named]
+    assert f"{named}: no answer within" in said["gpu_error"]
+    blocked = {
+        (entry["entry"], blind["step"]): blind["why"]
+        for entry in said["entries"]
+        for blind in entry["not_looked"]
+        if blind["blocked"]
+    }
+    assert named in blocked["nvlink-bandwidth", "wiring"]
+    looked = {(entry["entry"], name) for entry in said["entries"] for name in entry["looked"]}
+    assert {("nvlink-bandwidth", "settings"), ("single-gpu-rollback", "leftovers")} <= looked
+
+
+def test_a_step_learns_which_calls_hung_and_does_not_wait_for_them(tmp_path: Path) -> None:
+    before = small(tmp_path, step("d", f'echo "$RUNBOOK_NVML_HUNG" > {tmp_path}/hung'))
+    hanging = nvml.environment(tmp_path, f"{nvml.EIGHT_B200}fail nvmlDeviceGetMigMode 9999\n")
+    assert diagnose(before=before, variables=hanging).returncode == 0
+    assert (tmp_path / "hung").read_text() == "nvmlDeviceGetMigMode\n"
 
 
 def test_busy_gpus_are_looked_at_and_never_loaded(tmp_path: Path) -> None:
@@ -168,13 +215,20 @@ SYMPTOM = (
 )
 
 
+ACTION = SYMPTOM.replace('"severity"', '"severity": "low", "action"')
+
+
 @pytest.mark.parametrize(
     ("command", "plain", "prolog", "nagios"),
     [
         ("true", 0, 0, 0),
         ("exit 3", 3, 0, 3),
         (SYMPTOM % "medium", 1, 0, 1),
-        (SYMPTOM % "critical", 1, 1, 2),
+        (SYMPTOM % "critical", 1, 0, 2),
+        (ACTION % "restart", 1, 0, 1),
+        (ACTION % "reset", 1, 1, 2),
+        (ACTION % "drain", 1, 1, 2),
+        (ACTION % "replace", 1, 1, 2),
     ],
 )
 def test_prolog_and_nagios_have_exit_statuses_of_their_own(

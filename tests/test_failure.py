@@ -12,9 +12,10 @@ from typing import IO
 
 import pytest
 
+from runner.run import diagnosing
 from tests.cluster import until
 from tests.test_cli import ROOT, step
-from tests.test_diagnose import CLEAN, SYMPTOM, small
+from tests.test_diagnose import ACTION, CLEAN, SYMPTOM, small
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -42,7 +43,7 @@ def broken_by(raising: str) -> tuple[str, ...]:
     """The program, with the look at the machine replaced by something that nobody foresaw."""
     program = (
         f"import sys\nfrom runner.cli import diagnose, list, main\ndef broken():\n    {raising}\n"
-        "list.look_class = diagnose.look = broken\nsys.exit(main.main())"
+        "list.look_class = diagnose.LookApart = broken\nsys.exit(main.main())"
     )
     return ("-c", program)
 
@@ -195,7 +196,7 @@ def test_a_look_that_failed_does_not_leave_an_older_answer_for_node_exporter(
 @pytest.mark.parametrize(
     ("command", "words", "status"),
     [
-        (SYMPTOM % "critical", ("--prolog",), 1),
+        (ACTION % "drain", ("--prolog",), 1),
         ("true", ("--prolog",), 0),
         (SYMPTOM % "critical", ("--format", "nagios"), 2),
         (SYMPTOM % "critical", (), 1),
@@ -280,7 +281,8 @@ def test_standard_error_that_takes_nothing_changes_no_exit_status(tmp_path: Path
 def test_after_an_interrupt_a_look_starts_nothing_more(
     tmp_path: Path, number: signal.Signals, words: tuple[str, ...], status: int
 ) -> None:
-    for entry in range(1, 7):
+    at_once = diagnosing._MOST_AT_ONCE
+    for entry in range(1, at_once + 3):
         before = small(
             tmp_path,
             step("first", f"touch {tmp_path}/begun-{entry}; sleep 600; true"),
@@ -297,14 +299,14 @@ def test_after_an_interrupt_a_look_starts_nothing_more(
         text=True,
         start_new_session=True,
     ) as process:
-        # Four entries are looked at at a time; two more wait for them.
-        until(lambda: len(list(tmp_path.glob("begun-*"))) == 4, "the first four to begin")
+        # Two more entries wait for the first ones.
+        until(lambda: len(list(tmp_path.glob("begun-*"))) == at_once, "the first ones to begin")
         process.send_signal(number)
         _, err = process.communicate(timeout=100)
     assert process.returncode == status, err
     assert err.splitlines()[0] == "runbook: interrupted"
     assert not list(tmp_path.glob("started-*"))
-    assert len(list(tmp_path.glob("begun-*"))) == 4
+    assert len(list(tmp_path.glob("begun-*"))) == at_once
 
 
 def test_what_a_json_reader_gets_is_json_or_nothing(tmp_path: Path) -> None:

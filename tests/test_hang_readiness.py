@@ -139,3 +139,17 @@ def test_a_running_rank_is_judged_by_its_own_environment(capsys: pytest.CaptureF
         assert "TORCH_NCCL_BLOCKING_WAIT" in json.loads(capsys.readouterr().out)["reason"]
     finally:
         child.communicate()
+
+
+def test_only_a_job_that_would_wait_for_ever_has_to_be_restarted() -> None:
+    variables = {
+        "TORCH_FR_BUFFER_SIZE": "0",
+        "TORCH_NCCL_BLOCKING_WAIT": "1",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    }
+    found = {one.name: one.action.value for one in blind_spots(variables, "2.13", None)}
+    assert found == {
+        "TORCH_FR_BUFFER_SIZE": "keep",
+        "TORCH_NCCL_BLOCKING_WAIT": "restart",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "restart",
+    }

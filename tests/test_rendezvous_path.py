@@ -96,6 +96,8 @@ def test_a_rank_without_a_store_is_told_that_nothing_listens(
     assert status == SYMPTOM
     (said,) = obstacles(document)
     assert said == f"nothing listens at 127.0.0.1 port {free_port} of this host, where rank 0 must"
+    # The job has to be started again; the node is sound.
+    assert document["details"]["findings"] == [{"action": "restart"}]
 
 
 def test_rank_0_that_has_not_started_needs_no_listener(

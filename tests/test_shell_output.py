@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from runner.base.plain import visible_line
 from runner.base.remedy import Remedy, is_plain, shell_lines, word
-from runner.cli.diagnosis_formats import as_text
+from runner.cli.diagnosis_text import as_text
 from runner.kit.leftovers.variables import leftovers
 from runner.kit.nccl import report
 from runner.kit.nccl.settings import NcclSetting, Origin, judge_setting
@@ -448,8 +448,8 @@ def test_what_a_look_prints_as_a_fix_is_code_of_that_form_or_a_comment() -> None
         "# by hand: rm -rf x",
         r"# by hand: a\r\x1b[2Kb",
     )
-    fixes = [line for line in as_text([found], "cpu", 1.0) if line.startswith("   fix:  ")]
-    assert fixes == [f"   fix:  {line}" for line in found.fix]
+    fixes = [line for line in as_text([found], "cpu", 1.0) if "fix:" in line]
+    assert fixes == [f"         fix:    {line}" for line in found.fix]
 
 
 @pytest.mark.parametrize(

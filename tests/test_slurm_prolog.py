@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster import Cluster, cluster, installed, until
 from tests.test_cli import ROOT, step, write_entry
-from tests.test_diagnose import SYMPTOM
+from tests.test_diagnose import ACTION, SYMPTOM
 
 pytestmark = [
     pytest.mark.system,
@@ -60,7 +60,11 @@ def test_only_what_was_found_drains_a_node(here: Path, slurm: Cluster) -> None:
         )
         assert ((here / "said").read_text(encoding="utf-8") == "") == (words == "--prolog")
         until(lambda: slurm.states() == {"n1": "idle"}, "the node to be idle again")
-    write_entry(here / "runbooks", step("d", SYMPTOM % "critical"))
+    for harmless in (SYMPTOM % "critical", ACTION % "restart", "exit 3"):
+        write_entry(here / "runbooks", step("d", harmless))
+        (here / "words").write_text("--prolog", encoding="utf-8")
+        assert job(slurm).stdout == "the job ran\n"
+    write_entry(here / "runbooks", step("d", ACTION % "reset"))
     (here / "words").write_text("--prolog", encoding="utf-8")
     refused = slurm.run("sbatch", "--parsable", "--nodelist=n1", "--output=/dev/null", "--wrap", "true")
     until(lambda: slurm.states()["n1"].startswith("drain"), "the node to be drained")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_cli import ROOT, step, write_entry
-from tests.test_diagnose import CLEAN, SYMPTOM
+from tests.test_diagnose import ACTION, CLEAN
 
 PROBES = sorted(path.stem for path in (ROOT / "runner" / "probes").glob("[a-z]*.py"))
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
@@ -107,7 +107,7 @@ def test_the_guides_prolog_drains_no_node_where_the_package_itself_is_gone(tmp_p
             encoding="utf-8",
         )
         here.chmod(0o755)
-        write_entry(tmp_path / "runbooks", step("d", SYMPTOM % "critical"))
+        write_entry(tmp_path / "runbooks", step("d", ACTION % "drain"))
         text = prolog.replace("/opt/llm-runbooks/bin/runbook", str(here))
         assert str(here) in text
         done = subprocess.run(["bash", "-c", text], env=CLEAN, capture_output=True, check=False, timeout=200)

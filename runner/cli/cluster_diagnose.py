@@ -14,6 +14,7 @@ from runner.cli.fleet_view import folded_table, print_settings
 from runner.entry.read import read_all
 from runner.fleet.gathering import NodeDiagnosis, gather_diagnoses
 from runner.history.golden import ComparedSetting, compare_settings
+from runner.node.findings import Action
 from runner.record.redaction.redact import host_secrets, redact_json, telling
 
 _FOUND, _UNKNOWN, _CLEAR = 1, 3, 0
@@ -45,8 +46,10 @@ def diagnose_on_slurm(arguments: argparse.Namespace) -> int:
     return rows[0].exit_status if rows else _UNKNOWN
 
 
-def _urgency(row: NodeDiagnosis) -> tuple[int, str]:
-    return _MOST_URGENT_FIRST.index(row.exit_status), row.job.nodes[0]
+def _urgency(row: NodeDiagnosis) -> tuple[int, int, str]:
+    actions = [action for entry in row.entries if (action := entry.get("action")) in list(Action)]
+    gravest = max((Action(action).rank for action in actions), default=-1)
+    return _MOST_URGENT_FIRST.index(row.exit_status), -gravest, row.job.nodes[0]
 
 
 def _as_json(row: NodeDiagnosis, compared: Sequence[ComparedSetting]) -> dict[str, JsonValue]:
@@ -68,14 +71,16 @@ def _as_json(row: NodeDiagnosis, compared: Sequence[ComparedSetting]) -> dict[st
 
 
 def _print(console: Console, rows: Sequence[NodeDiagnosis]) -> None:
-    table = folded_table("Nodes, the most urgent first", "node", "entry", "severity", "finding")
+    table = folded_table("Nodes, the most urgent first", "node", "action", "entry", "finding")
     clear = 0
     for row in rows:
         node = escape(row.job.nodes[0])
         told = [entry for entry in row.entries if entry.get("finding")]
         clear += not told and not row.exit_status
         for entry in told:
-            words = [one_line(str(entry.get(name) or "")) for name in ("entry", "severity", "finding")]
+            # A finding without an action is graded by its severity alone.
+            action = entry.get("action") or entry.get("severity")
+            words = [one_line(str(word or "")) for word in (action, entry.get("entry"), entry.get("finding"))]
             table.add_row(node, *map(escape, words))
         if row.reason is not None:
             table.add_row(node, "", "", f"[red]{escape(one_line(row.reason))}[/red]")

@@ -10,13 +10,15 @@ from pathlib import Path
 from runner.base.errors import InputError
 from runner.base.plain import json_text
 from runner.cli.cluster_arguments import add_cluster_arguments, on_slurm
-from runner.cli.cluster_diagnose import diagnose_on_slurm
-from runner.cli.diagnosis_formats import as_nagios, as_prometheus, as_text, nagios_status
+from runner.cli.diagnosis_formats import as_nagios, as_prometheus, nagios_status
+from runner.cli.diagnosis_text import as_text
 from runner.entry.read import read_all
-from runner.hardware.machine import Machine, look
+from runner.hardware.apart import LookApart, SeenApart
+from runner.hardware.nvml import HUNG_VARIABLE
 from runner.history.golden import node_settings
 from runner.record.code import node_alias
-from runner.record.diagnosis import Diagnosis, as_json, diagnosis_status, grave
+from runner.record.diagnosis import Diagnosis, as_json, diagnosis_status, ends_service
+from runner.record.step_findings import gravest
 from runner.run.diagnosing import Look, diagnose, judging
 
 FORMATS = ("text", "json", "nagios", "prometheus")
@@ -52,7 +54,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prolog",
         action="store_true",
-        help="for a Slurm prolog: exit status 1 for findings of severity high or critical, 0 in every other case",
+        help="for a Slurm prolog: exit status 1 for findings whose action is reset, drain or replace, 0 in every other "
+        "case (also restart, keep and unknown)",
     )
     add_cluster_arguments(parser, lasting=False)
 
@@ -77,6 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 "--on slurm prints text or --json; --output, --pid, --prolog and other formats are for one node"
             )
+        # What a campaign needs is as much to import as all the rest.
+        from runner.cli.cluster_diagnose import diagnose_on_slurm  # noqa: PLC0415
+
         return diagnose_on_slurm(arguments)
     if arguments.prolog and arguments.format == "nagios":
         raise InputError("--prolog and --format nagios both set the exit status; use one of them")
@@ -91,26 +97,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
-    runbooks = read_all(arguments.runbooks)
     environment = dict(os.environ)
     if arguments.pid is not None:
         environment = judging(arguments.pid, environment)
-    machine = look()
+    # The GPUs are read while the entries are.
+    with LookApart() as looking:
+        runbooks = read_all(arguments.runbooks)
+        seen = looking.answer(arguments.deadline)
+    if seen.hung:
+        # What hung once is not asked again: each step would wait for it as long.
+        environment[HUNG_VARIABLE] = ",".join(seen.hung)
     with tempfile.TemporaryDirectory(prefix="runbook-diagnose-", ignore_cleanup_errors=True) as scratch:
         where = Look(
             arguments.places.checkout or Path(scratch), environment, Path(scratch), began + arguments.deadline
         )
-        diagnoses = diagnose(runbooks, machine, where)
-    _put(arguments.output, _formatted(arguments, diagnoses, machine, time.monotonic() - began))
+        diagnoses = diagnose(runbooks, seen.machine, where)
+    _put(arguments.output, _formatted(arguments, diagnoses, seen, time.monotonic() - began))
     if arguments.prolog:
-        return int(grave(diagnoses))
+        return int(ends_service(diagnoses))
     return nagios_status(diagnoses) if arguments.format == "nagios" else diagnosis_status(diagnoses)
 
 
 def _formatted(
-    arguments: argparse.Namespace, diagnoses: Sequence[Diagnosis], machine: Machine, seconds: float
+    arguments: argparse.Namespace, diagnoses: Sequence[Diagnosis], seen: SeenApart, seconds: float
 ) -> str:
-    form = arguments.format
+    form, machine = arguments.format, seen.machine
     if form == "nagios":
         return as_nagios(diagnoses, seconds) + "\n"
     if form == "prometheus":
@@ -120,13 +131,20 @@ def _formatted(
             "node_alias": node_alias(),
             "machine_class": machine.machine_class,
             "simulated": machine.simulated,
+            "gpu_error": machine.gpu_error,
+            "nvml_hung": list(seen.hung),
             "duration_s": round(seconds, 3),
             "exit_status": diagnosis_status(diagnoses),
             "settings": node_settings(node_alias(), machine, (one.settings for one in diagnoses)).settings,
+            "action": gravest([one.action for one in diagnoses]),
+            "ends_service": ends_service(diagnoses),
             "entries": as_json(diagnoses),
         }
         return json_text(document) + "\n"
-    lines = as_text(diagnoses, machine.machine_class, seconds, verbose=arguments.verbose)
+    problem = machine.gpu_error
+    if problem is None and seen.hung:
+        problem = f"NVML: {' and '.join(seen.hung)} did not return"
+    lines = as_text(diagnoses, machine.machine_class, seconds, verbose=arguments.verbose, gpu_problem=problem)
     return "".join(f"{line}\n" for line in lines)
 
 

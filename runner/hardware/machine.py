@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner.base.bounds import FACT_CHARACTERS, Count, Fact, Name, Reading
 from runner.hardware.boards import BOARDS, board_of
-from runner.hardware.gpus import Gpu, Visible, look_at_gpus
+from runner.hardware.gpus import Gpu, Sight, Visible, look_at_gpus
 from runner.hardware.processor import Processor, read_processor
 
 
@@ -96,14 +96,18 @@ def _processor() -> Processor:
     return read_processor(_cpuinfo(), platform.machine(), os.cpu_count() or 1)
 
 
-def look() -> Machine:
-    """Inspect this host. Does not raise on a faulty host; does not import torch."""
-    return look_both()[0]
+def look(seen: Sight | None = None) -> Machine:
+    """Inspect this host. Does not raise on a faulty host; does not import torch.
+
+    Args:
+        seen: what NVML shows, if that is known; it is then not asked.
+    """
+    return look_both(seen)[0]
 
 
-def look_both() -> tuple[Machine, Visible]:
-    """This host, and the GPUs of it that CUDA programs started from this process can use. Reads NVML once."""
-    seen = look_at_gpus()
+def look_both(seen: Sight | None = None) -> tuple[Machine, Visible]:
+    """This host, and the GPUs of it that CUDA programs started from this process can use. Reads NVML at most once."""
+    seen = seen or look_at_gpus()
     processor = _processor()
     torch, cuda = installed_torch()
     machine = Machine(

@@ -16,9 +16,10 @@ _LIBRARY = "libnvidia-ml.so.1"
 # Names of the calls that hung, from the process that started this one.
 HUNG_VARIABLE = "RUNBOOK_NVML_HUNG"
 _CALL_S = 5.0
-# Without persistence mode, the driver starts each GPU anew for every program that opens it: some seconds.
-_OPENING_S = 10.0
-_OPENING = ("nvmlInit", "nvmlDeviceGetHandleBy")
+# Without persistence mode, the driver starts a GPU anew for every program that opens it: 1 to 3 s each (NVIDIA, Driver
+# Persistence r560, 2024). nvmlInit starts none: the calls that give a handle do (NVML API reference r560, 2024).
+_OPENING_S = 8.0
+_OPENING = ("nvmlDeviceGetHandleBy",)
 # A driver that hangs at two calls hangs at more.
 _MOST_HUNG = 2
 # Of this process: each reader of NVML loads it anew, and the driver stays the same.
@@ -40,7 +41,7 @@ class GuardedNvml:
         Args:
             module: `pynvml`.
             hung: calls that did not return, and why they are taken to hang; calls that hang are added.
-            seconds: the time limit of a call by its name; by default 5 s, and 10 s for those that open GPUs.
+            seconds: the time limit of a call by its name; by default 5 s, and 8 s for those that open GPUs.
         """
         self._module = module
         self._hung = hung

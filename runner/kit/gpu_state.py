@@ -10,13 +10,13 @@ from typing import Any
 
 from runner.base.errors import InputError, RunbookError
 from runner.hardware.gpus import is_stand_in, why_unreadable
-from runner.hardware.nvml import NvmlHungError, load_nvml, shut_down_nvml
+from runner.hardware.nvml import NvmlHungError, hung_calls, load_nvml, shut_down_nvml
 from runner.kit.gpu_load import loaded_gpus
 from runner.kit.node_findings import node_findings
 from runner.kit.pasted_input import read_pasted
 from runner.kit.probe import Findings, NotApplicableError
 from runner.node.findings import NodeVerdict, NotRead
-from runner.node.gpu.asking import NvmlAsker, OpenGpu, open_gpus, unopened
+from runner.node.gpu.asking import NvmlAsker, OpenGpu, Refusal, open_gpus, unopened
 from runner.node.gpu.group import GpuGroup, GpuReading, NvmlFailure
 
 # The modules `runner.node.gpu.NAME` with a `GROUP`.
@@ -53,7 +53,7 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
         else:
             opened = open_gpus(asker)
             gpus = len(opened)
-            judged = _judged(group, asker, opened, arguments)
+            judged = _with_hung(_judged(group, asker, opened, arguments), asker.refusals)
     effective = {"source": "nvml", "gpus": gpus}
     found = node_findings(judged, requested, effective, group=arguments.group, source="nvml")
     return replace(found, simulated=is_stand_in(gpus))
@@ -90,7 +90,8 @@ def _started() -> Iterator[NvmlAsker | NvmlFailure]:
 
 
 def _without_nvml(group: GpuGroup[Any], failure: NvmlFailure) -> NodeVerdict:
-    why = why_unreadable(failure.text)
+    # A library that hangs is a sign of GPUs, whatever else the host shows.
+    why = failure.text if hung_calls() else why_unreadable(failure.text)
     if why is None:
         raise NotApplicableError("this host has no NVIDIA GPU")
     if group.judge_failure is None:
@@ -105,6 +106,9 @@ def _judged(
         NotRead(one.of, f"cannot be opened: {one.text}; see `runbook show gpu-not-usable`")
         for one in unopened(asker.refusals)
     )
+    uncounted = asker.refusal("nvmlDeviceGetCount", "")
+    if uncounted is not None:
+        raise RunbookError(f"the GPUs cannot be counted ({uncounted}); see `runbook show gpu-not-usable`")
     if not gpus and not closed and not group.judge_failure:
         raise NotApplicableError("the driver is loaded and reports no GPU")
     with loaded_gpus() if arguments.load else contextlib.nullcontext():
@@ -112,6 +116,14 @@ def _judged(
     judged = group.judge(readings)
     # The group about GPUs that cannot be used has a finding for each.
     return judged if group.judge_failure else replace(judged, not_read=judged.not_read + closed)
+
+
+def _with_hung(judged: NodeVerdict, refusals: Sequence[Refusal]) -> NodeVerdict:
+    """The verdict, with each call that did not return as unknown: the group need not look at every refusal."""
+    told = "\n".join(map(str, judged.not_read))
+    hung = {one.call: one for one in refusals if one.kind == "hung"}
+    unknown = tuple(NotRead(one.of or "the node", one.text) for call, one in hung.items() if call not in told)
+    return replace(judged, not_read=judged.not_read + unknown)
 
 
 def _readings(

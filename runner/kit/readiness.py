@@ -17,6 +17,7 @@ from runner.base.plain import visible_line
 from runner.base.words import and_more
 from runner.kit.judged import judged_pid
 from runner.kit.probe import Findings, NotApplicableError, say, single
+from runner.node.findings import Action
 
 RECORDER = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 _DUMPER = RECORDER[1:]
@@ -38,6 +39,11 @@ class BlindSpot:
     name: str
     hides: str
     instead: str
+
+    @property
+    def action(self) -> Action:
+        """A job without a watchdog waits for ever once it hangs; the rest is for its next start."""
+        return Action.RESTART if self.name in {*_WAIT, *_HANDLING} else Action.KEEP
 
 
 def blind_spots(
@@ -131,7 +137,15 @@ def readiness_findings(arguments: argparse.Namespace) -> Findings:
         reason=f"{found[0].name}: {found[0].hides}{and_more(len(found))}" if found else None,
         requested={"of": "this environment" if pid is None else "a running process"},
         details={
-            "findings": [{"name": one.name, "hides": one.hides, "instead": one.instead} for one in found],
+            "findings": [
+                {
+                    "name": one.name,
+                    "hides": one.hides,
+                    "instead": one.instead,
+                    "action": one.action.value,
+                }
+                for one in found
+            ],
             # What is not set has the default of the job's torch.
             "not_set": [names[0] for names in (RECORDER, _DUMP, _FILES) if _set(environment, names) is None],
         },

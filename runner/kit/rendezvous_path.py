@@ -19,6 +19,7 @@ from runner.base.time_limit import answer_within
 from runner.kit.clock import clock_state
 from runner.kit.judged import judged_pid
 from runner.kit.probe import Findings, NotApplicableError, say, single
+from runner.node.findings import Action
 from runner.record.model import Measurement
 
 _RESOLVE_S, _CONNECT_S, _LIST_S = 20.0, 4.0, 20.0
@@ -67,7 +68,12 @@ def path_findings() -> Findings:
         measurements=[single("rendezvous_obstacles", len(obstacles)), *report.measurements],
         status="symptom" if obstacles else "ok",
         reason=obstacles[0] if obstacles else None,
-        details={**report.told, "obstacles": obstacles},
+        details={
+            **report.told,
+            "obstacles": obstacles,
+            # The ranks meet when they start; what is in the way is the job's configuration or its network.
+            "findings": [{"action": Action.RESTART.value} for _ in obstacles],
+        },
     )
 
 

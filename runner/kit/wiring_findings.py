@@ -9,9 +9,10 @@ from runner.hardware.machine import look
 from runner.hardware.topology import GpuPair, GpuWiring, Topology
 from runner.hardware.topology_nvml import read_topology
 from runner.hardware.topology_text import parse_topology
-from runner.hardware.wiring import WiringVerdict, expected_link, judge_wiring
+from runner.hardware.wiring import WiringFault, WiringVerdict, expected_link, judge_wiring
 from runner.kit.pasted_input import read_pasted
 from runner.kit.probe import Findings, NotApplicableError, say, single
+from runner.node.findings import Action
 from runner.record.model import Measurement
 
 
@@ -38,6 +39,7 @@ def wiring_findings(arguments: argparse.Namespace) -> Findings:
             "pairs": {f"{pair.a}-{pair.b}": _as_dict(pair, expected) for pair in topology.pairs},
             "gpus": [_shown(gpu) for gpu in topology.gpus],
             "faults": [str(fault) for fault in verdict.faults],
+            "findings": [_finding(fault) for fault in verdict.faults],
             "mig": topology.mig,
         },
     )
@@ -58,6 +60,17 @@ def _shown(gpu: GpuWiring) -> dict[str, object]:
     """The known facts of one GPU; unknown ones are omitted."""
     known = {name: value for name, value in asdict(gpu).items() if value not in {None, ()}}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+
+
+def _finding(fault: WiringFault) -> dict[str, object]:
+    """The fault with its action: wiring and fabric need a repair, and a note needs nothing."""
+    return {
+        "kind": f"wiring-{fault.kind}",
+        "action": (Action.DRAIN if fault.symptom else Action.KEEP).value,
+        "where": fault.where,
+        "found": f"{fault.found}, expected {fault.expected}",
+        "next": fault.next,
+    }
 
 
 def _reason(verdict: WiringVerdict) -> str | None:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from runner.base.errors import InputError
 from runner.base.units import format_value
 from runner.hardware.boards import BOARDS, board_named
+from runner.pages.node_actions import prolog_findings
 from runner.pages.tables import Table
 from runner.sizing.limits import board_budget, decode_ceiling, footprint, longest
 from runner.sizing.models import ModelShape, model_shape
@@ -150,5 +151,10 @@ def _known(
 # By the name that prose calls them by. A function takes plain values and returns a Table; what it cannot use it refuses
 # with an InputError. To add one: write it above and its line here.
 COMPUTED: Mapping[str, Callable[..., Table]] = MappingProxyType(
-    {"board_peaks": board_peaks, "decode_ceilings": decode_ceilings, "memory_plan": memory_plan}
+    {
+        "board_peaks": board_peaks,
+        "decode_ceilings": decode_ceilings,
+        "memory_plan": memory_plan,
+        "prolog_findings": prolog_findings,
+    }
 )

@@ -53,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    from runner.kit.apart import answer_apart
     from runner.kit.gpu_state import gpu_findings
 
-    return gpu_findings(arguments)
+    # A load needs CUDA in this process.
+    return gpu_findings(arguments) if arguments.load else answer_apart(lambda: gpu_findings(arguments))
 
 
 PROBE = Probe(

@@ -43,9 +43,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> Findings:
+    from runner.kit.apart import answer_apart
     from runner.kit.wiring_findings import wiring_findings
 
-    return wiring_findings(arguments)
+    if arguments.source:
+        return wiring_findings(arguments)
+    return answer_apart(lambda: wiring_findings(arguments))
 
 
 PROBE = Probe(

@@ -9,16 +9,20 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pydantic import JsonValue
-
-from runner.base.remedy import shell_lines
 from runner.entry.model import Runbook, Safety, Severity
+from runner.node.findings import Action
 from runner.record.model import StepResult, StepStatus
 from runner.record.outcomes import unrequested_fallback
 from runner.record.settings import step_settings
 from runner.record.simulated import NOT_COUNTED
-
-_GRAVEST_FIRST = tuple(reversed(Severity))
+from runner.record.step_findings import (
+    GRAVEST_FIRST,
+    SingleFinding,
+    StepFinding,
+    gravest,
+    step_finding,
+    with_action,
+)
 
 
 class State(StrEnum):
@@ -33,23 +37,6 @@ class State(StrEnum):
     UNKNOWN = "unknown"
     CLEAR = "clear"
     NOT_LOOKED = "not_looked"
-
-
-@dataclass(frozen=True)
-class StepFinding:
-    """What one step found.
-
-    Attributes:
-        severity: the highest that its probe gave to a finding, else the entry's own.
-        counts: how many findings of each severity, the highest first; ranks entries that found something.
-        undo: shell lines that undo it, if the probe names them: code, or a comment for a person.
-    """
-
-    step: str
-    severity: Severity
-    said: str
-    counts: tuple[int, ...]
-    undo: tuple[str, ...] = ()
 
 
 class Obstacle(StrEnum):
@@ -83,7 +70,13 @@ class NotLooked:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One entry on this node. `settings`: what its steps read of the node that should be equal on all nodes."""
+    """One entry on this node.
+
+    Attributes:
+        hints: what steps that passed reported, of those that list no findings.
+        notes: findings of steps that passed, which need nothing to be done.
+        settings: what its steps read of the node that should be equal on all nodes.
+    """
 
     entry: str
     number: int
@@ -93,25 +86,42 @@ class Diagnosis:
     hints: tuple[str, ...]
     looked: tuple[str, ...]
     not_looked: tuple[NotLooked, ...]
+    notes: tuple[SingleFinding, ...] = field(default=())
     settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def action(self) -> Action | None:
+        """The gravest of its findings and notes; None if no probe names any."""
+        return gravest([*(one.action for one in self.findings), *(one.action for one in self.notes)])
+
+    @property
+    def vendor(self) -> str | None:
+        """The vendor's own action about its gravest finding, where it was read."""
+        told = [one for finding in self.findings for one in finding.singles if one.vendor]
+        return max(told, key=lambda single: single.rank, default=SingleFinding()).vendor
 
     @property
     def severity(self) -> Severity | None:
         """The highest of its findings; None without a finding."""
-        return next((one for one in _GRAVEST_FIRST if any(f.severity is one for f in self.findings)), None)
+        return next((one for one in GRAVEST_FIRST if any(f.severity is one for f in self.findings)), None)
 
     @property
     def said(self) -> str:
-        """The most severe finding, or the first hint, in one line; empty if there is neither."""
+        """The most urgent finding, or the first note or hint, in one line; empty if there is none."""
         if self.findings:
-            return max(self.findings, key=lambda finding: finding.counts).said
-        return self.hints[0] if self.hints else ""
+            return max(self.findings, key=lambda finding: finding.urgency).said
+        return next(iter((*map(str, self.notes), *self.hints)), "")
 
     @property
     def fix(self) -> tuple[str, ...]:
         """Shell lines that undo the findings; if no probe names any, the command that shows the entry."""
         undo = dict.fromkeys(line for finding in self.findings for line in finding.undo)
         return tuple(undo) or (f"runbook show {self.entry}",)
+
+    @property
+    def blocked(self) -> int:
+        """How many steps should have run and could not."""
+        return sum(blind.blocked for blind in self.not_looked)
 
     @property
     def page(self) -> str:
@@ -140,8 +150,10 @@ def diagnose_entry(
         rehearsed: the node itself is simulated, so that simulated steps are judged like any others.
     """
     kept_from = frozenset(blocked)
-    findings, hints, looked, blind = [], [], [], []
     settings: dict[str, str] = {}
+    findings: list[StepFinding] = []
+    notes: list[SingleFinding] = []
+    hints, looked, blind = [], [], []
     for result in results:
         settings |= step_settings(result, rehearsed=rehearsed)
         if unrequested_fallback(result):
@@ -151,7 +163,9 @@ def diagnose_entry(
             blind.append(NotLooked(result.id, NOT_COUNTED, Obstacle.BLOCKED))
             continue
         if result.status in {StepStatus.SYMPTOM, StepStatus.FAILED}:
-            findings.append(_finding(runbook, result))
+            findings.append(step_finding(runbook, result))
+        elif result.status is StepStatus.PASSED and (told := _notes(result)):
+            notes += told
         elif result.status is StepStatus.PASSED and result.reason:
             hints.append(result.reason)
         if result.status.finished:
@@ -161,7 +175,7 @@ def diagnose_entry(
             kind = Obstacle.BLOCKED if in_the_way else _kind(runbook, result.id, gpus)
             blind.append(NotLooked(result.id, result.reason or result.status.value, kind))
     head = runbook.head
-    state = _state(findings, hints, looked, blind)
+    state = _state(findings, [*hints, *notes], looked, blind)
     return Diagnosis(
         head.id,
         head.number,
@@ -171,6 +185,7 @@ def diagnose_entry(
         tuple(hints),
         tuple(looked),
         tuple(blind),
+        tuple(notes),
         settings,
     )
 
@@ -188,8 +203,15 @@ def _kind(runbook: Runbook, step_id: str, gpus: int) -> Obstacle:
     )
 
 
+def _notes(result: StepResult) -> list[SingleFinding]:
+    return [one for one in with_action(result) if one.found]
+
+
 def _state(
-    findings: Sequence[StepFinding], hints: Sequence[str], looked: Sequence[str], blind: Sequence[NotLooked]
+    findings: Sequence[StepFinding],
+    hints: Sequence[object],
+    looked: Sequence[str],
+    blind: Sequence[NotLooked],
 ) -> State:
     if findings:
         return State.FOUND
@@ -200,38 +222,13 @@ def _state(
     return State.CLEAR if looked else State.NOT_LOOKED
 
 
-def _finding(runbook: Runbook, result: StepResult) -> StepFinding:
-    graded = [_severity(one) for one in _list(result.details.get("findings"))]
-    counts = tuple(graded.count(severity) for severity in _GRAVEST_FIRST)
-    named = next((severity for severity in _GRAVEST_FIRST if severity in graded), None)
-    if named is None:
-        named = runbook.head.severity
-        counts = tuple(int(severity is named) for severity in _GRAVEST_FIRST)
-    undo, by_hand = (_texts(result.details.get(name)) for name in ("undo", "by_hand"))
-    said = " ".join((result.reason or result.status.value).split())
-    return StepFinding(result.id, named, said, counts, tuple(shell_lines(undo, by_hand)))
-
-
-def _list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else []
-
-
-def _texts(value: JsonValue) -> list[str]:
-    return [one for one in _list(value) if isinstance(one, str)]
-
-
-def _severity(finding: JsonValue) -> Severity | None:
-    given = finding.get("severity") if isinstance(finding, dict) else None
-    return Severity(given) if given in list(Severity) else None
-
-
 def rank(diagnoses: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
-    """The most urgent first: entries with findings, by their severity and number; then hints; then the rest."""
+    """The most urgent first: entries with findings, by what must be done, then severity and number; hints; the rest."""
     order = list(State)
 
-    def urgency(one: Diagnosis) -> tuple[int, list[int], int]:
-        graves = max((finding.counts for finding in one.findings), default=())
-        return order.index(one.state), [-count for count in graves], one.number
+    def urgency(one: Diagnosis) -> tuple[int, int, list[int], int]:
+        grade, counts = max((finding.urgency for finding in one.findings), default=(0, ()))
+        return order.index(one.state), -grade, [-count for count in counts], one.number
 
     return tuple(sorted(diagnoses, key=urgency))
 
@@ -240,13 +237,23 @@ def diagnosis_status(diagnoses: Sequence[Diagnosis]) -> int:
     """1 if an issue was found; 3 (unknown) if a step was blocked or no step ran; else 0."""
     if any(one.findings for one in diagnoses):
         return 1
-    blocked = any(blind.blocked for one in diagnoses for blind in one.not_looked)
+    blocked = any(one.blocked for one in diagnoses)
     return 3 if blocked or not any(one.looked for one in diagnoses) else 0
 
 
+def ends_service(diagnoses: Iterable[Diagnosis]) -> bool:
+    """Whether a finding calls for a reset, a drain or a replacement: the node may start no further job before that."""
+    return any(finding.ends_service for one in diagnoses for finding in one.findings)
+
+
 def grave(diagnoses: Iterable[Diagnosis]) -> bool:
-    """Whether anything of severity high or above was found: a reason to take a node out of service."""
-    return any(one.severity in {Severity.HIGH, Severity.CRITICAL} for one in diagnoses)
+    """Whether a finding ends service; of those without an action, whether one has severity high or above."""
+    severe = {Severity.HIGH, Severity.CRITICAL}
+    return any(
+        finding.ends_service or (finding.action is None and finding.severity in severe)
+        for one in diagnoses
+        for finding in one.findings
+    )
 
 
 def as_json(diagnoses: Sequence[Diagnosis]) -> list[Mapping[str, Any]]:
@@ -257,12 +264,22 @@ def as_json(diagnoses: Sequence[Diagnosis]) -> list[Mapping[str, Any]]:
             "number": one.number,
             "title": one.title,
             "state": one.state.value,
-            "severity": one.severity.value if one.severity else None,
+            "action": one.action,
+            "vendor": one.vendor,
+            "severity": one.severity,
             "finding": one.said,
             "findings": [
-                {"step": f.step, "severity": f.severity.value, "said": f.said, "undo": list(f.undo)}
+                {
+                    "step": f.step,
+                    "action": f.action,
+                    "severity": f.severity,
+                    "said": f.said,
+                    "undo": list(f.undo),
+                    "singles": [single.as_json() for single in f.singles],
+                }
                 for f in one.findings
             ],
+            "notes": [note.as_json() for note in one.notes],
             "hints": list(one.hints),
             "fix": list(one.fix) if one.findings else [],
             "page": one.page,

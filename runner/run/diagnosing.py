@@ -21,7 +21,9 @@ from runner.run.local import SECONDS, RunContext, run_plan
 
 # Names the process whose environment the probes judge (`runner.kit.judged`).
 JUDGED_PID = "RUNBOOK_JUDGED_PID"
-_MOST_AT_ONCE = 4
+# Entries at once. More than there are cores, because steps wait: for two readings of a process, for a name server, for
+# a call of NVML that hangs.
+_MOST_AT_ONCE = 16
 # How long a killed process may take to disappear, in seconds: a read-only step holds no device memory.
 _PATIENCE_S = 5.0
 # Maximum time after the deadline until every step has ended or been given up, in seconds.
@@ -126,7 +128,11 @@ def _entry(runbook: Runbook, machine: Machine, look: Look, stopped: Event) -> Di
     context = RunContext(machine, "diagnose", look.root, look.environment, look.scratch / runbook.id, run)
     results = run_plan(plan, context, lambda _step, _slot: None)
     # A node with unreadable GPUs is not healthy: steps that need GPUs count as blocked.
-    blocked = {p.step.id for p in plan.steps if machine.gpu_error and p.step.gpus}
+    blocked = {
+        p.step.id
+        for p in plan.steps
+        if machine.gpu_error and p.step.gpus and p.step.safety is Safety.READ_ONLY
+    }
     return diagnose_entry(
         runbook, list(results), blocked, gpus=len(machine.gpus), rehearsed=machine.simulated
     )

@@ -17,6 +17,7 @@ from runner.kit.leftovers.variables import Harm, Leftover, leftovers
 from runner.kit.leftovers.visibility import cpu_nodes, gpu_nodes, own_cpus, remarks
 from runner.kit.probe import Findings, say, single
 from runner.kit.undo import undo_details
+from runner.node.findings import Action
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?[\d,]+|(?i:true|false|on|off|yes|no|nvl|sys)")
@@ -76,6 +77,8 @@ def _as_dict(leftover: Leftover) -> dict[str, object]:
         "name": leftover.name,
         "value": leftover.value if _PLAIN.fullmatch(leftover.value) else None,
         "severity": str(leftover.harm),
+        # They act when a program starts; the node is sound.
+        "action": None if leftover.harm is Harm.LOW else Action.RESTART.value,
         "does": leftover.does,
         "undo": leftover.undo.text,
     }

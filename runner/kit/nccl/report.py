@@ -19,6 +19,7 @@ from runner.kit.nccl.values import Judgement
 from runner.kit.nccl.version import installed_version
 from runner.kit.probe import Findings, say, single
 from runner.kit.undo import undo_details
+from runner.node.findings import Action
 
 # Values that cannot contain a host name, address or user name.
 _PLAIN = re.compile(r"-?\d+|[A-Za-z]{2,6}")
@@ -153,6 +154,8 @@ def _as_dict(finding: NcclFinding) -> dict[str, object]:
         "source": setting.source,
         "judgement": str(finding.judgement),
         "severity": _SEVERITY.get(finding.judgement),
+        # NCCL reads its settings when the job starts; the node is sound.
+        "action": Action.RESTART.value if finding.judgement.is_fault else None,
         "why": finding.why,
         "undo": setting.undo.text if finding.judgement.is_fault else None,
     }

@@ -1,0 +1,197 @@
+"""A diagnosis as text for a person: what must be done first, in 80 columns."""
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from runner.base.plain import one_line, plain
+from runner.base.words import counted
+from runner.record.diagnosis import Diagnosis, Obstacle, State, diagnosis_status
+from runner.record.step_findings import SingleFinding, StepFinding, gravest
+
+_WIDTH = 80
+# The width of the first column: the longest word is `critical`.
+_FIRST = 9
+_GOES_ON = "… "
+_COMMAND = re.compile("`[^`]*`")
+# Stands for a space at which no line may break; `one_line` leaves none of it in a text.
+_JOINT = "\0"
+# Of one step, and of several.
+_REASONS: Mapping[Obstacle, tuple[str, str]] = MappingProxyType(
+    {
+        Obstacle.GPUS: ("needs GPUs", "need GPUs"),
+        Obstacle.NODES: ("needs more nodes", "need more nodes"),
+        Obstacle.LOADS: ("loads the device", "load the device"),
+        Obstacle.CHANGES: ("changes the host", "change the host"),
+        Obstacle.OTHER: ("does not apply here", "do not apply here"),
+    }
+)
+
+
+@dataclass
+class _Told:
+    """One finding for the reader.
+
+    Attributes:
+        rank: of its action.
+        word: what it begins with: the action, or the severity where no action is known.
+        text: where and what.
+        fixes: commands, or comments for a person.
+        entries: ids of the entries that found it.
+    """
+
+    rank: int
+    word: str
+    text: str
+    next: str = ""
+    vendor: str | None = None
+    fixes: tuple[str, ...] = ()
+    entries: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        yield from _wrapped(f"{self.word:{_FIRST}}", self.text)
+        if self.next:
+            yield from _wrapped(f"{'':{_FIRST}}next:   ", self.next)
+        if self.vendor:
+            yield from _wrapped(f"{'':{_FIRST}}vendor: ", self.vendor)
+        # Commands are not broken into lines: they are copied.
+        yield from (f"{'':{_FIRST}}fix:    {line}" for line in self.fixes)
+        yield from (f"{'':{_FIRST}}more:   runbook show {entry}" for entry in self.entries)
+
+
+def as_text(
+    diagnoses: Sequence[Diagnosis],
+    machine_class: str,
+    seconds: float,
+    *,
+    verbose: bool = False,
+    gpu_problem: str | None = None,
+) -> Iterator[str]:
+    """Lines for a person, the finding with the gravest action first.
+
+    Args:
+        diagnoses: ranked.
+        machine_class: of this node.
+        seconds: how long it took.
+        verbose: lists the steps that were not run, with reasons.
+        gpu_problem: why the GPUs, or some facts about them, could not be read.
+    """
+    for told in _findings(diagnoses):
+        yield from told.lines()
+    for one in diagnoses:
+        # Also of an entry with findings: a hint is worth reading whatever else was found.
+        for note in _together(one.notes):
+            yield from _of(note, (), [one.entry]).lines()
+        for hint in one.hints:
+            yield from _wrapped(f"{'check':{_FIRST}}", f"entry {one.number}, {one.entry}: {one_line(hint)}")
+    clear = [f"{one.entry} ({', '.join(one.looked)})" for one in diagnoses if one.state is State.CLEAR]
+    if clear:
+        yield from _wrapped("no findings: ", "; ".join(clear), indent=2)
+    idle = [one.entry for one in diagnoses if one.state is State.NOT_LOOKED]
+    if idle:
+        yield from _wrapped("no check ran: ", ", ".join(idle), indent=2)
+    if gpu_problem is not None and not any(
+        step.blocked and gpu_problem in step.why for one in diagnoses for step in one.not_looked
+    ):
+        yield from _wrapped("blocked: ", one_line(gpu_problem), indent=2)
+    yield from _not_looked(diagnoses, verbose=verbose)
+    yield f"{verdict_of(diagnoses)}, on {machine_class} in {seconds:.1f} s"
+    yield "read only: nothing was loaded or changed"
+
+
+def _wrapped(first: str, text: str, indent: int | None = None) -> Iterator[str]:
+    """The text in lines of at most 80 columns, unless a word or a command in backticks is longer.
+
+    Each further line begins with a mark, so that no text of a probe is the begin of a line.
+    """
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _JOINT), text)
+    lines = textwrap.wrap(
+        whole,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * (len(first) if indent is None else indent) + _GOES_ON,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    yield from (line.replace(_JOINT, " ") for line in lines or [first.rstrip()])
+
+
+def _findings(diagnoses: Sequence[Diagnosis]) -> list[_Told]:
+    """The findings of all entries, the gravest action first. What several entries found at one place is told once."""
+    told: dict[tuple[object, ...], _Told] = {}
+    for one in diagnoses:
+        for finding in one.findings:
+            fixes = _fixes(finding, one.entry)
+            located = [single for single in finding.singles if single.found]
+            for single in _together(located):
+                key = (single.action, single.where, single.kind or single.found)
+                told.setdefault(key, _of(single, fixes, [])).entries.append(one.entry)
+            if not located:
+                rank, _ = finding.urgency
+                word = str(finding.action or finding.severity)
+                text = f"entry {one.number}, {one.entry}: {one_line(finding.said)}"
+                told[one.entry, finding.step] = _Told(rank, word, text, fixes=fixes, entries=[one.entry])
+    return sorted(told.values(), key=lambda one: -one.rank)
+
+
+def _of(single: SingleFinding, fixes: tuple[str, ...], entries: list[str]) -> _Told:
+    text = ": ".join(one_line(one) for one in (single.where, single.found) if one)
+    vendor = single.vendor and one_line(single.vendor)
+    return _Told(single.rank, str(single.action), text, one_line(single.next), vendor, fixes, entries)
+
+
+def _fixes(finding: StepFinding, entry: str) -> tuple[str, ...]:
+    # Without a remedy from a probe, the fix is to read the entry, which the last line says.
+    lines = [line for fix in finding.undo for line in plain(fix).splitlines()]
+    return tuple(line for line in lines if line != f"runbook show {entry}")
+
+
+def _together(singles: Sequence[SingleFinding]) -> Iterator[SingleFinding]:
+    """Findings that differ only in their place as one with all places: the same of eight GPUs is told once."""
+    places: dict[SingleFinding, list[str]] = {}
+    for single in singles:
+        places.setdefault(replace(single, where=""), []).append(single.where)
+    yield from (replace(single, where=", ".join(filter(None, where))) for single, where in places.items())
+
+
+def _not_looked(diagnoses: Sequence[Diagnosis], *, verbose: bool) -> Iterator[str]:
+    blind = [(one, step) for one in diagnoses for step in one.not_looked]
+    blocked: dict[str, list[str]] = {}
+    for one, step in blind:
+        if step.blocked:
+            blocked.setdefault(one_line(step.why), []).append(f"{one.entry}/{step.step}")
+    for why, steps in blocked.items():
+        yield from _wrapped("blocked: ", f"{', '.join(steps)}: {why}", indent=2)
+    not_run = Counter(step.kind for _, step in blind if not step.blocked)
+    if not_run:
+        yield from _wrapped("", _not_run(not_run) + (":" if verbose else "; --verbose lists them"), indent=2)
+    for one, step in blind:
+        if verbose and not step.blocked:
+            yield from _wrapped("   ", f"{one.entry}/{step.step}: {one_line(step.why)}", indent=6)
+
+
+def _not_run(kinds: Mapping[Obstacle, int]) -> str:
+    """`12 steps not run by `diagnose` here: 9 need GPUs, 3 load the device`."""
+    reasons = (f"{count} {_REASONS[kind][count > 1]}" for kind, count in Counter(kinds).most_common())
+    return f"{counted(sum(kinds.values()), 'step')} not run by `diagnose` here: {', '.join(reasons)}"
+
+
+def verdict_of(diagnoses: Sequence[Diagnosis]) -> str:
+    """The verdict on the node in a few words: `findings in 2 of 17 entries, the gravest: drain`."""
+    found = [one for one in diagnoses if one.state is State.FOUND]
+    if found:
+        action = gravest([one.action for one in found])
+        return f"findings in {len(found)} of {len(diagnoses)} entries" + (
+            f", the gravest: {action}" if action else ""
+        )
+    blocked = sum(one.blocked for one in diagnoses)
+    if blocked:
+        return f"unknown: {counted(blocked, 'check was', 'checks were')} blocked"
+    return (
+        "unknown: no check could run here"
+        if diagnosis_status(diagnoses)
+        else "no findings in the checks that ran"
+    )
