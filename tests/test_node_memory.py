@@ -136,8 +136,11 @@ def test_a_gpu_that_nvml_gives_up_is_a_fault_of_its_own(
 
 
 def test_past_errors_after_which_the_driver_asks_for_nothing_are_a_note(tmp_path: Path) -> None:
-    (found,) = judge_node(tmp_path, NEW + "ecc 3 1 0 2 5\nrecovery 3 0\n", "memory").findings
-    assert found == ("uncorrectable-errors", "keep", "GPU 3")
+    board = NEW + "ecc 3 1 0 2 5\nremapped 4 0 1 1 0\nrecovery 3 0\nrecovery 4 0\n"
+    assert judge_node(tmp_path, board, "memory").findings == [
+        ("uncorrectable-errors", "keep", "GPU 3"),
+        ("row-remap-pending", "keep", "GPU 4"),
+    ]
 
 
 def test_what_may_not_be_read_is_unknown(tmp_path: Path) -> None:

@@ -58,7 +58,12 @@ class Visible:
 
 @dataclass(frozen=True)
 class Sight:
-    """What NVML shows. `error`: why the GPUs could not be read, if the host shows signs of any."""
+    """What NVML shows.
+
+    Attributes:
+        error: why the GPUs could not be read, if the host shows signs of any.
+        simulated: the library is a stub, or its GPUs have no device nodes.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     visible: Visible = Visible()
@@ -77,11 +82,15 @@ def look_at_gpus() -> Sight:
     try:
         return answer_within(nvml_deadline(), _read)
     except TimeoutError as error:
-        return Sight(
-            error=f"NVML: {error}; the driver may be hung, or starts every GPU anew (nvidia-smi -pm 1 keeps them on)"
+        return _unreadable(
+            f"NVML: {error}; the driver may be hung, or starts every GPU anew (nvidia-smi -pm 1 keeps them on)"
         )
     except Exception as error:  # noqa: BLE001 - a faulty library must not end a look at the host
-        return Sight(error=f"NVML: {type(error).__name__}: {error}"[:FACT_CHARACTERS])
+        return _unreadable(f"NVML: {type(error).__name__}: {error}")
+
+
+def _unreadable(why: str | None) -> Sight:
+    return Sight(error=why and why[:FACT_CHARACTERS], simulated=is_marked_stand_in())
 
 
 def visible_count() -> int:
@@ -96,14 +105,14 @@ def _read() -> Sight:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Sight(error=why_unreadable(str(error)))
+        return _unreadable(why_unreadable(str(error)))
     try:
         driver = _text(nvml.nvmlSystemGetDriverVersion())
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         gpus = tuple(_read_gpu(nvml, index, handle) for index, handle in enumerate(handles))
         shown = _visible(nvml, handles, gpus)
     except nvml.NVMLError as error:
-        return Sight(error=f"NVML: {error}"[:FACT_CHARACTERS])
+        return _unreadable(f"NVML: {error}")
     finally:
         shut_down_nvml(nvml)
     return Sight(gpus, shown, driver, simulated=is_stand_in(len(gpus)))

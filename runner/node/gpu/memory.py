@@ -11,7 +11,7 @@ from dataclasses import replace
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.gpu.group import GpuGroup, GpuReading
 from runner.node.gpu.memory_facts import GpuMemory, MemoryFacts
-from runner.node.gpu.memory_findings import PAST_ERRORS, memory_faults
+from runner.node.gpu.memory_findings import MAY_GO_ON, memory_faults
 from runner.node.gpu.memory_growth import growth_of
 from runner.node.gpu.memory_reading import COUNTERS, MODE, PAGES, RECOVERY, ROWS, SRAM, read_memory
 from runner.node.gpu.memory_text import parse_memory
@@ -53,7 +53,7 @@ def _with_the_drivers_word(gpu: GpuMemory, found: list[NodeFinding]) -> list[Nod
     if asked is None:
         return found
     if not asked.asks:
-        return [_settled(one, asked) if one.kind == PAST_ERRORS else one for one in found]
+        return [_settled(one, asked) if one.kind in MAY_GO_ON else one for one in found]
     kept = [one for one in found if one.action is Action.KEEP or one.action.rank > asked.action.rank]
     told = [one for one in found if one not in kept]
     request = NodeFinding(
@@ -71,7 +71,7 @@ def _with_the_drivers_word(gpu: GpuMemory, found: list[NodeFinding]) -> list[Nod
 
 def _settled(past: NodeFinding, asked: RecoveryRequest) -> NodeFinding:
     """Errors after which the driver asks for nothing: their pages are out of use, and the GPU may go on."""
-    step = "nothing now; if the count grows, drain the node"
+    step = "nothing now; reset the GPU when it is idle, and drain the node if the count grows"
     return replace(past, action=Action.KEEP, next=step, source=RECOVERY_SOURCE, vendor=asked.vendor)
 
 

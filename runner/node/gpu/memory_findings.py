@@ -6,8 +6,9 @@ from runner.node.findings import Action, NodeFinding
 from runner.node.gpu.memory_facts import GpuMemory
 
 NVIDIA = "NVIDIA, GPU Memory Error Management"
-# Uncorrectable errors since the last reset, in one reading.
-PAST_ERRORS = "uncorrectable-errors"
+# Kinds of findings after which the GPU may go on until it is idle, unless the driver asks for more: NVIDIA allows new work while
+# a remapping is pending, since the faulty page is not used.
+MAY_GO_ON = frozenset({"uncorrectable-errors", "row-remap-pending"})
 _RMA = f"{NVIDIA}, section RMA Policy"
 _DCGM = "NVIDIA, DCGM's health watch (dcgm_gpu_hardware_limits.h)"
 # DCGM_LIMIT_MAX_RETIRED_PAGES: the InfoROM holds no more than 64.
@@ -38,7 +39,7 @@ def memory_faults(gpu: GpuMemory) -> Iterator[NodeFinding]:
     # Where a remapping is pending, it is the same fault, which the same reset ends.
     if count and not (gpu.rows and gpu.rows.pending):
         yield NodeFinding(
-            kind=PAST_ERRORS,
+            kind="uncorrectable-errors",
             action=Action.RESET,
             where=gpu.where,
             found=f"{count} uncorrectable memory errors since its last reset",
