@@ -151,8 +151,8 @@ def test_a_healthy_host_gets_one_line_with_how_many_steps_were_not_run_and_why_a
     assert short == [
         "no findings: one (d)",
         "no check ran: idle",
-        "7 steps not run by `diagnose` here: 2 load the device, 2 do not apply here, 1",
-        "  … needs GPUs, 1 needs more nodes, 1 changes the host; --verbose lists them",
+        "7 steps not run by `diagnose` here: 2 load the device, 2 do not apply here, 1 needs GPUs, 1 needs more nodes, "
+        "1 changes the host; --verbose lists them",
         "no findings in the checks that ran, on cpu-example in 2.0 s",
         "read only: nothing was loaded or changed",
     ]
@@ -242,19 +242,21 @@ def test_every_line_but_a_command_fits_80_columns_and_no_word_of_a_probe_reaches
     long = node_finding("drain", "GPU 3\x1b[2J", found="word " * 60, next="step " * 60, vendor="name " * 40)
     quoted = acted(long, entry="a-very-long-name-of-an-entry-that-goes-on")
     blind = a_diagnosis(a_result("d", "timeout", "why " * 60), entry="blind")
-    lines = list(as_text([quoted, blind, HINT, IDLE], "cpu", 1.0, verbose=True, gpu_problem="NVML " * 30))
+    lines = list(
+        as_text([quoted, blind, HINT, IDLE], "cpu", 1.0, width=80, verbose=True, gpu_problem="NVML " * 30)
+    )
     assert max(map(len, lines)) <= 80
     assert "\x1b" not in "".join(lines)
 
 
-def test_no_line_begins_with_the_text_of_a_probe_and_no_command_is_broken() -> None:
+def test_in_a_pipe_no_line_begins_with_the_text_of_a_probe_and_on_a_terminal_no_command_is_broken() -> None:
     command = "`nvidia-smi --gpu-reset -i 3 --with --many --more --words --than --one --line --has`"
     forged = acted(
         node_finding("drain", found="x " * 40 + "::error::forged " * 9, next=f"first run {command} now")
     )
     lines = list(as_text([forged], "cpu", 1.0))
     assert not [line for line in lines if line.lstrip().startswith("::")]
-    assert any(command in line for line in lines)
+    assert any(command in line for line in as_text([forged], "cpu", 1.0, width=80))
 
 
 def test_a_missed_bound_is_not_made_a_note_by_the_notes_of_the_probe() -> None:

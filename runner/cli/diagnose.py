@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -144,7 +146,15 @@ def _formatted(
     problem = machine.gpu_error
     if problem is None and seen.hung:
         problem = f"NVML: {' and '.join(seen.hung)} did not return"
-    lines = as_text(diagnoses, machine.machine_class, seconds, verbose=arguments.verbose, gpu_problem=problem)
+    to_terminal = arguments.output is None and sys.stdout.isatty()
+    lines = as_text(
+        diagnoses,
+        machine.machine_class,
+        seconds,
+        width=shutil.get_terminal_size().columns if to_terminal else None,
+        verbose=arguments.verbose,
+        gpu_problem=problem,
+    )
     return "".join(f"{line}\n" for line in lines)
 
 

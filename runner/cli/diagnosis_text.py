@@ -1,4 +1,4 @@
-"""A diagnosis as text for a person: what must be done first, in 80 columns."""
+"""A diagnosis as text for a person: what must be done first."""
 
 import re
 import textwrap
@@ -12,10 +12,8 @@ from runner.base.words import counted
 from runner.record.diagnosis import Diagnosis, Obstacle, State, diagnosis_status
 from runner.record.step_findings import SingleFinding, StepFinding, gravest
 
-_WIDTH = 80
 # The width of the first column: the longest word is `critical`.
 _FIRST = 9
-_GOES_ON = "… "
 _COMMAND = re.compile("`[^`]*`")
 # Stands for a space at which no line may break; `one_line` leaves none of it in a text.
 _JOINT = "\0"
@@ -29,6 +27,34 @@ _REASONS: Mapping[Obstacle, tuple[str, str]] = MappingProxyType(
         Obstacle.OTHER: ("does not apply here", "do not apply here"),
     }
 )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line before it is broken: `first` stays whole, and the columns below it stay empty.
+
+    `indent`: of the further lines, if it is not the width of `first`.
+    """
+
+    first: str
+    text: str = ""
+    indent: int | None = None
+
+    def broken(self, width: int | None) -> Iterator[str]:
+        """In lines of at most this width, unless a word or a command in backticks is longer; None: in one line."""
+        if width is None or not self.text:
+            yield (self.first + self.text).rstrip()
+            return
+        whole = _COMMAND.sub(lambda found: found[0].replace(" ", _JOINT), self.text)
+        lines = textwrap.wrap(
+            whole,
+            width,
+            initial_indent=self.first,
+            subsequent_indent=" " * (len(self.first) if self.indent is None else self.indent),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        yield from (line.replace(_JOINT, " ") for line in lines or [self.first.rstrip()])
 
 
 @dataclass
@@ -51,15 +77,15 @@ class _Told:
     fixes: tuple[str, ...] = ()
     entries: list[str] = field(default_factory=list)
 
-    def lines(self) -> Iterator[str]:
-        yield from _wrapped(f"{self.word:{_FIRST}}", self.text)
+    def lines(self) -> Iterator[_Line]:
+        yield _Line(f"{self.word:{_FIRST}}", self.text)
         if self.next:
-            yield from _wrapped(f"{'':{_FIRST}}next:   ", self.next)
+            yield _Line(f"{'':{_FIRST}}next:   ", self.next)
         if self.vendor:
-            yield from _wrapped(f"{'':{_FIRST}}vendor: ", self.vendor)
+            yield _Line(f"{'':{_FIRST}}vendor: ", self.vendor)
         # Commands are not broken into lines: they are copied.
-        yield from (f"{'':{_FIRST}}fix:    {line}" for line in self.fixes)
-        yield from (f"{'':{_FIRST}}more:   runbook show {entry}" for entry in self.entries)
+        yield from (_Line(f"{'':{_FIRST}}fix:    {line}") for line in self.fixes)
+        yield from (_Line(f"{'':{_FIRST}}more:   runbook show {entry}") for entry in self.entries)
 
 
 def as_text(
@@ -67,6 +93,7 @@ def as_text(
     machine_class: str,
     seconds: float,
     *,
+    width: int | None = None,
     verbose: bool = False,
     gpu_problem: str | None = None,
 ) -> Iterator[str]:
@@ -76,9 +103,17 @@ def as_text(
         diagnoses: ranked.
         machine_class: of this node.
         seconds: how long it took.
+        width: of the terminal; None: each line is whole, as programs want it.
         verbose: lists the steps that were not run, with reasons.
         gpu_problem: why the GPUs, or some facts about them, could not be read.
     """
+    for line in _lines(diagnoses, machine_class, seconds, verbose, gpu_problem):
+        yield from line.broken(width)
+
+
+def _lines(
+    diagnoses: Sequence[Diagnosis], machine_class: str, seconds: float, verbose: bool, gpu_problem: str | None
+) -> Iterator[_Line]:
     for told in _findings(diagnoses):
         yield from told.lines()
     for one in diagnoses:
@@ -86,37 +121,20 @@ def as_text(
         for note in _together(one.notes):
             yield from _of(note, (), [one.entry]).lines()
         for hint in one.hints:
-            yield from _wrapped(f"{'check':{_FIRST}}", f"entry {one.number}, {one.entry}: {one_line(hint)}")
+            yield _Line(f"{'check':{_FIRST}}", f"entry {one.number}, {one.entry}: {one_line(hint)}")
     clear = [f"{one.entry} ({', '.join(one.looked)})" for one in diagnoses if one.state is State.CLEAR]
     if clear:
-        yield from _wrapped("no findings: ", "; ".join(clear), indent=2)
+        yield _Line("no findings: ", "; ".join(clear), 2)
     idle = [one.entry for one in diagnoses if one.state is State.NOT_LOOKED]
     if idle:
-        yield from _wrapped("no check ran: ", ", ".join(idle), indent=2)
+        yield _Line("no check ran: ", ", ".join(idle), 2)
     if gpu_problem is not None and not any(
         step.blocked and gpu_problem in step.why for one in diagnoses for step in one.not_looked
     ):
-        yield from _wrapped("blocked: ", one_line(gpu_problem), indent=2)
+        yield _Line("blocked: ", one_line(gpu_problem), 2)
     yield from _not_looked(diagnoses, verbose=verbose)
-    yield f"{verdict_of(diagnoses)}, on {machine_class} in {seconds:.1f} s"
-    yield "read only: nothing was loaded or changed"
-
-
-def _wrapped(first: str, text: str, indent: int | None = None) -> Iterator[str]:
-    """The text in lines of at most 80 columns, unless a word or a command in backticks is longer.
-
-    Each further line begins with a mark, so that no text of a probe is the begin of a line.
-    """
-    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _JOINT), text)
-    lines = textwrap.wrap(
-        whole,
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=" " * (len(first) if indent is None else indent) + _GOES_ON,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    yield from (line.replace(_JOINT, " ") for line in lines or [first.rstrip()])
+    yield _Line(f"{verdict_of(diagnoses)}, on {machine_class} in {seconds:.1f} s")
+    yield _Line("read only: nothing was loaded or changed")
 
 
 def _findings(diagnoses: Sequence[Diagnosis]) -> list[_Told]:
@@ -157,20 +175,20 @@ def _together(singles: Sequence[SingleFinding]) -> Iterator[SingleFinding]:
     yield from (replace(single, where=", ".join(filter(None, where))) for single, where in places.items())
 
 
-def _not_looked(diagnoses: Sequence[Diagnosis], *, verbose: bool) -> Iterator[str]:
+def _not_looked(diagnoses: Sequence[Diagnosis], *, verbose: bool) -> Iterator[_Line]:
     blind = [(one, step) for one in diagnoses for step in one.not_looked]
     blocked: dict[str, list[str]] = {}
     for one, step in blind:
         if step.blocked:
             blocked.setdefault(one_line(step.why), []).append(f"{one.entry}/{step.step}")
     for why, steps in blocked.items():
-        yield from _wrapped("blocked: ", f"{', '.join(steps)}: {why}", indent=2)
+        yield _Line("blocked: ", f"{', '.join(steps)}: {why}", 2)
     not_run = Counter(step.kind for _, step in blind if not step.blocked)
     if not_run:
-        yield from _wrapped("", _not_run(not_run) + (":" if verbose else "; --verbose lists them"), indent=2)
+        yield _Line("", _not_run(not_run) + (":" if verbose else "; --verbose lists them"), 2)
     for one, step in blind:
         if verbose and not step.blocked:
-            yield from _wrapped("   ", f"{one.entry}/{step.step}: {one_line(step.why)}", indent=6)
+            yield _Line("   ", f"{one.entry}/{step.step}: {one_line(step.why)}", 6)
 
 
 def _not_run(kinds: Mapping[Obstacle, int]) -> str:

@@ -6,8 +6,8 @@ from runner.node.findings import Action, NodeFinding
 from runner.node.gpu.memory_facts import GpuMemory
 
 NVIDIA = "NVIDIA, GPU Memory Error Management"
-# Kinds of findings after which the GPU may go on until it is idle, unless the driver asks for more: NVIDIA allows new work while
-# a remapping is pending, since the faulty page is not used.
+# Kinds of findings after which the GPU may go on until it is idle, unless the driver asks for more: NVIDIA allows new
+# work while a remapping is pending, since the faulty page is not used.
 MAY_GO_ON = frozenset({"uncorrectable-errors", "row-remap-pending"})
 _RMA = f"{NVIDIA}, section RMA Policy"
 _DCGM = "NVIDIA, DCGM's health watch (dcgm_gpu_hardware_limits.h)"

@@ -13,7 +13,9 @@ def judge_settings(facts: SettingsFacts) -> NodeVerdict:
     """The settings of one node, without findings: only a comparison of nodes tells which of them differs."""
     settings = {name: one_line(value)[:_LONGEST] for name, value in facts.settings.items() if value.strip()}
     if not settings:
-        return NodeVerdict(not_read=(NotRead("the settings of this host", "no file of /proc or /sys has any"),))
+        return NodeVerdict(
+            not_read=(NotRead("the settings of this host", "no file of /proc or /sys has any"),)
+        )
     return NodeVerdict(
         settings=settings,
         # One that cannot be read is absent, and differs from the majority as such.
