@@ -178,11 +178,18 @@ def test_single_gpus_outside_of_the_fabric_of_a_running_manager_need_a_reset() -
 
 
 def test_a_virtual_machine_waits_for_the_partition_of_its_host() -> None:
-    found = only(judged(gpus(name="NVIDIA H200", state="in progress", virtual=True)))
+    guest = replace(SOUND, daemons=frozenset(), packages={}, switches=())
+    found = only(judged(gpus(name="NVIDIA H200", state="in progress", virtual=True), guest))
     assert "the host's Fabric Manager has to activate the partition" in found.next
     unassigned = (FabricComplaint("partition", "no partition assigned"),)
     found = only(judged(gpus(state="in progress", complaints=unassigned)))
     assert "activate the partition" in found.next
+
+
+def test_a_virtual_machine_with_the_whole_board_runs_its_own_fabric_manager() -> None:
+    guest = replace(SOUND, daemons=frozenset(), packages={"nvidia-fabricmanager-580": "580.95.05"})
+    found = only(judged(gpus(name="NVIDIA H200", state="in progress", virtual=True), guest))
+    assert "start nvidia-fabricmanager" in found.next
 
 
 def test_a_node_that_has_just_started_is_unknown_and_neither_healthy_nor_faulty() -> None:

@@ -109,15 +109,20 @@ def test_errors_that_come_now_are_judged_as_dcgm_does(
 
 @pytest.mark.parametrize(
     ("field", "kind"),
-    [(214, "nvlink-failed-now"), (219, "nvlink-effective-now"), (208, "nvlink-received-now")],
+    [
+        (214, "nvlink-failed-now"),
+        (219, "nvlink-effective-now"),
+        (208, "nvlink-received-now"),
+        (221, "nvlink-symbol-now"),
+    ],
 )
 def test_blackwells_errors_are_read_as_fields(tmp_path: Path, field: int, kind: str) -> None:
     judged = judge_node(tmp_path, B200 + f"link_rate 3 7 {field} 9\n", "links", "--watch", "1")
     assert judged.faults == [(kind, "drain", "GPU 3, NVLink 7")]
 
 
-def test_symbols_and_packets_are_no_errors(tmp_path: Path) -> None:
-    board = B200 + "link_rate 3 7 221 900\nlink_rate 3 7 294 900\nport_error 3 7 221 9\n"
+def test_blocks_and_packets_are_no_errors(tmp_path: Path) -> None:
+    board = B200 + "link_rate 3 7 294 900\nlink_rate 3 7 204 900\n"
     assert judge_node(tmp_path, board, "links", "--watch", "1").findings == []
 
 
@@ -172,6 +177,7 @@ def test_fields_and_counters_are_those_of_pynvml() -> None:
         213: "LINK_RECOVERY_SUCCESSFUL_EVENTS",
         214: "LINK_RECOVERY_FAILED_EVENTS",
         219: "EFFECTIVE_ERRORS",
+        221: "SYMBOL_ERRORS",
     }
     for number, name in names.items():
         assert getattr(pynvml, f"NVML_FI_DEV_NVLINK_COUNT_{name}") == number

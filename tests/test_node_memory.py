@@ -37,9 +37,7 @@ FAULTS = {
     "pages whose retirement is pending": (VOLTA + "retired 3 0 1 1\n", "page-retirement-pending", "reset"),
     "as many retired pages as there can be": (VOLTA + "retired 3 30 34 0\n", "retired-pages-full", "replace"),
     "memory beyond repair": (NEW + "unrepairable 3\n", "memory-unrepairable", "replace"),
-    "a channel that waits for its repair": (NEW + "repair 3 1 0 0\n", "repair-pending", "reset"),
-    "a TPC that waits for its repair": (NEW + "repair 3 0 1 0\n", "repair-pending", "reset"),
-    "a bank that waits for its remapping": (NEW + "repair 3 0 0 1\n", "repair-pending", "reset"),
+    "a TPC that waits for its repair": (NEW + "repair 3 0 1 0\n", "tpc-repair-pending", "reset"),
     "the driver wants a reset": (NEW + "recovery 3 1\n", "recovery-action", "reset"),
     "the driver wants a reboot": (NEW + "recovery 3 2\n", "recovery-action", "drain"),
     "the driver wants peers to stop": (NEW + "recovery 3 3\n", "recovery-action", "drain"),
@@ -136,10 +134,12 @@ def test_a_gpu_that_nvml_gives_up_is_a_fault_of_its_own(
 
 
 def test_past_errors_after_which_the_driver_asks_for_nothing_are_a_note(tmp_path: Path) -> None:
-    board = NEW + "ecc 3 1 0 2 5\nremapped 4 0 1 1 0\nrecovery 3 0\nrecovery 4 0\n"
+    board = NEW + "ecc 3 1 0 2 5\nremapped 4 0 1 1 0\nrepair 5 1 0 0\nrepair 6 0 0 1\n"
     assert judge_node(tmp_path, board, "memory").findings == [
         ("uncorrectable-errors", "keep", "GPU 3"),
         ("row-remap-pending", "keep", "GPU 4"),
+        ("repair-pending", "keep", "GPU 5"),
+        ("repair-pending", "keep", "GPU 6"),
     ]
 
 

@@ -174,7 +174,7 @@ def test_flags_of_newer_drivers_count() -> None:
     text = smi_q(SOUND).replace(
         "TPC Repair Pending                             : No", "TPC Repair Pending : Yes"
     )
-    assert found_in(text) == [("repair-pending", "reset")]
+    assert found_in(text) == [("tpc-repair-pending", "reset")]
     text = smi_q(SOUND).replace(
         "Unrepairable Memory                            : No", "Unrepairable Memory : Yes"
     )
@@ -277,7 +277,7 @@ def test_states_and_counters_in_a_text_are_what_is_read(
 def test_numbers_that_are_no_errors_are_passed_over() -> None:
     text = links_text(dict.fromkeys(range(18), True), {}) + (
         "\n\t Link 0: FEC Errors - 0: 36140749276\n\t Link 0: Raw BER Lane 0: 2061\n\t Link 0: Raw Errors Lane 0: 82"
-        "\n\t Link 0: Effective BER: 15e-255\n\t Link 0: Symbol Errors: 4\n\t Link 0: Tx packets: 99\n"
+        "\n\t Link 0: Effective BER: 15e-255\n\t Link 0: Raw Errors Lane 1: 4\n\t Link 0: Tx packets: 99\n"
     )
     assert judge_links((GpuReading(0, parse_links(text)),)).findings == ()
 

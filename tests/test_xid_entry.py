@@ -36,8 +36,15 @@ SHARED = {
     "148",
     "149",
     "150",
+    "157",
+    "160",
     "171",
     "172",
+    # Fatal SXids.
+    "10003",
+    "12020",
+    "20034",
+    "24007",
 }
 XIDS = [(what, line) for action, what, _, line in samples() if what.isdecimal() and action != "none"]
 

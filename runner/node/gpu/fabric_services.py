@@ -17,11 +17,21 @@ def missing_service(waiting: Sequence[GpuFabric], facts: FabricFacts) -> str:
     """What to do for the GPUs that wait for their registration, by board and by what runs here."""
     if any(one.condition == "partition" for gpu in waiting for one in gpu.complaints):
         return "no partition is assigned: activate the partition of these GPUs in Fabric Manager"
-    if any(gpu.virtual for gpu in waiting):
-        return "in a virtual machine, the host's Fabric Manager has to activate the partition of these GPUs"
+    # With a whole board passed through, Fabric Manager runs in the virtual machine (full passthrough).
+    if any(gpu.virtual for gpu in waiting) and not _has_manager(facts.host):
+        return (
+            "this virtual machine has neither NVSwitches nor Fabric Manager: the host's Fabric Manager has to activate"
+            " the partition of these GPUs"
+        )
     if any(RACK.search(gpu.name) for gpu in waiting):
         return "check Fabric Manager on the switch trays of the rack, and nvidia-imex here"
     return _service(waiting, facts)
+
+
+def _has_manager(host: DriverHost) -> bool:
+    """Whether this machine sees switches, or has a Fabric Manager of its own."""
+    packaged = any(name.startswith("nvidia-fabricmanager") for name in host.packages)
+    return bool(host.switches) or packaged or "nv-fabricmanager" in host.daemons
 
 
 def _service(waiting: Sequence[GpuFabric], facts: FabricFacts) -> str:

@@ -8,14 +8,12 @@ from runner.hardware.boards import Board
 from runner.node.gpu.together import UnreadFact
 
 DCGM_NVLINK4 = "NVIDIA, DCGM's health watch: a change of 1 or more is a failure up to NVLink 4"
-DCGM_NVLINK5 = "NVIDIA, DCGM's health watch: a failure on NVLink 5"
+DCGM_NVLINK5 = "NVIDIA, DCGM's health watch: a change of 1 or more is a failure on NVLink 5"
 DCGM_CRC = (
     "NVIDIA, DCGM's health watch: CRC errors matter at 100 a second or more (dcgm_gpu_hardware_limits.h)"
 )
-_LOST = "chosen here: packets were damaged or lost beyond what the link corrects"
-_CORRECTED = (
-    "chosen here: corrected without loss; a link that corrects all the time is slow and about to fail"
-)
+_CORRECTED = "chosen here: corrected without loss, and a link that corrects all the time is slow"
+_RECOVERED = "NVIDIA, DCGM's health watch: a warning on NVLink 5; chosen here: a fault if it goes on"
 
 
 @dataclass(frozen=True)
@@ -43,34 +41,46 @@ class LinkCounter:
 
 
 # Numbers: nvidia-ml-py 13.615, NVML_NVLINK_ERROR_DL_* and NVML_FI_DEV_NVLINK_*; names: nvidia-smi of drivers 470 to
-# 595. Symbol errors, raw errors and FEC counts are not here: healthy links have them all the time.
+# 595. Raw errors and FEC counts are not here: healthy links have them all the time.
 LINK_COUNTERS = (
     LinkCounter("replay", "replays", "Replay Errors", "hard", DCGM_NVLINK4, error=0),
     LinkCounter("recovery", "recoveries", "Recovery Errors", "hard", DCGM_NVLINK4, error=1),
     LinkCounter("crc_flit", "CRC errors of flits", "CRC Errors", "rate", DCGM_CRC, error=2),
     LinkCounter("crc_data", "CRC errors of data", "CRC Data Errors", "rate", DCGM_CRC, error=3),
-    LinkCounter("malformed", "malformed packets", "Malformed packet Errors", "hard", _LOST, number=206),
-    LinkCounter("overrun", "buffer overruns", "Buffer overrun Errors", "hard", _LOST, number=207),
-    LinkCounter("received", "receive errors", "Rx Errors", "hard", _LOST, number=208),
     LinkCounter(
-        "remote", "packets that the other end marked as bad", "Rx remote Errors", "hard", _LOST, number=209
+        "malformed", "malformed packets", "Malformed packet Errors", "hard", DCGM_NVLINK5, number=206
     ),
-    LinkCounter("general", "receive errors in headers", "Rx General Errors", "hard", _LOST, number=210),
+    LinkCounter("overrun", "buffer overruns", "Buffer overrun Errors", "hard", DCGM_NVLINK5, number=207),
+    LinkCounter("received", "receive errors", "Rx Errors", "hard", DCGM_NVLINK5, number=208),
     LinkCounter(
-        "integrity", "link integrity errors", "Local link integrity Errors", "hard", _LOST, number=211
+        "remote",
+        "packets that the other end marked as bad",
+        "Rx remote Errors",
+        "hard",
+        DCGM_NVLINK5,
+        number=209,
+    ),
+    LinkCounter(
+        "general", "receive errors in headers", "Rx General Errors", "hard", DCGM_NVLINK5, number=210
+    ),
+    LinkCounter(
+        "integrity", "link integrity errors", "Local link integrity Errors", "hard", DCGM_NVLINK5, number=211
     ),
     LinkCounter(
         "recovered",
         "recoveries that succeeded",
         "Link recovery successful events",
         "soft",
-        _CORRECTED,
+        _RECOVERED,
         number=213,
     ),
     LinkCounter(
         "failed", "recoveries that failed", "Link recovery failed events", "hard", DCGM_NVLINK5, number=214
     ),
-    LinkCounter("effective", "errors left after correction", "Effective Errors", "hard", _LOST, number=219),
+    LinkCounter(
+        "effective", "errors left after correction", "Effective Errors", "hard", DCGM_NVLINK5, number=219
+    ),
+    LinkCounter("symbol", "symbol errors", "Symbol Errors", "hard", DCGM_NVLINK5, number=221),
     LinkCounter("retried", "blocks sent again", "PLR Xmit Retry Blocks", "soft", _CORRECTED, number=295),
 )
 COUNTER_BY_KEY: Mapping[str, LinkCounter] = {one.key: one for one in LINK_COUNTERS}

@@ -7,8 +7,8 @@ from runner.node.gpu.memory_facts import GpuMemory
 
 NVIDIA = "NVIDIA, GPU Memory Error Management"
 # Kinds of findings after which the GPU may go on until it is idle, unless the driver asks for more: NVIDIA allows new
-# work while a remapping is pending, since the faulty page is not used.
-MAY_GO_ON = frozenset({"uncorrectable-errors", "row-remap-pending"})
+# work while a remapping is pending, since the faulty page is not used; its catalog ignores Xid 160 (channel repair).
+MAY_GO_ON = frozenset({"uncorrectable-errors", "row-remap-pending", "repair-pending"})
 _RMA = f"{NVIDIA}, section RMA Policy"
 _DCGM = "NVIDIA, DCGM's health watch (dcgm_gpu_hardware_limits.h)"
 # DCGM_LIMIT_MAX_RETIRED_PAGES: the InfoROM holds no more than 64.
@@ -115,7 +115,8 @@ def _rows(gpu: GpuMemory) -> Iterator[NodeFinding]:
             where=gpu.where,
             found=f"a row remapping is pending ({rows.correctable} correctable, {rows.uncorrectable} uncorrectable)",
             next=f"{_RESET}; until then the faulty page is not used",
-            source=f"{NVIDIA}, section Error Recovery and Response Flags: remapped at the next reset",
+            source=f"{NVIDIA}, section Error Recovery and Response Flags: remapped at the next reset; "
+            "DCGM's diagnostic fails while it is pending",
             evidence=(str(rows), f"uncorrectable, volatile: {_known(gpu.volatile.uncorrected)}"),
         )
     elif not rows.failure and spare is not None and spare.low + spare.none:
@@ -124,8 +125,8 @@ def _rows(gpu: GpuMemory) -> Iterator[NodeFinding]:
             action=Action.KEEP,
             where=gpu.where,
             found=f"{spare.none} memory banks have no spare row left, {spare.low} have few",
-            next="plan its replacement: the next uncorrectable error in such a bank sets the failure flag",
-            source=f"chosen here, after {_RMA}: a bank with eight remapped rows cannot be repaired again",
+            next="plan its replacement: an uncorrectable error in such a bank can set the failure flag",
+            source=f"chosen here, after {_RMA}: a bank takes eight remapped rows for uncorrectable errors",
             evidence=(str(rows),),
         )
     elif not rows.failure and rows.correctable >= _MANY_CORRECTABLE:
@@ -135,7 +136,7 @@ def _rows(gpu: GpuMemory) -> Iterator[NodeFinding]:
             where=gpu.where,
             found=f"{rows.correctable} rows were remapped because of correctable errors",
             next="read it again in a day: a count that grows by 8 or more a day is a GPU to watch",
-            source="chosen here, after Lablup's fleet of 504 B200 (arXiv 2605.09370) and its Algalon rules",
+            source="chosen here, as Algalon's rules (2026), after Lablup's fleet of 504 B200 (arXiv 2605.09370)",
             evidence=(str(rows),),
         )
 
@@ -177,7 +178,6 @@ def _repairs(gpu: GpuMemory) -> Iterator[NodeFinding]:
         )
     waiting = {
         "a memory channel": repairs.channel_pending,
-        "a TPC": repairs.tpc_pending,
         "a memory bank": repairs.bank_pending,
     }
     for part in (name for name, pending in waiting.items() if pending):
@@ -187,7 +187,16 @@ def _repairs(gpu: GpuMemory) -> Iterator[NodeFinding]:
             where=gpu.where,
             found=f"the repair of {part} is pending",
             next=_RESET,
-            source="NVIDIA's driver source, ras_events.c: a repair is activated by a reset",
+            source="NVIDIA's driver (Xid 160): a reset activates the repair of a channel; chosen here for banks",
+        )
+    if repairs.tpc_pending:
+        yield NodeFinding(
+            kind="tpc-repair-pending",
+            action=Action.RESET,
+            where=gpu.where,
+            found="the repair of a TPC, a part of the processor, is pending",
+            next=_RESET,
+            source="NVIDIA, Xid catalog (2025-10): Xid 156, RESET_GPU",
         )
 
 

@@ -30,7 +30,7 @@ def growth_of(before: GpuMemory, now: GpuMemory, seconds: float) -> Iterator[Nod
             where=now.where,
             found=f"{corrected} corrected memory errors {during}",
             next="nothing now; corrected errors cost no data",
-            source="NVIDIA, GPU Memory Error Management: corrected errors are no ground for a return",
+            source="chosen here: a corrected error costs no data, and NVIDIA names no limit for them",
             evidence=(f"corrected, volatile: {before.volatile.corrected} → {now.volatile.corrected}",),
         )
     if before.rows is None or now.rows is None:
@@ -42,8 +42,8 @@ def growth_of(before: GpuMemory, now: GpuMemory, seconds: float) -> Iterator[Nod
             action=Action.KEEP,
             where=now.where,
             found=f"{correctable} rows remapped because of correctable errors {during}",
-            next="watch this GPU: 8 or more a day is what Lablup's monitoring warns of",
-            source="chosen here, after Lablup's Algalon rules: correctable remaps preceded the loss of a B200",
+            next="watch this GPU: 8 or more a day is what Algalon's rules warn of",
+            source="chosen here, as Algalon's rules (2026): correctable remaps preceded the loss of a B200 (Lablup)",
             evidence=(f"remapped, correctable: {before.rows.correctable} → {now.rows.correctable}",),
         )
     uncorrectable = _grown(before.rows.uncorrectable, now.rows.uncorrectable)

@@ -11,11 +11,15 @@ from runner.node.kernel.xid_catalogue import CATALOG, xid_row
 from runner.node.recovery import RecoveryRequest, recovery_numbered
 
 _CAUSED_BY = re.compile(r"caused by previous Xid (\d{1,6})")
+# `Contained: SM (0x1). RST: No, D-RST: No`: whether the GPU needs a reset, or to be drained and reset.
+_NEEDS_RESET = re.compile(r"\bRST: (?P<reset>Yes|No), D-RST: (?P<drained>Yes|No)\b")
 _CHANGED_TO = re.compile(r" to 0x([0-9A-Fa-f]{1,4}) \(([^)]{1,60})\)")
 _REGISTERS = re.compile(r"link {0,2}(\d{1,3}) ?\((0x[0-9A-Fa-f]{1,8}(?:, ?0x[0-9A-Fa-f]{1,8}){1,7})\)")
 # Xid 74, by register and bit: "can be safely ignored", and corrected errors above a threshold, "continue operation".
 _HARMLESS_74 = {0: 1 << 0 | 1 << 23 | 1 << 30, 4: 1 << 20 | 1 << 23 | 1 << 26 | 1 << 29}
 PREEMPTED, RECOVERY = 45, 154
+_POISON = frozenset({94, 95})
+_IN_THE_LINE = "the driver's own words in the line (RST, D-RST), which are above the catalog"
 _NVLINK = 74
 _REMAPS, _UNCORRECTABLE, _IN_SRAM = frozenset({63, 64}), frozenset({48, 94, 95, 140, 171, 172}), 172
 # A controller that stopped, or a GPU that did not start: with the driver, not with the program.
@@ -69,6 +73,9 @@ def assess(event: KernelEvent) -> Assessment:
     if row.code == _NVLINK:
         return _nvlink(event, row.meaning)
     hint = _memory_hint(event)
+    if row.code in _POISON and (told := _NEEDS_RESET.search(event.detail)) and "Yes" in told.groups():
+        meaning = f"{row.meaning}; the GPU needs a reset"
+        return Assessment(event, row.family, Action.RESET, meaning, _IN_THE_LINE, hint)
     return Assessment(event, row.family, row.action, row.meaning, row.source, hint)
 
 
@@ -98,9 +105,10 @@ def _nvlink5(event: KernelEvent, meaning: str) -> Assessment:
 def _nvlink(event: KernelEvent, meaning: str) -> Assessment:
     """Xid 74: the registers tell what can be ignored (catalog, WORKFLOW_NVLINK_ERR)."""
     source = f"{CATALOG}: WORKFLOW_NVLINK_ERR"
+    reset = f"{source} for the registers; chosen here: a fatal error of a link needs a reset first"
     found = _REGISTERS.search(event.detail)
     if found is None:
-        return Assessment(event, "link", Action.RESET, meaning, f"{source}; the line has no registers")
+        return Assessment(event, "link", Action.RESET, meaning, f"{reset}; the line has no registers")
     registers = [int(one, 16) for one in found[2].split(",")]
     words = f"NVLink error on link {found[1]}"
     if any(registers) and not any(bits & ~_HARMLESS_74.get(place, 0) for place, bits in enumerate(registers)):
@@ -110,7 +118,7 @@ def _nvlink(event: KernelEvent, meaning: str) -> Assessment:
         "link",
         Action.RESET,
         words,
-        source,
+        reset,
         "seating and connections of this link; then the vendor's diagnosis",
     )
 

@@ -185,8 +185,16 @@ FORMS = (
     _form(
         "host-memory-uncorrected",
         "event severity",
-        r"(?:\{\d{1,9}\})?\[Hardware Error\]: +(?P<detail>event severity: (?:fatal|recoverable))",
+        r"(?:\{\d{1,9}\})?\[Hardware Error\]: +(?P<detail>event severity: fatal)",
         About.HOST_MEMORY,
+    ),
+    # The part (memory, processor, PCIe) is in the lines that follow; EDAC and AER report memory and PCIe on their own.
+    _form(
+        "firmware-error",
+        "event severity",
+        r"(?:\{\d{1,9}\})?\[Hardware Error\]: +(?P<detail>event severity: recoverable)",
+        About.HOST_MEMORY,
+        About.PCIE,
     ),
     _form(
         "host-memory-corrected",

@@ -20,7 +20,12 @@ from runner.node.kernel.xid_catalogue import APPLICATION, CATALOG, next_step, xi
 
 _OF_GPU = frozenset({"xid", "gpu-lost", "gpu-init-failed"})
 _DONE = "if that was done since, nothing is left: `--since S` leaves out older lines"
-_SETTLED = "the driver took its recovery action back (Xid 154 to none): nothing is left to do"
+_SETTLED = "the driver has withdrawn its recovery action (Xid 154 to none): nothing is left to do"
+_SXID_STEPS = {
+    Action.RESET: "end all jobs, then reset all GPUs together: that resets the switches",
+    Action.RESTART: "the GPU's NVLink traffic stalled and its job was ended (Xid 45): look for an error of that "
+    "program and restart the job; if it comes back, check the partitions in Fabric Manager and reset all GPUs",
+}
 
 
 @dataclass(frozen=True)
@@ -256,25 +261,26 @@ def _of_switches(events: Sequence[KernelEvent], timing: Timing) -> list[NodeFind
         groups[event.device or "", event.fatal].append(event)
     found = []
     for (address, fatal), same in groups.items():
-        gravest = max(same, key=lambda one: sxid_action(one.code or 0, fatal=fatal).rank)
-        action = sxid_action(gravest.code or 0, fatal=fatal)
+        gravest = max(same, key=lambda one: _aged_sxid(one, timing).rank)
+        action = _aged_sxid(gravest, timing)
         meaning = sxid_meaning(gravest.code or 0) or "a code that is not listed here"
         counts = f"{xid_counts(same)}; " if len(same) > 1 else ""
         severity = "fatal" if fatal else "not fatal"
-        step = (
-            "end all jobs, then reset all GPUs together: that resets the switches"
-            if action is Action.RESET
-            else None
-        )
         found.append(
             NodeFinding(
                 kind="sxid-fatal" if fatal else "sxid",
                 action=action,
                 where=f"NVSwitch {address}",
                 found=f"SXid {gravest.code}, {severity}: {meaning} ({gravest.detail}; {counts}{timing.newest(same)})",
-                next=step or next_step(action),
+                next=_SXID_STEPS.get(action) or next_step(action),
                 source=SXID_SOURCE,
                 evidence=evidence_of(same),
             )
         )
     return found
+
+
+def _aged_sxid(event: KernelEvent, timing: Timing) -> Action:
+    """A stall of a job that is over needs nothing any more."""
+    action = sxid_action(event.code or 0, fatal=event.fatal)
+    return Action.KEEP if action is Action.RESTART and not timing.recent(event) else action

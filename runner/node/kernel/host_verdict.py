@@ -137,8 +137,15 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
             "take the node out of service; the module named has to be tested or replaced",
             "Linux, EDAC and MCE: data was lost",
         ),
+        "firmware-error": _Rule(
+            "the firmware reports an error of the host's hardware ({detail})",
+            Action.RESTART,
+            Action.KEEP,
+            "read the lines after it: the section names memory, processor or PCIe; for memory, drain the node",
+            "Linux, drivers/firmware/efi/cper.c; chosen here: the line itself does not name the part",
+        ),
         "host-memory-corrected": _Rule(
-            "corrected errors of the host's memory: {detail}",
+            "corrected errors of the host's memory or another part: {detail}",
             Action.KEEP,
             Action.KEEP,
             "watch it; many on one module: replace it at the next service",

@@ -12,8 +12,12 @@ from types import MappingProxyType
 from runner.node.findings import Action
 
 SXID_SOURCE = "NVIDIA, Fabric Manager user guide v1.3 (2023-10), appendix D"
-# Group "always fatal": the host restarts. 10003 is "never expected" and fatal to the fabric.
-_ALWAYS_FATAL = frozenset({10003, 12020, 22003, 22011, *range(23001, 23018)})
+# Group "always fatal": the host restarts. (10003, also fatal to the fabric, asks for a reset of all GPUs and switches.)
+_ALWAYS_FATAL = frozenset({12020, 22003, 22011, *range(23001, 23018)})
+# Group "non-fatal", but the GPU's traffic stalls and the driver ends its programs (Xid 45): the job cannot go on.
+_STALLS = frozenset({11004, 12028})
+# Group "non-fatal", and the guide asks for a reset of all GPUs and switches.
+_ASKS_FOR_RESET = frozenset({19084})
 # By thousand: the part of the switch.
 _PARTS: Mapping[int, str] = MappingProxyType(
     {
@@ -104,7 +108,11 @@ def sxid_meaning(code: int) -> str | None:
 
 
 def sxid_action(code: int, *, fatal: bool) -> Action:
-    """A fatal SXid ends the jobs of the port's GPUs, which need a reset with the switches; some end the whole node."""
+    """What a code asks for.
+
+    A fatal one ends the jobs of the port's GPUs, which need a reset with the switches; some need a restart of the node.
+    Most of the others are corrected; a few stall the traffic of a GPU.
+    """
     if not fatal:
-        return Action.KEEP
+        return Action.RESET if code in _ASKS_FOR_RESET else Action.RESTART if code in _STALLS else Action.KEEP
     return Action.DRAIN if code in _ALWAYS_FATAL else Action.RESET

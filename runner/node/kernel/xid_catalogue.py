@@ -10,7 +10,7 @@ from runner.node.kernel.xid_rows import XID_ROWS
 
 CATALOG = "NVIDIA, Xid catalog (2025-10)"
 APPLICATION, CONSEQUENCE, VENDOR = "application", "consequence", "vendor"
-_CHOSEN = "chosen here: the catalog of 2025-10 names no action"
+_CHOSEN = "chosen here: the catalog of 2025-10 names no action for it"
 # `Resolution Bucket (Immediate Action)` and its sheet "Guidance Classes". Buckets that depend on the line or on other
 # lines have rules of their own: WORKFLOW_…, XID_154.
 _BUCKETS: Mapping[str, Action] = MappingProxyType(
@@ -26,7 +26,8 @@ _BUCKETS: Mapping[str, Action] = MappingProxyType(
         "RESTART_VM": Action.DRAIN,
         "RESTART_BM": Action.DRAIN,
         "CHECK_MECHANICALS": Action.DRAIN,
-        "UPDATE_SWFW": Action.DRAIN,
+        # Only Xid 78 has it: one virtual machine did not start, and nothing says that the GPU is bad.
+        "UPDATE_SWFW": Action.RESTART,
         "WORKFLOW_XID_45": Action.KEEP,
         "XID_154": Action.KEEP,
     }
