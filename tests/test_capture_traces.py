@@ -59,7 +59,7 @@ def matmul_of(document: dict[str, Any]) -> tuple[str, str]:
     """The matrix product and its operator, by which product this CPU can use."""
     if document["effective"]["product"] == NATIVE:
         return "fp8_matmul", "aten::_scaled_mm"
-    return "e4m3_matmul_in_fp32", "aten::mm"
+    return "e4m3_matmul_in_fp32", "aten::matmul"
 
 
 def test_the_trace_has_what_perfetto_needs_of_both_operations(captured: tuple[Path, dict[str, Any]]) -> None:

@@ -148,11 +148,14 @@ def test_a_healthy_host_gets_one_line_with_how_many_steps_were_not_run_and_why_a
     one = diagnose_entry(entry, [a_result("d", "passed"), *skipped], gpus=2)
     assert {blind.step: blind.kind for blind in one.not_looked} == {n: kind for n, (_, kind) in STEPS.items()}
     short = list(as_text([one, IDLE], "cpu-example", 2.0))
+    not_run = (
+        "7 steps not run by `diagnose` here: 2 load the device, 2 do not apply here, 1 needs GPUs, "
+        "1 needs more nodes, 1 changes the host; --verbose lists them"
+    )
     assert short == [
         "no findings: one (d)",
         "no check ran: idle",
-        "7 steps not run by `diagnose` here: 2 load the device, 2 do not apply here, 1 needs GPUs, 1 needs more nodes, "
-        "1 changes the host; --verbose lists them",
+        not_run,
         "no findings in the checks that ran, on cpu-example in 2.0 s",
         "read only: nothing was loaded or changed",
     ]

@@ -197,7 +197,10 @@ def test_a_call_that_never_returns_is_named_with_its_gpu(
 def test_an_nvml_that_does_not_start_is_judged_by_its_code(
     code: int, expected: tuple[str, str], tmp_path: Path
 ) -> None:
-    text = f"import runner.hardware.nvml as nvml; nvml._limit = lambda name: 1.0; {RUN_WITH_SIGNS}"
+    text = (
+        "import runner.hardware.nvml as nvml; nvml._limit = lambda name: 1.0; "
+        f"from runner.node.gpu.driver_access import DriverAccess; DriverAccess.in_container = False; {RUN_WITH_SIGNS}"
+    )
     status, document = program(tmp_path, f"{EIGHT_B200}fail nvmlInit {code}\n", text)
     assert (status, kinds(document)) == (1, [expected])
 
@@ -227,6 +230,20 @@ def test_devices_that_a_daemon_reload_took_are_named_and_the_node_is_sound() -> 
 def test_a_mismatch_names_both_versions() -> None:
     found = failed(18, replace(ACCESS, library="580.105.08"))
     assert "kernel module is 580.95.05 and the library 580.105.08" in found.found
+
+
+CONTAINER = replace(ACCESS, host=replace(HOST, whole=False), library="570.133.20")
+
+
+@pytest.mark.parametrize("code", [12, 18, 999])
+def test_in_a_container_a_library_of_its_own_drains_no_node(code: int) -> None:
+    found = failed(code, CONTAINER)
+    assert (found.action, found.where) == (Action.RESTART, "this process")
+
+
+def test_in_a_container_versions_that_differ_drain_no_node() -> None:
+    found = only(judged(replace(FACTS, access=CONTAINER)))
+    assert (found.kind, found.action) == ("driver-library-mismatch", Action.RESTART)
 
 
 def test_a_missing_library_is_judged_by_where_it_is_missing() -> None:

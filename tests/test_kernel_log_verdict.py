@@ -377,3 +377,18 @@ def test_a_fatal_line_without_a_row_needs_a_reset_and_one_that_is_not_fatal_is_u
     assert fatal is not None
     assert other is not None
     assert (fatal.action, other.action) == (Action.RESET, None)
+
+
+def test_what_the_log_says_of_the_past_is_a_note_where_the_driver_asks_for_nothing_now() -> None:
+    def with_word(number: int) -> Action:
+        request = LogRequest(about=None, source="kernel", requests={"0000:3b:00.0": recovery_numbered(number)})
+        (found,) = judge_kernel_log(list(log_lines(log(xid(1, FATAL_LINK)))), request).findings
+        return found.action
+
+    assert [with_word(0), with_word(1)] == [Action.KEEP, Action.RESET]
+
+
+def test_the_word_about_one_gpu_settles_nothing_of_another() -> None:
+    request = LogRequest(about=None, source="kernel", requests={"0000:9b:00.0": recovery_numbered(0)})
+    (found,) = judge_kernel_log(list(log_lines(log(xid(1, FATAL_LINK)))), request).findings
+    assert found.action is Action.RESET

@@ -52,7 +52,6 @@ def test_a_healthy_board_has_no_finding_in_a_watch(name: str, tmp_path: Path) ->
     [
         (0x48, "hardware-thermal-slowdown"),
         (0x88, "power-brake"),
-        (0x08, "hardware-slowdown"),
         (0xE8, "power-brake"),
     ],
 )
@@ -60,6 +59,16 @@ def test_hardware_slowdown_that_stays_drains_the_node(bits: int, kind: str, tmp_
     answer = gpu_state(tmp_path, f"{EIGHT_B200}reasons_at 3 0 {bits}\n", "--group", "clocks")
     assert answer.status == 1
     assert answer.faults == [(kind, "drain", "GPU 3")]
+
+
+def test_hardware_slowdown_without_heat_or_power_brake_is_a_fault_only_if_most_readings_show_it(
+    tmp_path: Path,
+) -> None:
+    board = f"{EIGHT_B200}reasons_at 3 0 8\n"
+    once = gpu_state(tmp_path, board, "--group", "clocks")
+    assert (once.status, once.notes) == (0, ["hardware-slowdown-alone"])
+    watched = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "2")
+    assert watched.faults == [("hardware-slowdown", "drain", "GPU 3")]
 
 
 def test_hardware_slowdown_that_is_gone_half_a_second_later_is_a_note(tmp_path: Path) -> None:

@@ -100,3 +100,19 @@ def test_a_load_needs_a_watch_and_a_gpu(tmp_path: Path) -> None:
     answer = gpu_state(tmp_path, EIGHT_B200, "--group", "pcie", "--load")
     assert answer.status == 2
     assert "--watch" in answer.told
+
+
+def test_requests_that_a_device_does_not_support_are_no_fault_of_its_link(tmp_path: Path) -> None:
+    # `lspci` causes them; each counts as a non-fatal error too.
+    board = f"{EIGHT_B200}pcie_errors 2 179 2\npcie_errors 2 181 2\n"
+    answer = gpu_state(tmp_path, board, "--group", "pcie", "--watch", "3")
+    assert (answer.faults, answer.notes) == ([], ["pcie-errors-corrected"])
+
+
+def test_a_gpu_without_an_equal_one_that_has_all_lanes_is_judged_under_load(tmp_path: Path) -> None:
+    # NVIDIA allows an idle GPU fewer lanes.
+    idle = gpu_state(tmp_path, f"{ONE_H200_VM}pcie 5 8 5 16\n", "--group", "pcie")
+    assert (idle.faults, idle.notes) == ([], ["pcie-link-narrow"])
+    board = f"{ONE_H200_VM}pcie 5 8 5 16\nutilisation 0 100\n"
+    busy = gpu_state(tmp_path, board, "--group", "pcie", "--watch", "2")
+    assert [one[:2] for one in busy.faults] == [("pcie-link-narrow", "drain")]

@@ -249,7 +249,7 @@ def test_the_analyzer_reads_what_the_sweep_writes_and_bare_takes_the_newest_two(
     folder = tmp_path / "artifacts" / "power"
     folder.mkdir(parents=True)
     made(folder / "c.json", noisy(1))
-    sweep(tmp_path, "--modes", "bf16", "fp8", name="artifacts/power/b.json")
+    sweep(tmp_path, "--modes", "bf16", "fp16", name="artifacts/power/b.json")
     (folder / "a.json").write_bytes((folder / "b.json").read_bytes())
     for age, name in enumerate(("c.json", "b.json", "a.json")):
         os.utime(folder / name, (1_700_000_000 + age, 1_700_000_000 + age))
@@ -258,7 +258,7 @@ def test_the_analyzer_reads_what_the_sweep_writes_and_bare_takes_the_newest_two(
     assert status == 0
     assert Path(document["details"]["before"]).name == "b.json"
     assert Path(document["details"]["after"]).name == "a.json"
-    assert "fp8" in document["details"]["verdicts"]
+    assert "fp16" in document["details"]["verdicts"]
 
 
 def kept(store: Store, number: int, document: dict[str, Any], **changes: Any) -> Path:

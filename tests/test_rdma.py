@@ -96,12 +96,42 @@ def test_a_device_that_is_gone_is_missed_only_where_most_are_there(tmp_path: Pat
     tree.gpus("NVIDIA B200")
     tree.kernel()
     assert kinds(judged(tree)) == [("port-missing", "node")]
-    half = Captured(tmp_path / "half")
-    for number in range(4):
-        half.port(f"mlx5_{number}")
-    half.gpus("NVIDIA B200")
-    half.kernel()
-    assert kinds(judged(half)) == []
+    # Four for the GPUs and up to two for storage.
+    for count in (4, 5, 6):
+        fewer = Captured(tmp_path / str(count))
+        for number in range(count):
+            fewer.port(f"mlx5_{number}")
+        fewer.gpus("NVIDIA B200")
+        fewer.kernel()
+        assert kinds(judged(fewer)) == []
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [{"rate": HDR}, {"rate": SDR, "state": "1: DOWN", "physical": "2: Polling"}],
+    ids=["slow", "down"],
+)
+def test_ports_for_storage_on_boards_like_those_of_the_gpus_are_a_note(
+    storage: dict[str, Any], tmp_path: Path
+) -> None:
+    tree = Captured(tmp_path)
+    for number in range(8):
+        tree.port(f"mlx5_{number}")
+    tree.port("mlx5_8", **storage)
+    tree.gpus("NVIDIA H100 80GB HBM3")
+    tree.kernel()
+    (found,) = judged(tree).findings
+    assert (found.kind, found.action) == ("ports-beyond-gpus", Action.KEEP)
+    # The same port is a fault where a GPU needs it.
+    seven = replace(GROUP.read(HostTree(tree.root)), gpus=("NVIDIA H100 80GB HBM3",) * 9)
+    assert [one.action for one in judge_rdma(seven).faults] == [Action.DRAIN]
+
+
+def test_an_ethernet_port_without_a_carrier_is_not_called_switched_off() -> None:
+    down = a_port(0, link_layer="Ethernet", state="DOWN", physical="Disabled", netdev="eth0", rate=SDR)
+    others = tuple(a_port(number, link_layer="Ethernet") for number in range(1, 8))
+    (found,) = judge_rdma(RdmaFacts(ports=(down, *others))).faults
+    assert "NO-CARRIER" in found.next
 
 
 def test_a_management_function_is_never_judged_nor_are_its_counters_read(tmp_path: Path) -> None:
@@ -219,6 +249,8 @@ def test_an_ethernet_port_flaps_by_the_changes_of_its_carrier() -> None:
     port = a_port(0, link_layer="Ethernet", carrier_changes=2, netdev="eth0", board="other")
     assert kinds(changed(port, replace(port, carrier_changes=4))) == [("link-flapped", "mlx5_0 port 1")]
     assert [one.value for one in changed(port, port).numbers if one.metric == "rdma_link_downs"] == [0]
+    # One that comes up changes its carrier too.
+    assert kinds(changed(replace(port, state="DOWN"), replace(port, carrier_changes=3))) == []
 
 
 def test_a_port_whose_device_vanishes_between_readings_is_named() -> None:

@@ -18,6 +18,8 @@ from runner.kit.probe import Findings, NotApplicableError
 from runner.node.findings import NodeVerdict, NotRead
 from runner.node.gpu.asking import NvmlAsker, OpenGpu, Refusal, open_gpus, unopened
 from runner.node.gpu.group import GpuGroup, GpuReading, NvmlFailure
+from runner.node.gpu.recovery_reading import read_recovery_requests
+from runner.node.recovery import RecoveryRequest
 
 # The modules `runner.node.gpu.NAME` with a `GROUP`.
 GROUPS = ("memory", "links", "fabric", "software", "clocks", "pcie")
@@ -57,6 +59,12 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
     effective = {"source": "nvml", "gpus": gpus}
     found = node_findings(judged, requested, effective, group=arguments.group, source="nvml")
     return replace(found, simulated=is_stand_in(gpus))
+
+
+def recovery_requests() -> dict[str, RecoveryRequest]:
+    """PCI address → what the driver asks for now; empty if NVML does not start."""
+    with _started() as asker:
+        return {} if isinstance(asker, NvmlFailure) else read_recovery_requests(asker, open_gpus(asker))
 
 
 def _pasted_facts(group: GpuGroup[Any], arguments: argparse.Namespace) -> Any:

@@ -14,6 +14,8 @@ from runner.base.plain import one_line
 from runner.base.programs import run_program
 from runner.entry.log_forms import Log
 from runner.hardware.gpus import why_unreadable
+from runner.kit.apart import answer_apart
+from runner.kit.gpu_state import recovery_requests
 from runner.kit.node_findings import node_findings
 from runner.kit.probe import Findings, NotApplicableError
 from runner.node.findings import NotRead
@@ -30,6 +32,7 @@ from runner.node.kernel_messages import (
     why_closed,
     why_not_the_nodes,
 )
+from runner.node.recovery import RecoveryRequest
 
 _LARGEST_TEXT = 64 * 2**20
 _JOURNAL_S, _JOURNAL_LINES = 20.0, 200_000
@@ -72,6 +75,8 @@ def log_findings(arguments: argparse.Namespace) -> Findings:
         since_s=arguments.since,
         drill=source == "drill",
         now=found.now,
+        # A watch asks what comes now; else the driver's own word is above what it wrote in the past.
+        requests={} if arguments.watch or source != "kernel" else _requests(),
     )
     judged = judge_kernel_log(lines, request, found.missing)
     effective = {"source": source, "lines": len(lines)}
@@ -82,6 +87,14 @@ def log_findings(arguments: argparse.Namespace) -> Findings:
         about=arguments.about,
         source=source,
     )
+
+
+def _requests() -> dict[str, RecoveryRequest]:
+    """What the driver asks for now; empty if NVML does not tell."""
+    try:
+        return answer_apart(recovery_requests)
+    except RunbookError:
+        return {}
 
 
 def _source(arguments: argparse.Namespace) -> tuple[str, Callable[[], _Read]]:

@@ -116,7 +116,7 @@ def efa_p5(tree: Captured) -> None:
     """32 EFA devices of a p5.48xlarge: no board id, no counters of InfiniBand."""
     for number in range(32):
         tree.port(
-            f"rdmap{number + 16}s27", EDR, layer="Unspecified", board="", firmware="0.0.0.0", vendor="0x1d0f"
+            f"rdmap{number + 16}s27", EDR, layer="Unknown", board="", firmware="0.0.0.0", vendor="0x1d0f"
         )
     tree.gpus("NVIDIA H100 80GB HBM3")
     tree.kernel(peermem=False)

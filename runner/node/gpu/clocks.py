@@ -63,8 +63,18 @@ def _hardware(readings: Sequence[GpuReading[ClockFacts]]) -> Iterable[NodeFindin
         series = [one.facts.gpus[place] for one in readings]
         held = _any(one.held for one in series)
         seen = _any(one.reasons or 0 for one in series)
-        if held & HARDWARE:
+        often = len(readings) > 1 and 2 * sum(bool(one.held & HARDWARE) for one in series) > len(series)
+        if held & (HW_THERMAL | POWER_BRAKE) or (held & HARDWARE and often):
             yield _slowed(gpu, held)
+        elif held & HARDWARE:
+            yield NodeFinding(
+                kind="hardware-slowdown-alone",
+                action=Action.KEEP,
+                where=gpu.where,
+                found=f"hardware slowdown without heat or power brake{_at(gpu)}",
+                next="watch it under load: gpu_state --group clocks --watch 60 --load",
+                source="NVML, NvmlClocksEventReasons: may also be reported during a change of the clocks",
+            )
         elif seen & HARDWARE:
             yield NodeFinding(
                 kind="hardware-slowdown-brief",
@@ -93,7 +103,7 @@ def _slowed(gpu: GpuClocks, bits: int) -> NodeFinding:
         kind, what = "hardware-thermal-slowdown", "the hardware halves the clocks because of heat"
         advice = "drain the node; check fans, air baffles and coolant, then the heat sink"
     else:
-        kind, what = "hardware-slowdown", "the hardware halves the clocks"
+        kind, what = "hardware-slowdown", "the hardware halves the clocks in most readings of the watch"
         advice = "drain the node; check cooling and power supplies"
     return NodeFinding(
         kind=kind,

@@ -10,6 +10,8 @@ from statistics import median
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.gpu.clocks_reading import (
     HARDWARE,
+    HW_THERMAL,
+    POWER_BRAKE,
     RELIABILITY,
     SET_CLOCKS,
     SW_POWER_CAP,
@@ -81,8 +83,8 @@ def _slowed_down(one: ClockSeries) -> Iterable[NodeFinding]:
 
 
 def _is_held(one: ClockSeries) -> bool:
-    """A reading shows hardware slowdown that stays: that is a finding of its own."""
-    return any(reading.held & HARDWARE for reading in one.readings)
+    """A reading shows heat or power brake that stays: that is a finding of its own."""
+    return any(reading.held & (HW_THERMAL | POWER_BRAKE) for reading in one.readings)
 
 
 def _capped(one: ClockSeries) -> Iterable[NodeFinding]:

@@ -79,6 +79,11 @@ class DriverAccess:
         """Nodes that are there and may not be opened, whatever their mode says."""
         return tuple(one for one in self.nodes if one.refused == errno.errorcode[errno.EPERM])
 
+    @property
+    def in_container(self) -> bool:
+        """Whether files and processes that are seen here may be those of a container, and not of the node."""
+        return self.container or not self.host.whole
+
     def may_use(self, bus_id: str) -> bool:
         """Whether this process may use a GPU: containers and batch jobs see only a part of the node's.
 
@@ -86,7 +91,7 @@ class DriverAccess:
         """
         minor = self.minors.get(bus_id)
         if minor is None:
-            return self.host.whole and not self.container and not self.denied
+            return not self.in_container and not self.denied
         node = self.node(f"nvidia{minor}")
         return node is not None and node.refused is None
 

@@ -1,6 +1,6 @@
 """What to do if NVML does not start: by its code, and by what the host shows of the driver. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.base.words import ranges
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict
@@ -100,6 +100,8 @@ def _cause(failure: NvmlFailure, access: DriverAccess) -> _Cause:
         return _without_library(access)
     if code == _DRIVER_NOT_LOADED:
         return _not_loaded(access)
+    if code == _UNKNOWN and access.in_container:
+        return replace(_BY_CODE[code], action=Action.RESTART)
     if code in _BY_CODE:
         return _BY_CODE[code]
     return _Cause(
@@ -160,10 +162,13 @@ def _mismatch(access: DriverAccess) -> _Cause:
     module, library = access.host.module_version or "unknown", access.library or "of another version"
     return _Cause(
         "driver-library-mismatch",
-        Action.DRAIN,
+        # The library may be the container's own.
+        Action.RESTART if access.in_container else Action.DRAIN,
         f"the loaded kernel module is {module} and the library {library} (code 18)",
-        "end all GPU jobs, then reload the modules or reboot; hold the packages (apt-mark hold) against the next"
-        " upgrade. If nvidia-smi works on the host, recreate this container instead",
+        "run nvidia-smi on the node: if it works there, recreate this container; if not, drain the node and reboot"
+        if access.in_container
+        else "end all GPU jobs, then reload the modules or reboot; hold the packages (apt-mark hold) against the next"
+        " upgrade",
         f"{_CODES}; pando85/homelab #4110 (2026-06): unattended-upgrades",
     )
 
@@ -187,6 +192,14 @@ def _without_library(access: DriverAccess) -> _Cause:
             " device node",
             "start it with GPUs: docker run --gpus all, or a Kubernetes resource nvidia.com/gpu",
             "NVIDIA, Container Toolkit: the toolkit adds library and nodes to a container that asks for GPUs",
+        )
+    if access.in_container:
+        return _Cause(
+            "library-missing",
+            Action.RESTART,
+            f"the node has driver {host.module_version}, and this container has no libnvidia-ml.so.1",
+            "start it with NVIDIA_DRIVER_CAPABILITIES=compute,utility, which adds the library",
+            "NVIDIA, Container Toolkit, driver capabilities: utility adds nvidia-smi and NVML",
         )
     return _Cause(
         "library-missing",

@@ -1,8 +1,9 @@
 """Group `pcie`: the PCIe link of each GPU.
 
-Lanes that are missing are a fault at any time, on boards that do not switch them off. The generation is judged only of
-a busy GPU: an idle link slows down to save power. NVML's maximum is that of the GPU and its slot together, so a narrow
-slot is no fault of the GPU. Error counters are totals, and are judged by their change in a watch.
+NVIDIA says that width and generation may be reduced while a GPU is not in use, which then shows on equal GPUs alike. So
+lanes that are missing are a fault under load, and at any time beside an equal GPU that has all of its lanes. The
+generation is judged only of a busy GPU. NVML's maximum is that of the GPU and its slot together, so a narrow slot is no
+fault of the GPU. Error counters are totals, and are judged by their change in a watch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,8 @@ def _narrow(series: Sequence[tuple[GpuPcie, ...]]) -> Iterable[NodeFinding]:
         if not widths or most is None or min(widths) >= most:
             continue
         loaded = [one.width for one in gpus if (one.utilisation or 0) >= _BUSY and one.width is not None]
-        saves = gpus[-1].saves_power and not (loaded and max(loaded) < most)
+        alone = gpus[-1].saves_power or not _has_full_equal(gpus[-1], [one[-1] for one in series])
+        saves = alone and not (loaded and max(loaded) < most)
         yield NodeFinding(
             kind="pcie-link-narrow",
             action=Action.KEEP if saves else Action.DRAIN,
@@ -73,9 +75,18 @@ def _narrow(series: Sequence[tuple[GpuPcie, ...]]) -> Iterable[NodeFinding]:
             source=(
                 "nvidia-smi manual: the width may be reduced while the GPU is not in use"
                 if saves
-                else "NVML: the maximum is that of GPU and system; chosen here: servers do not switch lanes off"
+                else "NVML: the maximum is that of GPU and system; chosen here: busy, or an equal GPU has all lanes"
             ),
         )
+
+
+def _has_full_equal(gpu: GpuPcie, gpus: Sequence[GpuPcie]) -> bool:
+    """Whether another GPU of the same name and maximum has all lanes; a board of `hardware.boards` or any other."""
+    return any(
+        (one.name, one.most_width) == (gpu.name, gpu.most_width) and one.width == one.most_width
+        for one in gpus
+        if one.index != gpu.index
+    )
 
 
 def _different(gpus: Sequence[GpuPcie]) -> Iterable[NodeFinding]:
@@ -121,6 +132,9 @@ def _slow(series: Sequence[tuple[GpuPcie, ...]]) -> Iterable[NodeFinding]:
 def _errors(gpus: Sequence[GpuPcie], seconds: float) -> Iterable[NodeFinding]:
     moved = _moved(gpus)
     grave = {name: moved[name] for name in _UNCORRECTED if moved.get(name, 0) > 0}
+    if 0 < grave.get("non-fatal", 0) <= moved.get("unsupported requests", 0):
+        # A tool that reads a register which the device does not have causes these, without a fault of the link.
+        del grave["non-fatal"]
     if grave:
         yield NodeFinding(
             kind="pcie-errors-uncorrected",

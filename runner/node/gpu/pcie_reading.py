@@ -42,6 +42,7 @@ class GpuPcie:
     """
 
     index: int
+    name: str = ""
     bus_id: str | None = None
     board_name: str | None = None
     saves_power: bool = False
@@ -96,6 +97,7 @@ def _read(asker: NvmlAsker, gpu: OpenGpu) -> GpuPcie:
     on_baseboard = gpu.board is not None and not gpu.board.bridged
     return GpuPcie(
         index=gpu.index,
+        name=gpu.name,
         bus_id=gpu.bus_id,
         saves_power=bool(_DESKTOP.search(gpu.name)),
         board_name=gpu.board.name if gpu.board and on_baseboard else None,

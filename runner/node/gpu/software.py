@@ -102,10 +102,12 @@ def _versions(facts: SoftwareFacts) -> Iterator[NodeFinding]:
         return
     yield NodeFinding(
         kind="driver-library-mismatch",
-        action=Action.DRAIN,
-        where="node",
+        action=Action.RESTART if facts.access.in_container else Action.DRAIN,
+        where="this process" if facts.access.in_container else "node",
         found=", ".join(f"{name} {version}" for name, version in known.items()),
-        next="reload the modules or reboot, so that all are of one version; hold the packages against the next upgrade",
+        next="run nvidia-smi on the node: if it works there, recreate this container; if not, drain the node and reboot"
+        if facts.access.in_container
+        else "reload the modules or reboot, so that all are of one version; hold the packages against the next upgrade",
         source="NVIDIA, NVML API: code 18, library and kernel module must have the same version",
     )
 

@@ -2,7 +2,7 @@
 
 A narrow slot is no fault: a link is compared with the smaller maximum of its two ends. The speed of a GPU's own link is
 not judged, since it slows down while the GPU is idle. A virtual machine shows links that may be made up: what is found
-there is only a note.
+there is only a note. So it is where it is not known whether this is one (CPUs without the flags of x86).
 """
 
 import itertools
@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
 from runner.node.host.group import HostGroup
 from runner.node.host.pci_config import COMPLETION_REDIRECT, DIRECT_TRANSLATED, REQUEST_REDIRECT
-from runner.node.host.pci_links import RESEAT, device_name, link_text, links_above, narrow_links, slow_links
+from runner.node.host.pci_links import device_name, link_text, links_above, narrow_links, slow_links
 from runner.node.host.pci_reading import PciDevice, PciFacts, read_pci
 
 # Fewer serve all GPUs of a node by design.
 _ENOUGH_ADAPTERS = 4
 _AER = "Linux, sysfs-bus-pci-devices-aer_stats: totals since boot"
-_NCCL = "NCCL user guide, Troubleshooting, PCI Access Control Services"
+_NCCL = "NCCL user guide, GPU troubleshooting, PCI Access Control Services (read 2026)"
 
 
 def judge_pci(facts: PciFacts) -> NodeVerdict:
@@ -98,7 +98,7 @@ def _on_one_node(facts: PciFacts) -> Iterable[NodeFinding]:
 
 def _redirected(facts: PciFacts) -> Iterable[NodeFinding]:
     """Ports of a switch that send traffic between GPU and adapter up to the root, on bare metal."""
-    if facts.virtual:
+    if facts.virtual is not False:
         return
     ports = [
         facts.bridges[device.above[fork]]
@@ -142,11 +142,12 @@ def _errors(facts: PciFacts) -> Iterable[NodeFinding]:
         if device.fatal:
             yield NodeFinding(
                 kind="aer-fatal",
-                action=Action.DRAIN,
+                # The kernel resets the link after one; the total does not tell when. A new one is in the kernel log.
+                action=Action.KEEP,
                 where=device_name(device, facts),
                 found=f"{device.fatal} fatal PCIe errors since boot",
-                next=RESEAT,
-                source=f"{_AER}; Linux, pcieaer-howto: after a fatal error the link is unreliable",
+                next="find its time in dmesg -T (PCIe Bus Error); if a job failed then, or if it grows, drain the node",
+                source=f"{_AER}; Linux, pcieaer-howto: the kernel resets the link after a fatal error",
             )
         elif device.nonfatal:
             yield NodeFinding(

@@ -7,7 +7,7 @@ from runner.node.findings import Action, NodeFinding
 from runner.node.host.pci_reading import DISPLAY, PciDevice, PciFacts
 
 RESEAT = "drain the node; reseat the card or its riser and check the slot; look for AER lines in dmesg"
-_LINKS = "PCIe: a link trains to what both ends allow; chosen here: a server's link does not switch lanes off"
+_LINKS = "PCIe: a link trains to what both ends allow; chosen here: beside an equal device with all lanes"
 
 
 def links_above(device: PciDevice, bridges: Mapping[str, PciDevice]) -> Sequence[tuple[PciDevice, PciDevice]]:
@@ -20,6 +20,29 @@ def links_above(device: PciDevice, bridges: Mapping[str, PciDevice]) -> Sequence
     if len(chain) != len(device.above) + 1 or len(chain) % 2:
         return ()
     return list(zip(chain[::2], chain[1::2], strict=True))
+
+
+_VIRTUAL = (
+    "in a virtual machine ask the provider, since the link may be made up; else compare with an equal node"
+)
+_LOAD = "look again under load: gpu_state --group pcie --watch 60 --load"
+_COMPARE = "compare with a node of the same kind: no equal adapter here shows what the slot can do"
+
+
+def _has_full_equal(device: PciDevice, facts: PciFacts) -> bool:
+    """Whether a GPU or adapter of the same driver, made for the same link, runs with all lanes here.
+
+    An adapter has its full speed then too. Of GPUs speed and width may be reduced while they are not in use (manual of
+    nvidia-smi), which shows on equal ones alike.
+    """
+    return any(
+        (one.driver, one.kind, one.most_width, one.most_speed)
+        == (device.driver, device.kind, device.most_width, device.most_speed)
+        and one.width == one.most_width
+        and (one.is_gpu or one.speed == one.most_speed)
+        for one in (facts.gpus if device.is_gpu else facts.nics)
+        if one.address != device.address
+    )
 
 
 def _ends(facts: PciFacts) -> Iterable[tuple[PciDevice, PciDevice, tuple[PciDevice, ...]]]:
@@ -37,8 +60,9 @@ def _ends(facts: PciFacts) -> Iterable[tuple[PciDevice, PciDevice, tuple[PciDevi
 def narrow_links(facts: PciFacts) -> Iterable[NodeFinding]:
     """Links with fewer lanes than both ends have.
 
-    Three kinds are only noted: those of a virtual machine, those of a display adapter, which may switch lanes off while
-    it is idle, and those of several adapters alike, such as the management ports of a baseboard.
+    Some are only noted: those of a virtual machine (or where that is not known), those of a display adapter, which may
+    switch lanes off while it is idle, those of several adapters alike, such as the management ports of a baseboard, and
+    those of a GPU or an adapter without an equal one that runs with all lanes.
     """
     narrow = [
         (upper, lower, below, now, most)
@@ -49,13 +73,17 @@ def narrow_links(facts: PciFacts) -> Iterable[NodeFinding]:
     ]
     alike = Counter((now, most) for _, lower, _, now, most in narrow if lower.is_fast_nic)
     for upper, lower, below, now, most in narrow:
-        if facts.virtual:
-            harmless = "ask the provider; the link may be made up"
+        if facts.virtual is not False:
+            harmless = _VIRTUAL
         elif lower.is_gpu and lower.kind.startswith(DISPLAY):
             # GPUs for servers have another class.
-            harmless = "look again under load: gpu_state --group pcie --watch 60 --load"
+            harmless = _LOAD
+        elif lower.is_gpu and not _has_full_equal(lower, facts):
+            harmless = _LOAD
         elif lower.is_fast_nic and alike[now, most] > 1:
             harmless = "compare with a node of the same kind: several adapters alike may be wired so"
+        elif lower.is_fast_nic and not _has_full_equal(lower, facts):
+            harmless = _COMPARE
         else:
             harmless = None
         yield NodeFinding(
@@ -76,12 +104,18 @@ def slow_links(facts: PciFacts) -> Iterable[NodeFinding]:
         most = _smaller(upper.most_speed, lower.most_speed)
         if now is None or most is None or now >= most or lower.is_gpu or upper.removable or lower.removable:
             continue
+        if facts.virtual is not False:
+            harmless = _VIRTUAL
+        elif lower.is_fast_nic and not _has_full_equal(lower, facts):
+            harmless = _COMPARE
+        else:
+            harmless = None
         yield NodeFinding(
             kind="pcie-link-slow",
-            action=Action.KEEP if facts.virtual else Action.DRAIN,
+            action=Action.DRAIN if harmless is None else Action.KEEP,
             where=_place(below, facts),
             found=f"the link {upper.address} to {lower.address} runs at {now:g} GT/s, both ends can do {most:g}",
-            next="ask the provider; the link may be made up" if facts.virtual else RESEAT,
+            next=harmless or RESEAT,
             source="PCIe: a link trains to what both ends allow; only GPUs slow theirs down while idle",
             evidence=(link_text(upper), link_text(lower)),
         )

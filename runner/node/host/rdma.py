@@ -17,13 +17,17 @@ from runner.node.host.rdma_gpudirect import judge_gpudirect
 from runner.node.host.rdma_reading import PEER_MODULE, RdmaFacts, RdmaPort, Role, read_rdma
 
 PEERS = "chosen here: other ports of the same board on this host show what a port should have"
+_ONE_A_GPU = (
+    "chosen here: where each GPU has its full port, further ones are for storage, often slower or not used"
+)
 # leptonai/gpud, components/accelerator/nvidia/infiniband/threshold_default.go, 2025: eight ports of 400 Gb/s.
 _TABLE = re.compile(r"\b(?:H100|H200|B200|GB200)\b")
 _TABLE_PORTS, _TABLE_GBPS = 8, 400
 _TABLE_SOURCE = (
     "leptonai/gpud, threshold_default.go, 2025: hosts with H100, H200 or B200 have 8 ports of 400 Gb/s; chosen here: "
-    "only if more than half of them are there, since many hosts are built with fewer"
+    "only if seven of them are there, since hosts are built with other numbers too"
 )
+_SERVER_GPUS = 4
 _GB_PER_S = 1e9 / 8
 
 
@@ -35,7 +39,7 @@ def judge_rdma(facts: RdmaFacts) -> NodeVerdict:
     findings: list[NodeFinding] = []
     unknown: list[NotRead] = list(facts.not_read)
     for group in _groups(network):
-        found, blind = _judge_group(group, network)
+        found, blind = _judge_group(group, network, len(facts.gpus))
         findings += found
         unknown += blind
     if network and not any(port.active for port in network) and not findings and not unknown:
@@ -78,21 +82,26 @@ def _groups(ports: Iterable[RdmaPort]) -> list[list[RdmaPort]]:
 
 
 def _judge_group(
-    group: Sequence[RdmaPort], network: Sequence[RdmaPort]
+    group: Sequence[RdmaPort], network: Sequence[RdmaPort], gpus: int
 ) -> tuple[list[NodeFinding], list[NotRead]]:
     active = [port for port in group if port.active]
     idle = [port for port in group if not port.active]
     found: list[NodeFinding] = []
+    rates = [port.gbps for port in active if port.gbps is not None]
+    full = sum(rate == max(rates) for rate in rates)
+    enough = gpus >= _SERVER_GPUS and full > 0 and full % gpus == 0
+    if enough:
+        slower = [port for port in active if port.gbps is not None and port.gbps < max(rates)]
+        found += [_beyond_gpus([*idle, *slower], gpus)] if idle or slower else []
     # A minority that is down, beside at least two that are not.
-    if len(active) > max(1, len(idle)):
+    elif len(active) > max(1, len(idle)):
         found += [_down(port, len(active)) for port in idle]
     else:
         found += [_no_manager(port) for port in idle if _waits_for_manager(port)]
         unused = [port for port in idle if not _waits_for_manager(port)]
         if unused and any(port.active for port in network):
             found.append(_unused(unused))
-    rates = [port.gbps for port in active if port.gbps is not None]
-    for port in active:
+    for port in () if enough else active:
         faster = [rate for rate in rates if port.gbps is not None and rate > port.gbps]
         if len(faster) * 2 > len(rates):
             found.append(_slow(port, max(rates), len(faster)))
@@ -113,11 +122,30 @@ def _state(port: RdmaPort) -> str:
     return f"{port.state or 'unknown'}, physical state {port.physical or 'unknown'}"
 
 
+def _beyond_gpus(ports: Sequence[RdmaPort], gpus: int) -> NodeFinding:
+    shown = ", ".join(f"{port.where} ({port.rate if port.active else _state(port)})" for port in ports)
+    return NodeFinding(
+        kind="ports-beyond-gpus",
+        action=Action.KEEP,
+        where="node",
+        found=f"{shown}: slower or not active, while each of the {gpus} GPUs has a full port of the same board",
+        next="compare with a node of the same kind; if it differs, drain the node and check the cable",
+        source=_ONE_A_GPU,
+    )
+
+
 def _down(port: RdmaPort, others: int) -> NodeFinding:
     if _waits_for_manager(port):
         then = "the cable is fine and no subnet manager has configured it: check the subnet manager and the switch port"
+    elif port.physical == "Disabled" and port.link_layer == "Ethernet":
+        # Drivers of Ethernet report Disabled for an interface without a carrier too (mlx5, bnxt_re: query_port).
+        name = port.netdev or "INTERFACE"
+        then = (
+            f"ip link show {name}: with NO-CARRIER check cable, transceiver and switch port; without UP "
+            f"it was switched off (ip link set {name} up)"
+        )
     elif port.physical == "Disabled":
-        then = f"it was switched off here: ip link set {port.netdev or 'INTERFACE'} up, or enable it in the firmware"
+        then = "it was switched off: enable it in the adapter and at the switch"
     else:
         then = "reseat or replace cable and transceiver, try another switch port, then the adapter"
     return NodeFinding(
@@ -169,12 +197,15 @@ def _slow(port: RdmaPort, rate: float, others: int) -> NodeFinding:
 def _missing(
     facts: RdmaFacts, network: Sequence[RdmaPort], found: Sequence[NodeFinding]
 ) -> list[NodeFinding]:
-    """A port of 400 Gb/s whose device is not there at all, on a host that has most of them."""
+    """A port of 400 Gb/s whose device is not there at all, on a host that has the seven others.
+
+    Hosts with 4 ports for the GPUs and 1 or 2 for storage are built that way.
+    """
     if len(facts.gpus) != _TABLE_PORTS or not all(_TABLE.search(gpu) for gpu in facts.gpus):
         return []
     full = [port for port in network if port.link_layer == "InfiniBand" and (port.gbps or 0) >= _TABLE_GBPS]
     known = len(full) + sum(one.kind in {"port-down", "port-slow", "no-subnet-manager"} for one in found)
-    if not _TABLE_PORTS / 2 < known < _TABLE_PORTS:
+    if known != _TABLE_PORTS - 1:
         return []
     return [
         NodeFinding(

@@ -73,7 +73,8 @@ def _downs(before: RdmaPort, now: RdmaPort) -> int | None:
     found = [max(0, new - old)] if old is not None and new is not None else []
     if now.link_layer == "Ethernet" and None not in {before.carrier_changes, now.carrier_changes}:
         changes = (now.carrier_changes or 0) - (before.carrier_changes or 0)
-        found.append(max(0, (changes + 1) // 2))
+        # A port that was up goes down with the first change; one that was down comes up with it.
+        found.append(max(0, (changes + before.active) // 2))
     return max(found, default=None)
 
 

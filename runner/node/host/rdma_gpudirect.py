@@ -12,9 +12,11 @@ from runner.node.findings import Action, NodeFinding, NodeVerdict, NotRead
 from runner.node.host.rdma_reading import PEER_MODULE, RdmaFacts, RdmaPort
 
 _SOURCE = (
-    "NCCL 2.30, src/transport/net_ib/gdr.cc, for the modules; NVIDIA GPU Operator manual, GPUDirect RDMA"
+    "NCCL 2.30, src/transport/net_ib/gdr.cc, for the modules; NCCL user guide, GPU troubleshooting: DMA-BUF takes a "
+    "recent kernel and the open GPU driver"
 )
-# ib_umem_dmabuf_get came with this Linux; distributions carry it back to older ones.
+# Chosen: RDMA libraries name this Linux for DMA-BUF, and no document of NVIDIA that was read names one. Distributions
+# carry DMA-BUF back to older ones, so these are only unknown.
 _DMABUF_LINUX = (5, 12)
 # InfiniBand ports, or this many of Ethernet, are there for the GPUs; fewer of Ethernet may be the network of a VM.
 _FEWEST_ETHERNET = 4

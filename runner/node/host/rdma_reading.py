@@ -53,7 +53,7 @@ class RdmaPort:
     Attributes:
         state, physical: `ACTIVE`, `LinkUp`; without the number before it.
         rate: as the kernel writes it: `400 Gb/sec (4X NDR)`.
-        link_layer: `InfiniBand`, `Ethernet` (RoCE), or `Unspecified` (EFA).
+        link_layer: `InfiniBand`, `Ethernet` (RoCE), or `Unknown` (EFA), as Linux, infiniband/core/sysfs.c, writes it.
         board: the board id; else the type of the adapter.
         netdev, operstate, carrier_changes: of its network interface.
         bonded: it is a bond, or belongs to one.
@@ -181,7 +181,7 @@ def _ports(tree: HostTree, device: str, gpus: Sequence[str]) -> list[RdmaPort]:
                 board=board,
                 firmware=_word(tree, f"{of}/fw_ver"),
                 role=_role(tree, of, layer, gpus),
-                efa=vendor == _AMAZON or (layer == "Unspecified" and device.startswith(("efa_", "rdmap"))),
+                efa=vendor == _AMAZON or (layer == "Unknown" and device.startswith(("efa_", "rdmap"))),
                 netdev=netdev,
                 operstate=_word(tree, f"{net}/operstate") or None if netdev else None,
                 carrier_changes=_count(_try(tree, f"{net}/carrier_changes")) if netdev else None,

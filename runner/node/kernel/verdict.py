@@ -1,11 +1,12 @@
 """The verdict on a kernel log: findings, numbers, and what is unknown. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from runner.base.words import counted
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict, NotRead
+from runner.node.kernel.driver_word import with_drivers_word
 from runner.node.kernel.events import KernelEvent, kernel_events
 from runner.node.kernel.forms import About
 from runner.node.kernel.gpu_verdict import judge_gpu_events
@@ -15,6 +16,7 @@ from runner.node.kernel.shown import evidence_of, xid_counts
 from runner.node.kernel.sxid_catalogue import sxid_meaning
 from runner.node.kernel.timing import Timing, age_words
 from runner.node.kernel.xid_catalogue import xid_row
+from runner.node.recovery import RecoveryRequest
 
 _MOST_LISTED, _MOST_NUMBERS, _CHARACTERS = 100, 200, 300
 
@@ -29,6 +31,7 @@ class LogRequest:
         source: `kernel`, `journal`, `captured`, `drill`: a label of the numbers.
         drill: only the lines of a drill count.
         now: the time of judging; None for a captured log, which is judged as of its newest line.
+        requests: as for `with_drivers_word`.
     """
 
     about: About | None
@@ -36,6 +39,7 @@ class LogRequest:
     since_s: float | None = None
     drill: bool = False
     now: Timing | None = None
+    requests: Mapping[str, RecoveryRequest] = field(default_factory=dict)
 
 
 def judge_kernel_log(
@@ -53,7 +57,7 @@ def judge_kernel_log(
     before, events = _since_boot(events)
     chosen = [one for one in events if _wanted(one, request, timing)]
     gpu = judge_gpu_events(chosen, timing)
-    findings = [*gpu.findings, *judge_host_events(chosen, timing)]
+    findings = [*with_drivers_word(gpu.findings, request.requests), *judge_host_events(chosen, timing)]
     history = [one for one in before if _wanted(one, request, timing) and one.kind != "boot"]
     findings += [_of_earlier_start(history)] if history else []
     unknown = _unknown(chosen)
