@@ -10,6 +10,8 @@ from typing import Any
 
 from tests.nvml import environment
 
+_ROOT = Path(__file__).parents[1]
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -20,10 +22,14 @@ class Judged:
     said: str
 
     @property
+    def records(self) -> list[dict[str, Any]]:
+        """The findings as the document has them."""
+        return list(self.document.get("details", {}).get("findings", []))
+
+    @property
     def findings(self) -> list[tuple[str, str, str]]:
         """Kind, action and place of each."""
-        found = self.document.get("details", {}).get("findings", [])
-        return [(one["kind"], one["action"], one["where"]) for one in found]
+        return [(one["kind"], one["action"], one["where"]) for one in self.records]
 
     @property
     def faults(self) -> list[tuple[str, str, str]]:
@@ -31,13 +37,30 @@ class Judged:
         return [one for one in self.findings if one[1] != "keep"]
 
     @property
+    def notes(self) -> list[str]:
+        """The kinds of the others."""
+        return [kind for kind, action, _ in self.findings if action == "keep"]
+
+    @property
+    def not_read(self) -> list[dict[str, Any]]:
+        return list(self.document.get("details", {}).get("not_read", []))
+
+    @property
     def unread(self) -> dict[str, str]:
         """What is unknown, and why."""
-        return {one["what"]: one["why"] for one in self.document.get("details", {}).get("not_read", [])}
+        return {one["what"]: one["why"] for one in self.not_read}
 
     def numbers(self, name: str) -> list[float]:
         """The values of a metric."""
         return [one["value"] for one in self.document["measurements"] if one["name"] == name]
+
+    def by_gpu(self, name: str) -> dict[int | None, float]:
+        """The values of a metric, by GPU."""
+        return {
+            one["labels"].get("gpu"): one["value"]
+            for one in self.document["measurements"]
+            if one["name"] == name
+        }
 
 
 def judge_node(folder: Path, board: str, group: str, *arguments: str) -> Judged:
@@ -58,7 +81,7 @@ def _run(arguments: list[str], variables: dict[str, str], text: str | None) -> J
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
+        cwd=_ROOT,
     )
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stdout.splitlines()

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.base.errors import InputError
+from runner.kit.host_paths import host_findings
 from runner.node.host.settings import GROUP
 from runner.node.host.settings_reading import counted_values, driver_module, kernel_parameters, rounded_gib
 from runner.node.host.tree import HostTree
@@ -132,3 +135,10 @@ def test_values_are_counted_with_the_most_frequent_first(values: list[str]) -> N
         assert counts == sorted(counts, reverse=True)
     else:
         assert shown == "".join(values)
+
+
+def test_a_folder_that_holds_no_captured_tree_is_bad_input_and_not_a_host_without_devices(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match="has neither proc/ nor sys/; name the folder that holds them"):
+        host_findings(Namespace(group="rdma", root=tmp_path, pid=None, capture=None, watch=0.0))

@@ -327,6 +327,13 @@ def test_the_two_lines_of_one_oom_kill_are_one_finding() -> None:
     assert only(text).where == "python3 (pid 77)"
 
 
+def test_the_process_that_a_drill_lets_the_kernel_kill_is_no_event_of_the_node() -> None:
+    line = "Memory cgroup out of memory: Killed process 77 ({}) total-vm:83312kB"
+    assert (
+        only(log((1, line.format("runbook-drill")), (2, line.format("python3")))).where == "python3 (pid 77)"
+    )
+
+
 def test_the_time_is_told_from_now_for_a_live_log_and_from_its_end_for_a_captured_one() -> None:
     text = log(xid(1_000, "95, Uncontained: LTC"), (1_600, "later"))
     assert "10 min before the log ends" in only(text).found
@@ -381,7 +388,9 @@ def test_a_fatal_line_without_a_row_needs_a_reset_and_one_that_is_not_fatal_is_u
 
 def test_what_the_log_says_of_the_past_is_a_note_where_the_driver_asks_for_nothing_now() -> None:
     def with_word(number: int) -> Action:
-        request = LogRequest(about=None, source="kernel", requests={"0000:3b:00.0": recovery_numbered(number)})
+        request = LogRequest(
+            about=None, source="kernel", requests={"0000:3b:00.0": recovery_numbered(number)}
+        )
         (found,) = judge_kernel_log(list(log_lines(log(xid(1, FATAL_LINK)))), request).findings
         return found.action
 

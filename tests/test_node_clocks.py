@@ -10,7 +10,7 @@ from runner.node.findings import Action, NodeVerdict
 from runner.node.gpu.clocks import judge_clocks
 from runner.node.gpu.clocks_reading import ClockFacts, GpuClocks
 from runner.node.gpu.group import GpuReading
-from tests.gpu_probe import gpu_state
+from tests.node_probe import judge_node
 from tests.nvml import EIGHT_B200
 from tests.nvml.boards import EIGHT_A100, EIGHT_H100, FOUR_L40S, ONE_H200_VM, TWO_4090
 
@@ -34,7 +34,7 @@ HEALTHY = {
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_board_has_no_finding_in_one_reading(name: str, tmp_path: Path) -> None:
-    answer = gpu_state(tmp_path, HEALTHY[name], "--group", "clocks")
+    answer = judge_node(tmp_path, HEALTHY[name], "clocks")
     assert (answer.status, answer.findings) == (0, [])
     assert not [one for one in answer.not_read if one["matters"]]
 
@@ -43,7 +43,7 @@ def test_a_healthy_board_has_no_finding_in_one_reading(name: str, tmp_path: Path
     "name", ["eight H100, idle", "two GeForce", "eight H100, split", "dense work at the power limit"]
 )
 def test_a_healthy_board_has_no_finding_in_a_watch(name: str, tmp_path: Path) -> None:
-    answer = gpu_state(tmp_path, HEALTHY[name], "--group", "clocks", "--watch", "2")
+    answer = judge_node(tmp_path, HEALTHY[name], "clocks", "--watch", "2")
     assert (answer.status, answer.findings) == (0, [])
 
 
@@ -56,7 +56,7 @@ def test_a_healthy_board_has_no_finding_in_a_watch(name: str, tmp_path: Path) ->
     ],
 )
 def test_hardware_slowdown_that_stays_drains_the_node(bits: int, kind: str, tmp_path: Path) -> None:
-    answer = gpu_state(tmp_path, f"{EIGHT_B200}reasons_at 3 0 {bits}\n", "--group", "clocks")
+    answer = judge_node(tmp_path, f"{EIGHT_B200}reasons_at 3 0 {bits}\n", "clocks")
     assert answer.status == 1
     assert answer.faults == [(kind, "drain", "GPU 3")]
 
@@ -65,15 +65,15 @@ def test_hardware_slowdown_without_heat_or_power_brake_is_a_fault_only_if_most_r
     tmp_path: Path,
 ) -> None:
     board = f"{EIGHT_B200}reasons_at 3 0 8\n"
-    once = gpu_state(tmp_path, board, "--group", "clocks")
+    once = judge_node(tmp_path, board, "clocks")
     assert (once.status, once.notes) == (0, ["hardware-slowdown-alone"])
-    watched = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "2")
+    watched = judge_node(tmp_path, board, "clocks", "--watch", "2")
     assert watched.faults == [("hardware-slowdown", "drain", "GPU 3")]
 
 
 def test_hardware_slowdown_that_is_gone_half_a_second_later_is_a_note(tmp_path: Path) -> None:
     board = f"{EIGHT_B200}reasons_at 3 0 8\nreasons_at 3 450 0\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert (answer.status, answer.faults) == (0, [])
 
 
@@ -82,55 +82,55 @@ def test_heat_that_the_driver_answers_is_a_note_in_one_reading_and_a_fault_if_it
 ) -> None:
     hot = "reasons_at 3 0 32\nviolation 3 1 500000000\nviolation 3 269 500000000\ntemp 3 78 96\n"
     board = f"{EIGHT_B200}temperature 45\n{hot}"
-    once = gpu_state(tmp_path, board, "--group", "clocks")
+    once = judge_node(tmp_path, board, "clocks")
     assert (once.status, once.notes) == (0, ["software-thermal-slowdown", "hot"])
-    watched = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "3")
+    watched = judge_node(tmp_path, board, "clocks", "--watch", "3")
     assert watched.faults == [("slowed-by-heat", "drain", "GPU 3")]
     # Slowed by heat at 78 °C: the temperature of the GPU alone does not tell.
-    assert watched.values("thermal_share_below_85")[3] > 0.3
-    assert watched.values("thermal_share_below_85")[2] == 0
+    assert watched.by_gpu("thermal_share_below_85")[3] > 0.3
+    assert watched.by_gpu("thermal_share_below_85")[2] == 0
 
 
 def test_slowdown_between_two_readings_is_found_by_the_counters(tmp_path: Path) -> None:
     board = f"{EIGHT_B200}violation 3 270 50000000\nviolation_before 5 270 9000000000000\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "3")
+    answer = judge_node(tmp_path, board, "clocks", "--watch", "3")
     assert answer.faults == [("hardware-thermal-slowdown", "drain", "GPU 3")]
-    assert answer.values("hardware_slowdown_share")[5] == 0
+    assert answer.by_gpu("hardware_slowdown_share")[5] == 0
 
 
 def test_the_fields_of_a_driver_that_numbers_them_otherwise_are_not_read_as_times(tmp_path: Path) -> None:
     board = EIGHT_B200.replace("580.95.05", "575.57.08") + "violation 3 270 900000000\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "2")
+    answer = judge_node(tmp_path, board, "clocks", "--watch", "2")
     assert answer.status == 0
-    assert not answer.values("hardware_slowdown_share")
+    assert not answer.by_gpu("hardware_slowdown_share")
     assert any(one["what"] == "time in hardware slowdown" for one in answer.not_read)
 
 
 def test_without_the_fields_the_older_call_gives_the_times(tmp_path: Path) -> None:
     board = f"{EIGHT_B200}violation_fields 0\nviolation 3 1 900000000\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks", "--watch", "3")
+    answer = judge_node(tmp_path, board, "clocks", "--watch", "3")
     assert answer.faults == [("slowed-by-heat", "drain", "GPU 3")]
 
 
 def test_one_limit_below_the_others_was_left_behind_and_the_same_on_all_is_a_choice(tmp_path: Path) -> None:
     board = f"{EIGHT_B200}limits 5 1000000 200000 1000000\nlimit 5 600000 600000\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert answer.faults == [("power-limit-lowered", "restart", "GPU 5")]
-    assert "nvidia-smi -i 5 -pl 1000" in answer.findings[0]["next"]
-    assert answer.values("power_limit_share")[5] == 0.6
+    assert "nvidia-smi -i 5 -pl 1000" in answer.records[0]["next"]
+    assert answer.by_gpu("power_limit_share")[5] == 0.6
     assert answer.document["details"]["settings"]["power limit"] == "1000 W × 7, 600 W × 1"
     alike = EIGHT_B200 + "".join(
         f"limits {gpu} 1000000 200000 1000000\nlimit {gpu} 600000 600000\n" for gpu in range(8)
     )
-    answer = gpu_state(tmp_path, alike, "--group", "clocks")
+    answer = judge_node(tmp_path, alike, "clocks")
     assert (answer.status, set(answer.notes)) == (0, {"power-limit-lowered"})
 
 
 def test_a_cap_from_outside_of_the_driver_is_named_as_one(tmp_path: Path) -> None:
     board = f"{EIGHT_B200}limits 5 1000000 200000 1000000\nlimit 5 1000000 400000\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert answer.faults == [("power-capped-from-outside", "restart", "GPU 5")]
-    assert "BMC" in answer.findings[0]["next"]
+    assert "BMC" in answer.records[0]["next"]
 
 
 def test_an_application_clock_left_behind_is_found(tmp_path: Path) -> None:
@@ -139,22 +139,22 @@ def test_an_application_clock_left_behind_is_found(tmp_path: Path) -> None:
         + "power_limit 400000\n"
         + "".join(f"app_clock {gpu} {765 if gpu == 2 else 1410} 1410\n" for gpu in range(8))
     )
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert answer.faults == [("application-clock-lowered", "restart", "GPU 2")]
 
 
 def test_virtual_gpus_that_give_no_reasons_are_not_applicable(tmp_path: Path) -> None:
     board = f"{ONE_H200_VM}fail nvmlDeviceGetCurrentClocksEventReasons 3\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert answer.status == 80
 
 
 @pytest.mark.parametrize("code", [4, 15, 999])
 def test_reasons_that_cannot_be_read_are_unknown_and_not_fine(code: int, tmp_path: Path) -> None:
     board = f"{EIGHT_B200}fail nvmlDeviceGetCurrentClocksEventReasons {code}\n"
-    answer = gpu_state(tmp_path, board, "--group", "clocks")
+    answer = judge_node(tmp_path, board, "clocks")
     assert answer.status == 3
-    assert "unknown: reasons for the clocks of GPU 0" in answer.told
+    assert "unknown: reasons for the clocks of GPU 0" in answer.said
 
 
 # The verdict on readings under load, pure.

@@ -188,3 +188,8 @@ def test_equal_gaps_of_several_gpus_are_told_once() -> None:
     assert same_on_all(["a", None]) == "a × 1, unknown × 1"
     assert same_on_all([None, None]) is None
     assert UnreadFact("x", "closed", "y") == UnreadFact("x", "closed", "y")
+
+
+def test_of_a_board_that_has_to_go_back_no_reset_of_its_pending_row_is_told(tmp_path: Path) -> None:
+    board = NEW + "remapped 4 0 8 1 1\nrecovery 4 0\n"
+    assert judge_node(tmp_path, board, "memory").findings == [("row-remap-failure", "replace", "GPU 4")]

@@ -483,6 +483,14 @@ def test_steps_that_set_the_fault_are_those_of_reproduce_and_of_verify_that_set_
     assert injecting(parse(text, Path("small.md"))) == {"broken", "undone"}
 
 
+def test_a_step_of_verify_that_shares_a_folder_or_a_gpu_with_the_fault_does_not_inject_it() -> None:
+    text = REPRODUCED.replace(
+        "```bash {#broken}\npython -m runner.probes.collectives\n```",
+        "```bash {#broken}\n(D=$(mktemp -d); WIDTH=8 GPU=0 x)\n```",
+    ).replace("--again", "--again\n```\n\n```bash {#sound}\n(D=$(mktemp -d); WIDTH=16 GPU=0 x)")
+    assert injecting(parse(text, Path("small.md"))) == {"broken"}
+
+
 def test_the_line_of_the_start_page_is_the_example_of_the_heaviest_signature_that_has_one() -> None:
     given = """signatures:
   - {pattern: "slow", weight: 9}

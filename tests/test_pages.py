@@ -435,13 +435,10 @@ def test_an_entry_opens_with_its_symptom_then_the_commands_by_hand_then_the_tool
 def test_an_entry_names_each_way_to_the_tool_and_links_the_one_file_where_the_site_has_it() -> None:
     without, with_it = entry_page(entry()), entry_page(entry(), bundle=True)
     for built in (without, with_it):
-        for command in (
-            "pip install llm_runbooks-*.whl",
-            "nox -s runbook-7",
-            "python3 runbook.pyz run 7",
-            "runbook run 7 --reproduce",
-        ):
+        for command in ("pip install llm_runbooks-*.whl", "nox -s runbook-7", "python3 runbook.pyz run 7"):
             assert command in built.words
+        assert "--reproduce" not in built.words  # this entry has nothing to reproduce
+    assert "runbook run 7 --reproduce" in entry_page(entry_of(REPRODUCED)).words
     assert "nox -s bundle" in without.words
     assert not [one for one in without.all("a") if "pyz" in one.attributes.get("href", "")]
     assert [
@@ -467,8 +464,10 @@ def test_reproduce_is_folded_and_each_block_that_sets_the_fault_is_marked() -> N
     assert "open" not in fold.attributes
     assert [one.text.strip() for one in fold.all("pre")] == ["A_B=1 true"]
     assert "inject the fault" in fold.all("summary")[0].words
-    plain_fold = entry_page(entry_of(text.replace("A_B=1 true", "true"))).all("details", class_="rb-fold")
-    assert "provoke the fault" in plain_fold[0].all("summary")[0].words
+    for step, words in (("#broken safety=loads-device", "provoke the fault"), ("#broken", "only read")):
+        other = text.replace("A_B=1 true", "true").replace("#broken", step)
+        (plain_fold,) = entry_page(entry_of(other)).all("details", class_="rb-fold")
+        assert words in plain_fold.all("summary")[0].words
     marked = [one.attributes["id"] for one in built.all("p") if "injects the fault" in one.words]
     assert marked == ["step-broken", "step-undone"]
 

@@ -409,3 +409,11 @@ def test_an_example_of_a_signature_is_one_short_line_that_its_pattern_matches(
     assert fault in str(refused.value)
     fitting = GOOD.replace(pattern, f"{pattern}    example: rank 3 NCCL WARN a timeout\n")
     assert parse(fitting, Path("good.md")).head.signatures[0].example == "rank 3 NCCL WARN a timeout"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runbooks").glob("*.md")), ids=lambda path: path.stem)
+def test_no_source_of_an_entry_is_cut_short_by_the_number_of_an_issue(path: Path) -> None:
+    head = path.read_text(encoding="utf-8").split("---\n")[1]
+    # YAML takes ` #` for a comment; quotes, `>-` or `|` keep it.
+    kept = "".join(token.value for token in yaml.scan(head) if isinstance(token, yaml.ScalarToken))
+    assert kept.count(" #") == head.count(" #")

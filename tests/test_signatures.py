@@ -24,6 +24,7 @@ from tests.logs import log_of
 from tests.test_parse import GOOD
 
 ROOT = Path(__file__).parents[1]
+REAL = read_all(ROOT / "runbooks")
 
 
 def entry(name: str, *signatures: tuple[str, int]) -> Runbook:
@@ -40,6 +41,34 @@ def test_entries_are_ranked_by_weight_and_each_signature_counts_three_times_at_m
     first, second = entry("often", ("retry", 1)), entry("heavy", ("fatal", 5))
     found = match_log(log_of(["retry"] * 100 + ["fatal"]), [first, second])
     assert [(match.runbook_id, match.score) for match in found] == [("heavy", 5), ("often", 3)]
+
+
+XID_79 = "NVRM: Xid (PCI:0000:3b:00): 79, pid=4711, name=python3, GPU has fallen off the bus."
+CAUSES = {
+    "xid-triage": XID_79,
+    "gpu-memory-ecc": "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+    "container-limits": "RuntimeError: DataLoader worker (pid 418) is killed by signal: Bus error.",
+    "rdma-path-degraded": "NCCL WARN NET/IB: Got completion from peer 10.0.0.7<51161> with status=12 opcode=0 len=0",
+    "fabric-not-ready": "Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized",
+}
+TIMEOUT = [
+    "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=44124, OpType=ALLREDUCE, NumelIn=1,",
+    "Received a dump signal due to a collective timeout from this local rank",
+    "Some NCCL operations have failed or timed out. Due to the asynchronous nature of CUDA kernels",
+]
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_one_line_that_names_a_cause_comes_before_the_timeouts_of_all_ranks(name: str) -> None:
+    found = match_log(log_of([CAUSES[name], *TIMEOUT * 8]), REAL)
+    assert found[0].runbook_id == name
+    assert any(match.runbook_id == "nccl-collective-timeout" for match in found)
+    assert match_log(log_of(TIMEOUT * 8), REAL)[0].runbook_id == "nccl-collective-timeout"
+
+
+def test_a_weak_hint_beside_the_timeouts_does_not_come_first() -> None:
+    hint = "NCCL INFO NET/Socket : Using [0]eth0:10.0.0.7<0>"
+    assert match_log(log_of([hint, *TIMEOUT * 8]), REAL)[0].runbook_id == "nccl-collective-timeout"
 
 
 def test_matching_lines_are_kept_with_their_numbers_and_not_all_of_them() -> None:
@@ -214,8 +243,9 @@ def texts_of(line: bytes) -> Iterator[tuple[bytes, int]]:
 def reference(log: bytes, runbooks: Sequence[Runbook]) -> list[tuple[str, int, list[tuple[int, str, str]]]]:
     """The rules, line by line and without any haste."""
     found: dict[str, tuple[int, list[tuple[int, str, str]]]] = {}
+    causes, consequences = set(), set()
     for runbook in runbooks:
-        score, hits = 0, []
+        score, hits, seen = 0, [], []
         for order, one in enumerate(runbook.head.signatures):
             pattern = re.compile(portable(one.pattern).encode())
             matched = [
@@ -224,6 +254,7 @@ def reference(log: bytes, runbooks: Sequence[Runbook]) -> list[tuple[str, int, l
                 for text in [t[at:] for t, at in texts_of(line) if pattern.search(t, at)][:1]
             ]
             score += one.weight * min(len(matched), 3)
+            seen += [one] * bool(matched)
             hits += [
                 (number, order, line.decode("utf-8", "replace"), one.pattern)
                 for number, order, line in matched
@@ -231,14 +262,24 @@ def reference(log: bytes, runbooks: Sequence[Runbook]) -> list[tuple[str, int, l
         if hits:
             kept = sorted(hits)[:5]
             found[runbook.id] = (score, [(number, text, pattern) for number, _, text, pattern in kept])
+            if all(one.consequence for one in seen):
+                consequences.add(runbook.id)
+            if any(one.weight >= 8 and not one.consequence for one in seen):
+                causes.add(runbook.id)
+    for name in consequences if causes else ():
+        score, shown = found[name]
+        found[name] = (min(score, *(found[cause][0] for cause in causes), score), shown)
     return [
         (name, score, hits)
-        for name, (score, hits) in sorted(found.items(), key=lambda one: (-one[1][0], one[0]))
+        for name, (score, hits) in sorted(
+            found.items(), key=lambda one: (-one[1][0], one[0] in consequences, one[0])
+        )
     ]
 
 
-REAL = read_all(ROOT / "runbooks")
 SAID = [
+    b"Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12345,",
+    b"NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.",
     b"NCCL INFO NCCL_P2P_DISABLE set by environment to 1",
     b"NCCL INFO Channel 01/0 : 0[7] -> 1[7] via SHM",
     b"torch.OutOfMemoryError",

@@ -78,19 +78,23 @@
       for (const search of this.searches) {
         if (!search.found.length) continue;
         const id = search.entry.id;
-        const match = matches.get(id) ?? { entry: search.entry, runbook_id: id, score: 0, all: [], means: [] };
+        const match = matches.get(id) ?? { entry: search.entry, runbook_id: id, score: 0, cause: false, consequence: true, all: [], means: [] };
         matches.set(id, match);
         match.score += search.signature.weight * Math.min(search.found.length, this.table.counted_matches);
+        match.cause ||= search.signature.weight >= this.table.cause_weight && !search.signature.consequence;
+        match.consequence &&= search.signature.consequence;
         match.all.push(...search.found.map(hit => ({ hit, order: search.order })));
         if (search.signature.means) match.means.push(search.signature.means);
       }
       const ranked = [...matches.values()];
+      const limit = Math.min(...ranked.filter(one => one.cause).map(one => one.score));
       for (const match of ranked) {
         match.all.sort((a, b) => a.hit.number - b.hit.number || a.order - b.order);
         match.hits = match.all.slice(0, this.table.kept_lines).map(one => one.hit);
         delete match.all;
+        if (match.consequence) match.score = Math.min(match.score, limit);
       }
-      return ranked.sort((a, b) => b.score - a.score || (a.runbook_id < b.runbook_id ? -1 : 1));
+      return ranked.sort((a, b) => b.score - a.score || a.consequence - b.consequence || (a.runbook_id < b.runbook_id ? -1 : 1));
     }
   }
 

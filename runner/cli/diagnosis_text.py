@@ -198,12 +198,12 @@ def _not_run(kinds: Mapping[Obstacle, int]) -> str:
 
 
 def verdict_of(diagnoses: Sequence[Diagnosis]) -> str:
-    """The verdict on the node in a few words: `findings in 2 of 17 entries, the gravest: drain`."""
+    """The verdict on the node in a few words: `findings in 2 of 17 entries, the most severe action: drain`."""
     found = [one for one in diagnoses if one.state is State.FOUND]
     if found:
         action = gravest([one.action for one in found])
         return f"findings in {len(found)} of {len(diagnoses)} entries" + (
-            f", the gravest: {action}" if action else ""
+            f", the most severe action: {action}" if action else ""
         )
     blocked = sum(one.blocked for one in diagnoses)
     if blocked:

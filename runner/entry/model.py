@@ -174,12 +174,14 @@ class Signature(_Strict):
         pattern: the regular expression.
         weight: how much a matching line counts.
         means: the finding, in words.
+        consequence: the line only follows from a fault, which other lines may name; see `runner.entry.signatures`.
         example: one log line that the pattern matches, for the start page.
     """
 
     pattern: str
     weight: int = Field(default=1, ge=1, le=10)
     means: str | None = None
+    consequence: bool = False
     # One log line that the pattern matches, for the start page.
     example: str | None = Field(default=None, min_length=1, max_length=200, pattern=r"^[^\r\n]*$")
 

@@ -17,6 +17,8 @@ from runner.entry.model import Runbook, Signature
 KEPT_LINES = 5
 # A pattern that matches in many lines says no more than one that matches in a few.
 COUNTED_MATCHES = 3
+# From this weight on a line that is no consequence names a cause: lesser ones are hints.
+CAUSE_WEIGHT = 8
 _SPACE = r" \t\n\r\f\v"
 
 
@@ -44,11 +46,19 @@ class Hit:
 class Match:
     """One entry that matches a log, with its first matching lines.
 
-    `score` is the sum over the entry's signatures of weight × matching lines, of which at most three count.
+    `score` is the sum over the entry's signatures of weight × matching lines, of which at most three count. Every rank
+    prints what follows from a fault, and one line names the fault. So an entry that only consequences match scores
+    no more than, and comes after, each entry with a line that names a cause.
+
+    Attributes:
+        cause: a line of weight `CAUSE_WEIGHT` or more that is no consequence matched.
+        consequence: all signatures that matched are consequences.
     """
 
     runbook_id: str
     score: int = 0
+    cause: bool = False
+    consequence: bool = True
     hits: list[Hit] = field(default_factory=list)
 
 
@@ -66,6 +76,7 @@ def signature_table(runbooks: Sequence[Runbook]) -> dict[str, object]:
         ],
         "kept_lines": KEPT_LINES,
         "counted_matches": COUNTED_MATCHES,
+        "cause_weight": CAUSE_WEIGHT,
         "entries": [
             {
                 "id": runbook.id,
@@ -76,6 +87,7 @@ def signature_table(runbooks: Sequence[Runbook]) -> dict[str, object]:
                         "pattern": one.pattern,
                         "portable": portable(one.pattern),
                         "weight": one.weight,
+                        "consequence": one.consequence,
                         "means": one.means,
                     }
                     for one in runbook.head.signatures
@@ -100,7 +112,9 @@ def portable(pattern: str) -> str:
 
 
 def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Match, ...]:
-    """Rank entries by their signatures; the best first, ties by id, entries without a match left out.
+    """Rank entries by their signatures; the best first, entries without a match left out.
+
+    Of equal scores, entries that only consequences match come last; then by id.
 
     Args:
         chunks: the log, as UTF-8 or any other encoding that keeps ASCII, in parts of any length.
@@ -116,12 +130,19 @@ def match_log(chunks: Iterable[bytes], runbooks: Sequence[Runbook]) -> tuple[Mat
         if search.found:
             match = matches.setdefault(search.runbook_id, Match(search.runbook_id))
             match.score += search.weight * min(len(search.found), COUNTED_MATCHES)
+            match.cause |= search.names_cause
+            match.consequence &= search.consequence
             match.hits += search.found
+    limit = min((match.score for match in matches.values() if match.cause), default=None)
     for match in matches.values():
         # Each search keeps its first hits, so the first hits of the entry are among them. Those of one line stay in the
         # order of the signatures.
         match.hits = sorted(match.hits, key=lambda hit: hit.number)[:KEPT_LINES]
-    return tuple(sorted(matches.values(), key=lambda match: (-match.score, match.runbook_id)))
+        if match.consequence and limit is not None:
+            match.score = min(match.score, limit)
+    return tuple(
+        sorted(matches.values(), key=lambda match: (-match.score, match.consequence, match.runbook_id))
+    )
 
 
 class _Search:
@@ -130,6 +151,8 @@ class _Search:
     def __init__(self, runbook_id: str, signature: Signature) -> None:
         self.runbook_id = runbook_id
         self.weight = signature.weight
+        self.consequence = signature.consequence
+        self.names_cause = signature.weight >= CAUSE_WEIGHT and not signature.consequence
         self.found: list[Hit] = []
         self._signature = signature
         self._compiled = re.compile(portable(signature.pattern).encode())

@@ -45,12 +45,18 @@ _INJECTED = re.compile(r"(?<![\w-])(?:[A-Z_][A-Z0-9_]*=[^\s;)]*|--inject[\w-]*)"
 
 
 def injecting(runbook: Runbook) -> frozenset[str]:
-    """Ids of the steps that set the fault: those of Reproduce, and those of Verify that set what Reproduce sets.
+    """Ids of the steps that set the fault: those of Reproduce, and those of Verify that set nothing else.
 
-    What is set: environment variables that are assigned, and options that begin with `--inject`.
+    What is set: environment variables that are assigned, and options that begin with `--inject`. A step of Verify that
+    shares some with a step of Reproduce, such as the GPU in use, and sets others too, sets them to sound values.
     """
     set_by = {step.id: set(_INJECTED.findall(step.command)) for step in runbook.steps}
-    reproduce = [step.id for step in runbook.steps if step.phase is Phase.REPRODUCE]
-    fault = {word for name in reproduce for word in set_by[name]}
+    reproduce = [step.id for step in runbook.steps if step.phase is Phase.REPRODUCE and set_by[step.id]]
     verify = [step.id for step in runbook.steps if step.phase is Phase.VERIFY]
-    return frozenset(name for name in (*reproduce, *verify) if set_by[name] & fault)
+    again = [name for name in verify if any(_nested(set_by[fault], set_by[name]) for fault in reproduce)]
+    return frozenset((*reproduce, *again))
+
+
+def _nested(one: set[str], other: set[str]) -> bool:
+    """Both set something, and one of them sets nothing that the other does not."""
+    return bool(one and other) and (one <= other or other <= one)

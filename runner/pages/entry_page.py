@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.entry.by_hand import BY_HAND
-from runner.entry.model import Phase, Prose, Runbook, Step
+from runner.entry.model import Phase, Prose, Runbook, Safety, Step
 from runner.pages.answer import injecting, symptom_line
 from runner.pages.before_after import before_and_after
 from runner.pages.claims import claim_views
@@ -30,12 +30,14 @@ class SectionView:
     Attributes:
         reproduces: it is Reproduce, whose steps are folded.
         injects: one of its steps sets the fault.
+        reads_only: all its steps are read-only, such as those that judge a captured sample.
         parts: prose and steps, each step with its evidence.
     """
 
     title: str
     reproduces: bool
     injects: bool
+    reads_only: bool
     parts: tuple[tuple[Prose | Step, tuple[StepEvidence, ...], tuple[Bound, ...]], ...]
 
 
@@ -52,6 +54,7 @@ def entry_pages(site: Site, runbook: Runbook) -> dict[str, Page]:
         "sections": [one for one in sections if one.title != BY_HAND],
         "by_hand": [one for one in sections if one.title == BY_HAND],
         "injecting": injecting(runbook),
+        "reproduces": any(step.phase is Phase.REPRODUCE for step in runbook.steps),
         "pairs": before_and_after(runbook, site.evidence),
         "drawn": drawn,
         "claims": claim_views(runbook, site.evidence),
@@ -95,6 +98,9 @@ def _sections(site: Site, runbook: Runbook) -> list[SectionView]:
             title=section.title,
             reproduces=section.phase is Phase.REPRODUCE,
             injects=any(isinstance(part, Step) and part.id in setting for part in section.body),
+            reads_only=all(
+                part.safety is Safety.READ_ONLY for part in section.body if isinstance(part, Step)
+            ),
             parts=tuple(
                 (part, (), ())
                 if isinstance(part, Prose)

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.kit.children import die_with_parent
 from runner.kit.limits.kernel_calls import give_up_ipc_lock, lock_memory, mount_private_shm, name_process
+from runner.node.kernel.events import DRILL_PROGRAM
 
 FAILED, REFUSED = 10, 80
 _MIB = 1 << 20
@@ -31,7 +32,7 @@ def main() -> int:
     # It may have ended before this process asked to end with it.
     if not die_with_parent(parent):
         return FAILED
-    name_process("runbook-drill")
+    name_process(DRILL_PROGRAM)
     # Slow imports come before a limit that would make them fail.
     do = _WORKS[limit](size, work)
     try:

@@ -13,7 +13,7 @@ from runner.node.gpu.links_facts import GpuLinks, LinkFacts
 from runner.node.gpu.links_growth import errors_before, errors_while_watched, moving_links
 from runner.node.gpu.links_reading import ERRORS, STATES, read_links
 from runner.node.gpu.links_text import parse_links
-from runner.node.gpu.together import gpus_named, known_settings, not_read_together, same_on_all
+from runner.node.gpu.together import gpu_label, gpus_named, known_settings, not_read_together, same_on_all
 
 _PATTERN = "chosen here: the part that all links that are down have in common is the suspect"
 _FABRIC = "`runbook show fabric-not-ready`"
@@ -187,10 +187,7 @@ def _why_nothing(now: LinkFacts) -> str:
 
 def _numbers(readings: Sequence[GpuReading[LinkFacts]], judged: Sequence[GpuLinks]) -> Iterator[NodeNumber]:
     for gpu in judged:
-        label = gpu.where.removeprefix("GPU ")
-        yield NodeNumber(
-            "nvlinks_active", len(gpu.active), (("gpu", int(label) if label.isdigit() else label),)
-        )
+        yield NodeNumber("nvlinks_active", len(gpu.active), gpu_label(gpu.where))
     if len(readings) < 2:  # noqa: PLR2004 - a change needs two
         return
     grown, _ = moving_links(readings)

@@ -15,7 +15,14 @@ from runner.node.gpu.memory_findings import MAY_GO_ON, memory_faults
 from runner.node.gpu.memory_growth import growth_of
 from runner.node.gpu.memory_reading import COUNTERS, MODE, PAGES, RECOVERY, ROWS, SRAM, read_memory
 from runner.node.gpu.memory_text import parse_memory
-from runner.node.gpu.together import UnreadFact, gpus_named, known_settings, not_read_together, same_on_all
+from runner.node.gpu.together import (
+    UnreadFact,
+    gpu_label,
+    gpus_named,
+    known_settings,
+    not_read_together,
+    same_on_all,
+)
 from runner.node.recovery import RECOVERY_SOURCE, RecoveryRequest
 
 
@@ -53,7 +60,13 @@ def _with_the_drivers_word(gpu: GpuMemory, found: list[NodeFinding]) -> list[Nod
     if asked is None:
         return found
     if not asked.asks:
-        return [_settled(one, asked) if one.kind in MAY_GO_ON else one for one in found]
+        # A GPU that may go on until it is idle is no advice beside one that has to be replaced.
+        lost = any(one.action is Action.REPLACE for one in found)
+        return [
+            _settled(one, asked) if one.kind in MAY_GO_ON else one
+            for one in found
+            if not (lost and one.kind == "row-remap-pending")
+        ]
     kept = [one for one in found if one.action is Action.KEEP or one.action.rank > asked.action.rank]
     told = [one for one in found if one not in kept]
     request = NodeFinding(
@@ -125,8 +138,7 @@ def _why_nothing(now: MemoryFacts) -> str:
 
 def _numbers(now: MemoryFacts) -> Iterator[NodeNumber]:
     for gpu in now:
-        name = gpu.where.removeprefix("GPU ")
-        label = (("gpu", int(name) if name.isdigit() else name),)
+        label = gpu_label(gpu.where)
         if gpu.volatile.uncorrected is not None:
             yield NodeNumber("uncorrected_memory_errors", gpu.volatile.uncorrected, label)
         if gpu.rows is not None:

@@ -37,6 +37,12 @@ def gpus_named(places: Sequence[str]) -> str:
     return f"GPUs {ranges(int(one[1]) for one in found if one)}"
 
 
+def gpu_label(place: str) -> tuple[tuple[str, int | str], ...]:
+    """The label of a GPU's numbers: its number, or its name in a pasted text, such as a PCI address."""
+    name = place.removeprefix("GPU ")
+    return (("gpu", int(name) if name.isdigit() else name),)
+
+
 def not_read_together(facts: Iterable[tuple[str, NotRead]]) -> tuple[NotRead, ...]:
     """What is equal on several GPUs, once: `remapped rows of GPUs 0-7`. Of each pair, the first is the GPU."""
     places: dict[NotRead, list[str]] = {}

@@ -11,6 +11,8 @@ from runner.node.kernel.xid_form import XidText, pci_address, xid_text
 
 DRILL_MARK = "runbook drill: "
 """Begins a line that a drill wrote into the kernel log; such a line never counts as the kernel's own."""
+DRILL_PROGRAM = "runbook-drill"
+"""The name of the process that a drill lets the kernel kill; its end is no event of the node."""
 
 _SXID = re.compile(
     r"nvidia-nvswitch\d{1,3}: SXid \(PCI:(?P<device>[0-9A-Fa-f:.]{4,20})\): (?P<code>\d{1,6}), "
@@ -77,7 +79,7 @@ def kernel_events(lines: Iterable[LogLine], *, drill: bool = False) -> list[Kern
         text = _counted(line, drill=drill)
         if text is None or not _NEEDLES.search(text):
             continue
-        found += _events(text, line, order, lost)
+        found += [one for one in _events(text, line, order, lost) if one.program != DRILL_PROGRAM]
     return found
 
 

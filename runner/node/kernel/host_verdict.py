@@ -117,7 +117,7 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
             "chosen here: a consequence of a program that ended",
         ),
         "oom": _Rule(
-            "the kernel ended a process for want of memory: {detail}",
+            "the kernel killed a process because memory ran out: {detail}",
             Action.RESTART,
             Action.KEEP,
             "give the job more memory, or take less; `runbook show container-limits`",
