@@ -234,6 +234,8 @@ LOGS = {
     "UTF-8 with a mark": b"\xef\xbb\xbfNCCL_IB_DISABLE set by environment to 1",
     "gzip": gzip.compress(b"x" * 5_000_000 + b"\nSubprocPool unclean exit\n"),
     "gzip of UTF-16": gzip.compress("SubprocPool unclean exit\n".encode("utf-16")),
+    "a cause among timeouts": b"Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12345,\n" * 9
+    + b"NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.\n",
     "nothing": b"all is well\n\n\n",
     "mixed": b"\n".join(
         f"{number}: {line}".encode()

@@ -227,7 +227,7 @@ def test_the_text_leads_with_the_action_and_names_place_next_step_vendor_and_ent
         "         more:   runbook show restart",
         "keep     GPU 3: needs keep",
     ]
-    assert "findings in 2 of 3 entries, the most severe action: drain, on cpu in 1.0 s" in text
+    assert "findings in 2 of 3 entries, most severe: drain, on cpu in 1.0 s" in text
 
 
 def test_the_same_of_several_gpus_and_of_several_entries_is_told_once() -> None:

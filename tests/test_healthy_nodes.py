@@ -90,6 +90,7 @@ def test_something_is_judged_on_every_healthy_node(name: str, folder: Path) -> N
 def test_no_group_finds_a_fault_in_an_empty_captured_tree(group: str, tmp_path: Path) -> None:
     if not there("runner.node.host", (group,)):
         pytest.skip(f"runner.node.host.{group} is not there")
+    (tmp_path / "proc").mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "runner.probes.host_paths", "--group", group, "--root", str(tmp_path)],
         cwd=ROOT,

@@ -66,6 +66,12 @@ def test_one_line_that_names_a_cause_comes_before_the_timeouts_of_all_ranks(name
     assert match_log(log_of(TIMEOUT * 8), REAL)[0].runbook_id == "nccl-collective-timeout"
 
 
+def test_a_lost_gpu_comes_before_the_links_that_its_peers_lose() -> None:
+    peers = [f"NVRM: Xid (PCI:0000:{bus}b:00): 74, pid=1, name=python3, NVLink: fatal error" for bus in "456"]
+    assert match_log(log_of([XID_79, *peers]), REAL)[0].runbook_id == "xid-triage"
+    assert match_log(log_of(peers), REAL)[0].runbook_id == "nvlink-link-errors"
+
+
 def test_a_weak_hint_beside_the_timeouts_does_not_come_first() -> None:
     hint = "NCCL INFO NET/Socket : Using [0]eth0:10.0.0.7<0>"
     assert match_log(log_of([hint, *TIMEOUT * 8]), REAL)[0].runbook_id == "nccl-collective-timeout"

@@ -180,6 +180,21 @@ def test_a_lost_gpu_is_an_error_and_neither_healthy_nor_a_symptom(tmp_path: Path
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("link_down 3 5\n", {"GPU 3"}),
+        ("link_down 3 5\nlink_down 4 5\n", {"GPU 3", "GPU 4"}),
+        ("links 0\nancestor 30\n", {"node"}),
+    ],
+)
+def test_pairs_of_a_gpu_whose_links_are_down_are_no_second_fault(
+    tmp_path: Path, fault: str, named: set[str]
+) -> None:
+    details: Any = probe(tmp_path, EIGHT_B200 + fault)[1]["details"]
+    assert {one["where"] for one in details["findings"]} == named
+
+
 def test_split_gpus_have_no_mesh_to_judge(tmp_path: Path) -> None:
     done, document = probe(tmp_path, EIGHT_B200 + "mig 1\np2p 5\n")
     assert document["status"] == "ok", done.stderr

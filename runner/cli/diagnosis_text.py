@@ -133,7 +133,7 @@ def _lines(
     ):
         yield _Line("blocked: ", one_line(gpu_problem), 2)
     yield from _not_looked(diagnoses, verbose=verbose)
-    yield _Line(f"{verdict_of(diagnoses)}, on {machine_class} in {seconds:.1f} s")
+    yield _Line("", f"{verdict_of(diagnoses)}, on {machine_class} in {seconds:.1f} s", 2)
     yield _Line("read only: nothing was loaded or changed")
 
 
@@ -198,12 +198,12 @@ def _not_run(kinds: Mapping[Obstacle, int]) -> str:
 
 
 def verdict_of(diagnoses: Sequence[Diagnosis]) -> str:
-    """The verdict on the node in a few words: `findings in 2 of 17 entries, the most severe action: drain`."""
+    """The verdict on the node in a few words: `findings in 2 of 17 entries, most severe: drain`."""
     found = [one for one in diagnoses if one.state is State.FOUND]
     if found:
         action = gravest([one.action for one in found])
         return f"findings in {len(found)} of {len(diagnoses)} entries" + (
-            f", the most severe action: {action}" if action else ""
+            f", most severe: {action}" if action else ""
         )
     blocked = sum(one.blocked for one in diagnoses)
     if blocked:

@@ -80,11 +80,15 @@ def _allowed(board: Board, gpus: int) -> list[str]:
 def judge_wiring(topology: Topology, board: Board | None) -> WiringVerdict:
     """Compare the wiring with its board or, for an unknown board, with what its links imply."""
     mesh, unknown = _mesh(topology, board)
+    links = _link_faults(topology, board) if board else []
+    if board and _follows(topology, board, links):
+        # The links that are down are named; that these GPUs' pairs have fewer is the same fault.
+        mesh = []
     return WiringVerdict(
         (
             *_fabric_faults(topology.gpus),
             *_partition_faults(topology.gpus),
-            *(_link_faults(topology, board) if board else ()),
+            *links,
             *mesh,
             *_p2p_faults(topology, board),
             *_pcie_faults(topology.gpus),
@@ -92,6 +96,14 @@ def judge_wiring(topology: Topology, board: Board | None) -> WiringVerdict:
         ),
         unknown,
     )
+
+
+def _follows(topology: Topology, board: Board, links: Sequence[WiringFault]) -> bool:
+    """Every pair that differs has NVLink and a GPU whose links are down: the mesh tells no more than these."""
+    down = {fault.where for fault in links}
+    allowed = _allowed(board, len(topology.gpus))
+    uneven = [pair for pair in topology.pairs if pair.known and pair.link not in allowed]
+    return bool(down) and all(pair.nvlinks and {f"GPU {pair.a}", f"GPU {pair.b}"} & down for pair in uneven)
 
 
 def _mesh(topology: Topology, board: Board | None) -> tuple[list[WiringFault], str | None]:

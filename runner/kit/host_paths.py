@@ -24,7 +24,7 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
     """Read and judge one group.
 
     Raises:
-        InputError: the captured tree is not a folder, or both a tree and a process were named.
+        InputError: the captured tree is not a folder or holds no tree, or both a tree and a process were named.
         NotApplicableError: the group does not apply to this host.
         RunbookError: what matters of it cannot be read.
     """
@@ -34,14 +34,14 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
         raise InputError("--capture reads this host and --root a captured tree; use one of them")
     if root is not None and not root.is_dir():
         raise InputError(f"{root} is not a folder; name the folder that holds proc/ and sys/")
-    if root is not None and not any((root / name).is_dir() for name in ("proc", "sys", "dev")):
-        # A wrong path must not read as a host without the devices in question.
-        raise InputError(f"{root} has neither proc/ nor sys/; name the folder that holds them")
     if root is not None and arguments.pid is not None:
         raise InputError("--root reads a captured tree and --pid a running process; use one of them")
     pid = arguments.pid if arguments.pid is not None or root else judged_pid()
     if pid is not None and not Path(f"/proc/{pid}").is_dir():
         raise InputError(f"there is no process {pid}; ps -e lists the running ones")
+    if root is not None and not any((root / name).is_dir() for name in ("proc", "sys", "dev")):
+        # A wrong path must not read as a host without the devices in question.
+        raise InputError(f"{root} has neither proc/ nor sys/; name the folder that holds them")
     group: HostGroup[Any] = importlib.import_module(f"runner.node.host.{arguments.group}").GROUP
     judged = _judged(group, root, pid, arguments.watch)
     if capture is not None:
