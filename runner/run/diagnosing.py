@@ -22,8 +22,8 @@ from runner.run.local import SECONDS, RunContext, run_plan
 # Names the process whose environment the probes judge (`runner.kit.judged`).
 JUDGED_PID = "RUNBOOK_JUDGED_PID"
 # Entries at once. More than there are cores, because steps wait: for two readings of a process, for a name server, for
-# a call of NVML that hangs.
-_MOST_AT_ONCE = 16
+# a call of NVML that hangs. With all of them at once, those that wait for long would start as late as the others.
+_MOST_AT_ONCE = 8
 # How long a killed process may take to disappear, in seconds: a read-only step holds no device memory.
 _PATIENCE_S = 5.0
 # Maximum time after the deadline until every step has ended or been given up, in seconds.
