@@ -103,3 +103,15 @@ def test_the_probe_of_the_wiring_finds_the_same_through_its_child(tmp_path: Path
     assert done.returncode == 1
     assert '"action": "drain"' in done.stdout
     assert "SYMPTOM: node: no uniform NVLink mesh" in done.stderr
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda one: one.name)
+def test_a_signal_to_the_probe_alone_leaves_no_child(ending: signal.Signals) -> None:
+    text = "answer_apart(lambda: (print(os.getpid(), flush=True), time.sleep(1000)))"
+    probe = [sys.executable, "-c", BEGIN + text]
+    with subprocess.Popen(probe, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as one:
+        assert one.stdout
+        assert int(one.stdout.readline()) != one.pid
+        one.send_signal(ending)
+        # The pipes end when the last process that has them does.
+        one.communicate(timeout=100)

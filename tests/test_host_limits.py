@@ -18,9 +18,10 @@ from runner.node.host.cgroup_limits import cpu_quota
 from runner.node.host.cgroups import folders_of, limit_of, parse_counters, parse_membership, shown_group
 from runner.node.host.limits import GROUP
 from runner.node.host.limits_reading import SharedMemory, Starter, locks_freely, parse_limits, starter_of
-from runner.node.host.mounts import Mount, mount_at, parse_mounts, size_option
+from runner.node.host.mounts import Mount, mount_at, parse_mounts, size_option, telling_mounts
 from runner.node.host.shm_leftovers import ShmLeftovers, find_leftovers
 from runner.node.host.tree import HostTree
+from runner.probes.host_paths import PROBE
 from tests.host_trees import CGROUP2, GIB, groups_2, host, limits, mountinfo, plant
 
 DOCKER = "0::/"
@@ -414,3 +415,34 @@ def test_groups_are_listed_from_the_own_one_to_the_root(parts: list[str]) -> Non
 def test_a_group_outside_of_the_readers_namespace_is_unknown() -> None:
     mounts = parse_mounts(CGROUP2)
     assert folders_of("memory", {"": "/../../system.slice"}, mounts, lambda _: True) is None
+
+
+def test_the_mounts_of_a_capture_name_no_server_and_no_folder_of_a_user() -> None:
+    text = (
+        "1 0 0:9 / / rw - nfs4 filer.example:/root rw,addr=192.0.2.7\n"
+        "2 1 0:9 / /home/alice rw - nfs4 filer.example:/home rw,addr=192.0.2.7\n"
+        "3 1 0:23 / /dev/shm rw,relatime - tmpfs alice rw,size=65536k\n"
+        "4 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+        "5 1 8:1 /var/lib/kubelet/pods/1/etc-hosts /etc/hosts rw - ext4 /dev/sda1 rw\nnot a mount\n"
+    )
+    told = telling_mounts(text)
+    assert not any(word in told for word in ("filer", "alice", "192.0.2.7", "sda1"))
+    assert [one.place for one in parse_mounts(told)] == [
+        "/",
+        "/dev/shm",
+        "/sys/fs/cgroup/memory",
+        "/etc/hosts",
+    ]
+    assert size_option(parse_mounts(told)[1], None) == 65536 << 10
+    assert (telling_mounts(told), starter_of((), told, lambda _: False, "")) == (told, Starter.KUBERNETES)
+
+
+@pytest.mark.parametrize("text", ["size=999999999999999999t", "size=999999999999999999%"])
+def test_a_number_that_no_record_holds_is_no_crash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    most = 2**64 - 2
+    files = host(gpus=2, shm=f",{text}", text=limits(most, most, str(most)))
+    status = PROBE.main(["--group", "limits", "--root", str(plant(tmp_path, files))])
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (status, document["details"]["facts"]["limits"]["Max open files"]) == (0, [str(most)] * 2)

@@ -142,3 +142,7 @@ def test_a_folder_that_holds_no_captured_tree_is_bad_input_and_not_a_host_withou
 ) -> None:
     with pytest.raises(InputError, match="has neither proc/ nor sys/; name the folder that holds them"):
         host_findings(Namespace(group="rdma", root=tmp_path, pid=None, capture=None, watch=0.0))
+
+
+def test_a_quoted_parameter_of_the_kernel_is_one_word() -> None:
+    assert kernel_parameters('quiet dyndbg="file secret.c +p" audit=0 x="y z') == "audit=0 dyndbg=… quiet x=…"

@@ -216,3 +216,27 @@ def test_very_long_lines_are_cut(part: str) -> None:
 def test_texts_of_the_same_letters_never_fail(text: str) -> None:
     xid_text(text)
     judge_kernel_log(list(log_lines("NVRM: Xid (PCI:0000:3b:00): 149, " + text)), CAPTURED)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM: Xid (PCI:0000:3b:00",
+        f"kern.log.1:Nov  3 10:00:00 gpu-1 kernel: [ 12.5] {XID}",
+        f"dmesg.txt:12:[ 12.5] {XID}",
+        f"> [ 12.5] {XID}",
+        f"gpu-7: [ 12.5] {XID}",
+        f"[ 12.5] {XID.replace('79', '9' * 400)}",
+        "[ 3.1] nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 12028, Weird, Link 3",
+    ],
+)
+def test_a_report_that_cannot_be_taken_apart_is_unknown_and_not_dropped(line: str) -> None:
+    verdict = judged(f"[ 1.0] usb 1-1: new device\n{line}\n")
+    (unread,) = verdict.not_read
+    assert (unread.matters, verdict.findings) == (True, ())
+    assert line.rpartition("] ")[2][:40] in unread.why
+
+
+def test_an_old_report_that_cannot_be_taken_apart_is_shown_and_does_not_matter() -> None:
+    (unread,) = judged("[ 1.0] NVRM: Xid 79\n[ 9999.0] usb 1-1: new device\n").not_read
+    assert not unread.matters

@@ -267,3 +267,42 @@ def test_a_drill_goes_through_the_real_kernel_and_never_counts_as_real() -> None
     assert f"GPU {address}.0" in [one["where"] for one in drill["details"]["findings"]]
     real = read("--about", "pcie")
     assert f"GPU {address}.0" not in [one["where"] for one in real["details"]["findings"]]
+
+
+def test_a_compressed_log_that_was_cut_is_unknown_beyond_the_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"[ {number}.5] usb 1-1: new device {number**3 % 7919}\n" for number in range(5000))
+    packed = gzip.compress(f"{lines}[ 5001.0] {LOST}\n".encode())
+    (tmp_path / "dmesg.gz").write_bytes(packed)
+    assert run(capsys, "--from", str(tmp_path / "dmesg.gz"))[0] == 1
+    (tmp_path / "dmesg.gz").write_bytes(packed[: len(packed) // 2])
+    status, _, told = run(capsys, "--from", str(tmp_path / "dmesg.gz"))
+    assert (status, "the rest of the log: its gzip data ends early" in told) == (3, True)
+
+
+def test_a_small_file_that_unpacks_to_a_flood_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dmesg.gz").write_bytes(gzip.compress(bytes(65 << 20)))
+    status, _, told = run(capsys, "--from", str(tmp_path / "dmesg.gz"))
+    assert (status, "unpacks to more than 64MiB" in told, told.count("\n")) == (2, True, 1)
+
+
+def test_a_log_with_faults_of_thousands_of_gpus_is_told_in_few_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"[ 1.5] NVRM: Xid (PCI:{gpu // 200:04x}:{gpu % 200:02x}:00): 79, x" for gpu in range(3000)]
+    lines += [f"[ 1.5] NVRM: Xid (PCI:0000:ff:00): {code}, x" for code in range(900, 2900)]
+    (tmp_path / "dmesg").write_text("\n".join(lines))
+    status, document, told = run(capsys, "--from", str(tmp_path / "dmesg"))
+    details = document["details"]
+    assert (status, len(details["findings"]), details["findings_in_all"]) == (1, 1000, 3000)
+    assert ("… and 2900 more\n" in told, told.count("\n") < 250) == (True, True)
+    assert len(details["facts"]["unknown_codes"]) == 100
+    assert numbers(document, "xid_unknown") == [({"source": "captured"}, 2000)]
+
+
+def test_a_name_that_breaks_the_line_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, told = run(capsys, "--from", "missing\n\x1b[31m::error::\u202ex")
+    assert (status, told.count("\n"), told.strip().isprintable()) == (2, 1, True)

@@ -125,3 +125,11 @@ def test_xz_data_that_asks_for_more_memory_than_any_log_needs_is_refused() -> No
     log = Log("a.log", [bytes(packed)])
     assert b"".join(log.text()) == b""
     assert "Memory usage limit" in log.incomplete
+
+
+def test_a_refusal_names_the_command_and_the_limit_of_its_reader() -> None:
+    flood = Log("a log.gz", [gzip.compress(bytes(3 << 20))], reader="other --from -", most=2 << 20)
+    with pytest.raises(InputError, match=r"unpacks to more than 2MiB; .*: tail -c 2M FILE \| other --from -"):
+        list(flood.text())
+    with pytest.raises(InputError, match=r"zstdcat 'a log' \| other --from -"):
+        list(Log("a log", [b"\x28\xb5\x2f\xfd"], reader="other --from -").text())

@@ -84,3 +84,19 @@ def test_a_call_that_hung_is_not_made_again_and_after_two_none_is() -> None:
 
 def test_a_bus_id_is_written_as_the_kernel_writes_it() -> None:
     assert kernel_bus_id("00000000:1B:00.0") == "0000:1b:00.0"
+
+
+def test_a_driver_that_counts_more_gpus_than_a_node_can_have_is_not_believed(tmp_path: Path) -> None:
+    board = EIGHT_B200.replace("count 8", "count 4294967295")
+    opened, _, refused = answer(tmp_path, board)
+    assert (opened, "('nvmlDeviceGetCount', '', 'other')" in refused) == ("[]", True)
+
+
+def test_a_name_in_another_encoding_is_unknown_and_no_crash() -> None:
+    module = SimpleNamespace(
+        nvmlDeviceGetName=lambda _: b"\xff\xfe".decode(),
+        NVMLError=RuntimeError,
+        NVML_ERROR_UNKNOWN=999,
+    )
+    with pytest.raises(RuntimeError, match="999"):
+        GuardedNvml(module, {}).nvmlDeviceGetName(0)

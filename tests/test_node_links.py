@@ -132,6 +132,20 @@ def test_counters_that_a_board_does_not_have_are_unknown_and_not_zero(tmp_path: 
     assert judged.unread == {"the error counters of NVLinks of GPUs 0-7": "neither as counters nor as fields"}
 
 
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("eight B200", "nvmlDeviceGetFieldValues"), ("eight H100", "nvmlDeviceGetNvLinkErrorCounter")],
+)
+def test_counters_that_fail_are_unknown_and_matter(tmp_path: Path, name: str, call: str) -> None:
+    failing = judge_node(tmp_path, f"{HEALTHY_NODES[name]}fail {call} 999\n", "links")
+    assert (failing.status, "error counters of NVLinks of GPUs 0-7: Unknown Error" in failing.said) == (
+        3,
+        True,
+    )
+    lacking = judge_node(tmp_path, f"{HEALTHY_NODES[name]}fail {call} 3\n", "links")
+    assert (lacking.status, [one["matters"] for one in lacking.not_read]) == (0, [False])
+
+
 def test_a_board_with_switches_that_shows_no_links_is_unknown(tmp_path: Path) -> None:
     judged = judge_node(tmp_path, H100.replace("links 18", "links 0"), "links")
     assert judged.status == 3

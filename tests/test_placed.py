@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.base.placed import PlacedFileError, read_placed
+from runner.base.placed import PlacedFileError, placed_file, read_placed
 
 
 def _kind(path: Path, most: int = 100, *, pipes: bool = False, links: bool = True) -> str:
@@ -85,3 +85,10 @@ def test_what_is_not_there_or_no_path_is_said_in_one_line(tmp_path: Path) -> Non
     assert _kind(tmp_path / "circle") == "closed"
     with pytest.raises(PlacedFileError):
         read_placed(Path("a\0b"), 1)
+
+
+def test_a_file_of_the_kernel_that_could_wait_for_ever_is_not_waited_for(tmp_path: Path) -> None:
+    # /proc/kmsg is a regular file by its kind, and a read of it waits for the next message.
+    (tmp_path / "log").write_text("a line\n")
+    with placed_file(tmp_path / "log", pipes=True) as descriptor:
+        assert not os.get_blocking(descriptor)

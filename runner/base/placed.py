@@ -106,7 +106,9 @@ def _open_here(path: Path, place: Path, *, pipes: bool, links: bool) -> int:
     # Opening a device may already have an effect, so the kind is checked before opening and once more after.
     _demand_kind(path, place.stat(follow_symlinks=links).st_mode, pipes=pipes)
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
-    flags |= (0 if pipes else os.O_NONBLOCK) | (0 if links else os.O_NOFOLLOW)
+    # Files of /proc can wait for ever too (/proc/kmsg), and are regular ones by their kind.
+    waits = pipes and not stat.S_ISREG(place.stat(follow_symlinks=links).st_mode)
+    flags |= (0 if waits else os.O_NONBLOCK) | (0 if links else os.O_NOFOLLOW)
     descriptor = os.open(place, flags)
     try:
         _demand_kind(path, os.fstat(descriptor).st_mode, pipes=pipes)

@@ -26,7 +26,8 @@ ESCAPE_CODES = re.compile(
     r"|\x1b(?: [FGLMN]|[#%()*+.-][0-~]|[78=>DEHMNOZ\\c])?"
 )
 _STEERING = re.compile(rf"(?:{ESCAPE_CODES.pattern}|[{_SINGLE}])+")
-_LINE_ENDS = re.compile(r"\r+\n|[\r\x0b\x0c\x85\u2028\u2029]")
+# A run of CR is looked at from its first one only, else a million of them without LF would take hours.
+_LINE_ENDS = re.compile(r"(?<!\r)\r+\n|[\r\x0b\x0c\x85\u2028\u2029]")
 # Every second byte of plain English in UTF-16 is zero.
 _UTF16 = re.compile(r"(?:[\x01-\x7f]\x00){4,}|(?:\x00[\x01-\x7f]){4,}")
 

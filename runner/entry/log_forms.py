@@ -37,7 +37,7 @@ class Unreadable:
     Attributes:
         magic, offset: the bytes that tell it, and where they are.
         what: its name, with an article.
-        instead: what to do, with the command that makes it readable; `FILE` is the log.
+        instead: what to do, with the command that makes it readable; `FILE` is the log, `READER` what reads it.
     """
 
     magic: bytes
@@ -46,7 +46,7 @@ class Unreadable:
     instead: str
 
 
-_PIPE = "| runbook match -"
+_PIPE = "| READER"
 _NO_LOG = "name the text log that was written beside it"
 UNREADABLE = (
     Unreadable(b"PK\x03\x04", 0, "a zip archive", f"run `unzip -p FILE {_PIPE}`"),
@@ -127,12 +127,21 @@ class Log:
         incomplete: why the text is not all of the log; what came before was read. Empty where it is all.
     """
 
-    def __init__(self, name: str, chunks: Iterable[bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        chunks: Iterable[bytes],
+        *,
+        reader: str = "runbook match -",
+        most: int | None = None,
+    ) -> None:
         """Take the log's bytes.
 
         Args:
             name: the file's name as the caller gave it, or `-`.
             chunks: its bytes, in parts of any length.
+            reader: the command that reads a log from standard input.
+            most: bytes of text that a compressed log may hold; None: `LARGEST_UNPACKED`.
         """
         self.size = 0
         self.binary = False
@@ -140,12 +149,13 @@ class Log:
         self._typed = name
         self._name = "standard input" if name == "-" else name
         self._chunks = chunks
+        self._reader, self._most = reader, LARGEST_UNPACKED if most is None else most
 
     def text(self) -> Iterator[bytes]:
         """The text in UTF-8, or in the encoding that it came in if that keeps ASCII.
 
         Raises:
-            InputError: a form that cannot be read, or a compressed log of more than `LARGEST_UNPACKED`.
+            InputError: a form that cannot be read, or a compressed log of more than `most`.
         """
         sample, chunks = _sampled(self._chunks)
         self._refuse(sample)
@@ -155,7 +165,7 @@ class Log:
                 self._refuse(sample)
                 if any(sample.startswith(one) for one, _, _ in _COMPRESSED):
                     raise InputError(
-                        f"{self._name} is compressed twice; decompress it once, then match the result"
+                        f"{self._name} is compressed twice; decompress it once, then give the result"
                     )
                 break
         for chunk in _decoded(chunks, encoding_of(sample)):
@@ -170,7 +180,7 @@ class Log:
         for one in UNREADABLE:
             if sample.startswith(one.magic, one.offset):
                 typed = "FILE" if self._typed == "-" else shlex.quote(self._typed)
-                instead = one.instead.replace("FILE", typed)
+                instead = one.instead.replace("READER", self._reader).replace("FILE", typed)
                 raise InputError(f"{self._name} is {one.what}, not a text log; {instead}")
 
     def _unpacked(self, chunks: Iterable[bytes], form: str, new: Callable[[], _Decoder]) -> Iterator[bytes]:
@@ -186,11 +196,11 @@ class Log:
                 self.incomplete = f"its {form} data is damaged: {damage}"
                 return
             unpacked += len(part)
-            if unpacked > LARGEST_UNPACKED:
-                most = format_bytes(LARGEST_UNPACKED)
+            if unpacked > self._most:
+                most = format_bytes(self._most)
                 raise InputError(
-                    f"{self._name} unpacks to more than {most}; unpack it, then match its last part "
-                    "with tail -c 1G FILE | runbook match -"
+                    f"{self._name} unpacks to more than {most}; unpack it, and give its last part: "
+                    f"tail -c {format_bytes(min(self._most, 1 << 30)).removesuffix('iB')} FILE | {self._reader}"
                 )
             yield part
 

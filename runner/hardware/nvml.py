@@ -20,6 +20,8 @@ _CALL_S = 5.0
 # Persistence r560, 2024). nvmlInit starts none: the calls that give a handle do (NVML API reference r560, 2024).
 _OPENING_S = 8.0
 _OPENING = ("nvmlDeviceGetHandleBy",)
+# More than any node has: a broken driver may count to 4,294,967,295, and each would be asked for.
+_MOST_GPUS = 1024
 # A driver that hangs at two calls hangs at more.
 _MOST_HUNG = 2
 # Of this process: each reader of NVML loads it anew, and the driver stays the same.
@@ -70,7 +72,14 @@ class GuardedNvml:
             self._hung[name] = f"no answer within {seconds:g} s"
             self._line = _Line()
             raise NvmlHungError(self._why(name))
-        return future.result()
+        try:
+            answer = future.result()
+        except UnicodeError as error:
+            # pynvml decodes names as UTF-8.
+            raise self._module.NVMLError(self._module.NVML_ERROR_UNKNOWN) from error
+        if name.startswith("nvmlDeviceGetCount") and answer > _MOST_GPUS:
+            raise self._module.NVMLError(self._module.NVML_ERROR_UNKNOWN)
+        return answer
 
     def _why(self, name: str) -> str:
         if name in self._hung:

@@ -18,6 +18,7 @@ from signal import Signals
 from typing import TypeVar
 
 from runner.base.errors import RunbookError
+from runner.kit.children import die_with_parent
 from runner.kit.probe import NotApplicableError
 
 _Answer = TypeVar("_Answer")
@@ -40,9 +41,12 @@ def answer_apart(work: Callable[[], _Answer]) -> _Answer:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
         os.close(reading)
+        # A signal ends the parent alone: the child would go on for as long as `--watch` says, with its output open.
+        if not die_with_parent(parent):
+            os._exit(0)
         _answer(work, writing)
     os.close(writing)
     with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor

@@ -29,7 +29,9 @@ from runner.kit.joint_line import JointLine
 from runner.kit.joint_place import JointPlace
 from runner.kit.ranks import Across, World, refuse_taken
 
-_RETRY_S = 0.2
+_RETRY_S, _POLL_S = 0.2, 0.01
+# Of connections that have not said whose they are; others wait in the kernel until one of these is closed.
+_MOST_WAITING = 64
 # How long the errors of other nodes are waited for after the first: a dead rank makes the ranks of others fail.
 _LAST_WORDS_S = 2.0
 # Below the kernel's ephemeral ports, as in `runner.fleet.script`.
@@ -61,8 +63,14 @@ class JointWorld:
             answers = self._world.ask(command, doing, deadline)
         except RankError as error:
             raise self._gravest([f"node 0: {error}"]) from error
-        for message in self._replies(doing, deadline).values():
-            answers += message["answers"]
+        for node, message in self._replies(doing, deadline).items():
+            found = message.get("answers")
+            if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+                raise RankError(
+                    f"node {node} sent something else than answers, while {doing}: is the same version of "
+                    f"llm-runbooks installed there? {_WHERE}"
+                )
+            answers += found
         return answers
 
     def ask_nodes(self, name: str, doing: str) -> dict[int, dict[str, Any]]:
@@ -196,29 +204,54 @@ def _gathered(
     place: JointPlace, offer: Mapping[str, object], deadline: float, stack: contextlib.ExitStack
 ) -> dict[int, JointLine]:
     lines: dict[int, JointLine] = {}
-    with _listener(place) as listener:
+    # Connections that did not say yet whose they are: any program may connect, and say nothing.
+    waiting: list[JointLine] = []
+    with _listener(place) as listener, _closing(waiting):
         while missing := [node for node in range(1, place.nodes) if node not in lines]:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LateRankError(f"{_nodes(missing)} never joined by the deadline; {_WHERE}")
-            listener.settimeout(min(left, _RETRY_S))
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            line = JointLine(connection)
-            hello = line.greeting()
-            node = hello.get("node")
-            if hello.get("run") != place.run or node not in missing:
-                line.close()
-                continue
-            lines[node] = stack.enter_context(line)
-            if hello.get("offer") != offer:
-                raise InputError(
-                    f"node {node} offers {one_line(str(hello.get('offer')))[:200]} and node 0 {dict(offer)}; all nodes"
-                    f" need the same; {_WHERE}"
-                )
+            if (line := _accepted(listener, left, waiting)) is not None:
+                waiting.append(line)
+            for line in [*waiting]:
+                hello = line.greeting()
+                if hello is None:
+                    continue
+                waiting.remove(line)
+                node = hello.get("node")
+                if hello.get("run") != place.run or type(node) is not int or node not in missing:
+                    line.close()
+                    continue
+                missing.remove(node)
+                lines[node] = stack.enter_context(line)
+                if hello.get("offer") != offer:
+                    raise InputError(
+                        f"node {node} offers {one_line(str(hello.get('offer')))[:200]} and node 0 {dict(offer)}; "
+                        f"all nodes need the same; {_WHERE}"
+                    )
     return lines
+
+
+@contextlib.contextmanager
+def _closing(lines: list[JointLine]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for line in lines:
+            line.close()
+
+
+def _accepted(listener: socket.socket, left: float, waiting: list[JointLine]) -> JointLine | None:
+    """The next connection; None if there is none now, or if enough are waiting."""
+    if len(waiting) >= _MOST_WAITING:
+        time.sleep(_POLL_S)
+        return None
+    listener.settimeout(min(left, _POLL_S if waiting else _RETRY_S))
+    try:
+        return JointLine(listener.accept()[0])
+    except OSError:
+        # None came in time, or one was gone again before it was taken.
+        return None
 
 
 def _listener(place: JointPlace) -> socket.socket:

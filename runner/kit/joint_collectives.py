@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from runner.base.errors import RankError
 from runner.kit.children import ended_by_sigterm
 from runner.kit.collective_timing import CollectiveJob, ranks_of
 from runner.kit.joint import JointWorld, follow, leading
@@ -49,7 +50,7 @@ def networks_seen(world: World | JointWorld, job: CollectiveJob, logs: Path) -> 
     if job.backend != "nccl" or not isinstance(world, JointWorld):
         return {}
     replies = {0: network_reply(NETWORK, logs)} | world.ask_nodes(NETWORK, "reading NCCL's log")
-    return {node: (_network_of(reply), int(reply["rdma_ports"])) for node, reply in replies.items()}
+    return {node: _seen(node, reply) for node, reply in replies.items()}
 
 
 def network_channels(seen: Seen, job: CollectiveJob) -> list[Measurement]:
@@ -98,6 +99,15 @@ def network_reply(name: str, logs: Path) -> dict[str, Any]:
     found = asdict(read_network(logs))
     found["pairs"] = [[source, target, by] for (source, target), by in found["pairs"].items()]
     return {"network": found, "rdma_ports": active_rdma_ports()}
+
+
+def _seen(node: int, reply: Mapping[str, Any]) -> tuple[Network, int]:
+    try:
+        return _network_of(reply), int(reply["rdma_ports"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RankError(
+            f"node {node} tells of its network in another form: is the same version of llm-runbooks installed there?"
+        ) from error
 
 
 def _network_of(reply: Mapping[str, Any]) -> Network:

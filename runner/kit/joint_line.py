@@ -1,6 +1,5 @@
 """The line between the first node of a joint job and another: one JSON object per line, both ways, over TCP."""
 
-import contextlib
 import selectors
 import socket
 import time
@@ -13,8 +12,9 @@ from runner.kit.json_lines import complete, encoded
 
 # The answers of eight ranks with a thousand times each are about 200 kB.
 _MOST_BYTES = 64 << 20
-_GREETING_S = 5.0
+_GREETING_S, _GREETING_BYTES = 5.0, 64 << 10
 _SEND_S = 30.0
+_CHUNK_BYTES = 1 << 20
 
 
 class JointLine:
@@ -27,6 +27,7 @@ class JointLine:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._rest = connection, b""
+        self._greeted_by = time.monotonic() + _GREETING_S
         connection.settimeout(_SEND_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._selector = selectors.DefaultSelector()
@@ -54,12 +55,15 @@ class JointLine:
         except OSError as error:
             self.failure = self.failure or f"its connection broke ({error.strerror or error})"
 
-    def read(self, seconds: float = 0.0) -> None:
-        """Take what has come; wait for it at most this long."""
-        while self.failure is None and self._selector.select(seconds):
+    def read(self, seconds: float = 0.0, most: int = _MOST_BYTES) -> None:
+        """Take what has come, about `most` bytes of it; wait for it at most this long."""
+        taken = 0
+        # The other side may send faster than this one reads: it must not decide when this ends.
+        while self.failure is None and taken <= most and self._selector.select(seconds):
             seconds = 0.0
             try:
-                data = self._connection.recv(1 << 20)
+                data = self._connection.recv(min(_CHUNK_BYTES, most + 1))
+                taken += len(data)
                 whole, self._rest = complete(self._rest + data)
             except (OSError, ValueError, RecursionError) as error:
                 self.failure = f"its connection broke ({one_line(str(error))[:100]})"
@@ -74,14 +78,13 @@ class JointLine:
                     self.inbox.append(message)
             if not data:
                 self.failure = self.failure or "its command ended"
-            elif len(self._rest) > _MOST_BYTES:
-                self.failure = f"it sent a message of more than {_MOST_BYTES} bytes"
+            elif len(self._rest) > most:
+                self.failure = f"it sent a message of more than {most} bytes"
 
-    def greeting(self) -> dict[str, Any]:
-        """The first message; empty if none comes within 5 s."""
-        until = time.monotonic() + _GREETING_S
-        while not self.inbox and self.failure is None and (left := until - time.monotonic()) > 0:
-            self.read(left)
-        with contextlib.suppress(IndexError):
+    def greeting(self) -> dict[str, Any] | None:
+        """The first message; None while it may still come, and empty if it did not come within 5 s or is not one."""
+        if not self.inbox:
+            self.read(most=_GREETING_BYTES)
+        if self.inbox:
             return self.inbox.pop(0)
-        return {}
+        return {} if self.failure or time.monotonic() > self._greeted_by else None

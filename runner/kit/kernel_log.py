@@ -35,6 +35,7 @@ from runner.node.kernel_messages import (
 from runner.node.recovery import RecoveryRequest
 
 _LARGEST_TEXT = 64 * 2**20
+_READER = "python -m runner.probes.kernel_log --from -"
 _JOURNAL_S, _JOURNAL_LINES = 20.0, 200_000
 _OF_GPUS = frozenset({About.GPU, About.MEMORY, About.LINKS})
 _EVERYTHING = "all"
@@ -158,17 +159,20 @@ def _captured(name: str) -> _Read:
     Raises:
         InputError: it cannot be read, or holds no line.
     """
-    text = _text(name)
+    text, incomplete = _text(name)
     lines = list(log_lines(text))
     if not lines:
         raise InputError(f"{name} holds no line; give the output of `dmesg` or `journalctl -k`")
     alike = any(one.kernel is not None or one.clock is not None for one in lines) or kernel_events(lines)
     why = "no line has a time or a form of the kernel; give the output of `dmesg` or `journalctl -k`"
-    missing = () if alike else (NotRead("the events of the kernel", why),)
-    return _Read(lines, missing, None)
+    missing = [] if alike else [NotRead("the events of the kernel", why)]
+    if incomplete:
+        missing.append(NotRead("the rest of the log", f"{incomplete}; copy it again, or unpack what is left"))
+    return _Read(lines, tuple(missing), None)
 
 
-def _text(name: str) -> str:
+def _text(name: str) -> tuple[str, str]:
+    """The text of a log, and why that is not all of it."""
     try:
         if name == "-":
             data = sys.stdin.buffer.read(_LARGEST_TEXT + 1)
@@ -182,7 +186,8 @@ def _text(name: str) -> str:
     except (OSError, PlacedFileError) as error:
         why = error.why if isinstance(error, PlacedFileError) else error.strerror
         raise InputError(f"cannot read {name}: {why}") from error
-    return b"".join(Log(name, (data,)).text()).decode("utf-8", "replace")
+    log = Log(name, (data,), reader=_READER, most=_LARGEST_TEXT)
+    return b"".join(log.text()).decode("utf-8", "replace"), log.incomplete
 
 
 def _journal(boot: int) -> _Read:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from runner.base.errors import RunbookError
 from runner.base.words import and_more
 from runner.entry.model import Severity
+from runner.kit.options import LARGEST_INTEGER
 from runner.kit.probe import Findings, NotApplicableError, say, single
 from runner.node.findings import Action, NodeFinding, NodeVerdict, first_of
 
@@ -15,6 +16,8 @@ _SEVERITY = {
     Action.DRAIN: Severity.HIGH,
     Action.REPLACE: Severity.CRITICAL,
 }
+# Chosen: more than a node with faults everywhere has. Whoever writes a log decides how many it seems to have.
+_MOST_SHOWN, _MOST_LISTED = 100, 1000
 # The number of findings that need something to be done; every such probe reports it.
 FAULTS = "node_faults"
 
@@ -39,10 +42,8 @@ def node_findings(
     """
     faults, notes = judged.faults, judged.notes
     unknown = [one for one in judged.not_read if one.matters]
-    for one in (*faults, *notes):
-        say(f"{one.action}: {one}")
-    for blind in judged.not_read:
-        say(f"not read: {blind}")
+    _say_first([f"{one.action}: {one}" for one in (*faults, *notes)[:_MOST_SHOWN]], len(faults) + len(notes))
+    _say_first([f"not read: {one}" for one in judged.not_read[:_MOST_SHOWN]], len(judged.not_read))
     if not faults:
         if unknown:
             raise RunbookError(f"unknown: {unknown[0]}{and_more(len(unknown))}")
@@ -61,14 +62,33 @@ def node_findings(
         effective=effective,
         details={
             "judged": judged.judged,
-            "findings": _shown(faults + notes),
+            "findings": _shown((faults + notes)[:_MOST_LISTED]),
+            "findings_in_all": len(faults) + len(notes),
             "not_read": [
-                {"what": one.what, "why": one.why, "matters": one.matters} for one in judged.not_read
+                {"what": one.what, "why": one.why, "matters": one.matters}
+                for one in judged.not_read[:_MOST_LISTED]
             ],
-            "facts": dict(judged.facts),
+            "facts": _recordable(dict(judged.facts)),
             "settings": dict(judged.settings),
         },
     )
+
+
+def _recordable(value: object) -> object:
+    """The same with numbers that no record holds as text; a file may hold any number, such as a limit of 2^64 - 2."""
+    if isinstance(value, Mapping):
+        return {key: _recordable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recordable(one) for one in value]
+    return str(value) if isinstance(value, int) and abs(value) > LARGEST_INTEGER else value
+
+
+def _say_first(lines: Sequence[str], number: int) -> None:
+    """Print the first lines, and how many are left out; the gravest come first."""
+    for one in lines:
+        say(one)
+    if number > len(lines):
+        say(f"… and {number - len(lines)} more")
 
 
 def _shown(findings: Sequence[NodeFinding]) -> list[dict[str, object]]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn, Protocol
 
+from runner.base.plain import visible_line
 from runner.base.summaries import SINGLE, STATISTICS
 from runner.entry.model import Scalar
 from runner.record.model import Document, Measurement
@@ -178,5 +179,5 @@ def require_torch() -> None:
 
 
 def say(message: str) -> None:
-    """Print one line to standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line to standard error; what a file, a device or a caller put into it cannot end or hide the line."""
+    print(visible_line(message), file=sys.stderr, flush=True)

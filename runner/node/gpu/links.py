@@ -176,7 +176,10 @@ def _unread(gpu: GpuLinks, now: LinkFacts) -> Iterator[tuple[str, NotRead]]:
             if expected:
                 yield gpu.where, NotRead(fact.what, "not supported here, though the board has them")
             continue
-        yield gpu.where, NotRead(fact.what, fact.text, matters=fact.what != ERRORS)
+        yield (
+            gpu.where,
+            NotRead(fact.what, fact.text, matters=(fact.what, fact.kind) != (ERRORS, "unsupported")),
+        )
 
 
 def _why_nothing(now: LinkFacts) -> str:

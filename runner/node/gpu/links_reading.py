@@ -8,6 +8,7 @@ from runner.node.gpu.together import UnreadFact
 
 STATES, ERRORS = "the states of NVLinks", "the error counters of NVLinks"
 _STATE = "nvmlDeviceGetNvLinkState"
+_COUNTING = ("nvmlDeviceGetNvLinkErrorCounter", "nvmlDeviceGetFieldValues")
 # nvmlIntNvLinkDeviceType_t.
 _REMOTE: Mapping[object, str] = {0: "GPU", 1: "CPU", 2: "switch"}
 # NVML_NVLINK_VERSION_*.
@@ -47,7 +48,7 @@ def _of_gpu(asker: NvmlAsker, gpu: OpenGpu) -> GpuLinks:
         version = asker.ask("nvmlDeviceGetNvLinkVersion", gpu.handle, number, of=gpu.where)
         links.append(NvLink(number, active, _VERSIONS.get(version), _REMOTE.get(remote), counters))
     if any(link.active for link in links) and not any(link.counters for link in links):
-        unread.append(UnreadFact(ERRORS, "unsupported", "neither as counters nor as fields"))
+        unread.append(_no_counters(asker, gpu))
     lacking = any(one.kind == "unsupported" for one in unread if one.what == STATES)
     return GpuLinks(
         where=gpu.where,
@@ -60,28 +61,37 @@ def _of_gpu(asker: NvmlAsker, gpu: OpenGpu) -> GpuLinks:
     )
 
 
+def _no_counters(asker: NvmlAsker, gpu: OpenGpu) -> UnreadFact:
+    """Why no counter was read: a board or driver without them is no fault, and a failing one is unknown."""
+    for one in reversed(asker.refusals):
+        if one.call in _COUNTING and one.of == gpu.where and one.kind != "unsupported":
+            return UnreadFact(ERRORS, one.kind, one.text)
+    return UnreadFact(ERRORS, "unsupported", "neither as counters nor as fields")
+
+
 def _states(asker: NvmlAsker, gpu: OpenGpu) -> tuple[dict[int, bool], list[UnreadFact]]:
     """The links that exist, by number, and why none could be read. The first may be missing where others are there."""
     found: dict[int, bool] = {}
     refused: list[UnreadFact] = []
+    # A link beyond the last one is an invalid argument.
+    beyond = str(asker.nvml.NVMLError(asker.nvml.NVML_ERROR_INVALID_ARGUMENT))
     for number in range(asker.nvml.NVML_NVLINK_MAX_LINKS):
         state = asker.ask(_STATE, gpu.handle, number, of=gpu.where)
         if state is not None:
             found[number] = bool(state)
             continue
         refusal = asker.refusal(_STATE, gpu.where)
-        # A link beyond the last is an invalid argument.
-        if refusal is None or (refusal.kind == "other" and number):
+        if refusal is None or (number and refusal.text == beyond):
             break
         refused.append(UnreadFact(STATES, refusal.kind, refusal.text))
-        if refusal.kind in {"hung", "lost", "reset", "closed"}:
+        if refusal.kind != "unsupported" and refusal.text != beyond:
             return found, refused[-1:]
     return found, [] if found else list(dict.fromkeys(refused))
 
 
 def _errors(asker: NvmlAsker, gpu: OpenGpu, link: int) -> dict[str, int]:
     """The counters up to NVLink 4."""
-    call = "nvmlDeviceGetNvLinkErrorCounter"
+    call, _ = _COUNTING
     read = {
         one.key: asker.ask(call, gpu.handle, link, one.error, of=gpu.where)
         for one in LINK_COUNTERS

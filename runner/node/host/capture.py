@@ -1,17 +1,22 @@
 """Copies what a group reads into a folder, so that `--root` gives the same verdict on another machine.
 
 The reader of the group runs over a tree that keeps everything it is asked for: files, links and lists of names. So a
-capture holds what the verdict depends on, and nothing else. Sizes in /sys are made up, so tar and cp cannot do this.
+capture holds what the verdict depends on, and nothing else: of the kernel's command line and of the mounts only a
+part. Sizes in /sys are made up, so tar and cp cannot do this.
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runner.base.errors import InputError
+from runner.node.host.mounts import telling_mounts
+from runner.node.host.settings_reading import kernel_parameters
 from runner.node.host.tree import REFUSED, HostTree
 
+# What of a file a verdict depends on, where the rest names hosts, addresses, tokens or folders of users.
+_TOLD: Mapping[str, Callable[[str], str]] = {"/proc/cmdline": kernel_parameters, "mountinfo": telling_mounts}
 # Absolute links to these places are kept as they are. Others may name private folders, and are left out.
 _KEPT = ("/dev/nvidia", "/sys/", "/proc/")
 
@@ -88,7 +93,8 @@ class CapturingTree(HostTree):
     def _keep(self, path: str, data: bytes) -> None:
         place = self._place(path)
         _make_room(place)
-        place.write_bytes(data)
+        told = _TOLD.get(path if path == "/proc/cmdline" else path.rpartition("/")[2])
+        place.write_bytes(data if told is None else told(data.decode(errors="replace")).encode())
 
     def _of_self(self, path: str) -> str:
         """The judged process is the one that a captured tree knows."""

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _SIZE = re.compile(r"(\d{1,18})([kmgt%]?)", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+# Sizes and controllers; the options of a network file system name its server.
+_OPTIONS_TOLD = {"tmpfs", "cgroup", "cgroup2"}
+# Container runtimes mount the files in /etc of a container from these folders.
+_CONTAINERS = ("/kubelet/pods/", "/docker/containers/")
 # Before the separator `-`: id, parent, device, root, place, options; after it: kind, source, options.
 _BEFORE, _AFTER = 6, 3
 
@@ -38,6 +42,23 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
             options = (*before[5].split(","), *after[-1].split(","))
             found.append(Mount(_plain(before[3]), _plain(before[4]), after[0], options))
     return tuple(found)
+
+
+def telling_mounts(text: str) -> str:
+    """The lines of a mountinfo file that a verdict depends on, without their sources.
+
+    The others name servers, shares and home folders of users: they are not for a copy that leaves the node.
+    """
+    kept = []
+    for line in text.splitlines():
+        head, separator, tail = line.partition(" - ")
+        before, after = head.split(" "), tail.split(" ")
+        if not separator or len(before) < _BEFORE or len(after) < _AFTER:
+            continue
+        told = after[0] in _OPTIONS_TOLD
+        if told or before[4] in {"/", "/dev/shm"} or any(mark in before[3] for mark in _CONTAINERS):
+            kept.append(f"{head} - {after[0]} none {after[-1] if told else 'rw'}\n")
+    return "".join(kept)
 
 
 def mount_at(mounts: Sequence[Mount], place: str) -> Mount | None:

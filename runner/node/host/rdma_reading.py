@@ -31,6 +31,8 @@ _BEFORE_BLACKWELL = re.compile(
 )
 _GIDS = 16
 _MOST_DEVICES = 64
+# Records hold integers of 64 bits.
+_LARGEST_COUNT = 2**63 - 1
 _NO_GID = re.compile(r"[0:]*")
 
 
@@ -272,4 +274,7 @@ def _meaning(text: str) -> str:
 
 
 def _count(text: str | None) -> int | None:
-    return int(text) if text and re.fullmatch(r"[0-9]{1,20}", text.strip()) else None
+    if not text or not re.fullmatch(r"[0-9]{1,20}", text.strip()):
+        return None
+    # All bits set stand for a counter that the device does not have.
+    return value if (value := int(text)) <= _LARGEST_COUNT else None

@@ -58,6 +58,8 @@ _WITH_VALUE = re.compile(
     r"|nowatchdog|watchdog|vfio[\w.-]*|efi|noefi|ipv6\.disable|mce|panic|hardened_usercopy|page_poison|slub_debug)",
     re.ASCII,
 )
+# Quotes keep a value with spaces together: `dyndbg="file a +p"` (Linux, next_arg in lib/cmdline.c).
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 _NEVER = ("root", "BOOT_IMAGE", "resume", "initrd")
 
 
@@ -91,7 +93,7 @@ def counted_values(values: Iterable[str]) -> str:
 def kernel_parameters(text: str) -> str:
     """The kernel's command line without what identifies a node: sorted, and most values left out (`ip=…`)."""
     kept = set()
-    for word in text.partition(" -- ")[0].split():
+    for word in _WORD.findall(text.partition(" -- ")[0]):
         name, equals, _ = word.partition("=")
         if name.partition(".")[0] in _NEVER:
             continue

@@ -30,6 +30,15 @@ _XID_ABOUT = {
     "init": About.DRIVER,
     "software": About.DRIVER,
 }
+# What only a report of an Xid or SXid has. `grep` and chats put file names and marks before the text of a line, and a
+# paste may cut it: what is not read must not look like a log without one.
+# The second and third line of an SXid repeat its code.
+_REPORT = re.compile(
+    r"NVRM: Xid\b|nvidia-nvswitch\d{1,3}: SXid\b(?! \([^)]{0,40}\): \d{1,6}, (?:Severity|Data)\b)",
+    re.IGNORECASE,
+)
+UNREAD = "xid-unread"
+"""The kind of an event whose line reports an Xid or SXid in a form that is not known here."""
 _NEEDLES = re.compile("|".join(sorted({re.escape(one.needle) for one in FORMS} | {"NVRM: ", "SXid", _LOST})))
 
 
@@ -38,7 +47,7 @@ class KernelEvent:
     """One event.
 
     Attributes:
-        kind: `xid`, `sxid`, or the kind of a form, such as `aer-fatal`.
+        kind: `xid`, `sxid`, `xid-unread`, or the kind of a form, such as `aer-fatal`.
         order: place in the log.
         line: its text.
         about: what it matters to.
@@ -148,6 +157,15 @@ def _events(text: str, line: LogLine, order: int, lost: _Lost) -> Iterator[Kerne
             line=text,
             about=frozenset(about),
             device=device,
+            clock=line.clock,
+            at_s=line.at_s,
+        )
+    elif _REPORT.search(text) and DRILL_MARK not in text:
+        yield KernelEvent(
+            kind=UNREAD,
+            order=order,
+            line=text,
+            about=frozenset({About.GPU, About.MEMORY, About.LINKS, About.PCIE, About.DRIVER}),
             clock=line.clock,
             at_s=line.at_s,
         )

@@ -12,7 +12,7 @@ from runner.base.words import bracketed
 from runner.node.findings import Action, NodeFinding, NotRead
 from runner.node.kernel.application import application_findings
 from runner.node.kernel.assess import PREEMPTED, RECOVERY, Assessment, assess, previous_xid, recovery_of
-from runner.node.kernel.events import KernelEvent
+from runner.node.kernel.events import UNREAD, KernelEvent
 from runner.node.kernel.shown import evidence_of, gpu_name, xid_counts
 from runner.node.kernel.sxid_catalogue import SXID_SOURCE, sxid_action, sxid_meaning
 from runner.node.kernel.timing import Neighbours, Timing, close_together
@@ -82,7 +82,20 @@ def judge_gpu_events(events: Sequence[KernelEvent], timing: Timing) -> GpuJudgem
         timing,
     )
     findings += _of_switches([one for one in events if one.kind == "sxid"], timing)
+    not_read += _unread([one for one in events if one.kind == UNREAD], timing)
     return GpuJudgement(tuple(findings), tuple(not_read))
+
+
+def _unread(events: Sequence[KernelEvent], timing: Timing) -> list[NotRead]:
+    """Lines that report an Xid or SXid and cannot be taken apart."""
+    if not events:
+        return []
+    more = f" and {len(events) - 1} more" if len(events) > 1 else ""
+    why = (
+        f"“{events[-1].line[:160]}”{more}; give whole lines as `dmesg` prints them, without what `grep` adds"
+    )
+    recent = any(map(timing.recent, events))
+    return [NotRead("lines that report an Xid in a form that is not known here", why, matters=recent)]
 
 
 def _sorted(address: str, events: Sequence[KernelEvent]) -> _Gpu:

@@ -71,7 +71,7 @@ def judge_kernel_log(
             "lines": len(lines),
             "events": [_listed(one, timing) for one in chosen[-_MOST_LISTED:]],
             "events_in_all": len(chosen),
-            "unknown_codes": unknown,
+            "unknown_codes": unknown[:_MOST_LISTED],
             "judged_as_of": "now" if request.now else "the newest line of the log",
         },
     )
