@@ -1,17 +1,21 @@
 """What the program says and ends with where it fails itself: never the status that means the issue is here."""
 
+import argparse
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
+from typing import IO, NoReturn
 
 import pytest
 
+from runner.probes import nccl_env
 from runner.run import diagnosing
 from tests.cluster import until
 from tests.test_cli import ROOT, step
@@ -363,3 +367,36 @@ def test_a_bug_in_a_probe_is_3_and_never_its_symptom(tmp_path: Path) -> None:
     first, *_, last = done.stderr.splitlines()
     assert first == "Traceback (most recent call last):"
     assert last == "nccl_env: bug in this probe: ZeroDivisionError: division by zero; traceback above"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+        OSError(errno.ENOSPC, "No space left on device", "/tmp/a"),
+        OSError(errno.EROFS, "Read-only file system", "/a"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+    ids=["no folder", "full", "read-only", "open files"],
+)
+def test_a_host_without_space_for_files_is_no_bug_of_the_probe(
+    error: OSError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: argparse.Namespace) -> NoReturn:
+        raise error
+
+    probe = replace(nccl_env.PROBE, run=fail)
+    assert probe.main([]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nccl_env: {error.strerror}")
+    assert "TMPDIR" in line
+
+
+def test_an_os_error_that_the_probe_did_not_expect_is_a_bug_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(arguments: argparse.Namespace) -> NoReturn:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/a")
+
+    assert replace(nccl_env.PROBE, run=fail).main([]) == 3
+    assert "bug in this probe: FileNotFoundError" in capsys.readouterr().err

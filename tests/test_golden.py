@@ -27,6 +27,7 @@ from runner.history.golden import (
 from runner.history.golden_text import MOST_DIFFERING, also_differ, setting_sentences
 from runner.pages.render import render
 from runner.record.model import Outcome, Record
+from runner.record.settings import plain_settings
 from tests.evidence_samples import machine, record, step
 from tests.html_reader import read_html
 from tests.test_fleet import a_run, sound
@@ -415,3 +416,8 @@ def test_names_that_cannot_be_folded_are_listed_up_to_a_number() -> None:
     )
     assert folded_names(map(str, range(0, 100, 2)), most=3) == "[0,2,4] and 47 more"
     assert folded_names("abcdef", most=2) == "a, b and 4 more"
+
+
+def test_a_setting_is_never_longer_than_a_record_should_hold() -> None:
+    found = plain_settings({"n" * 1000: "v" * 10_000_000, "number": 3, "empty": "", "list": ["x"]})
+    assert [(len(name), len(value)) for name, value in found.items()] == [(100, 4000)]

@@ -7,6 +7,7 @@ failed, 80 not applicable to this host.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -34,6 +35,7 @@ from runner.kit.probe import (
 )
 from runner.record.model import Document
 
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE}
 # Libraries that only probes need: a Python without them is not a bug.
 _OPTIONAL = ("torch", "transformers", "safetensors", "torchao")
 
@@ -86,6 +88,15 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
             "use nox -s runbook-ID"
         )
         return CRASHED
+    except OSError as error:
+        if not _of_this_host(error):
+            return _crashed(probe, error)
+        file = f": {error.filename}" if error.filename else ""
+        say(
+            f"{probe.name}: {error.strerror}{file}; see df -h and ulimit -n, or set TMPDIR to a folder that can be "
+            "written"
+        )
+        return CRASHED
     except Exception as error:  # noqa: BLE001 - Python would exit with 1, a symptom
         return _crashed(probe, error)
     if findings.reason:
@@ -93,6 +104,11 @@ def _run(probe: Probe, argv: Sequence[str] | None) -> int:
     if shown is not None:
         return OK
     return {"ok": OK, "symptom": SYMPTOM, "not_applicable": NOT_APPLICABLE}[findings.status]
+
+
+def _of_this_host(error: OSError) -> bool:
+    """Whether this host, and not the probe, is at fault: it has no space, no open files, or no temporary folder."""
+    return error.errno in _EXHAUSTED or "No usable temporary directory" in (error.strerror or "")
 
 
 def _crashed(probe: Probe, error: Exception) -> int:

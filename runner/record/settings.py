@@ -7,8 +7,8 @@ from pydantic import JsonValue
 from runner.hardware.machine import Machine
 from runner.record.model import StepResult
 
-# Longer than any name of a setting; a node may return anything.
-_LONGEST_NAME = 100
+# Longer than any name and any value of a setting; a node may return anything.
+_LONGEST_NAME, _LONGEST_VALUE = 100, 4000
 _CAPTURED = "captured"
 
 
@@ -49,4 +49,8 @@ def step_settings(step: StepResult, *, rehearsed: bool = False) -> Mapping[str, 
 def plain_settings(found: JsonValue) -> dict[str, str]:
     """What of a value that a node returned are settings: names with a text."""
     pairs = found.items() if isinstance(found, dict) else ()
-    return {name[:_LONGEST_NAME]: value for name, value in pairs if isinstance(value, str) and value}
+    return {
+        name[:_LONGEST_NAME]: value[:_LONGEST_VALUE]
+        for name, value in pairs
+        if isinstance(value, str) and value
+    }
