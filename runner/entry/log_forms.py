@@ -47,6 +47,8 @@ class Unreadable:
 
 
 _PIPE = "| READER"
+MATCH = "runbook match -"
+"""Reads a log from standard input, where nothing else is said."""
 _NO_LOG = "name the text log that was written beside it"
 UNREADABLE = (
     Unreadable(b"PK\x03\x04", 0, "a zip archive", f"run `unzip -p FILE {_PIPE}`"),
@@ -132,7 +134,7 @@ class Log:
         name: str,
         chunks: Iterable[bytes],
         *,
-        reader: str = "runbook match -",
+        reader: str = MATCH,
         most: int | None = None,
     ) -> None:
         """Take the log's bytes.

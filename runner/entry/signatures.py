@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from runner.entry.anchors import anchors
-from runner.entry.log_forms import UNREADABLE
+from runner.entry.log_forms import MATCH, UNREADABLE
 from runner.entry.log_lines import OVERLAP, WINDOW, Block, blocks
 from runner.entry.model import Runbook, Signature
 
@@ -71,7 +71,12 @@ def signature_table(runbooks: Sequence[Runbook]) -> dict[str, object]:
         "window": WINDOW,
         "overlap": OVERLAP,
         "unreadable": [
-            {"magic": one.magic.hex(), "offset": one.offset, "what": one.what, "instead": one.instead}
+            {
+                "magic": one.magic.hex(),
+                "offset": one.offset,
+                "what": one.what,
+                "instead": one.instead.replace("READER", MATCH),
+            }
             for one in UNREADABLE
         ],
         "kept_lines": KEPT_LINES,

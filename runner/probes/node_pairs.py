@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add_numbers(
         parser,
         "X",
-        {"--slow-below": "a pair is slow below this share of the others (default 0.8; 0.5 over gloo)"},
+        {"--slow-below": "a pair is slow below this share of the others (default 0.8; 0.3 over gloo)"},
     )
     add_numbers(parser, "S", {"--timeout": (300.0, "deadline for the whole run in seconds")})
     parser.add_argument("--size", metavar="SIZE", help="message size (default 256MiB; 1MiB over gloo)")

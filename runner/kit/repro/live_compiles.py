@@ -44,6 +44,7 @@ class LiveCompile:
 
     Attributes:
         cpu_share: CPU seconds per second of the window; 1 is one fully busy core.
+        waited_share: seconds per second in which its main thread was ready to run and other processes had the cores.
         workers: its live Inductor compile workers.
         compilers: C++, PTX and CUDA compilers among its descendants.
         cache: its Inductor cache folder; None if its environment is not readable, or the folder is too large.
@@ -57,6 +58,7 @@ class LiveCompile:
     compilers: int
     cache: Path | None
     cache_growth_bytes: int | None
+    waited_share: float = 0.0
 
     @property
     def compiling(self) -> bool:
@@ -67,6 +69,11 @@ class LiveCompile:
     def pegged(self) -> bool:
         """Whether it keeps a core busy."""
         return self.cpu_share >= PEGGED_SHARE
+
+    @property
+    def would_keep_a_core_busy(self) -> bool:
+        """Whether it keeps a core busy, or would if others, such as a diagnosis, left it one."""
+        return self.cpu_share + self.waited_share >= PEGGED_SHARE
 
 
 def look_at_processes(window_s: float) -> tuple[LiveCompile, ...]:
@@ -83,9 +90,12 @@ def look_at_processes(window_s: float) -> tuple[LiveCompile, ...]:
     for pid, old in before.items():
         with contextlib.suppress(psutil.Error):
             new = _State.of(psutil.Process(pid))
-            share = (new.cpu_s - old.cpu_s) / (time.monotonic() - began)
+            seconds = time.monotonic() - began
+            share, waited = (new.cpu_s - old.cpu_s) / seconds, (new.waited_s - old.waited_s) / seconds
             growth = None if new.cache is None else new.cache_bytes - old.cache_bytes
-            found.append(LiveCompile(pid, new.name, share, new.workers, new.compilers, new.cache, growth))
+            found.append(
+                LiveCompile(pid, new.name, share, new.workers, new.compilers, new.cache, growth, waited)
+            )
     return tuple(sorted(found, key=lambda one: -one.cpu_share))
 
 
@@ -132,14 +142,15 @@ def look_findings(window_s: float) -> Findings:
 
 def _suspect(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
     """What to check again, if anything; it is not the symptom yet."""
-    pegged = [one for one in found if one.pegged]
+    pegged = [one for one in found if one.would_keep_a_core_busy]
     if not pegged:
         return None
     busiest = pegged[0]
     moves = "compiling" if busiest.compiling else "no compiler and no growing cache"
     return (
-        f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy for {window_s:g} s, "
-        f"{moves}{and_more(len(pegged))}; if its warm-up should be over, run py-spy dump --pid {busiest.pid} twice"
+        f"process {busiest.pid} ({busiest.name}) has torch loaded and kept a core busy, or waited for one, for "
+        f"{window_s:g} s, {moves}{and_more(len(pegged))}; if its warm-up should be over, "
+        f"run py-spy dump --pid {busiest.pid} twice"
     )
 
 
@@ -147,6 +158,7 @@ def _suspect(found: tuple[LiveCompile, ...], window_s: float) -> str | None:
 class _State:
     name: str
     cpu_s: float
+    waited_s: float
     workers: int
     compilers: int
     cache: Path | None
@@ -162,7 +174,17 @@ class _State:
         cache = _cache_of(process)
         size = None if cache is None else _bytes_of(cache)
         cpu_s = times.user + times.system
-        return cls(process.name(), cpu_s, workers, compilers, None if size is None else cache, size or 0)
+        place, held = (None, 0) if size is None else (cache, size)
+        return cls(process.name(), cpu_s, _waited_s(process.pid), workers, compilers, place, held)
+
+
+def _waited_s(pid: int) -> float:
+    """Seconds for which the main thread was ready and did not run; 0 where the kernel does not count them."""
+    try:
+        # Nanoseconds on a core, nanoseconds ready, time slices (Linux, Documentation/scheduler/sched-stats.rst).
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _bytes_of(cache: Path) -> int | None:
