@@ -143,8 +143,8 @@ def document_of(out: str) -> dict[str, Any]:
 @pytest.mark.system
 def test_a_node_that_is_really_slow_is_named_among_four() -> None:
     # Busy cores slow a pair down by much, and the injected rate by far more.
-    words = ["--slow-node", "2", "--slow-rate", "256KiB", "--size", "256KiB", "--iterations", "5"]
-    words += ["--slow-below", "0.05"]
+    words = ["--slow-node", "2", "--slow-rate", "128KiB", "--size", "64KiB", "--iterations", "3"]
+    words += ["--slow-below", "0.1"]
     first, *others = ended(started("node_pairs", [*words, "--timeout", "240"], 4, range(4)))
     assert first[0] == 1, first[2]
     document = document_of(first[1])

@@ -17,8 +17,8 @@ pytestmark = [
 
 ACROSS = "python -m runner.probes.collectives --across-nodes --sizes 4KiB --iterations 2 --timeout 250"
 PAIRS = (
-    "python -m runner.probes.node_pairs --slow-node 1 --slow-rate 256KiB --size 256KiB --iterations 3 "
-    "--slow-below 0.05 --timeout 250"
+    "python -m runner.probes.node_pairs --slow-node 1 --slow-rate 128KiB --size 64KiB --iterations 3 "
+    "--slow-below 0.1 --timeout 250"
 )
 
 
