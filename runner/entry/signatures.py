@@ -17,7 +17,7 @@ from runner.entry.model import Runbook, Signature
 KEPT_LINES = 5
 # A pattern that matches in many lines says no more than one that matches in a few.
 COUNTED_MATCHES = 3
-# From this weight on a line that is no consequence names a cause: lesser ones are hints.
+# From this weight on a line that is not a consequence names a cause: lesser ones are hints.
 CAUSE_WEIGHT = 8
 _SPACE = r" \t\n\r\f\v"
 
@@ -51,7 +51,7 @@ class Match:
     no more than, and comes after, each entry with a line that names a cause.
 
     Attributes:
-        cause: a line of weight `CAUSE_WEIGHT` or more that is no consequence matched.
+        cause: a line of weight `CAUSE_WEIGHT` or more that is not a consequence matched.
         consequence: all signatures that matched are consequences.
     """
 

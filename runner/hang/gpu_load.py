@@ -10,7 +10,7 @@ from runner.base.time_limit import answer_within
 from runner.base.words import counted
 from runner.hang.model import GpuLoad, Unseen
 from runner.hardware.gpus import why_unreadable
-from runner.hardware.nvml import ask_nvml, load_nvml, shut_down_nvml
+from runner.hardware.nvml import ask_nvml, load_nvml, shut_down_nvml, utilisation_of
 
 NO_GPU = "this host has no GPU"
 _SOURCE = "GPU"
@@ -113,9 +113,9 @@ def _load(nvml: Any, index: int, handle: Any) -> GpuLoad:
     rates = ask_nvml(nvml, "nvmlDeviceGetUtilizationRates", handle)
     power = ask_nvml(nvml, "nvmlDeviceGetPowerUsage", handle)
     limit = ask_nvml(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
-    # NVML counts percent and milliwatts; some virtual GPUs answer with a number outside of them.
-    share = None if rates is None or not 0 <= rates.gpu <= 100 else rates.gpu / 100  # noqa: PLR2004
-    return GpuLoad(index=index, utilisation=share, power_w=_watts(power), limit_w=_watts(limit))
+    return GpuLoad(
+        index=index, utilisation=utilisation_of(rates), power_w=_watts(power), limit_w=_watts(limit)
+    )
 
 
 def _watts(milliwatts: int | None) -> float | None:

@@ -106,7 +106,9 @@ def parse_targets(words: Sequence[str]) -> tuple[CudaTarget, ...]:
             if number[4]:
                 found.append(CudaTarget("compute", capability, number[3]))
         else:
-            raise InputError(f"{word[:40]!r} is no architecture; write sm_90, compute_90, 9.0 or 12.0+PTX")
+            raise InputError(
+                f"{word[:40]!r} is not an architecture; write sm_90, compute_90, 9.0 or 12.0+PTX"
+            )
     return tuple(found)
 
 
@@ -118,5 +120,5 @@ def parse_capability(text: str) -> Capability:
     """
     found = _CAPABILITY.fullmatch(text)
     if not found:
-        raise InputError(f"{text[:40]!r} is no compute capability; write 9.0 or 10.3")
+        raise InputError(f"{text[:40]!r} is not a compute capability; write 9.0 or 10.3")
     return int(found[1]), int(found[2])

@@ -19,7 +19,7 @@ _CONDITIONS: tuple[tuple[Condition, int, str], ...] = (
     ("timeout", 6, "recovery from access timeouts"),
 )
 _CONFIGURATION_SHIFT, _CONFIGURATION_BITS = 8, 0xF
-# 0 is not supported, 1 is no fault.
+# 0 is not supported, 1 is not a fault.
 _CONFIGURATIONS = {
     2: "an incorrect system GUID",
     3: "an incorrect serial number of the chassis",

@@ -138,6 +138,14 @@ def is_marked_stand_in() -> bool:
         return False
 
 
+def utilisation_of(rates: Any) -> float | None:
+    """The share of time in which a GPU was busy, from nvmlDeviceGetUtilizationRates; None if it is not known.
+
+    NVML counts percent; some virtual GPUs answer with a number outside of it.
+    """
+    return rates.gpu / 100 if rates is not None and 0 <= rates.gpu <= 100 else None  # noqa: PLR2004
+
+
 def shut_down_nvml(nvml: Any) -> None:
     """End the use of NVML; nothing happens if that fails."""
     try:

@@ -2,9 +2,9 @@
 
 One reading, which loads nothing and changes nothing; with --watch the same again each second, so that counters are
 judged by their change, and with --load matrices are multiplied on each GPU meanwhile. Counters are totals since the
-driver was loaded or since the board was made: an old error is no fault of today. Each finding names what to do: keep,
-restart (the job), reset (the GPU), drain (the node), or replace. What cannot be read is reported as not read, and never
-as zero.
+driver was loaded or since the board was made: an old error is not a fault of today. Each finding names what to do:
+keep, restart (the job), reset (the GPU), drain (the node), or replace. What cannot be read is reported as not read, and
+never as zero.
 
 Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
 what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: no NVIDIA

@@ -60,7 +60,7 @@ class Network:
         chosen: the names in `Using network …`.
         direct: HCA → whether GPUDirect RDMA is enabled for it.
         gdrdma: a connection uses GPUDirect RDMA at one of its ends. On boards without NVLink only receivers do, because
-            NICs read GPU memory slowly there (NCCL_NET_GDR_READ): that is no fault.
+            NICs read GPU memory slowly there (NCCL_NET_GDR_READ): that is not a fault.
         no_device: NCCL found no InfiniBand or RoCE device.
         errors: completions with an error, as (HCA, status); the HCA is empty in old logs.
         events: asynchronous events that are faults, as (HCA, event).

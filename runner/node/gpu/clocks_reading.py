@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from runner.hardware.nvml import utilisation_of
 from runner.node.findings import NotRead
 from runner.node.gpu.asking import NvmlAsker, OpenGpu
 
@@ -156,8 +157,7 @@ def _read(asker: NvmlAsker, gpu: OpenGpu, counts_hardware: bool) -> GpuClocks:
         highest=highest,
         set_sm=number("nvmlDeviceGetApplicationsClock", _SM),
         default_sm=number("nvmlDeviceGetDefaultApplicationsClock", _SM),
-        # Percent; some virtual GPUs answer with a number outside of it.
-        utilisation=rates.gpu / 100 if rates is not None and 0 <= rates.gpu <= 100 else None,  # noqa: PLR2004
+        utilisation=utilisation_of(rates),
         not_read=() if reasons is not None else _unread(asker, gpu),
     )
 

@@ -62,7 +62,7 @@ def _of_gpu(asker: NvmlAsker, gpu: OpenGpu) -> GpuLinks:
 
 
 def _no_counters(asker: NvmlAsker, gpu: OpenGpu) -> UnreadFact:
-    """Why no counter was read: a board or driver without them is no fault, and a failing one is unknown."""
+    """Why no counter was read: a board or driver without them is not a fault, and a failing one is unknown."""
     for one in reversed(asker.refusals):
         if one.call in _COUNTING and one.of == gpu.where and one.kind != "unsupported":
             return UnreadFact(ERRORS, one.kind, one.text)

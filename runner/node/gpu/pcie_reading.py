@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner.hardware.nvml import utilisation_of
 from runner.node.findings import NotRead
 from runner.node.gpu.asking import NvmlAsker, OpenGpu
 
@@ -106,6 +107,6 @@ def _read(asker: NvmlAsker, gpu: OpenGpu) -> GpuPcie:
         most_generation=link(f"{_MOST}Generation", _GENERATIONS),
         most_width=link(f"{_MOST}Width", _WIDTHS),
         counters=counters,
-        utilisation=rates.gpu / 100 if rates is not None and 0 <= rates.gpu <= 100 else None,  # noqa: PLR2004
+        utilisation=utilisation_of(rates),
         not_read=tuple(unread),
     )

@@ -1,8 +1,8 @@
 """Group `pci`: links narrower or slower than both ends allow, processes on the far NUMA node, ACS, PCIe errors.
 
-A narrow slot is no fault: a link is compared with the smaller maximum of its two ends. The speed of a GPU's own link is
-not judged, since it slows down while the GPU is idle. A virtual machine shows links that may be made up: what is found
-there is only a note. So it is where it is not known whether this is one (CPUs without the flags of x86).
+A narrow slot is not a fault: a link is compared with the smaller maximum of its two ends. The speed of a GPU's own
+link is not judged, since it slows down while the GPU is idle. A virtual machine may show links that are made up: what
+is found there is only a note. The same holds where a virtual machine cannot be told (CPUs without the flags of x86).
 """
 
 import itertools

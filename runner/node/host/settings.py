@@ -1,4 +1,4 @@
-"""What should be equal on all nodes of a fleet, and is no fault by itself: versions, firmware, modes, sizes."""
+"""What should be equal on all nodes of a fleet, and is not a fault by itself: versions, firmware, modes, sizes."""
 
 from runner.base.plain import one_line
 from runner.node.findings import NodeVerdict, NotRead
