@@ -43,10 +43,9 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
         # A wrong path must not read as a host without the devices in question.
         raise InputError(f"{root} has neither proc/ nor sys/; name the folder that holds them")
     group: HostGroup[Any] = importlib.import_module(f"runner.node.host.{arguments.group}").GROUP
-    judged = _judged(group, root, pid, arguments.watch)
-    if capture is not None:
-        tree = CapturingTree(capture, pid)
-        group.read(tree)
+    tree = HostTree(root, pid) if capture is None else CapturingTree(capture, pid)
+    judged = _judged(group, tree, arguments.watch)
+    if isinstance(tree, CapturingTree):
         say(f"captured {tree.finish()} files into {capture}; read them with --root {capture}")
     source = "host" if root is None else "captured"
     if root is not None:
@@ -62,18 +61,18 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
     )
 
 
-def _judged(group: HostGroup[Any], root: Path | None, pid: int | None, seconds: float) -> NodeVerdict:
+def _judged(group: HostGroup[Any], tree: HostTree, seconds: float) -> NodeVerdict:
     if seconds < 0:
         raise InputError("--watch must be zero or more")
-    began = time.monotonic()
-    readings = [HostReading(0.0, group.read(HostTree(root, pid)))]
     if not seconds:
-        return group.judge(readings[0].facts)
-    if root is not None:
+        return group.judge(group.read(tree))
+    if tree.root is not None:
         raise InputError("--watch reads again later, and the captured tree of --root does not change")
     if group.judge_change is None:
         raise InputError(f"nothing of --group {group.name} is judged by its change; omit --watch")
+    began = time.monotonic()
+    first = HostReading(0.0, group.read(tree))
     # Counters are totals: the last reading has what happened in between.
     time.sleep(seconds)
-    readings.append(HostReading(time.monotonic() - began, group.read(HostTree(root, pid))))
-    return group.judge_change(readings)
+    last = HostReading(time.monotonic() - began, group.read(HostTree(None, tree.pid)))
+    return group.judge_change([first, last])
