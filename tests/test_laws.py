@@ -21,6 +21,7 @@ ROOMS = (
     ("node",),
     ("hang",),
     ("sizing",),
+    ("guards",),
     ("entry",),
     ("record",),
     ("history",),
@@ -88,7 +89,7 @@ def reached_from(room: str) -> set[str]:
 
 def test_pages_never_reach_what_executes_or_prints() -> None:
     reached = {room_of(name) for name in reached_from("pages")}
-    assert not reached & {"run", "fleet", "cli", "kit", "probes", "check"}
+    assert not reached & {"guards", "run", "fleet", "cli", "kit", "probes", "check"}
     for name in reached_from("pages"):
         if room_of(name) == "pages":
             path = next(path for path in MODULES if name_of(path) == name)
@@ -112,16 +113,25 @@ def test_of_a_probe_all_other_rooms_read_its_declaration_alone() -> None:
 def test_torch_is_imported_only_by_probes_and_there_only_inside_functions() -> None:
     for path in MODULES:
         heavy = {name.split(".")[0] for name in imports_of(path)} & {"torch", "transformers", "numpy"}
-        if room_of(name_of(path)) in {"kit", "probes"}:
+        if room_of(name_of(path)) in {"guards", "kit", "probes"}:
             at_top = {name.split(".")[0] for name in imports_of(path, at_top_only=True)}
             assert not at_top & {"torch", "transformers"}, f"{path} imports torch at its top"
         else:
             assert not heavy, f"{path} imports {heavy}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "runner" / "guards").glob("*.py")), ids=name_of)
+def test_a_guard_is_one_file_that_needs_only_the_standard_library_and_torch(path: Path) -> None:
+    needed = {name.split(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
+    assert needed <= {"torch"}, f"{path} cannot be copied into a job's image alone"
+
+
 def test_only_commands_and_probes_and_what_they_end_with_print() -> None:
     for path in MODULES:
-        if room_of(name_of(path)) in {"cli", "kit", "probes"} or path.name in {"failure.py", "screen.py"}:
+        if room_of(name_of(path)) in {"cli", "guards", "kit", "probes"} or path.name in {
+            "failure.py",
+            "screen.py",
+        }:
             continue
         calls = [
             node

@@ -17,6 +17,7 @@ REQUIRED = {
     "gpu_state": ["--group", "memory"],
     "host_paths": ["--group", "limits"],
     "limits_drill": ["--limit", "shm"],
+    "step_drill": ["--topic", "nonfinite"],
 }
 
 

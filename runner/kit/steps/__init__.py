@@ -1,0 +1,1 @@
+"""Small real training steps in one process: injected faults, what finds them, and what a guard costs."""
