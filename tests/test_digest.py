@@ -67,6 +67,7 @@ class LaterStep(Step):
 CHANGES: Mapping[str, Callable[[Step], Step]] = {
     "another deadline": lambda step: step.model_copy(update={"timeout": step.timeout + 60}),
     "slow": lambda step: step.model_copy(update={"slow": not step.slow}),
+    "drill": lambda step: step.model_copy(update={"drill": not step.drill}),
     "other needs": lambda step: step.model_copy(update={"needs": ()}),
     "another safety": lambda step: step.model_copy(update={"safety": Safety.CHANGES_HOST}),
     "another line": lambda step: step.model_copy(update={"line": step.line + 7}),

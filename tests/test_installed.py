@@ -17,6 +17,7 @@ from tests.test_nox import WRAPPER
 
 ROOT = Path(__file__).parents[1]
 IDS = sorted(path.stem for path in (ROOT / "runbooks").glob("*.md"))
+GUARD = '"""A guard, in µs."""\n\n\nclass SampleGuard:\n    pass\n'
 LOG = "node7:4711:4711 [0] NCCL INFO NCCL_P2P_DISABLE set by environment to 1\n"
 
 pytestmark = pytest.mark.system
@@ -31,6 +32,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not name.startswith(("tests/", "benchmarks/", "site_data/")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    (folder / "runner" / "guards" / "sample_guard.py").write_text(GUARD, encoding="utf-8")
     words = ["-m", "virtualenv", "-q", str(folder / "tools")]
     subprocess.run([sys.executable, *words], check=True)
     tools = folder / "tools" / "bin"
@@ -120,6 +122,21 @@ def test_in_an_empty_folder_every_reading_command_knows_the_entries(node: Node) 
     assert f"{len(IDS)} entries" in checked.stdout
     assert node.run("--version").stdout.startswith("runbook ")
     assert not list(node.cwd.iterdir())
+
+
+def test_the_guards_are_printed_to_be_copied_and_can_be_imported(node: Node) -> None:
+    listed = node.run("guard", "--json")
+    assert listed.returncode == 0, listed.stderr
+    names = {path.stem for path in (ROOT / "runner" / "guards").glob("*.py")} - {"__init__"}
+    found = {one["name"]: one for one in json.loads(listed.stdout)}
+    assert found.keys() == names | {"sample_guard"}
+    assert node.run("guard", "sample_guard").stdout == GUARD
+    for name in names:
+        text = (ROOT / "runner" / "guards" / f"{name}.py").read_text(encoding="utf-8")
+        assert node.run("guard", name).stdout == text
+    unknown = node.run("guard", "no_guard")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert found["sample_guard"]["import"] == "from runner.guards.sample_guard import SampleGuard"
 
 
 def test_diagnose_runs_the_probes_of_the_installation(node: Node) -> None:

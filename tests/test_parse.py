@@ -365,16 +365,16 @@ def test_a_good_entry_with_anything_put_into_it_is_a_runbook_or_faults(place: in
     gpus=st.integers(0, 99),
     timeout=st.integers(1, 86400),
     safety=st.sampled_from(Safety),
-    slow=st.booleans(),
+    marks=st.sets(st.sampled_from(["drill", "slow"])),
 )
 def test_attributes_that_are_written_read_back(
-    step_id: str, gpus: int, timeout: int, safety: Safety, slow: bool
+    step_id: str, gpus: int, timeout: int, safety: Safety, marks: set[str]
 ) -> None:
-    info = f"bash {{#{step_id} gpus={gpus} timeout={timeout} safety={safety.value}{' slow' if slow else ''}}}"
+    info = f"bash {{#{step_id} gpus={gpus} timeout={timeout} safety={safety.value} {' '.join(marks)}}}"
     read = read_attributes(info)
     assert (read.step_id, read.faults) == (step_id, ())
-    assert dict(read.fields) == {"gpus": gpus, "timeout": float(timeout), "safety": safety} | (
-        {"slow": True} if slow else {}
+    assert dict(read.fields) == {"gpus": gpus, "timeout": float(timeout), "safety": safety} | dict.fromkeys(
+        marks, True
     )
 
 

@@ -183,7 +183,10 @@ def _not_looked(diagnoses: Sequence[Diagnosis], *, verbose: bool) -> Iterator[_L
             blocked.setdefault(one_line(step.why), []).append(f"{one.entry}/{step.step}")
     for why, steps in blocked.items():
         yield _Line("blocked: ", f"{', '.join(steps)}: {why}", 2)
-    not_run = Counter(step.kind for _, step in blind if not step.blocked)
+    # A step that ran and finds nothing is listed with --verbose, and is none that was not run.
+    not_run: Counter[Obstacle] = Counter(
+        step.kind for _, step in blind if not step.blocked and step.kind is not Obstacle.FINDS_NOTHING
+    )
     if not_run:
         yield _Line("", _not_run(not_run) + (":" if verbose else "; --verbose lists them"), 2)
     for one, step in blind:

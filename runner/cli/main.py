@@ -33,6 +33,7 @@ COMMANDS = {
     "hang": "find the rank that holds up a job that hangs now; reads only",
     "collect": "gather the results of a Slurm campaign from its nodes, and report",
     "match": "find the entries that match a log, best first",
+    "guard": "list the guards for a training job, or print one as a file",
     "verify-data": "check that the data folder may be published",
     "trend": "list the numbers and verdicts that changed over the last runs",
     "compare": "compare two records, or two machine classes, number by number",

@@ -17,6 +17,7 @@ from runner.entry.plan import Plan
 from runner.hardware.machine import Machine
 from runner.history.endings import outcome_words
 from runner.record.headline import key_measurement
+from runner.record.looked import Looked, looked_at
 from runner.record.model import Outcome, Record, StepResult, StepStatus, Verdict
 from runner.record.outcomes import drill_sentence
 from runner.record.simulated import NOT_COUNTED
@@ -105,6 +106,7 @@ def look_at(one: Ended) -> Iterator[str]:
         if step.status.broken or found:
             why = f", {step.reason}" if step.reason else ""
             yield f"{name} {step.phase.value}/{step.id}: {step.status.value}{why}"
+    yield from _no_look(one)
     proves = set(Phase) if one.outcome is Outcome.INCONCLUSIVE else {Phase.FIX, Phase.VERIFY}
     without = [f"{s.phase.value}/{s.id}" for s in one.record.steps if s.left_out and s.phase in proves]
     if without:
@@ -114,6 +116,22 @@ def look_at(one: Ended) -> Iterator[str]:
         for verdict in one.record.verdicts:
             if verdict.decides and verdict.verdict is Verdict.INCONCLUSIVE:
                 yield f"{name} {verdict.id}: inconclusive{f', {verdict.note}' if verdict.note else ''}"
+
+
+def _no_look(one: Ended) -> Iterator[str]:
+    """Which steps that ran say nothing about this node, where the outcome is for that reason not `healthy`."""
+    if one.outcome not in {Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE}:
+        return
+    name = one.record.runbook.id
+    ran = [step for step in one.record.steps if step.status is StepStatus.PASSED]
+    looks = [(step, looked_at(one.plan.runbook, step)) for step in ran]
+    for step, look in looks:
+        if look is not Looked.NODE:
+            yield f"{name} {step.phase.value}/{step.id}: {look.why}"
+    asked = any(step.phase is Phase.DIAGNOSE for step in one.record.steps)
+    looked = any(step.phase is Phase.DIAGNOSE and look is Looked.NODE for step, look in looks)
+    if ran and asked and not looked:
+        yield f"{name}: no step of Diagnose judged this node"
 
 
 def left_out_lines(ended: Sequence[Ended], machine: Machine) -> list[str]:

@@ -12,7 +12,7 @@ _BRACES = re.compile(r"(?P<language>[^\s{]*)\s*\{(?P<inside>[^{}]*)\}\s*")
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 # On the command line, this names every entry.
 ALL = "all"
-KNOWN_ATTRIBUTES = ("gpus", "needs", "nodes", "safety", "slow", "timeout")
+KNOWN_ATTRIBUTES = ("drill", "gpus", "needs", "nodes", "safety", "slow", "timeout")
 LONGEST_S = 24 * 3600.0
 
 
@@ -82,9 +82,9 @@ def read_attributes(info: str) -> Attributes:
 
 def _value(name: str, value: str, *, given: bool) -> object:
     value = value.strip("\"'")
-    if name == "slow":
+    if name in {"drill", "slow"}:
         if given:
-            raise ValueError("slow takes no value")
+            raise ValueError(f"{name} takes no value")
         return True
     if name == "safety":
         known = [safety.value for safety in Safety]

@@ -223,7 +223,10 @@ def probes_in(command: str) -> tuple[str, ...]:
 
 
 class Step(_Strict):
-    """One fenced `bash` block with an id: the unit that is run, recorded and shown."""
+    """One fenced `bash` block with an id: the unit that is run, recorded and shown.
+
+    `drill`: it brings its own fault or sample, so that its result says nothing about the node.
+    """
 
     id: str
     phase: Phase
@@ -235,6 +238,7 @@ class Step(_Strict):
     safety: Safety = Safety.READ_ONLY
     needs: tuple[str, ...] = ()
     slow: bool = False
+    drill: bool = False
 
     @property
     def probes(self) -> tuple[str, ...]:

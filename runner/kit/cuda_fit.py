@@ -21,6 +21,7 @@ from runner.kit.node_findings import node_findings
 from runner.kit.probe import Findings, NotApplicableError, say
 from runner.node.gpu.cuda_build import BuildFacts, BuildGpu, CodePackage, judge_build
 from runner.node.gpu.driver_access import read_driver_access
+from runner.vocabulary.sources import PASTED
 
 # Packages with CUDA code that are often older than the torch beside them, as importlib.metadata knows them.
 _PACKAGES = (
@@ -77,7 +78,7 @@ def _pasted(arguments: argparse.Namespace) -> BuildFacts:
         gpus=(BuildGpu(0, "", parse_capability(arguments.capability)),),
         cuda=parse_capability(arguments.cuda) if arguments.cuda else None,
         driver_cuda=parse_capability(arguments.driver_cuda) if arguments.driver_cuda else None,
-        source="pasted",
+        source=PASTED,
     )
 
 

@@ -21,6 +21,7 @@ from runner.node.gpu.driver_access import DeviceNode, DriverAccess
 from runner.node.gpu.driver_host import DriverHost
 from runner.node.gpu.group import NvmlFailure
 from runner.node.gpu.nvml_failure import judge_nvml_failure
+from runner.vocabulary.sources import DRILL
 
 # The null device: every kernel has it, and nothing happens to it.
 _MAJOR, _MINOR = 1, 3
@@ -177,6 +178,6 @@ def _findings(taken: _Sight, after: _Sight | None) -> Findings:
         status="ok" if last.refused is None else "symptom",
         reason=reason,
         requested={"recreated": after is not None},
-        effective={"device": f"{_MAJOR}:{_MINOR}", "controller": "cgroup v1 devices"},
+        effective={"source": DRILL, "device": f"{_MAJOR}:{_MINOR}", "controller": "cgroup v1 devices"},
         details={"named": named},
     )

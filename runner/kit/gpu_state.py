@@ -20,6 +20,7 @@ from runner.node.gpu.asking import NvmlAsker, OpenGpu, Refusal, open_gpus, unope
 from runner.node.gpu.group import GpuGroup, GpuReading, NvmlFailure
 from runner.node.gpu.recovery_reading import read_recovery_requests
 from runner.node.recovery import RecoveryRequest
+from runner.vocabulary.sources import CAPTURED
 
 # The modules `runner.node.gpu.NAME` with a `GROUP`.
 GROUPS = ("memory", "links", "fabric", "software", "clocks", "pcie")
@@ -46,9 +47,7 @@ def gpu_findings(arguments: argparse.Namespace) -> Findings:
         judged = group.judge((GpuReading(0.0, _pasted_facts(group, arguments)),))
         # Numbers of another node are not numbers of this one.
         judged = replace(judged, numbers=())
-        return node_findings(
-            judged, requested, {"source": "captured"}, group=arguments.group, source="captured"
-        )
+        return node_findings(judged, requested, {"source": CAPTURED}, group=arguments.group, source=CAPTURED)
     with _started() as asker:
         if isinstance(asker, NvmlFailure):
             judged, gpus = _without_nvml(group, asker), 0

@@ -15,6 +15,7 @@ from runner.node.findings import NodeVerdict
 from runner.node.host.capture import CapturingTree
 from runner.node.host.group import HostGroup, HostReading
 from runner.node.host.tree import HostTree
+from runner.vocabulary.sources import CAPTURED
 
 # The modules `runner.node.host.NAME` with a `GROUP`.
 GROUPS = ("limits", "pci", "rdma", "settings")
@@ -47,7 +48,7 @@ def host_findings(arguments: argparse.Namespace) -> Findings:
     judged = _judged(group, tree, arguments.watch)
     if isinstance(tree, CapturingTree):
         say(f"captured {tree.finish()} files into {capture}; read them with --root {capture}")
-    source = "host" if root is None else "captured"
+    source = "host" if root is None else CAPTURED
     if root is not None:
         # Numbers of another host, or of a drill, are not published as those of this one.
         judged = replace(judged, numbers=())

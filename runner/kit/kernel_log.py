@@ -33,6 +33,7 @@ from runner.node.kernel_messages import (
     why_not_the_nodes,
 )
 from runner.node.recovery import RecoveryRequest
+from runner.vocabulary.sources import CAPTURED, DRILL
 
 _LARGEST_TEXT = 64 * 2**20
 _READER = "python -m runner.probes.kernel_log --from -"
@@ -74,7 +75,7 @@ def log_findings(arguments: argparse.Namespace) -> Findings:
         about=about,
         source=source,
         since_s=arguments.since,
-        drill=source == "drill",
+        drill=source == DRILL,
         now=found.now,
         # A watch asks what comes now; else the driver's own word is above what it wrote in the past.
         requests={} if arguments.watch or source != "kernel" else _requests(),
@@ -118,10 +119,10 @@ def _source(arguments: argparse.Namespace) -> tuple[str, Callable[[], _Read]]:
         if value is not None and value < 0:
             raise InputError(f"{option} must not be negative: {value:g}")
     if arguments.log is not None:
-        return "captured", lambda: _captured(arguments.log)
+        return CAPTURED, lambda: _captured(arguments.log)
     if arguments.journal:
         return "journal", lambda: _journal(arguments.boot or 0)
-    return ("drill", _kernel) if arguments.drill else ("kernel", _kernel)
+    return (DRILL, _kernel) if arguments.drill else ("kernel", _kernel)
 
 
 def _kernel(kmsg: Path = KMSG) -> _Read:

@@ -8,6 +8,7 @@ from runner.entry.model import Severity
 from runner.kit.options import LARGEST_INTEGER
 from runner.kit.probe import Findings, NotApplicableError, say, single
 from runner.node.findings import Action, NodeFinding, NodeVerdict, first_of
+from runner.record.looked import FINDS
 
 _SEVERITY = {
     Action.KEEP: Severity.LOW,
@@ -59,7 +60,7 @@ def node_findings(
         status="symptom" if faults else "ok",
         reason=first_of(faults or notes) if faults or notes else None,
         requested=requested,
-        effective=effective,
+        effective=effective if judged.finds else {**effective, FINDS: False},
         details={
             "judged": judged.judged,
             "findings": _shown((faults + notes)[:_MOST_LISTED]),

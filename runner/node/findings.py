@@ -97,6 +97,7 @@ class NodeVerdict:
         numbers: what is published.
         judged: what the verdict covers, for the reader: `ECC errors and remapped rows of 8 GPUs`. Empty if nothing
             could be judged.
+        finds: whether it can have findings at all; False if its facts are only compared with those of other nodes.
         not_applicable: why this group does not apply here: `no GPU has NVLink`; None if it does.
         facts: for programs, in JSON.
         settings: what should be equal on all nodes of a fleet, by name: versions, modes, limits. Where the GPUs of one
@@ -107,6 +108,7 @@ class NodeVerdict:
     not_read: tuple[NotRead, ...] = ()
     numbers: tuple[NodeNumber, ...] = ()
     judged: str = ""
+    finds: bool = True
     not_applicable: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from runner.base.errors import Fault, InputError, RunbookFaultsError
 from runner.pages.calls import Call, CallError, find_calls
+from runner.pages.check_costs import guard_costs, step_times
 from runner.pages.computed import COMPUTED
 from runner.pages.readings import Known, measured_table, prose_reading
 from runner.pages.tables import Reading, Table
@@ -22,7 +23,12 @@ from runner.pages.text import cell, escaped
 Shown = tuple[Reading, ...] | Table
 
 MEASURED: Mapping[str, Callable[..., Shown]] = MappingProxyType(
-    {"measured": prose_reading, "measured_table": measured_table}
+    {
+        "measured": prose_reading,
+        "measured_table": measured_table,
+        "step_times": step_times,
+        "guard_costs": guard_costs,
+    }
 )
 NAMES = frozenset({*COMPUTED, *MEASURED})
 

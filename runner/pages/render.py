@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+from runner.entry.guard_files import GuardFile, guard_files
 from runner.entry.model import Runbook
 from runner.entry.read import read_all
 from runner.pages.entry_page import entry_pages
 from runner.pages.evidence import gather
 from runner.pages.fleet import fleet_page
+from runner.pages.guards import guard_pages
 from runner.pages.guides import FAQ, guide_pages, replaced_in
 from runner.pages.lists import list_pages
 from runner.pages.programs import catalogue, feed, latest_results, llms_text, signatures_script
@@ -39,6 +41,7 @@ def render(
     options: Mapping[str, Sequence[Mapping[str, object]]] = MappingProxyType({}),
     site_url: str = "",
     *,
+    guards: Sequence[GuardFile] = (),
     bundle: bool = False,
 ) -> dict[str, Page]:
     """Render every generated page and data file.
@@ -52,6 +55,7 @@ def render(
         guides: the hand-written pages, path under the docs folder → Markdown.
         options: what each probe's parser takes (`runner.check.commands.probe_options`).
         site_url: the site's address, for the feed's links; empty if it is unknown.
+        guards: the files for a training job.
         bundle: the site has `runbook.pyz`, the tool as one file, at its root; pages then link to it.
 
     Returns:
@@ -77,6 +81,7 @@ def render(
         "fleet.md": Page(fleet, None),
         **plain_page("fleet.md", fleet),
         **reference_pages(site, options),
+        **guard_pages(site, guards),
         **_data(site, site_url),
         **guide_pages(guides, site.known),
     }
@@ -123,6 +128,7 @@ def render_folders(
         guides={name: path.read_text(encoding="utf-8") for name, path in written.items()},
         options=options,
         site_url=site_url,
+        guards=guard_files(),
         bundle=bundle,
     )
 

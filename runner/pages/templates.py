@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -41,6 +42,8 @@ def environment(templates: Path, now: datetime) -> Environment:
         cell=cell,
         day=day,
         fence=fenced,
+        code=partial(fenced, language="python"),
+        text=partial(fenced, language="text"),
         words=state_words,
         md=_md,
         help=_help,
@@ -75,11 +78,11 @@ def _help(text: str) -> Markup:
     return Markup(shown)  # noqa: S704 - as above
 
 
-def fenced(command: str) -> Markup:
+def fenced(command: str, language: str = "bash") -> Markup:
     """A command as a fenced block, exactly as it runs; the fence is longer than any run of backquotes in it."""
     runs = re.findall(r"^\s*(`+)", command, re.MULTILINE)
     marks = "`" * max([3, *(len(run) + 1 for run in runs)])
-    return Markup(f"{marks}bash\n{command.rstrip()}\n{marks}")  # noqa: S704 - a fence is verbatim
+    return Markup(f"{marks}{language}\n{command.rstrip()}\n{marks}")  # noqa: S704 - a fence is verbatim
 
 
 def needs(step: Step) -> str:

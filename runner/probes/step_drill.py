@@ -15,12 +15,14 @@ Example:
 
 import argparse
 import sys
+from dataclasses import replace
 
 from runner.base.errors import InputError
 from runner.kit.options import add_counts, add_flags, require_positive
 from runner.kit.probe import Findings, Probe, base_parser
 from runner.kit.steps.topic import Topic
 from runner.vocabulary.model import Metric
+from runner.vocabulary.sources import DRILL
 
 TOPICS: tuple[Topic, ...] = ()
 
@@ -68,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> Findings:
         from runner.kit.steps.cost import guard_cost
 
         return guard_cost(topic, arguments.seed)
-    return topic.drill(arguments)
+    found = topic.drill(arguments)
+    # A topic that judges this node names its own source.
+    return replace(found, effective={"source": DRILL, **found.effective})
 
 
 PROBE = Probe(

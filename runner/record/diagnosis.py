@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.entry.model import Runbook, Safety, Severity
 from runner.node.findings import Action
+from runner.record.looked import Looked, looked_at
 from runner.record.model import StepResult, StepStatus
 from runner.record.outcomes import unrequested_fallback
 from runner.record.settings import step_settings
@@ -43,7 +44,8 @@ class Obstacle(StrEnum):
     """Why `diagnose` has no result of a step.
 
     `blocked`: it should have run, and something kept it from running or from ending. `gpus`, `nodes`: it needs more
-    than there are here. `loads`, `changes`: it does more than read. `other`: it does not apply here.
+    than there are here. `loads`, `changes`: it does more than read. `other`: it does not apply here. `finds_nothing`:
+    it ran, and its result says nothing about this node (`runner.record.looked`).
     """
 
     BLOCKED = "blocked"
@@ -52,6 +54,7 @@ class Obstacle(StrEnum):
     LOADS = "loads"
     CHANGES = "changes"
     OTHER = "other"
+    FINDS_NOTHING = "finds_nothing"
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def diagnose_entry(
     """Sort an entry's results into findings, hints, and steps without a result.
 
     A step that ran something else than it was asked to (an unrequested fallback) says nothing about the issue: it
-    counts as blocked. So does a simulated one.
+    counts as blocked. So does a simulated one. One that passed and looked at a sample, or that can find nothing in what
+    it reads, is no check.
 
     Args:
         runbook: the entry.
@@ -168,7 +172,10 @@ def diagnose_entry(
             notes += told
         elif result.status is StepStatus.PASSED and result.reason:
             hints.append(result.reason)
-        if result.status.finished:
+        look = looked_at(runbook, result)
+        if result.status is StepStatus.PASSED and look is not Looked.NODE:
+            blind.append(NotLooked(result.id, look.why, Obstacle.FINDS_NOTHING))
+        elif result.status.finished:
             looked.append(result.id)
         else:
             in_the_way = result.status.broken or result.id in kept_from

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from runner.entry.model import Phase, Runbook
 from runner.hardware.machine import Machine
 from runner.record.judge import judge_expectations
+from runner.record.looked import Looked, looked_at
 from runner.record.model import Outcome, StepResult, StepStatus, StoredVerdict, Verdict
 from runner.record.proof import proof_gaps
 
@@ -84,13 +85,16 @@ def outcome(
     | Reproduce ran | not_reproduced |
     | Verify or Fix is not clean | not_fixed |
     | a step of Diagnose ran something else than requested (unrequested fallback) | inconclusive |
-    | Diagnose ran, or Verify without Fix | healthy |
-    | Diagnose did not run | inconclusive: nothing checked the node before Fix |
+    | no step read this node: all judged samples or drills of their own | not_applicable |
+    | a step of Diagnose judged this node | healthy |
+    | no Diagnose was asked for; a step of Verify judged this node; Fix did not run | healthy |
+    | otherwise | inconclusive: nothing could have found a fault of this node, or nothing looked before Fix |
 
     *Ran*: a step of the phase was neither skipped nor simulated. With `rehearsed`, for a run that was simulated as a
     whole, simulated steps count here, and still prove nothing. *Clean*: none of its steps is `symptom` or `failed`.
     *Fault shown*: Diagnose is not clean, or a step of Reproduce shows the symptom. A step that passed but whose
-    deciding expectation was missed later (a ratio to a later step) counts as failed.
+    deciding expectation was missed later (a ratio to a later step) counts as failed. *Read*, *judged this node*:
+    `runner.record.looked`.
     """
     if any(step.status.broken for step in steps):
         return Outcome.INCOMPLETE
@@ -116,8 +120,7 @@ def outcome(
         return Outcome.NOT_FIXED
     if any(step.phase is Phase.DIAGNOSE and unrequested_fallback(step) for step in ran):
         return Outcome.INCONCLUSIVE
-    looked = Phase.DIAGNOSE in phases or (Phase.VERIFY in phases and Phase.FIX not in phases)
-    return Outcome.HEALTHY if looked else Outcome.INCONCLUSIVE
+    return _without_fault(runbook, steps, ran)
 
 
 def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
@@ -150,6 +153,19 @@ def outcome_in_time(found: Outcome, steps: Sequence[StepResult]) -> Outcome:
 def _kept_from_gpus(runbook: Runbook, steps: Sequence[StepResult]) -> bool:
     needing = {step.id for step in runbook.steps if step.gpus}
     return any(step.id in needing and step.status is StepStatus.SKIPPED for step in steps)
+
+
+def _without_fault(runbook: Runbook, steps: Sequence[StepResult], ran: Sequence[StepResult]) -> Outcome:
+    looks = [(step.phase, looked_at(runbook, step)) for step in ran]
+    if all(look is Looked.SAMPLE for _, look in looks):
+        return Outcome.NOT_APPLICABLE
+    judged = {phase for phase, look in looks if look is Looked.NODE}
+    # Verify alone speaks of the node after a fix. If Diagnose was asked for and did not look, nothing looked for the
+    # fault: much of Verify passes on any node.
+    diagnosing = any(step.phase is Phase.DIAGNOSE for step in steps)
+    fixing = any(phase is Phase.FIX for phase, _ in looks)
+    verified = Phase.VERIFY in judged and not diagnosing and not fixing
+    return Outcome.HEALTHY if Phase.DIAGNOSE in judged or verified else Outcome.INCONCLUSIVE
 
 
 def _after_fault(*, verified: bool, fixed: bool, fix_skipped: bool, proved: bool) -> Outcome:

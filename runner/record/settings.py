@@ -6,10 +6,10 @@ from pydantic import JsonValue
 
 from runner.hardware.machine import Machine
 from runner.record.model import StepResult
+from runner.vocabulary.sources import CAPTURED
 
 # Longer than any name and any value of a setting; a node may return anything.
 _LONGEST_NAME, _LONGEST_VALUE = 100, 4000
-_CAPTURED = "captured"
 
 
 def machine_settings(machine: Machine) -> dict[str, str]:
@@ -41,7 +41,7 @@ def step_settings(step: StepResult, *, rehearsed: bool = False) -> Mapping[str, 
         rehearsed: the run was simulated as a whole, so that its steps are judged like any others.
     """
     counts = step.status.finished and (rehearsed or not step.simulated)
-    if not counts or step.effective.get("source") == _CAPTURED:
+    if not counts or step.effective.get("source") == CAPTURED:
         return {}
     return plain_settings(step.details.get("settings"))
 

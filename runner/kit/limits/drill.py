@@ -21,6 +21,7 @@ from runner.kit.limits.child_group import ChildGroup, child_group
 from runner.kit.limits.worker import FAILED, REFUSED
 from runner.kit.probe import Findings, NotApplicableError, say, single
 from runner.record.model import Measurement
+from runner.vocabulary.sources import DRILL
 
 # Importing torch from a cold disk takes tens of seconds.
 _DEADLINE_S = 150.0
@@ -88,7 +89,7 @@ def drill_limit(arguments: argparse.Namespace) -> Findings:
         if ended.failed
         else None,
         requested={"limit": limit, "to": size},
-        effective={"limit": limit, "to": size, "work": work},
+        effective={"source": DRILL, "limit": limit, "to": size, "work": work},
         fallback_reason=None if work in {"loader", "mlock", "allocation"} else "torch is not installed",
         details={
             "last_line": ended.line,

@@ -8,6 +8,7 @@ from runner.kit.probe import Findings, say, single
 from runner.record.model import Measurement
 from runner.sizing.limits import GPU_OVERHEAD_BYTES, footprint, largest_batch, longest, quadratic_term
 from runner.sizing.remedies import MemoryRemedy, memory_remedies, together
+from runner.vocabulary.sources import ASSUMED
 
 
 def plan(question: Question, budget: int) -> Findings:
@@ -53,7 +54,9 @@ def plan(question: Question, budget: int) -> Findings:
         status="symptom" if ranked else "ok",
         reason=_reason(min(ranked), budget, most) if ranked else None,
         requested=asked | {"board": board},
-        effective=asked | {"board": board, "work": asdict(question.work)},
+        effective=asked
+        | ({} if question.on_host else {"source": ASSUMED})
+        | {"board": board, "work": asdict(question.work)},
         details={
             "budget_bytes": budget,
             "parts": {str(n): asdict(footprint(shape, question.at(n))) for n in question.lengths},

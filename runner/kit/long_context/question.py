@@ -50,6 +50,7 @@ class Question:
         devices: maximum number of devices that a remedy may use.
         remedy: the plan's first remedy, if requested and needed; it is part of `work`.
         beyond_device: bytes of the budget asked for, if the GPU has less; `budget` is then what the GPU has.
+        on_host: the memory is this host's; False for that of a named board or an amount that was given.
     """
 
     shape: ModelShape
@@ -61,6 +62,7 @@ class Question:
     devices: int = NODE_GPUS
     remedy: MemoryRemedy | None = None
     beyond_device: int | None = None
+    on_host: bool = True
 
     @property
     def model(self) -> str:
@@ -100,7 +102,9 @@ def planned(arguments: argparse.Namespace, look: Looks) -> Question:
     if budget is None and board is not None:
         budget = board_budget(board)
     devices = max(len(look().gpus), work.tensor_parallel) if on_host else NODE_GPUS
-    return Question(shape, lengths, work, budget, board=board, devices=devices, beyond_device=beyond)
+    return Question(
+        shape, lengths, work, budget, board=board, devices=devices, beyond_device=beyond, on_host=on_host
+    )
 
 
 def swept(arguments: argparse.Namespace, look: Looks) -> Question:

@@ -13,6 +13,7 @@ from runner.kit.interleaved import Rounds, interleaved
 from runner.kit.probe import Findings, measured, say, single
 from runner.kit.steps.topic import Topic
 from runner.record.evaluation import STOPPED
+from runner.vocabulary.sources import DRILL
 
 STEP_S = 0.05
 """The step that costs are stated for, in seconds; a step that does not reach it says so in `bare_step_time`."""
@@ -70,7 +71,7 @@ def guard_cost(topic: Topic, seed: int) -> Findings:
         status="symptom" if above else "ok",
         reason=sentence if above else None,
         requested={"topic": topic.name},
-        effective={"device": device},
+        effective={"source": DRILL, "device": device},
     )
 
 

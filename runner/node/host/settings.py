@@ -20,6 +20,7 @@ def judge_settings(facts: SettingsFacts) -> NodeVerdict:
         settings=settings,
         # One that cannot be read is absent, and differs from the majority as such.
         not_read=tuple(NotRead(one.what, one.why, matters=False) for one in facts.not_read),
+        finds=False,
         judged=f"{len(settings)} settings, to be compared with those of other nodes; none is a fault by itself",
     )
 

@@ -93,8 +93,11 @@ def _outcome_problems(record: Record) -> Iterator[str]:
         return
     found = _without_entry(record)
     possible = _PROVED if found in _PROVED else {found}
-    if found is Outcome.HEALTHY and record.machine.gpu_error:
-        possible = possible | {Outcome.INCONCLUSIVE}
+    if found is Outcome.HEALTHY:
+        # Only the entry knows which steps are drills, and which need the GPUs that could not be read.
+        possible = possible | {Outcome.INCONCLUSIVE, Outcome.NOT_APPLICABLE}
+    if found is Outcome.INCONCLUSIVE:
+        possible = possible | {Outcome.NOT_APPLICABLE}
     if record.outcome is not None and record.outcome not in possible:
         yield f"has the outcome {record.outcome}, but its steps give {found}; {AGAIN}"
 
