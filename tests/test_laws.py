@@ -32,6 +32,8 @@ ROOMS = (
 )
 
 MOST_LINES = 300
+# One file on purpose: a reader copies it into a job's image.
+MOST_LINES_OF_A_GUARD = 450
 # A command or a worker is a module with one of these, and is named by its module.
 NAMES_OF_ENTRY_POINTS = {"arguments", "main", "run"}
 
@@ -157,7 +159,12 @@ def test_importing_everything_prints_nothing_and_looks_at_nothing() -> None:
 
 
 def test_no_module_is_longer_than_can_be_read_in_one_sitting() -> None:
-    long = {name_of(path) for path in MODULES if len(path.read_text().splitlines()) > MOST_LINES}
+    long = {
+        name_of(path)
+        for path in MODULES
+        if len(path.read_text().splitlines())
+        > (MOST_LINES_OF_A_GUARD if room_of(name_of(path)) == "guards" else MOST_LINES)
+    }
     assert not long
 
 

@@ -2,7 +2,8 @@
 
 Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open files, processes, the control group's
 memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters,
-GPUDirect) and `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault). With
+GPUDirect), `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault) and `storage`
+(space, requests of NFS mounts, blocked processes). With
 --pid the limits are those of a running process, which may differ from this shell's; with --watch counters are judged
 by their change. With --root the files come from a tree that --capture wrote on another node. A captured tree holds what
 the group reads and no more; of `pci` that includes the configuration space of the devices, with serial numbers of
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from runner.kit.options import add_numbers
 from runner.kit.probe import Findings, Probe, base_parser
-from runner.node.host import limits_metrics, pci_metrics, rdma_metrics
+from runner.node.host import limits_metrics, pci_metrics, rdma_metrics, storage_metrics
 from runner.vocabulary.shared import NODE_FAULTS
 
 
@@ -54,9 +55,15 @@ def _run(arguments: argparse.Namespace) -> Findings:
 PROBE = Probe(
     "host_paths",
     method_version=1,
-    summary="Limits, PCIe tree and RDMA ports of this host, and what to do about them",
-    metrics=(NODE_FAULTS, *limits_metrics.METRICS, *pci_metrics.METRICS, *rdma_metrics.METRICS),
-    labels=("group", "source", "gpu", "port", "device"),
+    summary="Limits, PCIe tree, RDMA ports and storage of this host, and what to do about them",
+    metrics=(
+        NODE_FAULTS,
+        *limits_metrics.METRICS,
+        *pci_metrics.METRICS,
+        *rdma_metrics.METRICS,
+        *storage_metrics.METRICS,
+    ),
+    labels=("group", "source", "gpu", "port", "device", "op"),
     parser=_parser,
     run=_run,
 )

@@ -12,11 +12,16 @@ from pathlib import Path
 
 from runner.base.errors import InputError
 from runner.node.host.mounts import telling_mounts
+from runner.node.host.mountstats import telling_mountstats
 from runner.node.host.settings_reading import kernel_parameters
 from runner.node.host.tree import REFUSED, HostTree
 
 # What of a file a verdict depends on, where the rest names hosts, addresses, tokens or folders of users.
-_TOLD: Mapping[str, Callable[[str], str]] = {"/proc/cmdline": kernel_parameters, "mountinfo": telling_mounts}
+_TOLD: Mapping[str, Callable[[str], str]] = {
+    "/proc/cmdline": kernel_parameters,
+    "mountinfo": telling_mounts,
+    "mountstats": telling_mountstats,
+}
 # Absolute links to these places are kept as they are. Others may name private folders, and are left out.
 _KEPT = ("/dev/nvidia", "/sys/", "/proc/")
 
