@@ -76,8 +76,10 @@ def test_the_declarations_of_all_probes_are_read_without_torch_a_driver_or_what_
     }
     assert not loaded & slow
     kit = {name for name in loaded if name.startswith("runner.kit.")}
-    folders = {path.name for path in (ROOT / "runner" / "kit").iterdir() if path.is_dir()}
+    folders = {path.name for path in (ROOT / "runner" / "kit").rglob("*") if path.is_dir()}
     parts = {"probe", "undo", "options", "compile_options", "metrics", "defaults", "growing_models"}
+    # Topics of `step_drill`.
+    parts |= {"topic", "declared"}
     assert {name.rpartition(".")[2] for name in kit} <= parts | folders
     assert not [name for name in loaded if name.startswith(("runner.run", "runner.fleet", "runner.history"))]
 

@@ -6,13 +6,14 @@ collective, `op` calls another one, `shape` calls it with another size, `late` s
 stopped: this process waits until the others wait, looks at all of them and judges, without the knowledge of the rank.
 With gloo, `shape` aborts a neighbour of the culprit: then the flight recorders of those that are left are judged.
 `neighbour` keeps processes busy on one rank's core, or on its GPU, and compares compute times. `nan` puts a NaN into
-one rank's gradient and counts before and after the reduction. `unknown-host`, `dead-port`, `held-port` and
-`large-world` are faults of the rendezvous, by the call that joins a group. --timeouts runs a fault at several timeouts.
+one rank's gradient and counts before and after the reduction; then into a module of one rank that trains under
+`runner.guards.nonfinite`, in DDP and in FSDP2. `unknown-host`, `dead-port`, `held-port` and `large-world` are faults of
+the rendezvous, by the call that joins a group. --timeouts runs a fault at several timeouts.
 
 Output: culprit_named, wrong_certain, drill_faults (counts), hang_look_time (s), ras_healthy, ranks_complaining,
 survived_timeout; compute_time and wait_time (s) by rank, compute_share, slowest_over_median, slow_ranks,
-least_wait_is_slowest; nonfinite_ranks, nonfinite_ranks_after; rendezvous_failure_time (s), same_message. Symptom: the
-fault was found. With `none`: something was found in healthy ranks.
+least_wait_is_slowest; nonfinite_ranks, nonfinite_ranks_after, module_named, changed_by_skip; rendezvous_failure_time
+(s), same_message. Symptom: the fault was found. With `none`: something was found in healthy ranks.
 
 Example:
     python -m runner.probes.rank_drill --fault skip --ranks 4 --seed 2
@@ -81,7 +82,7 @@ PROBE = Probe(
     method_version=1,
     summary="Whether an injected fault of one rank is found, and what it does to the others",
     metrics=METRICS,
-    labels=("fault", "ranks", "backend", "rank", "role", "timeout"),
+    labels=("fault", "ranks", "backend", "rank", "role", "timeout", "parallel"),
     parser=_parser,
     run=_run,
 )

@@ -13,6 +13,22 @@ COMPILE_FINISHED = Metric(
     kind="flag",
     label="Compile finished",
 )
+MODULE_NAMED = Metric(
+    "module_named",
+    "1",
+    "higher",
+    "Drills in which the guard names the injected module, phase and rank, in the injected step and in no other.",
+    kind="count",
+    label="Drills with the module named",
+)
+CHANGED_BY_SKIP = Metric(
+    "changed_by_skip",
+    "1",
+    "lower",
+    "Weights and optimizer states, of all ranks, that differ in a bit after the skipped step.",
+    kind="count",
+    label="Tensors changed by a skipped step",
+)
 BUS_BANDWIDTH = Metric(
     "bus_bandwidth",
     "B/s",

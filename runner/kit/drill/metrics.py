@@ -1,6 +1,7 @@
 """Metrics of `rank_drill`."""
 
 from runner.vocabulary.model import Metric
+from runner.vocabulary.shared import CHANGED_BY_SKIP, MODULE_NAMED
 
 METRICS = (
     Metric(
@@ -112,6 +113,8 @@ METRICS = (
         kind="count",
         label="Ranks with a NaN after reduction",
     ),
+    MODULE_NAMED,
+    CHANGED_BY_SKIP,
     Metric(
         "rendezvous_failure_time",
         "s",

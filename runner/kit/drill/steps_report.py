@@ -1,9 +1,11 @@
 """What is reported of drills in which the steps are compared: a slow rank, healthy ranks, a rank with a NaN."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from runner.entry.model import Scalar
 from runner.kit.drill.drill_report import DrillReport, Labels, fault_in_words, score
+from runner.kit.drill.guarded_ranks import drill_guarded, guarded_measurements
 from runner.kit.drill.hang_report import as_details
 from runner.kit.drill.injection import Injection
 from runner.kit.drill.job import JobShape
@@ -44,7 +46,7 @@ def report_steps(
 
 
 def report_nan(shape: JobShape, faults: Sequence[Injection], labels: Labels) -> DrillReport:
-    """Put a NaN into the gradient of one rank, and count where it is, before and after the reduction."""
+    """Put a NaN into the gradient of one rank, count where it is, and let ranks that train under the guard name it."""
     drills = []
     for fault in faults:
         drills.append(drill_nan(shape, fault))
@@ -59,12 +61,23 @@ def report_nan(shape: JobShape, faults: Sequence[Injection], labels: Labels) -> 
     after = sum(count > 0 for count in first.summed)
     measurements.append(single("nonfinite_ranks", len(first.sources), **labels))
     measurements.append(single("nonfinite_ranks_after", after, **labels))
+    guarded = drill_guarded(shape, faults)
+    for trained in guarded:
+        say(
+            f"{trained.parallel}: injected in {trained.expected}; named by the guard: {trained.found or 'nothing'}"
+        )
+    measurements += guarded_measurements(guarded, labels)
     found = [one.sources for one in drills if one.sources]
     reason = None
     if found:
         listed = ", ".join(map(str, found[0]))
         reason = f"before the reduction, only the gradient of rank {listed} has a NaN; after it, those of {after} ranks"
-    return DrillReport(measurements, reason, {"own": list(first.own), "summed": list(first.summed)})
+    details = {
+        "own": list(first.own),
+        "summed": list(first.summed),
+        "guarded": [asdict(one) for one in guarded],
+    }
+    return DrillReport(measurements, reason, details)
 
 
 def _sentence(split: StepSplit) -> str:
