@@ -7,13 +7,15 @@ stopped: this process waits until the others wait, looks at all of them and judg
 With gloo, `shape` aborts a neighbour of the culprit: then the flight recorders of those that are left are judged.
 `neighbour` keeps processes busy on one rank's core, or on its GPU, and compares compute times. `nan` puts a NaN into
 one rank's gradient and counts before and after the reduction; then into a module of one rank that trains under
-`runner.guards.nonfinite`, in DDP and in FSDP2. `unknown-host`, `dead-port`, `held-port` and `large-world` are faults of
-the rendezvous, by the call that joins a group. --timeouts runs a fault at several timeouts.
+`runner.guards.nonfinite`, in DDP and in FSDP2. `flip` flips a bit in one rank's results or parameters while the ranks
+of a DDP job vote; --vote lets healthy ones vote. `unknown-host`, `dead-port`, `held-port` and `large-world` are faults
+of the rendezvous, by the call that joins a group. --timeouts runs a fault at several timeouts.
 
 Output: culprit_named, wrong_certain, drill_faults (counts), hang_look_time (s), ras_healthy, ranks_complaining,
 survived_timeout; compute_time and wait_time (s) by rank, compute_share, slowest_over_median, slow_ranks,
-least_wait_is_slowest; nonfinite_ranks, nonfinite_ranks_after, module_named, changed_by_skip; rendezvous_failure_time
-(s), same_message. Symptom: the fault was found. With `none`: something was found in healthy ranks.
+least_wait_is_slowest; nonfinite_ranks, nonfinite_ranks_after, module_named, changed_by_skip; votes_unknown,
+job_state_changed; rendezvous_failure_time (s), same_message. Symptom: the fault was found. With `none`: something was
+found in healthy ranks.
 
 Example:
     python -m runner.probes.rank_drill --fault skip --ranks 4 --seed 2
@@ -66,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         help="run the fault once at each of these timeouts, without a look, and see whether the job goes on",
     )
     add_flags(
-        parser, {"--look-only": "end the ranks after the look; do not wait for what becomes of the job"}
+        parser,
+        {
+            "--look-only": "end the ranks after the look; do not wait for what becomes of the job",
+            "--vote": "for none and flip: let the ranks vote about their results, in place of a comparison of times",
+        },
     )
     return parser
 

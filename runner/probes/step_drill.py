@@ -20,12 +20,13 @@ from dataclasses import replace
 from runner.base.errors import InputError
 from runner.kit.options import add_counts, add_flags, require_positive
 from runner.kit.probe import Findings, Probe, base_parser
+from runner.kit.steps.corruption.declared import CORRUPTION
 from runner.kit.steps.nonfinite.declared import NONFINITE
 from runner.kit.steps.topic import Topic
 from runner.vocabulary.model import Metric
 from runner.vocabulary.sources import DRILL
 
-TOPICS: tuple[Topic, ...] = (NONFINITE,)
+TOPICS: tuple[Topic, ...] = (NONFINITE, CORRUPTION)
 
 _COST = (
     Metric(

@@ -6,4 +6,4 @@ HANGS = ("skip", "op", "shape", "late", "stop")
 RENDEZVOUS_FAULTS = ("unknown-host", "dead-port", "held-port", "large-world")
 """Faults of the rendezvous, which need no group."""
 
-FAULTS = ("none", *HANGS, "neighbour", "nan", *RENDEZVOUS_FAULTS)
+FAULTS = ("none", *HANGS, "neighbour", "nan", "flip", *RENDEZVOUS_FAULTS)

@@ -12,6 +12,7 @@ from runner.kit.drill.job import shape_of
 from runner.kit.drill.rendezvous_faults import RendezvousEnding, drill_rendezvous
 from runner.kit.drill.split import PARTS
 from runner.kit.drill.steps_report import report_nan, report_steps
+from runner.kit.drill.vote_report import report_votes
 from runner.kit.options import require_positive, value_of
 from runner.kit.probe import Findings, say, single
 
@@ -39,6 +40,10 @@ def drill_findings(arguments: argparse.Namespace) -> Findings:
         report = report_timeouts(shape, faults[0], arguments, labels)
     elif fault in HANGS:
         report = report_hangs(shape, faults, arguments, labels)
+    elif fault == "flip" or arguments.vote:
+        report = report_votes(
+            shape, faults if fault == "flip" else [None] * len(faults), arguments.seed, labels
+        )
     elif fault == "nan":
         report = report_nan(shape, faults, labels)
     else:
@@ -66,6 +71,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--steps must be at least {PARTS}, not {arguments.steps}: runs are compared in parts"
         )
+    if arguments.vote and arguments.fault not in {"none", "flip"}:
+        raise InputError(f"--vote is for --fault none and flip, not for {arguments.fault}")
     if arguments.timeouts and (arguments.fault not in HANGS or min(arguments.timeouts) <= 0):
         raise InputError(f"--timeouts takes seconds above zero, and one of the faults {', '.join(HANGS)}")
 

@@ -116,6 +116,22 @@ METRICS = (
     MODULE_NAMED,
     CHANGED_BY_SKIP,
     Metric(
+        "votes_unknown",
+        "1",
+        "lower",
+        "Drills in which a vote could not decide about some ranks.",
+        kind="count",
+        label="Drills with an undecided vote",
+    ),
+    Metric(
+        "job_state_changed",
+        "1",
+        "lower",
+        "1 if a job that votes ends with other parameters or another state of its random numbers than without; else 0.",
+        kind="flag",
+        label="Vote changes the job",
+    ),
+    Metric(
         "rendezvous_failure_time",
         "s",
         None,

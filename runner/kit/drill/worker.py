@@ -3,8 +3,8 @@
 It joins the group and answers `{"ready": true, "torch": version}`. Commands:
 `{"do": "measure"}` returns `{"unit": seconds}` of one unit of compute;
 `{"do": "steps", "count", "units", "timeout", "longest", "fault"}` runs steps, with a fault or None, and returns
-`{"steps": [...]}`. A rank that ends with an exception first writes its flight recorder into the folder of the drill, as
-NCCL's watchdog does, and says `{"ended": message}`.
+`{"steps": [...]}`; `{"do": "vote", …}` trains and votes, see `voting.voted`. A rank that ends with an exception first
+writes its flight recorder into the folder of the drill, as NCCL's watchdog does, and says `{"ended": message}`.
 """
 
 import argparse
@@ -90,6 +90,10 @@ def _answer(
 ) -> Mapping[str, object]:
     if command["do"] == "measure":
         return {"unit": training.unit_seconds()}
+    if command["do"] == "vote":
+        from runner.kit.drill.voting import voted
+
+        return voted(training.device, line.rank, command)
     fault = Injection.of_command(command["fault"]) if command["fault"] else None
     injector = FaultInjector(fault, line.rank, line.mark, folder / RELEASE, command["longest"])
     training.prepare(command["units"], command["timeout"])

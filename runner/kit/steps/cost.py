@@ -45,7 +45,7 @@ def guard_cost(topic: Topic, seed: int) -> Findings:
         def block(_: int) -> float:
             taken = interleaved(both, Rounds(_PAIRS, within, fewest=_PAIRS, passes=_BLOCK))
             bare.append(median(taken["bare"]))
-            ratios.append(median(taken["guarded"]) / bare[-1])
+            ratios.append(1 + (median(taken["guarded"]) / bare[-1] - 1) / topic.every)
             return ratios[-1]
 
         bound = topic.most_cost
@@ -61,8 +61,9 @@ def guard_cost(topic: Topic, seed: int) -> Findings:
     interval = repeated_interval(ratios)
     above = answer(interval, bound) == "above"
     cost = measured("guard_cost", ratios, STOPPED, guard=topic.name)
+    often = f" once in {topic.every} steps" if topic.every > 1 else ""
     sentence = (
-        f"a step of {median(bare) * 1e3:.0f} ms takes {cost.value:.4f} times as long with the guard"
+        f"a step of {median(bare) * 1e3:.0f} ms takes {cost.value:.4f} times as long with the guard{often}"
         f" (95 % interval {interval.low:.4f} to {interval.high:.4f}; at most {bound:g})"
     )
     say(sentence)

@@ -34,6 +34,7 @@ class Topic:
         metrics: what it reports.
         labels: names of the labels of its measurements.
         most_cost: the bound of the guard's cost as a ratio of step times; None without a guard.
+        every: steps for which the guard works once in a job; the guarded arm works in each, and the cost is its share.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Topic:
     metrics: tuple[Metric, ...]
     labels: Sequence[str] = ()
     most_cost: float | None = None
+    every: int = 1
 
     def drill(self, arguments: argparse.Namespace) -> Findings:
         """Run the drill of this topic."""
