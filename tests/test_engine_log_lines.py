@@ -23,19 +23,20 @@ def matched(line: str) -> set[str]:
             "INFO 11-03 04:12:09 [shm_broadcast.py:289] vLLM message queue communication handle: Handle(readers=[1])",
         ),
         (
-            "[rank3]:W1103 torch._dynamo hit config.recompile_limit (8)",
-            "INFO 11-03 04:12:51 [monitor.py:34] torch.compile takes 41.70 s in total",
-        ),
-        (
             'Thread 0x7f10 (most recent call first):   File "/opt/torch/_inductor/scheduler.py", line 88 in fuse_nodes',
             "I1103 torch/_inductor/config.py: compile_threads set to 32",
         ),
     ],
-    ids=["vLLM waits for a worker", "recompiles", "faulthandler dump"],
+    ids=["vLLM waits for a worker", "faulthandler dump"],
 )
 def test_a_hung_warm_up_is_told_from_a_finished_one(sick: str, healthy: str) -> None:
     assert matched(sick) == {"torch-compile-hang"}
     assert "torch-compile-hang" not in matched(healthy)
+
+
+def test_a_recompile_limit_is_told_from_a_finished_warm_up() -> None:
+    assert matched("[rank3]:W1103 torch._dynamo hit config.recompile_limit (8)") == {"recompile-storm"}
+    assert not matched("INFO 11-03 04:12:51 [monitor.py:34] torch.compile takes 41.70 s in total")
 
 
 @pytest.mark.parametrize(

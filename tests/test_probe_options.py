@@ -17,6 +17,7 @@ REQUIRED = {
     "gpu_state": ["--group", "memory"],
     "host_paths": ["--group", "limits"],
     "limits_drill": ["--limit", "shm"],
+    "recompile_log": ["--from", "-"],
     "step_drill": ["--topic", "nonfinite"],
 }
 

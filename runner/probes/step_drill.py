@@ -22,11 +22,12 @@ from runner.kit.options import add_counts, add_flags, require_positive
 from runner.kit.probe import Findings, Probe, base_parser
 from runner.kit.steps.corruption.declared import CORRUPTION
 from runner.kit.steps.nonfinite.declared import NONFINITE
+from runner.kit.steps.recompiles.declared import RECOMPILES
 from runner.kit.steps.topic import Topic
-from runner.vocabulary.model import Metric
+from runner.vocabulary.model import Compiles, Metric
 from runner.vocabulary.sources import DRILL
 
-TOPICS: tuple[Topic, ...] = (NONFINITE, CORRUPTION)
+TOPICS: tuple[Topic, ...] = (NONFINITE, RECOMPILES, CORRUPTION)
 
 _COST = (
     Metric(
@@ -83,6 +84,7 @@ PROBE = Probe(
     summary="Whether an injected fault of a training step is found, and what its guard costs",
     metrics=(*_COST, *(metric for topic in TOPICS for metric in topic.metrics)),
     labels=tuple(dict.fromkeys(("guard", *(label for topic in TOPICS for label in topic.labels)))),
+    compiles=Compiles(only_with=tuple(f"--fault={fault}" for topic in TOPICS for fault in topic.compile)),
     parser=_parser,
     run=_run,
 )

@@ -45,16 +45,18 @@ class Compiles:
     Attributes:
         unless: arguments with which a call does not compile; `--option=value` for an option with one value.
         on_cpu_with: on a host without a GPU, a call compiles only with one of these arguments; None: as with a GPU.
+        only_with: a call compiles only with one of these arguments, on any host; None: it needs none of them.
     """
 
     unless: tuple[str, ...] = ("--skip-compile", "--compile-mode=eager")
     on_cpu_with: tuple[str, ...] | None = None
+    only_with: tuple[str, ...] | None = None
 
     def by(self, words: Sequence[str], *, gpu: bool) -> bool:
         """Whether a call with these arguments compiles on a host with or without a GPU."""
         given = {*words, *(word.partition("=")[0] for word in words)}
         given |= {f"{option}={value}" for option, value in itertools.pairwise(words)}
-        if given & set(self.unless):
+        if given & set(self.unless) or (self.only_with is not None and not given & set(self.only_with)):
             return False
         return gpu or self.on_cpu_with is None or bool(given & set(self.on_cpu_with))
 

@@ -29,6 +29,22 @@ CHANGED_BY_SKIP = Metric(
     kind="count",
     label="Tensors changed by a skipped step",
 )
+GRAPH_BREAKS = Metric(
+    "graph_breaks",
+    "1",
+    "lower",
+    "Places where the compiled graph was split and execution returned to Python.",
+    kind="count",
+    label="Graph breaks",
+)
+FRAMES_GIVEN_UP = Metric(
+    "frames_given_up",
+    "1",
+    "lower",
+    "Functions that reached torch.compile's recompile limit: inputs without a graph run in eager mode from then on.",
+    kind="count",
+    label="Functions at the recompile limit",
+)
 BUS_BANDWIDTH = Metric(
     "bus_bandwidth",
     "B/s",

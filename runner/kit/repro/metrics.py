@@ -77,14 +77,7 @@ REPRO = (
         "Largest |compiled − eager| ÷ largest |eager| over the model's output.",
         label="Difference of compiled from eager",
     ),
-    Metric(
-        "graph_breaks",
-        "1",
-        "lower",
-        "Places where the compiled graph was split and execution returned to Python.",
-        kind="count",
-        label="Graph breaks",
-    ),
+    shared.GRAPH_BREAKS,
     Metric(
         "recompiles",
         "1",

@@ -33,6 +33,7 @@ class Topic:
         faults: words of `--fault`, without `none`, which every topic has.
         metrics: what it reports.
         labels: names of the labels of its measurements.
+        compile: those of its faults whose drill compiles with Inductor, and so needs a compiler.
         most_cost: the bound of the guard's cost as a ratio of step times; None without a guard.
         every: steps for which the guard works once in a job; the guarded arm works in each, and the cost is its share.
     """
@@ -41,6 +42,7 @@ class Topic:
     faults: tuple[str, ...]
     metrics: tuple[Metric, ...]
     labels: Sequence[str] = ()
+    compile: tuple[str, ...] = ()
     most_cost: float | None = None
     every: int = 1
 
