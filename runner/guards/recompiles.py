@@ -77,10 +77,10 @@ class _WarmUp:
         self._counter = counter
 
     def __enter__(self) -> None:
-        self._counter._enter_block()  # noqa: SLF001 - one file, two halves of one thing
+        self._counter._enter_block()
 
     def __exit__(self, *_: object) -> None:
-        self._counter._leave_block()  # noqa: SLF001
+        self._counter._leave_block()
 
 
 class RecompileCounter:

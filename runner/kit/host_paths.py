@@ -18,7 +18,7 @@ from runner.node.host.tree import HostTree
 from runner.vocabulary.sources import CAPTURED
 
 # The modules `runner.node.host.NAME` with a `GROUP`.
-GROUPS = ("limits", "pci", "rdma", "settings", "storage")
+GROUPS = ("cpu", "limits", "pci", "rdma", "settings", "storage")
 
 
 def host_findings(arguments: argparse.Namespace) -> Findings:

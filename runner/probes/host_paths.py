@@ -1,13 +1,13 @@
 """What /proc, /sys and the control groups tell of this host, compared with what a node for large models needs.
 
-Reads and changes nothing. Groups: `limits` (shared memory, locked memory, open files, processes, the control group's
-memory), `pci` (link speed and width up the tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters,
-GPUDirect), `settings` (versions and modes that should be equal on all nodes of a fleet; none is a fault) and `storage`
-(space, requests of NFS mounts, blocked processes). With
---pid the limits are those of a running process, which may differ from this shell's; with --watch counters are judged
-by their change. With --root the files come from a tree that --capture wrote on another node. A captured tree holds what
-the group reads and no more; of `pci` that includes the configuration space of the devices, with serial numbers of
-adapters.
+Reads and changes nothing. Groups: `cpu` (cores and quotas; with --watch, whether a process lacks them), `limits`
+(shared memory, locked memory, open files, processes, the control group's memory), `pci` (link speed and width up the
+tree, NUMA nodes, ACS and IOMMU), `rdma` (ports, rates, counters, GPUDirect), `settings` (versions and modes that
+should be equal on all nodes of a fleet; none is a fault) and `storage` (space, requests of NFS mounts, blocked
+processes). With --pid the limits are those of a running process, which may differ from this shell's; with --watch
+counters are judged by their change. With --root the files come from a tree that --capture wrote on another node. A
+captured tree holds what the group reads and no more; of `pci` that includes the configuration space of the devices,
+with serial numbers of adapters.
 
 Output: node_faults, the number of findings that need something to be done; details.findings has each with where, what,
 what to do and whose rule that is; details.not_read what is unknown. Symptom: at least one. Not applicable: the group
@@ -25,7 +25,7 @@ from pathlib import Path
 
 from runner.kit.options import add_numbers
 from runner.kit.probe import Findings, Probe, base_parser
-from runner.node.host import limits_metrics, pci_metrics, rdma_metrics, storage_metrics
+from runner.node.host import cpu_metrics, limits_metrics, pci_metrics, rdma_metrics, storage_metrics
 from runner.vocabulary.shared import NODE_FAULTS
 
 
@@ -55,9 +55,10 @@ def _run(arguments: argparse.Namespace) -> Findings:
 PROBE = Probe(
     "host_paths",
     method_version=1,
-    summary="Limits, PCIe tree, RDMA ports and storage of this host, and what to do about them",
+    summary="Cores, limits, PCIe tree, RDMA ports and storage of this host, and what to do about them",
     metrics=(
         NODE_FAULTS,
+        *cpu_metrics.METRICS,
         *limits_metrics.METRICS,
         *pci_metrics.METRICS,
         *rdma_metrics.METRICS,

@@ -21,13 +21,14 @@ from runner.base.errors import InputError
 from runner.kit.options import add_counts, add_flags, require_positive
 from runner.kit.probe import Findings, Probe, base_parser
 from runner.kit.steps.corruption.declared import CORRUPTION
+from runner.kit.steps.data.declared import DATA
 from runner.kit.steps.nonfinite.declared import NONFINITE
 from runner.kit.steps.recompiles.declared import RECOMPILES
 from runner.kit.steps.topic import Topic
 from runner.vocabulary.model import Compiles, Metric
 from runner.vocabulary.sources import DRILL
 
-TOPICS: tuple[Topic, ...] = (NONFINITE, RECOMPILES, CORRUPTION)
+TOPICS: tuple[Topic, ...] = (NONFINITE, DATA, RECOMPILES, CORRUPTION)
 
 _COST = (
     Metric(

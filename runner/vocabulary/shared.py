@@ -45,6 +45,14 @@ FRAMES_GIVEN_UP = Metric(
     kind="count",
     label="Functions at the recompile limit",
 )
+THROTTLED_PERIODS = Metric(
+    "throttled_periods",
+    "1",
+    "lower",
+    "Periods in which a control group had used up its CPU quota ÷ all of its periods while it was watched.",
+    kind="share",
+    label="Throttled periods",
+)
 BUS_BANDWIDTH = Metric(
     "bus_bandwidth",
     "B/s",

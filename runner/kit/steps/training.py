@@ -60,7 +60,11 @@ class SmallTraining:
 
     def step(self, _: int = 0) -> "torch.Tensor":
         """Forward, backward and update; returns the loss, on the device."""
-        loss = self.loss(self.batch())
+        return self.learn(self.batch())
+
+    def learn(self, tokens: "torch.Tensor") -> "torch.Tensor":
+        """The same with these tokens, of shape (sequences, 64), on the device."""
+        loss = self.loss(tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -138,11 +138,19 @@ class CapturingTree(HostTree):
                     _make_room(place)
                     place.symlink_to(at.readlink())
                 at = Path(os.path.realpath(at))
-        (self.into / str(at).lstrip("/")).mkdir(parents=True, exist_ok=True) if at.is_dir() else None
+        if at.is_dir():
+            _make_folder(self.into / str(at).lstrip("/"))
+
+
+def _make_folder(place: Path) -> None:
+    """A folder, also where an empty file stood for a name that was only listed."""
+    if place.is_file():
+        place.unlink()
+    place.mkdir(parents=True, exist_ok=True)
 
 
 def _make_room(place: Path) -> None:
     """Folders above it, and nothing in its place: an empty file stood for a name that was only listed."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(place.parent)
     if place.is_symlink() or place.is_file():
         place.unlink()

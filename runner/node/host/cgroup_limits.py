@@ -58,11 +58,16 @@ class PidsLevel:
 
 @dataclass(frozen=True)
 class CpuLevel:
-    """CPU time of one control group: cores that its quota gives, and the share of periods in which it ran out."""
+    """CPU time of one control group: cores that its quota gives, and the periods in which it ran out.
+
+    `throttled` is their share of all `periods` since the group was made; None if there were none.
+    """
 
     where: str
     cores: float
     throttled: float | None
+    periods: int = 0
+    throttled_periods: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +197,21 @@ def _cpu(tree: HostTree, folders: CgroupFolders) -> Sequence[CpuLevel]:
             continue
         stat = parse_counters(tree.text(f"{folder}/cpu.stat"))
         periods = stat.get("nr_periods", 0)
-        throttled = stat.get("nr_throttled", 0) / periods if periods else None
-        found.append(CpuLevel(shown_group(folder, level), quota / period, throttled))
+        hits = stat.get("nr_throttled", 0)
+        share = hits / periods if periods else None
+        found.append(CpuLevel(shown_group(folder, level), quota / period, share, periods, hits))
     return found
+
+
+def cpu_folders(tree: HostTree) -> CgroupFolders | None:
+    """The control groups that limit the CPU time of the judged process; None if they are not mounted here."""
+    groups = parse_membership(tree.text(f"{tree.process}/cgroup") or "")
+    return folders_of("cpu", groups, parse_mounts(tree.text("/proc/self/mountinfo") or ""), tree.exists)
+
+
+def read_cpu_levels(tree: HostTree, folders: CgroupFolders) -> tuple[CpuLevel, ...]:
+    """Those of the groups that have a quota, the process's own first."""
+    return tuple(_cpu(tree, folders))
 
 
 def cpu_quota(text: str | None) -> tuple[int | None, int | None]:

@@ -1,0 +1,148 @@
+"""`step_drill --topic data`: real loaders and real limits, each named, and none in a loop without one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.entry.read import read_runbook
+from runner.entry.signatures import match_log
+from runner.kit.steps.data.declared import DATA
+from runner.kit.steps.data.drill import LIMITS
+from runner.kit.steps.data.samples import CostlySamples, additions_for
+from tests.logs import log_of
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).parents[1]
+ENTRY = read_runbook(ROOT / "runbooks/cpu-starved-gpus.md")
+NOT_APPLICABLE = 80
+MANY_WORKERS = (
+    "UserWarning: This DataLoader will create 8 worker processes in total. Our suggested max number of worker in "
+    "current system is 2, which is smaller than what this DataLoader is going to create."
+)
+MANY_THREADS = (
+    "(EngineCore pid=321) WARNING 09-01 07:39:55 [multiproc_executor.py:1070] Reducing Torch parallelism from 24 "
+    "threads to 1 to avoid unnecessary CPU contention."
+)
+
+
+def drill(*words: str) -> tuple[int, dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner.probes.step_drill", "--topic", "data", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    document = json.loads(done.stdout) if done.stdout else {}
+    if done.returncode == NOT_APPLICABLE:
+        pytest.skip(document["reason"])
+    return done.returncode, document, done.stderr
+
+
+def numbers(document: dict[str, Any]) -> dict[str, float]:
+    return {one["name"]: one["value"] for one in document["measurements"]}
+
+
+def meanings(text: str) -> list[str]:
+    return [hit.means or "" for match in match_log(log_of(text.splitlines()), [ENTRY]) for hit in match.hits]
+
+
+@pytest.mark.parametrize("fault", ["slow-dataset", "few-workers", "affinity", "late-affinity", "quota"])
+def test_an_injected_limit_is_named_and_its_line_leads_to_the_entry(fault: str) -> None:
+    status, document, told = drill("--fault", fault, "--steps", "24")
+    assert status == 1, told
+    found = numbers(document)
+    assert (found["limit_named"], found["limit_misnamed"]) == (1, 0), told
+    assert f"limit: {LIMITS[fault]}" in document["reason"]
+    assert meanings(document["reason"]) == [
+        "the step meter of this project names what a training loop waits for"
+    ]
+    if fault == "quota":
+        assert found["throttled_periods"] > 0.05
+        assert not list(Path("/sys/fs/cgroup").glob("**/runbook-quota-*"))
+    if (os.cpu_count() or 1) > 1 and fault != "few-workers":
+        expected = {"affinity": 1.0, "late-affinity": len(os.sched_getaffinity(0))}
+        assert found["threads_over_cores"] == expected.get(fault, found["threads_over_cores"])
+
+
+@pytest.mark.parametrize("fault", ["none", "wide-quota"])
+def test_a_loop_without_a_limit_is_told_none(fault: str) -> None:
+    status, document, told = drill("--fault", fault, "--steps", "24")
+    assert status == 0, told
+    found = numbers(document)
+    assert (found["limit_named"], found["limit_misnamed"]) == (1, 0)
+    assert not meanings(told)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--steps", "3"), "--steps must be at least 20"),
+        (("--steps", "0"), "--steps"),
+        (("--fault", "nonsense"), "invalid choice"),
+    ],
+)
+def test_what_cannot_be_drilled_is_refused_in_one_line(words: tuple[str, ...], said: str) -> None:
+    status, _, told = drill(*words)
+    assert status == 2
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+def test_every_fault_of_the_topic_has_its_limit() -> None:
+    assert set(LIMITS) == {"none", *DATA.faults}
+
+
+def test_the_cost_of_a_sample_follows_the_time_that_it_should_take() -> None:
+    assert additions_for(1e-9) == 1
+    short, long = additions_for(0.001), additions_for(0.01)
+    assert 3 * short < long < 30 * short
+
+
+def test_samples_are_equal_for_equal_numbers() -> None:
+    samples = CostlySamples(50)
+    assert samples[3].tolist() == samples[3].tolist() != samples[4].tolist()
+    assert samples[3].shape == (64,)
+    assert int(samples[3].max()) < 50
+
+
+def test_both_arms_of_the_cost_train_on_batches_of_a_loader() -> None:
+    with DATA.arms(0) as arms:
+        assert [float(step(0)) > 0 for step in (arms.bare, arms.guarded, arms.bare, arms.guarded)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("line", "weight_of"),
+    [
+        ("RuntimeError: DataLoader timed out after 60 seconds", "no batch within its timeout"),
+        (
+            MANY_WORKERS,
+            "more workers than the process may use cores",
+        ),
+        (
+            MANY_THREADS,
+            "vLLM found as many threads",
+        ),
+    ],
+)
+def test_lines_of_pytorch_and_vllm_lead_to_the_entry(line: str, weight_of: str) -> None:
+    (meaning,) = meanings(line)
+    assert weight_of in meaning
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DataLoader worker (pid 12) exited unexpectedly",
+        "200 steps, wait for data 1% (host 1%), first batch 0.3 s; limit: none",
+        "request limit: threads, 8",
+        "data loader ready after 12 seconds",
+    ],
+)
+def test_healthy_and_foreign_lines_do_not(line: str) -> None:
+    assert not meanings(line)
