@@ -1,12 +1,16 @@
 """The guard for values that are not finite, on small models in one process: what it names, and what it lets pass."""
 
+import importlib
+import json
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -371,3 +375,43 @@ def test_the_census_names_parameters_and_buffers_and_lets_a_mask_pass() -> None:
     with torch.no_grad():
         model[0].weight[0, 0] = -math.inf
     assert "0.weight" in weights_census(model)
+
+
+def test_a_grad_scaler_keeps_its_overflows_and_lowers_its_scale() -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    before = [one.detach().clone() for one in model.parameters()]
+    with NonFiniteGuard(model) as guard:
+        scaler.scale(model(torch.ones(1, WIDTH)).sum() * 1e38).backward()
+        assert guard.check(loss_scale=scaler.get_scale()) is None
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**15
+    assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
+
+
+def _one_rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = chain()
+    with NonFiniteGuard(model) as guard:
+        run(model, torch.full((1, WIDTH), math.inf if rank else 1.0))
+        found = guard.check(dist.group.WORLD)
+    if rank:
+        with torch.no_grad():
+            model[0].weight[0, 0] = math.nan
+    bad = weights_census(model, dist.group.WORLD)
+    said = {"place": found and list(found.place), "ranks": found and list(found.ranks), "bad": list(bad)}
+    Path(folder, str(rank)).write_text(json.dumps(said), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+@pytest.mark.system
+def test_all_ranks_of_a_group_agree_on_a_finding_and_on_the_census(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    start: Any = importlib.import_module("torch.multiprocessing").spawn
+    start(_one_rank, (str(tmp_path),), nprocs=2)
+    said = [json.loads((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1)]
+    assert said[0] == said[1] == {"place": ["output", "0"], "ranks": [1], "bad": ["0.weight"]}

@@ -1,6 +1,8 @@
 """Entry 21: which lines of a log it claims, and what its claims come to when it runs."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,8 @@ from runner.record.model import ClaimState, Record
 from tests.logs import log_of
 
 ROOT = Path(__file__).parents[1]
-ENTRY = read_runbook(ROOT / "runbooks" / "recompile-storm.md")
+PLACE = ROOT / "runbooks" / "recompile-storm.md"
+ENTRY, ENTRY_TEXT = read_runbook(PLACE), PLACE.read_text(encoding="utf-8")
 
 LIMIT_2_9 = """\
 W1021 10:44:18.989000 2926 torch/_dynamo/convert_frame.py:1355] [0/8] torch._dynamo hit config.recompile_limit (8)
@@ -97,3 +100,29 @@ def test_what_torch_prints_at_a_limit_is_what_the_entry_knows() -> None:
     )
     assert any("compiled as often as it may be" in one for one in meanings(done.stderr))
     assert any("guard that failed" in one for one in meanings(done.stderr))
+
+
+@pytest.mark.system
+def test_the_report_of_tlparse_that_the_entry_asks_for_has_the_reason(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    if shutil.which("tlparse") is None:
+        pytest.skip("tlparse is not installed")
+    (shown,) = (line for line in ENTRY_TEXT.splitlines() if line.startswith("tlparse "))
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "runner.probes.step_drill",
+            "--topic",
+            "recompiles",
+            "--fault",
+            "int-attribute",
+        ],
+        env={**os.environ, "TORCH_TRACE": str(tmp_path / "trace")},
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+    )
+    subprocess.run(["bash", "-c", f"TRACE=trace\n{shown}"], cwd=tmp_path, capture_output=True, check=True)
+    pages = [path.read_text(encoding="utf-8") for path in (tmp_path / "report").rglob("recompile_reasons*")]
+    assert any("self.calls == 0" in page for page in pages)

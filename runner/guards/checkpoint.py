@@ -84,7 +84,8 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
 
     Args:
         target: the folder to make.
-        collective: called by every rank of torch.distributed's default group; they write into one folder.
+        collective: called by every rank of torch.distributed's default group; they write into one folder. With NCCL
+            each rank calls torch.cuda.set_device first.
 
     Raises:
         CheckpointError: the target exists, the storage refuses, or another rank failed.

@@ -15,6 +15,7 @@ from runner.kit.drill.steps_report import report_nan, report_steps
 from runner.kit.drill.vote_report import report_votes
 from runner.kit.options import require_positive, value_of
 from runner.kit.probe import Findings, say, single
+from runner.vocabulary.sources import DRILL
 
 _RENDEZVOUS_S = 3.0
 # All ranks are processes of one host.
@@ -54,7 +55,11 @@ def drill_findings(arguments: argparse.Namespace) -> Findings:
         status="symptom" if report.reason else "ok",
         reason=report.reason,
         requested={name: value_of(arguments, name) for name in ("fault", "ranks", "backend", "seed")},
-        effective={"ranks": shape.ranks, "backend": shape.backend},
+        effective={
+            "source": "ranks" if fault == "none" else DRILL,
+            "ranks": shape.ranks,
+            "backend": shape.backend,
+        },
         details=report.details,
     )
 

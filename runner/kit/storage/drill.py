@@ -17,6 +17,7 @@ from runner.kit.storage.formats import FORMATS, CheckpointFormat, State, two_sta
 from runner.kit.storage.killing import kill_saves
 from runner.kit.storage.measuring import measure_stalls, measure_storage
 from runner.record.model import Measurement
+from runner.vocabulary.sources import DRILL
 
 _KILLS = ("kill", "kill-overwrite")
 _ONLY_DCP = {"no-metadata", "stale-shard"}
@@ -64,7 +65,7 @@ def drill_storage(arguments: argparse.Namespace) -> Findings:
         status="symptom" if reason else "ok",
         reason=reason,
         requested={"fault": fault, "format": arguments.format, "size": size, "repeat": arguments.repeat},
-        effective={"formats": ", ".join(names), "writer": "guarded" if guarded else "plain"},
+        effective={"source": DRILL, "formats": ", ".join(names), "writer": "guarded" if guarded else "plain"},
         details=found.details,
     )
 

@@ -19,6 +19,7 @@ from runner.kit.probe import Findings, say, single
 from runner.kit.steps.corruption.declared import INTERMITTENT
 from runner.kit.steps.corruption.reordered import reordered
 from runner.record.model import Measurement
+from runner.vocabulary.sources import DRILL
 
 if TYPE_CHECKING:
     import torch
@@ -158,6 +159,8 @@ def _without_fault(repeats: int) -> Findings:
         reason=tally.said[0] if tally.said else None,
         requested={"fault": "none", "steps": repeats},
         effective={
+            # Results of GPUs judge this node; three workers on one CPU show the method.
+            "source": DRILL if cpu else "devices",
             "device": devices[0].type,
             "workers": len(works),
             "vote": "judged" if judged else "unknown",
