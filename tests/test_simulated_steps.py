@@ -173,6 +173,7 @@ READERS = {
     "record/writing",
     # Measurements of the probe's own, before they are a step's.
     "kit/drill/findings", "kit/rendezvous_path", "kit/repro/stack_compile", "kit/running",
+    "kit/steps/nonfinite/drill", "kit/steps/nonfinite/faults", "kit/storage/drill",
 }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ class DcpFormat(CheckpointFormat):
 FORMATS: Mapping[str, CheckpointFormat] = {one.name: one for one in (TorchFormat(), DcpFormat())}
 
 
-def state_of(size: int, seed: int, device: str = "cpu") -> State:
+def checkpoint_state(size: int, seed: int, device: str = "cpu") -> State:
     """Eight float32 tensors of random numbers, of about `size` bytes together; another seed gives other numbers."""
     import torch
 
@@ -131,7 +131,7 @@ def state_of(size: int, seed: int, device: str = "cpu") -> State:
 
 def two_states(size: int, seed: int) -> Sequence[State]:
     """What a drill saves: the first at even steps, the second at odd ones."""
-    return state_of(size, seed), state_of(size, seed + 1)
+    return checkpoint_state(size, seed), checkpoint_state(size, seed + 1)
 
 
 def same_state(one: State, other: State) -> bool:
