@@ -1,8 +1,12 @@
-"""Log lines of trainers with values that are not finite, and lines of their healthy runs, which must not match."""
+"""Log lines of trainers with values that are not finite, and lines of their healthy runs; the entry's own commands."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from runner.entry.read import read_all
 from runner.entry.signatures import match_log
@@ -29,7 +33,6 @@ SICK = {
     ),
     "Megatron, a tensor": "Unexpected result tensor(nan, device='cuda:0') at a.py line 8, invokation #1",
     "Megatron, another result": "Rank 3, node node7, device 3: Possible transient error!!",
-    "Megatron, another GPU": "Rank 3, node node7, device 3, iteration #3: Possible persistent error!!",
     "Megatron, skipped": (
         " iteration 824/20000 | lm loss: 6.1E+00 | number of skipped iterations:   1 | number of nan iterations:   1 |"
     ),
@@ -45,6 +48,14 @@ SICK = {
     "Trainer of transformers 5": "{'loss': '0', 'grad_norm': 'nan', 'learning_rate': '2e-05', 'epoch': '0.27'}",
     "torchtitan": "[rank0]:[titan] 2025-09-11 17:33:50 - root - INFO - step: 40  loss:     nan  grad_norm:     nan",
     "NaN check": "NanCheck.cu:18: checkForNaN: block: [0,0,0], thread: [5,0,0] Assertion `!isnan(data[i])` failed.",
+    "NaN check of torch 2.13": (
+        "/pytorch/torch/csrc/distributed/c10d/NanCheck.cu:70: check: block: [3,0,0], thread: [66,0,0] Assertion"
+        " `!isnan(data[0]) && !isnan(data[1]) && !isnan(data[2]) && !isnan(data[3])` failed."
+    ),
+    "NaN check, FP8": (
+        "NanCheck.cu:138: check: block: [3,0,0], thread: [6,0,0] Assertion `!HasNanFP8x8<T>::check(tmp->ul[0])` failed."
+    ),
+    "NaN check, older": "Utils.cu:15: checkForNaN: block: [0,0,0], thread: [0,0,0] Assertion `!isnan(val)` failed.",
     "anomaly detection": "RuntimeError: Function 'SoftmaxBackward0' returned nan values in its 0th output.",
     "clipping": (
         "The total norm of order 2.0 for gradients from `parameters` is non-finite, so it cannot be clipped."
@@ -71,6 +82,7 @@ HEALTHY = {
     "Trainer, arguments": "logging_nan_inf_filter=True,",
     "torchtitan": "[rank0]:[titan] 2025-09-11 - root - INFO - step:  1  loss:  8.0403  grad_norm:  1.3470",
     "NaN check is on": "TORCH_NCCL_NAN_CHECK: 1",
+    "another assert": "Indexing.cu:1553: indexSelect: block: [0,0,0], thread: [0,0,0] Assertion `srcIndex < n` failed.",
     "a name": "INFO loading tokenizer nanotron-inf, 32000 tokens; first inference in output of 3 s",
 }
 
@@ -87,3 +99,75 @@ def test_a_line_of_a_sick_run_leads_to_the_entry_and_to_no_other(who: str) -> No
 @pytest.mark.parametrize("who", HEALTHY)
 def test_a_line_of_a_healthy_run_does_not(who: str) -> None:
     assert matched(HEALTHY[who]) == set()
+
+
+def test_the_verdict_about_another_gpu_leads_to_wrong_results_too_and_does_not_accuse_the_gpu_of_the_line() -> (
+    None
+):
+    (line,) = ["Rank 3, node node7, device 3, iteration #3: Possible persistent error!!"]
+    matches = match_log(log_of([line]), RUNBOOKS)
+    assert {one.runbook_id for one in matches} == {ENTRY, "silent-data-corruption"}
+    assert all("run before" in (hit.means or "") for one in matches for hit in one.hits)
+
+
+# What `grep` of By hand must find, and what of a healthy log it must not.
+FOUND = (
+    "{'loss': nan, 'grad_norm': 1.2}",
+    "{'loss': '0', 'grad_norm': 'nan'}",
+    " iteration 5426/ 250000 | loss scale: 1.0 | grad norm: nan | number of nan iterations:   0 |",
+    "step: 40  loss:     nan  grad_norm:     nan",
+    "loss=tensor(nan, device='cuda:0')",
+    "train_loss: -inf",
+    '{"step": 3, "loss": NaN}',
+)
+PASSED = (
+    " iteration 10/ 3125000 | lm loss: 1.010967E+01 | loss scale: 4096.0 | grad norm: 178.553 |",
+    "step:  1  loss:  8.0403  grad_norm:  1.3470",
+    "loss: info is logged every 10 steps",
+    "loss: nanotron",
+    "logging_nan_inf_filter=True,",
+)
+
+
+@pytest.mark.parametrize("line", [*FOUND, *PASSED])
+def test_the_grep_of_by_hand_finds_the_first_bad_line_and_no_healthy_one(line: str) -> None:
+    (pattern,) = re.findall(r"grep -niE '([^']+)'", _text())
+    found = subprocess.run(["grep", "-niE", pattern], input=line, capture_output=True, text=True, check=False)
+    assert bool(found.stdout) == (line in FOUND)
+
+
+NAN = torch.tensor([1.0, float("nan")])
+CHECKPOINTS = {
+    "weights alone": ({"a": NAN, "b": torch.ones(2)}, "1 of 2 tensors are not finite ['.a']"),
+    "nested": (
+        {"model_state_dict": {"a": NAN}, "step": 3},
+        "1 of 1 tensors are not finite ['.model_state_dict.a']",
+    ),
+    "an optimizer": (
+        {"model": {"a": torch.ones(2)}, "optimizer": {"state": {0: {"exp_avg": NAN}}}},
+        "1 of 2 tensors are not finite ['.optimizer.state.0.exp_avg']",
+    ),
+    "FP8": ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "0 of 1 tensors are not finite []"),
+    "a NaN in FP8": ({"a": NAN.to(torch.float8_e4m3fn)}, "1 of 1 tensors are not finite ['.a']"),
+    "whole numbers": ({"a": torch.arange(3), "b": [torch.ones(1)]}, "0 of 2 tensors are not finite []"),
+    "no tensors": ({"step": 3}, "0 of 0 tensors are not finite []"),
+}
+
+
+@pytest.mark.parametrize("what", CHECKPOINTS)
+def test_the_script_of_by_hand_reads_a_checkpoint_however_it_is_nested(what: str, tmp_path: Path) -> None:
+    state, says = CHECKPOINTS[what]
+    torch.save(state, tmp_path / "checkpoint.pt")
+    (script,) = re.findall(r"<<'END'\n(.+?)\nEND\n", _text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-", tmp_path / "checkpoint.pt"],
+        input=script,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == says
+
+
+def _text() -> str:
+    return (Path(__file__).parents[1] / "runbooks" / f"{ENTRY}.md").read_text(encoding="utf-8")

@@ -48,6 +48,12 @@ def test_the_lines_of_a_limit_are_known_and_name_the_guard() -> None:
     assert any("guard that failed" in one for one in found)
 
 
+@pytest.mark.parametrize("why", ["fullgraph=True", "fail_on_recompile_limit_hit"])
+def test_a_limit_that_is_an_error_is_known(why: str) -> None:
+    (meaning,) = meanings(f"torch._dynamo.exc.FailOnRecompileLimitHit: Hard failure due to {why}")
+    assert "reached the recompile limit" in meaning
+
+
 def test_a_normal_warm_up_is_not_a_storm_even_with_its_recompiles_logged() -> None:
     assert meanings(WARM_UP) == []
 

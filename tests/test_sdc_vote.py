@@ -4,9 +4,11 @@ import importlib.util
 import json
 import random
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +176,39 @@ def test_what_bits_depend_on_is_in_the_kind() -> None:
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.__version__ in before
+
+
+@pytest.mark.parametrize("name", ["torch.backends", "torch.backends.cuda.matmul"])
+def test_a_job_that_sets_tf32_by_the_names_of_torch_2_9_can_vote_and_take_checksums(name: str) -> None:
+    program = (
+        f"import torch; {name}.fp32_precision = 'tf32'\n"
+        "from runner.guards.gemm_checksum import checksum_gap\n"
+        "from runner.guards.sdc_vote import FixedWork, SdcVote, kind_of\n"
+        "device, one = torch.device('cpu'), torch.eye(3)\n"
+        "print(SdcVote(device, work=FixedWork(device, 32))(0).outcome, 'tf32' in kind_of(device))\n"
+        "print(checksum_gap(one, one, one))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("unknown True\n0.0\n", "")
+
+
+def test_nodes_that_built_the_same_driver_themselves_are_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = SimpleNamespace(name="NVIDIA B200", multi_processor_count=148)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(sdc_vote, "Path", lambda _: tmp_path / "version")
+
+    def kind(driver: str, where: str) -> str:
+        line = f"NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {driver}  Release Build  ({where})"
+        (tmp_path / "version").write_text(f"{line}  Mon Jul 13 01:02:13 UTC 2026\nGCC version:  gcc 13.3.0\n")
+        return kind_of(torch.device("cuda", 0))
+
+    assert kind("580.95.05", "root@n1") == kind("580.95.05", "root@n2")
+    assert kind("580.95.05", "root@n1") != kind("580.82.07", "root@n1")
+    assert "580.95.05" in kind("580.95.05", "dvs-builder@U22-I3")
 
 
 @pytest.mark.parametrize("name", ["sdc_vote", "gemm_checksum"])
