@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.distributed import ProcessGroup
 
+_Extremes = tuple[()] | tuple["torch.Tensor", "torch.Tensor"]
 # Records that are kept without a `check` before they are read.
 _MOST_RECORDS = 16_384
 
@@ -112,7 +113,7 @@ class NonFiniteGuard:
         self._order = 0
         self._before: Place | None = None
         self._first: NonFinite | None = None
-        self._records: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
+        self._records: list[tuple[Place, _Extremes]] = []
         self._last: tuple[object, int] = (None, 0)
         self._called: set[str] = set()
 
@@ -129,8 +130,9 @@ class NonFiniteGuard:
                 self._hook_parameters(name, called)
 
         def leaves(called: "nn.Module", _: object, output: object) -> None:
-            if not torch.compiler.is_compiling():
-                self._called.add(name)
+            if torch.compiler.is_compiling():
+                return
+            self._called.add(name)
             for tensor in _tensors(output) if _trains(called) else ():
                 # What a module hands on from its last part adds nothing, unless it was changed in place.
                 last, self._last = self._last, (weakref.ref(tensor), tensor._version)
@@ -146,7 +148,10 @@ class NonFiniteGuard:
         self._handles.append(module.register_forward_hook(leaves))
 
     def _takes(self, model: "nn.Module", args: object, kwargs: object) -> None:
-        for tensor in _tensors((args, kwargs)) if _trains(model) else ():
+        import torch
+
+        compiling = torch.compiler.is_compiling()
+        for tensor in _tensors((args, kwargs)) if not compiling and _trains(model) else ():
             self._record(Place("input", ""), tensor)
 
     def _hook_parameters(self, name: str, module: "nn.Module") -> None:
@@ -160,18 +165,19 @@ class NonFiniteGuard:
     def _record(self, place: Place, tensor: "torch.Tensor") -> None:
         extremes = _extremes(tensor) if self._handles else None
         if extremes is not None:
-            self._records.append((place, *extremes))
-        if len(self._records) >= _MOST_RECORDS:
-            self._read()
+            self._records.append((place, extremes))
+            if len(self._records) >= _MOST_RECORDS:
+                self._read()
 
     def _read(self) -> None:
         import torch
 
         records, self._records = self._records, []
         values: dict[int, list[float]] = {}
-        for device in {low.device for _, low, _ in records}:
-            here = [number for number, (_, low, _) in enumerate(records) if low.device == device]
-            lows, highs = [records[number][1] for number in here], [records[number][2] for number in here]
+        read = [(number, *ends) for number, (_, ends) in enumerate(records) if ends]
+        for device in {low.device for _, low, _ in read}:
+            here = [number for number, low, _ in read if low.device == device]
+            lows, highs = zip(*(one[1:] for one in read if one[1].device == device), strict=True)
             ends = torch.stack(lows + highs).view(2, -1)
             if not torch.isfinite(ends).all():  # else one number comes back
                 values |= zip(here, ends.t().tolist(), strict=True)
@@ -263,12 +269,17 @@ def _of_all_ranks(own: Any, group: "ProcessGroup | None", model: "nn.Module") ->
     return {rank: one for rank, one in ranks if one is not None}
 
 
-def _extremes(tensor: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor] | None":
-    """Minimum and maximum, on the device; both are NaN if there is one. None for what has no NaN."""
+def _extremes(tensor: "torch.Tensor") -> "_Extremes | None":
+    """Minimum and maximum, on the device; both are NaN if there is one. Empty: finite. None for what has no NaN."""
     import torch
 
     tensor = tensor.detach()
-    if hasattr(tensor, "to_local"):  # a DTensor
+    plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+    # Nothing waits for a CPU, and its sum is faster than its extremes, which decide where the sum overflows.
+    if plain and tensor.device.type == "cpu" and tensor.dtype is torch.float32:
+        if math.isfinite(tensor.sum().item()):
+            return () if tensor.numel() else None
+    elif hasattr(tensor, "to_local"):  # a DTensor
         tensor = tensor.to_local()
     if tensor.is_sparse:
         tensor = tensor.coalesce().values()
@@ -292,8 +303,7 @@ def _trains(module: "nn.Module") -> bool:
     import torch
 
     # A block that is checkpointed runs without gradients first; an evaluation neither trains nor has gradients.
-    seen = module.training or torch.is_grad_enabled()
-    return seen and not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
+    return (module.training or torch.is_grad_enabled()) and not torch.is_inference_mode_enabled()
 
 
 def _plain(name: str) -> str:
