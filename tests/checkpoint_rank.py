@@ -1,7 +1,11 @@
-"""A rank that trains under FSDP2 or DDP over gloo and saves with DCP through the guard: folder, kind, fault."""
+"""A rank that trains under FSDP2 or DDP over gloo and saves with DCP through the guard: folder, kind, fault.
+
+With kind `trainer` it is a rank of a Trainer of transformers, whose callback seals what all ranks saved.
+"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from runner.guards.checkpoint import CheckpointError, last_complete, saving
+from runner.guards.checkpoint import CheckpointError, last_complete, saving, seal
 
 
 def say(line: str) -> None:
@@ -25,7 +29,32 @@ def local(one: torch.Tensor) -> torch.Tensor:
     return one.to_local() if isinstance(one, DTensor) else one
 
 
+def trained_by_trainer(folder: Path) -> None:
+    import transformers  # noqa: PLC0415 - seconds that the other kinds do not need
+
+    callback: Any = transformers.TrainerCallback
+
+    class Seal(callback):  # type: ignore[misc]
+        def on_save(self, args: Any, state: Any, _: Any, **__: Any) -> None:
+            seal(f"{args.output_dir}/checkpoint-{state.global_step}", collective=args.world_size > 1)
+
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), max_steps=2, save_steps=2, per_device_train_batch_size=1, report_to=[],
+        use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    tokens = [{"input_ids": torch.arange(8), "labels": torch.arange(8)} for _ in range(16)]
+    model = transformers.LlamaForCausalLM(config)
+    transformers.Trainer(model=model, args=arguments, train_dataset=tokens, callbacks=[Seal()]).train()
+    dist.destroy_process_group()
+
+
 def main(folder: Path, kind: str, fault: str) -> None:
+    if kind == "trainer":
+        trained_by_trainer(folder)
+        return
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     model: torch.nn.Module = torch.nn.Sequential(

@@ -1,5 +1,6 @@
 """The guard of checkpoint folders: whole or not counted, one bit found, hostile folders end in one-line verdicts."""
 
+import errno
 import hashlib
 import json
 import os
@@ -55,10 +56,38 @@ def test_a_saved_folder_has_its_name_its_files_and_verifies(tmp_path: Path) -> N
     assert verify(folder, deep=False).state == "complete"
 
 
-def test_an_empty_save_is_complete(tmp_path: Path) -> None:
-    with saving(tmp_path / "nothing"):
-        pass
-    assert verify(tmp_path / "nothing").state == "complete"
+def test_a_save_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing was saved"), saving(tmp_path / "nothing") as partial:
+        (partial / "folder").mkdir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="nothing was saved"):
+        seal(tmp_path / "empty")
+    assert verify(forged(tmp_path / "step-9", {})).state == "corrupt"
+
+
+def test_a_read_that_ends_early_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, pread = saved(tmp_path / "step-1"), os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, 300), at))
+    assert verify(folder).state == "complete"
+    assert verify(saved(tmp_path / "step-2")).state == "complete"
+
+
+def test_bytes_that_storage_does_not_return_are_neither_saved_nor_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, pread = saved(tmp_path / "step-1"), os.pread
+
+    def bad_page(file: int, size: int, at: int) -> bytes:
+        if at >= 300:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(file, min(size, 300 - at), at)
+
+    monkeypatch.setattr(os, "pread", bad_page)
+    assert verify(folder).state == "unreadable"
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be read back"):
+        saved(tmp_path / "step-2")
+    assert {one.name for one in tmp_path.iterdir()} == {"step-1"}
 
 
 @pytest.mark.parametrize("bit", range(8))
@@ -145,7 +174,7 @@ def test_a_folder_of_another_writer_can_be_sealed_once(tmp_path: Path) -> None:
     assert verify(tmp_path / "checkpoint-3").state == "complete"
     with pytest.raises(CheckpointError, match="sealed already"):
         seal(tmp_path / "checkpoint-3")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="is not there; all ranks need the same storage"):
         seal(tmp_path / "absent")
 
 
@@ -189,6 +218,18 @@ def test_what_a_killed_save_left_is_cleaned_and_a_running_one_is_not(tmp_path: P
     assert clean_partial(tmp_path) == []
     assert [one.name for one in tmp_path.iterdir()] == ["step-1"]
     assert last_complete(tmp_path) == tmp_path / "step-1"
+
+
+def test_a_save_is_locked_until_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush, stayed = checkpoint._flush, []
+
+    def flush_and_clean(path: Path) -> None:
+        flush(path)
+        stayed.extend(clean_partial(tmp_path))
+
+    monkeypatch.setattr(checkpoint, "_flush", flush_and_clean)
+    assert verify(saved(tmp_path / "step-1")).state == "complete"
+    assert len(set(stayed)) == 1
 
 
 def forged(folder: Path, files: object) -> Path:

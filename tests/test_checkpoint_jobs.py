@@ -50,6 +50,16 @@ def test_an_error_on_one_rank_is_an_error_on_all_and_leaves_no_folder(tmp_path: 
     assert "resumed step-1" in said
 
 
+def test_a_trainer_of_two_ranks_seals_the_files_of_both(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    ranks(tmp_path, "trainer", "none")
+    verdict = verify(tmp_path / "checkpoint-2")
+    assert (verdict.state, verdict.extra) == ("complete", ())
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {
+        one.name for one in (tmp_path / "checkpoint-2").iterdir()
+    }
+
+
 def test_a_trainer_seals_its_checkpoints_and_resumes_from_the_newest_whole_one(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -58,7 +68,7 @@ def test_a_trainer_seals_its_checkpoints_and_resumes_from_the_newest_whole_one(t
 
     class Seal(callback):  # type: ignore[misc]
         def on_save(self, args: Any, state: Any, _: Any, **__: Any) -> None:
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            seal(f"{args.output_dir}/checkpoint-{state.global_step}", collective=args.world_size > 1)
 
     def trainer(steps: int) -> Any:
         config = transformers.LlamaConfig(

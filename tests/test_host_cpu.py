@@ -171,6 +171,17 @@ def test_a_process_whose_threads_lack_cores_is_told_why(
     assert {one.metric for one in verdict.numbers} == {"allowed_cores", "core_wait_share"}
 
 
+def test_loaders_that_were_bound_to_one_core_lack_cores(tmp_path: Path) -> None:
+    files = tree("0-7", workers=2)
+    loaders = [name for name, text in files.items() if text.startswith("pt_data_worker")]
+    bound = {name.replace("comm", "status"): "Cpus_allowed_list:\t0\n" for name in loaders}
+    assert read(tmp_path, files | bound).loaders_allowed == (0,)
+    busy = facts(8, loaders=2, loaders_allowed=(0,))
+    verdict = changed(busy, grown(busy, main=(4, 0.1), loader=(5, 5)))
+    assert kinds(verdict) == {"cores-too-few"}
+    assert "may use 1 of 8" in verdict.faults[0].found
+
+
 def test_a_well_fed_process_on_few_cores_has_no_finding() -> None:
     busy = facts(1)
     assert not changed(busy, grown(busy, main=(9.5, 0.2), loader=(0.3, 0.1))).findings

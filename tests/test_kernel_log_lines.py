@@ -117,6 +117,7 @@ def test_each_form_of_a_log_gives_the_kernels_text_and_its_time(name: str) -> No
         "mlx5_core 0000:5c:00.0 ens1: Link down",
         "EDAC MC0: 1 CE memory read error",
         "INFO: task nvidia-smi:2165 blocked for more than 122 seconds.",
+        "INFO: task nvidia-smi:2165 blocked in I/O wait for more than 122 seconds.",
         "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 LTSSM Fault Up",
         "Memory cgroup out of memory: Killed process 51807 (python3) total-vm:83312kB",
     ],

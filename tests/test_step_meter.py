@@ -174,6 +174,24 @@ def test_loaders_are_seen_with_their_running_time() -> None:
     assert found.worker_run + found.worker_delay > 0.5
 
 
+def _to_one_core(_: int) -> None:
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+
+
+def test_loaders_that_were_bound_to_one_core_have_one() -> None:
+    loader: DataLoader[Any] = DataLoader(
+        list(range(100)),  # type: ignore[arg-type]
+        num_workers=2,
+        worker_init_fn=_to_one_core,
+    )
+    meter = StepMeter(1)
+    for number, _ in enumerate(meter.batches(loader)):
+        if number == 40:
+            found = meter.report()
+            break
+    assert (found.workers, found.cores) == (2, 1)
+
+
 class _Event:
     """An event of a stream that is a list of moments; the device is ahead of `now` or has work until then."""
 

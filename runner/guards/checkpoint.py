@@ -8,7 +8,8 @@ The files go into a folder beside the target. Each is flushed to storage and dig
 manifest, the folder gets its name, and a marker is written last. Without its marker a folder does not count. What names
 its folders itself calls `seal(folder)` after its save. Where a rename copies file by file, as on object stores, marker
 and digests alone decide. Digests are of what the file system returns after the save, not of what was in memory. As a
-command, checkpoint.py verify FOLDER… | last ROOT | clean ROOT: exit status 0 whole, found; 1 not; 2 wrong arguments.
+command, checkpoint.py verify FOLDER… | last ROOT | clean ROOT: exit status 0 whole, found; 1 not; 2 wrong arguments; 3
+the storage refuses.
 """
 
 import contextlib
@@ -84,17 +85,18 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
 
     Args:
         target: the folder to make.
-        collective: called by every rank of torch.distributed's default group; they write into one folder. With NCCL
-            each rank calls torch.cuda.set_device first.
+        collective: called by every rank of torch.distributed's default group; they write into one folder, on storage
+            that all of them see. With NCCL each rank calls torch.cuda.set_device first.
 
     Raises:
-        CheckpointError: the target exists, the storage refuses, or another rank failed.
+        CheckpointError: the target exists, the block saved no file, the storage refuses, or another rank failed.
     """
     target = Path(target)
     partial: Path = _first(collective, lambda: _begin(target))
     locks: list[int] = []
     try:
         _first(collective, lambda: locks.append(_locked(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+        _together(collective, lambda *_: _seen(partial))
         try:
             yield partial
         except BaseException as error:
@@ -115,11 +117,14 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
 def seal(folder: Path | str, *, collective: bool = False) -> None:
     """Flush, digest and mark a folder that something else wrote in its place, as in a callback after a save.
 
+    If several ranks write into the folder, each of them calls this with `collective=True`: it waits for all of them.
+
     Raises:
-        CheckpointError: it is sealed already, has links or other special files, or the storage refuses.
+        CheckpointError: it is sealed already, is empty, has links or special files, or the storage refuses.
     """
     folder = Path(folder)
     sealed = f"{_shown(folder)} is sealed already"
+    _together(collective, lambda *_: _seen(folder))
     _first(collective, lambda: _fail(sealed) if (folder / MARKER).exists() else None)
     _digest_all(folder, collective)
     _first(collective, lambda: _mark(folder))
@@ -213,6 +218,11 @@ def _fail(why: str) -> NoReturn:
     raise CheckpointError(why)
 
 
+def _seen(folder: Path) -> None:
+    if not folder.is_dir():
+        _fail(f"{_shown(folder)} is not there; all ranks need the same storage")
+
+
 def _begin(target: Path) -> Path:
     if (target / MANIFEST).exists() and not (target / MARKER).exists():
         # Killed between its rename and its marker: it never counted. `clean_partial` removes it.
@@ -227,7 +237,10 @@ def _begin(target: Path) -> Path:
 def _digest_all(folder: Path, collective: bool) -> None:
     """Each rank flushes what it wrote and digests its share; rank 0 writes the manifest."""
     _together(collective, lambda *_: None)
-    listed: list[tuple[str, int]] = _first(collective, lambda: _files(folder, refuse=True))
+    listed: list[tuple[str, int]] = _first(
+        collective,
+        lambda: _files(folder, refuse=True) or _fail(f"{_shown(folder)} has no files: nothing was saved"),
+    )
 
     def share(rank: int, world: int) -> dict[str, Any]:
         loads, sizes = [0] * world, dict[str, int]()
@@ -255,10 +268,11 @@ def _digest_all(folder: Path, collective: bool) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    (partial / _LOCK).unlink(missing_ok=True)
     for folder, _, _ in os.walk(partial):
         _flush(Path(folder))
     partial.rename(target)
+    # Until it has its name, `clean_partial` of another process must find it locked.
+    (target / _LOCK).unlink(missing_ok=True)
     _flush(target.parent)
     _mark(target)
 
@@ -333,7 +347,7 @@ def _parse(marker: bytes, manifest: bytes) -> dict[str, tuple[int, list[str]]]:
     files = {name: (int(size), list(digests)) for name, (size, digests) in text["files"].items()}
     if json.loads(marker)["manifest"] != hashlib.sha256(manifest).hexdigest() or text["chunk"] != CHUNK:
         raise ValueError
-    if any(len(digests) != -(-size // CHUNK) for size, digests in files.values()):
+    if not files or any(len(digests) != -(-size // CHUNK) for size, digests in files.values()):
         raise ValueError
     return files
 
@@ -361,18 +375,25 @@ def _digests(folder: Path, sizes: Mapping[str, int]) -> dict[str, list[str | Non
     """The SHA-256 of each chunk; None where the storage does not return it. hashlib and pread run without the GIL."""
 
     def digest(job: tuple[str, int]) -> str | None:
+        name, at = job
+        end = min(at + CHUNK, sizes[name])
+        found = hashlib.sha256()
         try:
-            with _opened(folder, job[0]) as file:
-                return hashlib.sha256(os.pread(file, min(CHUNK, sizes[job[0]] - job[1]), job[1])).hexdigest()
+            with _opened(folder, name) as file:
+                # A read ends early before a page that the storage does not return: the next one then fails.
+                while at < end and (part := os.pread(file, end - at, at)):
+                    found.update(part)
+                    at += len(part)
         except (OSError, CheckpointError):
             return None
+        return found.hexdigest() if at == end else None
 
     jobs = [(name, at) for name, size in sizes.items() for at in range(0, size, CHUNK)]
-    found: dict[str, list[str | None]] = {name: [] for name in sizes}
+    every: dict[str, list[str | None]] = {name: [] for name in sizes}
     with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
         for (name, _), one in zip(jobs, pool.map(digest, jobs), strict=True):
-            found[name].append(one)
-    return found
+            every[name].append(one)
+    return every
 
 
 def _newest_first(root: Path, deep: bool) -> Iterator[FolderVerdict]:

@@ -8,10 +8,9 @@
 
 In a Trainer, return `meter.wrap(super().get_train_dataloader())` from `get_train_dataloader`.
 
-The wait is the time in the loader's `next()`. On a GPU this is time of the host. It is lost only while the GPU has no
-queued work: always if each step synchronises. Two CUDA events around `next()`, read later and never waited for, tell
-how long the stream was empty, and that share decides. A copy to the device within `next()` counts as wait, one in the
-step does not. About once a second counters of the scheduler and of the control groups are read.
+The wait is the time in the loader's `next()`. With a GPU it is lost only while the GPU has no queued work. Two CUDA
+events around `next()`, read later and never waited for, tell how long the stream was empty, and that share decides. A
+copy to the device within `next()` counts as wait. Counters of the kernel are read about once a second.
 """
 
 import contextlib
@@ -50,7 +49,7 @@ class StepMeterReport:
     demand: float = 0.0  # cores that this process's and its loaders' threads wanted: running or ready to run
     throttled_share: float | None = None  # periods in which a control group had used up its quota
     quota_cores: float | None = None  # of the smallest quota
-    cores: int = 1  # that this process may use
+    cores: int = 1  # that this process may use, or its loaders together if they were bound to fewer
     host_cores: int = 1
     threads: int = 1  # of torch, in each rank
     sharing: int = 1  # ranks with a common core
@@ -78,8 +77,7 @@ class StepMeter:
         self._clear()
 
     def _clear(self) -> None:
-        self._waits: list[float] = []
-        self._spans: list[float] = []
+        self._waits, self._spans = list[float](), list[float]()
         self._idle = self._timed = self._first_s = self._wall = self._worker_wall = 0.0
         self._pending: deque[tuple[Any, Any, float]] = deque()
         self._sums: Counter[tuple[str, str]] = Counter()
@@ -121,10 +119,8 @@ class StepMeter:
         self._sample()
         self._drain()
         sums = {what: count for (what, where), count in self._sums.items() if not where}
-        groups = [
-            one for what, one in self._sums if what == "periods" and self._sums[what, one] >= _FEWEST_PERIODS
-        ]
-        hits = [self._sums["throttled", one] / self._sums["periods", one] for one in groups]
+        periods = {one: count for (what, one), count in self._sums.items() if what == "periods"}
+        hits = [self._sums["throttled", one] / n for one, n in periods.items() if n >= _FEWEST_PERIODS]
         host = sum(self._waits) / (sum(self._spans) or 1.0)
         share = min(1.0, self._idle / self._timed) if self._timed else host
         wall, loaders = (1e9 * seconds or math.inf for seconds in (self._wall, self._worker_wall))
@@ -145,7 +141,7 @@ class StepMeter:
             demand=sum(count for what, count in sums.items() if what.endswith(("run", "delay"))) / wall,
             throttled_share=min(1.0, max(hits)) if hits else None,
             quota_cores=min((cores for one in _cpu_groups() if (cores := _quota(one))), default=None),
-            cores=len(os.sched_getaffinity(0)),
+            cores=min(len(one) for one in (_allowed(0), _allowed(*_loaders())) if one),
             host_cores=os.cpu_count() or 1,
             threads=sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1,
             sharing=_sharing(self._ranks),
@@ -171,8 +167,7 @@ class StepMeter:
             self._worker_wall += len(loaders) * (began - self._at)
             for (what, where), value in now.items():
                 key = what, where if what in {"periods", "throttled"} else ""
-                # What is seen for the first time counts from here on.
-                self._sums[key] += max(0, value - self._last.get((what, where), value))
+                self._sums[key] += max(0, value - self._last.get((what, where), value))  # 0 when first seen
         self._last, self._at, self._workers = now, began, len(loaders)
         self._due = began + max(_SAMPLE_S, (time.perf_counter() - began) / _SAMPLE_SHARE)
 
@@ -234,9 +229,9 @@ def _why(found: StepMeterReport) -> str:
 
 def _event() -> Any:
     """An event in the current stream, if this process uses CUDA."""
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
-        return torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
-    return None
+    torch: Any = sys.modules.get("torch")
+    used = torch is not None and torch.cuda.is_initialized()
+    return torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True)) if used else None
 
 
 def _loaders() -> list[int]:
@@ -257,18 +252,23 @@ def _counters(loaders: list[int]) -> dict[tuple[str, str], int]:
         found["faults", f"/proc/{pid}"] = int(stat[9]) if stat else 0
     for folder in _cpu_groups():
         counts = dict(line.split() for line in _text(f"{folder}/cpu.stat").splitlines())
-        for name in ("periods", "throttled") if "nr_periods" in counts else ():
-            found[name, folder] = int(counts[f"nr_{name}"])
+        found |= {(one, folder): int(counts.get(f"nr_{one}", 0)) for one in ("periods", "throttled")}
     return found
 
 
 def _sharing(ranks: int) -> int:
     """Ranks of this host that may use a common core: children of the same parent."""
-    mine, count = os.sched_getaffinity(0), 0
-    for pid in _text(f"/proc/{os.getppid()}/task/{os.getppid()}/children").split() if ranks > 1 else ():
+    mine, parent = _allowed(0), os.getppid()
+    siblings = _text(f"/proc/{parent}/task/{parent}/children").split() if ranks > 1 else []
+    return max(1, min(ranks, sum(bool(mine & _allowed(int(pid))) for pid in siblings)))
+
+
+def _allowed(*pids: int) -> set[int]:
+    found: set[int] = set()
+    for pid in pids:
         with contextlib.suppress(OSError):
-            count += bool(mine & os.sched_getaffinity(int(pid)))
-    return max(1, min(ranks, count))
+            found |= os.sched_getaffinity(pid)
+    return found
 
 
 def _cpu_groups() -> list[str]:

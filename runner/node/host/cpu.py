@@ -93,7 +93,7 @@ def _throttled(where: str, share: float, cores: float, seconds: float) -> NodeFi
 
 
 def _no_core(facts: CpuFacts, ran: float, waited: float, share: float) -> NodeFinding:
-    wants, cores = ran + waited, len(facts.allowed)
+    wants, cores = ran + waited, min(len(facts.allowed), len(facts.loaders_allowed or facts.allowed))
     over, narrow = wants > _OVER * cores, cores < len(facts.online)
     among = (
         f", which {counted(facts.sharing, 'process', 'processes')} of one launcher share"
@@ -125,7 +125,7 @@ def _no_core(facts: CpuFacts, ran: float, waited: float, share: float) -> NodeFi
         action=Action.RESTART,
         where="this process",
         found=f"its threads and loaders were ready without a core {share:.0%} of the time: they want {wants:.1f} cores,"
-        f" and it may use {cores} of {len(facts.online)}{among}",
+        f" and it, or its loaders, may use {cores} of {len(facts.online)}{among}",
         next=then,
         source=f"{_SCHEDSTAT}; chosen here: a fifth of the time",
     )

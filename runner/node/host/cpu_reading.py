@@ -23,6 +23,7 @@ class CpuFacts:
 
     Attributes:
         allowed, online: numbers of the cores that it may use, and of those of the host.
+        loaders_allowed: of the cores that its loaders may use, together.
         threads: how many it has; loaders: of its children, workers of PyTorch's DataLoader.
         tasks: nanoseconds that each thread, of it and of its children, ran and waited for a core since it began.
         major_faults: page faults that read from storage, of it and of its children, by process.
@@ -36,6 +37,7 @@ class CpuFacts:
     """
 
     allowed: tuple[int, ...] = ()
+    loaders_allowed: tuple[int, ...] = ()
     online: tuple[int, ...] = ()
     threads: int | None = None
     loaders: int = 0
@@ -70,14 +72,17 @@ def read_cpu(tree: HostTree) -> CpuFacts:
         )
     limit = parse_limits(tree.text(f"{tree.process}/limits") or "").get("Max open files")
     threads, folders = _field(status, "Threads"), cpu_folders(tree)
+    loaders = [one for one in children if (tree.text(f"/proc/{one}/comm") or "").startswith("pt_data_worker")]
+    bound = (_field(tree.text(f"/proc/{one}/status") or "", "Cpus_allowed_list") for one in loaders)
     governors = Counter(
         name for cpu in allowed if (name := tree.text(f"{_CPUS}/cpu{cpu}/cpufreq/scaling_governor"))
     )
     return CpuFacts(
         allowed=allowed,
+        loaders_allowed=tuple(sorted({core for one in bound for core in parse_cpu_list(one)})),
         online=parse_cpu_list(tree.text(f"{_CPUS}/online") or ""),
         threads=int(threads) if threads.isdecimal() and threads.isascii() else None,
-        loaders=sum((tree.text(f"/proc/{one}/comm") or "").startswith("pt_data_worker") for one in children),
+        loaders=len(loaders),
         tasks=tasks,
         major_faults={one: count for one in processes if (count := _major_faults(tree, one)) is not None},
         levels=read_cpu_levels(tree, folders) if folders else (),

@@ -136,7 +136,8 @@ def _requests(mount: NfsMount, seconds: float, facts: StorageFacts) -> Iterator[
             where=mount.place,
             found=f"requests wait in this client for {share:.0%} of their time; the server answers in "
             f"{format_value(total.response_s or 0.0, 's')}, over {counted(mount.connections, 'connection')}",
-            next="mount with nconnect=8, let fewer ranks save at once, or save asynchronously; no disk is the limit"
+            next="if the server answers fast, mount with nconnect=8, raise max_session_slots (NFS 4.1 and later), let "
+            "fewer ranks save at once, or save asynchronously; if it answers slowly, the queue is its consequence"
             if seconds >= _QUEUE_FOR_S
             else "usual within a save, where many pages are queued at once; look for 15 minutes (--watch 900)",
             source=f"{_RULES}: NfsQueueTimeDominant, above 90 % with more than 10 requests a second for 15 minutes",

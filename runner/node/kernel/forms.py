@@ -1,9 +1,9 @@
 """The forms of kernel messages other than Xids that tell of faults of a node for large models. Pure.
 
 Sources: Linux drivers/pci/pcie/aer.c (both wordings, before and since 6.9), drivers/pci/pci.c (link bandwidth),
-drivers/net/ethernet/mellanox/mlx5/core/{events,health,cmd}.c, mm/oom_kill.c, fs/file_table.c, kernel/hung_task.c,
-drivers/edac/edac_mc.c, arch/x86/kernel/cpu/mce, drivers/firmware/efi/cper.c; NVIDIA/open-gpu-kernel-modules for
-`NVRM: …`; leptonai/gpud for knvlink and SXid.
+drivers/net/ethernet/mellanox/mlx5/core/{events,health,cmd}.c, mm/oom_kill.c, fs/file_table.c, kernel/hung_task.c (both
+wordings, before and since 73d40c42f6 of 2026), drivers/edac/edac_mc.c, arch/x86/kernel/cpu/mce,
+drivers/firmware/efi/cper.c; NVIDIA/open-gpu-kernel-modules for `NVRM: …`; leptonai/gpud for knvlink and SXid.
 """
 
 import re
@@ -204,8 +204,9 @@ FORMS = (
     ),
     _form(
         "hung-task",
-        "blocked for more than",
-        r"INFO: task (?P<program>.{1,64}):(?P<pid>\d{1,10}) blocked for more than (?P<detail>\d{1,9} seconds)",
+        "for more than",
+        r"INFO: task (?P<program>.{1,64}):(?P<pid>\d{1,10}) blocked (?:in I/O wait )?for more than "
+        r"(?P<detail>\d{1,9} seconds)",
         About.DRIVER,
     ),
 )

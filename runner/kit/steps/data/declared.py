@@ -38,7 +38,8 @@ DATA = Topic(
             "threads_over_cores",
             "1",
             "lower",
-            "torch.get_num_threads() of a new process ÷ the cores that its affinity, or its quota, gives",
+            "torch.get_num_threads() under the fault ÷ the cores that the affinity, or the quota, gives; a new process "
+            "counts, and with `late-affinity` one that is bound meanwhile. Left out where it is 1 without the fault",
             label="Threads of torch ÷ cores",
         ),
         Metric(

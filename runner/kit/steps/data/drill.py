@@ -39,8 +39,8 @@ _QUOTA_CORES = 0.5
 _PHASES = 6
 _DEFAULT_S = 480.0
 _MOST_OUTPUT = 1 << 20
-# They decide how many threads torch begins with, which is measured.
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
+"""They decide how many threads torch begins with, which is measured: the training process has none of them."""
 
 
 def run(arguments: argparse.Namespace) -> Findings:
@@ -90,9 +90,10 @@ def _measurements(
         single("limit_named", right, **labels),
         single("limit_misnamed", wrong, **labels),
     ]
-    if answers[0]["counted"] > 1:
-        # On a host with one core a count of one says nothing about what was asked.
+    # Where it is one without the fault too, a count of one says nothing about what was asked.
+    if answers[0]["threads_before"] > 1:
         made.append(single("threads_over_cores", answers[0]["threads"] / cores, **labels))
+    if answers[0]["counted"] > 1:
         made.append(single("counted_over_cores", answers[0]["counted"] / cores, **labels))
     known = [share for share in shares if share is not None]
     if known:
@@ -127,7 +128,7 @@ def _quota(fault: str) -> float:
 
 def _environment() -> dict[str, str]:
     kept = without_launch(os.environ)
-    return {name: value for name, value in kept.items() if name not in _THREAD_VARIABLES}
+    return {name: value for name, value in kept.items() if name not in THREAD_VARIABLES}
 
 
 @contextlib.contextmanager

@@ -2,13 +2,15 @@
 
 It pins itself, calibrates the step, then the cost of a sample to the step, enters a control group, and trains with the
 meter. Its last line is JSON: `told`, the meter's line; `report`, its fields; `seconds`, of a step by number of workers;
-`threads`, of torch at its start; `cores`, that it may use; `counted`, of Python; `device`. Exit status 80: the fault
-cannot be had here, with the reason. With `burn` in the plan it multiplies matrices on all cores until it is ended.
+`threads`, of torch under the fault; `threads_before`, of torch in a process without it; `cores`, that it may use;
+`counted`, of Python; `device`. Exit status 80: the fault cannot be had here, with the reason. With `burn` in the plan
+it multiplies matrices on all cores until it is ended.
 """
 
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -26,6 +28,8 @@ _HEALTHY, _SHARED, _SLOW = 0.1, 0.8, 3.0
 # Threads beyond these do not make the small step faster.
 _MOST_THREADS = 8
 _MATRIX = 512
+_COUNT_THREADS = "import torch; print(torch.get_num_threads())"
+_COUNT_THREADS_IN = f"import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); {_COUNT_THREADS}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ def main() -> int:
     if plan.fault in {"affinity", "late-affinity", "threads"} and len(allowed) == 1:
         print("this process has one core only, so the fault would change nothing", flush=True)
         return REFUSED
+    before: int | None = None
     if plan.fault == "affinity":
+        before = _threads_of_a_process(_COUNT_THREADS)
         os.sched_setaffinity(0, allowed[:1])
     if plan.fault == "slow-dataset":
         # Where cores are left, more loaders would be the answer.
@@ -60,13 +66,23 @@ def main() -> int:
     import torch
 
     threads = torch.get_num_threads()
+    before = before or threads
     torch.ones(1 << 20).sum()
+    if plan.group is not None:
+        threads = _threads_of_a_process(_COUNT_THREADS_IN, f"{plan.group}/cgroup.procs")
     if plan.fault == "late-affinity":
         os.sched_setaffinity(0, allowed[:1])
+        threads = torch.get_num_threads()
     elif plan.fault != "threads":
         torch.set_num_threads(max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) - 1)))
-    print(json.dumps(_trained(plan) | {"threads": threads}), flush=True)
+    print(json.dumps(_trained(plan) | {"threads": threads, "threads_before": before}), flush=True)
     return 0
+
+
+def _threads_of_a_process(*words: str) -> int:
+    """Threads with which torch begins in a new process."""
+    done = subprocess.run([sys.executable, "-c", *words], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout)
 
 
 def _trained(plan: DataPlan) -> dict[str, Any]:
