@@ -245,3 +245,10 @@ def test_the_names_of_host_and_user_are_taken_from_where_they_stand(tmp_path: Pa
     words = done.stdout.splitlines()
     assert {"trillian9", "heart-of-gold", "heart-of-gold.example", "zaphodb", str(home)} <= set(words)
     assert not {"user", "root", "localhost"} & set(words)
+
+
+def test_the_folder_that_this_runs_from_is_not_told() -> None:
+    file = f"{Path(__file__).parents[1]}/runner/kit/steps/recompiles/cases.py:81"
+    assert redact_text(f"function: 'forward' ({file})", host_secrets()) == (
+        "function: 'forward' ([redacted]/runner/kit/steps/recompiles/cases.py:81)"
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
+from runner.base.places import running_package
 from runner.base.plain import MARK, marked, plain
 from runner.record.model import Measurement, Record, StepResult
 from runner.record.redaction.environment_dumps import looks_like_environment, removed
@@ -176,7 +177,9 @@ def redact_step(step: StepResult, secrets: Sequence[str] = ()) -> StepResult:
 
 @functools.cache
 def host_secrets() -> tuple[str, ...]:
-    """The names of this host and its user: host names, user names, the home folder. Only this function collects them.
+    """The names of this host and its user: host and user names, the home folder, and the folder that this runs from.
+
+    Only this function collects them.
 
     Common and very short words are omitted; the patterns of `redact_text` find those by their context.
     """
@@ -192,6 +195,8 @@ def host_secrets() -> tuple[str, ...]:
     home = os.environ.get("HOME", "")
     if len(Path(home).parts) > 2:  # noqa: PLR2004 - `/home/x`, not `/` or `/root`
         words |= {home, Path(home).name}
+    # Programs print the files of a stack, and where they lie is private.
+    words.add(str(running_package().parent))
     return telling(words)
 
 

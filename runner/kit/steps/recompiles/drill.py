@@ -1,7 +1,9 @@
 """Runs the causes of recompiles, each from a clean compiler, and reports what the counter found."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,25 @@ def run(arguments: argparse.Namespace) -> Findings:
         InputError: too few steps to have any after the warm-up.
         NotApplicableError: nothing is compiled here, or no compiler is installed and the drill needs one.
     """
+    with _torch_silent():
+        return _drilled(arguments)
+
+
+@contextlib.contextmanager
+def _torch_silent() -> Iterator[None]:
+    """Without torch's warnings of what is drilled here on purpose: they hold paths, and the counter says the same."""
+    import torch._dynamo  # noqa: F401 - sets the level when it is imported
+
+    log = logging.getLogger("torch._dynamo.convert_frame")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _drilled(arguments: argparse.Namespace) -> Findings:
     if arguments.fault == AFTER_LIMIT:
         from runner.kit.steps.recompiles.after_limit import time_after_limit
 
