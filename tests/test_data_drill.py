@@ -70,7 +70,7 @@ def test_an_injected_limit_is_named_and_its_line_leads_to_the_entry(fault: str) 
     ]
     if fault == "quota":
         assert found["throttled_periods"] > 0.05
-        assert not list(Path("/sys/fs/cgroup").glob("**/runbook-quota-*"))
+        assert not list(Path("/sys/fs/cgroup").glob("**/runbook-cpu-*"))
     free = torch_threads()
     assert ("threads_over_cores" in found) == (free > 1)
     if free > 1:

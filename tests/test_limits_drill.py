@@ -164,7 +164,7 @@ def test_a_limit_under_which_nothing_begins_is_bad_input(words: tuple[str, ...],
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_drill_leaves_no_process_and_no_group(number: signal.Signals, tmp_path: Path) -> None:
-    groups = set(Path("/sys/fs/cgroup").rglob("runbook-limits-*"))
+    groups = set(Path("/sys/fs/cgroup").rglob("runbook-memory-*"))
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "runner.probes.limits_drill", "--limit", "shm", "--to", "512MiB"],
@@ -183,4 +183,4 @@ def test_an_interrupted_drill_leaves_no_process_and_no_group(number: signal.Sign
     while any((found := stat_of(int(one))) is not None and found.lives for one in mine):
         pass
     assert list(tmp_path.iterdir()) == []
-    assert set(Path("/sys/fs/cgroup").rglob("runbook-limits-*")) <= groups
+    assert set(Path("/sys/fs/cgroup").rglob("runbook-memory-*")) <= groups
