@@ -186,7 +186,7 @@ def test_the_newest_that_verifies_is_the_one_to_resume_from(tmp_path: Path) -> N
     os.truncate(tmp_path / "step-100/state.pt", 999)
     (tmp_path / "step-200").mkdir()
     assert last_complete(tmp_path) == tmp_path / "step-10"
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="absent: No such file or directory; is its storage mounted"):
         last_complete(tmp_path / "absent")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.cli.main import main
-from runner.entry.guard_files import GuardFile, guard_files
+from runner.entry.guard_files import GuardFile, Passage, guard_files
 from runner.entry.model import Phase, Step
 from runner.pages.render import render, render_folders
 from tests.builders import a_runbook
@@ -53,12 +53,27 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_guard_says_what_it_is_how_long_and_how_it_is_imported() -> None:
     assert GUARD.summary == "Finds <b>late</b> steps of a job, in µs. One file."
-    assert GUARD.usage.startswith("with LateSteps() as late:")
+    (example,) = GUARD.usage
+    assert example == Passage("with LateSteps() as late:\n    late.check()  # `or` ```not```", is_code=True)
     assert GUARD.lines == TEXT.count("\n")
     # What its docstring shows, and not the types that it answers with.
     assert GUARD.imported == "from runner.guards.late_steps import LateSteps"
+    assert GUARD.imported_copy == "from late_steps import LateSteps"
     assert GuardFile("a", "def one(): pass\ndef _two(): pass\n").imported == "from runner.guards.a import one"
     assert GuardFile("a", "x = 1\n").imported == "import runner.guards.a"
+
+
+def test_paragraphs_of_a_guard_are_prose_on_the_site_and_its_examples_are_code() -> None:
+    text = '"""Late.\n\nOne `a_file`\nof *two* <b>.\n\n    a()\n\n        b()\n\nThe\nend.\n"""\n'
+    guard = GuardFile("late", text)
+    assert guard.usage == (
+        Passage("One `a_file` of *two* <b>.", is_code=False),
+        Passage("a()\n\n    b()", is_code=True),
+        Passage("The end.", is_code=False),
+    )
+    html = to_html(render([USER], [], NOW, TEMPLATES, guards=[guard])["reference/guards.md"].text)
+    assert "a_file" in [one.words for one in html.all("code")]
+    assert "One a_file of *two* <b>." in html.words
 
 
 @given(st.from_regex(r"[a-z]+(_[a-z]+)?", fullmatch=True), st.from_regex(r"[a-z]+(_[a-z]+)?", fullmatch=True))
@@ -94,7 +109,7 @@ def test_the_site_has_each_guard_as_a_file_and_a_page_that_names_it_with_its_ent
     assert f"{GUARD.lines} lines" in html.words
     assert "7. An entry" in html.words
     # Its usage stays code, whatever backquotes it holds.
-    assert "late.check() # `or` ```not```" in html.words
+    assert "# `or` ```not```" in [one.words for one in html.all("span")]
     assert "`guards/late_steps.py`" in pages["reference/guards.md.txt"].text
     assert "reference/guards.md" in pages["llms.txt"].text
 

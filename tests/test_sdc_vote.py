@@ -354,6 +354,7 @@ def test_bad_input_ends_with_one_line(
 FAULTY = (
     "ERROR:megatron.core.rerun_state_machine:Rank 5, node n17, device 5, iteration #1200: Possible persistent error!",
     "Rank 5, node n17, device 5, iteration #1200: Possible transient error!",
+    "Rank 3, node node7, device 3: Possible transient error!!",
     "Rank 5, node n1, device 5, it #9: First rerun: unexpected result is not reproducible within the tolerance (",
     "Second rerun: unexpected result is not reproducible on a different GPU, therefore was likely incorrect (2 != 3)",
     "Got rescheduled on the same GPU. Need to resume again from the same checkpoint (node: n17, gpu: 5)",
@@ -375,7 +376,7 @@ SOUND = (
     " iteration      100/   50000 | lm loss: 2.4E+00 | number of skipped iterations: 0 | number of nan iterations: 0 |",
     "# Out of bounds values : 0 OK",
     "all ranks agree",
-    "unknown for 2 ranks from rank 0: no majority of three or more of a kind",
+    "unknown for 2 ranks from rank 0: no majority of three or more comparable ranks",
 )
 ENTRIES = read_all(ROOT / "runbooks")
 

@@ -2,9 +2,11 @@
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 from runner.base.places import running_package
@@ -12,6 +14,14 @@ from runner.entry.model import Prose, Runbook
 
 # A module imports its own folder, which is not there in a job.
 _MARKER = "__init__"
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A paragraph, on one line, or an example: indented lines of code."""
+
+    text: str
+    is_code: bool
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,17 @@ class GuardFile:
         return self._said.partition("\n")[0]
 
     @property
-    def usage(self) -> str:
+    def usage(self) -> tuple[Passage, ...]:
         """The rest of its docstring, which shows how it is used; may be empty."""
-        return self._said.partition("\n")[2].strip("\n")
+        rest = (ast.get_docstring(self._tree, clean=False) or "").partition("\n")[2]
+        parts = [part for part in re.split(r"\n\s*\n", rest) if part.strip()]
+        joined: list[Passage] = []
+        for is_code, same in groupby(parts, lambda part: part.strip("\n").startswith("    ")):
+            if is_code:
+                joined.append(Passage(textwrap.dedent("\n\n".join(same)).strip(), is_code=True))
+            else:
+                joined += [Passage(" ".join(part.split()), is_code=False) for part in same]
+        return tuple(joined)
 
     @property
     def lines(self) -> int:
@@ -64,7 +82,14 @@ class GuardFile:
     @property
     def imported(self) -> str:
         """The line that imports it from an installed package."""
-        module = f"runner.guards.{self.name}"
+        return self._import_of(f"runner.guards.{self.name}")
+
+    @property
+    def imported_copy(self) -> str:
+        """The line that imports a copy that lies beside the job's code."""
+        return self._import_of(self.name)
+
+    def _import_of(self, module: str) -> str:
         return f"from {module} import {', '.join(self.offered)}" if self.offered else f"import {module}"
 
     def entries(self, runbooks: Iterable[Runbook]) -> tuple[Runbook, ...]:

@@ -1,8 +1,10 @@
-"""Which weights are NaN or infinite: to be asked before a checkpoint is written. One file for a job, with torch alone.
+"""Which weights are NaN or infinite, before a checkpoint is written.
 
-if bad := weights_census(model, dist.group.WORLD):   # on every rank; without a group: this rank alone
-    raise RuntimeError(f"not saved: {bad[:3]} are not finite")
-save(model)
+One file for a job, with torch alone. Before each save:
+
+    if bad := weights_census(model, dist.group.WORLD):   # on every rank; without a group: this rank alone
+        raise RuntimeError(f"not saved: {bad[:3]} are not finite")
+    save(model)
 """
 
 import math

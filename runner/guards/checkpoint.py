@@ -1,15 +1,15 @@
-"""Checkpoint folders that are whole or do not count: a writer, a verifier, and the newest folder to resume from.
+"""Saves checkpoints so that a torn folder never counts: a writer, a verifier, and the newest folder to resume from.
 
     with saving(root / "step-100") as partial:        # on every rank, with collective=True, if all write into it
         torch.save(state, partial / "state.pt")       # or dcp.save, save_pretrained
     newest = last_complete(root)
 
 The files go into a folder beside the target. Each is flushed to storage and digested, the digests are written as a
-manifest, the folder gets its name, and a marker is written last. Without its marker a folder does not count. What names
-its folders itself calls `seal(folder)` after its save. Where a rename copies file by file, as on object stores, marker
-and digests alone decide. Digests are of what the file system returns after the save, not of what was in memory. As a
-command, checkpoint.py verify FOLDER… | last ROOT | clean ROOT: exit status 0 whole, found; 1 not; 2 wrong arguments; 3
-the storage refuses.
+manifest, the folder gets its name, and a marker is written last. Without its marker a folder does not count. Code
+that names its folders itself calls `seal(folder)` after its save. Where a rename copies file by file, as on object
+stores, marker and digests alone decide. Digests are of what the file system returns after the save, not of what was
+in memory. As a command: checkpoint.py verify FOLDER… | last ROOT | clean ROOT; exit status 0 whole, found; 1 not; 2
+wrong arguments; 3 the storage refuses.
 """
 
 import contextlib
@@ -101,6 +101,13 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
             yield partial
         except BaseException as error:
             why = f"{type(error).__name__} in the block that saves"
+            if collective:
+                # The other ranks may be in a collective of the block, where they wait for this one.
+                print(
+                    f"checkpoint: {why}: {_reason(error)}; telling the other ranks",
+                    file=sys.stderr,
+                    flush=True,
+                )
             with contextlib.suppress(CheckpointError):
                 _together(collective, lambda *_: _fail(why))
             raise
@@ -228,7 +235,7 @@ def _begin(target: Path) -> Path:
         # Killed between its rename and its marker: it never counted. `clean_partial` removes it.
         target.rename(f"{target}{_PARTIAL}{secrets.token_hex(4)}")
     if target.exists():
-        _fail(f"{_shown(target)} exists and is not overwritten; save under another name")
+        _fail(f"{_shown(target)} exists and is not overwritten; move it away, or save under another name")
     partial = Path(f"{target}{_PARTIAL}{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
     return partial
@@ -400,7 +407,9 @@ def _newest_first(root: Path, deep: bool) -> Iterator[FolderVerdict]:
     try:
         found = [one for one in root.iterdir() if one.is_dir() and _PARTIAL not in one.name]
     except OSError as error:
-        raise CheckpointError(f"{_shown(root)}: {_reason(error)}") from error
+        absent = isinstance(error, FileNotFoundError)
+        more = "; is its storage mounted? Make it before the first start" if absent else ""
+        raise CheckpointError(_reason(error) + more) from error
     numbers = {one: int((re.findall(r"\d{1,18}", one.name) or [-1])[-1]) for one in found}
     for folder in sorted(found, key=lambda one: (numbers[one], one.name), reverse=True):
         yield verify(folder, deep=deep)
@@ -410,7 +419,7 @@ def _shown(name: object) -> str:
     return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in str(name))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{_shown(error.filename)}: {error.strerror}" if error.filename else error.strerror
     return _shown(error)

@@ -75,7 +75,7 @@ class VoteVerdict:
         if self.unjudged:
             differ = "; their results differ" if self.differs and not self.outliers else ""
             who = f"{len(self.unjudged)} ranks from rank {self.unjudged[0]}"
-            said.append(f"unknown for {who}: no majority of three or more of a kind{differ}")
+            said.append(f"unknown for {who}: no majority of three or more comparable ranks{differ}")
         return "; ".join(said) or "all ranks agree"
 
 

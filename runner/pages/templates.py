@@ -47,6 +47,7 @@ def environment(templates: Path, now: datetime) -> Environment:
         words=state_words,
         md=_md,
         help=_help,
+        prose=_prose,
     )
     jinja.globals.update(
         age=lambda moment: age(moment, now),
@@ -76,6 +77,15 @@ def _help(text: str) -> Markup:
     """The help of an option in plain Markdown; options are code, in which no generator makes a dash of two hyphens."""
     shown = _CODE_IN_HELP.sub(lambda match: f"`{match['quoted'] or match[0]}`", escaped(text))
     return Markup(shown)  # noqa: S704 - as above
+
+
+def _prose(text: str) -> Markup:
+    """A paragraph in plain Markdown; what its author put between backquotes is code."""
+    words = (
+        f"`{code}`" if code else escaped(other) if other.strip() else other
+        for code, other in re.findall(r"`([^`]+)`|([^\s`]+|\s+|`)", text)
+    )
+    return Markup("".join(words))  # noqa: S704 - as above
 
 
 def fenced(command: str, language: str = "bash") -> Markup:
