@@ -326,17 +326,17 @@ def test_names_that_end_a_line_or_hide_text_are_escaped(tmp_path: Path) -> None:
 
 
 def test_the_command_line_says_which_folder_is_whole(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
         saved(tmp_path / f"step-{step}")
     assert main(["verify", str(tmp_path / "step-1"), str(tmp_path / "step-2")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capfd.readouterr().out.splitlines()) == 2
     (tmp_path / "step-2/state.pt").unlink()
     assert main(["verify", str(tmp_path / "step-1"), str(tmp_path / "step-2")]) == 1
-    assert "step-2: incomplete: state.pt missing" in capsys.readouterr().out
+    assert "step-2: incomplete: state.pt missing" in capfd.readouterr().out
     assert main(["last", str(tmp_path)]) == 0
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.out == f"{tmp_path / 'step-1'}\n"
     assert "step-2: incomplete" in told.err
     assert main(["clean", str(tmp_path)]) == 0
@@ -344,7 +344,7 @@ def test_the_command_line_says_which_folder_is_whole(
     assert main(["last", str(tmp_path / "empty")]) == 1
     assert main(["last", str(tmp_path / "absent")]) == 3
     assert main([]) == main(["verify"]) == main(["else"]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_file_alone_is_a_program(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ ROOMS = (
 
 MOST_LINES = 300
 # One file on purpose: a reader copies it into a job's image.
-MOST_LINES_OF_A_GUARD = 450
+MOST_LINES_OF_A_GUARD = 480
 # A command or a worker is a module with one of these, and is named by its module.
 NAMES_OF_ENTRY_POINTS = {"arguments", "main", "run"}
 

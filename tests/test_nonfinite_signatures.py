@@ -109,7 +109,9 @@ def test_a_line_of_a_healthy_run_does_not(who: str) -> None:
     assert matched(HEALTHY[who]) == set()
 
 
-def test_the_verdict_about_another_gpu_leads_to_wrong_results_and_does_not_accuse_the_gpu_of_the_line() -> None:
+def test_the_verdict_about_another_gpu_leads_to_wrong_results_and_does_not_accuse_the_gpu_of_the_line() -> (
+    None
+):
     (line,) = ["Rank 3, node node7, device 3, iteration #3: Possible persistent error!!"]
     matches = match_log(log_of([line]), RUNBOOKS)
     assert {one.runbook_id for one in matches} == {"silent-data-corruption"}

@@ -186,3 +186,21 @@ def test_what_launchers_put_before_lines_changes_nothing(launcher: str) -> None:
     assert logged_compiles("\n".join(before[launcher] + line for line in plain)) == logged_compiles(
         "\n".join(plain)
     )
+
+
+def test_a_log_with_graph_breaks_alone_does_not_say_that_nothing_recompiled() -> None:
+    head = "V1128 08:29:01.102000 411 torch/_dynamo/symbolic_convert.py:5124] [1/0] [__graph_breaks]"
+    breaks = f"{head} Graph break in user code at /opt/job/model.py:6\n{head} Graph Break Reason: a call\n"
+    status, _, said = read(breaks)
+    assert (status, "only 1 graph break" in said) == (UNKNOWN, True)
+    status, document, _ = read(breaks, "--logged")
+    assert (status, numbers(document)["graph_breaks"]) == (0, 1)
+    assert read(breaks + "\n".join(record(1)))[0] == 0
+
+
+def test_a_log_that_was_written_twice_has_each_recompile_once() -> None:
+    lines = [line for number in (1, 2) for line in record(number)]
+    twice = [[line, line] for line in lines]
+    for text in ("\n".join(lines * 2), "\n".join(line for both in twice for line in both)):
+        status, document, _ = read(text)
+        assert (status, numbers(document)["recompiles_logged"]) == (0, 2)

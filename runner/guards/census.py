@@ -31,13 +31,15 @@ def weights_census(model: "nn.Module", group: "ProcessGroup | None" = None) -> t
         tensor = found.detach()
         if hasattr(tensor, "to_local"):  # a shard
             tensor = tensor.to_local()
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor)
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         # FP8 has no extremes.
         low, high = (
             float(one) for one in torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
         )
-        if not math.isfinite(high) or math.isnan(low) or (math.isinf(low) and name not in buffers):
+        if math.isnan(low) or high == math.inf or (low == -math.inf and name not in buffers):
             bad.add(name)
     if group is not None:
         everyone: list[set[str]] = [set()] * dist.get_world_size(group)

@@ -13,6 +13,7 @@ wrong arguments; 3 the storage refuses.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -36,6 +37,7 @@ _LARGEST, _MOST_THREADS, _LOCK, _PARTIAL = 256 << 20, 8, "checkpoint.lock", ".pa
 _OWN = {MANIFEST, MARKER, _LOCK, f"{MANIFEST}.tmp", f"{MARKER}.tmp"}
 # Files of DCP by the rank that wrote them. Any other file is flushed by every rank, and digested by one.
 _OF_RANK = re.compile(r"(?:.*/)?__(\d{1,6})_\d+\.distcp")
+_OF_SAVE = re.compile(rf".+{re.escape(_PARTIAL)}[0-9a-f]{{8}}").fullmatch
 State = Literal["complete", "incomplete", "corrupt", "unreadable"]
 
 
@@ -53,9 +55,8 @@ class FileProblem:
     end: int = 0
 
     def __str__(self) -> str:
-        return f"{_shown(self.file)} {self.kind}" + (
-            f", bytes {self.start} to {self.end - 1}" if self.end else ""
-        )
+        where = f", bytes {self.start} to {self.end - 1}" if self.end else ""
+        return f"{_shown(self.file)} {self.kind}{where}"
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,13 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
             that all of them see. With NCCL each rank calls torch.cuda.set_device first.
 
     Raises:
-        CheckpointError: the target exists, the block saved no file, the storage refuses, or another rank failed.
+        CheckpointError: the target exists, nothing or a part was saved, the storage refuses, or another rank failed.
     """
-    target = Path(target)
+    target, owner = Path(target), os.getpid()
     partial: Path = _first(collective, lambda: _begin(target))
     locks: list[int] = []
     try:
-        _first(collective, lambda: locks.append(_locked(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+        _first(collective, lambda: locks.append(_locked(partial)))
         _together(collective, lambda *_: _seen(partial))
         try:
             yield partial
@@ -114,7 +115,8 @@ def saving(target: Path | str, *, collective: bool = False) -> Iterator[Path]:
         _digest_all(partial, collective)
         _first(collective, lambda: _publish(partial, target))
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        if os.getpid() == owner:  # not a child that was forked in the block, and ends in it
+            shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
         for lock in locks:
@@ -130,9 +132,8 @@ def seal(folder: Path | str, *, collective: bool = False) -> None:
         CheckpointError: it is sealed already, is empty, has links or special files, or the storage refuses.
     """
     folder = Path(folder)
-    sealed = f"{_shown(folder)} is sealed already"
     _together(collective, lambda *_: _seen(folder))
-    _first(collective, lambda: _fail(sealed) if (folder / MARKER).exists() else None)
+    _first(collective, lambda: (folder / MARKER).exists() and _fail(f"{_shown(folder)} is sealed already"))
     _digest_all(folder, collective)
     _first(collective, lambda: _mark(folder))
 
@@ -177,23 +178,26 @@ def clean_partial(root: Path | str) -> list[Path]:
 
     Returns:
         The partial folders that stay: a save is writing them, or the file system has no locks.
+
+    Raises:
+        CheckpointError: the root cannot be listed.
     """
-    for folder in (found := sorted(Path(root).glob(f"*{_PARTIAL}*"))):
-        with contextlib.suppress(OSError):
-            lock = _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB, must=True)
+    for folder in (found := [one for one in _folders(Path(root), ours=True) if not one.is_symlink()]):
+        with contextlib.suppress(OSError, CheckpointError):
+            lock = _locked(folder, must=True)
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
     return [folder for folder in found if folder.exists()]
 
 
-def _locked(folder: Path, kind: int, *, must: bool = False) -> int:
+def _locked(folder: Path, *, must: bool = False) -> int:
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, kind)
-    except OSError:
-        if must:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if must or isinstance(error, BlockingIOError):
             os.close(descriptor)
-            raise
+            _fail(f"{_shown(folder)} is in use by another save")
     return descriptor
 
 
@@ -232,7 +236,8 @@ def _seen(folder: Path) -> None:
 
 def _begin(target: Path) -> Path:
     if (target / MANIFEST).exists() and not (target / MARKER).exists():
-        # Killed between its rename and its marker: it never counted. `clean_partial` removes it.
+        # Killed between its rename and its marker, not locked: it never counted. `clean_partial` removes it.
+        os.close(_locked(target))
         target.rename(f"{target}{_PARTIAL}{secrets.token_hex(4)}")
     if target.exists():
         _fail(f"{_shown(target)} exists and is not overwritten; move it away, or save under another name")
@@ -244,10 +249,7 @@ def _begin(target: Path) -> Path:
 def _digest_all(folder: Path, collective: bool) -> None:
     """Each rank flushes what it wrote and digests its share; rank 0 writes the manifest."""
     _together(collective, lambda *_: None)
-    listed: list[tuple[str, int]] = _first(
-        collective,
-        lambda: _files(folder, refuse=True) or _fail(f"{_shown(folder)} has no files: nothing was saved"),
-    )
+    listed: list[tuple[str, int]] = _first(collective, lambda: _whole(folder))
 
     def share(rank: int, world: int) -> dict[str, Any]:
         loads, sizes = [0] * world, dict[str, int]()
@@ -264,24 +266,35 @@ def _digest_all(folder: Path, collective: bool) -> None:
                 sizes[name] = size
         found = _digests(folder, sizes)
         unread = next((name for name, digests in found.items() if None in digests), None)
-        return (
-            {name: [sizes[name], digests] for name, digests in found.items()}
-            if unread is None
-            else _fail(f"{_shown(unread)} cannot be read back")
-        )
+        if unread is not None:
+            _fail(f"{_shown(unread)} cannot be read back")
+        return {name: [sizes[name], digests] for name, digests in found.items()}
 
     files = {name: one for part in _together(collective, share) for name, one in part.items()}
     _first(collective, lambda: _write(folder, MANIFEST, {"chunk": CHUNK, "files": files}))
+
+
+def _whole(folder: Path) -> list[tuple[str, int]]:
+    """The files of a save. One that has none wrote elsewhere, as did DCP if not all its files are here."""
+    listed = _files(folder, refuse=True)
+    if not listed:
+        _fail(f"nothing was saved in {_shown(folder)}")
+    names = {name for name, _ in listed}
+    for path in (Path(name) for name in names if Path(name).name == ".metadata"):
+        for shard in set(re.findall(rb"__\d{1,6}_\d+\.distcp", (folder / path).read_bytes())):
+            if str(path.with_name(shard.decode())) not in names:
+                _fail(f"{shard.decode()} of {_shown(path)} is not there: did ranks save elsewhere?")
+    return listed
 
 
 def _publish(partial: Path, target: Path) -> None:
     for folder, _, _ in os.walk(partial):
         _flush(Path(folder))
     partial.rename(target)
-    # Until it has its name, `clean_partial` of another process must find it locked.
-    (target / _LOCK).unlink(missing_ok=True)
     _flush(target.parent)
     _mark(target)
+    with contextlib.suppress(OSError):  # last: unlocked, another save may clean or replace it
+        (target / _LOCK).unlink(missing_ok=True)
 
 
 def _mark(folder: Path) -> None:
@@ -300,9 +313,9 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:
+    except OSError as error:
         # Some network file systems have nothing to flush for a folder, and refuse.
-        if not path.is_dir():
+        if error.errno not in {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP} or not path.is_dir():
             raise
     finally:
         os.close(descriptor)
@@ -310,15 +323,17 @@ def _flush(path: Path) -> None:
 
 def _files(folder: Path, *, refuse: bool = False) -> list[tuple[str, int]]:
     found = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=lambda why: _fail(_reason(why)) if refuse else None):
         for path in (Path(place) / one for one in (*folders, *names)):
-            name, state = str(path.relative_to(folder)), path.lstat()
+            name = str(path.relative_to(folder))
             if name in _OWN or path.name.startswith(".nfs"):
                 continue
-            if stat.S_ISREG(state.st_mode):
-                found.append((name, state.st_size))
-            elif refuse and not stat.S_ISDIR(state.st_mode):
-                _fail(f"{_shown(name)} is a link or special file, whose content is not kept")
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                state = path.lstat()
+                if stat.S_ISREG(state.st_mode):
+                    found.append((name, state.st_size))
+                elif refuse and not stat.S_ISDIR(state.st_mode):
+                    _fail(f"{_shown(name)} is a link or special file, whose content is not kept")
     return found
 
 
@@ -342,19 +357,17 @@ def _opened(folder: Path, name: str) -> Iterator[int]:
 
 
 def _content(folder: Path, name: str) -> bytes:
-    with _opened(folder, name) as file:
+    with _opened(folder, name) as file, os.fdopen(os.dup(file), "rb") as opened:
         if os.fstat(file).st_size > _LARGEST:
             _fail(f"{name} is larger than {_LARGEST} bytes")
-        with os.fdopen(os.dup(file), "rb") as opened:
-            return opened.read(_LARGEST)
+        return opened.read(_LARGEST)
 
 
 def _parse(marker: bytes, manifest: bytes) -> dict[str, tuple[int, list[str]]]:
     text = json.loads(manifest)
     files = {name: (int(size), list(digests)) for name, (size, digests) in text["files"].items()}
-    if json.loads(marker)["manifest"] != hashlib.sha256(manifest).hexdigest() or text["chunk"] != CHUNK:
-        raise ValueError
-    if not files or any(len(digests) != -(-size // CHUNK) for size, digests in files.values()):
+    named = json.loads(marker)["manifest"] == hashlib.sha256(manifest).hexdigest() and text["chunk"] == CHUNK
+    if not named or not files or any(len(parts) != -(-size // CHUNK) for size, parts in files.values()):
         raise ValueError
     return files
 
@@ -374,7 +387,7 @@ def _problems(folder: Path, files: Mapping[str, tuple[int, list[str]]], deep: bo
     for name, digests in _digests(folder, sizes).items():
         for number, (one, saved) in enumerate(zip(digests, files[name][1], strict=False)):
             start, end = number * CHUNK, min((number + 1) * CHUNK, files[name][0])
-            if one != saved and end <= there[name]:
+            if (one is None or one != saved) and end <= there[name]:
                 yield FileProblem("changed" if one else "unreadable", name, start, end)
 
 
@@ -403,15 +416,18 @@ def _digests(folder: Path, sizes: Mapping[str, int]) -> dict[str, list[str | Non
     return every
 
 
-def _newest_first(root: Path, deep: bool) -> Iterator[FolderVerdict]:
+def _folders(root: Path, *, ours: bool) -> list[Path]:
     try:
-        found = [one for one in root.iterdir() if one.is_dir() and _PARTIAL not in one.name]
+        return sorted(one for one in root.iterdir() if ours == bool(_OF_SAVE(one.name)) and one.is_dir())
     except OSError as error:
         absent = isinstance(error, FileNotFoundError)
         more = "; is its storage mounted? Make it before the first start" if absent else ""
         raise CheckpointError(_reason(error) + more) from error
-    numbers = {one: int((re.findall(r"\d{1,18}", one.name) or [-1])[-1]) for one in found}
-    for folder in sorted(found, key=lambda one: (numbers[one], one.name), reverse=True):
+
+
+def _newest_first(root: Path, deep: bool) -> Iterator[FolderVerdict]:
+    found = {one: int((re.findall(r"\d{1,18}", one.name) or [-1])[-1]) for one in _folders(root, ours=False)}
+    for folder in sorted(found, key=lambda one: (found[one], one.name), reverse=True):
         yield verify(folder, deep=deep)
 
 
@@ -436,7 +452,7 @@ def main(argv: list[str]) -> int:
             case ["last", root]:
                 for verdict in _newest_first(Path(root), deep=True):
                     if verdict.state == "complete":
-                        print(verdict.folder)
+                        os.write(1, os.fsencode(f"{verdict.folder}\n"))  # a name may be no text
                         return 0
                     print(verdict, file=sys.stderr)
                 return 1

@@ -16,9 +16,11 @@ Hooks take the extremes of each output and gradient on the device, which `check`
 for the device. They run before DDP and FSDP2 reduce a gradient. What a module gets is not judged, so masks with -inf
 are no finding; only a NaN in what the whole model gets is one.
 
-Not seen: what runs in a compiled region (gradients of its parameters are) or in a replayed CUDA graph: `unseen` names
-the modules, and `check` warns. FSDP1 is refused: no hook sees its gradients. Pipeline stages have no common order of
-modules: to name a rank there, give `check` the group of one stage.
+Not seen: what runs in a compiled region (gradients of its parameters are), under torch.func, or in a replayed CUDA
+graph, and outputs in a class that is no dataclass: `unseen` names the modules, and `check` warns. An overflow in the
+sum of gradients over micro-batches or ranks is for `clip_grad_norm_(…, error_if_nonfinite=True)`. FSDP1 is refused: no
+hook sees its gradients. Pipeline stages have no common order of modules: to name a rank there, give `check` the group
+of one stage. Save the model's state_dict: with hooks the model itself cannot be pickled.
 """
 
 import functools
@@ -26,7 +28,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -102,8 +104,14 @@ class NonFiniteGuard:
         self._allow = tuple(f"{name}." for name in allow)
         self._model = model
         self._own = {_plain(name) for name, one in model.named_modules() if one._parameters}
-        self._parameters: dict[int, object] = {}
-        self._handles: list[Any] = [model.register_forward_pre_hook(self._takes, with_kwargs=True)]
+        # By id: a parameter, weakly, for some loops make them anew in each step, and its hook.
+        self._parameters: dict[int, tuple[Any, Any]] = {}
+
+        def takes(called: "nn.Module", args: object, kwargs: object) -> None:
+            for tensor in _tensors((args, kwargs)) if _is(called, model) and _trains(called) else ():
+                self._record(Place("input", ""), tensor)
+
+        self._handles: list[Any] = [model.register_forward_pre_hook(takes, with_kwargs=True)]
         self._step = 0
         self._begin()
         for name, module in model.named_modules():
@@ -126,14 +134,14 @@ class NonFiniteGuard:
 
         # Dynamo traces hooks into the region that it compiles; these leave nothing there.
         def enters(called: "nn.Module", _: object) -> None:
-            if not torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling() and _is(called, module):
                 self._hook_parameters(name, called)
 
         def leaves(called: "nn.Module", _: object, output: object) -> None:
             if torch.compiler.is_compiling():
                 return
-            self._called.add(name)
-            for tensor in _tensors(output) if _trains(called) else ():
+            for tensor in _tensors(output) if _is(called, module) and _trains(called) else ():
+                self._called.add(name)
                 # What a module hands on from its last part adds nothing, unless it was changed in place.
                 last, self._last = self._last, (weakref.ref(tensor), tensor._version)
                 if last[0] is not self._last[0] or last[1] != self._last[1]:
@@ -147,20 +155,17 @@ class NonFiniteGuard:
             self._handles.append(module.register_forward_pre_hook(enters))
         self._handles.append(module.register_forward_hook(leaves))
 
-    def _takes(self, model: "nn.Module", args: object, kwargs: object) -> None:
-        import torch
-
-        compiling = torch.compiler.is_compiling()
-        for tensor in _tensors((args, kwargs)) if not compiling and _trains(model) else ():
-            self._record(Place("input", ""), tensor)
-
     def _hook_parameters(self, name: str, module: "nn.Module") -> None:
         # At each call: while a module runs, FSDP2 puts whole parameters in the place of its shards.
         for own, parameter in module._parameters.items():
-            if parameter is not None and parameter.requires_grad and id(parameter) not in self._parameters:
-                self._parameters[id(parameter)] = parameter
+            key = id(parameter)
+            if parameter is None or not parameter.requires_grad or key in self._parameters:
+                continue
+            if not hasattr(parameter, "materialize"):  # lazy: none before its first call
+                gone = weakref.ref(parameter, functools.partial(_forget, self._parameters, key))
                 hook: Any = parameter.register_hook
-                self._handles.append(hook(functools.partial(self._record, Place(f"gradient of {own}", name))))
+                record = functools.partial(self._record, Place(f"gradient of {own}", name))
+                self._parameters[key] = gone, hook(record)
 
     def _record(self, place: Place, tensor: "torch.Tensor") -> None:
         extremes = _extremes(tensor) if self._handles else None
@@ -231,7 +236,7 @@ class NonFiniteGuard:
 
     def close(self) -> None:
         """Remove all hooks."""
-        for handle in self._handles:
+        for handle in (*self._handles, *(one for _, one in self._parameters.values())):
             handle.remove()
         self._handles, self._parameters = [], {}
         self._begin()
@@ -270,9 +275,14 @@ def _of_all_ranks(own: Any, group: "ProcessGroup | None", model: "nn.Module") ->
 
 
 def _extremes(tensor: "torch.Tensor") -> "_Extremes | None":
-    """Minimum and maximum, on the device; both are NaN if there is one. Empty: finite. None for what has no NaN."""
+    """Minimum and maximum, on the device; both are NaN if there is one. Empty: finite.
+
+    None for what has no NaN, or is not seen.
+    """
     import torch
 
+    if _is_transformed(tensor):
+        return None
     tensor = tensor.detach()
     plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
     # Nothing waits for a CPU, and its sum is faster than its extremes, which decide where the sum overflows.
@@ -282,28 +292,56 @@ def _extremes(tensor: "torch.Tensor") -> "_Extremes | None":
     elif hasattr(tensor, "to_local"):  # a DTensor
         tensor = tensor.to_local()
     if tensor.is_sparse:
-        tensor = tensor.coalesce().values()
+        tensor = tensor.coalesce()
+    if tensor.layout == torch._mkldnn:  # type: ignore[attr-defined]
+        tensor = tensor.to_dense()
+    elif tensor.is_nested or tensor.layout != torch.strided:
+        tensor = tensor.values()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+    if (
+        not tensor.is_floating_point()
+        or not tensor.numel()
+        or tensor.is_meta
+        or "float4" in str(tensor.dtype)
+    ):
         return None
     # Extremes do not overflow by themselves, as sums do, and are faster than a norm. FP8 has none.
     low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
     return low, high
 
 
-def _tensors(value: Any) -> "Sequence[torch.Tensor]":
+def _tensors(value: Any, depth: int = 8) -> "Sequence[torch.Tensor]":
     if hasattr(value, "is_floating_point"):
-        return (value,)
+        return () if _is_transformed(value) else (value,)
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [one for part in parts for one in _tensors(part)]
+    if is_dataclass(value) and not isinstance(value, type | Mapping):
+        parts = [getattr(value, one.name, None) for one in fields(value)]
+    return [one for part in parts for one in _tensors(part, depth - 1)] if depth else ()
+
+
+def _is_transformed(tensor: "torch.Tensor") -> bool:
+    import torch
+
+    # What torch.func makes has no values after the transform.
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def _is(called: "nn.Module", module: "nn.Module") -> bool:
+    """Not a copy, as of an EMA, which has the hooks too; replicas of DataParallel are the module."""
+    return called is module or getattr(called, "_is_replica", False)
+
+
+def _forget(hooked: dict[int, Any], key: int, _: object) -> None:
+    hooked.pop(key, None)
 
 
 def _trains(module: "nn.Module") -> bool:
     import torch
 
     # A block that is checkpointed runs without gradients first; an evaluation neither trains nor has gradients.
-    return (module.training or torch.is_grad_enabled()) and not torch.is_inference_mode_enabled()
+    seen = module.training or torch.is_grad_enabled()
+    return seen and not torch.compiler.is_compiling() and not torch.is_inference_mode_enabled()
 
 
 def _plain(name: str) -> str:

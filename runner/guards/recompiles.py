@@ -11,7 +11,7 @@ option and touches no logger. In a training loop or in a test that CI runs:
         counter.check()
 
 It counts for this process; in a job of several ranks each rank has its own. `check` raises RecompiledError for compiles
-after warm-up, for a frame that ran into `recompile_limit` at any time, and if nothing was compiled at all. The first
+after warm-up, for a frame that ran into `recompile_limit` at any time, and if there was no graph at all. The first
 recompile, to dynamic shapes, is normal: let the warm-up have two sizes of each dimension that varies.
 """
 
@@ -34,6 +34,7 @@ _SAID: Mapping[Kind, str] = {
     "graph break": "broke the graph",
     "cuda graph": "recorded a CUDA graph",
 }
+_HAS_GRAPH: tuple[Kind, ...] = ("compile", "recompile", "backward", "cuda graph")
 _LIMIT = re.compile(r"(recompile|cache)[ _](size[ _])?limit")
 _LIMIT_TYPES = frozenset({"RecompileLimitExceeded", "FailOnRecompileLimitHit"})
 _OF_GRAPH = re.compile(r"^\d+/\d+(_\d+)?: ")
@@ -109,6 +110,7 @@ class RecompileCounter:
         self._events: list[CompileEvent] = []
         self.steps = 0
         self._expected_until = self._blocks = 0
+        self._closed = False
         self._of_step = 0
         # By the number of the frame, which begins the id of each of its compiles.
         self._frames: dict[str, tuple[str, str]] = {}
@@ -131,6 +133,7 @@ class RecompileCounter:
     def close(self) -> None:
         """Take in what is left, and leave torch as it was."""
         self._take()
+        self._closed = True
         if self._compile_begins in self._handler.start_callbacks:
             self._handler.remove_start_callback(self._compile_begins)
 
@@ -147,7 +150,7 @@ class RecompileCounter:
         """End a step; returns what was seen in it. Costs some microseconds."""
         self._take()
         # torch._dynamo.reset() removes every callback.
-        if self._compile_begins not in self._handler.start_callbacks:
+        if not self._closed and self._compile_begins not in self._handler.start_callbacks:
             self._handler.register_start_callback(self._compile_begins)
         seen, self._of_step = self._events[self._of_step :], len(self._events)
         self.steps += 1
@@ -163,15 +166,18 @@ class RecompileCounter:
         """Fail if the job is not in a steady state.
 
         Args:
-            graph_breaks: fail for graph breaks too, also for those in warm-up: they cost in each step.
+            graph_breaks: fail for graph breaks and for frames that could not be compiled too, also for those in
+                warm-up: they cost in each step.
             compiled: fail if nothing was compiled since the counter began, as when it began too late.
 
         Raises:
             RecompiledError: compiles after warm-up, a frame that gave up at any time, or nothing was compiled.
         """
-        if compiled and not self.events:
+        if compiled and not self.count(*_HAS_GRAPH):
+            left = f" ({self._events[0]})" if self._events else ""
             raise RecompiledError(
-                "nothing was compiled while it counted; begin before the first compiled call, or check(compiled=False)"
+                f"nothing was compiled while it counted{left}; begin before the first compiled call, or "
+                "check(compiled=False)"
             )
         wrong = [one for one in self.events if _is_wrong(one, graph_breaks=graph_breaks)]
         if not wrong:
@@ -200,6 +206,8 @@ class RecompileCounter:
     def _take(self) -> None:
         # Backward passes compile in threads of autograd.
         with self._lock:
+            if self._closed:
+                return
             breaks = _since(self._reasons, self._last_break)
             records = _since(self._records(), self._last_record)
             self._last_break = breaks[-1] if breaks else self._last_break
@@ -242,7 +250,8 @@ class RecompileCounter:
 def _is_wrong(event: CompileEvent, *, graph_breaks: bool) -> bool:
     if event.kind == "graph break":
         return graph_breaks
-    return event.kind == "gave up" or not event.expected
+    lost = event.kind == "gave up" or (event.kind == "left eager" and graph_breaks)
+    return lost or not event.expected
 
 
 def _last(items: Sequence[Any]) -> Any:

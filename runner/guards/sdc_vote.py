@@ -76,7 +76,9 @@ class VoteVerdict:
             differ = "; their results differ" if self.differs and not self.outliers else ""
             who = f"{len(self.unjudged)} ranks from rank {self.unjudged[0]}"
             said.append(f"unknown for {who}: no majority of three or more comparable ranks{differ}")
-        return "; ".join(said) or "all ranks agree"
+        return "; ".join(said) or (
+            "all ranks agree" if self.outcome == "agree" else "unknown: nothing to compare"
+        )
 
 
 def decide_vote(
@@ -108,7 +110,7 @@ def decide_vote(
         RankOutlier(rank, tuple(bad), len(set().union(*bad.values())), len(runs[rank]))
         for rank, bad in sorted(wrong.items())
     )
-    outcome: Any = "differ" if outliers else "unknown" if unjudged else "agree"
+    outcome: Any = "differ" if outliers else "unknown" if unjudged or not (names and kinds) else "agree"
     return VoteVerdict(outcome, outliers, tuple(sorted(unjudged)), differs)
 
 
@@ -232,6 +234,8 @@ def replicas_agree(model: "torch.nn.Module", group: "ProcessGroup | None" = None
 
     named: dict[str, Any] = dict(model.named_parameters())
     shards = [one.to_local() if hasattr(one, "to_local") else one for one in named.values()]
+    if not shards:
+        return VoteVerdict("unknown")
     found = torch.stack([bits_digest(one).to(shards[0].device) for one in shards])
     ranks = _Ranks(found.device, group)
     runs = ranks.digests(found[None])

@@ -71,7 +71,7 @@ class StepMeter:
     """Times the wait for data in a loop. `ranks_here`: the job's ranks on this host, by default LOCAL_WORLD_SIZE."""
 
     def __init__(self, ranks_here: int | None = None) -> None:
-        self._ranks = ranks_here or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._ranks = ranks_here or _whole(os.environ.get("LOCAL_WORLD_SIZE", ""), 1)
         self._last: dict[tuple[str, str], int] = {}
         self._at, self._due, self._workers = 0.0, math.inf, 0
         self._clear()
@@ -183,6 +183,8 @@ class _Metered:
         return len(self._loader)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # a copy or a pickle has no loader yet
+            raise AttributeError(name)
         return getattr(self._loader, name)
 
 
@@ -204,8 +206,8 @@ def _limit(found: StepMeterReport) -> str:
             return "threads"
         if hungry and not wants_more:
             return "neighbours"
-    if not found.slow_loader:
-        return "none"
+    if not found.slow_loader or not found.demand:
+        return "unknown" if found.slow_loader else "none"
     busy = found.worker_run is None or found.worker_run + found.worker_delay >= _BUSY
     if not busy and found.major_faults >= _FAULTS * found.steps:
         return "storage"
@@ -219,7 +221,9 @@ def _why(found: StepMeterReport) -> str:
     needed = f", {found.workers} loaders, about {found.workers_needed} would do"
     return {
         "none": "",
-        "unknown": f", {FEWEST_STEPS} steps are needed",
+        "unknown": f", {FEWEST_STEPS} steps are needed"
+        if found.steps < FEWEST_STEPS
+        else ", the kernel does not tell what ran (/proc/self/task/*/schedstat)",
         "quota": f", {found.quota_cores or 0:g} cores, throttled in {found.throttled_share or 0:.0%} of periods",
         "storage": f", {found.major_faults} page faults that read from storage",
         "workers": needed,
@@ -247,12 +251,13 @@ def _counters(loaders: list[int]) -> dict[tuple[str, str], int]:
         for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             whose = "worker" if pid != os.getpid() else "main" if path.parent.name == str(pid) else "own"
             for what, word in zip(("run", "delay"), _text(path).split(), strict=False):
-                found[f"{whose} {what}", str(path)] = int(word)
+                found[f"{whose} {what}", str(path)] = _whole(word)
         stat = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-        found["faults", f"/proc/{pid}"] = int(stat[9]) if stat else 0
+        found["faults", f"/proc/{pid}"] = _whole(stat[9]) if stat[9:] else 0
     for folder in _cpu_groups():
-        counts = dict(line.split() for line in _text(f"{folder}/cpu.stat").splitlines())
-        found |= {(one, folder): int(counts.get(f"nr_{one}", 0)) for one in ("periods", "throttled")}
+        counts = dict(line.split(" ", 1) for line in _text(f"{folder}/cpu.stat").splitlines() if " " in line)
+        for name in ("periods", "throttled") if "nr_periods" in counts else ():
+            found[name, folder] = _whole(counts.get(f"nr_{name}", ""))
     return found
 
 
@@ -273,12 +278,12 @@ def _allowed(*pids: int) -> set[int]:
 
 def _cpu_groups() -> list[str]:
     """Folders of the control groups that limit this process's CPU time, of versions 1 and 2, its own first."""
-    lines = [line.split(":", 2) for line in _text("/proc/self/cgroup").splitlines()]
+    lines = [line.split(":", 2) for line in _text("/proc/self/cgroup").splitlines() if line.count(":") > 1]
     paths = {name: path for _, names, path in lines for name in names.split(",")}
     found: list[str] = []
     for line in _text("/proc/self/mountinfo").splitlines():
         head, _, tail = (part.split() for part in line.partition(" - "))
-        name = {"cgroup": "cpu", "cgroup2": ""}.get(tail[0])
+        name = {"cgroup": "cpu", "cgroup2": ""}.get(tail[0]) if tail and head[4:] else None
         if name in paths and (name == "" or name in tail[-1].split(",")):
             # A container may mount its own group alone and still name the whole path.
             place = Path(head[4])
@@ -291,7 +296,13 @@ def _cpu_groups() -> list[str]:
 def _quota(folder: str) -> float | None:
     words = _text(f"{folder}/cpu.max").split()
     words = words or [_text(f"{folder}/cpu.cfs_{one}_us").strip() for one in ("quota", "period")]
-    return int(words[0]) / int(words[1]) if all(map(str.isdecimal, words)) else None
+    return (
+        _whole(words[0]) / (_whole(words[1]) or 1) if words[1:] and all(map(str.isdecimal, words)) else None
+    )
+
+
+def _whole(word: str, other: int = 0) -> int:
+    return int(word) if word.isdecimal() else other
 
 
 def _text(path: str | Path) -> str:

@@ -74,11 +74,17 @@ class LoggedCause:
 
 
 def logged_compiles(text: str) -> Sequence[LoggedCompile]:
-    """Every record of a log, in the order of their first lines."""
+    """Every record of a log, in the order of their first lines.
+
+    A recompile that is there twice, as where a log was written by two handlers, counts once: torch numbers them.
+    """
     found: list[_Begun] = []
     begun: dict[str, _Begun] = {}
     for head, process, message in _messages(text):
         if new := _beginning(message, process):
+            known = begun.get(head)
+            if head and known and known.is_recompile and new.is_recompile:
+                continue
             begun[head] = new
             found.append(new)
         elif one := begun.get(head):
@@ -104,6 +110,10 @@ class _Begun:
     def __init__(self, kind: LogKind, process: str, frame: str = "", place: str = "") -> None:
         self._kind: LogKind = kind
         self._process, self._frame, self._place, self._reason = process, frame, place, ""
+
+    @property
+    def is_recompile(self) -> bool:
+        return self._kind == "recompile"
 
     def continue_with(self, message: str) -> None:
         if self._kind == "limit" and not self._place and (of := _FUNCTION.match(message)):

@@ -3,7 +3,8 @@
 Reads a log of a job that ran with TORCH_LOGS=recompiles,graph_breaks; without that variable a log has only the limits
 that were reached. The first recompile of a function, to dynamic shapes, is normal: a cause counts as a finding from
 three recompiles of one function for one reason in one process. Numbers in a reason do not count, so that sizes that
-differ are one cause. A log without any such line is unknown, and not healthy: --logged says that the variable was set.
+differ are one cause. A log without a line of a recompile or limit is unknown, and not healthy, also if it has graph
+breaks: --logged says that the variable was set.
 
 Output: recompiles_logged, frames_given_up, graph_breaks and recompiles_of_one_cause; details.causes has each function
 with its reason. Symptom: a function reached the limit, or a cause counts.
@@ -55,10 +56,11 @@ def _run(arguments: argparse.Namespace) -> Findings:
         return f"{where} {what[first.kind]} ({records}): {reason}"
 
     records = logged_compiles(pasted(read_pasted(arguments.log, "its last part", _LARGEST_TEXT)))
-    if not records and not arguments.logged:
+    if all(one.kind == "graph break" for one in records) and not arguments.logged:
+        of_breaks = f", only {counted(len(records), 'graph break')}" if records else ""
         raise RunbookError(
-            "unknown: the log has no line about recompiles; run the job with TORCH_LOGS=recompiles,graph_breaks, or "
-            "add --logged if it did"
+            f"unknown: the log has no line about recompiles{of_breaks}; run the job with "
+            "TORCH_LOGS=recompiles,graph_breaks, or add --logged if it did"
         )
     causes = logged_causes(records)
     for one in causes[:_SHOWN]:
