@@ -17,6 +17,8 @@ from runner.node.host.cgroup_limits import CpuLevel
 from runner.node.host.cpu import GROUP
 from runner.node.host.cpu_reading import CpuFacts, parse_cpu_list, parse_schedstat, read_cpu
 from runner.node.host.group import HostReading
+from runner.node.host.limits import GROUP as LIMITS
+from runner.node.host.storage import GROUP as STORAGE
 from runner.node.host.tree import HostTree
 from runner.probes.host_paths import PROBE
 from tests.host_trees import groups_2, host, limits, plant
@@ -255,3 +257,21 @@ def test_a_capture_of_a_process_with_children_gives_the_same_verdict(
     assert statuses == [0, 0]
     assert live["details"]["findings"] == captured["details"]["findings"] == []
     assert live["details"]["facts"]["allowed"] == captured["details"]["facts"]["allowed"]
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e999", "nan", "\0", "٣٤", "-1"])
+def test_a_number_that_no_kernel_writes_is_no_number(tmp_path: Path, number: str) -> None:
+    more = {
+        "proc/self/stat": f"100 (x) S {f'{number} ' * 12}",
+        "proc/self/status": f"Pid:\t100\nThreads:\t{number}\nCpus_allowed_list:\t0-7\n",
+        "sys/fs/cgroup/cpu.max": f"{number} {number}",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": number,
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        "proc/sys/fs/file-nr": f"{number} 0 {number}",
+        "proc/sys/vm/dirty_bytes": number,
+        "proc/sys/vm/dirty_ratio": number,
+    }
+    for name, options in (("v2", {}), ("v1", {"group": "2:cpu,cpuacct:/", "cgroups": V1})):
+        planted = plant(tmp_path / name, tree(more=more, **options))  # type: ignore[arg-type]
+        for group in (GROUP, LIMITS, STORAGE):
+            assert not group.judge(group.read(HostTree(planted))).findings

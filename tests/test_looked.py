@@ -25,7 +25,7 @@ from runner.record.outcomes import judge_run
 from runner.record.settings import step_settings
 from runner.vocabulary.sources import SAMPLES
 from tests.builders import a_machine, a_runbook
-from tests.evidence_samples import machine, record, runbook, step
+from tests.evidence_samples import machine, measurement, record, runbook, step
 
 ROOT = Path(__file__).parents[1]
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
@@ -111,6 +111,28 @@ def test_a_step_that_its_entry_marks_as_a_drill_does_not_make_a_node_healthy_wha
     undone = ran("undone", Phase.VERIFY, source="host")
     assert judge_run(a_drill(drill=False), [undone], machine())[0].outcome is Outcome.HEALTHY
     assert judge_run(a_drill(drill=True), [undone], machine())[0].outcome is Outcome.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("source", [["captured"], {"of": "captured"}, 1, True])
+def test_a_source_that_is_no_word_is_not_this_node(source: Any) -> None:
+    assert judge_run(ENTRY, [ran("look", source=source)], machine())[0].outcome is Outcome.NOT_APPLICABLE
+
+
+def test_a_record_that_calls_a_sample_this_node_is_not_believed() -> None:
+    entry = ENTRIES["gpu-memory-ecc"]
+    renamed = step("reset-text", phase=Phase.VERIFY, effective={"source": "nvml"})
+    assert looked_at(entry, renamed) is Looked.SAMPLE
+    labelled = step("look", measurement(1.0, source="captured"), effective={"source": "nvml"})
+    assert looked_at(ENTRY, labelled) is Looked.SAMPLE
+    live = step("look", measurement(1.0, source="nvml"), effective={"source": "nvml"})
+    assert looked_at(ENTRY, live) is Looked.NODE
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda one: one.id)
+def test_a_step_that_is_given_a_text_or_a_tree_never_judges_the_node(entry: Runbook) -> None:
+    for one in entry.steps:
+        if any(f" {option} " in one.command for option in ("--from", "--root", "--capability")):
+            assert looked_at(entry, step(one.id, phase=one.phase)) is Looked.SAMPLE, one.id
 
 
 def test_steps_of_an_entry_that_bring_their_own_fault_are_marked() -> None:

@@ -165,7 +165,7 @@ def test_nothing_is_taken_from_a_simulated_step(consumer: str) -> None:
 # Modules that read the measurements of steps: each leaves out simulated ones, is given none, or only stores them.
 READERS = {
     "history/campaigns", "history/compare", "kit/precision/sweeps", "record/evaluation", "record/gate/machine",
-    "record/gate/record", "record/headline", "record/proof", "pages/before_after",
+    "record/gate/record", "record/headline", "record/looked", "record/proof", "pages/before_after",
     # Only results that `pages.evidence` or `record.headline` let through.
     "cli/progress", "pages/numbers", "pages/programs", "pages/readings", "pages/view",
     # They check, redact and write what is there.

@@ -1,13 +1,17 @@
 """What a step looked at: only a step that judged its node can say that nothing is wrong with it. Pure."""
 
+import re
 from enum import StrEnum
 
-from runner.entry.model import Runbook
+from runner.entry.model import Runbook, Step
 from runner.record.model import StepResult
 from runner.vocabulary.sources import SAMPLES
 
 FINDS = "finds"
 """The key of `effective` that is false if a probe cannot find a fault in what it read."""
+
+# Options by which a command gives its probe a text, a tree or values to judge in place of the node.
+_GIVEN = re.compile(r"\s--(?:from|root|capability)[ =]")
 
 
 class Looked(StrEnum):
@@ -32,11 +36,21 @@ class Looked(StrEnum):
 
 
 def looked_at(runbook: Runbook, result: StepResult) -> Looked:
-    """What a step that finished looked at: as the entry declares it (`drill`), else as its probe reported it.
+    """What a step that finished looked at: as its entry declares it, its command shows, or else its probe reported it.
 
-    A step without a probe, or whose probe names no source, judged the node.
+    A step without a probe, or whose probe names no source, judged the node. What a record says alone does not turn a
+    sample into a node.
     """
-    step = runbook.step(result.id)
-    if (step is not None and step.drill) or result.effective.get("source") in SAMPLES:
+    if _of_sample(runbook.step(result.id), result):
         return Looked.SAMPLE
     return Looked.SETTINGS if result.effective.get(FINDS) is False else Looked.NODE
+
+
+def _of_sample(step: Step | None, result: StepResult) -> bool:
+    if step is not None and (step.drill or _GIVEN.search(step.command)):
+        return True
+    told = result.effective.get("source")
+    # A probe names its source by a word.
+    if told is not None and (not isinstance(told, str) or told in SAMPLES):
+        return True
+    return any(one.labels.get("source") in SAMPLES for one in result.measurements)

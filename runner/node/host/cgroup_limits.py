@@ -1,5 +1,6 @@
 """What the control groups of a process limit, and how often a limit was hit: memory, processes, CPU, huge pages."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -216,10 +217,8 @@ def read_cpu_levels(tree: HostTree, folders: CgroupFolders) -> tuple[CpuLevel, .
 
 def cpu_quota(text: str | None) -> tuple[int | None, int | None]:
     """Quota and period in microseconds, from cpu.max: `400000 100000`; None for `max`, and for another form."""
-    words = (text or "").split()
-    if len(words) != 2 or not all(one.isdecimal() and one.isascii() for one in words):  # noqa: PLR2004
-        return None, None
-    return int(words[0]), int(words[1])
+    found = re.fullmatch(r"(\d{1,19})\s+(\d{1,19})", (text or "").strip(), re.ASCII)
+    return (int(found[1]), int(found[2])) if found else (None, None)
 
 
 def _hugetlb(tree: HostTree, folders: CgroupFolders) -> Mapping[str, int]:

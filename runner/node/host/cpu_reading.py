@@ -81,7 +81,7 @@ def read_cpu(tree: HostTree) -> CpuFacts:
         allowed=allowed,
         loaders_allowed=tuple(sorted({core for one in bound for core in parse_cpu_list(one)})),
         online=parse_cpu_list(tree.text(f"{_CPUS}/online") or ""),
-        threads=int(threads) if threads.isdecimal() and threads.isascii() else None,
+        threads=int(threads) if re.fullmatch(r"\d{1,9}", threads, re.ASCII) else None,
         loaders=len(loaders),
         tasks=tasks,
         major_faults={one: count for one in processes if (count := _major_faults(tree, one)) is not None},
@@ -139,7 +139,7 @@ def _tasks(tree: HostTree, process: str) -> dict[str, tuple[int, int]]:
 
 def _major_faults(tree: HostTree, process: str) -> int | None:
     words = (tree.text(f"{process}/stat") or "").rpartition(")")[2].split()
-    known = len(words) > _MAJOR_FAULTS and words[_MAJOR_FAULTS].isdecimal()
+    known = len(words) > _MAJOR_FAULTS and re.fullmatch(r"\d{1,20}", words[_MAJOR_FAULTS], re.ASCII)
     return int(words[_MAJOR_FAULTS]) if known else None
 
 

@@ -230,7 +230,6 @@ def _workers(tree: HostTree) -> int:
 
 
 def _files(tree: HostTree) -> tuple[int, int] | None:
-    words = (tree.text("/proc/sys/fs/file-nr") or "").split()
-    if len(words) != 3 or not all(one.isdecimal() and one.isascii() for one in words):  # noqa: PLR2004
-        return None
-    return int(words[0]), int(words[2])
+    text = (tree.text("/proc/sys/fs/file-nr") or "").strip()
+    found = re.fullmatch(r"(\d{1,20})\s+\d{1,20}\s+(\d{1,20})", text, re.ASCII)
+    return (int(found[1]), int(found[2])) if found else None

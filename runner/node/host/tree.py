@@ -17,6 +17,7 @@ _LARGEST_FILE = 1 << 20
 # In a captured tree: what could not be read when it was captured, and why.
 REFUSED = "not_read.json"
 _MOST_NAMES = 20_000
+_NO_NUMBER = 2**64
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class HostTree:
         return None if data is None else data.decode(errors="replace").rstrip("\n")
 
     def number(self, path: str) -> int | None:
-        """The whole number in a file; None if there is none."""
+        """The whole number in a file; None if there is none, or one that no counter of the kernel holds."""
         try:
-            return int(self.text(path) or "")
+            found = int(self.text(path) or "")
         except ValueError:
             return None
+        return found if abs(found) < _NO_NUMBER else None
 
     def names(self, folder: str) -> Sequence[str]:
         """The sorted names in a folder; empty if it is not there or cannot be read."""

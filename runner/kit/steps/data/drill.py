@@ -39,6 +39,8 @@ _QUOTA_CORES = 0.5
 _PHASES = 6
 _DEFAULT_S = 480.0
 _MOST_OUTPUT = 1 << 20
+# Below it go names of sockets, which have 107 characters at most.
+_LONGEST_FOLDER = 60
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
 """They decide how many threads torch begins with, which is measured: the training process has none of them."""
 
@@ -110,6 +112,9 @@ def _drilled(fault: str, steps: int, seed: int, within: Budget) -> dict[str, Any
         group = str(stack.enter_context(quota_group(_quota(fault)))) if "quota" in fault else None
         plan = DataPlan(fault, steps, seed, os.getpid(), within.left / _PHASES, group)
         environment = _environment()
+        if len(str(folder)) <= _LONGEST_FOLDER:
+            # A worker that is killed leaves its folder of sockets.
+            environment |= {"TMPDIR": str(folder)}
         if fault == "threads":
             # On a GPU the step would need no threads. Another rank has as many as there are cores, too.
             environment |= {"LOCAL_WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
