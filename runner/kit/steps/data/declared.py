@@ -29,7 +29,7 @@ DATA = Topic(
             "limit_misnamed",
             "1",
             "lower",
-            "Drills in which the meter names a limit that was not injected",
+            "Drills in which the meter names a limit that was not injected; other work on the host is none",
             kind="count",
             label="Limits misnamed",
         ),

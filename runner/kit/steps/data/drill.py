@@ -39,6 +39,9 @@ _QUOTA_CORES = 0.5
 _PHASES = 6
 _DEFAULT_S = 480.0
 _MOST_OUTPUT = 1 << 20
+# Other work on the host: true where the meter says it, and nothing about the loop.
+_OTHERS, _TRIES = "neighbours", 3
+_NOT_OF_THE_LOOP = frozenset({"none", "unknown", _OTHERS})
 # Below it go names of sockets, which have 107 characters at most.
 _LONGEST_FOLDER = 60
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY")
@@ -62,10 +65,10 @@ def run(arguments: argparse.Namespace) -> Findings:
     answers = []
     with ended_by_sigterm():
         for turn in range(arguments.repeat):
-            answers.append(_drilled(fault, arguments.steps, arguments.seed + turn, within))
+            answers.append(_undisturbed(fault, arguments.steps, arguments.seed + turn, within))
             say(answers[-1]["told"])
     found = [answer["report"]["limit"] for answer in answers]
-    named = [one for one in found if one not in {"none", "unknown"}]
+    named = [one for one in found if one not in _NOT_OF_THE_LOOP]
     labels = {"fault": fault, "device": answers[0]["device"]}
     return Findings(
         measurements=_measurements(fault, answers, found, labels),
@@ -81,7 +84,7 @@ def _measurements(
     fault: str, answers: Sequence[Mapping[str, Any]], found: Sequence[str], labels: Mapping[str, Any]
 ) -> list[Measurement]:
     right = sum(one == LIMITS[fault] for one in found)
-    wrong = sum(one not in {LIMITS[fault], "none", "unknown"} for one in found)
+    wrong = sum(one not in {LIMITS[fault], *_NOT_OF_THE_LOOP} for one in found)
     waits = [answer["report"]["wait_share"] for answer in answers]
     shares = [answer["report"]["throttled_share"] for answer in answers]
     cores = _QUOTA_CORES if fault == "quota" else answers[0]["cores"]
@@ -104,6 +107,16 @@ def _measurements(
         ratios = [sum(answer["seconds"]["2"]) / sum(answer["seconds"]["1"]) for answer in answers]
         made.append(measured("more_workers_ratio", ratios, **labels))
     return made
+
+
+def _undisturbed(fault: str, steps: int, seed: int, within: Budget) -> dict[str, Any]:
+    """The first drill in which nothing else took the cores, or the last that fits into the time."""
+    for _ in range(_TRIES):
+        began = within.left
+        answer = _drilled(fault, steps, seed, within)
+        if answer["report"]["limit"] != _OTHERS or not within.has(began - within.left):
+            break
+    return answer
 
 
 def _drilled(fault: str, steps: int, seed: int, within: Budget) -> dict[str, Any]:
