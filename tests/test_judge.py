@@ -144,7 +144,7 @@ def results(**statuses: str) -> list[StepResult]:
         (results(d="skipped", v="skipped"), Outcome.NOT_APPLICABLE),
         (results(d="passed"), Outcome.HEALTHY),
         (results(d="passed", v="passed"), Outcome.HEALTHY),
-        (results(d="skipped", v="passed"), Outcome.HEALTHY),
+        (results(d="skipped", v="passed"), Outcome.INCONCLUSIVE),
         (results(d="passed", v="skipped"), Outcome.HEALTHY),
         (results(d="symptom"), Outcome.SYMPTOM),
         (results(d="failed"), Outcome.SYMPTOM),

@@ -14,6 +14,7 @@ from runner.hardware.gpus import Visible
 from runner.hardware.machine import Machine
 from runner.record.documents import LARGEST_DETAILS, MAX_DOCUMENT_BYTES
 from runner.record.model import StepResult
+from runner.record.redaction.redact import host_secrets, redact_text
 from runner.run.local import RunContext, run_plan
 from runner.run.pace import Pace, TimeSlot
 from tests.builders import a_machine, a_runbook, eight_b200
@@ -164,7 +165,7 @@ def test_an_environment_too_large_to_carry_is_an_error_and_not_an_empty_one(tmp_
     )
     assert results["grows"].status == "error"
     assert "environment" in (results["grows"].reason or "")
-    assert printed(results, "sees").endswith(f"{BASE['PATH']} none")
+    assert printed(results, "sees").endswith(redact_text(f"{BASE['PATH']} none", host_secrets()))
 
 
 def test_every_step_finds_the_run_its_preset_the_gpus_and_a_place_for_its_result(tmp_path: Path) -> None:

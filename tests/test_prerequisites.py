@@ -228,7 +228,11 @@ PARSERS: Mapping[str, Compiles] = {name: info.compiles for name, info in PROBES.
 def test_the_words_that_decide_are_options_of_the_probe(name: str) -> None:
     module = __import__(f"runner.probes.{name}", fromlist=["PROBE"])
     known = module.PROBE.parser()._option_string_actions
-    for word in (*PARSERS[name].unless, *(PARSERS[name].on_cpu_with or ())):
+    for word in (
+        *PARSERS[name].unless,
+        *(PARSERS[name].on_cpu_with or ()),
+        *(PARSERS[name].only_with or ()),
+    ):
         assert word == "--" or word.partition("=")[0] in known
 
 

@@ -85,7 +85,9 @@ PROBE = Probe(
     summary="Whether an injected fault of a training step is found, and what its guard costs",
     metrics=(*_COST, *(metric for topic in TOPICS for metric in topic.metrics)),
     labels=tuple(dict.fromkeys(("guard", *(label for topic in TOPICS for label in topic.labels)))),
-    compiles=Compiles(only_with=tuple(f"--fault={fault}" for topic in TOPICS for fault in topic.compile)),
+    compiles=Compiles(
+        unless=(), only_with=tuple(f"--fault={fault}" for topic in TOPICS for fault in topic.compile)
+    ),
     parser=_parser,
     run=_run,
 )
