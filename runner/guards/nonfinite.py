@@ -17,7 +17,7 @@ for the device. They run before DDP and FSDP2 reduce a gradient. What a module g
 are no finding; only a NaN in what the whole model gets is one.
 
 Not seen: what runs in a compiled region (gradients of its parameters are), under torch.func, or in a replayed CUDA
-graph, and outputs in a class that is no dataclass: `unseen` names the modules, and `check` warns. An overflow in the
+graph, and outputs in a class that is not a dataclass: `unseen` names the modules, and `check` warns. An overflow in the
 sum of gradients over micro-batches or ranks is for `clip_grad_norm_(…, error_if_nonfinite=True)`. FSDP1 is refused: no
 hook sees its gradients. Pipeline stages have no common order of modules: to name a rank there, give `check` the group
 of one stage. Save the model's state_dict: with hooks the model itself cannot be pickled.
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.distributed import ProcessGroup
 
-_Extremes = tuple[()] | tuple["torch.Tensor", "torch.Tensor"]
 # Records that are kept without a `check` before they are read.
 _MOST_RECORDS = 16_384
 
@@ -121,7 +120,7 @@ class NonFiniteGuard:
         self._order = 0
         self._before: Place | None = None
         self._first: NonFinite | None = None
-        self._records: list[tuple[Place, _Extremes]] = []
+        self._records: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
         self._last: tuple[object, int] = (None, 0)
         self._called: set[str] = set()
 
@@ -170,7 +169,7 @@ class NonFiniteGuard:
     def _record(self, place: Place, tensor: "torch.Tensor") -> None:
         extremes = _extremes(tensor) if self._handles else None
         if extremes is not None:
-            self._records.append((place, extremes))
+            self._records.append((place, *extremes))
             if len(self._records) >= _MOST_RECORDS:
                 self._read()
 
@@ -179,10 +178,9 @@ class NonFiniteGuard:
 
         records, self._records = self._records, []
         values: dict[int, list[float]] = {}
-        read = [(number, *ends) for number, (_, ends) in enumerate(records) if ends]
-        for device in {low.device for _, low, _ in read}:
-            here = [number for number, low, _ in read if low.device == device]
-            lows, highs = zip(*(one[1:] for one in read if one[1].device == device), strict=True)
+        for device in {low.device for _, low, _ in records}:
+            here = [number for number, (_, low, _) in enumerate(records) if low.device == device]
+            lows, highs = [records[number][1] for number in here], [records[number][2] for number in here]
             ends = torch.stack(lows + highs).view(2, -1)
             if not torch.isfinite(ends).all():  # else one number comes back
                 values |= zip(here, ends.t().tolist(), strict=True)
@@ -274,22 +272,14 @@ def _of_all_ranks(own: Any, group: "ProcessGroup | None", model: "nn.Module") ->
     return {rank: one for rank, one in ranks if one is not None}
 
 
-def _extremes(tensor: "torch.Tensor") -> "_Extremes | None":
-    """Minimum and maximum, on the device; both are NaN if there is one. Empty: finite.
-
-    None for what has no NaN, or is not seen.
-    """
+def _extremes(tensor: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor] | None":
+    """Minimum and maximum, on the device; both are NaN if there is one. None for what has no NaN, or is not seen."""
     import torch
 
     if _is_transformed(tensor):
         return None
     tensor = tensor.detach()
-    plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
-    # Nothing waits for a CPU, and its sum is faster than its extremes, which decide where the sum overflows.
-    if plain and tensor.device.type == "cpu" and tensor.dtype is torch.float32:
-        if math.isfinite(tensor.sum().item()):
-            return () if tensor.numel() else None
-    elif hasattr(tensor, "to_local"):  # a DTensor
+    if hasattr(tensor, "to_local"):  # a DTensor
         tensor = tensor.to_local()
     if tensor.is_sparse:
         tensor = tensor.coalesce()
