@@ -1,6 +1,5 @@
 """`step_drill --topic data`: real loaders and real limits, each named, and none in a loop without one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from runner.kit.steps.data.declared import DATA
 from runner.kit.steps.data.drill import LIMITS, THREAD_VARIABLES
 from runner.kit.steps.data.samples import CostlySamples, additions_for
 from tests.logs import log_of
+from tests.probe_process import probe
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[1]
@@ -35,17 +35,10 @@ ONE_THREAD = (
 
 
 def drill(*words: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "runner.probes.step_drill", "--topic", "data", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    document = json.loads(done.stdout) if done.stdout else {}
-    if done.returncode == NOT_APPLICABLE:
+    status, document, said = probe("step_drill", "--topic", "data", *words)
+    if status == NOT_APPLICABLE:
         pytest.skip(document["reason"])
-    return done.returncode, document, done.stderr
+    return status, document, said
 
 
 def torch_threads() -> int:

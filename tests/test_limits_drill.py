@@ -1,6 +1,5 @@
 """`limits_drill`: real limits in namespaces, rlimits and control groups of its own, and nothing left behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from runner.entry.read import read_runbook
 from runner.entry.signatures import match_log
 from runner.kit.limits.worker import FAILED, REFUSED
 from tests.logs import log_of
+from tests.probe_process import probe
 
 ROOT = Path(__file__).parents[1]
 ENTRY = read_runbook(ROOT / "runbooks/container-limits.md")
@@ -23,17 +23,10 @@ NOT_APPLICABLE = 80
 
 
 def drill(*words: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "runner.probes.limits_drill", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    document = json.loads(done.stdout) if done.stdout else {}
-    if done.returncode == NOT_APPLICABLE:
+    status, document, said = probe("limits_drill", *words)
+    if status == NOT_APPLICABLE:
         pytest.skip(document["reason"])
-    return done.returncode, document, done.stderr
+    return status, document, said
 
 
 def worker(*words: str) -> "subprocess.CompletedProcess[str]":

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.kit.recompile_lines import logged_causes, logged_compiles
+from tests.probe_process import probe
 
 ROOT = Path(__file__).parents[1]
 SYMPTOM, BAD_INPUT, UNKNOWN = 1, 2, 3
@@ -38,15 +39,7 @@ def limit(pid: int = 411) -> list[str]:
 
 
 def read(text: str, *words: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "runner.probes.recompile_log", "--from", "-", *words],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+    return probe("recompile_log", "--from", "-", *words, text=text)
 
 
 def numbers(document: dict[str, Any]) -> dict[str, float]:

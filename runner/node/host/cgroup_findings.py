@@ -1,11 +1,11 @@
 """What is wrong with the memory and the processes of the control groups of a process. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from runner.base.units import format_value
 from runner.base.words import counted
 from runner.node.findings import Action, NodeFinding
-from runner.node.host.cgroup_limits import CgroupLimits, MemoryLevel, PidsLevel
+from runner.node.host.cgroup_limits import CgroupLimits, CpuLevel, MemoryLevel, PidsLevel
 from runner.node.host.limits_reading import Starter
 from runner.node.host.limits_remedies import how_to_raise
 
@@ -41,7 +41,12 @@ def cgroup_findings(groups: CgroupLimits, starter: Starter, shm: int | None) -> 
         )
     for one in groups.pids:
         yield from _pids(one, starter)
-    for cpu in groups.cpu:
+    yield from often_throttled(groups.cpu, "if ranks wait for the CPU, raise the CPU limit")
+
+
+def often_throttled(levels: Sequence[CpuLevel], then: str) -> Iterator[NodeFinding]:
+    """Groups that used up their CPU quota in many periods since they were made; `then` is what to do next."""
+    for cpu in levels:
         if cpu.throttled is not None and cpu.throttled >= _OFTEN:
             yield NodeFinding(
                 kind="cpu-throttled",
@@ -49,7 +54,7 @@ def cgroup_findings(groups: CgroupLimits, starter: Starter, shm: int | None) -> 
                 where=cpu.where,
                 found=f"it has {cpu.cores:g} cores by its quota and was throttled in {cpu.throttled:.0%} of the "
                 "periods since it was made",
-                next="if ranks wait for the CPU, raise the CPU limit",
+                next=then,
                 source=f"{_KERNEL}, cpu.max and cpu.stat; chosen here: a tenth of the periods",
             )
 

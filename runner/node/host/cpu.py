@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from runner.base.words import counted
 from runner.node.findings import Action, NodeFinding, NodeNumber, NodeVerdict
+from runner.node.host.cgroup_findings import often_throttled
 from runner.node.host.cpu_reading import CpuFacts, read_cpu
 from runner.node.host.group import HostGroup, HostReading
 
 _KERNEL = "Linux Documentation/admin-guide/cgroup-v2.rst, cpu.stat"
 _SCHEDSTAT = "Linux Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat"
 # Chosen. A process below the first, in cores, is idle; the others are shares of periods and of time.
-_IDLE, _OFTEN, _SINCE_MADE, _WAITED, _OVER, _NEARLY_ALL = 0.05, 0.05, 0.1, 0.2, 1.2, 0.9
+_IDLE, _OFTEN, _WAITED, _OVER, _NEARLY_ALL = 0.05, 0.05, 0.2, 1.2, 0.9
 _FEWEST_PERIODS = 10
 _FAULTS_A_SECOND = 10.0
 _NS = 1e9
@@ -29,7 +30,12 @@ def judge_cpu(facts: CpuFacts) -> NodeVerdict:
     if facts.levels:
         numbers.append(NodeNumber("quota_cores", min(one.cores for one in facts.levels)))
     return NodeVerdict(
-        findings=(*_files(facts), *_throttled_before(facts), *_few_cores(facts), *_governor(facts)),
+        findings=(
+            *_files(facts),
+            *often_throttled(facts.levels, "--watch 10 tells whether it is now"),
+            *_few_cores(facts),
+            *_governor(facts),
+        ),
         not_read=facts.not_read,
         numbers=tuple(numbers),
         judged=f"{len(facts.allowed)} of {counted(len(facts.online), 'core')}, quotas and open files of one process "
@@ -156,20 +162,6 @@ def _files(facts: CpuFacts) -> Iterator[NodeFinding]:
             next="raise RLIMIT_NOFILE; host_paths --group limits says how",
             source="chosen here: a loader opens a file for each tensor in flight; 90 % is in use",
         )
-
-
-def _throttled_before(facts: CpuFacts) -> Iterator[NodeFinding]:
-    for one in facts.levels:
-        if one.throttled is not None and one.throttled >= _SINCE_MADE:
-            yield NodeFinding(
-                kind="cpu-throttled",
-                action=Action.KEEP,
-                where=one.where,
-                found=f"its quota is {one.cores:g} cores, used up in {one.throttled:.0%} of the periods since it was "
-                "made",
-                next="--watch 10 tells whether it is now",
-                source=f"{_KERNEL}; chosen here: a tenth of the periods",
-            )
 
 
 def _few_cores(facts: CpuFacts) -> Iterator[NodeFinding]:
