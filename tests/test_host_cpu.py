@@ -273,5 +273,7 @@ def test_a_number_that_no_kernel_writes_is_no_number(tmp_path: Path, number: str
     }
     for name, options in (("v2", {}), ("v1", {"group": "2:cpu,cpuacct:/", "cgroups": V1})):
         planted = plant(tmp_path / name, tree(more=more, **options))  # type: ignore[arg-type]
-        for group in (GROUP, LIMITS, STORAGE):
-            assert not group.judge(group.read(HostTree(planted))).findings
+        tree_of_host = HostTree(planted)
+        assert not GROUP.judge(GROUP.read(tree_of_host)).findings
+        assert not LIMITS.judge(LIMITS.read(tree_of_host)).findings
+        assert not STORAGE.judge(STORAGE.read(tree_of_host)).findings

@@ -246,6 +246,37 @@ def test_a_change_in_place_is_seen_although_the_tensor_is_the_same() -> None:
     assert named(guard).place == Place("output", "1")
 
 
+def test_an_output_that_the_model_returns_beside_others_is_read_once() -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.head(values)
+            return logits.sum(), logits
+
+    model = WithLoss()
+    guard = NonFiniteGuard(model)
+    model(torch.ones(1, WIDTH))
+    assert [place for place, _ in guard._records] == [
+        Place("input", ""),
+        Place("output", "head"),
+        Place("output", ""),
+    ]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_sum_that_overflows_is_no_finding_and_hides_none(kind: torch.dtype) -> None:
+    model = nn.Identity()
+    guard = NonFiniteGuard(model)
+    large = torch.full((8, WIDTH), torch.finfo(kind).max, dtype=kind, requires_grad=True)
+    model(large)
+    assert guard.check() is None
+    model(torch.cat([large, torch.tensor([[math.inf, -math.inf, 0, 0]], dtype=kind)]))
+    assert named(guard).kind == "inf"
+
+
 def test_scaled_gradients_may_overflow_and_values_of_the_forward_pass_may_not() -> None:
     model = chain()
     spoil(model[1], math.inf, gradient=True)

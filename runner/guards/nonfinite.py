@@ -13,8 +13,9 @@ One file for a job, with torch alone. Build the guard on the model, before or af
         optimizer.zero_grad()
 
 Hooks take the extremes of each output and gradient on the device, which `check` reads once a step; nothing else waits
-for the device. They run before DDP and FSDP2 reduce a gradient. What a module gets is not judged, so masks with -inf
-are no finding; only a NaN in what the whole model gets is one.
+for the device. On a CPU they take a sum: if it is finite, so are the values. They run before DDP and FSDP2 reduce a
+gradient. What a module gets is not judged, so masks with -inf are no finding; only a NaN in what the whole model gets
+is one.
 
 Not seen: what runs in a compiled region (gradients of its parameters are), under torch.func, or in a replayed CUDA
 graph, and outputs in a class that is not a dataclass: `unseen` names the modules, and `check` warns. An overflow in the
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.distributed import ProcessGroup
+
+_Ends = tuple["torch.Tensor", "torch.Tensor"]
 
 # Records that are kept without a `check` before they are read.
 _MOST_RECORDS = 16_384
@@ -120,8 +123,9 @@ class NonFiniteGuard:
         self._order = 0
         self._before: Place | None = None
         self._first: NonFinite | None = None
-        self._records: list[tuple[Place, torch.Tensor, torch.Tensor]] = []
-        self._last: tuple[object, int] = (None, 0)
+        self._records: list[tuple[Place, _Ends | None]] = []
+        # By id: an output of this step, weakly, and its version.
+        self._handed: dict[int, tuple[Any, int]] = {}
         self._called: set[str] = set()
 
     def _hook(self, name: str, module: "nn.Module") -> None:
@@ -141,9 +145,10 @@ class NonFiniteGuard:
                 return
             for tensor in _tensors(output) if _is(called, module) and _trains(called) else ():
                 self._called.add(name)
-                # What a module hands on from its last part adds nothing, unless it was changed in place.
-                last, self._last = self._last, (weakref.ref(tensor), tensor._version)
-                if last[0] is not self._last[0] or last[1] != self._last[1]:
+                # What a module hands on from one of its parts adds nothing, unless it was changed in place.
+                before, now = self._handed.get(id(tensor)), (weakref.ref(tensor), tensor._version)
+                if before is None or before[0] is not now[0] or before[1] != now[1]:
+                    self._handed[id(tensor)] = now
                     self._record(given, tensor)
                     if tensor.requires_grad and not own:
                         hook: Any = tensor.register_hook
@@ -167,23 +172,27 @@ class NonFiniteGuard:
                 self._parameters[key] = gone, hook(record)
 
     def _record(self, place: Place, tensor: "torch.Tensor") -> None:
-        extremes = _extremes(tensor) if self._handles else None
-        if extremes is not None:
-            self._records.append((place, *extremes))
-            if len(self._records) >= _MOST_RECORDS:
-                self._read()
+        values = _values(tensor) if self._handles else None
+        if values is None:
+            return
+        # A sum of finite values may overflow, so one that is not finite says nothing.
+        finite = values.is_cpu and math.isfinite(values.sum())
+        # Extremes do not overflow by themselves, and are faster than a norm; both are NaN if there is one.
+        self._records.append((place, None if finite else values.aminmax()))
+        if len(self._records) >= _MOST_RECORDS:
+            self._read()
 
     def _read(self) -> None:
         import torch
 
-        records, self._records = self._records, []
+        records, self._records, self._handed = self._records, [], {}
+        pending = [(number, ends) for number, (_, ends) in enumerate(records) if ends]
         values: dict[int, list[float]] = {}
-        for device in {low.device for _, low, _ in records}:
-            here = [number for number, (_, low, _) in enumerate(records) if low.device == device]
-            lows, highs = [records[number][1] for number in here], [records[number][2] for number in here]
-            ends = torch.stack(lows + highs).view(2, -1)
-            if not torch.isfinite(ends).all():  # else one number comes back
-                values |= zip(here, ends.t().tolist(), strict=True)
+        for device in {low.device for _, (low, _) in pending}:
+            here = [(number, ends) for number, ends in pending if ends[0].device == device]
+            both = torch.stack([end for _, ends in here for end in ends]).view(-1, 2)
+            if not torch.isfinite(both).all():  # else one number comes back
+                values |= zip((number for number, _ in here), both.tolist(), strict=True)
         for number, (low, high) in sorted(values.items()):
             place, is_nan = records[number][0], math.isnan(low)
             legal = place.phase == "input" or f"{place.module}.".startswith(self._allow)
@@ -272,33 +281,36 @@ def _of_all_ranks(own: Any, group: "ProcessGroup | None", model: "nn.Module") ->
     return {rank: one for rank, one in ranks if one is not None}
 
 
-def _extremes(tensor: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor] | None":
-    """Minimum and maximum, on the device; both are NaN if there is one. None for what has no NaN, or is not seen."""
+def _values(tensor: "torch.Tensor") -> "torch.Tensor | None":
+    """What can be reduced, without its history. None for what has no NaN, or is not seen."""
     import torch
 
     if _is_transformed(tensor):
         return None
     tensor = tensor.detach()
+    if type(tensor) is not torch.Tensor or tensor.layout != torch.strided or tensor.is_nested:
+        tensor = _parts_of(tensor)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return None
+    if tensor.element_size() > 1:
+        return tensor
+    # FP8 has no reductions.
+    return None if "float4" in str(tensor.dtype) else tensor.float()
+
+
+def _parts_of(tensor: "torch.Tensor") -> "torch.Tensor":
+    """The values of what is more than a dense tensor."""
+    import torch
+
     if hasattr(tensor, "to_local"):  # a DTensor
         tensor = tensor.to_local()
     if tensor.is_sparse:
         tensor = tensor.coalesce()
     if tensor.layout == torch._mkldnn:  # type: ignore[attr-defined]
-        tensor = tensor.to_dense()
-    elif tensor.is_nested or tensor.layout != torch.strided:
-        tensor = tensor.values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    if (
-        not tensor.is_floating_point()
-        or not tensor.numel()
-        or tensor.is_meta
-        or "float4" in str(tensor.dtype)
-    ):
-        return None
-    # Extremes do not overflow by themselves, as sums do, and are faster than a norm. FP8 has none.
-    low, high = torch.aminmax(tensor if tensor.element_size() > 1 else tensor.float())
-    return low, high
+        return tensor.to_dense()
+    return tensor.values() if tensor.is_nested or tensor.layout != torch.strided else tensor
 
 
 def _tensors(value: Any, depth: int = 8) -> "Sequence[torch.Tensor]":
