@@ -128,7 +128,6 @@ def test_a_folder_that_nothing_marked_does_not_count(tmp_path: Path) -> None:
     assert verify(folder).state == "incomplete"
     (tmp_path / "plain").mkdir()
     assert verify(tmp_path / "plain").state == "incomplete"
-    assert verify(tmp_path / "absent").state == "incomplete"
 
 
 def test_nothing_that_exists_is_overwritten(tmp_path: Path) -> None:
@@ -176,6 +175,11 @@ def test_a_folder_of_another_writer_can_be_sealed_once(tmp_path: Path) -> None:
         seal(tmp_path / "checkpoint-3")
     with pytest.raises(CheckpointError, match="is not there; all ranks need the same storage"):
         seal(tmp_path / "absent")
+
+
+def test_a_folder_that_does_not_exist_is_unreadable_and_not_an_unfinished_save(tmp_path: Path) -> None:
+    verdict = verify(tmp_path / "absent")
+    assert (verdict.state, verdict.why) == ("unreadable", "no such folder; is its storage mounted?")
 
 
 def test_the_newest_that_verifies_is_the_one_to_resume_from(tmp_path: Path) -> None:

@@ -81,8 +81,11 @@ def test_a_loop_without_a_limit_is_told_none(fault: str) -> None:
     status, document, told = drill("--fault", fault, "--steps", "24")
     assert status == 0, told
     found = numbers(document)
-    assert (found["limit_named"], found["limit_misnamed"]) == (1, 0)
-    assert not meanings(told)
+    # On a busy host other processes may take the cores in each try; that is no limit of the loop.
+    [report] = document["details"]["reports"]
+    assert (found["limit_named"], found["limit_misnamed"]) == (int(report["limit"] != "neighbours"), 0)
+    assert report["limit"] in {LIMITS[fault], "neighbours"}
+    assert bool(meanings(told)) == (report["limit"] == "neighbours")
 
 
 @pytest.mark.parametrize(

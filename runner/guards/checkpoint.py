@@ -146,6 +146,8 @@ def verify(folder: Path | str, *, deep: bool = True) -> FolderVerdict:
         extra = tuple(sorted({name for name, _ in _files(folder)} - {*files}))
         problems = tuple(_problems(folder, files, deep))
     except FileNotFoundError as error:
+        if not folder.exists():
+            return FolderVerdict(folder, "unreadable", "no such folder; is its storage mounted?")
         why = f"no {_shown(error.filename)}; its save did not end, or something else saved it"
         return FolderVerdict(folder, "incomplete", why)
     except (OSError, CheckpointError) as error:

@@ -272,7 +272,10 @@ def _of_all_ranks(own: Any, group: "ProcessGroup | None", model: "nn.Module") ->
     together = dist.is_available() and dist.is_initialized()
     if group is None or not together:
         return {} if own is None else {dist.get_rank() if together else 0: own}
-    has = torch.tensor(float(own is not None), device=next((one.device for one in model.parameters()), None))
+    device: Any = next((one.device for one in model.parameters()), None)
+    if dist.get_backend(group) == "nccl":  # it takes no tensor of a CPU, where offloaded parameters are
+        device = "cuda"
+    has = torch.tensor(float(own is not None), device=device)
     dist.all_reduce(has, dist.ReduceOp.MAX, group)
     everyone = [None] * dist.get_world_size(group)
     if has.item():
