@@ -20,6 +20,7 @@ from runner.base.errors import RankError
 from runner.base.processes import stat_of
 from runner.kit.children import Child, without_launch
 from runner.kit.json_lines import encoded
+from runner.kit.own_port import own_port
 from runner.kit.probe import require_torch
 from runner.kit.rank_line import LINE_VARIABLE, Member, listening_line
 
@@ -77,7 +78,7 @@ class LocalRanks:
         self._listener = enter(listening_line(self._folder, self.ranks))
         self._selector = enter(selectors.DefaultSelector())
         self._selector.register(self._listener, selectors.EVENT_READ)
-        port = _free_port()
+        port = own_port()
         for rank in range(self.ranks):
             child = Child(
                 [sys.executable, *self._program],
@@ -237,9 +238,3 @@ class LocalRanks:
         deadline = time.monotonic() + _END_GRACE_S
         for child in self._children:
             child.wait(deadline - time.monotonic())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

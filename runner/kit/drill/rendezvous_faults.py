@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.base.errors import RunbookError
 from runner.kit.children import Child, ended_by_sigterm, without_launch
+from runner.kit.own_port import own_port
 from runner.kit.probe import require_torch
 
 # RFC 6761 has no host under this name.
@@ -78,8 +79,8 @@ def drill_rendezvous(case: str, timeout_s: float) -> tuple[RendezvousEnding, ...
 def _start(case: str, timeout_s: float, folder: Path, stack: contextlib.ExitStack) -> tuple[Child, Path]:
     """Start the ranks of a case, and a program that holds their port if that is the case; the last one is judged."""
     holder = stack.enter_context(socket.socket())
-    holder.bind((_LOOPBACK, 0))
-    port = holder.getsockname()[1]
+    port = own_port()
+    holder.bind((_LOOPBACK, port))
     if case == "held-port":
         holder.listen()
     elif case == "large-world":
