@@ -25,6 +25,8 @@ from runner.kit.steps.data.samples import CostlySamples, compute, loader_of
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[1]
 STEPS = 1000
+# Beside other work, a loop whose loaders keep up may lack cores that other processes have, and the meter says so.
+NOT_OF_THE_LOOP = {"none", "neighbours"}
 
 # A rank with sixteen of sixteen cores, two of them busy, whose loaders are fast enough.
 FED = StepMeterReport(
@@ -310,7 +312,7 @@ def test_a_trainer_with_the_meter_trains_as_without_and_a_well_fed_one_has_no_li
     assert math.isclose(loss, bare, rel_tol=1e-6)
     # Eight batches in an epoch, and the first of each is counted apart.
     assert [one.steps for one in reports[:2]] == pytest.approx([43, 43], abs=2)
-    assert {one.limit for one in reports[:2]} == {"none"}, list(map(str, reports))
+    assert {one.limit for one in reports[:2]} <= NOT_OF_THE_LOOP, list(map(str, reports))
 
 
 @pytest.mark.timeout(900)
@@ -329,6 +331,6 @@ def test_two_ranks_that_are_well_fed_are_never_accused_in_a_thousand_steps() -> 
     assert {one["rank"] for one in ranks} == {0, 1}
     reports = [report for one in ranks for report in one["reports"]]
     assert len(reports) == STEPS // 50
-    assert {one["limit"] for one in reports} == {"none"}, [one["told"] for one in reports]
+    assert {one["limit"] for one in reports} <= NOT_OF_THE_LOOP, [one["told"] for one in reports]
     assert {one["workers"] for one in reports} == {1}
     assert {one["sharing"] for one in reports} == {2}
