@@ -88,7 +88,7 @@ def test_a_loop_without_a_limit_is_told_none(fault: str) -> None:
     status, document, told = drill("--fault", fault, "--steps", "24")
     assert status == 0, told
     found = numbers(document)
-    # On a busy host other processes may take the cores in each try; that is no limit of the loop.
+    # On a busy host, other processes may use the cores in every try. The meter then says `neighbours`.
     [report] = document["details"]["reports"]
     assert (found["limit_named"], found["limit_misnamed"]) == (int(report["limit"] != "neighbours"), 0)
     assert report["limit"] in {LIMITS[fault], "neighbours"}

@@ -284,26 +284,19 @@ SWEEP = ("runner.probes.precision_power_sweep", "--modes", "fp16", "bf16", "fp8"
 
 
 @pytest.mark.system
-def test_every_step_of_the_entry_ends_with_the_model_of_a_cpu_where_the_product_is_slow(
-    tmp_path: Path,
+@pytest.mark.parametrize("how", ["", "refused"])
+def test_every_step_of_the_entry_ends_with_the_model_of_a_cpu_where_the_product_is_slow_or_refused(
+    tmp_path: Path, how: str
 ) -> None:
-    assert run_slow(tmp_path, "", LAYERS)[0] == 0
-    assert run_slow(tmp_path, "", LAYERS, "--inject", "corrupted-scales")[0] == 1
-    assert run_slow(tmp_path, "", LAYERS, "--inject", "bf16-layers")[0] == 1
-    assert run_slow(tmp_path, "", LAYERS, "--recalibrate", "--output-json", "scales.json")[0] == 0
+    assert run_slow(tmp_path, how, LAYERS)[0] == 0
+    assert run_slow(tmp_path, how, LAYERS, "--inject", "corrupted-scales")[0] == 1
+    assert run_slow(tmp_path, how, LAYERS, "--inject", "bf16-layers")[0] == 1
+    assert run_slow(tmp_path, how, LAYERS, "--recalibrate", "--output-json", "scales.json")[0] == 0
     for scales, name in (((), "before.json"), (("--scales", "scales.json"), "after.json")):
-        status, document = run_slow(tmp_path, "", *SWEEP, *scales, "--output-json", name)
+        status, document = run_slow(tmp_path, how, *SWEEP, *scales, "--output-json", name)
         assert (status, document["fallback_reason"]) == (0, None)
         assert document["effective"]["precision"]["fp8"] == IN_FP32
     analyzer = "runner.probes.power_efficiency_analyzer"
-    _, document = run_slow(tmp_path, "", analyzer, "before.json", "after.json", "--tolerance", "0.9")
+    _, document = run_slow(tmp_path, how, analyzer, "before.json", "after.json", "--tolerance", "0.9")
     assert set(document["details"]["verdicts"]) == {"fp16"}
     assert "fp8" in document["details"]["not_compared"]
-
-
-@pytest.mark.system
-def test_the_steps_end_so_where_the_product_is_refused_too(tmp_path: Path) -> None:
-    assert run_slow(tmp_path, "refused", LAYERS)[0] == 0
-    status, document = run_slow(tmp_path, "refused", *SWEEP, "--output-json", "before.json")
-    assert (status, document["fallback_reason"]) == (0, None)
-    assert document["effective"]["precision"]["fp8"] == IN_FP32

@@ -12,9 +12,9 @@ _GIVEN_FROM, _FIRST, _RANGE, _TRIES = 32_768, 1_024, 12_000, 1_000
 
 
 def own_port() -> int:
-    """A port of 127.0.0.1 that nothing has, below those that the kernel gives to connections.
+    """A free port of 127.0.0.1, below the range from which the kernel gives ports to connections, if there is room.
 
-    One of these, free now, may be another program's seconds later, when rank 0 listens.
+    A port in that range may be free now and in use by another program seconds later, when rank 0 listens.
 
     Raises:
         RunbookError: no such port is free.

@@ -7,10 +7,8 @@ the test: `stop` ends them by pid.
 import contextlib
 import getpass
 import os
-import random
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+
+from runner.kit.own_port import own_port
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONFIGURATION = """\
@@ -230,12 +230,7 @@ def _has_open(process: psutil.Process, path: str) -> bool:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, below those that the kernel gives to connections: a daemon may start again."""
-    given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    for port in random.sample(range(5000, max(given, 10_000)), 1000):
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            break
-    return found
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(own_port())
+    return list(found)
